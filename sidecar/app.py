@@ -1,0 +1,212 @@
+"""The only place that wires things: from settings to running relays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+import store
+from sidecar import __version__
+from sidecar.embedded import EmbeddedServer
+from sidecar.errors import SidecarError, Unreachable, UsageError
+from sidecar.event import KNOWN_TYPES
+from sidecar.health import HealthServer
+from sidecar.metrics import Metrics, StreamMetrics
+from sidecar.pipeline import Pipeline, Rules
+from sidecar.redis.client import Client, check_server, check_stream, connect, redact
+from sidecar.redis.keys import Keys
+from sidecar.redis.publisher import Publisher
+from sidecar.redis.source import ControlStream
+from sidecar.relay import IDLE_BLOCK_S, Options, Relay
+from sidecar.settings import Settings
+from store import Capability, Store
+
+SUMMARY_EVERY_S: Final = 10.0
+
+
+def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) -> int:
+    """Run the worker until `stop` is set (or all is drained) and return the exit code.
+
+    Raises `SidecarError` for what keeps it from starting.
+    """
+    metrics = Metrics()
+    with ExitStack() as stack:
+        redis_url = settings.redis or stack.enter_context(_embedded(settings.data_dir, log)).url
+        notify_url = settings.notify_redis or redis_url
+        source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
+        _check_fleet(fleet, settings.fleet_url)
+        pipeline = Pipeline(source, fleet, _rules(settings))
+        pool = stack.enter_context(_pool(settings.store_threads))
+        observers = {stream: StreamMetrics(metrics, stream) for stream in settings.streams}
+        _check_servers(settings, redis_url, notify_url)
+        relays = [
+            _relay(settings, redis_url, notify_url, stream, pipeline, pool, observer, log)
+            for stream, observer in observers.items()
+        ]
+        threads = _Threads(relays, stop, log)
+        if settings.http:
+            health = HealthServer(
+                settings.http,
+                alive=threads.alive,
+                states=lambda: {stream: seen.now for stream, seen in observers.items()},
+                metrics=metrics.exposition,
+            )
+            stack.callback(health.close)
+        log.info(
+            "started", version=__version__, redis=redact(redis_url), streams=settings.streams,
+            notify_stream=settings.notify_stream, source=redact(settings.source_url),
+            fleet=redact(settings.fleet_url),
+        )  # fmt: skip
+        threads.start()
+        while threads.running():
+            threads.wait(SUMMARY_EVERY_S)
+            _summarise(observers, log)
+        return threads.exit_code(drain=settings.drain)
+
+
+def open_store(url: str) -> Store:
+    """Open a store by URL. Raises `UsageError` or `Unreachable` in words for a person."""
+    try:
+        return store.open_url(url)
+    except store.Unavailable as error:
+        raise Unreachable(f"the store {redact(url)}: {error}") from error
+    except store.StoreError as error:
+        raise UsageError(f"the store {redact(url)}: {error}") from error
+
+
+def _check_fleet(fleet: Store, url: str) -> None:
+    if Capability.PINNED_GET not in store.capabilities(fleet):
+        raise UsageError(
+            f"--fleet-store {redact(url)}: the backend {fleet.name!r} keeps no versions, so a"
+            " notification could not be resolved once its ref is rewritten; choose one that"
+            " declares pinned-get, such as file"
+        )
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        types=KNOWN_TYPES | set(settings.allow_type),
+        tenant_scope=settings.tenant_scope,
+        max_artifact_bytes=settings.max_artifact_bytes,
+    )
+
+
+def _check_servers(settings: Settings, redis_url: str, notify_url: str) -> None:
+    """Refuse what can be seen to be wrong before anything is read."""
+    with connect(redis_url) as client:
+        check_server(client, redis_url, writes=True)
+        for stream in settings.streams:
+            check_stream(client, redis_url, stream)
+    with connect(notify_url) as client:
+        check_server(client, notify_url, writes=True)
+        keys = Keys.of(settings.streams[0], settings.notify_stream, settings.dead_stream)
+        check_stream(client, notify_url, keys.notifications)
+        check_stream(client, notify_url, keys.dead)
+
+
+def _relay(
+    settings: Settings,
+    redis_url: str,
+    notify_url: str,
+    stream: str,
+    pipeline: Pipeline,
+    pool: ThreadPoolExecutor,
+    observer: StreamMetrics,
+    log: FilteringBoundLogger,
+) -> Relay:
+    keys = Keys.of(stream, settings.notify_stream, settings.dead_stream)
+    client = connect(redis_url)
+    notify: Client = connect(notify_url)
+    return Relay(
+        stream,
+        ControlStream(client, connect(redis_url, block_s=IDLE_BLOCK_S), keys),
+        Publisher(notify, keys, lease_s=settings.lease_s, dedup_window_s=settings.dedup_window_s),
+        pipeline,
+        pool,
+        Options(
+            lease_s=settings.lease_s,
+            retry_budget_s=settings.retry_budget_s,
+            max_consecutive_dead=settings.max_consecutive_dead,
+            drain=settings.drain,
+        ),
+        observer,
+        log.bind(stream=stream),
+    )
+
+
+class _Threads:
+    """A thread a relay. When one dies of a bug, all stop: a worker must not look healthy then."""
+
+    def __init__(
+        self, relays: Sequence[Relay], stop: threading.Event, log: FilteringBoundLogger
+    ) -> None:
+        self._relays = relays
+        self._stop = stop
+        self._log = log
+        self._died = False
+        self._ended = threading.Semaphore(0)
+        self._threads = [
+            threading.Thread(target=self._run, args=(relay,), name="relay") for relay in relays
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def running(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def alive(self) -> bool:
+        return not self._died
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until a relay ends, or so long."""
+        self._ended.acquire(timeout=timeout_s)
+
+    def exit_code(self, *, drain: bool) -> int:
+        if self._died:
+            return SidecarError.exit_code
+        incomplete = drain and not all(relay.complete for relay in self._relays)
+        return 3 if incomplete else 0
+
+    def _run(self, relay: Relay) -> None:
+        try:
+            relay.run(self._stop)
+        except Exception:  # noqa: BLE001 -- whatever it is, no relay may die unseen
+            self._died = True
+            self._stop.set()
+            self._log.exception("a relay died; this is a bug, please report it")
+        finally:
+            self._ended.release()
+
+
+def _summarise(observers: dict[str, StreamMetrics], log: FilteringBoundLogger) -> None:
+    for stream, observer in observers.items():
+        counts = observer.take_counts()
+        if counts:
+            log.info("summary", stream=stream, seconds=SUMMARY_EVERY_S, **counts)
+
+
+@contextmanager
+def _embedded(data_dir: Path, log: FilteringBoundLogger) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(data_dir)
+    log.info("embedded server", url=redact(server.url), owner=server.owner)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

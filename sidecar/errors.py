@@ -1,0 +1,25 @@
+"""What can stop a command, by the exit code it ends with (section 6 of the contract)."""
+
+
+class SidecarError(Exception):
+    """A failure with a message for a person: what happened, and how to mend it."""
+
+    exit_code = 1
+
+
+class UsageError(SidecarError):
+    """Wrong usage or configuration."""
+
+    exit_code = 2
+
+
+class Incomplete(SidecarError):
+    """Finished, but not with everything."""
+
+    exit_code = 3
+
+
+class Unreachable(SidecarError):
+    """A backend cannot be reached."""
+
+    exit_code = 4

@@ -1,0 +1,78 @@
+"""The outbound contract: the reference-only notification, as written and as read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from pydantic import ConfigDict
+
+from sidecar.event import FIELDS, Event
+
+MAX_NOTIFICATION_BYTES: Final = 8 * 1024
+
+_ALWAYS: Final = frozenset({"id", "event_id", "type"})
+_ORDER: Final = tuple(field for field in FIELDS if field != "control_version")
+_FIELD_SET: Final = frozenset(FIELDS)
+_STAMP: Final = b'"control_version":'
+_STAMP_DIGITS: Final = 16
+"""Digits of a control_version: microseconds since the epoch have sixteen until the year 2286."""
+_MANIFEST_CHECKSUM_BYTES: Final = len(',"manifest_checksum":"sha256:"') + 64
+
+
+def unstamped(body: Mapping[str, Any], manifest_checksum: str) -> bytes:
+    """Return the notification's JSON up to where the value of `control_version` goes.
+
+    The publish script appends the number and a brace: scripts splice, they never re-encode.
+    Known fields come first and without their zero values, as the Go side writes them; fields
+    that are not in the contract's table follow as they came.
+    """
+    out: dict[str, Any] = {"id": 0}
+    for field in _ORDER:
+        value = body.get(field)
+        if value or field in _ALWAYS:
+            out[field] = value or 0
+    if manifest_checksum:
+        out["manifest_checksum"] = manifest_checksum
+    if not body.keys() <= _FIELD_SET:
+        out.update((key, body[key]) for key in body if key not in _FIELD_SET)
+    return orjson.dumps(out)[:-1] + b"," + _STAMP
+
+
+def size_bytes(
+    unstamped_json: bytes, origin: str, traceparent: bytes, *, stamps_manifest: bool
+) -> int:
+    """Return the size of the notification that will come of it: names and values added up.
+
+    `stamps_manifest` tells that a manifest checksum will be added to `unstamped_json` later.
+    """
+    size = len(b"event") + len(unstamped_json) + _STAMP_DIGITS + 1
+    size += len(b"origin") + len(origin.encode())
+    size += len(b"traceparent") + len(traceparent) if traceparent else 0
+    return size + (_MANIFEST_CHECKSUM_BYTES if stamps_manifest else 0)
+
+
+class Notification(Event):
+    """What a fleet controller reads: the event, its position, and where it came from."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    origin: str = ""
+    """`<control stream>/<entry id>` of the entry that caused it."""
+    traceparent: str | None = None
+
+
+def parse(fields: Mapping[bytes, bytes]) -> Notification:
+    """Return the notification that an entry of the notification stream holds.
+
+    Raises `pydantic.ValidationError` when the entry was not written by a sidecar.
+    """
+    traceparent = fields.get(b"traceparent")
+    notification = Notification.model_validate_json(fields[b"event"])
+    return notification.model_copy(
+        update={
+            "origin": fields[b"origin"].decode(),
+            "traceparent": traceparent.decode(errors="replace") if traceparent else None,
+        }
+    )

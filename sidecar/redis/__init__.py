@@ -1,0 +1,1 @@
+"""The Redis side: key names, scripts, and the connections that use them."""

@@ -1,0 +1,87 @@
+"""Key names (public: section 4 of the contract) and the deduplication index's shape."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.errors import UsageError
+
+CONSUMER: Final = "worker"
+
+
+def hash_tagged(stream: str) -> str:
+    """Return the prefix that puts a key into the slot of `stream` on a Redis Cluster.
+
+    Raises `UsageError` for a name with stray braces, whose slot no other key could share.
+    """
+    head, brace, rest = stream.partition("{")
+    tag, closing, _ = rest.partition("}")
+    if not brace and "}" not in head:
+        return "{" + stream + "}"
+    if brace and closing and tag:
+        return stream
+    raise UsageError(
+        f"--notify-stream {stream!r}: a brace that encloses no hash tag; leave it out or write"
+        " {tag}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names of everything that belongs to one pair of control and notification stream."""
+
+    control: str
+    notifications: str
+    dead: str
+    prefix: str
+
+    @classmethod
+    def of(cls, control: str, notifications: str, dead: str | None = None) -> Keys:
+        """Name the keys; the dead-letter stream is `{N}:dead` unless given."""
+        prefix = hash_tagged(notifications)
+        return cls(control, notifications, dead or f"{prefix}:dead", prefix)
+
+    @property
+    def group(self) -> str:
+        """The consumer group on the control stream."""
+        return f"sidecar:{self.notifications}"
+
+    @property
+    def fence(self) -> str:
+        """Holds the active worker's token; never expires."""
+        return f"{self.prefix}:fence:{self.control}"
+
+    @property
+    def lease(self) -> str:
+        """Holds the active worker's token for as long as it renews it."""
+        return f"{self.prefix}:lease:{self.control}"
+
+    @property
+    def low(self) -> str:
+        """Holds the lowest entry that may be unfinished."""
+        return f"{self.prefix}:low:{self.control}"
+
+    @property
+    def halt(self) -> str:
+        """A hash: why the stream is halted, and the counts that may halt it."""
+        return f"{self.prefix}:halt:{self.control}"
+
+    @property
+    def redriven(self) -> str:
+        """A stream: which dead letters were put back, when and why."""
+        return f"{self.prefix}:redriven"
+
+    def seen(self, digest: bytes) -> str:
+        """The shard of the deduplication index that holds `digest`."""
+        return f"{self.prefix}:seen:{digest[:2].hex()}"
+
+
+def identity_digest(text: str) -> bytes:
+    """Return 16 bytes for an event_id (or an origin): the first two choose the shard.
+
+    So the index has 65,536 shards: each stays a packed hash, which is what makes a remembered
+    event cheap, up to eight million events in the window at Redis's default of 128 fields.
+    """
+    return hashlib.sha256(text.encode()).digest()[:16]

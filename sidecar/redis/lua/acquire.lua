@@ -1,0 +1,14 @@
+-- Become the active worker of a control stream, unless another's lease runs.
+--
+-- KEYS  1 fence   2 lease   3 halt
+-- ARGV  1 token   2 lease in milliseconds
+-- Answer { 1 owner | 0 another owns it, its lease's remaining milliseconds,
+--          owners in a row that went without settling or giving it back }
+local owner = redis.call('GET', KEYS[2])
+if owner and owner ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[2]), 0} end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[1])
+  redis.call('HINCRBY', KEYS[3], 'unclean', 1)
+end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+return {1, 0, tonumber(redis.call('HGET', KEYS[3], 'unclean') or 1) - 1}

@@ -1,0 +1,30 @@
+-- Write one dead letter, under the fence, once an origin, never for a published event.
+--
+-- KEYS  1 fence   2 halt   3 low   4 dead-letter stream
+--       5 index shard of the event_id   6 index shard of the origin
+-- ARGV  1 token   2 lowest entry unfinished after this letter
+--       3 seconds the index remembers   4 dead letters in a row that halt, 0 = never
+--       5 14 bytes of event_id digest and 16 of content digest, or empty
+--       6 14 bytes of origin digest
+--       7 why the stream would be halted   8 the time, RFC 3339
+--       then the letter's fields and values
+-- Answer  2 written, and the stream is halted now   1 written   0 the fence is another's
+--         -1 halted   -3 this origin has its letter   -4 the event is published
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return -1 end
+
+redis.call('SET', KEYS[3], ARGV[2])
+if ARGV[5] ~= '' then
+  local known = redis.call('HGET', KEYS[5], string.sub(ARGV[5], 1, 14))
+  if known and string.sub(known, 1, 16) == string.sub(ARGV[5], 15) then return -4 end
+end
+local time = redis.call('TIME')
+local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
+if redis.call('HSETNX', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp) == 0 then return -3 end
+redis.call('EXPIRE', KEYS[6], ARGV[3])
+redis.call('XADD', KEYS[4], '*', unpack(ARGV, 9))
+
+local limit = tonumber(ARGV[4])
+if limit == 0 or redis.call('HINCRBY', KEYS[2], 'dead_in_a_row', 1) < limit then return 1 end
+redis.call('HSET', KEYS[2], 'reason', ARGV[7], 'since', ARGV[8], 'by', 'sidecar')
+return 2

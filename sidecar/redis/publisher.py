@@ -1,0 +1,242 @@
+"""What the active worker writes on the notification stream's side, all of it under the fence."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from redis.commands.core import Script
+
+from sidecar.redis.client import Client
+from sidecar.redis.keys import Keys, identity_digest
+
+
+class Fenced(Exception):
+    """Another worker owns the control stream now, or the fence was lost with Redis's memory."""
+
+
+class Halted(Exception):
+    """The control stream is halted until `sidecar resume`."""
+
+
+class Outcome(Enum):
+    """What became of one event given to `Publisher.publish`."""
+
+    PUBLISHED = "published"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    """Published before under this event_id, with other content."""
+    FORGOTTEN = "forgotten"
+    """Was taken for a duplicate, but the index no longer knows it: it must be done in full."""
+
+
+class Verdict(NamedTuple):
+    """The outcome for one event, and the control_version it has (0 for the last two)."""
+
+    outcome: Outcome
+    control_version: int
+
+
+class Buried(Enum):
+    """What became of one dead letter given to `Publisher.bury`."""
+
+    WRITTEN = 1
+    HALTED_NOW = 2
+    """Written, and as it was one too many in a row, the stream is halted."""
+    ALREADY = -3
+    """Its origin has a letter."""
+    PUBLISHED = -4
+    """No letter was written: the event is published."""
+
+
+class Outbound(NamedTuple):
+    """One event as the publish script takes it."""
+
+    identity: bytes
+    """Digest of the event_id, and of the content: 16 bytes each."""
+    json: bytes
+    """Up to the value of control_version; empty for an event that the index is said to know."""
+    origin: str
+    traceparent: bytes
+
+
+class Seen(NamedTuple):
+    """What the deduplication index remembers of an event_id."""
+
+    content_digest: bytes
+    control_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter (section 3 of the contract)."""
+
+    origin: str
+    identity: bytes
+    """Event and content digest, to be looked up in the index; empty when it must not be."""
+    fields: Mapping[str, str | bytes | int]
+
+
+BURIED: Final = b"-" * 16
+"""What the index has as the content of an origin that has a dead letter."""
+
+
+def origin_digest(origin: str) -> bytes:
+    """Return the digest under which the index remembers an origin's dead letter."""
+    return identity_digest("origin " + origin)
+
+
+_OUTCOMES: Final = {0: Verdict(Outcome.CONFLICT, 0), 1: Verdict(Outcome.FORGOTTEN, 0)}
+
+
+class Publisher:
+    """The lease, the publish and the dead letters of one control stream.
+
+    Not for use from several threads. Every method may raise redis-py's errors.
+    """
+
+    def __init__(
+        self, client: Client, keys: Keys, *, lease_s: float, dedup_window_s: float
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._token = secrets.token_hex(16)
+        self._lease_ms = int(lease_s * 1000)
+        self._window_s = int(dedup_window_s)
+        self._highest = 0
+        self._scripts = {name: _script(client, name) for name in _SCRIPTS}
+
+    # --- lease -----------------------------------------------------------------------------
+
+    def acquire(self) -> int | None:
+        """Become the owner of the control stream.
+
+        Returns None while another owns it, else how many owners in a row ended without
+        settling or giving the lease back.
+        """
+        owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
+        return int(unclean) if owner else None
+
+    def renew(self) -> str:
+        """Keep the lease; return why the stream is halted, or an empty string.
+
+        Raises `Fenced` when another worker has taken over.
+        """
+        owner, halted = self._call("renew", self._lease_keys, [self._token, self._lease_ms])
+        if not owner:
+            raise Fenced
+        return str(halted.decode())
+
+    def release(self) -> None:
+        """Give the lease back, if it is still ours."""
+        self._call("release", self._lease_keys, [self._token])
+
+    def lowest_unfinished(self) -> str | None:
+        """Return the lowest entry that may be unfinished, as last noted."""
+        low = self._client.get(self._keys.low)
+        return str(low, "utf-8") if isinstance(low, bytes) else None
+
+    def settle(self) -> None:
+        """Note that this owner got through what its predecessors left."""
+        self._client.hdel(self._keys.halt, "unclean", "alone", "alone_deaths")
+
+    def run_alone(self, entry_id: str) -> int:
+        """Note that `entry_id` is about to be run alone.
+
+        Returns how often that was noted before without the worker living to note another.
+        """
+        before, deaths = self._client.hmget(self._keys.halt, "alone", "alone_deaths")
+        count = int(deaths or 0) if before == entry_id.encode() else 0
+        self._client.hset(self._keys.halt, mapping={"alone": entry_id, "alone_deaths": count + 1})
+        return count
+
+    # --- deduplication, publish, dead letters ----------------------------------------------
+
+    def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
+        """Look event_ids up in the deduplication index."""
+        pipeline = self._client.pipeline(transaction=False)
+        for digest in event_digests:
+            pipeline.hget(self._keys.seen(digest), digest[2:])
+        return [
+            Seen(known[:16], int(known[16:])) if known else None for known in pipeline.execute()
+        ]
+
+    def publish(self, events: Sequence[Outbound], low: str) -> list[Verdict]:
+        """Publish `events` in order, each event_id once; note `low` as the lowest unfinished entry.
+
+        The answer ends early at an event that the index has forgotten, and `low` is noted only
+        when every one is published. Raises `Fenced` or `Halted`; nothing was published then.
+        """
+        keys = [self._keys.fence, self._keys.halt, self._keys.low, self._keys.notifications]
+        args: list[Any] = [self._token, low, self._highest, self._window_s]
+        for event in events:
+            keys.append(self._keys.seen(event.identity))
+            args += (event.identity[2:], event.json, event.origin, event.traceparent)
+        state, highest, *results = self._call("publish", keys, args)
+        if state == 0:
+            raise Fenced
+        if state == -1:
+            raise Halted
+        self._highest = highest
+        return [_verdict(result) for result in results]
+
+    def bury(
+        self, letters: Sequence[Letter], low: str, *, max_in_a_row: int, halt_reason: str, now: str
+    ) -> list[Buried]:
+        """Write dead letters in order, once an origin, never for a published event.
+
+        Returns an answer a letter, fewer when the stream is halted on the way. Raises `Fenced`
+        or, when it was halted before the first, `Halted`.
+        """
+        done: list[Buried] = []
+        pipeline = self._client.pipeline(transaction=False)
+        script = self._scripts["bury"]
+        for letter in letters:
+            origin = origin_digest(letter.origin)
+            event = letter.identity or origin
+            keys = [
+                self._keys.fence, self._keys.halt, self._keys.low, self._keys.dead,
+                self._keys.seen(event), self._keys.seen(origin),
+            ]  # fmt: skip
+            args = [
+                self._token, low, self._window_s, max_in_a_row,
+                letter.identity[2:], origin[2:], halt_reason, now,
+                *(item for pair in letter.fields.items() for item in pair),
+            ]  # fmt: skip
+            script(keys=keys, args=args, client=pipeline)
+        for answer in pipeline.execute():
+            if answer == 0:
+                raise Fenced
+            if answer == -1:
+                break
+            done.append(Buried(answer))
+        if letters and not done:
+            raise Halted
+        return done
+
+    @property
+    def _lease_keys(self) -> list[str]:
+        return [self._keys.fence, self._keys.lease, self._keys.halt]
+
+    def _call(self, name: str, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 -- Lua
+        return self._scripts[name](keys=keys, args=args)
+
+
+_SCRIPTS: Final = ("acquire", "renew", "release", "publish", "bury")
+
+
+def _script(client: Client, name: str) -> Script:
+    source = files("sidecar.redis").joinpath("lua", f"{name}.lua").read_text()
+    return client.register_script(source)
+
+
+def _verdict(result: int) -> Verdict:
+    if result in _OUTCOMES:
+        return _OUTCOMES[result]
+    if result < 0:
+        return Verdict(Outcome.DUPLICATE, -result)
+    return Verdict(Outcome.PUBLISHED, result)

@@ -1,0 +1,127 @@
+"""The control stream as its one active worker sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import redis
+
+from sidecar.redis.client import Client
+from sidecar.redis.keys import CONSUMER, Keys
+
+FIRST: Final = "0-0"
+
+
+class Entry(NamedTuple):
+    """One entry of the control stream."""
+
+    id: str
+    fields: Mapping[bytes, bytes]
+    """Empty when the entry is pending but was deleted or trimmed."""
+
+
+class GroupLost(Exception):
+    """The consumer group is gone: Redis lost its data, or someone removed it."""
+
+
+def id_pair(entry_id: str) -> tuple[int, int]:
+    """Return an entry ID as a pair that compares as Redis compares IDs."""
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq or 0)
+
+
+def id_before(entry_id: str) -> str:
+    """Return the greatest entry ID below `entry_id`."""
+    ms, seq = id_pair(entry_id)
+    if seq:
+        return f"{ms}-{seq - 1}"
+    return f"{ms - 1}-{2**64 - 1}" if ms else FIRST
+
+
+def id_after(entry_id: str) -> str:
+    """Return the least entry ID above `entry_id`."""
+    ms, seq = id_pair(entry_id)
+    return f"{ms}-{seq + 1}"
+
+
+class ControlStream:
+    """Reads and acknowledges entries of one control stream.
+
+    Every method may raise `GroupLost`, or redis-py's errors when the server is away.
+    """
+
+    def __init__(self, client: Client, blocking: Client, keys: Keys) -> None:
+        """`blocking` serves the blocking reads: a client whose timeout allows for them."""
+        self._client = client
+        self._blocking = blocking
+        self._stream = keys.control
+        self._group = keys.group
+
+    def create_group(self, after: str) -> bool:
+        """Make the group so that it delivers what lies after the ID `after`.
+
+        Returns False when there is one already, which is left as it is.
+        """
+        try:
+            self._client.xgroup_create(self._stream, self._group, after, mkstream=True)
+        except redis.ResponseError as error:
+            if str(error).startswith("BUSYGROUP"):
+                return False
+            raise
+        return True
+
+    def deliver_again(self, after: str) -> None:
+        """Let the group deliver once more everything after the ID `after`."""
+        self._command("XGROUP", "SETID", self._stream, self._group, after)
+
+    def last_delivered(self) -> str:
+        """Return the ID up to which the group has handed out entries."""
+        for group in self._client.xinfo_groups(self._stream):
+            if group["name"] == self._group.encode():
+                return str(group["last-delivered-id"].decode())
+        raise GroupLost(self._group)
+
+    def read_new(self, count: int, block_ms: int | None) -> list[Entry]:
+        """Return up to `count` entries that nobody read yet, oldest first.
+
+        Waits up to `block_ms` for the first one, or not at all when it is None.
+        """
+        block = () if block_ms is None else ("BLOCK", block_ms)
+        client = self._client if block_ms is None else self._blocking
+        return self._read(client, (*block, "COUNT", count), ">")
+
+    def read_pending(self, after: str, count: int) -> list[Entry]:
+        """Return up to `count` pending entries with IDs above `after`, oldest first."""
+        return self._read(self._client, ("COUNT", count), after)
+
+    def pending_count(self) -> int:
+        """Return how many entries are pending in the group."""
+        summary = self._command("XPENDING", self._stream, self._group)
+        return int(summary["pending"])
+
+    def fetch(self, entry_id: str) -> Entry:
+        """Return one entry by its ID."""
+        found = self._command("XRANGE", self._stream, entry_id, entry_id)
+        return Entry(entry_id, found[0][1] if found else {})
+
+    def acknowledge(self, entry_ids: Iterable[str]) -> int:
+        """Take entries off the pending list; return how many were on it."""
+        return int(self._command("XACK", self._stream, self._group, *entry_ids))
+
+    def _read(self, client: Client, options: tuple[Any, ...], start: str) -> list[Entry]:
+        answer = self._command(
+            "XREADGROUP", "GROUP", self._group, CONSUMER, *options, "STREAMS", self._stream, start,
+            client=client,
+        )  # fmt: skip
+        if not answer:
+            return []
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
+
+    def _command(self, *args: Any, client: Client | None = None) -> Any:  # noqa: ANN401 -- redis-py
+        try:
+            return (client or self._client).execute_command(*args)  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            if str(error).startswith(("NOGROUP", "UNBLOCKED", "ERR The XGROUP")):
+                raise GroupLost(str(error)) from error
+            raise

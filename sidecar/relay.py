@@ -1,0 +1,792 @@
+"""The relay of one control stream: read, admit, store, publish, acknowledge.
+
+`Relay._serve` is the data's way from top to bottom. One thread does all of it but the stores'
+work, which a pool does. What is read and not yet committed is the *window*; its size bounds
+memory.
+
+An event that has to be tried again leaves the window, and with it whatever of its tenant stands
+behind it. These wait in Redis's pending list, not here: the relay remembers one `Held` a tenant,
+and reads the list back, in order, once the held event is through.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from heapq import heappop, heappush
+from itertools import groupby
+from queue import Empty, SimpleQueue
+from threading import Event as Signal
+from typing import Any, Final, Protocol
+
+import redis
+from structlog.typing import FilteringBoundLogger
+
+from sidecar.event import MAX_ENTRY_BYTES, Reason, Rejected
+from sidecar.pipeline import Admitted, Pipeline
+from sidecar.policy import Bury, Retry, decide
+from sidecar.redis.client import Outage
+from sidecar.redis.keys import identity_digest
+from sidecar.redis.publisher import (
+    BURIED,
+    Buried,
+    Fenced,
+    Halted,
+    Letter,
+    Outbound,
+    Outcome,
+    Publisher,
+    origin_digest,
+)
+from sidecar.redis.source import (
+    FIRST,
+    ControlStream,
+    Entry,
+    GroupLost,
+    id_after,
+    id_before,
+    id_pair,
+)
+
+BATCH: Final = 500
+WINDOW: Final = 1000
+"""Entries in the window, about: with 16 KiB each they take 16 MiB."""
+MAX_HELD: Final = 10_000
+"""Tenants held back at most, before reading pauses until one of them is through."""
+IDLE_BLOCK_S: Final = 0.5
+"""The longest wait for an entry, and so for noticing a signal to stop."""
+BUSY_WAIT_S: Final = 0.002
+"""The longest wait for a store while new entries may have come."""
+MAX_PAUSE_S: Final = 5.0
+CRASHES_TILL_CAREFUL: Final = 3
+DEATHS_ALONE: Final = 3
+MAX_TRACEPARENT_BYTES: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator sets for a relay."""
+
+    lease_s: float = 5.0
+    retry_budget_s: float = 60.0
+    max_consecutive_dead: int = 100
+    drain: bool = False
+
+
+class Observer(Protocol):
+    """Who is told what happens: metrics and health."""
+
+    def read(self, count: int) -> None:
+        """`count` new entries were read."""
+
+    def committed(self, outcome: str, count: int) -> None:
+        """`count` entries are finished and acknowledged, as `outcome`."""
+
+    def retried(self, error: Exception) -> None:
+        """A store failed in a way that is tried again."""
+
+    def stored(self, seconds: float) -> None:
+        """An artifact was resolved, verified and put, in so many seconds."""
+
+    def state(self, state: str, detail: str) -> None:
+        """The relay is active, standby, halted, waiting (for Redis), recovering or stopped."""
+
+    def gauge(self, *, window: int, held: int, pending: int) -> None:
+        """So many entries in memory, tenants held back, entries pending."""
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What failed attempts at an entry leave behind. Outlives a tenure: budgets do not restart."""
+
+    first_seen: float
+    """Seconds since the epoch."""
+    since: float
+    """The first attempt, by the relay's clock."""
+    attempts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One entry in the window."""
+
+    entry: Entry
+    trouble: Trouble
+    admitted: Admitted | None = None
+    identity: bytes = b""
+    """Digest of the event_id and of the content, as the index has them."""
+    known: bytes = b""
+    """An identity that the index says is finished: look again under the fence, store nothing."""
+    reread: bool = False
+    """It may have been finished before: its origin may have a dead letter."""
+    ready: bool = False
+    """Nothing is left but to publish it or to write its dead letter."""
+    bury: Bury | None = None
+    error: Exception | None = None
+    began: float = 0.0
+    claiming: bool = False
+
+    @property
+    def id(self) -> str:
+        """The entry's ID."""
+        return self.entry.id
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant whose order it keeps; None for an entry that is no event."""
+        return self.admitted.event.tenant_id if self.admitted else None
+
+    @property
+    def claims(self) -> tuple[str, bytes]:
+        """What no two items may store at the same time: a ref, an event_id."""
+        assert self.admitted  # noqa: S101 -- only events are stored
+        return self.admitted.event.artifact_ref, self.identity[:16]
+
+
+@dataclass(slots=True)
+class Held:
+    """A tenant's event that is tried again when it is due."""
+
+    id: str
+    due: float
+    outage: bool
+    followed: bool = False
+    """Whether later entries of the tenant wait for it in the pending list."""
+
+
+class ReadAgain(Exception):
+    """The pending list is not what this worker holds: read it again from its beginning."""
+
+
+@dataclass(slots=True)
+class Tenure:
+    """What is known while the lease is held and Redis answers; void when either ends."""
+
+    pending: int
+    """Entries that must be on the pending list. Any other number, and someone else was there."""
+    next_new: str
+    """The lowest ID that a new entry can have."""
+    low: str
+    """The lowest unfinished entry, as noted at the beginning."""
+    backlog_end: str
+    """Entries below this ID are backlog."""
+    recovered: bool
+    """Whether the group delivers entries again that may be finished."""
+    careful: bool
+    """Run the backlog one by one: something in it kills workers."""
+    window: dict[str, Item] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    due: list[tuple[float, str]] = field(default_factory=list)
+    """A heap of when which tenant is tried again."""
+    unfinished: list[tuple[tuple[int, int], str]] = field(default_factory=list)
+    """A heap of IDs, some of which may be finished by now."""
+    scan: str | None = FIRST
+    """How far the pending list has been read back; None when that is done."""
+    everyone: bool = True
+    """Whether it is read back for every tenant, or only for those that are behind."""
+    behind: set[str] = field(default_factory=set)
+    waiting: dict[str, Item] = field(default_factory=dict)
+    """Items that wait until what they claim is free."""
+    claimed: set[str | bytes] = field(default_factory=set)
+    finished: SimpleQueue[Item] = field(default_factory=SimpleQueue)
+    """Items that a store is done with, well or not."""
+    settled: bool = False
+    """Whether the backlog that this tenure began with is finished."""
+    dry: bool = False
+    """The last read found no new entry."""
+    renew_at: float = 0.0
+
+
+class Relay:
+    """Relays one control stream until it is told to stop."""
+
+    def __init__(
+        self,
+        stream: str,
+        control: ControlStream,
+        publisher: Publisher,
+        pipeline: Pipeline,
+        pool: Executor,
+        options: Options,
+        observer: Observer,
+        log: FilteringBoundLogger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._stream = stream
+        self._control = control
+        self._publisher = publisher
+        self._pipeline = pipeline
+        self._pool = pool
+        self._options = options
+        self._observer = observer
+        self._log = log
+        self._debug = log.is_enabled_for(10)
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._troubles: dict[str, Trouble] = {}
+        self._tenure: Tenure
+        self._stop = Signal()
+        self._state_now = ("", "")
+        self.complete = False
+        """Of a drain: whether nothing was left behind."""
+
+    def run(self, stop: Signal) -> None:
+        """Relay until `stop` is set or, with `drain`, until nothing is left to do."""
+        self._stop = stop
+        give_up_at = self._clock() + 2 * self._options.lease_s
+        pause_s = 0.1
+        while not stop.is_set():
+            try:
+                unclean = self._publisher.acquire()
+                if unclean is None:
+                    self._state("standby", "another worker holds the lease")
+                    if self._options.drain and self._clock() > give_up_at:
+                        break
+                    stop.wait(min(self._options.lease_s / 5, IDLE_BLOCK_S))
+                    continue
+                self._begin(careful=unclean >= CRASHES_TILL_CAREFUL)
+                pause_s = 0.1
+                self._serve()
+                break
+            except Fenced:
+                self._state("standby", "another worker has taken over, or the fence is lost")
+            except GroupLost as error:
+                self._state("recovering", f"the consumer group is gone: {error}")
+            except ReadAgain as error:
+                self._state("recovering", str(error))
+            except (*Outage, redis.ResponseError) as error:
+                self._state("waiting", f"Redis: {error}")
+                stop.wait(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+        self._leave()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._renew()
+                self._read_back()
+                self._read_new()
+                self._try_held()
+                self._collect(wait_s=0)
+                if not self._commit() and self._tenure.window:
+                    self._collect(wait_s=BUSY_WAIT_S)
+            except Halted:
+                self._wait_while_halted()
+            if self._options.drain and self._is_drained():
+                return
+
+    # --- a tenure's beginning and end ----------------------------------------------------------
+
+    def _begin(self, *, careful: bool) -> None:
+        """Have a group, learn what is pending, and start to read it back."""
+        low = self._publisher.lowest_unfinished()
+        after = id_before(low) if low else FIRST
+        created = self._control.create_group(after)
+        recovered = low is not None and (created or self._recover_pending(low, after))
+        if recovered:
+            self._log.info("the group delivers again what may be unfinished", after=after)
+        last = self._control.last_delivered()
+        self._tenure = Tenure(
+            pending=self._control.pending_count(),
+            next_new=id_after(last),
+            low=low or FIRST,
+            backlog_end=id_after(last),
+            recovered=recovered,
+            careful=careful,
+        )
+        self._state("active", "one entry at a time, as workers died in a row" if careful else "")
+
+    def _recover_pending(self, low: str, after: str) -> bool:
+        """Have entries delivered again that are neither finished nor pending any more.
+
+        Deleting the consumer takes its pending entries with it, and the lowest unfinished one
+        tells from where. What is finished after all is found in the index.
+        """
+        if id_pair(low) > id_pair(self._control.last_delivered()):
+            return False
+        first = self._control.read_pending(FIRST, 1)
+        if first and id_pair(first[0].id) <= id_pair(low):
+            return False
+        self._control.deliver_again(after)
+        return True
+
+    def _renew(self) -> None:
+        """Keep the lease, in time, and notice a halt."""
+        tenure = self._tenure
+        now = self._clock()
+        if now < tenure.renew_at:
+            return
+        tenure.renew_at = now + self._options.lease_s / 3
+        self._observer.gauge(
+            window=len(tenure.window), held=len(tenure.held), pending=tenure.pending
+        )
+        if self._publisher.renew():
+            raise Halted
+
+    def _wait_while_halted(self) -> None:
+        """Keep the lease until the stream is resumed; then start over."""
+        while not self._stop.is_set():
+            reason = self._publisher.renew()
+            if not reason:
+                raise ReadAgain("resumed")
+            self._state("halted", reason)
+            if self._options.drain:
+                self._stop.set()
+            self._stop.wait(min(self._options.lease_s / 3, IDLE_BLOCK_S))
+
+    def _is_drained(self) -> bool:
+        """Tell whether all is done that can be done; note whether that is everything."""
+        tenure = self._tenure
+        if tenure.window or tenure.scan is not None or not tenure.dry:
+            return False
+        self.complete = not tenure.held
+        budget_ends = self._clock() - self._options.retry_budget_s
+        return all(
+            held.outage and self._troubles[held.id].since <= budget_ends
+            for held in tenure.held.values()
+        )
+
+    def _leave(self) -> None:
+        try:
+            self._publisher.release()
+        except (*Outage, redis.ResponseError) as error:
+            self._log.warning("the lease was not given back; it runs out", error=str(error))
+        self._state("stopped", "")
+
+    # --- read ----------------------------------------------------------------------------------
+
+    def _read_back(self) -> None:
+        """Read a part of the pending list, for the tenants that are behind."""
+        tenure = self._tenure
+        if tenure.scan is None or len(tenure.window) >= (1 if tenure.careful else WINDOW):
+            return
+        entries = self._control.read_pending(tenure.scan, 1 if tenure.careful else BATCH)
+        if entries:
+            tenure.scan = entries[-1].id
+            self._admit(entries, back=True)
+            return
+        if tenure.everyone:
+            still = {held.id for held in tenure.held.values()} | tenure.window.keys()
+            self._troubles = {id_: self._troubles[id_] for id_ in self._troubles if id_ in still}
+        if tenure.careful:
+            tenure.careful = False
+            self._settle()
+        tenure.scan, tenure.everyone = None, False
+        tenure.behind.clear()
+
+    def _read_new(self) -> None:
+        """Read entries that nobody has read, waiting for one when there is nothing else to do."""
+        tenure = self._tenure
+        room = min(BATCH, WINDOW - len(tenure.window))
+        if tenure.everyone or room <= 0:
+            return
+        if len(tenure.held) >= MAX_HELD:
+            self._stop.wait(BUSY_WAIT_S)
+            return
+        entries = self._control.read_new(room, self._patience_ms())
+        tenure.dry = not entries
+        if entries:
+            tenure.pending += len(entries)
+            tenure.next_new = id_after(entries[-1].id)
+            self._observer.read(len(entries))
+            self._admit(entries, back=False)
+
+    def _patience_ms(self) -> int | None:
+        """Say how long a read may wait for a new entry; None is not at all."""
+        tenure = self._tenure
+        if tenure.window or tenure.scan is not None:
+            return None
+        if self._options.drain and not tenure.held:
+            return None
+        wait_s = min(IDLE_BLOCK_S, tenure.renew_at - self._clock())
+        if tenure.due:
+            wait_s = min(wait_s, tenure.due[0][0] - self._clock())
+        return max(1, int(wait_s * 1000))
+
+    def _try_held(self) -> None:
+        """Take held events that are due into the window again, each without what follows it."""
+        tenure = self._tenure
+        while tenure.due and tenure.due[0][0] <= self._clock():
+            due, tenant = heappop(tenure.due)
+            held = tenure.held.get(tenant)
+            if held is None or held.due != due:
+                continue
+            item = self._item(self._control.fetch(held.id), reread=False)
+            if item.tenant is None:
+                del tenure.held[tenant]
+                self._fall_behind(tenant, held)
+            tenure.window[item.id] = item
+            self._start([item])
+
+    # --- admit ---------------------------------------------------------------------------------
+
+    def _admit(self, entries: Iterable[Entry], *, back: bool) -> None:
+        """Take entries into the window, but for those that wait in the pending list."""
+        tenure = self._tenure
+        items = []
+        for entry in entries:
+            if entry.id in tenure.window:
+                continue
+            item = self._item(entry, reread=back or tenure.recovered)
+            if item.tenant is None or self._is_turn_of(item.tenant, back=back):
+                tenure.window[entry.id] = item
+                heappush(tenure.unfinished, (id_pair(entry.id), entry.id))
+                items.append(item)
+        self._start(items)
+
+    def _is_turn_of(self, tenant: str, *, back: bool) -> bool:
+        tenure = self._tenure
+        if tenant in tenure.held:
+            tenure.held[tenant].followed = True
+            return False
+        if back:
+            return tenure.everyone or tenant in tenure.behind
+        return tenant not in tenure.behind
+
+    def _item(self, entry: Entry, *, reread: bool) -> Item:
+        trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock(), self._clock())
+        item = Item(entry, trouble, reread=reread)
+        if self._tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:
+            _bury(item, Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
+            return item
+        try:
+            item.admitted = self._pipeline.admit(entry.fields, self._origin(entry.id))
+            event_id = item.admitted.event.event_id
+            item.identity = identity_digest(event_id) + item.admitted.content_digest
+        except Rejected as rejected:
+            _bury(item, rejected.reason, rejected.detail)
+            if rejected.reason is Reason.TOO_LARGE:
+                item.entry = _cut(entry)
+        return item
+
+    def _start(self, items: Sequence[Item]) -> None:
+        """Look up what the index must tell before anything is resolved; store what is new."""
+        asked = [item for item in items if item.reread or _has_artifact(item)]
+        digests = [
+            digest
+            for item in asked
+            for digest in (origin_digest(self._origin(item.id)), item.identity[:16])
+        ]
+        seen = self._publisher.seen(digests) if digests else []
+        for item, letter, event in zip(asked, seen[::2], seen[1::2], strict=True):
+            if letter:
+                item.known, item.bury = origin_digest(self._origin(item.id)) + BURIED, None
+            elif event and event.content_digest == item.identity[16:]:
+                item.known, item.bury = item.identity, None
+            elif event and not item.bury:
+                _conflict(item, event.control_version)
+        for item in items:
+            if item.known or item.bury or not _has_artifact(item):
+                item.ready = True
+            else:
+                self._store(item)
+
+    # --- store ---------------------------------------------------------------------------------
+
+    def _store(self, item: Item) -> None:
+        """Have the item's artifact carried, once nothing else is at its ref or event_id."""
+        tenure = self._tenure
+        if not tenure.claimed.isdisjoint(item.claims):
+            tenure.waiting[item.id] = item
+            return
+        tenure.claimed.update(item.claims)
+        item.claiming = True
+        self._pool.submit(self._carry, item, tenure)
+
+    def _carry(self, item: Item, tenure: Tenure) -> None:
+        """Run in the pool: resolve, verify, put."""
+        if self._tenure is not tenure or item.admitted is None:
+            return
+        item.began = self._clock()
+        try:
+            self._pipeline.carry(item.admitted, id_pair(item.id))
+            item.error = None
+        except Exception as error:  # noqa: BLE001 -- a backend may raise anything; policy decides
+            item.error = error
+        tenure.finished.put(item)
+
+    def _collect(self, wait_s: float) -> None:
+        """Take back what the stores are done with, waiting up to `wait_s` for the first."""
+        tenure = self._tenure
+        try:
+            item = tenure.finished.get(timeout=wait_s) if wait_s else tenure.finished.get_nowait()
+            while True:
+                if tenure.window.get(item.id) is item:
+                    self._stored(item)
+                item = tenure.finished.get_nowait()
+        except Empty:
+            return
+
+    def _stored(self, item: Item) -> None:
+        now = self._clock()
+        trouble = item.trouble
+        if not trouble.attempts:
+            trouble.since = item.began
+        trouble.attempts += 1
+        if item.error is None:
+            self._observer.stored(now - item.began)
+            item.ready = True
+            return
+        verdict = decide(
+            item.error, trouble.attempts, now - trouble.since, self._options.retry_budget_s
+        )
+        if isinstance(verdict, Bury):
+            item.bury, item.ready = verdict, True
+        else:
+            self._hold(item, verdict)
+
+    def _hold(self, item: Item, retry: Retry) -> None:
+        """Put an item off, and with it all that its tenant has in the window."""
+        tenure, tenant = self._tenure, item.tenant
+        assert tenant is not None  # noqa: S101 -- only events are stored
+        followers = [i for i in tenure.window.values() if i.tenant == tenant and i is not item]
+        earlier = tenure.held.get(tenant)
+        held = Held(
+            item.id,
+            due=self._clock() + retry.delay_s,
+            outage=retry.outage,
+            followed=bool(followers)
+            or tenant in tenure.behind
+            or (earlier is not None and earlier.followed),
+        )
+        for gone in (item, *followers):
+            self._drop(gone)
+        tenure.behind.discard(tenant)
+        tenure.held[tenant] = held
+        self._troubles[item.id] = item.trouble
+        heappush(tenure.due, (held.due, tenant))
+        self._observer.retried(item.error or RuntimeError())
+        if item.trouble.attempts == 1:
+            self._log.warning(
+                "held back", tenant_id=tenant, entry=item.id, outage=retry.outage,
+                error=f"{type(item.error).__name__}: {item.error}",
+            )  # fmt: skip
+        self._start_waiting()
+
+    # --- commit --------------------------------------------------------------------------------
+
+    def _commit(self) -> bool:
+        """Publish, bury and acknowledge what is ready and whose turn it is."""
+        ready = list(self._ready())
+        if not ready:
+            return False
+        found = self._control.pending_count()
+        if found != self._tenure.pending:
+            # More: a stalled worker's late read took entries that this one never saw, and that
+            # come before what it read since. Fewer: someone acknowledged or deleted them.
+            raise ReadAgain(f"{found} entries are pending, not {self._tenure.pending}")
+        for is_letter, run in groupby(ready, key=lambda item: item.bury is not None):
+            if is_letter:
+                self._bury_run(list(run))
+            else:
+                self._publish_run(list(run))
+        return True
+
+    def _ready(self) -> Iterator[Item]:
+        """Yield items that are ready, with none of their tenant before them that is not."""
+        blocked = set()
+        for item in self._tenure.window.values():
+            tenant = item.tenant
+            if tenant is not None and tenant in blocked:
+                continue
+            if item.ready:
+                yield item
+            elif tenant is not None:
+                blocked.add(tenant)
+
+    def _publish_run(self, run: Sequence[Item]) -> None:
+        low = self._low_without(run)
+        verdicts = self._publisher.publish([self._outbound(item) for item in run], low)
+        done: list[tuple[Item, str]] = []
+        # The answer ends with the first that was forgotten: the rest keep their place behind it.
+        for item, verdict in zip(run, verdicts, strict=False):
+            if verdict.outcome is Outcome.CONFLICT:
+                _conflict(item, 0)
+            elif verdict.outcome is Outcome.FORGOTTEN:
+                item.known, item.ready = b"", False
+            else:
+                already = item.known[16:] == BURIED
+                done.append((item, "dead already" if already else verdict.outcome.value))
+        self._acknowledge(done)
+        if len(done) == len(run):
+            if not self._tenure.settled and id_pair(low) >= id_pair(self._tenure.backlog_end):
+                self._settle()
+            return
+        for item in run:
+            if item.id in self._tenure.window:
+                heappush(self._tenure.unfinished, (id_pair(item.id), item.id))
+        self._start([item for item in run if not item.ready])
+
+    def _settle(self) -> None:
+        """Note that what the predecessors left is finished, and did not kill this worker."""
+        self._publisher.settle()
+        self._tenure.settled = True
+
+    def _outbound(self, item: Item) -> Outbound:
+        assert item.admitted or item.known  # noqa: S101 -- the rest is buried
+        identity = item.known or item.identity
+        json, traceparent = b"", b""
+        if not item.known and item.admitted:
+            json, traceparent = item.admitted.unstamped, item.admitted.traceparent
+        return Outbound(identity, json, self._origin(item.id), traceparent)
+
+    def _bury_run(self, run: Sequence[Item]) -> None:
+        now = _rfc3339(self._wall_clock())
+        last = run[-1].bury
+        answers = self._publisher.bury(
+            [self._letter(item, now) for item in run],
+            self._low_without(()),
+            max_in_a_row=self._options.max_consecutive_dead,
+            halt_reason=f"{self._options.max_consecutive_dead} dead letters in a row, of late"
+            f" {last.reason if last else ''}",
+            now=now,
+        )
+        done: list[tuple[Item, str]] = []
+        for item, answer in zip(run, answers, strict=False):
+            if answer is Buried.PUBLISHED:
+                done.append((item, Outcome.DUPLICATE.value))
+            elif answer is Buried.ALREADY or item.bury is None:
+                done.append((item, "dead already"))
+            else:
+                done.append((item, item.bury.reason.value))
+        self._acknowledge(done)
+        if len(answers) < len(run) or Buried.HALTED_NOW in answers:
+            raise Halted
+
+    def _letter(self, item: Item, now: str) -> Letter:
+        assert item.bury  # noqa: S101 -- chosen for it
+        raw = item.entry.fields.get(b"event", b"")
+        traceparent = item.entry.fields.get(b"traceparent", b"")
+        fields: dict[str, Any] = {"event": raw[:MAX_ENTRY_BYTES]}
+        if traceparent:
+            fields["traceparent"] = traceparent[:MAX_TRACEPARENT_BYTES]
+        if len(raw) > MAX_ENTRY_BYTES or len(traceparent) > MAX_TRACEPARENT_BYTES:
+            fields["truncated"] = 1
+        fields |= {
+            "reason": item.bury.reason.value,
+            "detail": item.bury.detail.encode(errors="replace"),
+            "origin": self._origin(item.id),
+            "attempts": item.trouble.attempts,
+            "first_seen": _rfc3339(item.trouble.first_seen),
+            "dead_at": now,
+        }
+        identity = b"" if item.bury.reason is Reason.ID_CONFLICT else item.identity
+        return Letter(self._origin(item.id), identity, fields)
+
+    def _acknowledge(self, done: Sequence[tuple[Item, str]]) -> None:
+        """Take finished entries off the pending list, and let go what waited for them."""
+        if not done:
+            return
+        tenure = self._tenure
+        tenure.pending -= self._control.acknowledge([item.id for item, _ in done])
+        for item, outcome in done:
+            self._drop(item)
+            self._troubles.pop(item.id, None)
+            tenant = item.tenant
+            if tenant is not None and tenant in tenure.held:
+                self._fall_behind(tenant, tenure.held.pop(tenant))
+            if self._debug:
+                self._canonical_line(item, outcome)
+        for outcome, group in groupby(sorted(outcome for _, outcome in done)):
+            self._observer.committed(outcome, sum(1 for _ in group))
+        if tenure.waiting:
+            self._start_waiting()
+
+    def _fall_behind(self, tenant: str, held: Held) -> None:
+        """A held event is through: read back what waited behind it."""
+        tenure = self._tenure
+        if held.followed:
+            tenure.behind.add(tenant)
+            if tenure.scan is None or id_pair(held.id) < id_pair(tenure.scan):
+                tenure.scan = held.id
+
+    def _start_waiting(self) -> None:
+        """Start items whose ref or event_id is free now; the index may know them by now."""
+        tenure = self._tenure
+        free = [i for i in tenure.waiting.values() if tenure.claimed.isdisjoint(i.claims)]
+        for item in free:
+            del tenure.waiting[item.id]
+        self._start(free)
+
+    def _drop(self, item: Item) -> None:
+        """Take an item out of the window, and free what it claims."""
+        tenure = self._tenure
+        del tenure.window[item.id]
+        tenure.waiting.pop(item.id, None)
+        if item.claiming:
+            tenure.claimed.difference_update(item.claims)
+
+    def _low_without(self, run: Iterable[Item]) -> str:
+        """Return the lowest entry that is unfinished once `run` is finished."""
+        tenure = self._tenure
+        finished = {item.id for item in run}
+        heap = tenure.unfinished
+        while heap and (heap[0][1] in finished or not self._is_open(heap[0][1])):
+            heappop(heap)
+        candidates = [tenure.next_new]
+        if tenure.unfinished:
+            candidates.append(tenure.unfinished[0][1])
+        if tenure.scan is not None:
+            candidates.append(max(id_after(tenure.scan), tenure.low, key=id_pair))
+        return min(candidates, key=id_pair)
+
+    def _is_open(self, entry_id: str) -> bool:
+        return entry_id in self._tenure.window or entry_id in self._troubles
+
+    # --- words ---------------------------------------------------------------------------------
+
+    def _origin(self, entry_id: str) -> str:
+        return f"{self._stream}/{entry_id}"
+
+    def _state(self, state: str, detail: str) -> None:
+        """Tell of a change of state, once."""
+        if self._state_now == (state, detail):
+            return
+        self._state_now = (state, detail)
+        self._observer.state(state, detail)
+        quiet = state in ("active", "stopped") or detail == "resumed"
+        (self._log.info if quiet else self._log.warning)(state, detail=detail)
+
+    def _canonical_line(self, item: Item, outcome: str) -> None:
+        event = item.admitted.event if item.admitted else None
+        self._log.debug(
+            "event", outcome=outcome, entry=item.id, attempts=item.trouble.attempts,
+            event_id=event and event.event_id, type=event and event.type,
+            tenant_id=event and event.tenant_id, artifact_ref=event and event.artifact_ref,
+            detail=item.bury and item.bury.detail,
+        )  # fmt: skip
+
+
+def _has_artifact(item: Item) -> bool:
+    return item.admitted is not None and bool(item.admitted.event.artifact_ref)
+
+
+def _cut(entry: Entry) -> Entry:
+    """Return what a dead letter needs of a giant, so that giants do not pile up in memory."""
+    limits = {b"event": MAX_ENTRY_BYTES, b"traceparent": MAX_TRACEPARENT_BYTES}
+    return Entry(
+        entry.id, {k: entry.fields[k][: limits[k] + 1] for k in limits if k in entry.fields}
+    )
+
+
+def _bury(item: Item, reason: Reason, detail: str) -> None:
+    item.bury, item.ready = Bury(reason, detail), True
+
+
+def _conflict(item: Item, control_version: int) -> None:
+    detail = "event_id: published before with other content"
+    _bury(
+        item,
+        Reason.ID_CONFLICT,
+        f"{detail}, as control_version {control_version}" if control_version else detail,
+    )
+
+
+def _rfc3339(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.replace("+00:00", "Z")

@@ -1,0 +1,56 @@
+"""Content-addressed artifact store: opaque data and manifest, put together, under a ref.
+
+    import store
+
+    s = store.open_url("file:///var/lib/fleet")
+    s.put("stacks/t_123/web/42", data, manifest)
+    data, manifest = s.get("stacks/t_123/web/42")
+
+Importing this package imports no backend: that happens when one is opened.
+"""
+
+from __future__ import annotations
+
+from store.contract import (
+    Artifact,
+    Capability,
+    Constructor,
+    Position,
+    Store,
+    StoreConfig,
+    Version,
+    VersionedStore,
+    checksum_of,
+)
+from store.errors import ConfigError, Corrupt, InvalidRef, NotFound, StoreError, Unavailable
+from store.refs import check_ref
+from store.registry import open, open_url, register  # noqa: A004 - store.open reads well
+
+__all__ = [
+    "Artifact",
+    "Capability",
+    "ConfigError",
+    "Constructor",
+    "Corrupt",
+    "InvalidRef",
+    "NotFound",
+    "Position",
+    "Store",
+    "StoreConfig",
+    "StoreError",
+    "Unavailable",
+    "Version",
+    "VersionedStore",
+    "capabilities",
+    "check_ref",
+    "checksum_of",
+    "open",
+    "open_url",
+    "register",
+]
+
+
+def capabilities(store: Store) -> frozenset[Capability]:
+    """Return what `store` can do beyond put, get, exists and name: nothing, if it does not say."""
+    declared: frozenset[Capability] = getattr(store, "capabilities", frozenset())
+    return declared

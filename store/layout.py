@@ -1,0 +1,151 @@
+"""How the file backend's records and root look on disk, and nothing of how they are written.
+
+A record is a header of text, a blank line, the manifest and, `at inline`, the data:
+
+    artifact-record 1
+    ref stacks/t_1/web/42
+    data sha256:… SIZE
+    manifest sha256:… SIZE
+    position MILLISECONDS-SEQUENCE      only when the Put carried one
+    stored 2026-11-22T15:18:22.123456+00:00
+    at inline                           or: at object
+    header sha256:…                     of the lines above
+
+Data lies last, so `tail -c SIZE record | sha256sum` checks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from store.contract import Position, Version
+from store.errors import Corrupt
+from store.refs import encode_segment
+
+INLINE_MAX_BYTES = 64 * 1024
+"""Data up to this size lies in its record: one file and one flush an artifact."""
+HEADER_MAX_BYTES = 2048
+"""No header is longer: the ref has at most 1024 bytes."""
+
+_HEADER = re.compile(
+    rb"(artifact-record 1\n"
+    rb"ref ([^\n]+)\n"
+    rb"data sha256:([0-9a-f]{64}) (\d{1,19})\n"
+    rb"manifest sha256:([0-9a-f]{64}) (\d{1,19})\n"
+    rb"(?:position (\d{1,20})-(\d{1,20})\n)?"
+    rb"stored ([0-9T:.+-]{32})\n"
+    rb"at (inline|object)\n)"
+    rb"header sha256:([0-9a-f]{64})\n\n"
+)
+
+
+class Record(NamedTuple):
+    """A record's header, taken apart. Digests are hex."""
+
+    ref: str
+    data_digest: str
+    data_size: int
+    manifest_digest: str
+    manifest_size: int
+    position: Position | None
+    stored: str
+    inline: bool
+
+    def is_version(self, data_digest: str | None, manifest_digest: str | None) -> bool:
+        """Tell whether this is the version asked for; None asks for any."""
+        return data_digest in (None, self.data_digest) and (
+            manifest_digest in (None, self.manifest_digest)
+        )
+
+
+class Found(NamedTuple):
+    """A record as it was read: `content` is the whole file, its body starts at `body_at`."""
+
+    record: Record
+    content: bytes
+    body_at: int
+    path: str
+    inode: int
+
+
+class Place(NamedTuple):
+    """Where a ref's records lie: under ROOT/refs, in `directories`, names starting with `leaf`."""
+
+    ref: str
+    directories: tuple[str, ...]
+    leaf: str
+
+    def version(self, record: Record) -> str:
+        """Return the name of one version's record."""
+        return f"{self.leaf}{record.data_digest}.{record.manifest_digest}"
+
+
+def place_of(ref: str) -> Place:
+    """Return where the records of a legal ref lie."""
+    *directories, leaf = map(encode_segment, ref.split("/"))
+    # The encoding never emits '@': the record of `a` cannot meet the directory of `a/b`.
+    return Place(ref, tuple(directories), f"{leaf}@")
+
+
+def describe(ref: str, data: bytes, manifest: bytes, position: Position | None) -> Record:
+    """Return the record for this pair, stored now."""
+    return Record(
+        ref,
+        hashlib.sha256(data).hexdigest(),
+        len(data),
+        hashlib.sha256(manifest).hexdigest(),
+        len(manifest),
+        position,
+        datetime.now(UTC).isoformat(timespec="microseconds"),
+        len(data) <= INLINE_MAX_BYTES,
+    )
+
+
+def header_of(record: Record) -> bytes:
+    """Return the text that `parse` reads, the blank line included."""
+    lines = [
+        "artifact-record 1",
+        f"ref {record.ref}",
+        f"data sha256:{record.data_digest} {record.data_size}",
+        f"manifest sha256:{record.manifest_digest} {record.manifest_size}",
+        f"stored {record.stored}",
+        f"at {'inline' if record.inline else 'object'}",
+    ]
+    if record.position:
+        lines.insert(4, "position {}-{}".format(*record.position))
+    text = "".join(f"{line}\n" for line in lines).encode()
+    # The header has a checksum of its own: nothing else covers the position.
+    return b"%bheader sha256:%b\n\n" % (text, hashlib.sha256(text).hexdigest().encode())
+
+
+def parse(content: bytes, path: str) -> tuple[Record, int]:
+    """Return a record and where its body starts. Raises `Corrupt`."""
+    found = _HEADER.match(content)
+    if found is None or hashlib.sha256(found[1]).hexdigest().encode() != found[11]:
+        raise Corrupt(f"{path} is damaged: its header is cut short or fails its checksum")
+    record = Record(
+        found[2].decode(),
+        found[3].decode(),
+        int(found[4]),
+        found[5].decode(),
+        int(found[6]),
+        (int(found[7]), int(found[8])) if found[7] else None,
+        found[9].decode(),
+        found[10] == b"inline",
+    )
+    return record, found.end()
+
+
+def version_of(record: Record, *, current: bool) -> Version:
+    """Return the record as `versions` lists it."""
+    return Version(
+        f"sha256:{record.data_digest}",
+        f"sha256:{record.manifest_digest}",
+        record.data_size,
+        record.manifest_size,
+        datetime.fromisoformat(record.stored).timestamp(),
+        current,
+    )

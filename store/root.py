@@ -1,0 +1,108 @@
+"""Opening the file backend's root: recognise a store, or make one in an empty directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+
+from store.errors import ConfigError
+
+_FORMAT = b"artifact-store 1\nhash sha256\n"
+_FORMAT_FILE = "STORE"
+_DIRECTORIES = ("refs", "objects", "locks", "quarantine", "tmp")
+_NOT_FOREIGN = {_FORMAT_FILE, "lost+found", *_DIRECTORIES}
+
+
+def open_root(root: str) -> int:
+    """Return a descriptor of the root, with a store in it.
+
+    Raises `ConfigError` when it holds something else or a newer format, else OSError.
+    """
+    try:
+        fd = _open_directory(root)
+    except FileNotFoundError:
+        _make_root(root)
+        fd = _open_directory(root)
+    try:
+        if not _has_format(fd, root):
+            _create(fd, root)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_directory(path: str) -> int:
+    """Open the root or what is above it: a link there is the operator's own, and followed."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise ConfigError(f"{path} is no directory: name another one") from None
+
+
+def _make_root(path: str) -> None:
+    parent = os.path.dirname(path)
+    if not os.path.exists(parent):
+        _make_root(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+    parent_fd = _open_directory(parent)
+    try:
+        os.fsync(parent_fd)
+    finally:
+        os.close(parent_fd)
+
+
+def _has_format(root_fd: int, root: str) -> bool:
+    """Tell whether the root has a store. Raises `ConfigError` for one this release cannot read."""
+    try:
+        fd = os.open(_FORMAT_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=root_fd)
+    except FileNotFoundError:
+        return False
+    try:
+        found = os.read(fd, 256)
+    finally:
+        os.close(fd)
+    if found != _FORMAT:
+        raise ConfigError(
+            f"{root}/{_FORMAT_FILE} says {found[:60]!r}, this release reads {_FORMAT!r}:"
+            " use the release that made the store, or a newer one"
+        )
+    return True
+
+
+def _create(root_fd: int, root: str) -> None:
+    """Make an empty store. Several processes may do so at once, and one may have been killed."""
+    if _is_foreign(root_fd) and not _has_format(root_fd, root):
+        raise ConfigError(
+            f"{root} is not empty and has no {_FORMAT_FILE} file: name an empty directory,"
+            f" or, if this is a store, restore that file: {_FORMAT!r}"
+        )
+    for name in _DIRECTORIES:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=root_fd)
+    temporary = f"tmp/{secrets.token_hex(12)}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=root_fd)
+    with os.fdopen(fd, "wb", buffering=0) as file:
+        file.write(_FORMAT)
+        os.fsync(fd)
+    # Last, as it says that all the rest is there.
+    with contextlib.suppress(FileExistsError):
+        os.link(temporary, _FORMAT_FILE, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+    os.unlink(temporary, dir_fd=root_fd)
+    os.fsync(root_fd)
+
+
+def _is_foreign(root_fd: int) -> bool:
+    """Tell whether there is more in the root than an interrupted creation leaves."""
+    names = set(os.listdir(root_fd))
+    if not names <= _NOT_FOREIGN:
+        return True
+    if "refs" not in names:
+        return False
+    refs_fd = os.open("refs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
+    try:
+        return bool(os.listdir(refs_fd))
+    finally:
+        os.close(refs_fd)

@@ -1,0 +1,109 @@
+"""A store with every capability, run against a dict by Hypothesis.
+
+class MineModel(StoreModel):
+    def open_store(self):
+        return open_mine(...)      # empty, anew for each example
+
+TestMineModel = MineModel.TestCase
+"""
+
+# ruff: noqa: S101 - assertions are what this package is for
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from store import NotFound, Position, VersionedStore, checksum_of
+
+_REFS = st.sampled_from(["a", "A", "a/b", "a/b/c", "%41", "é", "e\u0301", "a@", "S" * 255])
+_DATA = st.sampled_from([b"", b"1", b"2", b"b" * 65_537])
+_MANIFESTS = st.sampled_from([b"", b"m", b"\n\n"])
+_POSITIONS = st.none() | st.tuples(st.integers(0, 3), st.integers(0, 3))
+
+_Pair = tuple[bytes, bytes]
+
+
+class StoreModel(RuleBasedStateMachine):
+    """Puts, Gets and lists in any order. Override `open_store`, and `teardown` if need be."""
+
+    def open_store(self) -> VersionedStore:
+        """Return an empty store with every capability."""
+        raise NotImplementedError
+
+    @initialize()
+    def start(self) -> None:
+        """Open the store and its model."""
+        self.store = self.open_store()
+        self.current: dict[str, _Pair] = {}
+        self.positions: dict[str, Position | None] = {}
+        self.versions: dict[str, list[_Pair]] = {}  # oldest first
+
+    @rule(ref=_REFS, data=_DATA, manifest=_MANIFESTS, position=_POSITIONS)
+    def put(self, ref: str, data: bytes, manifest: bytes, position: Position | None) -> None:
+        """Put moves the ref, unless a later position did."""
+        pair = (data, manifest)
+        self.store.put(ref, data, manifest, position=position)
+        self._remember(ref, pair)
+        here = self.positions.get(ref)
+        if position is None:
+            if self.current.get(ref) != pair:
+                self.positions[ref] = None
+            self.current[ref] = pair
+        elif here is None or position >= here:
+            self.current[ref], self.positions[ref] = pair, position
+
+    def _remember(self, ref: str, pair: _Pair) -> None:
+        versions = self.versions.setdefault(ref, [])
+        if pair in versions:
+            versions.remove(pair)
+        versions.append(pair)
+
+    @rule(ref=_REFS)
+    def get(self, ref: str) -> None:
+        """Get returns the current pair, or `NotFound`."""
+        assert self.store.exists(ref) == (ref in self.current)
+        if ref in self.current:
+            assert self.store.get(ref) == self.current[ref]
+        else:
+            with pytest.raises(NotFound):
+                self.store.get(ref)
+
+    @rule(ref=_REFS, data=_DATA, manifest=_MANIFESTS)
+    def get_pair(self, ref: str, data: bytes, manifest: bytes) -> None:
+        """Every pair that was ever put is readable by its checksums, and no other."""
+        pin = {"checksum": checksum_of(data), "manifest_checksum": checksum_of(manifest)}
+        stored = (data, manifest) in self.versions.get(ref, [])
+        assert self.store.exists(ref, **pin) == stored
+        if stored:
+            assert self.store.get(ref, **pin) == (data, manifest)
+
+    @rule(ref=_REFS, data=_DATA)
+    def get_by_data(self, ref: str, data: bytes) -> None:
+        """Pinned by data alone, the current pair comes first, then what was put last."""
+        candidates = [pair for pair in self.versions.get(ref, []) if pair[0] == data]
+        if self.current.get(ref) in candidates:
+            candidates.append(self.current[ref])
+        assert self.store.exists(ref, checksum=checksum_of(data)) == bool(candidates)
+        if candidates:
+            assert self.store.get(ref, checksum=checksum_of(data)) == candidates[-1]
+
+    @rule(ref=_REFS)
+    def list_versions(self, ref: str) -> None:
+        """Versions lists every pair once and says which is current."""
+        if ref not in self.versions:
+            return
+        listed = {
+            (version.checksum, version.manifest_checksum): version.current
+            for version in self.store.versions(ref)
+        }
+        assert listed == {
+            (checksum_of(data), checksum_of(manifest)): (data, manifest) == self.current[ref]
+            for data, manifest in self.versions[ref]
+        }
+
+    @invariant()
+    def lists_what_was_put(self) -> None:
+        """List yields every ref once."""
+        assert sorted(self.store.list()) == sorted(self.current)

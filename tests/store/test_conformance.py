@@ -1,0 +1,129 @@
+"""Every backend keeps the contract: the exported suite, and its model."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import settings
+
+import store
+from store.testing import (
+    CorruptionConformance,
+    ListConformance,
+    OutageConformance,
+    PinnedGetConformance,
+    PositionConformance,
+    StoreConformance,
+    StoreModel,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from store import VersionedStore
+
+
+class TestMemory(StoreConformance, PinnedGetConformance, PositionConformance, ListConformance):
+    """The memory backend."""
+
+    @pytest.fixture
+    def store(self) -> store.Store:
+        """Open a new one."""
+        return store.open("memory")
+
+
+class TestFile(
+    StoreConformance,
+    PinnedGetConformance,
+    PositionConformance,
+    ListConformance,
+    CorruptionConformance,
+    OutageConformance,
+):
+    """The file backend."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> store.Store:
+        """Open a new directory."""
+        self.root = tmp_path / "root"
+        return store.open("file", store.StoreConfig(file_dir=self.root))
+
+    def damage(self, store: VersionedStore, ref: str) -> None:  # noqa: ARG002 - the files are enough
+        """Flip the last bit of the object, else of the record."""
+        objects = [path for path in self.root.glob("objects/sha256/*/*") if path.is_file()]
+        for path in objects or [self.root / "refs" / f"{ref}@"]:
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.chmod(0o644)
+            path.write_bytes(content)
+
+    @contextlib.contextmanager
+    def outage(self, store: VersionedStore) -> Iterator[None]:  # noqa: ARG002
+        """Move the root away."""
+        away = self.root.with_name("away")
+        self.root.rename(away)
+        yield
+        away.rename(self.root)
+
+
+class TestThirdParty(StoreConformance):
+    """A backend in a package of its own has put, get, exists and name, and no keywords."""
+
+    @pytest.fixture
+    def store(self) -> store.Store:
+        """Open a new one."""
+        return Plain()
+
+
+class Plain:
+    """The least that is a store."""
+
+    name = "plain"
+
+    def __init__(self) -> None:
+        self._inner = store.open("memory")
+
+    def put(self, ref: str, data: bytes, manifest: bytes) -> None:
+        """Put as it is."""
+        self._inner.put(ref, data, manifest)
+
+    def get(self, ref: str) -> store.Artifact:
+        """Get as it is."""
+        return self._inner.get(ref)
+
+    def exists(self, ref: str) -> bool:
+        """Look as it is."""
+        return self._inner.exists(ref)
+
+
+class MemoryModel(StoreModel):
+    """The memory backend against a dict."""
+
+    def open_store(self) -> VersionedStore:
+        """Open a new one."""
+        return cast("VersionedStore", store.open("memory"))
+
+
+class FileModel(StoreModel):
+    """The file backend against a dict."""
+
+    def open_store(self) -> VersionedStore:
+        """Open a new directory."""
+        self.root = tempfile.mkdtemp()
+        return cast("VersionedStore", store.open("file", store.StoreConfig(file_dir=self.root)))
+
+    def teardown(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+TestMemoryModel = MemoryModel.TestCase
+TestFileModel = FileModel.TestCase
+# No deadline: how long a flush takes says nothing about being right.
+TestMemoryModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFileModel.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
