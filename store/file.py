@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 _LOCKS = 64
 _LOCK_POLL_S = 0.002
 _LEFTOVER_AGE_S = 24 * 3600.0
-_REMEMBERED_MAX = 1 << 14
+_DURABLE_MAX = 1 << 14
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a planted FIFO must not hang the reader; it means nothing for a regular file.
@@ -110,10 +110,9 @@ class FileStore:
 
     def __init__(self, root: str, *, timeout_s: float = 30.0) -> None:
         self._root = root
+        self._real_root = os.path.realpath(root)
         self._timeout_s = timeout_s
-        # Directories that this process reached step by step, and those that it knows to survive
-        # a power cut: what spares every Get and Put the walk, and every Put more than one flush.
-        self._reached: dict[str, _Identity] = {}
+        # Directories that are known to survive a power cut: no Put flushes them again.
         self._durable: dict[str, _Identity] = {}
         self._writer = os.urandom(8).hex()
         self._writes = itertools.count()
@@ -144,7 +143,7 @@ class FileStore:
 
     def _put(self, record: Record, data: bytes, manifest: bytes) -> None:
         place = place_of(record.ref)
-        directory_fd = self._enter("refs", place.directories, create=True)
+        directory_fd = self._enter_durable("refs", place.directories)
         try:
             if not self._holds(directory_fd, place, record, data, manifest):
                 if not record.inline:  # first the object, last the record that names it
@@ -174,7 +173,7 @@ class FileStore:
             return False  # written anew, and so healed
 
     def _put_object(self, digest: str, data: bytes) -> None:
-        directory_fd = self._enter("objects", ("sha256", digest[:2]), create=True)
+        directory_fd = self._enter_durable("objects", ("sha256", digest[:2]))
         try:
             if not self._has_object(directory_fd, digest, data):
                 temporary = self._write(data, mode=0o444)
@@ -486,26 +485,38 @@ class FileStore:
         finally:
             os.close(directory_fd)
 
-    def _enter(self, top: str, names: Sequence[str], *, create: bool = False) -> int:
-        """Return a descriptor of ROOT/top/names, no link followed on the way.
+    def _enter(self, top: str, names: Sequence[str]) -> int:
+        """Return a descriptor of ROOT/top/names; no link below the root is followed.
 
-        Raises FileNotFoundError when it is absent, or makes it, durably, when `create`.
+        Raises FileNotFoundError when it is absent.
         """
-        path = self._path(top, *names)
-        known = (self._durable if create else self._reached).get(path)
-        if known is not None:
-            # One step in place of all: when it leads to the same directory, so would they.
-            with contextlib.suppress(OSError):
-                fd = os.open(path, _DIRECTORY)
-                if _identity_of(os.fstat(fd)) == known:
-                    return fd
-                os.close(fd)
-        self._check_root()
-        fd = self._walk_to(top, names, create=create)
-        self._remember(self._reached, path, fd)
-        return fd
+        fd = self._leap("/".join((top, *names)))
+        return self._walk_down(top, names, create=False) if fd is None else fd
 
-    def _walk_to(self, top: str, names: Sequence[str], *, create: bool) -> int:
+    def _leap(self, path: str) -> int | None:
+        """Reach ROOT/path in one step, if the kernel says that this is where it led."""
+        try:
+            fd = os.open(f"{self._root}/{path}", _DIRECTORY)
+        except OSError:
+            return None  # the walk tells what is wrong, and where
+        with contextlib.suppress(OSError):  # no /proc, or a path too long for it
+            if os.readlink(f"/proc/self/fd/{fd}") == f"{self._real_root}/{path}":
+                return fd
+        os.close(fd)
+        return None
+
+    def _enter_durable(self, top: str, names: Sequence[str]) -> int:
+        """As `_enter`, but make what is absent; on return, the way there survives a power cut."""
+        with contextlib.suppress(FileNotFoundError):
+            fd = self._enter(top, names)
+            # Flushed before, and still the same directory: neither was any above it replaced.
+            if self._durable.get(self._path(top, *names)) == _identity_of(os.fstat(fd)):
+                return fd
+            os.close(fd)
+        return self._walk_down(top, names, create=True)
+
+    def _walk_down(self, top: str, names: Sequence[str], *, create: bool) -> int:
+        self._check_root()
         path = self._path(top)
         try:
             fd = self._open(top, _DIRECTORY, self._root_fd, path)
@@ -539,17 +550,16 @@ class FileStore:
         Also of one that was there: whoever made it may not have come so far.
         """
         try:
-            if self._durable.get(path) != _identity_of(os.fstat(fd)):
-                os.fsync(parent_fd)
-                self._remember(self._durable, path, fd)
+            identity = _identity_of(os.fstat(fd))
+            if self._durable.get(path) == identity:
+                return
+            os.fsync(parent_fd)
         except BaseException:
             os.close(fd)
             raise
-
-    def _remember(self, known: dict[str, _Identity], path: str, fd: int) -> None:
-        if len(known) >= _REMEMBERED_MAX:
-            known.clear()
-        known[path] = _identity_of(os.fstat(fd))
+        if len(self._durable) >= _DURABLE_MAX:
+            self._durable.clear()
+        self._durable[path] = identity
 
     def _read(self, directory_fd: int, place: Place, name: str) -> Found:
         """Read a whole record. Raises FileNotFoundError, or `Corrupt` for a wrong header."""

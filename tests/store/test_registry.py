@@ -80,7 +80,7 @@ def test_file_url_is_decoded(tmp_path: Path) -> None:
         ("", "file:///"),
         ("FILE:///a", "file:///"),
         ("memory:x", "memory:"),
-        ("nothing://there", "known are file, memory"),
+        ("nothing://there", "known are .*file.*memory"),
     ],
 )
 def test_wrong_urls_say_the_mend(url: str, mend: str) -> None:
@@ -92,7 +92,7 @@ def test_wrong_urls_say_the_mend(url: str, mend: str) -> None:
 def test_unknown_name_lists_the_known() -> None:
     """An unknown backend's error names those that there are, registered ones too."""
     store.register("mine", lambda _config: store.open("memory"))
-    with pytest.raises(store.ConfigError, match="'other'.*file, memory, mine"):
+    with pytest.raises(store.ConfigError, match=r"'other'.*file.*memory.*mine"):
         store.open("other")
 
 
@@ -139,7 +139,7 @@ def test_failing_constructor() -> None:
         raise KeyError("token")
 
     store.register("mine", broken)
-    with pytest.raises(store.ConfigError, match="'mine'.*KeyError: 'token'"):
+    with pytest.raises(store.ConfigError, match=r"'mine'.*KeyError: 'token'"):
         store.open("mine")
 
 
@@ -185,7 +185,7 @@ def test_entry_points_that_clash(
 def test_broken_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that cannot be imported is named, and leaves the other backends alone."""
     install(monkeypatch, tmp_path, "thirdparty_four", "mine = nowhere_to_be_found:Mine")
-    with pytest.raises(store.ConfigError, match="'mine'.*nowhere_to_be_found"):
+    with pytest.raises(store.ConfigError, match=r"'mine'.*nowhere_to_be_found"):
         store.open("mine")
     assert store.open("memory").name == "memory"
 

@@ -1,0 +1,69 @@
+"""The options that commands share. Each is also an environment variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataDir = Annotated[
+    Path,
+    typer.Option(envvar="SIDECAR_DATA_DIR", help="Where the embedded server and stores live."),
+]
+Redis = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SIDECAR_REDIS",
+        metavar="URL",
+        help="Redis with the control stream. Default: the embedded server.",
+    ),
+]
+NotifyRedis = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SIDECAR_NOTIFY_REDIS",
+        metavar="URL",
+        help="Redis with the notification stream. Default: the same.",
+    ),
+]
+Streams = Annotated[
+    list[str],
+    typer.Option(envvar="SIDECAR_STREAM", metavar="NAME", help="Control stream. Repeatable."),
+]
+Stream = Annotated[
+    str, typer.Option(envvar="SIDECAR_STREAM", metavar="NAME", help="Control stream.")
+]
+NotifyStream = Annotated[
+    str,
+    typer.Option(envvar="SIDECAR_NOTIFY_STREAM", metavar="NAME", help="Notification stream."),
+]
+DeadStream = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SIDECAR_DEAD_STREAM",
+        metavar="NAME",
+        help="Dead-letter stream. Default: {NOTIFY_STREAM}:dead.",
+    ),
+]
+SourceStore = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SIDECAR_SOURCE_STORE",
+        metavar="URL",
+        help="The producer's store. Default: DATA_DIR/source.",
+    ),
+]
+FleetStore = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SIDECAR_FLEET_STORE",
+        metavar="URL",
+        help="The fleet's store. Default: DATA_DIR/fleet.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for machines.")]
+
+DATA_DIR = Path(".sidecar")
+STREAM = "control:events"
+NOTIFY_STREAM = "control:notifications"

@@ -1,0 +1,81 @@
+"""The producer's side: Put the artifact, then append the event."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from sidecar.event import Event, decode
+from sidecar.redis.client import connect, translated
+from store import Store, check_ref, checksum_of
+
+
+class Producer:
+    """Appends control events to one stream, each after its artifact is in `store`.
+
+        producer = Producer("redis://…", "control:events", store.open_url("file:///var/lib/node"))
+        producer.publish(type="stack.activated", tenant_id="t_1", stack_id="web", version=7,
+                         ref="stacks/t_1/web/7", data=dump, manifest=manifest)
+
+    Safe to use from several threads. Raises `UsageError` for a URL that is none.
+    """
+
+    def __init__(self, redis_url: str, stream: str, store: Store) -> None:
+        self._url = redis_url
+        self._client = connect(redis_url)
+        self._stream = stream
+        self._store = store
+
+    def publish(
+        self,
+        *,
+        type: str,  # noqa: A002 -- the contract's name
+        ref: str = "",
+        data: bytes | None = None,
+        manifest: bytes = b"",
+        event_id: str | None = None,
+        traceparent: str | None = None,
+        **fields: Any,  # noqa: ANN401 -- any JSON value may ride along
+    ) -> Event:
+        """Put `data` and `manifest` at `ref`, append the event, and return it.
+
+        Without `data` the event names no artifact. `fields` are those of the contract's table
+        (`tenant_id`, `stack_id`, `version`, …) and any others, which are passed on as they are. A
+        caller that may retry passes its own `event_id`: the same one again is published once.
+
+        Raises `event.Rejected` before anything is written when the event breaks a rule,
+        `store.StoreError` when the Put fails (then nothing is appended), and `Unreachable` when
+        Redis is away (then the artifact is there, and trying again is safe).
+        """
+        body: dict[str, Any] = {
+            "id": 0,
+            "event_id": event_id or f"evt_{uuid.uuid4().hex}",
+            "type": type,
+            "created_at": _now(),
+            **fields,
+        }
+        if data is not None:
+            check_ref(ref)
+            body["artifact_ref"] = ref
+            body["checksum"] = checksum_of(data)
+            body["manifest_checksum"] = checksum_of(manifest)
+        entry = {b"event": orjson.dumps(body)}
+        if traceparent:
+            entry[b"traceparent"] = traceparent.encode()
+        event, _ = decode(entry)
+        if data is not None:
+            self._store.put(ref, data, manifest)
+        with translated(self._url):
+            self._client.xadd(self._stream, {**entry})
+        return event
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
