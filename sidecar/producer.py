@@ -69,7 +69,7 @@ class Producer:
         if data is not None:
             self._store.put(ref, data, manifest)
         with translated(self._url):
-            self._client.xadd(self._stream, {**entry})
+            self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
         return event
 
     def close(self) -> None:

@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; all else they set up themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-virtualenv
+LOCKED := --require-hashes --only-binary :all: -r
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench lock clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/run.stamp ## Run the whole path on real snapshots, on an embedded server
+	@$(BIN)/sidecar demo
+
+test: $(VENV)/dev.stamp ## Run the tests, in parallel and in random order
+	@$(BIN)/pytest -q -m "not slow"
+
+test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
+	@$(BIN)/pytest -q -m slow -n 2 --timeout 1800
+
+check: $(VENV)/dev.stamp ## Lint, format, types, import direction
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run
+	@$(BIN)/python -m bench
+
+lock: $(VENV)/bench.stamp ## Pin anew what requirements/ pins
+	@requirements/lock $(BIN)/uv
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) .sidecar .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$$($(PYTHON) --version) is too old: set PYTHON to a Python 3.11 or newer" >&2; exit 2; }
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(VENV)/bin/python
+	@$(PIP) $(LOCKED) $<
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@

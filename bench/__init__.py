@@ -1,0 +1,1 @@
+"""Benchmarks: each figure beside the limit it is measured against, in one run."""

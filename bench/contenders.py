@@ -1,0 +1,196 @@
+"""What is measured. Each contender is one function, run in a process of its own.
+
+`python -m bench.contenders NAME REDIS_URL DIRECTORY COUNT` prints the seconds that COUNT events
+took, with Redis filled and artifacts put before the clock starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import redis
+
+CONTROL, NOTIFICATIONS = "control:events", "control:notifications"
+DATA_BYTES = 4096
+MANIFEST = json.dumps({"kind": "bench", "format": "raw", "pad": "x" * 200}).encode()
+
+
+def _data(i: int) -> bytes:
+    return hashlib.shake_128(i.to_bytes(8)).digest(DATA_BYTES)
+
+
+def _ref(i: int) -> str:
+    return f"stacks/t_{i % 20}/web/{i}"
+
+
+def fill(url: str, count: int, *, artifacts: bool) -> None:
+    """Append `count` events of 20 tenants to the control stream."""
+    pipeline = redis.Redis.from_url(url).pipeline(transaction=False)
+    for i in range(count):
+        event = {
+            "id": i,
+            "event_id": f"evt_{i:012}",
+            "type": "hostname.revoked",
+            "tenant_id": f"t_{i % 20}",
+            "created_at": "2026-11-22T12:00:00.000Z",
+        }
+        if artifacts:
+            checksum = hashlib.sha256(_data(i)).hexdigest()
+            event |= {"artifact_ref": _ref(i), "checksum": f"sha256:{checksum}"}
+        pipeline.xadd(CONTROL, {"event": json.dumps(event)})
+        if i % 5000 == 0:
+            pipeline.execute()
+    pipeline.execute()
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def bare_loop(url: str, _directory: Path, count: int) -> float:
+    """XREADGROUP 500, then one Lua call that appends and acknowledges: no check of anything."""
+    client = redis.Redis.from_url(url)
+    fill(url, count, artifacts=False)
+    client.xgroup_create(CONTROL, "bare", "0")
+    script = client.register_script(
+        "for i = 1, #ARGV, 2 do redis.call('XADD', KEYS[2], '*', 'event', ARGV[i + 1])"
+        " redis.call('XACK', KEYS[1], 'bare', ARGV[i]) end"
+    )
+    began = time.perf_counter()
+    while True:
+        answer = client.xreadgroup("bare", "worker", {CONTROL: ">"}, count=500)
+        if not answer:
+            return time.perf_counter() - began
+        args = [part for entry, fields in answer[0][1] for part in (entry, fields[b"event"])]
+        script(keys=[CONTROL, NOTIFICATIONS], args=args)
+
+
+def raw_writer(_url: str, directory: Path, count: int) -> float:
+    """Data and manifest into one file, fsync, rename, fsync of the directory; one by one."""
+    blobs = [_data(i) for i in range(count)]
+    began = time.perf_counter()
+    for i, data in enumerate(blobs):
+        descriptor = os.open(directory / "temp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(descriptor, data + MANIFEST)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        os.rename(directory / "temp", directory / f"{i}")
+        folder = os.open(directory, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    return time.perf_counter() - began
+
+
+# --- the sidecar -----------------------------------------------------------------------------------
+
+
+def relay(url: str, directory: Path, count: int) -> float:
+    """`sidecar run --drain`, events without artifact, default log level."""
+    fill(url, count, artifacts=False)
+    return _drain(url, directory)
+
+
+def full_job(url: str, directory: Path, count: int) -> float:
+    """`sidecar run --drain`, 4 KiB artifacts from file store to file store, durable."""
+    import store
+
+    source = store.open_url((directory / "source").as_uri())
+    for i in range(count):
+        source.put(_ref(i), _data(i), MANIFEST)
+    fill(url, count, artifacts=True)
+    return _drain(url, directory)
+
+
+def _drain(url: str, directory: Path) -> float:
+    from sidecar import app, logs, settings
+
+    chosen = settings.build(redis=url, data_dir=directory, drain=True)
+    log = logs.configure("info")
+    began = time.perf_counter()
+    code = app.run(chosen, log, threading.Event())
+    if code:
+        raise SystemExit(f"the drain ended with {code}")
+    return time.perf_counter() - began
+
+
+# --- FastStream ------------------------------------------------------------------------------------
+
+
+def faststream_relay(url: str, _directory: Path, count: int) -> float:
+    """FastStream 0.7: a group's subscriber that publishes what it gets."""
+    fill(url, count, artifacts=False)
+    return asyncio.run(_faststream(url, count, None))
+
+
+def faststream_full(url: str, directory: Path, count: int) -> float:
+    """FastStream, its handler storing with obstore: get, hash, put data, put manifest; not durable."""
+    from obstore.store import LocalStore
+
+    for name in ("source", "fleet"):
+        (directory / name).mkdir()
+    source, fleet = LocalStore(directory / "source"), LocalStore(directory / "fleet")
+    for i in range(count):
+        source.put(_ref(i), _data(i))
+        source.put(f"{_ref(i)}.manifest.json", MANIFEST)
+    fill(url, count, artifacts=True)
+
+    async def store_artifact(message: dict[str, str]) -> None:
+        event = json.loads(message["event"])
+        ref = event["artifact_ref"]
+        data = bytes(await (await source.get_async(ref)).bytes_async())
+        manifest = bytes(await (await source.get_async(f"{ref}.manifest.json")).bytes_async())
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != event["checksum"]:
+            raise ValueError(ref)
+        await fleet.put_async(ref, data)
+        await fleet.put_async(f"{ref}.manifest.json", manifest)
+
+    return asyncio.run(_faststream(url, count, store_artifact))
+
+
+async def _faststream(url: str, count: int, handle: Callable[[dict[str, str]], Awaitable[None]] | None) -> float:
+    from faststream import AckPolicy
+    from faststream.redis import RedisBroker, StreamSub
+
+    broker = RedisBroker(url, logger=None)
+    done = asyncio.Event()
+    seen = 0
+    client = redis.Redis.from_url(url)
+    client.xgroup_create(CONTROL, "fast", "0")
+
+    @broker.subscriber(
+        stream=StreamSub(CONTROL, group="fast", consumer="worker", max_records=500),
+        ack_policy=AckPolicy.ACK,
+        no_reply=True,
+    )
+    async def relay_one(event: dict[str, str]) -> None:
+        nonlocal seen
+        if handle:
+            await handle(event)
+        await broker.publish(event, stream=NOTIFICATIONS)
+        seen += 1
+        if seen == count:
+            done.set()
+
+    began = time.perf_counter()
+    await broker.start()
+    await asyncio.wait_for(done.wait(), 120)
+    seconds = time.perf_counter() - began
+    await broker.stop()
+    return seconds
+
+
+CONTENDERS: dict[str, Callable[[str, Path, int], float]] = {
+    function.__name__: function
+    for function in (bare_loop, raw_writer, relay, full_job, faststream_relay, faststream_full)
+}
+
+if __name__ == "__main__":
+    name, url, directory, count = sys.argv[1:]
+    print(CONTENDERS[name](url, Path(directory), int(count)))
