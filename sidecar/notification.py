@@ -12,8 +12,6 @@ from sidecar.event import FIELDS, Event
 
 MAX_NOTIFICATION_BYTES: Final = 8 * 1024
 
-_ALWAYS: Final = frozenset({"id", "event_id", "type"})
-_ORDER: Final = tuple(field for field in FIELDS if field != "control_version")
 _FIELD_SET: Final = frozenset(FIELDS)
 _STAMP: Final = b'"control_version":'
 _STAMP_DIGITS: Final = 16
@@ -25,18 +23,14 @@ def unstamped(body: Mapping[str, Any], manifest_checksum: str) -> bytes:
     """Return the notification's JSON up to where the value of `control_version` goes.
 
     The publish script appends the number and a brace: scripts splice, they never re-encode.
-    Known fields come first and without their zero values, as the Go side writes them; fields
-    that are not in the contract's table follow as they came.
+    Zero values of known fields are left out, as the Go side leaves them out; fields that are not
+    in the contract's table follow as they came.
     """
     out: dict[str, Any] = {"id": 0}
-    for field in _ORDER:
-        value = body.get(field)
-        if value or field in _ALWAYS:
-            out[field] = value or 0
+    out.update({key: value for key, value in body.items() if value or key not in _FIELD_SET})
+    out.pop("control_version", None)
     if manifest_checksum:
         out["manifest_checksum"] = manifest_checksum
-    if not body.keys() <= _FIELD_SET:
-        out.update((key, body[key]) for key in body if key not in _FIELD_SET)
     return orjson.dumps(out)[:-1] + b"," + _STAMP
 
 

@@ -12,12 +12,13 @@ and reads the list back, in order, once the held event is through.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from heapq import heappop, heappush
-from itertools import groupby
+from itertools import groupby, islice
 from queue import Empty, SimpleQueue
 from threading import Event as Signal
 from typing import Any, Final, Protocol
@@ -104,7 +105,7 @@ class Trouble:
 
     first_seen: float
     """Seconds since the epoch."""
-    since: float
+    since: float = 0.0
     """The first attempt, by the relay's clock."""
     attempts: int = 0
 
@@ -114,7 +115,10 @@ class Item:
     """One entry in the window."""
 
     entry: Entry
+    origin: str
     trouble: Trouble
+    tenant: str | None = None
+    """The tenant whose order it keeps; None for an entry that is no event."""
     admitted: Admitted | None = None
     identity: bytes = b""
     """Digest of the event_id and of the content, as the index has them."""
@@ -133,11 +137,6 @@ class Item:
     def id(self) -> str:
         """The entry's ID."""
         return self.entry.id
-
-    @property
-    def tenant(self) -> str | None:
-        """The tenant whose order it keeps; None for an entry that is no event."""
-        return self.admitted.event.tenant_id if self.admitted else None
 
     @property
     def claims(self) -> tuple[str, bytes]:
@@ -181,8 +180,8 @@ class Tenure:
     held: dict[str, Held] = field(default_factory=dict)
     due: list[tuple[float, str]] = field(default_factory=list)
     """A heap of when which tenant is tried again."""
-    unfinished: list[tuple[tuple[int, int], str]] = field(default_factory=list)
-    """A heap of IDs, some of which may be finished by now."""
+    in_order: bool = True
+    """Whether the window holds its entries in the stream's order."""
     scan: str | None = FIRST
     """How far the pending list has been read back; None when that is done."""
     everyone: bool = True
@@ -429,13 +428,14 @@ class Relay:
         """Take entries into the window, but for those that wait in the pending list."""
         tenure = self._tenure
         items = []
+        if back and not tenure.everyone:
+            tenure.in_order = False
         for entry in entries:
             if entry.id in tenure.window:
                 continue
             item = self._item(entry, reread=back or tenure.recovered)
             if item.tenant is None or self._is_turn_of(item.tenant, back=back):
                 tenure.window[entry.id] = item
-                heappush(tenure.unfinished, (id_pair(entry.id), entry.id))
                 items.append(item)
         self._start(items)
 
@@ -449,15 +449,15 @@ class Relay:
         return tenant not in tenure.behind
 
     def _item(self, entry: Entry, *, reread: bool) -> Item:
-        trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock(), self._clock())
-        item = Item(entry, trouble, reread=reread)
+        trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())
+        item = Item(entry, f"{self._stream}/{entry.id}", trouble, reread=reread)
         if self._tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:
             _bury(item, Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
             return item
         try:
-            item.admitted = self._pipeline.admit(entry.fields, self._origin(entry.id))
-            event_id = item.admitted.event.event_id
-            item.identity = identity_digest(event_id) + item.admitted.content_digest
+            admitted = item.admitted = self._pipeline.admit(entry.fields, item.origin)
+            item.tenant = admitted.event.tenant_id
+            item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
         except Rejected as rejected:
             _bury(item, rejected.reason, rejected.detail)
             if rejected.reason is Reason.TOO_LARGE:
@@ -468,14 +468,12 @@ class Relay:
         """Look up what the index must tell before anything is resolved; store what is new."""
         asked = [item for item in items if item.reread or _has_artifact(item)]
         digests = [
-            digest
-            for item in asked
-            for digest in (origin_digest(self._origin(item.id)), item.identity[:16])
+            digest for item in asked for digest in (origin_digest(item.origin), item.identity[:16])
         ]
         seen = self._publisher.seen(digests) if digests else []
         for item, letter, event in zip(asked, seen[::2], seen[1::2], strict=True):
             if letter:
-                item.known, item.bury = origin_digest(self._origin(item.id)) + BURIED, None
+                item.known, item.bury = origin_digest(item.origin) + BURIED, None
             elif event and event.content_digest == item.identity[16:]:
                 item.known, item.bury = item.identity, None
             elif event and not item.bury:
@@ -617,9 +615,6 @@ class Relay:
             if not self._tenure.settled and id_pair(low) >= id_pair(self._tenure.backlog_end):
                 self._settle()
             return
-        for item in run:
-            if item.id in self._tenure.window:
-                heappush(self._tenure.unfinished, (id_pair(item.id), item.id))
         self._start([item for item in run if not item.ready])
 
     def _settle(self) -> None:
@@ -633,7 +628,7 @@ class Relay:
         json, traceparent = b"", b""
         if not item.known and item.admitted:
             json, traceparent = item.admitted.unstamped, item.admitted.traceparent
-        return Outbound(identity, json, self._origin(item.id), traceparent)
+        return Outbound(identity, json, item.origin, traceparent)
 
     def _bury_run(self, run: Sequence[Item]) -> None:
         now = _rfc3339(self._wall_clock())
@@ -670,13 +665,13 @@ class Relay:
         fields |= {
             "reason": item.bury.reason.value,
             "detail": item.bury.detail.encode(errors="replace"),
-            "origin": self._origin(item.id),
+            "origin": item.origin,
             "attempts": item.trouble.attempts,
             "first_seen": _rfc3339(item.trouble.first_seen),
             "dead_at": now,
         }
         identity = b"" if item.bury.reason is Reason.ID_CONFLICT else item.identity
-        return Letter(self._origin(item.id), identity, fields)
+        return Letter(item.origin, identity, fields)
 
     def _acknowledge(self, done: Sequence[tuple[Item, str]]) -> None:
         """Take finished entries off the pending list, and let go what waited for them."""
@@ -692,8 +687,10 @@ class Relay:
                 self._fall_behind(tenant, tenure.held.pop(tenant))
             if self._debug:
                 self._canonical_line(item, outcome)
-        for outcome, group in groupby(sorted(outcome for _, outcome in done)):
-            self._observer.committed(outcome, sum(1 for _ in group))
+        for outcome, count in Counter(outcome for _, outcome in done).items():
+            self._observer.committed(outcome, count)
+        if not tenure.window:
+            tenure.in_order = True
         if tenure.waiting:
             self._start_waiting()
 
@@ -725,23 +722,14 @@ class Relay:
         """Return the lowest entry that is unfinished once `run` is finished."""
         tenure = self._tenure
         finished = {item.id for item in run}
-        heap = tenure.unfinished
-        while heap and (heap[0][1] in finished or not self._is_open(heap[0][1])):
-            heappop(heap)
-        candidates = [tenure.next_new]
-        if tenure.unfinished:
-            candidates.append(tenure.unfinished[0][1])
+        remaining = (id_ for id_ in tenure.window if id_ not in finished)
+        candidates = [tenure.next_new, *(held.id for held in tenure.held.values())]
+        candidates += islice(remaining, 1) if tenure.in_order else remaining
         if tenure.scan is not None:
             candidates.append(max(id_after(tenure.scan), tenure.low, key=id_pair))
         return min(candidates, key=id_pair)
 
-    def _is_open(self, entry_id: str) -> bool:
-        return entry_id in self._tenure.window or entry_id in self._troubles
-
     # --- words ---------------------------------------------------------------------------------
-
-    def _origin(self, entry_id: str) -> str:
-        return f"{self._stream}/{entry_id}"
 
     def _state(self, state: str, detail: str) -> None:
         """Tell of a change of state, once."""

@@ -73,6 +73,7 @@ _Identity = tuple[int, int]  # device and inode
 
 _MISPLACED = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
 _MENDS = {
+    errno.ENOENT: "part of the store is gone: mount or restore it, then open the store again",
     errno.ENOSPC: "free space or inodes on it",
     errno.EDQUOT: "free space or raise the quota",
     errno.EIO: "the disk reports an error: look at the kernel's log",
@@ -306,7 +307,10 @@ class FileStore:
     def exists(
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
     ) -> bool:
-        """See `VersionedStore.exists`. Only `get` verifies data and manifest."""
+        """See `VersionedStore.exists`. Only `get` verifies data and manifest.
+
+        Raises `Corrupt` when the record cannot be read at all.
+        """
         with self._explained(f"look for {ref!r}"):
             return self._find(ref, checksum, manifest_checksum) is not None
 
@@ -392,6 +396,7 @@ class FileStore:
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list`. Memory is constant; one descriptor a level of directories."""
         with self._explained(f"list {prefix!r}"):
+            self._check_root()
             if not prefix:
                 yield from self._walk(())
                 return
@@ -475,15 +480,12 @@ class FileStore:
     @contextlib.contextmanager
     def _directory(self, names: tuple[str, ...]) -> Iterator[int | None]:
         """Open a directory under refs/ for the block, None when it is absent."""
-        try:
-            directory_fd = self._enter("refs", names)
-        except FileNotFoundError:
-            yield None
-            return
-        try:
+        with contextlib.ExitStack() as opened:
+            directory_fd = None
+            with contextlib.suppress(FileNotFoundError):
+                directory_fd = self._enter("refs", names)
+                opened.callback(os.close, directory_fd)
             yield directory_fd
-        finally:
-            os.close(directory_fd)
 
     def _enter(self, top: str, names: Sequence[str]) -> int:
         """Return a descriptor of ROOT/top/names; no link below the root is followed.

@@ -53,6 +53,9 @@ class ControlStream:
 
     def __init__(self, client: Client, blocking: Client, keys: Keys) -> None:
         """`blocking` serves the blocking reads: a client whose timeout allows for them."""
+        for each in (client, blocking):
+            # redis-py's own parsing of entries costs more than the rest of reading them.
+            each.set_response_callback("XREADGROUP", lambda answer, **_: answer)
         self._client = client
         self._blocking = blocking
         self._stream = keys.control
@@ -116,7 +119,10 @@ class ControlStream:
         )  # fmt: skip
         if not answer:
             return []
-        return [Entry(entry_id.decode(), fields) for entry_id, fields in answer[0][1]]
+        return [
+            Entry(entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {})
+            for entry_id, flat in answer[0][1]
+        ]
 
     def _command(self, *args: Any, client: Client | None = None) -> Any:  # noqa: ANN401 -- redis-py
         try:

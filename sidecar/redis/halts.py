@@ -1,0 +1,53 @@
+"""Halting a control stream by hand, and letting it go on."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from sidecar.redis.client import Client
+from sidecar.redis.keys import Keys
+
+FIELDS: Final = ("reason", "since", "by")
+
+
+class Halt(NamedTuple):
+    """Why a control stream is halted, since when (RFC 3339), and who did it."""
+
+    reason: str
+    since: str
+    by: str
+
+
+class Change(NamedTuple):
+    """What `pause` or `resume` did."""
+
+    changed: bool
+    """False when the stream was halted before it was to be paused, or not before resumed."""
+    halt: Halt
+    """The halt that is in force, or that was lifted; empty when there was none."""
+
+
+def in_force(client: Client, keys: Keys) -> Halt | None:
+    """Return the stream's halt; None while it is not halted."""
+    values: Any = client.hmget(keys.halt, FIELDS)
+    if values[0] is None:
+        return None
+    return Halt(*((value or b"").decode(errors="replace") for value in values))
+
+
+def pause(client: Client, keys: Keys, *, reason: str, by: str, now: str) -> Change:
+    """Halt the stream; a halt that is in force already keeps its reason."""
+    return _run(client, "pause", keys, reason, now, by)
+
+
+def resume(client: Client, keys: Keys, *, reason: str, by: str, now: str) -> Change:
+    """Lift the halt, if there is one, and note in the same hash who did, when and why."""
+    return _run(client, "resume", keys, reason, now, by)
+
+
+def _run(client: Client, name: str, keys: Keys, *args: str) -> Change:
+    source = files("sidecar.redis").joinpath("lua", f"{name}.lua").read_text()
+    answer: Any = client.eval(source, 1, keys.halt, *args)
+    changed, *halt = answer
+    return Change(bool(changed), Halt(*(part.decode(errors="replace") for part in halt)))

@@ -1,0 +1,85 @@
+"""Streams read from outside, in pages: memory does not grow with their length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from sidecar.redis.client import Client
+from sidecar.redis.source import Entry, id_after, id_before
+
+PAGE: Final = 1000
+
+
+class StreamInfo(NamedTuple):
+    """What XINFO STREAM says."""
+
+    length: int
+    last_id: str
+    """The ID last given, also when that entry is gone."""
+    first_id: str | None
+    """The oldest entry that is still there."""
+
+
+def control_version_of(entry_id: str) -> int:
+    """Return the control_version that an ID of the notification stream stands for."""
+    ms, _, seq = entry_id.partition("-")
+    return int(ms) * 1000 + int(seq or 0)
+
+
+def entry_id_of(control_version: int) -> str:
+    """Return the ID that a notification with this control_version has."""
+    return f"{control_version // 1000}-{control_version % 1000}"
+
+
+def server_time_us(client: Client) -> int:
+    """Return the server's clock, in microseconds since the epoch."""
+    answer: Any = client.time()
+    seconds, microseconds = answer
+    return int(seconds) * 10**6 + int(microseconds)
+
+
+def stream_info(client: Client, stream: str) -> StreamInfo | None:
+    """Return what is known of a stream; None when it does not exist."""
+    if not client.exists(stream):
+        return None
+    info: Any = client.xinfo_stream(stream)
+    first = info["first-entry"]
+    return StreamInfo(
+        int(info["length"]), info["last-generated-id"].decode(), first and first[0].decode()
+    )
+
+
+def pages(
+    client: Client, stream: str, first: str = "-", last: str = "+", *, page: int = PAGE
+) -> Iterator[list[Entry]]:
+    """Yield the entries from `first` to `last` in lists of at most `page`, oldest first."""
+    while True:
+        found = _entries(client.xrange(stream, first, last, count=page))
+        if found:
+            yield found
+        if len(found) < page:
+            return
+        first = id_after(found[-1].id)
+
+
+def pages_back(
+    client: Client, stream: str, last: str = "+", *, page: int = PAGE
+) -> Iterator[list[Entry]]:
+    """Yield the entries up to `last` in lists of at most `page`, newest first."""
+    while True:
+        found = _entries(client.xrevrange(stream, last, "-", count=page))
+        if found:
+            yield found
+        if len(found) < page:
+            return
+        last = id_before(found[-1].id)
+
+
+def _entries(answer: Any) -> list[Entry]:  # noqa: ANN401 -- redis-py
+    return [Entry(entry_id.decode(), fields or {}) for entry_id, fields in answer or ()]
+
+
+def text(fields: Mapping[bytes, bytes], name: str) -> str:
+    """Return a field as text, whatever bytes it has; empty when it is absent."""
+    return fields.get(name.encode(), b"").decode(errors="backslashreplace")

