@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,28 +28,20 @@ from sidecar.settings import Settings
 from store import Capability, Store
 
 SUMMARY_EVERY_S: Final = 10.0
+WAIT_FOR_REDIS_S: Final = 2.0
 
 
 def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) -> int:
     """Run the worker until `stop` is set (or all is drained) and return the exit code.
 
-    Raises `SidecarError` for what keeps it from starting.
+    Raises `SidecarError` for what keeps it from starting. A Redis that is away keeps it only when
+    no one watches its health: under an orchestrator (`--http`) it waits, and says so there, for a
+    sidecar that exits would keep its pod from starting.
     """
     metrics = Metrics()
+    observers = {stream: StreamMetrics(metrics, stream) for stream in settings.streams}
     with ExitStack() as stack:
-        redis_url = settings.redis or stack.enter_context(_embedded(settings.data_dir, log)).url
-        notify_url = settings.notify_redis or redis_url
-        source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
-        _check_fleet(fleet, settings.fleet_url)
-        pipeline = Pipeline(source, fleet, _rules(settings))
-        pool = stack.enter_context(_pool(settings.store_threads))
-        observers = {stream: StreamMetrics(metrics, stream) for stream in settings.streams}
-        _check_servers(settings, redis_url, notify_url)
-        relays = [
-            _relay(settings, redis_url, notify_url, stream, pipeline, pool, observer, log)
-            for stream, observer in observers.items()
-        ]
-        threads = _Threads(relays, stop, log)
+        threads = _Threads(stop, log)
         if settings.http:
             health = HealthServer(
                 settings.http,
@@ -58,12 +50,25 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
                 metrics=metrics.exposition,
             )
             stack.callback(health.close)
+        redis_url = settings.redis or stack.enter_context(_embedded(settings.data_dir, log)).url
+        notify_url = settings.notify_redis or redis_url
+        source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
+        _check_fleet(fleet, settings.fleet_url)
+        pipeline = Pipeline(source, fleet, _rules(settings))
+        pool = stack.enter_context(_pool(settings.store_threads))
+        while not _servers_answer(settings, redis_url, notify_url, observers, log):
+            if stop.wait(WAIT_FOR_REDIS_S):
+                return 0
+        relays = [
+            _relay(settings, redis_url, notify_url, stream, pipeline, pool, observer, log)
+            for stream, observer in observers.items()
+        ]
         log.info(
             "started", version=__version__, redis=redact(redis_url), streams=settings.streams,
             notify_stream=settings.notify_stream, source=redact(settings.source_url),
             fleet=redact(settings.fleet_url),
         )  # fmt: skip
-        threads.start()
+        threads.start(relays)
         while threads.running():
             threads.wait(SUMMARY_EVERY_S)
             _summarise(observers, log)
@@ -95,6 +100,26 @@ def _rules(settings: Settings) -> Rules:
         tenant_scope=settings.tenant_scope,
         max_artifact_bytes=settings.max_artifact_bytes,
     )
+
+
+def _servers_answer(
+    settings: Settings,
+    redis_url: str,
+    notify_url: str,
+    observers: Mapping[str, StreamMetrics],
+    log: FilteringBoundLogger,
+) -> bool:
+    """Check the servers; tell whether they could be reached, if that may be waited for."""
+    try:
+        _check_servers(settings, redis_url, notify_url)
+    except Unreachable as error:
+        if not settings.http or settings.drain:
+            raise
+        log.warning("waiting", detail=str(error))
+        for observer in observers.values():
+            observer.state("waiting", str(error))
+        return False
+    return True
 
 
 def _check_servers(settings: Settings, redis_url: str, notify_url: str) -> None:
@@ -143,19 +168,19 @@ def _relay(
 class _Threads:
     """A thread a relay. When one dies of a bug, all stop: a worker must not look healthy then."""
 
-    def __init__(
-        self, relays: Sequence[Relay], stop: threading.Event, log: FilteringBoundLogger
-    ) -> None:
-        self._relays = relays
+    def __init__(self, stop: threading.Event, log: FilteringBoundLogger) -> None:
         self._stop = stop
         self._log = log
         self._died = False
         self._ended = threading.Semaphore(0)
+        self._relays: Sequence[Relay] = ()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, relays: Sequence[Relay]) -> None:
+        self._relays = relays
         self._threads = [
             threading.Thread(target=self._run, args=(relay,), name="relay") for relay in relays
         ]
-
-    def start(self) -> None:
         for thread in self._threads:
             thread.start()
 

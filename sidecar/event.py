@@ -106,7 +106,7 @@ def decode(fields: Mapping[bytes, bytes]) -> tuple[Event, dict[str, Any]]:
     """Decode one entry of the control stream.
 
     Returns the checked event and its JSON object as it came, without the known fields that
-    are null. Raises `Rejected` (too_large, malformed, invalid_event).
+    are null or zero. Raises `Rejected` (too_large, malformed, invalid_event).
     """
     size_bytes = entry_size_bytes(fields)
     if size_bytes > MAX_ENTRY_BYTES:
@@ -116,8 +116,7 @@ def decode(fields: Mapping[bytes, bytes]) -> tuple[Event, dict[str, Any]]:
     raw = fields.get(b"event")
     if raw is None:
         raise Rejected(Reason.MALFORMED, "the entry has no field named event")
-    body = _parse(raw)
-    return _check(body), body
+    return _check(_parse(raw))
 
 
 def content_digest(body: Mapping[str, Any]) -> bytes:
@@ -126,9 +125,7 @@ def content_digest(body: Mapping[str, Any]) -> bytes:
     The SHA-256 of the canonical JSON without `id`, `created_at`, `control_version` and
     `manifest_checksum`, which a producer that retries may change.
     """
-    content = {
-        k: v for k, v in body.items() if k not in _NOT_CONTENT and (v or k not in _FIELD_SET)
-    }
+    content = {key: value for key, value in body.items() if key not in _NOT_CONTENT}
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
@@ -147,19 +144,20 @@ def _parse(raw: bytes) -> dict[str, Any]:
     raise Rejected(Reason.MALFORMED, f"event is a JSON {type(body).__name__}, not an object")
 
 
-def _check(body: dict[str, Any]) -> Event:
+def _check(body: dict[str, Any]) -> tuple[Event, dict[str, Any]]:
     if not body.keys() <= _FIELD_SET:
         _refuse_other_case(body)
-    if None in body.values():
-        for field in FIELDS:
-            if field in body and body[field] is None:
-                del body[field]
+    has_zeros = not all(body.values())
+    if has_zeros:
+        body = {k: v for k, v in body.items() if v is not None or k not in _FIELD_SET}
     try:
         event = Event.model_validate(body)
     except ValidationError as error:
         raise Rejected(Reason.INVALID_EVENT, _first_problem(error)) from error
     _agree(event)
-    return event
+    if has_zeros:
+        body = {k: v for k, v in body.items() if v or k not in _FIELD_SET}
+    return event, body
 
 
 def _agree(event: Event) -> None:

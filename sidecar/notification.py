@@ -8,11 +8,10 @@ from typing import Any, Final
 import orjson
 from pydantic import ConfigDict
 
-from sidecar.event import FIELDS, Event
+from sidecar.event import Event
 
 MAX_NOTIFICATION_BYTES: Final = 8 * 1024
 
-_FIELD_SET: Final = frozenset(FIELDS)
 _STAMP: Final = b'"control_version":'
 _STAMP_DIGITS: Final = 16
 """Digits of a control_version: microseconds since the epoch have sixteen until the year 2286."""
@@ -23,11 +22,9 @@ def unstamped(body: Mapping[str, Any], manifest_checksum: str) -> bytes:
     """Return the notification's JSON up to where the value of `control_version` goes.
 
     The publish script appends the number and a brace: scripts splice, they never re-encode.
-    Zero values of known fields are left out, as the Go side leaves them out; fields that are not
-    in the contract's table follow as they came.
+    `body` is that of `event.decode`: without zero values, as the Go side leaves them out.
     """
-    out: dict[str, Any] = {"id": 0}
-    out.update({key: value for key, value in body.items() if value or key not in _FIELD_SET})
+    out = {"id": 0, **body}
     out.pop("control_version", None)
     if manifest_checksum:
         out["manifest_checksum"] = manifest_checksum

@@ -14,14 +14,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from heapq import heappop, heappush
-from itertools import groupby, islice
+from itertools import dropwhile, islice, takewhile
 from queue import Empty, SimpleQueue
 from threading import Event as Signal
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import redis
 from structlog.typing import FilteringBoundLogger
@@ -40,6 +40,7 @@ from sidecar.redis.publisher import (
     Outbound,
     Outcome,
     Publisher,
+    Verdict,
     origin_digest,
 )
 from sidecar.redis.source import (
@@ -199,6 +200,14 @@ class Tenure:
     renew_at: float = 0.0
 
 
+class _Publishing(NamedTuple):
+    """A run on its way to the notification stream."""
+
+    run: Sequence[Item]
+    low: str
+    verdicts: Future[list[Verdict]]
+
+
 class Relay:
     """Relays one control stream until it is told to stop."""
 
@@ -230,6 +239,8 @@ class Relay:
         self._troubles: dict[str, Trouble] = {}
         self._tenure: Tenure
         self._stop = Signal()
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._publishing: _Publishing | None = None
         self._state_now = ("", "")
         self.complete = False
         """Of a drain: whether nothing was left behind."""
@@ -262,6 +273,8 @@ class Relay:
                 self._state("waiting", f"Redis: {error}")
                 stop.wait(pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            finally:
+                self._abandon_publishing()
         self._leave()
 
     def _serve(self) -> None:
@@ -278,6 +291,7 @@ class Relay:
                 self._wait_while_halted()
             if self._options.drain and self._is_drained():
                 return
+        self._finish_publishing()
 
     # --- a tenure's beginning and end ----------------------------------------------------------
 
@@ -350,7 +364,14 @@ class Relay:
             for held in tenure.held.values()
         )
 
+    def _abandon_publishing(self) -> None:
+        """Let a run that is under way end; what came of it shows when it is read again."""
+        if self._publishing is not None:
+            wait([self._publishing.verdicts])
+            self._publishing = None
+
     def _leave(self) -> None:
+        self._committer.shutdown()
         try:
             self._publisher.release()
         except (*Outage, redis.ResponseError) as error:
@@ -542,15 +563,16 @@ class Relay:
         """Put an item off, and with it all that its tenant has in the window."""
         tenure, tenant = self._tenure, item.tenant
         assert tenant is not None  # noqa: S101 -- only events are stored
-        followers = [i for i in tenure.window.values() if i.tenant == tenant and i is not item]
-        earlier = tenure.held.get(tenant)
+        behind = dropwhile(lambda other: other is not item, list(tenure.window.values()))
+        _, *followers = (other for other in behind if other.tenant == tenant)
+        before = tenure.held.get(tenant)
         held = Held(
             item.id,
             due=self._clock() + retry.delay_s,
             outage=retry.outage,
             followed=bool(followers)
             or tenant in tenure.behind
-            or (earlier is not None and earlier.followed),
+            or (before is not None and (before.followed or before.id != item.id)),
         )
         for gone in (item, *followers):
             self._drop(gone)
@@ -569,20 +591,25 @@ class Relay:
     # --- commit --------------------------------------------------------------------------------
 
     def _commit(self) -> bool:
-        """Publish, bury and acknowledge what is ready and whose turn it is."""
+        """Publish or bury what is ready and whose turn it is; tell whether there was anything.
+
+        Publishing goes on while the next entries are read and admitted: the worker and Redis
+        work at the same time. One run at most is under way.
+        """
+        finished = self._finish_publishing()
         ready = list(self._ready())
         if not ready:
-            return False
+            return finished
         found = self._control.pending_count()
         if found != self._tenure.pending:
             # More: a stalled worker's late read took entries that this one never saw, and that
             # come before what it read since. Fewer: someone acknowledged or deleted them.
             raise ReadAgain(f"{found} entries are pending, not {self._tenure.pending}")
-        for is_letter, run in groupby(ready, key=lambda item: item.bury is not None):
-            if is_letter:
-                self._bury_run(list(run))
-            else:
-                self._publish_run(list(run))
+        letters = list(takewhile(lambda item: item.bury, ready))
+        if letters:
+            self._bury_run(letters)
+        else:
+            self._begin_publishing(list(takewhile(lambda item: not item.bury, ready)))
         return True
 
     def _ready(self) -> Iterator[Item]:
@@ -597,12 +624,22 @@ class Relay:
             elif tenant is not None:
                 blocked.add(tenant)
 
-    def _publish_run(self, run: Sequence[Item]) -> None:
+    def _begin_publishing(self, run: Sequence[Item]) -> None:
         low = self._low_without(run)
-        verdicts = self._publisher.publish([self._outbound(item) for item in run], low)
+        outbound = [self._outbound(item) for item in run]
+        self._publishing = _Publishing(
+            run, low, self._committer.submit(self._publisher.publish, outbound, low)
+        )
+
+    def _finish_publishing(self) -> bool:
+        """Wait for the run that is being published, if one is, and acknowledge it."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is None:
+            return False
+        run, low, verdicts = publishing
         done: list[tuple[Item, str]] = []
         # The answer ends with the first that was forgotten: the rest keep their place behind it.
-        for item, verdict in zip(run, verdicts, strict=False):
+        for item, verdict in zip(run, verdicts.result(), strict=False):
             if verdict.outcome is Outcome.CONFLICT:
                 _conflict(item, 0)
             elif verdict.outcome is Outcome.FORGOTTEN:
@@ -611,11 +648,11 @@ class Relay:
                 already = item.known[16:] == BURIED
                 done.append((item, "dead already" if already else verdict.outcome.value))
         self._acknowledge(done)
-        if len(done) == len(run):
-            if not self._tenure.settled and id_pair(low) >= id_pair(self._tenure.backlog_end):
-                self._settle()
-            return
-        self._start([item for item in run if not item.ready])
+        if len(done) < len(run):
+            self._start([item for item in run if not item.ready])
+        elif not self._tenure.settled and id_pair(low) >= id_pair(self._tenure.backlog_end):
+            self._settle()
+        return True
 
     def _settle(self) -> None:
         """Note that what the predecessors left is finished, and did not kill this worker."""
@@ -683,8 +720,10 @@ class Relay:
             self._drop(item)
             self._troubles.pop(item.id, None)
             tenant = item.tenant
-            if tenant is not None and tenant in tenure.held:
-                self._fall_behind(tenant, tenure.held.pop(tenant))
+            held = tenure.held.get(tenant) if tenant is not None else None
+            if held and tenant is not None and held.id == item.id:
+                del tenure.held[tenant]
+                self._fall_behind(tenant, held)
             if self._debug:
                 self._canonical_line(item, outcome)
         for outcome, count in Counter(outcome for _, outcome in done).items():

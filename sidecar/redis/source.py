@@ -120,7 +120,7 @@ class ControlStream:
         if not answer:
             return []
         return [
-            Entry(entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {})
+            Entry(entry_id.decode(), dict(zip(*[iter(flat)] * 2, strict=True)) if flat else {})
             for entry_id, flat in answer[0][1]
         ]
 
