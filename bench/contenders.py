@@ -10,6 +10,8 @@ import asyncio
 import hashlib
 import json
 import os
+import random
+import statistics
 import sys
 import threading
 import time
@@ -108,6 +110,40 @@ def full_job(url: str, directory: Path, count: int) -> float:
     return _drain(url, directory)
 
 
+def idle_latency(url: str, directory: Path, count: int) -> float:
+    """Median seconds from appending an entry to an idle stream until a reader has its notification."""
+    import store
+    from sidecar import app, logs, settings
+
+    stop = threading.Event()
+    chosen = settings.build(redis=url, data_dir=directory)
+    log = logs.configure("info")
+    source = store.open_url(chosen.source_url)
+    worker = threading.Thread(target=app.run, args=(chosen, log, stop))
+    worker.start()
+    client = redis.Redis.from_url(url, socket_timeout=20)
+    latencies = []
+    cursor = b"0"
+    for i in range(count):
+        time.sleep(random.uniform(0.005, 0.03))
+        data = _data(i)
+        source.put(_ref(i), data, MANIFEST)
+        event = {
+            "event_id": f"evt_{i}",
+            "type": "hostname.revoked",
+            "artifact_ref": _ref(i),
+            "checksum": f"sha256:{hashlib.sha256(data).hexdigest()}",
+        }
+        began = time.perf_counter()
+        client.xadd(CONTROL, {"event": json.dumps(event)})
+        answer = client.xread({NOTIFICATIONS: cursor}, block=10_000)
+        latencies.append(time.perf_counter() - began)
+        cursor = answer[0][1][-1][0]
+    stop.set()
+    worker.join()
+    return statistics.median(latencies[count // 10 :])
+
+
 def _drain(url: str, directory: Path) -> float:
     from sidecar import app, logs, settings
 
@@ -154,7 +190,9 @@ def faststream_full(url: str, directory: Path, count: int) -> float:
     return asyncio.run(_faststream(url, count, store_artifact))
 
 
-async def _faststream(url: str, count: int, handle: Callable[[dict[str, str]], Awaitable[None]] | None) -> float:
+async def _faststream(
+    url: str, count: int, handle: Callable[[dict[str, str]], Awaitable[None]] | None
+) -> float:
     from faststream import AckPolicy
     from faststream.redis import RedisBroker, StreamSub
 
@@ -188,7 +226,15 @@ async def _faststream(url: str, count: int, handle: Callable[[dict[str, str]], A
 
 CONTENDERS: dict[str, Callable[[str, Path, int], float]] = {
     function.__name__: function
-    for function in (bare_loop, raw_writer, relay, full_job, faststream_relay, faststream_full)
+    for function in (
+        bare_loop,
+        raw_writer,
+        relay,
+        full_job,
+        faststream_relay,
+        faststream_full,
+        idle_latency,
+    )
 }
 
 if __name__ == "__main__":

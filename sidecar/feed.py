@@ -20,7 +20,7 @@ from sidecar.errors import UsageError
 from sidecar.notification import Notification, parse
 from sidecar.redis.client import Outage, connect, translated
 from sidecar.redis.keys import hash_tagged
-from store import Artifact, Capability, Store, VersionedStore, capabilities
+from store import Artifact, Capability, Store, versioned
 
 PAGE: Final = 1000
 BLOCK_S: Final = 1.0
@@ -48,7 +48,7 @@ class Feed:
         self._stream = notify_stream
         self._trimmed_key = f"{hash_tagged(notify_stream)}:trimmed"
         self._client = connect(redis_url, block_s=BLOCK_S)
-        self._store = store
+        self._store = versioned(store, Capability.PINNED_GET) if store else None
 
     def poll(self, since: int = 0, *, wait_s: float = 0.0, limit: int = PAGE) -> list[Notification]:
         """Return at most `limit` notifications with a control_version above `since`, ascending.
@@ -92,9 +92,8 @@ class Feed:
         """
         if not notification.artifact_ref:
             raise ValueError(f"{notification.event_id} names no artifact")
-        if self._store is None or Capability.PINNED_GET not in capabilities(self._store):
+        if self._store is None:
             raise UsageError("to resolve, the feed needs a store that declares pinned-get")
-        assert isinstance(self._store, VersionedStore)  # noqa: S101 -- what the capability means
         return self._store.get(
             notification.artifact_ref,
             checksum=notification.checksum,

@@ -24,10 +24,9 @@ from store import (
     Store,
     StoreError,
     Unavailable,
-    VersionedStore,
-    capabilities,
     check_ref,
     checksum_of,
+    versioned,
 )
 
 DEFAULT_MAX_ARTIFACT_BYTES: Final = 1 << 30
@@ -60,7 +59,9 @@ class Pipeline:
 
     def __init__(self, source: Store, fleet: Store, rules: Rules) -> None:
         self._source = source
+        self._pinned_source = versioned(source, Capability.PINNED_GET)
         self._fleet = fleet
+        self._ordered_fleet = versioned(fleet, Capability.POSITION)
         self._rules = rules
         self._one_store = _same_storage(source, fleet)
 
@@ -123,17 +124,16 @@ class Pipeline:
 
     def _resolve(self, event: Event) -> Artifact:
         """Read the version that the event pins; what is there, if the source keeps no versions."""
-        if Capability.PINNED_GET not in capabilities(self._source):
+        if self._pinned_source is None:
             return self._source.get(event.artifact_ref)
-        assert isinstance(self._source, VersionedStore)  # noqa: S101 -- what the capability means
         try:
-            return self._source.get(
+            return self._pinned_source.get(
                 event.artifact_ref,
                 checksum=event.checksum,
                 manifest_checksum=event.manifest_checksum or None,
             )
         except NotFound:
-            if self._source.exists(event.artifact_ref):
+            if self._pinned_source.exists(event.artifact_ref):
                 raise Mismatch(
                     f"no version of {event.artifact_ref!r} at the source has the checksum"
                     f" {event.checksum}"
@@ -165,9 +165,8 @@ class Pipeline:
 
     def _put(self, ref: str, artifact: Artifact, position: Position) -> None:
         try:
-            if Capability.POSITION in capabilities(self._fleet):
-                assert isinstance(self._fleet, VersionedStore)  # noqa: S101 -- as in _resolve
-                self._fleet.put(ref, artifact.data, artifact.manifest, position=position)
+            if self._ordered_fleet:
+                self._ordered_fleet.put(ref, artifact.data, artifact.manifest, position=position)
             else:
                 self._fleet.put(ref, artifact.data, artifact.manifest)
         except (InvalidRef, Unavailable):

@@ -62,6 +62,10 @@ IDLE_BLOCK_S: Final = 0.5
 """The longest wait for an entry, and so for noticing a signal to stop."""
 BUSY_WAIT_S: Final = 0.002
 """The longest wait for a store while new entries may have come."""
+CROWD: Final = 32
+LINGER_S: Final = 0.005
+"""With more than a crowd of artifacts on their way, they are published every so often: to wake
+for each would take from the stores the processor that they need."""
 MAX_PAUSE_S: Final = 5.0
 CRASHES_TILL_CAREFUL: Final = 3
 DEATHS_ALONE: Final = 3
@@ -191,6 +195,8 @@ class Tenure:
     waiting: dict[str, Item] = field(default_factory=dict)
     """Items that wait until what they claim is free."""
     claimed: set[str | bytes] = field(default_factory=set)
+    storing: int = 0
+    """Artifacts given to the pool and not yet taken back."""
     finished: SimpleQueue[Item] = field(default_factory=SimpleQueue)
     """Items that a store is done with, well or not."""
     settled: bool = False
@@ -287,6 +293,8 @@ class Relay:
                 self._collect(wait_s=0)
                 if not self._commit() and self._tenure.window:
                     self._collect(wait_s=BUSY_WAIT_S)
+                if self._tenure.storing > CROWD:
+                    self._stop.wait(LINGER_S)
             except Halted:
                 self._wait_while_halted()
             if self._options.drain and self._is_drained():
@@ -515,6 +523,7 @@ class Relay:
             return
         tenure.claimed.update(item.claims)
         item.claiming = True
+        tenure.storing += 1
         self._pool.submit(self._carry, item, tenure)
 
     def _carry(self, item: Item, tenure: Tenure) -> None:
@@ -535,6 +544,7 @@ class Relay:
         try:
             item = tenure.finished.get(timeout=wait_s) if wait_s else tenure.finished.get_nowait()
             while True:
+                tenure.storing -= 1
                 if tenure.window.get(item.id) is item:
                     self._stored(item)
                 item = tenure.finished.get_nowait()

@@ -11,6 +11,8 @@ Importing this package imports no backend: that happens when one is opened.
 
 from __future__ import annotations
 
+from typing import cast
+
 from store.contract import (
     Artifact,
     Capability,
@@ -47,6 +49,7 @@ __all__ = [
     "open",
     "open_url",
     "register",
+    "versioned",
 ]
 
 
@@ -54,3 +57,8 @@ def capabilities(store: Store) -> frozenset[Capability]:
     """Return what `store` can do beyond put, get, exists and name: nothing, if it does not say."""
     declared: frozenset[Capability] = getattr(store, "capabilities", frozenset())
     return declared
+
+
+def versioned(store: Store, *needed: Capability) -> VersionedStore | None:
+    """Return `store` typed as one that declares all of `needed`, or None if it does not."""
+    return cast(VersionedStore, store) if capabilities(store).issuperset(needed) else None

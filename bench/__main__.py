@@ -1,0 +1,121 @@
+"""`make bench`: run every contender in turns and print a table with ratios.
+
+Machines are noisy: read the ratios, which are medians of ratios of neighbours in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench.contenders import CONTENDERS
+from sidecar.embedded import EmbeddedServer
+
+COUNTS = {
+    "bare_loop": 100_000,
+    "relay": 100_000,
+    "faststream_relay": 5_000,
+    "raw_writer": 2_000,
+    "full_job": 2_000,
+    "faststream_full": 1_000,
+}
+RATIOS = [
+    ("relay", "bare_loop", 0.3),
+    ("relay", "faststream_relay", 15),
+    ("full_job", "faststream_full", 1.5),
+    ("full_job", "raw_writer", 0.7),
+]
+LATENCY_EVENTS = 200
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of events")
+    parser.add_argument("--dir", type=Path, default=None, help="the disk to measure on")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    counts = {name: max(100, int(count * options.scale)) for name, count in COUNTS.items()}
+    rates: dict[str, list[float]] = {name: [] for name in counts}
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=options.rounds * len(counts) + 1)
+        for _ in range(options.rounds):
+            for name, count in counts.items():
+                rates[name].append(count / _measure(name, count, options.dir))
+                progress.advance(task)
+        memory_disk = Path("/dev/shm")
+        latency_s = _measure(
+            "idle_latency", LATENCY_EVENTS, memory_disk if memory_disk.is_dir() else None
+        )
+    ratios = {
+        f"{a} / {b}": statistics.median(x / y for x, y in zip(rates[a], rates[b], strict=True))
+        for a, b, _ in RATIOS
+    }
+    if options.json:
+        print(json.dumps({"rates": rates, "ratios": ratios, "idle_latency_s": latency_s}))
+    else:
+        _show(rates, ratios, latency_s)
+
+
+def _show(rates: dict[str, list[float]], ratios: dict[str, float], latency_s: float) -> None:
+    console = Console()
+    console.print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    table = Table("contender", "what", "events/s: median", "least", "most")
+    for name, found in rates.items():
+        what = (CONTENDERS[name].__doc__ or "").splitlines()[0]
+        table.add_row(name, what, *(f"{f(found):,.0f}" for f in (statistics.median, min, max)))
+    console.print(table)
+    table = Table("ratio", "measured", "asked for")
+    for a, b, asked in RATIOS:
+        table.add_row(f"{a} / {b}", f"{ratios[f'{a} / {b}']:.2f}", f"{asked}")
+    table.add_row("idle stream: entry to notification, median", f"{latency_s * 1e3:.2f} ms", "3 ms")
+    console.print(table)
+
+
+def _measure(name: str, count: int, directory: Path | None) -> float:
+    with tempfile.TemporaryDirectory(dir=directory) as work, _server() as url:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.contenders", name, url, work, str(count)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=600,
+            check=False,
+            text=True,
+        )
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    return float(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """An embedded server that keeps nothing on disk: the disk is for what is measured."""
+    with tempfile.TemporaryDirectory() as directory:
+        server = EmbeddedServer(Path(directory))
+        client = redis.Redis.from_url(server.url)
+        client.config_set("appendonly", "no")
+        try:
+            yield server.url
+        finally:
+            server.close()
+
+
+main()
