@@ -94,8 +94,7 @@ def _measure(name: str, count: int, directory: Path | None) -> float:
     with tempfile.TemporaryDirectory(dir=directory) as work, _server() as url:
         done = subprocess.run(
             [sys.executable, "-m", "bench.contenders", name, url, work, str(count)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=600,
             check=False,
             text=True,

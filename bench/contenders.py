@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import random
 import statistics
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -58,7 +60,7 @@ def fill(url: str, count: int, *, artifacts: bool) -> None:
 
 def bare_loop(url: str, _directory: Path, count: int) -> float:
     """XREADGROUP 500, then one Lua call that appends and acknowledges: no check of anything."""
-    client = redis.Redis.from_url(url)
+    client: Any = redis.Redis.from_url(url)
     fill(url, count, artifacts=False)
     client.xgroup_create(CONTROL, "bare", "0")
     script = client.register_script(
@@ -90,7 +92,7 @@ def raw_writer(_url: str, directory: Path, count: int) -> float:
     return time.perf_counter() - began
 
 
-# --- the sidecar -----------------------------------------------------------------------------------
+# --- the sidecar ---------------------------------------------------------------------------
 
 
 def relay(url: str, directory: Path, count: int) -> float:
@@ -111,7 +113,7 @@ def full_job(url: str, directory: Path, count: int) -> float:
 
 
 def idle_latency(url: str, directory: Path, count: int) -> float:
-    """Median seconds from appending an entry to an idle stream until a reader has its notification."""
+    """Median seconds from an entry appended to an idle stream to its notification, read."""
     import store
     from sidecar import app, logs, settings
 
@@ -121,7 +123,7 @@ def idle_latency(url: str, directory: Path, count: int) -> float:
     source = store.open_url(chosen.source_url)
     worker = threading.Thread(target=app.run, args=(chosen, log, stop))
     worker.start()
-    client = redis.Redis.from_url(url, socket_timeout=20)
+    client: Any = redis.Redis.from_url(url, socket_timeout=20)
     latencies = []
     cursor = b"0"
     for i in range(count):
@@ -156,7 +158,7 @@ def _drain(url: str, directory: Path) -> float:
     return time.perf_counter() - began
 
 
-# --- FastStream ------------------------------------------------------------------------------------
+# --- FastStream ----------------------------------------------------------------------------
 
 
 def faststream_relay(url: str, _directory: Path, count: int) -> float:
@@ -166,7 +168,7 @@ def faststream_relay(url: str, _directory: Path, count: int) -> float:
 
 
 def faststream_full(url: str, directory: Path, count: int) -> float:
-    """FastStream, its handler storing with obstore: get, hash, put data, put manifest; not durable."""
+    """FastStream with obstore in its handler: get, hash, put data and manifest; not durable."""
     from obstore.store import LocalStore
 
     for name in ("source", "fleet"):
@@ -196,10 +198,10 @@ async def _faststream(
     from faststream import AckPolicy
     from faststream.redis import RedisBroker, StreamSub
 
-    broker = RedisBroker(url, logger=None)
+    broker = RedisBroker(url, log_level=logging.ERROR)
     done = asyncio.Event()
     seen = 0
-    client = redis.Redis.from_url(url)
+    client: Any = redis.Redis.from_url(url)
     client.xgroup_create(CONTROL, "fast", "0")
 
     @broker.subscriber(
