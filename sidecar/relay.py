@@ -177,8 +177,8 @@ class Tenure:
     """The lowest unfinished entry, as noted at the beginning."""
     backlog_end: str
     """Entries below this ID are backlog."""
-    recovered: bool
-    """Whether the group delivers entries again that may be finished."""
+    recovers_until: str | None
+    """Up to here the group delivers entries again that may be finished, or pending already."""
     careful: bool
     """Run the backlog one by one: something in it kills workers."""
     window: dict[str, Item] = field(default_factory=dict)
@@ -308,16 +308,19 @@ class Relay:
         low = self._publisher.lowest_unfinished()
         after = id_before(low) if low else FIRST
         created = self._control.create_group(after)
-        recovered = low is not None and (created or self._recover_pending(low, after))
-        if recovered:
-            self._log.info("the group delivers again what may be unfinished", after=after)
+        recovers_until = None
+        if low and (created or self._recover_pending(low, after)):
+            recovers_until = self._control.last()
+            self._log.info(
+                "the group delivers again what may be unfinished", after=after, until=recovers_until
+            )
         last = self._control.last_delivered()
         self._tenure = Tenure(
             pending=self._control.pending_count(),
             next_new=id_after(last),
             low=low or FIRST,
             backlog_end=id_after(last),
-            recovered=recovered,
+            recovers_until=recovers_until,
             careful=careful,
         )
         self._state("active", "one entry at a time, as workers died in a row" if careful else "")
@@ -328,10 +331,11 @@ class Relay:
         Deleting the consumer takes its pending entries with it, and the lowest unfinished one
         tells from where. What is finished after all is found in the index.
         """
-        if id_pair(low) > id_pair(self._control.last_delivered()):
+        lowest = self._control.first_from(low)
+        if not lowest or id_pair(lowest) > id_pair(self._control.last_delivered()):
             return False
-        first = self._control.read_pending(FIRST, 1)
-        if first and id_pair(first[0].id) <= id_pair(low):
+        pending = self._control.read_pending(FIRST, 1)
+        if pending and id_pair(pending[0].id) <= id_pair(lowest):
             return False
         self._control.deliver_again(after)
         return True
@@ -420,9 +424,13 @@ class Relay:
         tenure.dry = not entries
         if entries:
             tenure.pending += len(entries)
+            if tenure.recovers_until:
+                tenure.pending = self._control.pending_count()
             tenure.next_new = id_after(entries[-1].id)
             self._observer.read(len(entries))
             self._admit(entries, back=False)
+        if tenure.recovers_until and id_pair(tenure.next_new) > id_pair(tenure.recovers_until):
+            raise ReadAgain("everything that may be unfinished has been delivered again")
 
     def _patience_ms(self) -> int | None:
         """Say how long a read may wait for a new entry; None is not at all."""
@@ -462,7 +470,7 @@ class Relay:
         for entry in entries:
             if entry.id in tenure.window:
                 continue
-            item = self._item(entry, reread=back or tenure.recovered)
+            item = self._item(entry, reread=back or tenure.recovers_until is not None)
             if item.tenant is None or self._is_turn_of(item.tenant, back=back):
                 tenure.window[entry.id] = item
                 items.append(item)

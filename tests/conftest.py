@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 import redis
+
 from tests import servers
 from tests.servers import Server
 

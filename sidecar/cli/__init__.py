@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sidecar import __version__
-from sidecar.cli import run
+from sidecar.cli import dead, demo, emit, halts, output, run, status, store, tail
 from sidecar.errors import SidecarError, UsageError
 
 app = typer.Typer(
@@ -25,6 +25,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(name="run")(run.run)
+app.command(name="emit")(emit.emit)
+app.command(name="tail")(tail.tail)
+app.command(name="status")(status.status)
+app.command(name="pause")(halts.pause)
+app.command(name="resume")(halts.resume)
+app.add_typer(dead.app, name="dead")
+app.add_typer(store.app, name="store")
+app.command(name="demo")(demo.demo)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 -- typer calls it so
@@ -49,12 +57,10 @@ def main() -> None:
         read_secret_files(os.environ)
         app()
     except SidecarError as error:
-        typer.echo(f"sidecar: {error}", err=True)
+        output.hint(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has had enough: `sidecar tail | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        output.reader_left()
 
 
 def read_secret_files(environment: MutableMapping[str, str]) -> None:

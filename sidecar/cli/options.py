@@ -62,7 +62,10 @@ FleetStore = Annotated[
         help="The fleet's store. Default: DATA_DIR/fleet.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for machines.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", envvar="SIDECAR_JSON", help="One JSON object a line, for machines."),
+]
 
 DATA_DIR = Path(".sidecar")
 STREAM = "control:events"

@@ -108,6 +108,16 @@ class ControlStream:
         found = self._command("XRANGE", self._stream, entry_id, entry_id)
         return Entry(entry_id, found[0][1] if found else {})
 
+    def first_from(self, entry_id: str) -> str | None:
+        """Return the ID of the first entry at or above `entry_id`, None when there is none."""
+        found = self._command("XRANGE", self._stream, entry_id, "+", "COUNT", 1)
+        return str(found[0][0].decode()) if found else None
+
+    def last(self) -> str:
+        """Return the ID of the newest entry."""
+        found = self._command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+        return str(found[0][0].decode()) if found else FIRST
+
     def acknowledge(self, entry_ids: Iterable[str]) -> int:
         """Take entries off the pending list; return how many were on it."""
         return int(self._command("XACK", self._stream, self._group, *entry_ids))

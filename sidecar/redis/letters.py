@@ -1,0 +1,151 @@
+"""Dead letters, as an operator reads and removes them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sidecar.event import Event, Rejected, decode
+from sidecar.redis.client import Client
+from sidecar.redis.keys import Keys
+from sidecar.redis.scan import pages, pages_back, stream_info, text
+from sidecar.redis.source import Entry
+
+PAGE: Final = 200
+"""Letters read at a time: each may have 16 KiB."""
+MAX_AUDIT_RECORDS: Final = 100_000
+"""About so many records of re-driven letters are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One entry of the dead-letter stream (section 3 of the contract)."""
+
+    id: str
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def raw_event(self) -> bytes:
+        """The original bytes of the event, cut when `truncated`."""
+        return self.fields.get(b"event", b"")
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the original was larger than a letter holds."""
+        return b"truncated" in self.fields
+
+    @property
+    def reason(self) -> str:
+        """Why it is dead."""
+        return text(self.fields, "reason")
+
+    @property
+    def detail(self) -> str:
+        """What exactly was wrong."""
+        return text(self.fields, "detail")
+
+    @property
+    def origin(self) -> str:
+        """`<control stream>/<entry id>` of the entry that it was."""
+        return text(self.fields, "origin")
+
+    @property
+    def dead_at(self) -> str:
+        """When the letter was written."""
+        return text(self.fields, "dead_at")
+
+    def to_entry(self) -> dict[Any, Any]:
+        """Return the fields of the control-stream entry that it was."""
+        return {k: self.fields[k] for k in (b"event", b"traceparent") if k in self.fields}
+
+    def event(self) -> Event:
+        """Decode the event. Raises `event.Rejected`."""
+        return decode(self.to_entry())[0]
+
+    def hints(self) -> tuple[str, str]:
+        """Return tenant and event_id as far as they can be read, of a broken event, too."""
+        try:
+            event = self.event()
+        except Rejected:
+            return _lenient(self.raw_event)
+        return event.tenant_id, event.event_id
+
+
+def _lenient(raw: bytes) -> tuple[str, str]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(body, dict):
+        return "", ""
+    tenant, event_id = body.get("tenant_id"), body.get("event_id")
+    return tenant if isinstance(tenant, str) else "", event_id if isinstance(event_id, str) else ""
+
+
+class DeadLetters:
+    """The dead-letter stream of one notification stream. May raise redis-py's errors."""
+
+    def __init__(self, client: Client, keys: Keys) -> None:
+        self.client = client
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return int(self.client.xlen(self._keys.dead))
+
+    def last_id(self) -> str | None:
+        """Return the ID that was given last; None while there has been no letter."""
+        info = stream_info(self.client, self._keys.dead)
+        return info.last_id if info else None
+
+    def get(self, letter_id: str) -> DeadLetter | None:
+        """Return one letter; None when it is not there."""
+        found: Any = self.client.xrange(self._keys.dead, letter_id, letter_id)
+        return DeadLetter(found[0][0].decode(), found[0][1]) if found else None
+
+    def all(self, last: str = "+", only: Collection[str] = ()) -> Iterator[DeadLetter]:
+        """Yield letters up to the ID `last`, the oldest first; those with a reason of `only`."""
+        for page in pages(self.client, self._keys.dead, last=last, page=PAGE):
+            yield from _letters(page, only)
+
+    def newest(self, count: int, only: Collection[str] = ()) -> list[DeadLetter]:
+        """Return the newest `count` letters, the oldest of them first."""
+        found: list[DeadLetter] = []
+        for page in pages_back(self.client, self._keys.dead, page=min(PAGE, max(count, 1))):
+            found += _letters(page, only)
+            if len(found) >= count:
+                break
+        return found[:count][::-1]
+
+    def by_reason(self, limit: int) -> tuple[dict[str, int], int]:
+        """Count the newest letters by reason; return the counts and how many were looked at."""
+        counts: Counter[str] = Counter()
+        for page in pages_back(self.client, self._keys.dead, page=min(PAGE, limit)):
+            counts.update(letter.reason for letter in _letters(page[: limit - counts.total()], ()))
+            if counts.total() >= limit:
+                break
+        return dict(counts.most_common()), counts.total()
+
+    def settle(self, letter_id: str, record: dict[Any, Any]) -> None:
+        """Remove a letter that has been put back, and record that, both or neither."""
+        with self.client.pipeline(transaction=True) as both:
+            both.xdel(self._keys.dead, letter_id)
+            both.xadd(self._keys.redriven, record, maxlen=MAX_AUDIT_RECORDS, approximate=True)
+            both.execute()
+
+    def originals(self) -> dict[str, str]:
+        """Return, for each entry that a letter was put back as, the origin that the letter had."""
+        return {
+            text(entry.fields, "entry"): text(entry.fields, "origin")
+            for page in pages(self.client, self._keys.redriven)
+            for entry in page
+        }
+
+
+def _letters(page: list[Entry], only: Collection[str]) -> Iterator[DeadLetter]:
+    for entry in page:
+        letter = DeadLetter(entry.id, entry.fields)
+        if not only or letter.reason in only:
+            yield letter

@@ -1,0 +1,167 @@
+"""The command line as a person or a script uses it, in this process or in one of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import redis
+
+from sidecar import cli
+
+TIMEOUT_S: Final = 60
+STREAM: Final = "control:events"
+NOTIFICATIONS: Final = "control:notifications"
+DEAD: Final = "{control:notifications}:dead"
+HALT: Final = "{control:notifications}:halt:control:events"
+REDRIVEN: Final = "{control:notifications}:redriven"
+HOSTILE: Final = "\x1b[31mred\x07 [bold]x[/bold] \u202egnp.exe"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended, and what it printed."""
+
+    code: int
+    raw: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        """What it printed on standard output, as text."""
+        return self.raw.decode()
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Return what it printed as JSON, one object a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def object(self) -> dict[str, Any]:
+        """Return the one JSON object that it printed."""
+        (found,) = self.objects()
+        return found
+
+
+@dataclass
+class Cli:
+    """Runs commands against one server and one data directory."""
+
+    url: str
+    directory: Path
+    client: redis.Redis
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __call__(
+        self, *args: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
+    ) -> Ran:
+        """Run a command in this process."""
+        raw = io.BytesIO()
+        out, err = io.TextIOWrapper(raw, "utf-8"), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self._environment(env), clear=True),
+            mock.patch.object(sys, "argv", ["sidecar", *map(str, args)]),
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
+            mock.patch.object(sys, "stdout", out),
+            mock.patch.object(sys, "stderr", err),
+        ):
+            code = _exit_code()
+            out.flush()
+        return Ran(code, raw.getvalue(), err.getvalue())
+
+    def process(
+        self, *args: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
+    ) -> Ran:
+        """Run a command in a process of its own, to its end."""
+        done = subprocess.run(
+            self.argv(*args), input=stdin, capture_output=True, env=self._environment(env),
+            timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout, done.stderr.decode())
+
+    @contextmanager
+    def running(self, *args: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command in a process of its own meanwhile."""
+        with subprocess.Popen(
+            self.argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=self._environment(None),
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def argv(self, *args: str | Path) -> list[str]:
+        """Return the command line of a real process."""
+        return [sys.executable, "-m", "sidecar", *map(str, args)]
+
+    def shell(self, script: str) -> Ran:
+        """Run a line of bash, in which `sidecar` is the command."""
+        script = f'set -o pipefail; sidecar() {{ "{sys.executable}" -m sidecar "$@"; }}; {script}'
+        done = subprocess.run(
+            ["bash", "-c", script], capture_output=True, env=self._environment(None),
+            timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout, done.stderr.decode())
+
+    def drain(self, *args: str) -> None:
+        """Let a real worker finish what is in the stream."""
+        ran = self.process("run", "--drain", "--retry-budget", "0", *args)
+        assert ran.code == 0, ran.err
+
+    def emit(self, event_id: str, *args: str | Path) -> dict[str, Any]:
+        """Emit an event of a known type; return it."""
+        ran = self("emit", "--type", "key.changed", "--event-id", event_id, *args)
+        assert ran.code == 0, ran.err
+        return ran.object()
+
+    def bring(self, event_id: str, ref: str, data: bytes, *args: str) -> dict[str, Any]:
+        """Emit an event with an artifact; return it."""
+        path = self.directory / "data"
+        path.write_bytes(data)
+        return self.emit(event_id, "--ref", ref, "--data", path, *args)
+
+    def letter(self, event: dict[str, Any] | bytes, at: str, **fields: str) -> str:
+        """Plant a dead letter that came from the entry `at` of the control stream."""
+        raw = event if isinstance(event, bytes) else json.dumps(event).encode()
+        values: dict[Any, Any] = {
+            "event": raw, "reason": "artifact_missing", "detail": "nothing there",
+            "origin": f"{STREAM}/{at}", "attempts": "3", "first_seen": "2026-11-02T10:00:00.000Z",
+            "dead_at": "2026-11-02T10:01:00.000Z", **fields,
+        }  # fmt: skip
+        added: Any = self.client.xadd(DEAD, values)
+        return str(added.decode())
+
+    def notification(self, event: dict[str, Any], at: str, origin: str) -> None:
+        """Plant a notification under the ID `at`, caused by the entry `origin`."""
+        fields: dict[Any, Any] = {"event": json.dumps(event), "origin": origin}
+        self.client.xadd(NOTIFICATIONS, fields, id=at)
+
+    def entries(self, stream: str) -> list[dict[str, str]]:
+        """Return the entries of a stream, as text."""
+        found: Any = self.client.xrange(stream)
+        return [
+            {name.decode(): value.decode() for name, value in fields.items()}
+            for _, fields in found
+        ]  # fmt: skip
+
+    def _environment(self, more: dict[str, str] | None) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
+        own = {"SIDECAR_REDIS": self.url, "SIDECAR_DATA_DIR": str(self.directory / "data-dir")}
+        given = {**kept, "COLUMNS": "200", **own, **self.env, **(more or {})}
+        return {name: value for name, value in given.items() if value}
+
+
+def _exit_code() -> int:
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0

@@ -1,0 +1,481 @@
+"""`sidecar dead`, what could not be published and how it goes back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+
+from sidecar.event import Reason
+from sidecar.reasons import EXPLANATIONS
+from sidecar.redis.client import connect
+from sidecar.redis.keys import Keys
+from sidecar.redrive import Order, Redriver, Result
+from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, REDRIVEN, STREAM, Cli
+
+
+def _event(event_id: str, **fields: Any) -> dict[str, Any]:
+    return {"event_id": event_id, "type": "key.changed", **fields}
+
+
+def _ref(ref: str) -> dict[str, str]:
+    return {"artifact_ref": ref, "checksum": "sha256:" + "0" * 64}
+
+
+def _missing(sidecar: Cli, event_id: str, ref: str) -> str:
+    """Let a real worker bury an event whose artifact is missing; return the letter's ID."""
+    fields: dict[Any, Any] = {"event": json.dumps(_event(event_id, **_artifact(ref)))}
+    sidecar.client.xadd(STREAM, fields)
+    sidecar.drain()
+    return str(sidecar("dead", "ls", "--json", "-n", "1").object()["id"])
+
+
+def _artifact(ref: str) -> dict[str, str]:
+    """Return the fields of an artifact with the data `late`."""
+    import store
+
+    return {"artifact_ref": ref, "checksum": store.checksum_of(b"late")}
+
+
+def _open_control(sidecar: Cli) -> None:
+    """Make the control stream exist, as every worker does that starts."""
+    sidecar.client.xgroup_create(STREAM, "g", "0", mkstream=True)
+
+
+# --- ls and show -----------------------------------------------------------------------------
+
+
+def test_ls_lists_what_a_worker_buried(sidecar: Cli) -> None:
+    """A table for a person, an object a line for machines."""
+    letter = _missing(sidecar, "e1", "nowhere")
+    found = sidecar("dead", "ls", "--json").object()
+    assert (found["id"], found["reason"], found["event_id"]) == (letter, "artifact_missing", "e1")
+    table = sidecar("dead", "ls").out.splitlines()
+    assert table[0].split()[:3] == ["ID", "DEAD_AT", "REASON"]
+    assert letter in table[1]
+
+
+def test_ls_filters_and_counts(sidecar: Cli) -> None:
+    """--only keeps reasons, -n the newest; what the filter leaves empty is exit 6."""
+    ids = [
+        sidecar.letter(_event(f"e{i}"), f"{i + 1}-0", reason=("poison", "malformed")[i % 2])
+        for i in range(6)
+    ]
+    listed = sidecar("dead", "ls", "--json", "--only", "poison", "-n", "2").objects()
+    assert [letter["id"] for letter in listed] == [ids[2], ids[4]]
+    both = sidecar("dead", "ls", "--json", env={"SIDECAR_ONLY": "poison malformed"}).objects()
+    assert [letter["id"] for letter in both] == ids
+    none = sidecar("dead", "ls", "--only", "too_large")
+    assert (none.code, none.raw) == (6, b"")
+    wrong = sidecar("dead", "ls", "--only", "nonsense")
+    assert wrong.code == 2
+    assert "artifact_missing" in wrong.err
+
+
+def test_no_letters_is_no_failure(sidecar: Cli) -> None:
+    """An empty list is good news: exit 0, nothing on standard output."""
+    for args in (("ls",), ("ls", "--json"), ("redrive", "--all", "--reason", "x")):
+        ran = sidecar("dead", *args)
+        assert (ran.code, ran.raw) == (0, b"")
+        assert "no dead letters" in ran.err
+
+
+def test_a_table_is_not_cut_in_a_pipe(sidecar: Cli) -> None:
+    """Every cell is whole on one line, however narrow the terminal was."""
+    sidecar.letter(_event("e" * 200), "1-0", detail="d" * 3000)
+    lines = sidecar.process("dead", "ls", env={"COLUMNS": "40"}).out.splitlines()
+    assert len(lines) == 2
+    assert "d" * 3000 in lines[1]
+    assert "e" * 200 in lines[1]
+    assert "\x1b" not in lines[0]
+
+
+def test_letters_with_hostile_strings_are_inert(sidecar: Cli) -> None:
+    """Escapes, markup, broken UTF-8 and changes of direction come out as text."""
+    hostile = sidecar.letter(
+        _event(HOSTILE, tenant_id=HOSTILE), "1-0", detail=HOSTILE, reason=HOSTILE
+    )
+    sidecar.letter(b"\xff\x1b[2J{", "2-0", reason="malformed")
+    for ran in (sidecar("dead", "ls"), sidecar("dead", "show", hostile)):
+        assert ran.code == 0
+        assert "[bold]x[/bold]" in ran.out
+        assert ran.out.replace("\n", "").isprintable()
+    assert sidecar("dead", "ls", "--json").objects()[0]["detail"] == HOSTILE
+
+
+def test_show_explains_the_reason(sidecar: Cli) -> None:
+    """Everything there is, what it means and how to mend it; JSON has the event as it came."""
+    raw = b'{"event_id": "e1", "version": 42.0}'
+    letter = sidecar.letter(raw, "1-0", reason="invalid_event", traceparent="00-a")
+    text = sidecar("dead", "show", letter).out
+    assert all(part in text for part in ("meaning", "mend", "00-a", "Mend the producer"))
+    found = sidecar("dead", "show", letter, "--json").object()
+    assert found["event"] == raw.decode()
+    assert found["mend"] in text
+
+
+def test_show_of_an_absent_letter_is_exit_1(sidecar: Cli) -> None:
+    """And of something that is no ID exit 2."""
+    assert sidecar("dead", "show", "1-1").code == 1
+    assert sidecar("dead", "show", "latest").code == 2
+
+
+def test_every_reason_is_explained() -> None:
+    """The table has a text for each reason of the contract."""
+    assert set(EXPLANATIONS) == set(Reason)
+    assert all(text.meaning and text.mend for text in EXPLANATIONS.values())
+
+
+def test_strange_entries_in_the_dead_stream_do_not_hurt(sidecar: Cli) -> None:
+    """An entry with none of the fields is listed, shown, and refused."""
+    strange: dict[Any, Any] = {HOSTILE: "b"}
+    added: Any = sidecar.client.xadd(DEAD, strange)
+    assert sidecar("dead", "ls").code == 0
+    shown = sidecar("dead", "show", added.decode())
+    assert shown.code == 0
+    assert shown.out.replace("\n", "").isprintable()
+    assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 3
+
+
+# --- redrive ---------------------------------------------------------------------------------
+
+
+def test_redrive_puts_an_event_back_that_is_then_published(sidecar: Cli) -> None:
+    """Once its artifact is there: one notification, no letter, and a record of who and why."""
+    letter = _missing(sidecar, "e1", "late/1")
+    origin = sidecar("dead", "show", letter, "--json").object()["origin"]
+    data = sidecar.directory / "late"
+    data.write_bytes(b"late")
+    source = (sidecar.directory / "data-dir" / "source").as_uri()
+    assert sidecar("store", "put", "late/1", "--data", data, "--store", source).code == 0
+    ran = sidecar("dead", "redrive", letter, "--reason", "node is back", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.object()["result"] == "redriven"
+    sidecar.drain()
+    assert sidecar("tail", "--json", "--resolve").object()["event_id"] == "e1"
+    assert sidecar.client.xlen(DEAD) == 0
+    (record,) = sidecar.entries(REDRIVEN)
+    assert record["entry"] == ran.object()["entry"]
+    assert (record["letter"], record["origin"], record["event_id"], record["reason"]) == (
+        letter, origin, "e1", "node is back",
+    )  # fmt: skip
+    assert "@" in record["by"]
+    assert record["at"].endswith("Z")
+
+
+def test_what_fails_again_has_a_letter_again(sidecar: Cli) -> None:
+    """A re-driven entry is a new origin, so nothing is lost when it cannot be published."""
+    first = _missing(sidecar, "e1", "never")
+    assert sidecar("dead", "redrive", "--all", "--reason", "x").code == 0
+    sidecar.drain()
+    again = sidecar("dead", "ls", "--json").object()
+    assert again["id"] != first
+    assert again["origin"] == sidecar.entries(REDRIVEN)[0]["entry"]
+
+
+def test_redrive_carries_the_bytes_and_the_trace_as_they_were(sidecar: Cli) -> None:
+    """The event is not encoded anew."""
+    _open_control(sidecar)
+    raw = b'{ "type":"key.changed","event_id":"e1",  "x":1.10 }'
+    sidecar.letter(raw, "1-0", traceparent="00-a-b-01")
+    assert sidecar("dead", "redrive", "--all", "--reason", "x").code == 0
+    (entry,) = sidecar.entries(STREAM)
+    assert entry == {"event": raw.decode(), "traceparent": "00-a-b-01"}
+
+
+def test_a_dry_run_changes_nothing(sidecar: Cli) -> None:
+    """It tells what would be done, refusals and exit code included."""
+    sidecar.letter(_event("e1"), "1-0")
+    sidecar.letter(_event("e2"), "2-0", truncated="1")
+    ran = sidecar("dead", "redrive", "--all", "--dry-run", "--json")
+    assert ran.code == 3
+    assert [found["result"] for found in ran.objects()] == ["would be redriven", "refused"]
+    assert sidecar.client.xlen(DEAD) == 2
+    assert not sidecar.client.exists(STREAM, REDRIVEN)
+
+
+def test_only_and_ids_choose(sidecar: Cli) -> None:
+    """--all with --only passes the others over; IDs that are not there are exit 1."""
+    _open_control(sidecar)
+    poison = sidecar.letter(_event("e1"), "1-0", reason="poison")
+    other = sidecar.letter(_event("e2"), "2-0")
+    ran = sidecar("dead", "redrive", "--all", "--only", "poison", "--reason", "x", "--json")
+    assert [found["letter"] for found in ran.objects()] == [poison]
+    ran = sidecar("dead", "redrive", "--all", "--only", "poison", "--reason", "x")
+    assert ran.code == 6
+    ran = sidecar("dead", "redrive", poison, other, "--reason", "x", "--json")
+    assert ran.code == 1
+    assert [found["result"] for found in ran.objects()] == ["absent", "redriven"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--reason", "x"),
+        ("1-0", "--all", "--reason", "x"),
+        ("1-0",),
+        ("1-0", "--reason", "  "),
+        ("one", "--reason", "x"),
+        ("--all", "--reason", "x", "--max-rate", "0"),
+        ("--all", "--reason", "x", "--only", "nonsense"),
+    ],
+)
+def test_wrong_use_of_redrive_is_exit_2(sidecar: Cli, args: tuple[str, ...]) -> None:
+    """IDs or --all, a reason, a sensible rate."""
+    sidecar.letter(_event("e1"), "1-0")
+    assert sidecar("dead", "redrive", *args).code == 2
+    assert sidecar.client.xlen(DEAD) == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "fields", "says"),
+    [
+        (_event("e"), {"truncated": "1"}, "truncated"),
+        (b"", {"reason": "entry_lost"}, "no event"),
+        (_event("e"), {"origin": "other/1-0"}, "--stream other"),
+        (_event("e"), {"origin": "garbage"}, "names no entry"),
+    ],
+)
+def test_some_letters_no_force_puts_back(
+    sidecar: Cli, event: Any, fields: dict[str, str], says: str
+) -> None:
+    """Truncated, empty, or of a stream that was not named: exit 3, and the letter stays."""
+    _open_control(sidecar)
+    sidecar.letter(event, "1-0", **fields)
+    ran = sidecar("dead", "redrive", "--all", "--reason", "x", "--force", "--json")
+    assert ran.code == 3
+    assert says in ran.object()["detail"]
+    assert sidecar.client.xlen(DEAD) == 1
+    assert sidecar.client.xlen(STREAM) == 0
+
+
+def test_a_letter_goes_back_to_the_stream_it_came_from(sidecar: Cli) -> None:
+    """With several --stream each has its own back, a slash in the name or not."""
+    for stream in ("a/b", "c"):
+        sidecar.client.xgroup_create(stream, "g", "0", mkstream=True)
+        sidecar.letter(_event(f"of {stream}"), "1-0", origin=f"{stream}/1-0")
+    args = ("--stream", "a/b", "--stream", "c", "--reason", "x")
+    assert sidecar("dead", "redrive", "--all", *args).code == 0
+    assert "of a/b" in sidecar.entries("a/b")[0]["event"]
+    assert "of c" in sidecar.entries("c")[0]["event"]
+
+
+def test_the_streams_may_lie_on_two_servers(sidecar: Cli) -> None:
+    """--notify-redis has the letters and the record, --redis gets the entry."""
+    _open_control(sidecar)
+    notify = sidecar.url.replace("/0", "/1")
+    with redis.Redis.from_url(notify) as client:
+        letter: dict[Any, Any] = {
+            "event": json.dumps(_event("e")), "reason": "poison", "origin": f"{STREAM}/1-0",
+        }  # fmt: skip
+        client.xadd(DEAD, letter)
+        env = {"SIDECAR_NOTIFY_REDIS": notify}
+        assert sidecar("dead", "redrive", "--all", "--reason", "x", env=env).code == 0
+        assert (client.xlen(DEAD), client.xlen(REDRIVEN)) == (0, 1)
+    assert len(sidecar.entries(STREAM)) == 1
+
+
+def test_many_letters_go_back_in_batches(sidecar: Cli) -> None:
+    """More than a batch: each goes back once, in order, and each has its record."""
+    _open_control(sidecar)
+    pipeline = sidecar.client.pipeline()
+    for i in range(2300):
+        fields: dict[Any, Any] = {
+            "event": json.dumps(_event(f"e{i}", **_ref("r"))), "reason": "poison",
+            "origin": f"{STREAM}/{i + 1}-0",
+        }  # fmt: skip
+        pipeline.xadd(DEAD, fields)
+    pipeline.execute()
+    assert sidecar("dead", "redrive", "--all", "--reason", "x").code == 0
+    back = [json.loads(entry["event"])["event_id"] for entry in sidecar.entries(STREAM)]
+    assert back == [f"e{i}" for i in range(2300)]
+    assert [record["event_id"] for record in sidecar.entries(REDRIVEN)] == back
+    assert sidecar.client.xlen(DEAD) == 0
+
+
+def test_no_control_stream_is_made(sidecar: Cli) -> None:
+    """Where the stream does not exist, --redis is probably wrong: refused, the letter stays."""
+    sidecar.letter(_event("e"), "1-0")
+    ran = sidecar("dead", "redrive", "--all", "--reason", "x", "--json")
+    assert ran.code == 3
+    assert "is --redis right?" in ran.object()["detail"]
+    assert sidecar.client.xlen(DEAD) == 1
+
+
+def test_what_would_only_end_here_again_is_refused(sidecar: Cli) -> None:
+    """A malformed event needs --force."""
+    _open_control(sidecar)
+    sidecar.letter(b"{", "1-0", reason="malformed")
+    ran = sidecar("dead", "redrive", "--all", "--reason", "x", "--json")
+    assert ran.code == 3
+    assert "malformed" in ran.object()["detail"]
+    assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("dead", "newer"),
+    [
+        (_ref("r"), _ref("r")),
+        (
+            {"tenant_id": "t", "stack_id": "s", "version": 7},
+            {"tenant_id": "t", "stack_id": "s", "version": 7},
+        ),
+    ],
+)
+def test_what_newer_notifications_overtook_is_refused(
+    sidecar: Cli, dead: dict[str, Any], newer: dict[str, Any]
+) -> None:
+    """Of the same ref, or the same stack with a version not lower; --force overrides."""
+    _open_control(sidecar)
+    sidecar.letter(_event("old", **dead), "1790000000000-0")
+    later = _event("new", control_version=1790000005000000, **newer)
+    sidecar.notification(later, "1790000005000-0", f"{STREAM}/1790000000000-1")
+    ran = sidecar("dead", "redrive", "--all", "--reason", "x", "--json")
+    assert ran.code == 3
+    assert "new overtook it, as control_version 1790000005000000" in ran.object()["detail"]
+    assert sidecar.client.xlen(STREAM) == 0
+    assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
+    assert sidecar.client.xlen(STREAM) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "origin"),
+    [
+        (_ref("another"), f"{STREAM}/1790000009000-0"),
+        (_ref("r"), f"{STREAM}/1789999999999-0"),
+        ({"tenant_id": "t", "stack_id": "s", "version": 6}, f"{STREAM}/1790000009000-0"),
+        ({"tenant_id": "u", "stack_id": "s", "version": 9}, f"{STREAM}/1790000009000-0"),
+        ({"tenant_id": "t", "version": 9}, f"{STREAM}/1790000009000-0"),
+    ],
+)
+def test_what_is_not_overtaken_goes_back(sidecar: Cli, other: dict[str, Any], origin: str) -> None:
+    """Another ref, an earlier entry that was only published later, a lower version."""
+    _open_control(sidecar)
+    event = _event("old", tenant_id="t", stack_id="s", version=7, **_ref("r"))
+    sidecar.letter(event, "1790000000000-0")
+    sidecar.notification(_event("other", **other), "1790000009000-0", origin)
+    assert sidecar("dead", "redrive", "--all", "--reason", "x").code == 0
+
+
+def test_times_decide_between_two_control_streams(sidecar: Cli) -> None:
+    """A notification of another stream overtakes when it was published later."""
+    _open_control(sidecar)
+    sidecar.letter(_event("old", **_ref("r")), "1790000000000-0")
+    sidecar.notification(_event("a", **_ref("r")), "1789999999999-0", "else/1790000000099-0")
+    assert sidecar("dead", "redrive", "--all", "--dry-run").code == 0
+    sidecar.notification(_event("b", **_ref("r")), "1790000000000-0", "else/1-0")
+    assert sidecar("dead", "redrive", "--all", "--dry-run").code == 3
+
+
+def test_letters_of_one_ref_do_not_overtake_each_other(sidecar: Cli) -> None:
+    """Put back in order, now or on different days, each is older than the next."""
+    _open_control(sidecar)
+    first = sidecar.letter(_event("one", **_ref("r")), "1790000000000-0")
+    second = sidecar.letter(_event("two", **_ref("r")), "1790000001000-0")
+    ran = sidecar("dead", "redrive", first, "--reason", "x", "--json").object()
+    ms = int(ran["entry"].rpartition("/")[2].partition("-")[0])
+    sidecar.notification(_event("one", **_ref("r")), f"{ms + 5}-0", ran["entry"])
+    assert sidecar("dead", "redrive", second, "--reason", "x").code == 0
+
+
+def test_the_oldest_notification_that_counts_is_on_a_later_page(sidecar: Cli) -> None:
+    """The scan goes through all pages."""
+    _open_control(sidecar)
+    sidecar.letter(_event("old", **_ref("r")), "1790000000000-0")
+    pipeline = sidecar.client.pipeline()
+    for i in range(1, 2300):
+        entry: dict[Any, Any] = {
+            "event": json.dumps(_event(f"e{i}")), "origin": f"{STREAM}/{1790000000000 + i}-0",
+        }  # fmt: skip
+        pipeline.xadd(NOTIFICATIONS, entry, id=f"{1790000000000 + i}-0")
+    pipeline.execute()
+    last = f"{STREAM}/1790000009000-0"
+    sidecar.notification(_event("new", **_ref("r")), "1790000009000-0", last)
+    assert sidecar("dead", "redrive", "--all", "--dry-run").code == 3
+
+
+class _DiesBeforeRemoval(redis.Redis):
+    """A connection whose owner is killed between the two writes."""
+
+    def pipeline(self, *_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_a_crash_before_the_letter_is_removed_publishes_once(sidecar: Cli) -> None:
+    """The letter is still there, to re-drive it again is absorbed, one notification is all."""
+    _open_control(sidecar)
+    sidecar.letter(_event("e1", tenant_id="t"), "1790000000000-0")
+    dying = _DiesBeforeRemoval.from_url(sidecar.url, protocol=2)
+    order = Order(streams={STREAM}, reason="x", by="me@here")
+    with connect(sidecar.url) as control, dying:
+        redriver = Redriver(control, sidecar.url, dying, Keys.of(STREAM, NOTIFICATIONS), order)
+        with pytest.raises(KeyboardInterrupt):
+            list(redriver.all())
+    assert (sidecar.client.xlen(DEAD), sidecar.client.xlen(STREAM)) == (1, 1)
+    sidecar.drain()
+    ran = sidecar("dead", "redrive", "--all", "--reason", "again")
+    assert ran.code == 0, ran.out
+    sidecar.drain()
+    assert len(sidecar("tail", "--json").objects()) == 1
+    assert sidecar.client.xlen(DEAD) == 0
+
+
+def test_max_rate_spreads_them(sidecar: Cli) -> None:
+    """So many a second: the pauses add up to the time that takes."""
+    _open_control(sidecar)
+    for i in range(5):
+        sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
+    slept: list[float] = []
+    order = Order(streams={STREAM}, reason="x", by="me", max_rate=2.0)
+    with connect(sidecar.url) as client:
+        keys = Keys.of(STREAM, NOTIFICATIONS)
+        redriver = Redriver(
+            client, sidecar.url, client, keys, order,
+            clock=lambda: sum(slept), sleep=slept.append,
+        )  # fmt: skip
+        assert [outcome.result for outcome in redriver.all()] == [Result.REDRIVEN] * 5
+    assert sum(slept) == pytest.approx(2.0)
+
+
+def test_a_letter_that_comes_meanwhile_is_left_for_the_next_time(sidecar: Cli) -> None:
+    """--all is what there is at the start: what fails again at once is no endless loop."""
+    _open_control(sidecar)
+    for i in range(3):
+        sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
+    order = Order(streams={STREAM}, reason="x", by="me")
+    with connect(sidecar.url) as client:
+        redriver = Redriver(client, sidecar.url, client, Keys.of(STREAM, NOTIFICATIONS), order)
+        done = 0
+        for _ in redriver.all():
+            done += 1
+            sidecar.letter(_event(f"new {done}"), f"9-{done}")
+    assert done == 3
+    assert sidecar.client.xlen(DEAD) == 3
+
+
+def test_a_halt_is_mentioned(sidecar: Cli) -> None:
+    """What is put back on a halted stream waits there: standard error says so."""
+    _open_control(sidecar)
+    sidecar.letter(_event("e"), "1-0")
+    sidecar.client.hset(HALT, "reason", "100 dead letters in a row")
+    ran = sidecar("dead", "redrive", "--all", "--reason", "x")
+    assert ran.code == 0
+    assert "is halted (100 dead letters in a row)" in ran.err
+
+
+def test_a_dead_stream_of_another_name(sidecar: Cli) -> None:
+    """--dead-stream names it, by option or environment."""
+    letter: dict[Any, Any] = {"event": "{}", "reason": "poison"}
+    sidecar.client.xadd("graveyard", letter)
+    assert len(sidecar("dead", "ls", "--dead-stream", "graveyard", "--json").objects()) == 1
+    env = {"SIDECAR_DEAD_STREAM": "graveyard"}
+    assert len(sidecar("dead", "ls", "--json", env=env).objects()) == 1
+
+
+@pytest.mark.parametrize("args", [("ls",), ("show", "1-0"), ("redrive", "1-0", "--dry-run")])
+def test_a_dead_stream_that_is_none_is_exit_2(sidecar: Cli, args: tuple[str, ...]) -> None:
+    """The key belongs to something else."""
+    sidecar.client.set(DEAD, "x")
+    assert sidecar("dead", *args).code == 2

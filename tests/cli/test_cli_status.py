@@ -1,0 +1,180 @@
+"""`sidecar status`, `pause` and `resume`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import redis
+
+from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, STREAM, Cli
+
+GROUP = f"sidecar:{NOTIFICATIONS}"
+
+
+def test_status_of_an_empty_server_makes_nothing(sidecar: Cli) -> None:
+    """All is absent or unknown, and afterwards the server is as empty as before."""
+    found = sidecar("status", "--json").object()
+    (stream,) = found["streams"]
+    assert (stream["exists"], stream["group"], stream["lag"]) == (False, False, None)
+    assert stream["halt"] is None
+    assert not stream["owner_alive"]
+    assert found["notifications"]["last_control_version"] is None
+    assert found["readers"] == {}
+    assert "there is no such stream yet" in sidecar("status").out
+    assert sidecar.client.dbsize() == 0
+
+
+def test_status_tells_of_a_deployment(sidecar: Cli) -> None:
+    """Counts, the last control_version and its age, dead letters by reason."""
+    sidecar.emit("good")
+    sidecar("emit", "--type", "moon.phase")
+    sidecar.drain()
+    sidecar.emit("waiting")
+    found = sidecar("status", "--json").object()
+    (stream,) = found["streams"]
+    assert (stream["length"], stream["lag"], stream["pending"]) == (3, 1, 0)
+    assert stream["lease_remaining_ms"] is None
+    assert found["dead"] == {
+        "stream": DEAD, "length": 1, "by_reason": {"unknown_type": 1}, "counted": 1,
+    }  # fmt: skip
+    assert 0 <= found["notifications"]["last_age_s"] < 60
+    assert str(found["notifications"]["last_control_version"]) in sidecar("status").out
+
+
+def test_status_of_a_live_worker_shows_its_lease(sidecar: Cli) -> None:
+    """An owner is alive for as long as its lease runs."""
+    sidecar.client.set(f"{{{NOTIFICATIONS}}}:lease:{STREAM}", "token", px=4000)
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert stream["owner_alive"]
+    assert 0 < stream["lease_remaining_ms"] <= 4000
+    assert "alive" in sidecar("status").out
+
+
+def test_pending_entries_have_an_age(sidecar: Cli) -> None:
+    """The oldest entry that was read and not finished, and how long ago it was appended."""
+    sidecar.client.xadd(STREAM, {"event": "{}"}, id="1700000000000-0")
+    sidecar.client.xgroup_create(STREAM, GROUP, "0")
+    sidecar.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert (stream["pending"], stream["oldest_pending"]) == (1, "1700000000000-0")
+    assert stream["oldest_pending_age_s"] > 86400
+    assert "the oldest 1700000000000-0" in sidecar("status").out
+
+
+def test_an_unknown_lag_is_not_zero(sidecar: Cli, every_server: str) -> None:
+    """After deletes no server knows its lag: few are counted, of many it stays unknown."""
+    with redis.Redis.from_url(every_server, protocol=2) as client:
+        for i in range(1, 103):
+            client.xadd(STREAM, {"event": "{}"}, id=f"{i}-0")
+        client.xgroup_create(STREAM, GROUP, "0-0")
+        client.xdel(STREAM, "50-0")
+        (stream,) = sidecar("status", "--json", "--redis", every_server).object()["streams"]
+        assert stream["lag"] is None
+        assert re.search(r"lag +unknown", sidecar("status", "--redis", every_server).out)
+        client.xdel(STREAM, "51-0")
+        (stream,) = sidecar("status", "--json", "--redis", every_server).object()["streams"]
+        assert stream["lag"] == 100
+
+
+def test_status_of_several_streams_and_readers(sidecar: Cli) -> None:
+    """Each --stream has its part; registered readers are shown as they are noted."""
+    sidecar.client.xadd("a", {"event": "{}"})
+    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", "ctl-1", "1790000000000000")
+    args = ("--stream", "a", "--stream", "b")
+    found = sidecar("status", *args, "--json").object()
+    assert [stream["stream"] for stream in found["streams"]] == ["a", "b"]
+    assert [stream["length"] for stream in found["streams"]] == [1, 0]
+    assert found["readers"] == {"ctl-1": "1790000000000000"}
+    by_env = sidecar("status", env={"SIDECAR_STREAM": "a b", "SIDECAR_JSON": "1"}).object()
+    assert by_env["streams"] == found["streams"]
+    assert "ctl-1" in sidecar("status").out
+
+
+@pytest.mark.parametrize("key", [STREAM, NOTIFICATIONS, DEAD])
+def test_a_key_that_is_no_stream_is_exit_2(sidecar: Cli, key: str) -> None:
+    """Whichever of the three streams it is, the line names the key."""
+    sidecar.client.set(key, "x")
+    ran = sidecar("status")
+    assert ran.code == 2
+    assert repr(key) in ran.err
+
+
+def test_status_survives_hostile_strings(sidecar: Cli) -> None:
+    """Reasons and readers out of Redis cannot steer the terminal."""
+    sidecar.client.hset(HALT, mapping={"reason": HOSTILE, "since": "s", "by": HOSTILE})
+    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", HOSTILE, HOSTILE)
+    letter: dict[Any, Any] = {"reason": HOSTILE}
+    sidecar.client.xadd(DEAD, letter)
+    out = sidecar("status").out
+    assert out.replace("\n", "").isprintable()
+    assert "[bold]x[/bold]" in out
+
+
+def test_pause_halts_and_resume_lets_go_on(sidecar: Cli) -> None:
+    """A halted stream publishes nothing; after resume it does."""
+    ran = sidecar("pause", "--reason", "bad deploy")
+    assert ran.out.startswith("control:events: paused: bad deploy")
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert stream["halt"]["reason"] == "bad deploy"
+    assert "@" in stream["halt"]["by"]
+    assert re.fullmatch(r"20\d\d-.*Z", stream["halt"]["since"])
+    sidecar.emit("e1")
+    assert sidecar.process("run", "--drain").code == 3
+    assert sidecar("tail").code == 5
+    assert sidecar("resume").out.startswith("control:events: resumed")
+    sidecar.drain()
+    assert sidecar("tail").code == 0
+
+
+def test_pause_keeps_the_first_reason(sidecar: Cli) -> None:
+    """Pausing a halted stream says so and changes nothing."""
+    sidecar("pause", "--reason", "first")
+    before = sidecar.client.hgetall(HALT)
+    ran = sidecar("pause", "--reason", "second", "--json")
+    assert ran.code == 0
+    assert (ran.object()["changed"], ran.object()["reason"]) == (False, "first")
+    assert sidecar.client.hgetall(HALT) == before
+    assert "halted already" in sidecar("pause", "--reason", "third").out
+
+
+def test_resume_leaves_the_counts_of_crashes(sidecar: Cli) -> None:
+    """Reason and dead letters in a row go, `unclean` and `alone` stay."""
+    counts: dict[Any, Any] = {"unclean": "2", "alone": "1-0", "alone_deaths": "1"}
+    sidecar.client.hset(HALT, mapping={**counts, "dead_in_a_row": "100", "reason": "r"})
+    assert sidecar("resume", "--reason", "mended", "--json").object()["changed"]
+    left: Any = sidecar.client.hgetall(HALT)
+    assert {k.decode(): v.decode() for k, v in left.items()}.items() >= counts.items()
+    assert b"reason" not in left
+    assert b"dead_in_a_row" not in left
+    assert left[b"resumed_why"] == b"mended"
+
+
+def test_resume_of_a_running_stream_says_so(sidecar: Cli) -> None:
+    """Exit 0, nothing written."""
+    ran = sidecar("resume", "--json")
+    assert (ran.code, ran.object()["changed"]) == (0, False)
+    assert "not halted" in sidecar("resume").out
+    assert not sidecar.client.exists(HALT)
+
+
+def test_pause_wants_a_reason_and_knows_several_streams(sidecar: Cli) -> None:
+    """Without --reason exit 2; with --stream twice both are halted; strange names are hinted at."""
+    assert sidecar("pause").code == 2
+    assert sidecar("pause", "--reason", " ").code == 2
+    ran = sidecar("pause", "--reason", "x", "--stream", "a", "--stream", "b")
+    assert len(ran.out.splitlines()) == 2
+    assert "no worker has run for 'a'" in ran.err
+
+
+def test_help_has_examples(sidecar: Cli) -> None:
+    """Every command explains itself, with an example."""
+    commands = (
+        "emit", "tail", "status", "pause", "resume", "dead ls", "dead show", "dead redrive",
+        "store put", "store get", "store exists", "store ls", "store versions",
+    )  # fmt: skip
+    for command in commands:
+        ran = sidecar(*command.split(), "--help")
+        assert ran.code == 0
+        assert f"sidecar {command}" in ran.out.split("Examples:")[1]

@@ -1,0 +1,351 @@
+"""A rig that drives the relay as production does: real server, real scripts, real threads."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from sidecar.pipeline import Pipeline, Rules
+from sidecar.redis.client import connect
+from sidecar.redis.keys import Keys
+from sidecar.redis.publisher import Publisher
+from sidecar.redis.source import ControlStream
+from sidecar.relay import IDLE_BLOCK_S, Options, Relay
+from store import Artifact, NotFound, Position, checksum_of
+from store.memory import MemoryStore
+
+CONTROL: Final = "control:events"
+NOTIFICATIONS: Final = "control:notifications"
+PATIENCE_S: Final = 20.0
+
+
+def eventually(holds: Callable[[], object], what: str = "") -> None:
+    """Wait until `holds()` is true; fail the test when it takes too long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"never came true: {what or holds}"
+        time.sleep(0.005)
+
+
+def silent_log() -> FilteringBoundLogger:
+    """Return a logger that takes every line, the debug ones too, and shows none."""
+    log: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.ReturnLogger(),
+        processors=[],
+        wrapper_class=structlog.make_filtering_bound_logger(10),
+    )
+    return log
+
+
+@dataclass
+class Recorder:
+    """An observer that keeps what it hears."""
+
+    states: list[tuple[str, str]] = field(default_factory=list)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    retries: list[Exception] = field(default_factory=list)
+    read_count: int = 0
+
+    def read(self, count: int) -> None:
+        """Count entries read."""
+        self.read_count += count
+
+    def committed(self, outcome: str, count: int) -> None:
+        """Count entries finished."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+
+    def retried(self, error: Exception) -> None:
+        """Keep the error."""
+        self.retries.append(error)
+
+    def stored(self, seconds: float) -> None:
+        """Take no notice."""
+
+    def state(self, state: str, detail: str) -> None:
+        """Keep the state."""
+        self.states.append((state, detail))
+
+    def gauge(self, *, window: int, held: int, pending: int) -> None:
+        """Take no notice."""
+
+    @property
+    def state_now(self) -> str:
+        """The last state told."""
+        return self.states[-1][0] if self.states else ""
+
+    def count(self, state: str) -> int:
+        """Return how often this state was entered."""
+        return sum(1 for name, _ in self.states if name == state)
+
+
+class SpyStore(MemoryStore):
+    """A memory store that counts, and that a test can make fail or wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gets: list[str] = []
+        self.puts: list[str] = []
+        self.on_get: Callable[[str], None] = lambda _: None
+        self.on_put: Callable[[str], None] = lambda _: None
+
+    def get(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> Artifact:
+        """Get, after the test's hook."""
+        self.gets.append(ref)
+        self.on_get(ref)
+        return super().get(ref, checksum=checksum, manifest_checksum=manifest_checksum)
+
+    def put(self, ref: str, data: Any, manifest: Any, *, position: Position | None = None) -> None:
+        """Put, after the test's hook."""
+        self.puts.append(ref)
+        self.on_put(ref)
+        super().put(ref, data, manifest, position=position)
+
+    def plant(self, ref: str, data: bytes, manifest: bytes = b"{}") -> None:
+        """Put behind the hook's back."""
+        super().put(ref, data, manifest)
+
+
+class PlainStore:
+    """The least that a third party's store has: no versions, no position, no listing."""
+
+    name = "plain"
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, Artifact] = {}
+
+    def put(self, ref: str, data: bytes, manifest: bytes) -> None:
+        """Keep the pair."""
+        self.pairs[ref] = Artifact(data, manifest)
+
+    def get(self, ref: str) -> Artifact:
+        """Return the pair."""
+        if ref not in self.pairs:
+            raise NotFound(ref)
+        return self.pairs[ref]
+
+    def exists(self, ref: str) -> bool:
+        """Tell whether there is one."""
+        return ref in self.pairs
+
+
+class Running:
+    """A relay in a thread of its own."""
+
+    def __init__(self, relay: Relay, observer: Recorder, keys: Keys) -> None:
+        self.relay = relay
+        self.observer = observer
+        self.keys = keys
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.relay.run(self._stop)
+        except BaseException as error:  # noqa: BLE001 -- the test thread raises it
+            self.error = error
+
+    def finish(self) -> bool:
+        """Wait until it ends by itself; return whether a drain was complete."""
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), f"the relay does not end: {self.observer.states[-5:]}"
+        if self.error is not None:
+            raise self.error
+        return self.relay.complete
+
+    def stop(self) -> None:
+        """Stop it and wait for its end."""
+        self._stop.set()
+        self.finish()
+
+
+@dataclass
+class Rig:
+    """A server, two stores, and everything that a test does with a control stream."""
+
+    url: str
+    client: redis.Redis
+    source: Any = field(default_factory=SpyStore)
+    fleet: Any = field(default_factory=SpyStore)
+    control: str = CONTROL
+    notify: str = NOTIFICATIONS
+    rules: Rules = field(default_factory=Rules)
+    lease_s: float = 1.0
+    dedup_window_s: float = 3600.0
+    stream_class: type[ControlStream] = ControlStream
+    threads: int = 4
+    sent: dict[str, str] = field(default_factory=dict)
+    """Entry ID by event_id, of what was produced first."""
+
+    @property
+    def keys(self) -> Keys:
+        """The key names."""
+        return Keys.of(self.control, self.notify)
+
+    # --- the producer ----------------------------------------------------------------------
+
+    def add(self, raw: bytes | str, **fields: bytes | str) -> str:
+        """Append one entry with this value of `event`; return its ID."""
+        entry: Any = {"event": raw, **fields}
+        answer: Any = self.client.xadd(self.control, entry)
+        return str(answer.decode())
+
+    def emit(
+        self, event_id: str, *, tenant: str = "t", kind: str = "run.abort", **more: Any
+    ) -> str:
+        """Append an event without an artifact, unless `more` names one."""
+        body = {"event_id": event_id, "type": kind, "tenant_id": tenant, **more}
+        entry_id = self.add(json.dumps(body, ensure_ascii=False))
+        self.sent.setdefault(event_id, entry_id)
+        return entry_id
+
+    def emit_artifact(
+        self,
+        event_id: str,
+        *,
+        tenant: str = "t",
+        ref: str | None = None,
+        data: bytes | None = None,
+        put: bool = True,
+        **more: Any,
+    ) -> str:
+        """Put an artifact (unless told not to) and append the event that names it."""
+        ref = ref or ref_of(event_id)
+        data = data_of(event_id) if data is None else data
+        if put:
+            self.plant(ref, data)
+        return self.emit(
+            event_id, tenant=tenant, artifact_ref=ref, checksum=checksum_of(data), **more
+        )
+
+    def plant(self, ref: str, data: bytes) -> None:
+        """Put an artifact at the source."""
+        plant = getattr(self.source, "plant", self.source.put)
+        plant(ref, data, manifest_of(data))
+
+    # --- the relay -------------------------------------------------------------------------
+
+    @contextmanager
+    def relay(
+        self, pipeline: Pipeline | None = None, publisher_url: str | None = None, **options: Any
+    ) -> Iterator[Running]:
+        """Run a relay for as long as the block lasts."""
+        options = {"lease_s": self.lease_s, "retry_budget_s": 0.0} | options
+        keys = self.keys
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(self.threads))
+            clients = [
+                connect(self.url),
+                connect(self.url, block_s=IDLE_BLOCK_S),
+                connect(publisher_url or self.url),
+            ]
+            for client in clients:
+                stack.callback(client.close)
+            observer = Recorder()
+            relay = Relay(
+                self.control,
+                self.stream_class(clients[0], clients[1], keys),
+                Publisher(
+                    clients[2], keys,
+                    lease_s=options["lease_s"], dedup_window_s=self.dedup_window_s,
+                ),
+                pipeline or Pipeline(self.source, self.fleet, self.rules),
+                pool,
+                Options(**options),
+                observer,
+                silent_log(),
+            )  # fmt: skip
+            run = Running(relay, observer, keys)
+            try:
+                yield run
+            finally:
+                run.stop()
+
+    def drain(self, **options: Any) -> Recorder:
+        """Run a relay until nothing is left; it must be able to finish everything."""
+        with self.relay(drain=True, **options) as run:
+            assert run.finish(), "the drain left something behind"
+            return run.observer
+
+    # --- what came of it -------------------------------------------------------------------
+
+    def notifications(self) -> list[dict[str, Any]]:
+        """Return the notifications' events, each with `origin` and `entry` besides."""
+        found: Any = self.client.xrange(self.notify)
+        return [
+            json.loads(fields[b"event"])
+            | {"origin": fields[b"origin"].decode(), "entry": entry_id.decode()}
+            for entry_id, fields in found
+        ]
+
+    def published(self) -> list[str]:
+        """Return the event_ids of the notifications, in order."""
+        return [note["event_id"] for note in self.notifications()]
+
+    def letters(self) -> list[dict[str, bytes]]:
+        """Return the dead letters."""
+        found: Any = self.client.xrange(self.keys.dead)
+        return [{name.decode(): value for name, value in fields.items()} for _, fields in found]
+
+    def reasons(self) -> list[str]:
+        """Return the reasons of the dead letters, in order."""
+        return [letter["reason"].decode() for letter in self.letters()]
+
+    def pending(self) -> int:
+        """Return how many entries are pending."""
+        summary: Any = self.client.xpending(self.control, self.keys.group)
+        return int(summary["pending"])
+
+    def audit(self) -> None:
+        """Assert what must hold of the notifications and letters, whatever happened (G1 to G5)."""
+        notes = self.notifications()
+        ids = [note["event_id"] for note in notes]
+        assert len(set(ids)) == len(ids), "an event_id is published twice"
+        clocks = [note["control_version"] for note in notes]
+        assert clocks == sorted(set(clocks)), "control_version does not rise"
+        for note in notes:
+            stamp = note["control_version"]
+            assert note["entry"] == f"{stamp // 1000}-{stamp % 1000}"
+            if note.get("artifact_ref"):
+                pinned = self.fleet.get(
+                    note["artifact_ref"],
+                    checksum=note["checksum"],
+                    manifest_checksum=note["manifest_checksum"],
+                )
+                assert checksum_of(pinned.data) == note["checksum"]
+        by_tenant: dict[str, list[tuple[int, int]]] = {}
+        for note in notes:
+            ms, _, seq = note["origin"].rpartition("/")[2].partition("-")
+            by_tenant.setdefault(note.get("tenant_id", ""), []).append((int(ms), int(seq)))
+        for tenant, origins in by_tenant.items():
+            assert origins == sorted(origins), f"tenant {tenant!r} is out of order"
+        dead = [letter["origin"] for letter in self.letters()]
+        assert len(set(dead)) == len(dead), "an origin has two dead letters"
+
+
+def ref_of(event_id: str) -> str:
+    """Return the ref that `Rig.emit_artifact` uses."""
+    return f"artifacts/{event_id}"
+
+
+def data_of(event_id: str) -> bytes:
+    """Return the data that `Rig.emit_artifact` uses."""
+    return f"data of {event_id}".encode()
+
+
+def manifest_of(data: bytes) -> bytes:
+    """Return the manifest that `Rig.plant` uses."""
+    return json.dumps({"size": len(data)}).encode()

