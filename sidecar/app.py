@@ -25,6 +25,7 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.relay import IDLE_BLOCK_S, Options, Relay
 from sidecar.settings import Settings
+from sidecar.stores import open_store
 from store import Capability, Store
 
 SUMMARY_EVERY_S: Final = 10.0
@@ -73,16 +74,6 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
             threads.wait(SUMMARY_EVERY_S)
             _summarise(observers, log)
         return threads.exit_code(drain=settings.drain)
-
-
-def open_store(url: str) -> Store:
-    """Open a store by URL. Raises `UsageError` or `Unreachable` in words for a person."""
-    try:
-        return store.open_url(url)
-    except store.Unavailable as error:
-        raise Unreachable(f"the store {redact(url)}: {error}") from error
-    except store.StoreError as error:
-        raise UsageError(f"the store {redact(url)}: {error}") from error
 
 
 def _check_fleet(fleet: Store, url: str) -> None:

@@ -74,9 +74,10 @@ class EmbeddedServer:
         password = secrets.token_urlsafe(24)
         port = _free_port()
         config = self._dir / "server.conf"
+        directory = str(self._dir).replace("\\", "\\\\").replace('"', '\\"')
         _write_private(
             config,
-            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{self._dir}"\n'
+            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{directory}"\n'
             'save ""\nappendonly yes\nappendfsync always\nmaxmemory-policy noeviction\n',
         )
         with (self._dir / "server.log").open("wb") as log:
@@ -85,7 +86,11 @@ class EmbeddedServer:
                 [binary, str(config)], stdout=log, stderr=log, start_new_session=True
             )
         url = f"redis://:{password}@127.0.0.1:{port}/0"
-        self._wait_until_ready(url, self._process)
+        try:
+            self._wait_until_ready(url, self._process)
+        except BaseException:
+            self._process.kill()
+            raise
         _write_private(self._dir / "endpoint", url + "\n")
         return url
 

@@ -65,8 +65,8 @@ class Rejected(Exception):
 
 
 _RFC3339: Final = (
-    r"^(\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?"
-    r"(Z|[+-]([01]\d|2[0-3]):[0-5]\d))?$"
+    r"^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))?$"
 )
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 UInt64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
@@ -102,13 +102,16 @@ def entry_size_bytes(fields: Mapping[bytes, bytes]) -> int:
     return sum(map(len, fields)) + sum(map(len, fields.values()))
 
 
-def decode(fields: Mapping[bytes, bytes]) -> tuple[Event, dict[str, Any]]:
+def decode(
+    fields: Mapping[bytes, bytes], size_bytes: int | None = None
+) -> tuple[Event, dict[str, Any]]:
     """Decode one entry of the control stream.
 
+    `size_bytes` is the entry's size where `fields` does not show it: a name may be repeated.
     Returns the checked event and its JSON object as it came, without the known fields that
     are null or zero. Raises `Rejected` (too_large, malformed, invalid_event).
     """
-    size_bytes = entry_size_bytes(fields)
+    size_bytes = entry_size_bytes(fields) if size_bytes is None else size_bytes
     if size_bytes > MAX_ENTRY_BYTES:
         raise Rejected(
             Reason.TOO_LARGE, f"the entry has {size_bytes} bytes; at most {MAX_ENTRY_BYTES} fit"
@@ -134,7 +137,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         text = raw.decode()
         if raw.count(b"[") + raw.count(b"{") > MAX_NESTING:
             _bound_nesting(text)
-        body = _DECODER.decode(text)
+        body = (_ZERO_DECODER if _NEGATIVE_ZERO.search(raw) else _DECODER).decode(text)
         if isinstance(body, dict):
             return _encodable(body)
     except UnicodeDecodeError as error:
@@ -220,6 +223,13 @@ def _no_such_constant(literal: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_float=_number_as_written, parse_constant=_no_such_constant)
+# An integer's hook would cost every event; only -0 needs one, which no Python integer is.
+_NEGATIVE_ZERO: Final = re.compile(rb"-0[\s,\]}]")
+_ZERO_DECODER: Final = json.JSONDecoder(
+    parse_float=_number_as_written,
+    parse_constant=_no_such_constant,
+    parse_int=lambda literal: orjson.Fragment(literal) if literal == "-0" else int(literal),
+)
 _STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 
 

@@ -34,6 +34,10 @@ class FeedGap(Exception):
     """
 
 
+class ForeignEntry(ValueError):
+    """The notification stream has an entry that is no notification."""
+
+
 class Feed:
     """Reads one notification stream. Not for use from several threads at once."""
 
@@ -54,7 +58,8 @@ class Feed:
         """Return at most `limit` notifications with a control_version above `since`, ascending.
 
         With none there, waits for one up to `wait_s` seconds (at most `BLOCK_S`). `since=0` means
-        from the oldest there is. Raises `FeedGap`, and `Unreachable` when Redis is away.
+        from the oldest there is. Raises `FeedGap`, `ForeignEntry`, and `Unreachable` when Redis
+        is away.
         """
         with translated(self._url):
             found = self._read(since, limit)
@@ -67,7 +72,8 @@ class Feed:
     def follow(self, since: int = 0) -> Iterator[Notification]:
         """Yield notifications above `since` as they come, for ever.
 
-        Wakes at once, and outlives a Redis that goes away and comes back. Raises `FeedGap`.
+        Wakes at once, and outlives a Redis that goes away and comes back. Raises `FeedGap` and
+        `ForeignEntry`.
         """
         pause_s = 0.1
         while True:
@@ -97,7 +103,7 @@ class Feed:
         return self._store.get(
             notification.artifact_ref,
             checksum=notification.checksum,
-            manifest_checksum=notification.manifest_checksum,
+            manifest_checksum=notification.manifest_checksum or None,
         )
 
     def close(self) -> None:
@@ -110,7 +116,18 @@ class Feed:
         )
         if since:
             self._check_gap(since)
-        return [parse(fields) for _, fields in entries]
+        found: list[Notification] = []
+        for entry_id, fields in entries:
+            try:
+                found.append(parse(fields))
+            except (KeyError, ValueError) as error:
+                if found:
+                    break  # first what is before it
+                raise ForeignEntry(
+                    f"{self._stream} has an entry that no sidecar wrote, {entry_id.decode()}"
+                    f" ({type(error).__name__}); since={_control_version(entry_id)} passes it"
+                ) from error
+        return found
 
     def _check_gap(self, since: int) -> None:
         """Look after reading, so that nothing can be trimmed between the look and the read."""
@@ -118,13 +135,15 @@ class Feed:
         if not self._client.exists(self._stream):
             raise FeedGap(f"the cursor is {since}, and there is no stream {self._stream}")
         info = self._client.xinfo_stream(self._stream)
-        removed = info.get("max-deleted-entry-id")  # since Redis 7.0: tells of trims by hand, too
-        trimmed = max(trimmed, _control_version(removed) if removed else 0)
-        if since < trimmed:
-            raise FeedGap(f"the cursor is {since}, and notifications up to {trimmed} are gone")
         end = _control_version(info["last-generated-id"])
         if since > end:
             raise FeedGap(f"the cursor is {since}, and the stream ends at {end}: its tail is lost")
+        first = _control_version(info["first-entry"][0]) if info["first-entry"] else end + 1
+        whole = info.get("entries-added") == info["length"]  # known since Redis 7.0
+        # Trimmed by the sidecar, or by hand, which no one noted: then nobody knows how much of it
+        # came after the cursor.
+        if since < trimmed or (trimmed < since < min(first, end) and not whole):
+            raise FeedGap(f"the cursor is {since}, and the stream begins only at {first}")
 
 
 def _entry_id(control_version: int) -> str:

@@ -35,7 +35,7 @@ class HealthServer:
         metrics: Callable[[], bytes],
     ) -> None:
         host, _, port = address.rpartition(":")
-        if not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the highest port
+        if ":" not in address or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the highest port
             raise UsageError(f"--http {address!r}: write HOST:PORT, say 127.0.0.1:9464")
 
         class Handler(_Handler):

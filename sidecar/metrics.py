@@ -103,7 +103,7 @@ class StreamMetrics:
         self._metrics.finished.labels(self._stream, outcome).inc(count)
         self._count(outcome, count)
 
-    def retried(self, error: Exception) -> None:
+    def retried(self, error: BaseException) -> None:
         """Count a failed attempt."""
         name = type(error).__name__ if isinstance(error, StoreError) else "other"
         self._metrics.retries.labels(self._stream, name).inc()

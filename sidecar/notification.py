@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import orjson
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PrivateAttr
 
 from sidecar.event import Event
 
@@ -49,21 +49,33 @@ class Notification(Event):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    origin: str = ""
-    """`<control stream>/<entry id>` of the entry that caused it."""
-    traceparent: str | None = None
+    # Not fields: an event may have unknown fields of these names, and they are its own.
+    _origin: str = PrivateAttr("")
+    _traceparent: str | None = PrivateAttr(None)
+
+    @property
+    def origin(self) -> str:
+        """`<control stream>/<entry id>` of the entry that caused it."""
+        return self._origin
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that came with that entry."""
+        return self._traceparent
+
+    @classmethod
+    def of_entry(cls, fields: Mapping[bytes, bytes]) -> Self:
+        """Return the notification that an entry of the notification stream holds.
+
+        Raises `KeyError` or `pydantic.ValidationError` when no sidecar wrote the entry.
+        """
+        this = cls.model_validate_json(fields[b"event"])
+        this._origin = fields[b"origin"].decode()  # noqa: SLF001 -- its own
+        if b"traceparent" in fields:
+            this._traceparent = fields[b"traceparent"].decode(errors="replace")  # noqa: SLF001
+        return this
 
 
 def parse(fields: Mapping[bytes, bytes]) -> Notification:
-    """Return the notification that an entry of the notification stream holds.
-
-    Raises `pydantic.ValidationError` when the entry was not written by a sidecar.
-    """
-    traceparent = fields.get(b"traceparent")
-    notification = Notification.model_validate_json(fields[b"event"])
-    return notification.model_copy(
-        update={
-            "origin": fields[b"origin"].decode(),
-            "traceparent": traceparent.decode(errors="replace") if traceparent else None,
-        }
-    )
+    """Return `Notification.of_entry(fields)`."""
+    return Notification.of_entry(fields)

@@ -65,13 +65,15 @@ class Pipeline:
         self._rules = rules
         self._one_store = _same_storage(source, fleet)
 
-    def admit(self, fields: Mapping[bytes, bytes], origin: str) -> Admitted:
+    def admit(
+        self, fields: Mapping[bytes, bytes], origin: str, size_bytes: int | None = None
+    ) -> Admitted:
         """Decode the fields of the entry `origin` and check them. Raises `Rejected`."""
         if not fields:
             raise Rejected(
                 Reason.ENTRY_LOST, "the entry was deleted or trimmed while it was pending"
             )
-        event, body = decode(fields)
+        event, body = decode(fields, size_bytes)
         if event.type not in self._rules.types:
             raise Rejected(
                 Reason.UNKNOWN_TYPE,

@@ -33,7 +33,7 @@ class Bury:
     detail: str
 
 
-def decide(error: Exception, attempts: int, elapsed_s: float, budget_s: float) -> Retry | Bury:
+def decide(error: BaseException, attempts: int, elapsed_s: float, budget_s: float) -> Retry | Bury:
     """Say what follows from `error` at the `attempts`-th attempt (from 1) of one event.
 
     What can never succeed is buried at once; what may still appear at the source is tried
@@ -52,7 +52,7 @@ def decide(error: Exception, attempts: int, elapsed_s: float, budget_s: float) -
     return Retry(delay_s, outage=reason is None)
 
 
-def _final(error: Exception) -> Bury | None:
+def _final(error: BaseException) -> Bury | None:
     if isinstance(error, Rejected):
         return Bury(error.reason, error.detail)
     if isinstance(error, InvalidRef):
@@ -60,7 +60,7 @@ def _final(error: Exception) -> Bury | None:
     return None
 
 
-def _reason(error: Exception) -> Reason | None:
+def _reason(error: BaseException) -> Reason | None:
     if isinstance(error, NotFound):
         return Reason.ARTIFACT_MISSING
     if isinstance(error, (Mismatch, Corrupt)):

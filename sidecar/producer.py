@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
-from sidecar.event import Event, decode
+from sidecar.event import Event, Reason, Rejected, decode
 from sidecar.redis.client import connect, translated
 from store import Store, check_ref, checksum_of
 
@@ -62,7 +61,7 @@ class Producer:
             body["artifact_ref"] = ref
             body["checksum"] = checksum_of(data)
             body["manifest_checksum"] = checksum_of(manifest)
-        entry = {b"event": orjson.dumps(body)}
+        entry = {b"event": _json(body)}
         if traceparent:
             entry[b"traceparent"] = traceparent.encode()
         event, _ = decode(entry)
@@ -75,6 +74,14 @@ class Producer:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise Rejected(Reason.MALFORMED, f"a field is not fit for JSON: {error}") from error
 
 
 def _now() -> str:

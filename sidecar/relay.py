@@ -91,7 +91,7 @@ class Observer(Protocol):
     def committed(self, outcome: str, count: int) -> None:
         """`count` entries are finished and acknowledged, as `outcome`."""
 
-    def retried(self, error: Exception) -> None:
+    def retried(self, error: BaseException) -> None:
         """A store failed in a way that is tried again."""
 
     def stored(self, seconds: float) -> None:
@@ -134,7 +134,7 @@ class Item:
     ready: bool = False
     """Nothing is left but to publish it or to write its dead letter."""
     bury: Bury | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     began: float = 0.0
     claiming: bool = False
 
@@ -297,6 +297,7 @@ class Relay:
                     self._stop.wait(LINGER_S)
             except Halted:
                 self._wait_while_halted()
+                return
             if self._options.drain and self._is_drained():
                 return
         self._finish_publishing()
@@ -352,16 +353,18 @@ class Relay:
         )
         if self._publisher.renew():
             raise Halted
+        if self._publishing is None:
+            self._check_pending()
 
     def _wait_while_halted(self) -> None:
-        """Keep the lease until the stream is resumed; then start over."""
+        """Keep the lease until the stream is resumed, then start over; a drain does not wait."""
         while not self._stop.is_set():
             reason = self._publisher.renew()
             if not reason:
                 raise ReadAgain("resumed")
             self._state("halted", reason)
             if self._options.drain:
-                self._stop.set()
+                return
             self._stop.wait(min(self._options.lease_s / 3, IDLE_BLOCK_S))
 
     def _is_drained(self) -> bool:
@@ -447,7 +450,7 @@ class Relay:
     def _try_held(self) -> None:
         """Take held events that are due into the window again, each without what follows it."""
         tenure = self._tenure
-        while tenure.due and tenure.due[0][0] <= self._clock():
+        while tenure.due and tenure.due[0][0] <= self._clock() and len(tenure.window) < WINDOW:
             due, tenant = heappop(tenure.due)
             held = tenure.held.get(tenant)
             if held is None or held.due != due:
@@ -470,6 +473,9 @@ class Relay:
         for entry in entries:
             if entry.id in tenure.window:
                 continue
+            if tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:
+                tenure.window[entry.id] = self._poison(entry)
+                continue
             item = self._item(entry, reread=back or tenure.recovers_until is not None)
             if item.tenant is None or self._is_turn_of(item.tenant, back=back):
                 tenure.window[entry.id] = item
@@ -488,17 +494,20 @@ class Relay:
     def _item(self, entry: Entry, *, reread: bool) -> Item:
         trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())
         item = Item(entry, f"{self._stream}/{entry.id}", trouble, reread=reread)
-        if self._tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:
-            _bury(item, Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
-            return item
         try:
-            admitted = item.admitted = self._pipeline.admit(entry.fields, item.origin)
+            admitted = self._pipeline.admit(entry.fields, item.origin, entry.size_bytes)
+            item.admitted = admitted
             item.tenant = admitted.event.tenant_id
             item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
         except Rejected as rejected:
             _bury(item, rejected.reason, rejected.detail)
             if rejected.reason is Reason.TOO_LARGE:
                 item.entry = _cut(entry)
+        return item
+
+    def _poison(self, entry: Entry) -> Item:
+        item = Item(entry, f"{self._stream}/{entry.id}", Trouble(self._wall_clock()))
+        _bury(item, Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
         return item
 
     def _start(self, items: Sequence[Item]) -> None:
@@ -542,7 +551,7 @@ class Relay:
         try:
             self._pipeline.carry(item.admitted, id_pair(item.id))
             item.error = None
-        except Exception as error:  # noqa: BLE001 -- a backend may raise anything; policy decides
+        except BaseException as error:  # noqa: BLE001 -- backends raise anything; policy decides
             item.error = error
         tenure.finished.put(item)
 
@@ -565,6 +574,8 @@ class Relay:
         if not trouble.attempts:
             trouble.since = item.began
         trouble.attempts += 1
+        if self._tenure.careful:
+            self._publisher.survived_alone()
         if item.error is None:
             self._observer.stored(now - item.began)
             item.ready = True
@@ -618,17 +629,23 @@ class Relay:
         ready = list(self._ready())
         if not ready:
             return finished
-        found = self._control.pending_count()
-        if found != self._tenure.pending:
-            # More: a stalled worker's late read took entries that this one never saw, and that
-            # come before what it read since. Fewer: someone acknowledged or deleted them.
-            raise ReadAgain(f"{found} entries are pending, not {self._tenure.pending}")
+        self._check_pending()
         letters = list(takewhile(lambda item: item.bury, ready))
         if letters:
             self._bury_run(letters)
         else:
             self._begin_publishing(list(takewhile(lambda item: not item.bury, ready)))
         return True
+
+    def _check_pending(self) -> None:
+        """Make sure that nothing is pending that this worker does not know of.
+
+        More: a stalled worker's late read took entries that this one never saw, and that come
+        before what it read since. Fewer: someone acknowledged or deleted them.
+        """
+        found = self._control.pending_count()
+        if found != self._tenure.pending:
+            raise ReadAgain(f"{found} entries are pending, not {self._tenure.pending}")
 
     def _ready(self) -> Iterator[Item]:
         """Yield items that are ready, with none of their tenant before them that is not."""
@@ -814,9 +831,8 @@ def _has_artifact(item: Item) -> bool:
 def _cut(entry: Entry) -> Entry:
     """Return what a dead letter needs of a giant, so that giants do not pile up in memory."""
     limits = {b"event": MAX_ENTRY_BYTES, b"traceparent": MAX_TRACEPARENT_BYTES}
-    return Entry(
-        entry.id, {k: entry.fields[k][: limits[k] + 1] for k in limits if k in entry.fields}
-    )
+    fields = {k: entry.fields[k][: limits[k] + 1] for k in limits if k in entry.fields}
+    return entry._replace(fields=fields)
 
 
 def _bury(item: Item, reason: Reason, detail: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from sidecar.errors import UsageError
 from sidecar.logs import LEVELS
+from sidecar.redis.keys import Keys
 
 _UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES: Final = {
@@ -98,12 +99,21 @@ def build(**options: object) -> Settings:
         name = str(first["loc"][0])
         flag = _FLAGS.get(name, "--" + name.replace("_", "-"))
         raise UsageError(f"{flag}: {first['msg'].removeprefix('Value error, ')}") from error
+    _check_names(settings)
+    return settings
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse streams that would run into each other. Raises `UsageError`."""
     if len(set(settings.streams)) != len(settings.streams):
         raise UsageError("--stream: one stream is named twice")
-    reserved = {settings.notify_stream, settings.dead_stream}
-    if reserved & set(settings.streams) or len(reserved) == 1:
-        raise UsageError("--stream, --notify-stream and --dead-stream must be different streams")
-    return settings
+    keys = Keys.of(settings.streams[0], settings.notify_stream, settings.dead_stream)
+    if {keys.notifications, keys.dead} & set(settings.streams):
+        raise UsageError(
+            "--stream: a control stream cannot be the one for notifications or letters"
+        )
+    if keys.notifications == keys.dead:
+        raise UsageError("--notify-stream: it cannot be the dead-letter stream as well")
 
 
 def file_url(directory: Path) -> str:

@@ -296,7 +296,7 @@ class FileStore:
         with self._explained(f"get {ref!r}"):
             found = self._find(ref, checksum, manifest_checksum)
             if found is None:
-                version = f" a version {checksum} {manifest_checksum or ''}".rstrip()
+                version = f" version {checksum} {manifest_checksum or ''}".rstrip()
                 raise NotFound(
                     f"{self._root} has no{version if checksum else 'thing'} at ref {ref!r}"
                 )

@@ -80,7 +80,7 @@ class MemoryStore:
         """See `VersionedStore.get`."""
         artifact = self._find(ref, checksum, manifest_checksum)
         if artifact is None:
-            version = f" a version {checksum} {manifest_checksum or ''}".rstrip()
+            version = f" version {checksum} {manifest_checksum or ''}".rstrip()
             raise NotFound(f"memory has no{version if checksum else 'thing'} at ref {ref!r}")
         return artifact
 

@@ -93,7 +93,7 @@ def tail(
     url = Servers(data_dir, redis, notify_redis).notify
     client = connect(url)
     check_stream(client, url, notify_stream)
-    with _told(url, notify_stream):
+    with _told(url):
         cursor = _begin(client, notify_stream, since, count)
         feed = Feed(url, notify_stream=notify_stream, store=store)
         found = _following(feed, cursor) if follow else _retained(feed, cursor)
@@ -162,11 +162,9 @@ def _following(feed: Feed, cursor: int) -> Iterator[Notification]:
 
 
 @contextmanager
-def _told(url: str, stream: str) -> Iterator[None]:
+def _told(url: str) -> Iterator[None]:
     """Turn what a feed raises into words for a person."""
-    from pydantic import ValidationError
-
-    from sidecar.feed import FeedGap
+    from sidecar.feed import FeedGap, ForeignEntry
     from sidecar.redis.client import translated
 
     try:
@@ -176,11 +174,8 @@ def _told(url: str, stream: str) -> Iterator[None]:
         raise Incomplete(
             f"{error}; leave out --since to begin with the oldest that is retained"
         ) from error
-    except (KeyError, ValidationError) as error:
-        raise SidecarError(
-            f"{stream} has an entry that no sidecar wrote ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); is --notify-stream right?"
-        ) from error
+    except ForeignEntry as error:
+        raise SidecarError(f"{error}; is --notify-stream right?") from error
     except KeyboardInterrupt:
         return
 

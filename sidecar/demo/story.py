@@ -14,7 +14,6 @@ from typing import Any, Final
 import orjson
 
 import store
-from sidecar.app import open_store
 from sidecar.demo import controller, evidence, schema
 from sidecar.demo.controlplane import SNAPSHOT_TYPE, ControlPlane, Snapshot, take_snapshot
 from sidecar.demo.evidence import Claim, Entry, Evidence, size
@@ -31,6 +30,7 @@ from sidecar.redis.client import connect, translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import id_pair
 from sidecar.settings import file_url
+from sidecar.stores import open_store
 
 KEYS: Final = Keys.of("control:events", "control:notifications")
 CHANGES: Final = 320

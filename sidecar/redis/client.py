@@ -75,7 +75,13 @@ def translated(url: str) -> Iterator[None]:
         raise Unreachable(
             f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
         ) from error
+    except redis.ReadOnlyError as error:
+        raise UsageError(f"{redact(url)} is a replica, read-only; name the primary") from error
     except redis.ResponseError as error:
+        if str(error).startswith("WRONGTYPE"):
+            raise UsageError(
+                f"{redact(url)}: a key is not what its name says ({error}); name another stream"
+            ) from error
         raise SidecarError(f"{redact(url)} answers: {error}") from error
 
 

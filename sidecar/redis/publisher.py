@@ -154,6 +154,10 @@ class Publisher:
         self._client.hset(self._keys.halt, mapping={"alone": entry_id, "alone_deaths": count + 1})
         return count
 
+    def survived_alone(self) -> None:
+        """Note that the entry that ran alone did not take the worker with it."""
+        self._client.hdel(self._keys.halt, "alone", "alone_deaths")
+
     # --- deduplication, publish, dead letters ----------------------------------------------
 
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:

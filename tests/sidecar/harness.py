@@ -53,7 +53,7 @@ class Recorder:
 
     states: list[tuple[str, str]] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
-    retries: list[Exception] = field(default_factory=list)
+    retries: list[BaseException] = field(default_factory=list)
     read_count: int = 0
 
     def read(self, count: int) -> None:
@@ -64,7 +64,7 @@ class Recorder:
         """Count entries finished."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
 
-    def retried(self, error: Exception) -> None:
+    def retried(self, error: BaseException) -> None:
         """Keep the error."""
         self.retries.append(error)
 

@@ -20,9 +20,11 @@ if ARGV[5] ~= '' then
 end
 local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
-if redis.call('HSETNX', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp) == 0 then return -3 end
-redis.call('EXPIRE', KEYS[6], ARGV[3])
+if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then return -3 end
+-- The letter first: should it fail, the script ends, and the origin is not marked.
 redis.call('XADD', KEYS[4], '*', unpack(ARGV, 9))
+redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)
+redis.call('EXPIRE', KEYS[6], ARGV[3])
 
 local limit = tonumber(ARGV[4])
 if limit == 0 or redis.call('HINCRBY', KEYS[2], 'dead_in_a_row', 1) < limit then return 1 end

@@ -51,11 +51,16 @@ for key = 5, #KEYS do
   if json ~= '' and call('HSETNX', shard, id, content .. stamp) == 1 then
     clock = clock + 1
     local entry = format('%.0f-%.0f', math.floor(clock / 1000), clock % 1000)
+    local added
     if traceparent == '' then
-      call('XADD', KEYS[4], entry, 'event', json .. stamp .. '}', 'origin', origin)
+      added = redis.pcall('XADD', KEYS[4], entry, 'event', json .. stamp .. '}', 'origin', origin)
     else
-      call('XADD', KEYS[4], entry, 'event', json .. stamp .. '}', 'origin', origin,
+      added = redis.pcall('XADD', KEYS[4], entry, 'event', json .. stamp .. '}', 'origin', origin,
         'traceparent', traceparent)
+    end
+    if type(added) == 'table' and added.err then
+      call('HDEL', shard, id)  -- not published, so not remembered
+      return added
     end
     call('EXPIRE', shard, ARGV[4])
     if clock % 256 == 0 then prune(shard) end

@@ -1,0 +1,228 @@
+"""The real commands, run as the users of deploy/redis/users.acl on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import redis
+
+from sidecar.settings import file_url
+from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli
+from tests.deploy.harness import DEPLOY, Server, granted, unused
+
+As = Callable[[str], Cli]
+
+EVENT: Final = ("--type", "stack.activated", "--tenant", "t_1", "--stack", "web")
+REASON: Final = ("--reason", "node 7 is back")
+SELECTORS: Final = {
+    "operator": (
+        "+hset +hsetnx +hdel",
+        ["(~{control:notifications}:halt:* +hset +hsetnx +hdel +hmget)"],
+    ),
+    "redriver": (
+        "+xadd +xdel",
+        [
+            "(~control:events +xadd)",
+            "(~{control:notifications}:redriven +xadd)",
+            "(~{control:notifications}:dead +xdel)",
+        ],
+    ),
+}
+"""What README.md says to take from a user, and the selectors to give instead, from 7.0 on."""
+
+
+@pytest.fixture
+def run_as(server: Server) -> Iterator[As]:
+    """The commands as one of the users: the URL comes from the file that `secrets.sh` made."""
+    with closing(server.client("admin")) as admin:
+
+        def run(user: str) -> Cli:
+            url = server.secrets / f"{user}-redis-url"
+            stores = {
+                f"SIDECAR_{name}_STORE": file_url(_store(server, name))
+                for name in ("SOURCE", "FLEET")
+            }
+            own = {"SIDECAR_REDIS": "", "SIDECAR_REDIS_FILE": str(url), **stores}
+            return Cli("", server.root, admin, own)
+
+        yield run
+
+
+def _store(server: Server, name: str) -> Path:
+    return server.root / name.lower()
+
+
+def _emit(run_as: As, version: int, ref: str, *args: str) -> dict[str, Any]:
+    """Emit an event with an artifact, as `producer`."""
+    producer = run_as("producer")
+    data = producer.directory / "data.json"
+    data.write_text('{"v": 7}')
+    ran = producer.process(
+        "emit", *EVENT, "--version", str(version), "--ref", ref, "--data", data, *args
+    )
+    assert ran.code == 0, ran.err
+    return ran.object()
+
+
+def _bury(server: Server, run_as: As, version: int, ref: str) -> str:
+    """Have an event die because its artifact is away for a while; return the letter's ID."""
+    _emit(run_as, version, ref)
+    source, away = _store(server, "SOURCE"), server.root / "away"
+    source.rename(away)
+    empty = file_url(server.root / "empty")
+    run_as("sidecar").drain("--source-store", empty)
+    away.rename(source)
+    letters = run_as("operator").process("dead", "ls", "-n", "1", "--json").objects()
+    assert [letter["reason"] for letter in letters] == ["artifact_missing"]
+    return str(letters[0]["id"])
+
+
+def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> None:
+    """`emit`, `run` and `tail --resolve` do their jobs as their users, and nothing is denied."""
+    controller = run_as("controller")
+    assert controller.process("tail").code == 5  # before there is a stream
+    server.call("admin", "CONFIG", "RESETSTAT")
+    first = _emit(run_as, 7, "stacks/t_1/web/7")
+    alone = run_as("producer").process("emit", "--type", "key.changed", "--tenant", "t_1")
+    assert alone.code == 0, alone.err
+    assert unused(server, "producer") == set()
+    run_as("sidecar").drain()
+
+    server.call("admin", "CONFIG", "RESETSTAT")
+    ran = controller.process("tail", "--resolve", "--json")
+    assert ran.code == 0, ran.err
+    found = ran.objects()
+    assert [one["event_id"] for one in found] == [first["event_id"], alone.object()["event_id"]]
+    assert found[0]["resolved"] == {"ok": True, "size_bytes": 8, "manifest_size_bytes": 0}
+    for options in (("-n", "1"), ("--since", "15m"), ("--since", str(found[0]["control_version"]))):
+        ran = controller.process("tail", *options, "--resolve")
+        assert ran.code == 0, ran.err
+        assert str(found[1]["control_version"]) in ran.out
+    after = str(found[1]["control_version"])
+    with controller.running("tail", "--follow", "--since", after, "-n", "1", "--json") as tail:
+        third = _emit(run_as, 8, "stacks/t_1/web/8")
+        run_as("sidecar").drain()
+        out, err = tail.communicate(timeout=30)
+    assert third["event_id"] in out.decode(), err
+    assert unused(server, "controller") == set()
+    assert server.denials() == set()
+
+
+def test_an_operator_looks_and_halts(server: Server, run_as: As) -> None:
+    """`status`, `pause`, `resume` and `dead ls|show` work as `operator`, and nothing is denied."""
+    operator = run_as("operator")
+    assert operator.process("status", "--json").object()["streams"][0]["exists"] is False
+    letter = _bury(server, run_as, 7, "stacks/t_1/web/7")
+    paused = operator.process("pause", "--reason", "maintenance", "--json").object()
+    assert (paused["halted"], paused["changed"]) == (True, True)
+    _emit(run_as, 8, "stacks/t_1/web/8")
+    assert run_as("sidecar").process("run", "--drain").code == 3
+
+    assert "maintenance" in operator.process("status").out
+    status = operator.process("status", "--json").object()
+    assert status["streams"][0]["halt"]["reason"] == "maintenance"
+    assert status["dead"]["by_reason"] == {"artifact_missing": 1}
+
+    assert operator.process("resume", "--reason", "done", "--json").object()["changed"] is True
+    run_as("sidecar").drain()
+    assert operator.process("status", "--json").object()["notifications"]["length"] == 1
+    listed = operator.process("dead", "ls", "--only", "artifact_missing", "--json")
+    assert [one["id"] for one in listed.objects()] == [letter]
+    assert operator.process("dead", "show", letter, "--json").object()["reason"] == (
+        "artifact_missing"
+    )
+    assert server.denials() == set()
+
+
+def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
+    """`dead redrive` works as `redriver`, which is granted nothing that it does not send."""
+    _bury(server, run_as, 1, "stacks/t_1/web/1")
+    overtaken = _bury(server, run_as, 1, "stacks/t_1/other")
+    _emit(run_as, 2, "stacks/t_1/other", "--stack", "other")
+    run_as("sidecar").drain()
+
+    redriver = run_as("redriver")
+    server.call("admin", "CONFIG", "RESETSTAT")
+    dry = redriver.process("dead", "redrive", "--all", "--dry-run")
+    assert dry.code == 3, dry.err
+    ran = redriver.process("dead", "redrive", "--all", "--only", "artifact_missing", *REASON)
+    assert ran.code == 3, ran.err
+    assert "overtook" in ran.out
+    assert len(redriver.entries(DEAD)) == 1
+    ran = redriver.process("dead", "redrive", overtaken, "--force", *REASON, "--json")
+    assert (ran.code, ran.object()["result"]) == (0, "redriven"), ran.err
+    assert unused(server, "redriver") == set()
+
+    run_as("sidecar").drain()
+    assert redriver.entries(DEAD) == []
+    assert [one["reason"] for one in redriver.entries(REDRIVEN)] == ["node 7 is back"] * 2
+    resolved = run_as("controller").process("tail", "--resolve", "--json").objects()
+    assert [one["resolved"]["ok"] for one in resolved] == [True] * 3
+    assert server.denials() == set()
+
+
+def test_a_redriver_is_told_of_a_halt(server: Server, run_as: As) -> None:
+    """What is put back onto a halted stream waits, and the command says so."""
+    letter = _bury(server, run_as, 1, "stacks/t_1/web/1")
+    assert run_as("operator").process("pause", "--reason", "maintenance").code == 0
+
+    ran = run_as("redriver").process("dead", "redrive", letter, *REASON)
+
+    assert ran.code == 0, ran.err
+    assert "maintenance" in ran.err
+    assert server.denials() == set()
+
+
+def test_nobody_else_puts_letters_back(server: Server, run_as: As) -> None:
+    """Run as any other user `dead redrive` changes nothing; an operator may try it dry."""
+    letter = _bury(server, run_as, 1, "stacks/t_1/web/1")
+    before = server.call("admin", "XINFO", "STREAM", STREAM)
+
+    for user in ("operator", "producer", "controller", "sidecar"):
+        ran = run_as(user).process("dead", "redrive", letter, *REASON)
+        assert (ran.code, "users.acl" in ran.err) == (2, True)
+
+    assert server.call("admin", "XINFO", "STREAM", STREAM) == before
+    assert server.call("admin", "XLEN", DEAD) == 1
+    dry = run_as("operator").process("dead", "redrive", letter, "--dry-run")
+    assert dry.code == 0, dry.err
+
+
+def test_from_redis_7_on_writing_can_be_narrowed(server: Server, run_as: As) -> None:
+    """With the selectors of README.md operator and redriver still do their jobs, and less else."""
+    readme = (DEPLOY / "README.md").read_text()
+    forged = ("XADD", NOTIFICATIONS, "*", "f", "v")
+    assert server.call("redriver", *forged)
+    server.call("admin", "DEL", NOTIFICATIONS)
+    with closing(server.client("admin")) as admin:
+        info: Any = admin.info("server")
+    if info["redis_version"].startswith("6."):
+        pytest.skip("selectors are of Redis 7.0 and Valkey")
+    for user, (taken, given) in SELECTORS.items():
+        assert all(f"`{words}`" in readme for words in (taken, *given))
+        assert set(taken.replace("+", "").split()) <= granted(user)
+        less = [f"-{word[1:]}" for word in taken.split()]
+        server.call("admin", "ACL", "SETUSER", user, *less, *given)
+
+    letter = _bury(server, run_as, 1, "stacks/t_1/web/1")
+    operator, redriver = run_as("operator"), run_as("redriver")
+    assert operator.process("pause", "--reason", "maintenance").code == 0
+    assert operator.process("resume").code == 0
+    assert redriver.process("dead", "redrive", letter, *REASON).code == 0
+    assert redriver.entries(DEAD) == []
+    assert server.denials() == set()
+    for user, command in (
+        ("redriver", "XADD control:notifications * f v"),
+        ("redriver", "XADD {control:notifications}:dead * f v"),
+        ("redriver", "XADD {control:notifications}:halt:control:events * f v"),
+        ("redriver", "XDEL control:events 1-1"),
+        ("redriver", "XDEL control:notifications 1-1"),
+        ("redriver", "XDEL {control:notifications}:redriven 1-1"),
+        ("operator", "HSET {control:notifications}:seen:00 f v"),
+    ):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            server.call(user, *command.split())
