@@ -217,7 +217,10 @@ class _Printer:
     def _print_json(self, notification: Notification, resolved: dict[str, Any] | None) -> None:
         from sidecar.cli import output
 
-        body = notification.model_dump(mode="json")
+        body = notification.model_dump(mode="json") | {
+            "origin": notification.origin,
+            "traceparent": notification.traceparent,
+        }
         always = ("id", "event_id", "type", "control_version")
         body = {k: v for k, v in body.items() if k in always or v or k not in _OPTIONAL}
         if resolved is not None:

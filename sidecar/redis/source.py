@@ -11,6 +11,7 @@ from sidecar.redis.client import Client
 from sidecar.redis.keys import CONSUMER, Keys
 
 FIRST: Final = "0-0"
+HIGHEST: Final = 2**64 - 1
 
 
 class Entry(NamedTuple):
@@ -38,13 +39,13 @@ def id_before(entry_id: str) -> str:
     ms, seq = id_pair(entry_id)
     if seq:
         return f"{ms}-{seq - 1}"
-    return f"{ms - 1}-{2**64 - 1}" if ms else FIRST
+    return f"{ms - 1}-{HIGHEST}" if ms else FIRST
 
 
 def id_after(entry_id: str) -> str:
     """Return the least entry ID above `entry_id`."""
     ms, seq = id_pair(entry_id)
-    return f"{ms}-{seq + 1}"
+    return f"{ms}-{seq + 1}" if seq < HIGHEST else f"{ms + 1}-0"
 
 
 class ControlStream:

@@ -169,9 +169,9 @@ def test_what_keeps_it_from_starting(
 
     store.register("plain", lambda _: PlainStore())
     rig.emit("a")
-    settings = build(**({"redis": rig.url} | stores | options))
+    given = {"redis": rig.url} | stores | options
     with pytest.raises(UsageError, match=words):
-        app.run(settings, silent_log(), threading.Event())
+        app.run(build(**given), silent_log(), threading.Event())
     assert rig.client.xinfo_groups(rig.control) == []
 
 
