@@ -468,7 +468,7 @@ class Relay:
         """Take entries into the window, but for those that wait in the pending list."""
         tenure = self._tenure
         items = []
-        if back and not tenure.everyone:
+        if tenure.behind:
             tenure.in_order = False
         for entry in entries:
             if entry.id in tenure.window:
@@ -480,6 +480,8 @@ class Relay:
             if item.tenant is None or self._is_turn_of(item.tenant, back=back):
                 tenure.window[entry.id] = item
                 items.append(item)
+            elif tenure.careful:
+                self._publisher.survived_alone()  # it does not run now, so it is no suspect
         self._start(items)
 
     def _is_turn_of(self, tenant: str, *, back: bool) -> bool:
@@ -773,6 +775,7 @@ class Relay:
         tenure = self._tenure
         if held.followed:
             tenure.behind.add(tenant)
+            tenure.in_order = False
             if tenure.scan is None or id_pair(held.id) < id_pair(tenure.scan):
                 tenure.scan = held.id
 

@@ -19,7 +19,7 @@ from sidecar.producer import Producer
 from sidecar.redis import halts, scan
 from sidecar.redis.client import check_stream, connect
 from sidecar.redis.publisher import Halted, Outbound, Publisher
-from sidecar.redis.source import FIRST, ControlStream
+from sidecar.redis.source import FIRST, ControlStream, id_pair
 from tests import servers
 from tests.deploy.harness import (
     DEPLOY,
@@ -88,6 +88,7 @@ def _duties(server: Server) -> None:
         control.deliver_again(FIRST)
         entry = control.read_new(1, 1)[0]
         assert control.last_delivered() == entry.id
+        assert id_pair(control.last()) >= id_pair(entry.id)
         assert control.read_pending(FIRST, 1) == [entry]
         assert control.pending_count() == 1
         assert control.fetch(entry.id) == entry
