@@ -19,7 +19,8 @@ test: $(VENV)/dev.stamp ## Run the tests, in parallel and in random order
 	@$(BIN)/pytest -q -m "not slow"
 
 test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
-	@$(BIN)/pytest -q -m slow -n 2 --timeout 1800
+	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 2 --timeout 1800 -m slow
+	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 0 --timeout 1800 -k test_race tests/store
 
 check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff check .

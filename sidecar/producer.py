@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from datetime import UTC, datetime
 from typing import Any
 
 from sidecar.event import Event, Reason, Rejected, decode
+from sidecar.moments import rfc3339
 from sidecar.redis.client import connect, translated
 from store import Store, check_ref, checksum_of
 
@@ -53,7 +54,7 @@ class Producer:
             "id": 0,
             "event_id": event_id or f"evt_{uuid.uuid4().hex}",
             "type": type,
-            "created_at": _now(),
+            "created_at": rfc3339(time.time() * 1e6),
             **fields,
         }
         if data is not None:
@@ -82,7 +83,3 @@ def _json(body: dict[str, Any]) -> bytes:
         return text.encode()
     except (TypeError, ValueError) as error:
         raise Rejected(Reason.MALFORMED, f"a field is not fit for JSON: {error}") from error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

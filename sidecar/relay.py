@@ -15,19 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import dropwhile, islice, takewhile
-from queue import Empty, SimpleQueue
+from queue import Empty
 from threading import Event as Signal
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import redis
 from structlog.typing import FilteringBoundLogger
 
-from sidecar.event import MAX_ENTRY_BYTES, Reason, Rejected
-from sidecar.pipeline import Admitted, Pipeline
+from sidecar.event import Reason, Rejected
+from sidecar.letter import cut, letter
+from sidecar.moments import rfc3339
+from sidecar.pipeline import Pipeline
 from sidecar.policy import Bury, Retry, decide
 from sidecar.redis.client import Outage
 from sidecar.redis.keys import identity_digest
@@ -36,7 +37,6 @@ from sidecar.redis.publisher import (
     Buried,
     Fenced,
     Halted,
-    Letter,
     Outbound,
     Outcome,
     Publisher,
@@ -52,6 +52,7 @@ from sidecar.redis.source import (
     id_before,
     id_pair,
 )
+from sidecar.tenure import Held, Item, Tenure, Trouble
 
 BATCH: Final = 500
 WINDOW: Final = 1000
@@ -69,7 +70,6 @@ for each would take from the stores the processor that they need."""
 MAX_PAUSE_S: Final = 5.0
 CRASHES_TILL_CAREFUL: Final = 3
 DEATHS_ALONE: Final = 3
-MAX_TRACEPARENT_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,106 +104,8 @@ class Observer(Protocol):
         """So many entries in memory, tenants held back, entries pending."""
 
 
-@dataclass(slots=True)
-class Trouble:
-    """What failed attempts at an entry leave behind. Outlives a tenure: budgets do not restart."""
-
-    first_seen: float
-    """Seconds since the epoch."""
-    since: float = 0.0
-    """The first attempt, by the relay's clock."""
-    attempts: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Item:
-    """One entry in the window."""
-
-    entry: Entry
-    origin: str
-    trouble: Trouble
-    tenant: str | None = None
-    """The tenant whose order it keeps; None for an entry that is no event."""
-    admitted: Admitted | None = None
-    identity: bytes = b""
-    """Digest of the event_id and of the content, as the index has them."""
-    known: bytes = b""
-    """An identity that the index says is finished: look again under the fence, store nothing."""
-    reread: bool = False
-    """It may have been finished before: its origin may have a dead letter."""
-    ready: bool = False
-    """Nothing is left but to publish it or to write its dead letter."""
-    bury: Bury | None = None
-    error: BaseException | None = None
-    began: float = 0.0
-    claiming: bool = False
-
-    @property
-    def id(self) -> str:
-        """The entry's ID."""
-        return self.entry.id
-
-    @property
-    def claims(self) -> tuple[str, bytes]:
-        """What no two items may store at the same time: a ref, an event_id."""
-        assert self.admitted  # noqa: S101 -- only events are stored
-        return self.admitted.event.artifact_ref, self.identity[:16]
-
-
-@dataclass(slots=True)
-class Held:
-    """A tenant's event that is tried again when it is due."""
-
-    id: str
-    due: float
-    outage: bool
-    followed: bool = False
-    """Whether later entries of the tenant wait for it in the pending list."""
-
-
 class ReadAgain(Exception):
     """The pending list is not what this worker holds: read it again from its beginning."""
-
-
-@dataclass(slots=True)
-class Tenure:
-    """What is known while the lease is held and Redis answers; void when either ends."""
-
-    pending: int
-    """Entries that must be on the pending list. Any other number, and someone else was there."""
-    next_new: str
-    """The lowest ID that a new entry can have."""
-    low: str
-    """The lowest unfinished entry, as noted at the beginning."""
-    backlog_end: str
-    """Entries below this ID are backlog."""
-    recovers_until: str | None
-    """Up to here the group delivers entries again that may be finished, or pending already."""
-    careful: bool
-    """Run the backlog one by one: something in it kills workers."""
-    window: dict[str, Item] = field(default_factory=dict)
-    held: dict[str, Held] = field(default_factory=dict)
-    due: list[tuple[float, str]] = field(default_factory=list)
-    """A heap of when which tenant is tried again."""
-    in_order: bool = True
-    """Whether the window holds its entries in the stream's order."""
-    scan: str | None = FIRST
-    """How far the pending list has been read back; None when that is done."""
-    everyone: bool = True
-    """Whether it is read back for every tenant, or only for those that are behind."""
-    behind: set[str] = field(default_factory=set)
-    waiting: dict[str, Item] = field(default_factory=dict)
-    """Items that wait until what they claim is free."""
-    claimed: set[str | bytes] = field(default_factory=set)
-    storing: int = 0
-    """Artifacts given to the pool and not yet taken back."""
-    finished: SimpleQueue[Item] = field(default_factory=SimpleQueue)
-    """Items that a store is done with, well or not."""
-    settled: bool = False
-    """Whether the backlog that this tenure began with is finished."""
-    dry: bool = False
-    """The last read found no new entry."""
-    renew_at: float = 0.0
 
 
 class _Publishing(NamedTuple):
@@ -502,32 +404,32 @@ class Relay:
             item.tenant = admitted.event.tenant_id
             item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
         except Rejected as rejected:
-            _bury(item, rejected.reason, rejected.detail)
+            item.end(rejected.reason, rejected.detail)
             if rejected.reason is Reason.TOO_LARGE:
-                item.entry = _cut(entry)
+                item.entry = cut(entry)
         return item
 
     def _poison(self, entry: Entry) -> Item:
         item = Item(entry, f"{self._stream}/{entry.id}", Trouble(self._wall_clock()))
-        _bury(item, Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
+        item.end(Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
         return item
 
     def _start(self, items: Sequence[Item]) -> None:
         """Look up what the index must tell before anything is resolved; store what is new."""
-        asked = [item for item in items if item.reread or _has_artifact(item)]
+        asked = [item for item in items if item.reread or item.has_artifact]
         digests = [
             digest for item in asked for digest in (origin_digest(item.origin), item.identity[:16])
         ]
         seen = self._publisher.seen(digests) if digests else []
-        for item, letter, event in zip(asked, seen[::2], seen[1::2], strict=True):
-            if letter:
+        for item, buried, event in zip(asked, seen[::2], seen[1::2], strict=True):
+            if buried:
                 item.known, item.bury = origin_digest(item.origin) + BURIED, None
             elif event and event.content_digest == item.identity[16:]:
                 item.known, item.bury = item.identity, None
             elif event and not item.bury:
                 _conflict(item, event.control_version)
         for item in items:
-            if item.known or item.bury or not _has_artifact(item):
+            if item.known or item.bury or not item.has_artifact:
                 item.ready = True
             else:
                 self._store(item)
@@ -705,10 +607,10 @@ class Relay:
         return Outbound(identity, json, item.origin, traceparent)
 
     def _bury_run(self, run: Sequence[Item]) -> None:
-        now = _rfc3339(self._wall_clock())
+        now = rfc3339(self._wall_clock() * 1e6)
         last = run[-1].bury
         answers = self._publisher.bury(
-            [self._letter(item, now) for item in run],
+            [letter(item, now) for item in run],
             self._low_without(()),
             max_in_a_row=self._options.max_consecutive_dead,
             halt_reason=f"{self._options.max_consecutive_dead} dead letters in a row, of late"
@@ -726,26 +628,6 @@ class Relay:
         self._acknowledge(done)
         if len(answers) < len(run) or Buried.HALTED_NOW in answers:
             raise Halted
-
-    def _letter(self, item: Item, now: str) -> Letter:
-        assert item.bury  # noqa: S101 -- chosen for it
-        raw = item.entry.fields.get(b"event", b"")
-        traceparent = item.entry.fields.get(b"traceparent", b"")
-        fields: dict[str, Any] = {"event": raw[:MAX_ENTRY_BYTES]}
-        if traceparent:
-            fields["traceparent"] = traceparent[:MAX_TRACEPARENT_BYTES]
-        if len(raw) > MAX_ENTRY_BYTES or len(traceparent) > MAX_TRACEPARENT_BYTES:
-            fields["truncated"] = 1
-        fields |= {
-            "reason": item.bury.reason.value,
-            "detail": item.bury.detail.encode(errors="replace"),
-            "origin": item.origin,
-            "attempts": item.trouble.attempts,
-            "first_seen": _rfc3339(item.trouble.first_seen),
-            "dead_at": now,
-        }
-        identity = b"" if item.bury.reason is Reason.ID_CONFLICT else item.identity
-        return Letter(item.origin, identity, fields)
 
     def _acknowledge(self, done: Sequence[tuple[Item, str]]) -> None:
         """Take finished entries off the pending list, and let go what waited for them."""
@@ -827,30 +709,8 @@ class Relay:
         )  # fmt: skip
 
 
-def _has_artifact(item: Item) -> bool:
-    return item.admitted is not None and bool(item.admitted.event.artifact_ref)
-
-
-def _cut(entry: Entry) -> Entry:
-    """Return what a dead letter needs of a giant, so that giants do not pile up in memory."""
-    limits = {b"event": MAX_ENTRY_BYTES, b"traceparent": MAX_TRACEPARENT_BYTES}
-    fields = {k: entry.fields[k][: limits[k] + 1] for k in limits if k in entry.fields}
-    return entry._replace(fields=fields)
-
-
-def _bury(item: Item, reason: Reason, detail: str) -> None:
-    item.bury, item.ready = Bury(reason, detail), True
-
-
 def _conflict(item: Item, control_version: int) -> None:
     detail = "event_id: published before with other content"
-    _bury(
-        item,
-        Reason.ID_CONFLICT,
-        f"{detail}, as control_version {control_version}" if control_version else detail,
-    )
-
-
-def _rfc3339(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return moment.replace("+00:00", "Z")
+    if control_version:
+        detail += f", as control_version {control_version}"
+    item.end(Reason.ID_CONFLICT, detail)

@@ -61,9 +61,7 @@ def _emit(run_as: As, version: int, ref: str, *args: str) -> dict[str, Any]:
     producer = run_as("producer")
     data = producer.directory / "data.json"
     data.write_text('{"v": 7}')
-    ran = producer.process(
-        "emit", *EVENT, "--version", str(version), "--ref", ref, "--data", data, *args
-    )
+    ran = producer("emit", *EVENT, "--version", str(version), "--ref", ref, "--data", data, *args)
     assert ran.code == 0, ran.err
     return ran.object()
 
@@ -76,7 +74,7 @@ def _bury(server: Server, run_as: As, version: int, ref: str) -> str:
     empty = file_url(server.root / "empty")
     run_as("sidecar").drain("--source-store", empty)
     away.rename(source)
-    letters = run_as("operator").process("dead", "ls", "-n", "1", "--json").objects()
+    letters = run_as("operator")("dead", "ls", "-n", "1", "--json").objects()
     assert [letter["reason"] for letter in letters] == ["artifact_missing"]
     return str(letters[0]["id"])
 
@@ -84,22 +82,22 @@ def _bury(server: Server, run_as: As, version: int, ref: str) -> str:
 def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> None:
     """`emit`, `run` and `tail --resolve` do their jobs as their users, and nothing is denied."""
     controller = run_as("controller")
-    assert controller.process("tail").code == 5  # before there is a stream
+    assert controller("tail").code == 5  # before there is a stream
     server.call("admin", "CONFIG", "RESETSTAT")
     first = _emit(run_as, 7, "stacks/t_1/web/7")
-    alone = run_as("producer").process("emit", "--type", "key.changed", "--tenant", "t_1")
+    alone = run_as("producer")("emit", "--type", "key.changed", "--tenant", "t_1")
     assert alone.code == 0, alone.err
     assert unused(server, "producer") == set()
     run_as("sidecar").drain()
 
     server.call("admin", "CONFIG", "RESETSTAT")
-    ran = controller.process("tail", "--resolve", "--json")
+    ran = controller("tail", "--resolve", "--json")
     assert ran.code == 0, ran.err
     found = ran.objects()
     assert [one["event_id"] for one in found] == [first["event_id"], alone.object()["event_id"]]
     assert found[0]["resolved"] == {"ok": True, "size_bytes": 8, "manifest_size_bytes": 0}
     for options in (("-n", "1"), ("--since", str(found[0]["control_version"]))):
-        ran = controller.process("tail", *options, "--resolve")
+        ran = controller("tail", *options, "--resolve")
         assert ran.code == 0, ran.err
         assert str(found[1]["control_version"]) in ran.out
     after = str(found[1]["control_version"])
@@ -115,26 +113,24 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
 def test_an_operator_looks_and_halts(server: Server, run_as: As) -> None:
     """`status`, `pause`, `resume` and `dead ls|show` work as `operator`, and nothing is denied."""
     operator = run_as("operator")
-    assert operator.process("status", "--json").object()["streams"][0]["exists"] is False
+    assert operator("status", "--json").object()["streams"][0]["exists"] is False
     letter = _bury(server, run_as, 7, "stacks/t_1/web/7")
-    paused = operator.process("pause", "--reason", "maintenance", "--json").object()
+    paused = operator("pause", "--reason", "maintenance", "--json").object()
     assert (paused["halted"], paused["changed"]) == (True, True)
     _emit(run_as, 8, "stacks/t_1/web/8")
     assert run_as("sidecar").process("run", "--drain").code == 3
 
-    assert "maintenance" in operator.process("status").out
-    status = operator.process("status", "--json").object()
+    assert "maintenance" in operator("status").out
+    status = operator("status", "--json").object()
     assert status["streams"][0]["halt"]["reason"] == "maintenance"
     assert status["dead"]["by_reason"] == {"artifact_missing": 1}
 
-    assert operator.process("resume", "--reason", "done", "--json").object()["changed"] is True
+    assert operator("resume", "--reason", "done", "--json").object()["changed"] is True
     run_as("sidecar").drain()
-    assert operator.process("status", "--json").object()["notifications"]["length"] == 1
-    listed = operator.process("dead", "ls", "--only", "artifact_missing", "--json")
+    assert operator("status", "--json").object()["notifications"]["length"] == 1
+    listed = operator("dead", "ls", "--only", "artifact_missing", "--json")
     assert [one["id"] for one in listed.objects()] == [letter]
-    assert operator.process("dead", "show", letter, "--json").object()["reason"] == (
-        "artifact_missing"
-    )
+    assert operator("dead", "show", letter, "--json").object()["reason"] == ("artifact_missing")
     assert server.denials() == set()
 
 
@@ -147,20 +143,20 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
 
     redriver = run_as("redriver")
     server.call("admin", "CONFIG", "RESETSTAT")
-    dry = redriver.process("dead", "redrive", "--all", "--dry-run")
+    dry = redriver("dead", "redrive", "--all", "--dry-run")
     assert dry.code == 3, dry.err
-    ran = redriver.process("dead", "redrive", "--all", "--only", "artifact_missing", *REASON)
+    ran = redriver("dead", "redrive", "--all", "--only", "artifact_missing", *REASON)
     assert ran.code == 3, ran.err
     assert "overtook" in ran.out
     assert len(redriver.entries(DEAD)) == 1
-    ran = redriver.process("dead", "redrive", overtaken, "--force", *REASON, "--json")
+    ran = redriver("dead", "redrive", overtaken, "--force", *REASON, "--json")
     assert (ran.code, ran.object()["result"]) == (0, "redriven"), ran.err
     assert unused(server, "redriver") == set()
 
     run_as("sidecar").drain()
     assert redriver.entries(DEAD) == []
     assert [one["reason"] for one in redriver.entries(REDRIVEN)] == ["node 7 is back"] * 2
-    resolved = run_as("controller").process("tail", "--resolve", "--json").objects()
+    resolved = run_as("controller")("tail", "--resolve", "--json").objects()
     assert [one["resolved"]["ok"] for one in resolved] == [True] * 3
     assert server.denials() == set()
 
@@ -168,9 +164,9 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
 def test_a_redriver_is_told_of_a_halt(server: Server, run_as: As) -> None:
     """What is put back onto a halted stream waits, and the command says so."""
     letter = _bury(server, run_as, 1, "stacks/t_1/web/1")
-    assert run_as("operator").process("pause", "--reason", "maintenance").code == 0
+    assert run_as("operator")("pause", "--reason", "maintenance").code == 0
 
-    ran = run_as("redriver").process("dead", "redrive", letter, *REASON)
+    ran = run_as("redriver")("dead", "redrive", letter, *REASON)
 
     assert ran.code == 0, ran.err
     assert "maintenance" in ran.err
@@ -183,14 +179,14 @@ def test_nobody_else_puts_letters_back(server: Server, run_as: As) -> None:
     before = server.call("admin", "XINFO", "STREAM", STREAM)
 
     for user in ("operator", "producer", "controller"):
-        ran = run_as(user).process("dead", "redrive", letter, *REASON)
+        ran = run_as(user)("dead", "redrive", letter, *REASON)
         assert (ran.code, "users.acl" in ran.err) == (2, True)
     assert server.call("admin", "XINFO", "STREAM", STREAM) == before
     # The worker's may append, for it publishes: a repeat, which deduplication absorbs.
-    assert run_as("sidecar").process("dead", "redrive", letter, *REASON).code == 2
+    assert run_as("sidecar")("dead", "redrive", letter, *REASON).code == 2
 
     assert server.call("admin", "XLEN", DEAD) == 1
-    dry = run_as("operator").process("dead", "redrive", letter, "--dry-run")
+    dry = run_as("operator")("dead", "redrive", letter, "--dry-run")
     assert dry.code == 0, dry.err
 
 
@@ -212,9 +208,9 @@ def test_from_redis_7_on_writing_can_be_narrowed(server: Server, run_as: As) -> 
 
     letter = _bury(server, run_as, 1, "stacks/t_1/web/1")
     operator, redriver = run_as("operator"), run_as("redriver")
-    assert operator.process("pause", "--reason", "maintenance").code == 0
-    assert operator.process("resume").code == 0
-    assert redriver.process("dead", "redrive", letter, *REASON).code == 0
+    assert operator("pause", "--reason", "maintenance").code == 0
+    assert operator("resume").code == 0
+    assert redriver("dead", "redrive", letter, *REASON).code == 0
     assert redriver.entries(DEAD) == []
     assert server.denials() == set()
     for user, command in (
