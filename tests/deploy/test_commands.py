@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -66,6 +67,17 @@ def _emit(run_as: As, version: int, ref: str, *args: str) -> dict[str, Any]:
     return ran.object()
 
 
+def _wait_for_reader(client: redis.Redis) -> None:
+    """Wait until somebody's blocking XREAD waits."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        clients: Any = client.client_list()
+        if any(one["cmd"] == "xread" for one in clients):
+            return
+        time.sleep(0.02)
+    pytest.fail("nobody reads")
+
+
 def _bury(server: Server, run_as: As, version: int, ref: str) -> str:
     """Have an event die because its artifact is away for a while; return the letter's ID."""
     _emit(run_as, version, ref)
@@ -102,6 +114,7 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
         assert str(found[1]["control_version"]) in ran.out
     after = str(found[1]["control_version"])
     with controller.running("tail", "--follow", "--since", after, "-n", "1", "--json") as tail:
+        _wait_for_reader(controller.client)
         third = _emit(run_as, 8, "stacks/t_1/web/8")
         run_as("sidecar").drain()
         out, err = tail.communicate(timeout=30)
