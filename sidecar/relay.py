@@ -378,13 +378,18 @@ class Relay:
             if tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:
                 tenure.window[entry.id] = self._poison(entry)
                 continue
-            item = self._item(entry, reread=back or tenure.recovers_until is not None)
+            item = self._item(entry, reread=self._may_be_finished(entry, back=back))
             if item.tenant is None or self._is_turn_of(item.tenant, back=back):
                 tenure.window[entry.id] = item
                 items.append(item)
             elif tenure.careful:
                 self._publisher.survived_alone()  # it does not run now, so it is no suspect
         self._start(items)
+
+    def _may_be_finished(self, entry: Entry, *, back: bool) -> bool:
+        tenure = self._tenure
+        is_backlog = back and id_pair(entry.id) < id_pair(tenure.backlog_end)
+        return is_backlog or tenure.recovers_until is not None
 
     def _is_turn_of(self, tenant: str, *, back: bool) -> bool:
         tenure = self._tenure
