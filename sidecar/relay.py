@@ -616,7 +616,7 @@ class Relay:
         last = run[-1].bury
         answers = self._publisher.bury(
             [letter(item, now) for item in run],
-            self._low_without(()),
+            self._low_without(run),
             max_in_a_row=self._options.max_consecutive_dead,
             halt_reason=f"{self._options.max_consecutive_dead} dead letters in a row, of late"
             f" {last.reason if last else ''}",

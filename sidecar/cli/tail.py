@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sidecar.feed import Feed
     from sidecar.notification import Notification
     from sidecar.redis.client import Client
+    from sidecar.redis.scan import StreamInfo
 
 
 def tail(
@@ -124,8 +125,8 @@ def _begin(client: Client, stream: str, since: str | None, count: int | None) ->
     end = control_version_of(info.last_id) if info else 0
     if since:
         begin = parse_since(since, server_time_us(client))
-        # A time may lie behind the last notification; a cursor there has lost the stream's tail.
-        return min(begin.control_version, end) if begin.is_time else begin.control_version
+        cursor = begin.control_version
+        return _from_time(cursor, info) if begin.is_time else cursor
     if count is None:
         return 0
     if count == 0:
@@ -137,13 +138,23 @@ def _begin(client: Client, stream: str, since: str | None, count: int | None) ->
     return 0
 
 
-def _retained(feed: Feed, cursor: int) -> Iterator[Notification]:
-    from sidecar.feed import PAGE
+def _from_time(cursor: int, info: StreamInfo | None) -> int:
+    """Return the cursor for a time, at which there need not be a notification."""
+    from sidecar.redis.scan import control_version_of
 
+    if info is None:
+        return 0
+    if info.added is None and info.first_id and cursor < control_version_of(info.first_id):
+        return 0  # before Redis 7.0 nothing tells whether there was anything before the oldest
+    # After the last notification a cursor would have lost the stream's tail; a time has not.
+    return min(cursor, control_version_of(info.last_id))
+
+
+def _retained(feed: Feed, cursor: int) -> Iterator[Notification]:
     while True:
         found = feed.poll(cursor)
         yield from found
-        if len(found) < PAGE:
+        if not found:
             return
         cursor = found[-1].control_version
 

@@ -13,6 +13,7 @@ from redis.commands.core import Script
 
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys, identity_digest
+from sidecar.redis.source import id_pair
 
 
 class Fenced(Exception):
@@ -193,13 +194,15 @@ class Publisher:
     ) -> list[Buried]:
         """Write dead letters in order, once an origin, never for a published event.
 
+        `low` is the lowest entry that is unfinished once all of them are written.
         Returns an answer a letter, fewer when the stream is halted on the way. Raises `Fenced`
         or, when it was halted before the first, `Halted`.
         """
         done: list[Buried] = []
         pipeline = self._client.pipeline(transaction=False)
         script = self._scripts["bury"]
-        for letter in letters:
+        lows = [min(low, _entry_of(later), key=id_pair) for later in letters[1:]] + [low]
+        for letter, low_then in zip(letters, lows, strict=False):
             origin = origin_digest(letter.origin)
             event = letter.identity or origin
             keys = [
@@ -207,7 +210,7 @@ class Publisher:
                 self._keys.seen(event), self._keys.seen(origin),
             ]  # fmt: skip
             args = [
-                self._token, low, self._window_s, max_in_a_row,
+                self._token, low_then, self._window_s, max_in_a_row,
                 letter.identity[2:], origin[2:], halt_reason, now,
                 *(item for pair in letter.fields.items() for item in pair),
             ]  # fmt: skip
@@ -231,6 +234,10 @@ class Publisher:
 
 
 _SCRIPTS: Final = ("acquire", "renew", "release", "publish", "bury")
+
+
+def _entry_of(letter: Letter) -> str:
+    return letter.origin.rpartition("/")[2]
 
 
 def _script(client: Client, name: str) -> Script:

@@ -19,6 +19,8 @@ class StreamInfo(NamedTuple):
     """The ID last given, also when that entry is gone."""
     first_id: str | None
     """The oldest entry that is still there."""
+    added: int | None
+    """How many entries it ever had; None before Redis 7.0."""
 
 
 def control_version_of(entry_id: str) -> int:
@@ -46,7 +48,10 @@ def stream_info(client: Client, stream: str) -> StreamInfo | None:
     info: Any = client.xinfo_stream(stream)
     first = info["first-entry"]
     return StreamInfo(
-        int(info["length"]), info["last-generated-id"].decode(), first and first[0].decode()
+        int(info["length"]),
+        info["last-generated-id"].decode(),
+        first and first[0].decode(),
+        info.get("entries-added"),
     )
 
 
