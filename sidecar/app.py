@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
     no one watches its health: under an orchestrator (`--http`) it waits, and says so there, for a
     sidecar that exits would keep its pod from starting.
     """
+    _calm_the_collector()
     metrics = Metrics()
     observers = {stream: StreamMetrics(metrics, stream) for stream in settings.streams}
     with ExitStack() as stack:
@@ -74,6 +76,15 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
             threads.wait(SUMMARY_EVERY_S)
             _summarise(observers, log)
         return threads.exit_code(drain=settings.drain)
+
+
+def _calm_the_collector() -> None:
+    """Let the garbage collector look less often: an event makes a dozen objects and no cycle.
+
+    At the default of 700 new objects it takes a quarter of the relay's time (`make bench`).
+    """
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 def _check_fleet(fleet: Store, url: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import dropwhile, islice, takewhile
@@ -40,7 +40,6 @@ from sidecar.redis.publisher import (
     Outbound,
     Outcome,
     Publisher,
-    Verdict,
     origin_digest,
 )
 from sidecar.redis.source import (
@@ -113,7 +112,6 @@ class _Publishing(NamedTuple):
 
     run: Sequence[Item]
     low: str
-    verdicts: Future[list[Verdict]]
 
 
 class Relay:
@@ -147,7 +145,6 @@ class Relay:
         self._troubles: dict[str, Trouble] = {}
         self._tenure: Tenure
         self._stop = Signal()
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._publishing: _Publishing | None = None
         self._state_now = ("", "")
         self.complete = False
@@ -193,7 +190,10 @@ class Relay:
                 self._read_new()
                 self._try_held()
                 self._collect(wait_s=0)
-                if not self._commit() and self._tenure.window:
+                busy = self._commit()
+                busy |= self._admit_fresh()  # while Redis publishes
+                self._finish_publishing()
+                if not busy and self._tenure.window:
                     self._collect(wait_s=BUSY_WAIT_S)
                 if self._tenure.storing > CROWD:
                     self._stop.wait(LINGER_S)
@@ -202,7 +202,6 @@ class Relay:
                 return
             if self._options.drain and self._is_drained():
                 return
-        self._finish_publishing()
 
     # --- a tenure's beginning and end ----------------------------------------------------------
 
@@ -255,8 +254,7 @@ class Relay:
         )
         if self._publisher.renew():
             raise Halted
-        if self._publishing is None:
-            self._check_pending()
+        self._check_pending()
 
     def _wait_while_halted(self) -> None:
         """Keep the lease until the stream is resumed, then start over; a drain does not wait."""
@@ -282,13 +280,11 @@ class Relay:
         )
 
     def _abandon_publishing(self) -> None:
-        """Let a run that is under way end; what came of it shows when it is read again."""
-        if self._publishing is not None:
-            wait([self._publishing.verdicts])
-            self._publishing = None
+        """Forget a run that is under way; what came of it shows when it is read again."""
+        self._publisher.abandon()
+        self._publishing = None
 
     def _leave(self) -> None:
-        self._committer.shutdown()
         try:
             self._publisher.release()
         except (*Outage, redis.ResponseError) as error:
@@ -325,7 +321,19 @@ class Relay:
         if len(tenure.held) >= MAX_HELD:
             self._stop.wait(BUSY_WAIT_S)
             return
-        entries = self._control.read_new(room, self._patience_ms())
+        tenure.fresh = self._read(room, self._patience_ms())
+        if not tenure.window:
+            # Nothing to publish meanwhile: admit at once, and read on if there may be more.
+            more = len(tenure.fresh) == room
+            self._admit_fresh()
+            if more:
+                tenure.fresh = self._read(room, None)
+        if tenure.recovers_until and id_pair(tenure.next_new) > id_pair(tenure.recovers_until):
+            raise ReadAgain("everything that may be unfinished has been delivered again")
+
+    def _read(self, count: int, patience_ms: int | None) -> list[Entry]:
+        tenure = self._tenure
+        entries = self._control.read_new(count, patience_ms)
         tenure.dry = not entries
         if entries:
             tenure.pending += len(entries)
@@ -333,9 +341,7 @@ class Relay:
                 tenure.pending = self._control.pending_count()
             tenure.next_new = id_after(entries[-1].id)
             self._observer.read(len(entries))
-            self._admit(entries, back=False)
-        if tenure.recovers_until and id_pair(tenure.next_new) > id_pair(tenure.recovers_until):
-            raise ReadAgain("everything that may be unfinished has been delivered again")
+        return entries
 
     def _patience_ms(self) -> int | None:
         """Say how long a read may wait for a new entry; None is not at all."""
@@ -365,6 +371,12 @@ class Relay:
             self._start([item])
 
     # --- admit ---------------------------------------------------------------------------------
+
+    def _admit_fresh(self) -> bool:
+        """Admit what was read last, if that is not done yet; tell whether there was anything."""
+        fresh, self._tenure.fresh = self._tenure.fresh, []
+        self._admit(fresh, back=False)
+        return bool(fresh)
 
     def _admit(self, entries: Iterable[Entry], *, back: bool) -> None:
         """Take entries into the window, but for those that wait in the pending list."""
@@ -402,7 +414,7 @@ class Relay:
 
     def _item(self, entry: Entry, *, reread: bool) -> Item:
         trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())
-        item = Item(entry, f"{self._stream}/{entry.id}", trouble, reread=reread)
+        item = Item(entry, entry.id, f"{self._stream}/{entry.id}", trouble, reread=reread)
         try:
             admitted = self._pipeline.admit(entry.fields, item.origin, entry.size_bytes)
             item.admitted = admitted
@@ -415,7 +427,8 @@ class Relay:
         return item
 
     def _poison(self, entry: Entry) -> Item:
-        item = Item(entry, f"{self._stream}/{entry.id}", Trouble(self._wall_clock()))
+        trouble = Trouble(self._wall_clock())
+        item = Item(entry, entry.id, f"{self._stream}/{entry.id}", trouble)
         item.end(Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
         return item
 
@@ -531,13 +544,12 @@ class Relay:
     def _commit(self) -> bool:
         """Publish or bury what is ready and whose turn it is; tell whether there was anything.
 
-        Publishing goes on while the next entries are read and admitted: the worker and Redis
-        work at the same time. One run at most is under way.
+        Publishing goes on while the entries that were read before it are admitted, so that the
+        worker and Redis work at the same time.
         """
-        finished = self._finish_publishing()
         ready = list(self._ready())
         if not ready:
-            return finished
+            return False
         self._check_pending()
         letters = list(takewhile(lambda item: item.bury, ready))
         if letters:
@@ -570,20 +582,18 @@ class Relay:
 
     def _begin_publishing(self, run: Sequence[Item]) -> None:
         low = self._low_without(run)
-        outbound = [self._outbound(item) for item in run]
-        self._publishing = _Publishing(
-            run, low, self._committer.submit(self._publisher.publish, outbound, low)
-        )
+        self._publisher.begin([self._outbound(item) for item in run], low)
+        self._publishing = _Publishing(run, low)
 
-    def _finish_publishing(self) -> bool:
+    def _finish_publishing(self) -> None:
         """Wait for the run that is being published, if one is, and acknowledge it."""
         publishing, self._publishing = self._publishing, None
         if publishing is None:
-            return False
-        run, low, verdicts = publishing
+            return
+        run, low = publishing
         done: list[tuple[Item, str]] = []
         # The answer ends with the first that was forgotten: the rest keep their place behind it.
-        for item, verdict in zip(run, verdicts.result(), strict=False):
+        for item, verdict in zip(run, self._publisher.finish(), strict=False):
             if verdict.outcome is Outcome.CONFLICT:
                 _conflict(item, 0)
             elif verdict.outcome is Outcome.FORGOTTEN:
@@ -596,7 +606,6 @@ class Relay:
             self._start([item for item in run if not item.ready])
         elif not self._tenure.settled and id_pair(low) >= id_pair(self._tenure.backlog_end):
             self._settle()
-        return True
 
     def _settle(self) -> None:
         """Note that what the predecessors left is finished, and did not kill this worker."""
@@ -689,6 +698,8 @@ class Relay:
         remaining = (id_ for id_ in tenure.window if id_ not in finished)
         candidates = [tenure.next_new, *(held.id for held in tenure.held.values())]
         candidates += islice(remaining, 1) if tenure.in_order else remaining
+        if tenure.fresh:
+            candidates.append(tenure.fresh[0].id)
         if tenure.scan is not None:
             candidates.append(max(id_after(tenure.scan), tenure.low, key=id_pair))
         return min(candidates, key=id_pair)

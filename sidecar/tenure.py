@@ -27,6 +27,8 @@ class Item:
     """One entry in the window."""
 
     entry: Entry
+    id: str
+    """The entry's ID."""
     origin: str
     trouble: Trouble
     tenant: str | None = None
@@ -44,11 +46,6 @@ class Item:
     error: BaseException | None = None
     began: float = 0.0
     claiming: bool = False
-
-    @property
-    def id(self) -> str:
-        """The entry's ID."""
-        return self.entry.id
 
     @property
     def has_artifact(self) -> bool:
@@ -94,6 +91,8 @@ class Tenure:
     careful: bool
     """Run the backlog one by one: something in it kills workers."""
     window: dict[str, Item] = field(default_factory=dict)
+    fresh: list[Entry] = field(default_factory=list)
+    """Entries that were read and are not admitted yet."""
     held: dict[str, Held] = field(default_factory=dict)
     due: list[tuple[float, str]] = field(default_factory=list)
     """A heap of when which tenant is tried again."""

@@ -9,6 +9,7 @@ from enum import Enum
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
+import redis
 from redis.commands.core import Script
 
 from sidecar.redis.client import Client
@@ -109,6 +110,10 @@ class Publisher:
         self._lease_ms = int(lease_s * 1000)
         self._window_s = int(dedup_window_s)
         self._highest = 0
+        self._published = False
+        self._answer: Any = None
+        self._sent: Any = None
+        """The connection on which a publish waits for its answer."""
         self._scripts = {name: _script(client, name) for name in _SCRIPTS}
 
     # --- lease -----------------------------------------------------------------------------
@@ -176,18 +181,68 @@ class Publisher:
         The answer ends early at an event that the index has forgotten, and `low` is noted only
         when every one is published. Raises `Fenced` or `Halted`; nothing was published then.
         """
+        self.begin(events, low)
+        return self.finish()
+
+    def begin(self, events: Sequence[Outbound], low: str) -> None:
+        """Send what `publish` sends, and do not wait for the answer.
+
+        So the worker admits the next entries while Redis publishes these, in one thread: a
+        second one would contend with it for the interpreter. `finish` is due before the next.
+        """
         keys = [self._keys.fence, self._keys.halt, self._keys.low, self._keys.notifications]
         args: list[Any] = [self._token, low, self._highest, self._window_s]
         for event in events:
             keys.append(self._keys.seen(event.identity))
             args += (event.identity[2:], event.json, event.origin, event.traceparent)
-        state, highest, *results = self._call("publish", keys, args)
+        script = self._scripts["publish"]
+        if not self._published:
+            # The first tells whether the server has the script; redis-py loads it if need be.
+            self._answer = script(keys=keys, args=args)
+            self._published = True
+            return
+        connection = self._client.connection_pool.get_connection()
+        self._sent = connection
+        try:
+            connection.send_command(  # type: ignore[no-untyped-call]
+                "EVALSHA", script.sha, len(keys), *keys, *args
+            )
+        except BaseException:
+            self.abandon()
+            raise
+
+    def finish(self) -> list[Verdict]:
+        """Return the verdicts on what was begun, as `publish` does."""
+        answer, self._answer = self._answer, None
+        if self._sent is not None:
+            try:
+                answer = self._sent.read_response()
+            except redis.ResponseError:
+                self._published = False  # it may be that the script is gone
+                self._release()
+                raise
+            except BaseException:
+                self.abandon()
+                raise
+            self._release()
+        state, highest, *results = answer
         if state == 0:
             raise Fenced
         if state == -1:
             raise Halted
         self._highest = highest
         return [_verdict(result) for result in results]
+
+    def abandon(self) -> None:
+        """Forget what was begun: whether it was published shows when it is read again."""
+        self._answer = None
+        if self._sent is not None:
+            self._sent.disconnect()
+            self._release()
+
+    def _release(self) -> None:
+        self._client.connection_pool.release(self._sent)
+        self._sent = None
 
     def bury(
         self, letters: Sequence[Letter], low: str, *, max_in_a_row: int, halt_reason: str, now: str

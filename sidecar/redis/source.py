@@ -148,5 +148,5 @@ def _entry(entry_id: bytes, flat: list[bytes] | None) -> Entry:
     if not flat:
         return Entry(entry_id.decode(), {})
     names_and_values = iter(flat)
-    fields = dict(zip(names_and_values, names_and_values, strict=True))
+    fields = dict(zip(names_and_values, names_and_values))  # noqa: B905 -- two of one iterator
     return Entry(entry_id.decode(), fields, sum(map(len, flat)))

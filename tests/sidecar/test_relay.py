@@ -568,10 +568,16 @@ def test_low_is_never_above_what_is_pending(rig: Rig, monkeypatch: pytest.Monkey
         tenant = f"t{n % 3}"
         entries.append(rig.emit_artifact(f"e{n}", tenant=tenant, put=n % 4 != 0))
     problems: list[str] = []
-    real = Publisher.publish
+    begin, finish = Publisher.begin, Publisher.finish
+    begun: list[Any] = []
 
-    def watched(self: Any, events: Any, low: str) -> Any:
-        verdicts = real(self, events, low)
+    def remember(self: Any, events: Any, low: str) -> None:
+        begun[:] = events
+        begin(self, events, low)
+
+    def watched(self: Any) -> Any:
+        verdicts = finish(self)
+        events = begun
         finished.update(event.origin.rpartition("/")[2] for event in events)
         lowest = next((entry for entry in entries if entry not in finished), None)
         noted = rig.client.get(rig.keys.low)
@@ -580,7 +586,8 @@ def test_low_is_never_above_what_is_pending(rig: Rig, monkeypatch: pytest.Monkey
             problems.append(f"{noted.decode()} is noted, and {lowest} unfinished")
         return verdicts
 
-    monkeypatch.setattr(Publisher, "publish", watched)
+    monkeypatch.setattr(Publisher, "begin", remember)
+    monkeypatch.setattr(Publisher, "finish", watched)
     with rig.relay(retry_budget_s=60) as run:
         eventually(lambda: len(run.observer.retries) >= 3)
         for n in range(0, 40, 4):
@@ -847,13 +854,13 @@ def test_the_index_forgets_after_its_window(rig: Rig) -> None:
     with rig.relay(retry_budget_s=60) as run:
         eventually(lambda: run.observer.state_now == "active")
         shard = next(iter(rig.client.scan_iter("{*}:seen:*")))
-        real = run.relay._publisher.publish
+        real = run.relay._publisher.begin
 
         def forgetful(events: Any, low: str) -> Any:
             rig.client.delete(shard)
             return real(events, low)
 
-        run.relay._publisher.publish = forgetful  # type: ignore[method-assign]
+        run.relay._publisher.begin = forgetful  # type: ignore[method-assign]
         rig.emit_artifact("e")
         eventually(lambda: rig.published() == ["e", "e"])
     assert len(rig.fleet.puts) == 2
@@ -899,7 +906,7 @@ def test_publish_and_crash_before_the_acknowledgement(rig: Rig, artifact: bool) 
 
 def test_a_publish_that_does_not_arrive(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is acknowledged before it is published: when that fails, all is still pending."""
-    real = Publisher.publish
+    real = Publisher.begin
     pending: list[int] = []
 
     def broken_once(self: Publisher, events: Any, low: str) -> Any:
@@ -908,7 +915,7 @@ def test_a_publish_that_does_not_arrive(rig: Rig, monkeypatch: pytest.MonkeyPatc
             raise redis.ConnectionError("broken before publish")
         return real(self, events, low)
 
-    monkeypatch.setattr(Publisher, "publish", broken_once)
+    monkeypatch.setattr(Publisher, "begin", broken_once)
     for n in range(5):
         rig.emit(f"e{n}")
     rig.drain()
