@@ -1,0 +1,196 @@
+"""The feed of a fleet controller, and the producer, against a real server."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import store
+from sidecar import app, logs
+from sidecar.errors import Unreachable, UsageError
+from sidecar.event import Rejected
+from sidecar.feed import Feed, FeedGap, ForeignEntry
+from sidecar.producer import Producer
+from sidecar.settings import build
+
+NOTIFICATIONS = "control:notifications"
+
+
+@pytest.fixture
+def producer(redis_url: str, tmp_path: Path) -> Producer:
+    """A producer whose store is the worker's source."""
+    return Producer(redis_url, "control:events", store.open_url((tmp_path / "source").as_uri()))
+
+
+@pytest.fixture
+def feed(redis_url: str, tmp_path: Path) -> Feed:
+    """A feed that resolves in the fleet's store."""
+    return Feed(redis_url, store=store.open_url((tmp_path / "fleet").as_uri()))
+
+
+def relay(redis_url: str, tmp_path: Path) -> None:
+    """Let a worker publish what there is."""
+    settings = build(redis=redis_url, data_dir=tmp_path, drain=True)
+    assert app.run(settings, logs.configure("error"), threading.Event()) == 0
+
+
+def test_from_producer_to_controller(
+    producer: Producer, feed: Feed, redis_url: str, tmp_path: Path
+) -> None:
+    """What a producer publishes comes out of the feed, in order, resolved and verified."""
+    for n in range(3):
+        producer.publish(
+            type="key.changed", ref="keys/1", data=b"%d" % n, manifest=b"m", tenant_id="t",
+            event_id=f"e{n}", traceparent="00-a-b-01", region="eu",
+        )  # fmt: skip
+    relay(redis_url, tmp_path)
+    found = feed.poll()
+    assert [n.event_id for n in found] == ["e0", "e1", "e2"]
+    assert [feed.resolve(n) for n in found] == [(b"0", b"m"), (b"1", b"m"), (b"2", b"m")]
+    assert found[0].origin.startswith("control:events/")
+    assert found[0].traceparent == "00-a-b-01"
+    assert found[0].model_extra == {"region": "eu"}
+    assert feed.poll(found[0].control_version) == found[1:]
+    assert feed.poll(found[-1].control_version) == []
+    assert feed.poll(limit=2) == found[:2]
+
+
+def test_a_producer_that_sends_again_is_published_once(
+    producer: Producer, feed: Feed, redis_url: str, tmp_path: Path
+) -> None:
+    """The same event_id, sent again by a producer that retries, has one notification."""
+    for _ in range(2):
+        producer.publish(type="run.abort", event_id="once")
+    relay(redis_url, tmp_path)
+    assert [n.event_id for n in feed.poll()] == ["once"]
+
+
+def test_follow_wakes_and_outlives_a_broken_connection(
+    producer: Producer, feed: Feed, client: Any, redis_url: str, tmp_path: Path
+) -> None:
+    """A follower whose connection is cut goes on where it was, without a gap or a repeat."""
+    producer.publish(type="run.abort", event_id="a")
+    relay(redis_url, tmp_path)
+    following = feed.follow()
+    assert next(following).event_id == "a"
+    client.client_kill_filter(_type="normal", skipme=True)
+    producer.publish(type="run.abort", event_id="b")
+    relay(redis_url, tmp_path)
+    assert next(following).event_id == "b"
+
+
+def test_poll_waits_for_the_first(feed: Feed, client: Any) -> None:
+    """A poll that may wait returns a notification that comes meanwhile."""
+    event = b'{"id":0,"event_id":"e","type":"run.abort","control_version":1}'
+    late = threading.Timer(
+        0.1, client.xadd, (NOTIFICATIONS, {"event": event, "origin": "control:events/1-0"})
+    )
+    late.start()
+    assert [n.event_id for n in feed.poll(wait_s=1.0)] == ["e"]
+    late.join()
+
+
+def published(client: Any, *ids: int) -> None:
+    """Append notifications with these control_versions."""
+    for cv in ids:
+        event = b'{"id":0,"event_id":"e%d","type":"run.abort","control_version":%d}' % (cv, cv)
+        entry = f"{cv // 1000}-{cv % 1000}"
+        client.xadd(NOTIFICATIONS, {"event": event, "origin": "control:events/1-0"}, id=entry)
+
+
+def test_a_cursor_before_what_was_trimmed_is_a_gap(feed: Feed, client: Any) -> None:
+    """A trim that someone made by hand is told to a reader that it overtook, and to no other."""
+    published(client, 1000, 2000, 3000, 4000)
+    client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
+    with pytest.raises(FeedGap):
+        feed.poll(1000)
+    assert [n.control_version for n in feed.poll(0)] == [3000, 4000]
+    assert [n.control_version for n in feed.poll(3000)] == [4000]
+
+
+def test_a_noted_trim_is_no_gap_for_who_has_read_it(feed: Feed, client: Any) -> None:
+    """With the trim noted, a reader whose cursor is where it ended goes on."""
+    published(client, 1000, 2000, 3000)
+    client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
+    client.set("{control:notifications}:trimmed", 2000)
+    assert [n.control_version for n in feed.poll(2000)] == [3000]
+    with pytest.raises(FeedGap):
+        feed.poll(1000)
+
+
+def test_a_stream_that_lost_its_tail_is_a_gap(feed: Feed, client: Any) -> None:
+    """A cursor above the stream's end, or of a stream that is gone, raises: nothing is skipped."""
+    published(client, 1000)
+    with pytest.raises(FeedGap, match="tail"):
+        feed.poll(2000)
+    client.delete(NOTIFICATIONS)
+    with pytest.raises(FeedGap, match="no stream"):
+        feed.poll(1000)
+
+
+def test_an_entry_of_no_sidecar_stops_the_feed_there(feed: Feed, client: Any) -> None:
+    """What is before a foreign entry is read; then it is told, with the cursor that passes it."""
+    published(client, 1000)
+    client.xadd(NOTIFICATIONS, {"strange": "entry"}, id="2-0")
+    published(client, 3000)
+    assert [n.control_version for n in feed.poll()] == [1000]
+    with pytest.raises(ForeignEntry, match="since=2000"):
+        feed.poll(1000)
+    assert [n.control_version for n in feed.poll(2000)] == [3000]
+
+
+def test_resolving_needs_an_artifact_and_a_store(feed: Feed, client: Any, redis_url: str) -> None:
+    """A notification without artifact, and a feed without store, are errors that say so."""
+    published(client, 1000)
+    (found,) = feed.poll()
+    with pytest.raises(ValueError, match="names no artifact"):
+        feed.resolve(found)
+    named = found.model_copy(update={"artifact_ref": "a", "checksum": "sha256:" + "0" * 64})
+    with pytest.raises(UsageError, match="pinned-get"):
+        Feed(redis_url).resolve(named)
+    with pytest.raises(store.NotFound):
+        feed.resolve(named)
+
+
+def test_a_server_that_is_away(tmp_path: Path) -> None:
+    """A poll and a publish say that Redis cannot be reached; the artifact is there already."""
+    source = store.open_url((tmp_path / "source").as_uri())
+    with pytest.raises(Unreachable):
+        Feed("redis://127.0.0.1:1").poll()
+    with pytest.raises(Unreachable):
+        Producer("redis://127.0.0.1:1", "s", source).publish(type="t", ref="a", data=b"d")
+    assert source.exists("a")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": "stack.activated"},
+        {"type": "run.abort", "version": 2**63},
+        {"type": "run.abort", "note": "\ud800"},
+        {"type": "run.abort", "note": float("nan")},
+        {"type": "run.abort", "note": b"bytes"},
+        {"type": "run.abort", "event_id": "a\nb"},
+    ],
+)
+def test_a_producer_refuses_before_it_writes(
+    producer: Producer, client: Any, fields: dict[str, Any]
+) -> None:
+    """An event that breaks a rule is refused before its artifact is put or it is appended."""
+    with pytest.raises(Rejected):
+        producer.publish(ref="a", data=b"d", **fields)
+    assert client.exists("control:events") == 0
+
+
+def test_a_producer_passes_wide_numbers_on(
+    producer: Producer, feed: Feed, client: Any, redis_url: str, tmp_path: Path
+) -> None:
+    """An unknown field with an integer of any width comes through digit by digit."""
+    producer.publish(type="run.abort", wide=12345678901234567890123)
+    relay(redis_url, tmp_path)
+    ((_, fields),) = client.xrange(NOTIFICATIONS)
+    assert b'"wide":12345678901234567890123,' in fields[b"event"]
+    assert len(feed.poll()) == 1
