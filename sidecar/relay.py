@@ -66,6 +66,7 @@ CROWD: Final = 32
 LINGER_S: Final = 0.005
 """With more than a crowd of artifacts on their way, they are published every so often: to wake
 for each would take from the stores the processor that they need."""
+FIRST_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 5.0
 CRASHES_TILL_CAREFUL: Final = 3
 DEATHS_ALONE: Final = 3
@@ -145,6 +146,8 @@ class Relay:
         self._troubles: dict[str, Trouble] = {}
         self._tenure: Tenure
         self._stop = Signal()
+        self._began = clock()
+        self._pause_s = FIRST_PAUSE_S
         self._publishing: _Publishing | None = None
         self._state_now = ("", "")
         self.complete = False
@@ -154,7 +157,6 @@ class Relay:
         """Relay until `stop` is set or, with `drain`, until nothing is left to do."""
         self._stop = stop
         give_up_at = self._clock() + 2 * self._options.lease_s
-        pause_s = 0.1
         while not stop.is_set():
             try:
                 unclean = self._publisher.acquire()
@@ -165,7 +167,7 @@ class Relay:
                     stop.wait(min(self._options.lease_s / 5, IDLE_BLOCK_S))
                     continue
                 self._begin(careful=unclean >= CRASHES_TILL_CAREFUL)
-                pause_s = 0.1
+                self._began = self._clock()
                 self._serve()
                 break
             except Fenced:
@@ -176,11 +178,16 @@ class Relay:
                 self._state("recovering", str(error))
             except (*Outage, redis.ResponseError) as error:
                 self._state("waiting", f"Redis: {error}")
-                stop.wait(pause_s)
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+                self._pause()
             finally:
                 self._abandon_publishing()
         self._leave()
+
+    def _pause(self) -> None:
+        """Wait before the next try, longer each time, until a tenure has lasted."""
+        lasted = self._clock() - self._began > MAX_PAUSE_S
+        self._pause_s = FIRST_PAUSE_S if lasted else min(2 * self._pause_s, MAX_PAUSE_S)
+        self._stop.wait(self._pause_s)
 
     def _serve(self) -> None:
         while not self._stop.is_set():
@@ -270,7 +277,8 @@ class Relay:
     def _is_drained(self) -> bool:
         """Tell whether all is done that can be done; note whether that is everything."""
         tenure = self._tenure
-        if tenure.window or tenure.scan is not None or not tenure.dry:
+        reading = not tenure.dry and len(tenure.held) < MAX_HELD
+        if tenure.window or tenure.scan is not None or reading:
             return False
         self.complete = not tenure.held
         budget_ends = self._clock() - self._options.retry_budget_s
@@ -432,8 +440,11 @@ class Relay:
         item.end(Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
         return item
 
-    def _start(self, items: Sequence[Item]) -> None:
-        """Look up what the index must tell before anything is resolved; store what is new."""
+    def _start(self, items: Sequence[Item], *, waited: bool = False) -> None:
+        """Look up what the index must tell before anything is resolved; store what is new.
+
+        `waited` items had their turn to wait for what they claim: it is theirs now.
+        """
         asked = [item for item in items if item.reread or item.has_artifact]
         digests = [
             digest for item in asked for digest in (origin_digest(item.origin), item.identity[:16])
@@ -449,17 +460,29 @@ class Relay:
         for item in items:
             if item.known or item.bury or not item.has_artifact:
                 item.ready = True
+            elif waited:
+                self._dispatch(item)
             else:
                 self._store(item)
 
     # --- store ---------------------------------------------------------------------------------
 
     def _store(self, item: Item) -> None:
-        """Have the item's artifact carried, once nothing else is at its ref or event_id."""
+        """Have the item's artifact carried, once nothing else is at its ref or event_id.
+
+        Nobody overtakes who waits: an item waits only for items that were admitted before it,
+        and so no two wait for each other.
+        """
         tenure = self._tenure
-        if not tenure.claimed.isdisjoint(item.claims):
+        busy = not tenure.claimed.isdisjoint(item.claims)
+        if busy or any(tenure.awaited[claim] for claim in item.claims):
             tenure.waiting[item.id] = item
-            return
+            tenure.awaited.update(item.claims)
+        else:
+            self._dispatch(item)
+
+    def _dispatch(self, item: Item) -> None:
+        tenure = self._tenure
         tenure.claimed.update(item.claims)
         item.claiming = True
         tenure.storing += 1
@@ -592,19 +615,30 @@ class Relay:
             return
         run, low = publishing
         done: list[tuple[Item, str]] = []
+        forgotten = False
         # The answer ends with the first that was forgotten: the rest keep their place behind it.
         for item, verdict in zip(run, self._publisher.finish(), strict=False):
             if verdict.outcome is Outcome.CONFLICT:
                 _conflict(item, 0)
             elif verdict.outcome is Outcome.FORGOTTEN:
-                item.known, item.ready = b"", False
+                forgotten = True
             else:
                 already = item.known[16:] == BURIED
                 done.append((item, "dead already" if already else verdict.outcome.value))
         self._acknowledge(done)
-        if len(done) < len(run):
-            self._start([item for item in run if not item.ready])
-        elif not self._tenure.settled and id_pair(low) >= id_pair(self._tenure.backlog_end):
+        if forgotten:
+            raise ReadAgain("the index has forgotten an event since it was looked up")
+        if (
+            len(done) == len(run)
+            and not self._tenure.settled
+            and id_pair(low) >= id_pair(self._tenure.backlog_end)
+        ):
+            self._settle()
+
+    def _settle_if(self, low: str) -> None:
+        """Settle once, when nothing of the backlog lies below the lowest unfinished entry."""
+        tenure = self._tenure
+        if not tenure.settled and id_pair(low) >= id_pair(tenure.backlog_end):
             self._settle()
 
     def _settle(self) -> None:
@@ -678,16 +712,24 @@ class Relay:
     def _start_waiting(self) -> None:
         """Start items whose ref or event_id is free now; the index may know them by now."""
         tenure = self._tenure
-        free = [i for i in tenure.waiting.values() if tenure.claimed.isdisjoint(i.claims)]
+        taken, free = set(tenure.claimed), []
+        for item in tenure.waiting.values():
+            if taken.isdisjoint(item.claims):
+                free.append(item)
+            taken.update(item.claims)
         for item in free:
-            del tenure.waiting[item.id]
-        self._start(free)
+            self._stop_waiting(item)
+        self._start(free, waited=True)
+
+    def _stop_waiting(self, item: Item) -> None:
+        if self._tenure.waiting.pop(item.id, None):
+            self._tenure.awaited.subtract(item.claims)
 
     def _drop(self, item: Item) -> None:
         """Take an item out of the window, and free what it claims."""
         tenure = self._tenure
         del tenure.window[item.id]
-        tenure.waiting.pop(item.id, None)
+        self._stop_waiting(item)
         if item.claiming:
             tenure.claimed.difference_update(item.claims)
 

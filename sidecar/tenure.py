@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -105,6 +106,8 @@ class Tenure:
     behind: set[str] = field(default_factory=set)
     waiting: dict[str, Item] = field(default_factory=dict)
     """Items that wait until what they claim is free."""
+    awaited: Counter[str | bytes] = field(default_factory=Counter)
+    """What they claim, and how many of them do."""
     claimed: set[str | bytes] = field(default_factory=set)
     storing: int = 0
     """Artifacts given to the pool and not yet taken back."""

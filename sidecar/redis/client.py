@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError
+from redis.exceptions import InvalidResponse, NoPermissionError
 from redis.retry import Retry
 
 from sidecar.errors import SidecarError, Unreachable, UsageError
@@ -21,8 +21,8 @@ TIMEOUT_S: Final = 5.0
 """Seconds without an answer after which a connection counts as broken."""
 OLDEST: Final = (6, 2)
 
-Outage = (redis.ConnectionError, redis.TimeoutError)
-"""What redis-py raises while a server is away, loading, or has hung up."""
+Outage = (redis.ConnectionError, redis.TimeoutError, InvalidResponse)
+"""What redis-py raises while a server is away or loading, or a proxy answers in its place."""
 
 
 def connect(url: str, *, block_s: float = 0.0) -> Client:

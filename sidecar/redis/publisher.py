@@ -257,7 +257,7 @@ class Publisher:
         pipeline = self._client.pipeline(transaction=False)
         script = self._scripts["bury"]
         lows = [min(low, _entry_of(later), key=id_pair) for later in letters[1:]] + [low]
-        for letter, low_then in zip(letters, lows, strict=False):
+        for letter, low_before, low_then in zip(letters, ["", *lows], lows, strict=False):
             origin = origin_digest(letter.origin)
             event = letter.identity or origin
             keys = [
@@ -266,7 +266,7 @@ class Publisher:
             ]  # fmt: skip
             args = [
                 self._token, low_then, self._window_s, max_in_a_row,
-                letter.identity[2:], origin[2:], halt_reason, now,
+                letter.identity[2:], origin[2:], halt_reason, now, low_before,
                 *(item for pair in letter.fields.items() for item in pair),
             ]  # fmt: skip
             script(keys=keys, args=args, client=pipeline)

@@ -551,3 +551,13 @@ def test_every_script_documents_its_interface() -> None:
         code = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
         assert "cjson" not in code
         assert "control:" not in code
+
+
+def test_a_letter_that_fails_is_not_passed_over_by_the_next(server: redis.Redis) -> None:
+    """The lowest unfinished entry stays where it is when a letter of a run cannot be written."""
+    one = owner(server)
+    one.publish([outbound("a")], "5-1")
+    server.set(KEYS.dead, "in the way")
+    with pytest.raises(redis.ResponseError):
+        bury(one, letter("s/5-1"), letter("s/5-2"))
+    assert server.get(KEYS.low) == b"5-1"

@@ -1430,3 +1430,37 @@ def test_a_position_is_a_pair_of_integers(rig: Rig) -> None:
     rig.drain()
     ms, _, seq = entry_id.partition("-")
     assert positions == [(int(ms), int(seq))]
+
+
+def test_events_that_wait_for_each_others_refs_and_ids_all_end(rig: Rig) -> None:
+    """Nobody overtakes who waits for a ref or an event_id: so no two events wait for each other."""
+    gate = threading.Event()
+    rig.emit_artifact("first", tenant="a", ref="r1", data=b"0")
+    rig.emit_artifact("shared", tenant="c", ref="r2", data=b"1")
+    rig.emit_artifact("shared", tenant="a", ref="r1", data=b"2")
+    rig.emit_artifact("last", tenant="a", ref="r1", data=b"3")
+    rig.source.on_get = lambda ref: (gate.wait(20), None)[1] if ref == "r2" else None
+    with rig.relay():
+        eventually(lambda: "first" in rig.published())
+        gate.set()
+        eventually(lambda: rig.pending() == 0)
+    assert rig.published() == ["first", "shared", "last"]
+    assert rig.reasons() == ["id_conflict"]
+
+
+def test_a_proxy_that_answers_for_redis_is_an_outage(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that is not Redis's kills no relay: it waits, and goes on afterwards."""
+    real = Publisher.acquire
+    strange = iter([redis.exceptions.InvalidResponse("Protocol error, got 'H'")])
+
+    def acquire(self: Publisher) -> int | None:
+        for error in strange:
+            raise error
+        return real(self)
+
+    monkeypatch.setattr(Publisher, "acquire", acquire)
+    rig.emit("e")
+    rig.drain()
+    assert rig.published() == ["e"]

@@ -7,24 +7,37 @@
 --       5 14 bytes of event_id digest and 16 of content digest, or empty
 --       6 14 bytes of origin digest
 --       7 why the stream would be halted   8 the time, RFC 3339
+--       9 what must be noted as the lowest unfinished entry for it to be moved, empty = anything:
+--         letters are sent in a row, and one that fails must not be passed over
 --       then the letter's fields and values
 -- Answer  2 written, and the stream is halted now   1 written   0 the fence is another's
 --         -1 halted   -3 this origin has its letter   -4 the event is published
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return -1 end
 
-redis.call('SET', KEYS[3], ARGV[2])
+local function note_low()
+  if ARGV[9] == '' or redis.call('GET', KEYS[3]) == ARGV[9] then
+    redis.call('SET', KEYS[3], ARGV[2])
+  end
+end
 if ARGV[5] ~= '' then
   local known = redis.call('HGET', KEYS[5], string.sub(ARGV[5], 1, 14))
-  if known and string.sub(known, 1, 16) == string.sub(ARGV[5], 15) then return -4 end
+  if known and string.sub(known, 1, 16) == string.sub(ARGV[5], 15) then
+    note_low()
+    return -4
+  end
 end
 local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
-if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then return -3 end
+if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then
+  note_low()
+  return -3
+end
 -- The letter first: should it fail, the script ends, and the origin is not marked.
-redis.call('XADD', KEYS[4], '*', unpack(ARGV, 9))
+redis.call('XADD', KEYS[4], '*', unpack(ARGV, 10))
 redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)
 redis.call('EXPIRE', KEYS[6], ARGV[3])
+note_low()
 
 local limit = tonumber(ARGV[4])
 if limit == 0 or redis.call('HINCRBY', KEYS[2], 'dead_in_a_row', 1) < limit then return 1 end
