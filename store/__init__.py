@@ -16,27 +16,47 @@ from typing import cast
 from store.contract import (
     Artifact,
     Capability,
+    Checked,
+    Collected,
     Constructor,
+    Pin,
     Position,
+    Retention,
     Store,
     StoreConfig,
     Version,
     VersionedStore,
     checksum_of,
 )
-from store.errors import ConfigError, Corrupt, InvalidRef, NotFound, StoreError, Unavailable
+from store.errors import (
+    ChecksumMismatch,
+    ConfigError,
+    Corrupt,
+    InvalidRef,
+    NotFound,
+    StoreError,
+    Unavailable,
+)
 from store.refs import check_ref
 from store.registry import open, open_url, register  # noqa: A004 - store.open reads well
+from store.streams import ArtifactReader, Readable
 
 __all__ = [
     "Artifact",
+    "ArtifactReader",
     "Capability",
+    "Checked",
+    "ChecksumMismatch",
+    "Collected",
     "ConfigError",
     "Constructor",
     "Corrupt",
     "InvalidRef",
     "NotFound",
+    "Pin",
     "Position",
+    "Readable",
+    "Retention",
     "Store",
     "StoreConfig",
     "StoreError",

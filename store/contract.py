@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from store.streams import ArtifactReader, Readable
 
 Position = tuple[int, int]
 """A place in the log that caused a Put: (milliseconds, sequence) of an entry, compared in turn."""
@@ -80,12 +82,68 @@ class Version(NamedTuple):
     """Whether the ref points at this version now."""
 
 
+class Checked(NamedTuple):
+    """What `verify` found of one version, or of an object that several versions share."""
+
+    where: str
+    """The path, or the key, of what was read."""
+    ref: str | None
+    """Whose version it is; None for a shared object, or when a damaged record does not tell."""
+    size_bytes: int
+    """How much was read."""
+    error: str | None
+    """What is wrong with it, and the mend; None when it is intact."""
+    quarantined: str | None = None
+    """Where the damaged bytes lie now; None when they were left where they are."""
+
+
+class Pin(NamedTuple):
+    """A version that someone still names: garbage collection keeps it."""
+
+    ref: str
+    checksum: str
+    manifest_checksum: str | None = None
+    """None keeps every version with that data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which versions garbage collection keeps besides the current ones and those pinned.
+
+    A version is kept when any of these says so.
+
+    Attributes:
+        grace_s: seconds that a version, or an object without one, must have been out of use.
+            No shorter than the longest Put, and the longest way from a Put to its event.
+        keep_last: that many newest versions of every ref, the current one counted.
+        keep_newer_s: versions that were stored within so many seconds.
+
+    """
+
+    grace_s: float
+    keep_last: int = 1
+    keep_newer_s: float = 0.0
+
+
+class Collected(NamedTuple):
+    """One thing that garbage collection removed, or would have."""
+
+    kind: str
+    """`version`, `object` (data that no version names), or `leftover` (of a crashed Put)."""
+    where: str
+    ref: str | None
+    size_bytes: int
+
+
 class Capability(StrEnum):
     """What a backend can do beyond put, get, exists and name."""
 
     PINNED_GET = "pinned-get"
     POSITION = "position"
     LIST = "list"
+    STREAM = "stream"
+    VERIFY = "verify"
+    COLLECT = "collect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +231,29 @@ class VersionedStore(Store, Protocol):
         """As `Store.exists`, of the same version that `get` would return."""
         ...
 
+    def put_from(
+        self,
+        ref: str,
+        reader: Readable,
+        manifest: bytes,
+        *,
+        checksum: str | None = None,
+        position: Position | None = None,
+    ) -> str:
+        """As `put`, with data read from `reader` to its end, in constant memory; return the
+        data's checksum. With `checksum`, data that is other is refused: `ChecksumMismatch`, and
+        nothing was put. What `reader` raises comes through as it is.
+        """
+        ...
+
+    def open(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> ArtifactReader:
+        """Open what `get` would return, for reading in constant memory. Raises as `get`; damage
+        of the data is raised as `Corrupt` by the read that would have met the end.
+        """
+        ...
+
     def list(self, prefix: str = "") -> Iterator[str]:
         """Yield every ref that is `prefix` or lies under it (all with an empty prefix), in no
         promised order.
@@ -181,6 +262,31 @@ class VersionedStore(Store, Protocol):
 
     def versions(self, ref: str) -> Iterator[Version]:
         """Yield the stored versions of `ref`, the newest first. Raises `NotFound`."""
+        ...
+
+    def verify(
+        self, prefix: str = "", *, quarantine: bool = False, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Checked]:
+        """Read all that is stored at and under `prefix` and yield what was found of each piece,
+        intact or not. With `quarantine`, what is damaged is moved aside: reading it stays
+        `Corrupt`, and the next Put of the same content heals it. `part` (i, n) is the i-th of n
+        shares of the work, for as many processes.
+        """
+        ...
+
+    def collect(
+        self,
+        retention: Retention,
+        pins: Callable[[], Iterable[Pin]],
+        *,
+        dry_run: bool = False,
+    ) -> Iterator[Collected]:
+        """Remove the versions that nobody needs, and data that no version names; yield each.
+
+        Refs stay: only what a ref no longer points at is removed. Safe while others read and
+        put. `pins` is called once the candidates are known, so that what is named before it is
+        called is kept. It must raise rather than end early. Nothing is removed before it ended.
+        """
         ...
 
 

@@ -17,6 +17,10 @@ class Corrupt(StoreError):
     """What is stored fails its own checksum. The message names where it lies."""
 
 
+class ChecksumMismatch(StoreError):
+    """The data to be put is not what its caller said. Nothing was put."""
+
+
 class Unavailable(StoreError):
     """The store cannot be reached or cannot write just now. Try again later."""
 

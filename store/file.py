@@ -107,7 +107,7 @@ class FileStore:
     """
 
     name = "file"
-    capabilities = frozenset(Capability)
+    capabilities = frozenset({Capability.PINNED_GET, Capability.POSITION, Capability.LIST})
 
     def __init__(self, root: str, *, timeout_s: float = 30.0) -> None:
         self._root = root

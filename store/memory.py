@@ -54,7 +54,7 @@ class MemoryStore:
     """Artifacts that live as long as this object. Every capability; safe between threads."""
 
     name = "memory"
-    capabilities = frozenset(Capability)
+    capabilities = frozenset({Capability.PINNED_GET, Capability.POSITION, Capability.LIST})
 
     def __init__(self) -> None:
         self.identity = f"memory:{id(self)}"

@@ -1,0 +1,110 @@
+"""Reading an artifact in constant memory, verified as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import TYPE_CHECKING, Protocol
+
+from store.errors import Corrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+CHUNK_BYTES = 1 << 20
+"""What is read, hashed and written at a time."""
+
+
+class Readable(Protocol):
+    """What data is put from: any binary file, or an `ArtifactReader`."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes; none at the end."""
+        ...
+
+
+class ArtifactReader(io.RawIOBase):
+    """An open artifact: a binary file to read once from start to end, and its manifest.
+
+    Reading is hashing: the read that would have met the end raises `Corrupt` when the data was
+    not what `checksum` says, so trust what was read only once the end was met. Close it, or use
+    it as a context manager; wrap it in `io.BufferedReader` for small reads.
+
+    Attributes:
+        checksum: of the data; None when the backend keeps no checksums, and then nothing is
+            verified.
+        size_bytes: of the data.
+        manifest: the manifest, verified.
+
+    """
+
+    def __init__(
+        self,
+        raw: Readable,
+        *,
+        checksum: str | None,
+        size_bytes: int,
+        manifest: bytes,
+        where: str,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        """Read from `raw`; `where` is named when it is damaged, `close` called at the end."""
+        super().__init__()
+        self.checksum = checksum
+        self.size_bytes = size_bytes
+        self.manifest = manifest
+        self._raw = raw
+        self._where = where
+        self._close = close
+        self._left = size_bytes
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        """Fill `buffer`, or a part of it; return how many bytes, 0 at the end."""
+        chunk = self.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, none at the end. Raises `Corrupt` and `Unavailable`."""
+        if size < 0:
+            return self.readall()
+        if size == 0:
+            return b""
+        chunk = self._raw.read(min(size, CHUNK_BYTES))
+        if chunk:
+            self._left -= len(chunk)
+            self._hash.update(chunk)
+        else:
+            self._check_end()
+        return chunk
+
+    def _check_end(self) -> None:
+        if self._left:
+            raise Corrupt(f"{self._where} is damaged: {self._left} of {self.size_bytes} bytes lack")
+        if self.checksum not in (None, "sha256:" + self._hash.hexdigest()):
+            raise Corrupt(f"{self._where} is damaged: the data fails its checksum")
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        if not self.closed and self._close:
+            self._close()
+        super().close()
+
+    def __enter__(self) -> ArtifactReader:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
