@@ -25,11 +25,16 @@ from store.contract import Position, Version
 from store.errors import Corrupt
 from store.refs import encode_segment
 
+REFS = "refs"
+OBJECTS = ("objects", "sha256")
+QUARANTINE = "quarantine"
+
 INLINE_MAX_BYTES = 64 * 1024
 """Data up to this size lies in its record: one file and one flush an artifact."""
 HEADER_MAX_BYTES = 2048
 """No header is longer: the ref has at most 1024 bytes."""
 
+_DAMAGED = b"artifact-record damaged"
 _HEADER = re.compile(
     rb"(artifact-record 1\n"
     rb"ref ([^\n]+)\n"
@@ -40,6 +45,14 @@ _HEADER = re.compile(
     rb"at (inline|object)\n)"
     rb"header sha256:([0-9a-f]{64})\n\n"
 )
+
+
+class Quarantined(Corrupt):
+    """A record was damaged and moved aside, to `kept`."""
+
+    def __init__(self, path: str, kept: str) -> None:
+        super().__init__(f"{path} was damaged, what was left lies at {kept}: put it again")
+        self.kept = kept
 
 
 class Record(NamedTuple):
@@ -78,6 +91,16 @@ class Place(NamedTuple):
     directories: tuple[str, ...]
     leaf: str
 
+    @property
+    def way(self) -> tuple[str, ...]:
+        """The directories from the root down."""
+        return (REFS, *self.directories)
+
+    @property
+    def path(self) -> str:
+        """The current record's path, below the root."""
+        return "/".join((*self.way, self.leaf))
+
     def version(self, record: Record) -> str:
         """Return the name of one version's record."""
         return f"{self.leaf}{record.data_digest}.{record.manifest_digest}"
@@ -90,18 +113,33 @@ def place_of(ref: str) -> Place:
     return Place(ref, tuple(directories), f"{leaf}@")
 
 
-def describe(ref: str, data: bytes, manifest: bytes, position: Position | None) -> Record:
+def describe(
+    ref: str, data_digest: str, data_size: int, manifest: bytes, position: Position | None
+) -> Record:
     """Return the record for this pair, stored now."""
     return Record(
         ref,
-        hashlib.sha256(data).hexdigest(),
-        len(data),
+        data_digest,
+        data_size,
         hashlib.sha256(manifest).hexdigest(),
         len(manifest),
         position,
         datetime.now(UTC).isoformat(timespec="microseconds"),
-        len(data) <= INLINE_MAX_BYTES,
+        data_size <= INLINE_MAX_BYTES,
     )
+
+
+def object_of(data_digest: str) -> tuple[str, ...]:
+    """Return the directories from the root down to where large data lies under its digest."""
+    return (*OBJECTS, data_digest[:2])
+
+
+def note_of_damage(quarantined: str) -> bytes:
+    """Return what stands in a damaged record's place once its bytes lie in quarantine.
+
+    It is no record, so that reading it stays `Corrupt` and the next Put replaces it.
+    """
+    return b"%b\n%b\n" % (_DAMAGED, quarantined.encode())
 
 
 def header_of(record: Record) -> bytes:
@@ -123,6 +161,8 @@ def header_of(record: Record) -> bytes:
 
 def parse(content: bytes, path: str) -> tuple[Record, int]:
     """Return a record and where its body starts. Raises `Corrupt`."""
+    if content.startswith(_DAMAGED):
+        raise Quarantined(path, content.split(b"\n")[1].decode(errors="replace"))
     found = _HEADER.match(content)
     if found is None or hashlib.sha256(found[1]).hexdigest().encode() != found[11]:
         raise Corrupt(f"{path} is damaged: its header is cut short or fails its checksum")

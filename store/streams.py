@@ -84,6 +84,10 @@ class ArtifactReader(io.RawIOBase):
             self._check_end()
         return chunk
 
+    def unread(self) -> Readable | None:
+        """Return what it reads from, if nothing was read yet: a file can be copied at once."""
+        return self._raw if self._left == self.size_bytes else None
+
     def _check_end(self) -> None:
         if self._left:
             raise Corrupt(f"{self._where} is damaged: {self._left} of {self.size_bytes} bytes lack")

@@ -1,0 +1,151 @@
+"""Reading the file backend's records and objects out of its tree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from store.errors import Corrupt
+from store.layout import (
+    HEADER_MAX_BYTES,
+    REFS,
+    Found,
+    Place,
+    Record,
+    object_of,
+    parse,
+    place_of,
+)
+from store.refs import decode_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from store.tree import Tree
+
+
+def current(tree: Tree, place: Place, limit: int | None = None) -> Found | None:
+    """Read the ref's current record in one step; None when only the walk down can tell.
+
+    Raises `Corrupt` for a wrong header. With a `limit`, at most so many bytes are read.
+    """
+    read = tree.read_directly(place.path, limit)
+    return None if read is None else _found(place, tree.path(place.path), *read)
+
+
+def read(tree: Tree, directory_fd: int, place: Place, name: str, limit: int | None = None) -> Found:
+    """Read a record. Raises FileNotFoundError, and `Corrupt` for a wrong header."""
+    path = tree.path(*place.way, name)
+    return _found(place, path, *tree.read_file(directory_fd, name, path, limit))
+
+
+def _found(place: Place, path: str, content: bytes, inode: int) -> Found:
+    record, body_at = parse(content, path)
+    if record.ref != place.ref:
+        raise Corrupt(f"{path} holds the record of another ref, {record.ref!r}: put both again")
+    return Found(record, content, body_at, path, inode)
+
+
+def header(tree: Tree, directory_fd: int, place: Place, name: str) -> Record:
+    """Read a record's header. Raises as `read`."""
+    return read(tree, directory_fd, place, name, HEADER_MAX_BYTES).record
+
+
+def body_of(found: Found) -> tuple[bytes, bytes]:
+    """Return the manifest, and the data if it is inline; both unverified."""
+    middle = found.body_at + found.record.manifest_size
+    return found.content[found.body_at : middle], found.content[middle:]
+
+
+def check_manifest(found: Found, manifest: bytes) -> None:
+    """Raise `Corrupt` when it is not the record's."""
+    if hashlib.sha256(manifest).hexdigest() != found.record.manifest_digest:
+        raise Corrupt(f"{found.path} is damaged: its manifest fails its checksum")
+
+
+def check_data(tree: Tree, found: Found, data: bytes) -> None:
+    """Raise `Corrupt` when it is not the record's."""
+    if hashlib.sha256(data).hexdigest() != found.record.data_digest:
+        raise Corrupt(f"{data_path(tree, found)} is damaged: the data fails its checksum")
+
+
+def data_path(tree: Tree, found: Found) -> str:
+    """Return the path of the file that holds the version's data."""
+    digest = found.record.data_digest
+    return found.path if found.record.inline else tree.path(*object_of(digest), digest)
+
+
+def digest_of(tree: Tree, directory_fd: int, name: str, path: str) -> str:
+    """Return a file's SHA-256 in hex, in constant memory. Raises FileNotFoundError."""
+    with open(tree.open_plain(name, directory_fd, path)[0], "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names(directory_fd: int, prefix: str) -> list[str]:
+    """Return the names in a directory that begin with `prefix`."""
+    with os.scandir(directory_fd) as entries:
+        return [entry.name for entry in entries if entry.name.startswith(prefix)]
+
+
+def walk(
+    tree: Tree, start: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
+    """Yield every record's file under refs/`start`, with the directories that it lies in; and
+    whatever else is no directory.
+
+    Memory is constant; one descriptor a level of directories is open.
+    """
+    levels = [(start, tree.scan((REFS, *start)))]
+    try:
+        while levels:
+            directories, entries = levels[-1]
+            entry = next(entries, None)
+            if entry is None:
+                levels.pop()
+            elif entry.name.startswith("."):
+                continue  # the file system's own: no encoded name begins so
+            elif "@" in entry.name or not entry.is_dir(follow_symlinks=False):
+                yield directories, entry
+            else:
+                below = (*directories, entry.name)
+                levels.append((below, tree.scan((REFS, *below))))
+    finally:
+        for _, entries in levels:
+            entries.close()
+
+
+def is_current(name: str) -> bool:
+    """Tell whether this is the name of a ref's current record, not of one of its versions."""
+    return name.endswith("@")
+
+
+def ref_at(tree: Tree, directories: tuple[str, ...], name: str, written: str | None = None) -> str:
+    """Return the ref whose record this is. Only a hashed segment needs the header.
+
+    Raises `Corrupt` for what this store cannot have written, or when the record's own ref, if it
+    is given as `written`, belongs elsewhere.
+    """
+    path = tree.path(REFS, *directories, name)
+    leaf = name.partition("@")[0]
+    try:
+        segments = [decode_name(each) for each in (*directories, leaf)]
+    except ValueError as error:
+        raise Corrupt(f"{path} is no file of this store: {error}; move it away") from None
+    plain = [segment for segment in segments if segment is not None]
+    if len(plain) == len(segments) and written is None:
+        return "/".join(plain)
+    ref = written or _ref_inside(tree, directories, name, path)
+    place = place_of(ref)
+    if (place.directories, place.leaf) != (directories, f"{leaf}@"):
+        raise Corrupt(f"{path} holds the record of another ref, {ref!r}: put both again")
+    return ref
+
+
+def _ref_inside(tree: Tree, directories: tuple[str, ...], name: str, path: str) -> str:
+    directory_fd = tree.enter((REFS, *directories))
+    try:
+        content, _ = tree.read_file(directory_fd, name, path, HEADER_MAX_BYTES)
+    finally:
+        os.close(directory_fd)
+    return parse(content, path)[0].ref

@@ -1,0 +1,450 @@
+"""Care of a file store: finding damage, and removing what nobody needs any more.
+
+Safe while others read and put. Two rules carry garbage collection:
+
+- A version is removed under the lock under which Puts publish, and only if it is the very file
+  that was found superseded before the pins were read: a Put of the same content replaces it.
+- A Put holds its object's lock from naming or freshening the object until its record is there.
+  After the candidates were listed, collection waits for those locks once: whoever relied on an
+  object before has named it by then, whoever does so later has changed its inode's times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import zlib
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from store import records
+from store.contract import Checked, Collected, Pin
+from store.errors import Corrupt, InvalidRef, Unavailable
+from store.layout import (
+    HEADER_MAX_BYTES,
+    OBJECTS,
+    QUARANTINE,
+    REFS,
+    Found,
+    Quarantined,
+    note_of_damage,
+    object_of,
+    parse,
+    place_of,
+)
+from store.refs import check_ref, encode_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from store.contract import Retention
+    from store.tree import Tree
+
+_LOCKS = 64
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"(.+@)([0-9a-f]{64})\.([0-9a-f]{64})")
+
+_Leaf = tuple[tuple[str, ...], str]  # directories, and the current record's name
+
+
+def lock_of_records(path: str) -> str:
+    """Return the lock that a ref's records change under, by its current record's path."""
+    return f"{zlib.crc32(path.encode()) % _LOCKS:02x}"
+
+
+def lock_of_object(digest: str) -> str:
+    """Return the lock that an object's names change under."""
+    return f"object-{digest[:2]}"
+
+
+def _is_mine(path: str, part: tuple[int, int]) -> bool:
+    return zlib.crc32(path.encode()) % part[1] == part[0]
+
+
+# Verification.
+
+
+def verify(
+    tree: Tree, prefix: str, part: tuple[int, int], *, quarantine: bool
+) -> Iterator[Checked]:
+    """Check every record at and under `prefix`; without a prefix, every object as well.
+
+    With a prefix each record's object is read with it: shared ones as often as they are named.
+    """
+    tree.check_root()
+    for directories, name in _record_names(tree, prefix):
+        path = tree.path(REFS, *directories, name)
+        if _is_mine(tree.path(*directories, name.partition("@")[0]), part):
+            checked = _check_record(tree, directories, name, path, with_object=bool(prefix))
+            if quarantine and checked and checked.error and not checked.quarantined:
+                checked = _quarantine_record(tree, directories, name, checked)
+            if checked:
+                yield checked
+    if not prefix:
+        yield from _verify_objects(tree, part, quarantine=quarantine)
+
+
+def _record_names(tree: Tree, prefix: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    start: tuple[str, ...] = ()
+    if prefix:
+        place = place_of(prefix)
+        with tree.directory(place.way) as directory_fd:
+            found = [] if directory_fd is None else records.names(directory_fd, place.leaf)
+        yield from ((place.directories, name) for name in found)
+        start = tuple(map(encode_segment, prefix.split("/")))
+    for directories, entry in records.walk(tree, start):
+        yield directories, entry.name
+
+
+def _check_record(
+    tree: Tree, directories: tuple[str, ...], name: str, path: str, *, with_object: bool
+) -> Checked | None:
+    """Check one record; None when it is the current one by its other name, or just went."""
+    ref, size = None, 0
+    with tree.directory((REFS, *directories)) as directory_fd:
+        if directory_fd is None or _is_twin_of_current(directory_fd, name):
+            return None
+        try:
+            content, inode = tree.read_file(directory_fd, name, path)
+            record, body_at = parse(content, path)
+            ref, size = record.ref, len(content)
+            records.ref_at(tree, directories, name, ref)
+            found = Found(record, content, body_at, path, inode)
+            _check_body(tree, found, with_object=with_object)
+            size += record.data_size if with_object and not record.inline else 0
+        except FileNotFoundError:
+            return None
+        except Quarantined as error:
+            return Checked(path, ref, size, str(error), error.kept)
+        except Corrupt as error:
+            return Checked(path, ref, size, str(error))
+    return Checked(path, ref, size, None)
+
+
+def _is_twin_of_current(directory_fd: int, name: str) -> bool:
+    current = f"{name.partition('@')[0]}@"
+    with contextlib.suppress(FileNotFoundError):
+        return name != current and _stat(directory_fd, name) == _stat(directory_fd, current)
+    return False
+
+
+def _check_body(tree: Tree, found: Found, *, with_object: bool) -> None:
+    manifest, data = records.body_of(found)
+    records.check_manifest(found, manifest)
+    digest = found.record.data_digest
+    path = records.data_path(tree, found)
+    if found.record.inline:
+        records.check_data(tree, found, data)
+        return
+    try:
+        directory_fd = tree.enter(object_of(digest))
+        try:
+            if with_object and records.digest_of(tree, directory_fd, digest, path) != digest:
+                raise Corrupt(f"{path} is damaged: the data fails its checksum: put it again")
+            os.close(tree.open_plain(digest, directory_fd, path)[0])
+        finally:
+            os.close(directory_fd)
+    except FileNotFoundError:
+        raise Corrupt(f"{path} is missing, and {found.path} needs it: put it again") from None
+
+
+def _quarantine_record(
+    tree: Tree, directories: tuple[str, ...], name: str, checked: Checked
+) -> Checked:
+    """Move a damaged record aside, under all its names, and leave notes that it was damaged."""
+    current = f"{name.partition('@')[0]}@"
+    kept = f"{tree.unique()}.record"
+    path = tree.path(QUARANTINE, kept)
+    with (
+        tree.locked(lock_of_records("/".join((REFS, *directories, current)))),
+        tree.directory((REFS, *directories)) as directory_fd,
+        tree.directory((QUARANTINE,)) as quarantine_fd,
+    ):
+        if directory_fd is None or quarantine_fd is None:
+            return checked
+        # Look again, now that nobody else writes: a Put may have healed it meanwhile.
+        again = _check_record(tree, directories, name, checked.where, with_object=False)
+        if again is None or again.error is None or again.quarantined or "@" not in name:
+            return checked
+        damaged = _stat(directory_fd, name)
+        os.link(
+            name, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd, follow_symlinks=False
+        )
+        os.fsync(quarantine_fd)
+        note = tree.write(note_of_damage(path))
+        for each in records.names(directory_fd, current):
+            if _stat(directory_fd, each) == damaged:
+                tree.rename(tree.twin(note), directory_fd, each)
+        tree.discard(note)
+        os.fsync(directory_fd)
+    return checked._replace(quarantined=path)
+
+
+def _verify_objects(tree: Tree, part: tuple[int, int], *, quarantine: bool) -> Iterator[Checked]:
+    for directories, entry in _objects(tree):
+        if _is_mine(entry.name, part):
+            with (
+                tree.directory(directories) as directory_fd,
+                contextlib.suppress(FileNotFoundError),  # collected meanwhile
+            ):
+                if directory_fd is not None:
+                    path = tree.path(*directories, entry.name)
+                    yield _check_object(tree, directory_fd, entry, path, quarantine=quarantine)
+
+
+def _check_object(
+    tree: Tree, directory_fd: int, entry: os.DirEntry[str], path: str, *, quarantine: bool
+) -> Checked:
+    found = entry.stat(follow_symlinks=False)
+    try:
+        intact = records.digest_of(tree, directory_fd, entry.name, path) == entry.name
+        error = None if intact else f"{path} is damaged: it fails its checksum: put it again"
+    except Corrupt as misplaced:
+        error = str(misplaced)
+    kept = None
+    if error and quarantine:
+        kept = _quarantine_object(tree, directory_fd, entry.name, _identity(found))
+    return Checked(path, None, found.st_size, error, kept)
+
+
+def _quarantine_object(
+    tree: Tree, directory_fd: int, name: str, damaged: tuple[int, int]
+) -> str | None:
+    """Move an object aside, unless a Put healed it meanwhile; return where it is then."""
+    kept = f"{name[:64]}.{tree.unique()}"
+    with (
+        tree.directory((QUARANTINE,)) as quarantine_fd,
+        tree.locked(lock_of_object(name)),
+    ):
+        if quarantine_fd is None or _stat(directory_fd, name) != damaged:
+            return None
+        os.rename(name, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd)
+        os.fsync(quarantine_fd)
+        os.fsync(directory_fd)
+    return tree.path(QUARANTINE, kept)
+
+
+def _objects(tree: Tree) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
+    for shelf in tree.scan(OBJECTS):
+        for entry in tree.scan((*OBJECTS, shelf.name)):
+            yield (*OBJECTS, shelf.name), entry
+
+
+# Garbage collection.
+
+
+class _File(NamedTuple):
+    """A candidate as it was found. Its times change when anyone puts the same again."""
+
+    name: str
+    inode: int
+    changed_ns: int
+    stored_s: float
+    size: int
+
+
+class _Ref(NamedTuple):
+    ref: str
+    versions: list[_File]
+
+
+def collect(
+    tree: Tree, retention: Retention, pins: Callable[[], Iterable[Pin]], *, dry_run: bool
+) -> Iterator[Collected]:
+    """Remove versions first, then the objects that no record names any more."""
+    tree.check_root()
+    refs = _superseded(tree, retention)
+    objects = _old_objects(tree, retention)
+    _spare_pinned(refs, pins())
+    _wait_for_puts(tree, objects)
+    gone: set[tuple[tuple[str, ...], str]] = set()
+    for (directories, current), (ref, versions) in refs.items():
+        for version in _remove_versions(tree, directories, current, versions, dry_run=dry_run):
+            gone.add((directories, version.name))
+            where = tree.path(REFS, *directories, version.name)
+            yield Collected("version", where, ref, version.size)
+    _spare_named(tree, objects, gone)
+    for each in objects.values():
+        if dry_run or _remove_object(tree, each):
+            yield Collected("object", tree.path(*object_of(each.name), each.name), None, each.size)
+    for name, size in tree.leftovers():
+        if not dry_run:
+            tree.discard(name)
+        yield Collected("leftover", tree.path("tmp", name), None, size)
+
+
+def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
+    """Return the versions that the retention does not keep, by their ref's current record."""
+    found: dict[_Leaf, list[_File]] = defaultdict(list)
+    for directories, entry in records.walk(tree):
+        version = _VERSION.fullmatch(entry.name)
+        with contextlib.suppress(FileNotFoundError):
+            if version and not _is_current(tree, directories, version):
+                stat = entry.stat(follow_symlinks=False)
+                found[directories, version[1]].append(_file(entry.name, stat))
+    now = time.time()
+    refs = {}
+    for (directories, current), files in found.items():
+        newest_first = sorted(files, key=lambda each: each.stored_s, reverse=True)
+        kept = max(retention.keep_last - 1, 0)
+        old = [each for each in newest_first[kept:] if _is_old(each, retention, now)]
+        with contextlib.suppress(Corrupt, FileNotFoundError):
+            if old:
+                ref = records.ref_at(tree, directories, old[0].name)
+                refs[directories, current] = _Ref(ref, old)
+    return refs
+
+
+def _is_current(tree: Tree, directories: tuple[str, ...], version: re.Match[str]) -> bool:
+    """Tell whether the ref points at this version. An unreadable record may point anywhere."""
+    with tree.directory((REFS, *directories)) as directory_fd:
+        if directory_fd is None:
+            raise FileNotFoundError
+        if _is_twin_of_current(directory_fd, version[0]):
+            return True
+        try:
+            path = tree.path(REFS, *directories, version[1])
+            content, _ = tree.read_file(directory_fd, version[1], path, HEADER_MAX_BYTES)
+            return parse(content, path)[0].is_version(version[2], version[3])
+        except FileNotFoundError:
+            return False
+        except Corrupt:
+            return True
+
+
+def _is_old(file: _File, retention: Retention, now: float) -> bool:
+    """Tell whether it was stored, and was out of use, long enough ago.
+
+    The kernel notes in an inode's change time when it lost the name of the current record.
+    """
+    return now - file.stored_s >= retention.keep_newer_s and (
+        now - max(file.stored_s, file.changed_ns / 1e9) >= retention.grace_s
+    )
+
+
+def _old_objects(tree: Tree, retention: Retention) -> dict[str, _File]:
+    now, found = time.time(), {}
+    for _, entry in _objects(tree):
+        with contextlib.suppress(FileNotFoundError):
+            file = _file(entry.name, entry.stat(follow_symlinks=False))
+            in_use_s = max(file.stored_s, file.changed_ns / 1e9)
+            if _DIGEST.fullmatch(entry.name) and now - in_use_s >= retention.grace_s:
+                found[entry.name] = file
+    return found
+
+
+def _spare_pinned(refs: dict[_Leaf, _Ref], pins: Iterable[Pin]) -> None:
+    for pin in pins:
+        try:
+            check_ref(pin.ref)
+        except InvalidRef:
+            continue  # it names nothing that could be here
+        place = place_of(pin.ref)
+        candidates = refs.get((place.directories, place.leaf))
+        if candidates is None:
+            continue
+        named = f"{place.leaf}{pin.checksum.removeprefix('sha256:')}."
+        if pin.manifest_checksum:
+            named += pin.manifest_checksum.removeprefix("sha256:")
+        candidates.versions[:] = [
+            each for each in candidates.versions if not each.name.startswith(named)
+        ]
+
+
+def _wait_for_puts(tree: Tree, objects: dict[str, _File]) -> None:
+    """Pass through the lock of every candidate; spare those whose Puts last too long."""
+    for lock in {lock_of_object(digest) for digest in objects}:
+        try:
+            with tree.locked(lock):
+                pass
+        except Unavailable:
+            for digest in [each for each in objects if lock_of_object(each) == lock]:
+                del objects[digest]
+
+
+def _remove_versions(
+    tree: Tree,
+    directories: tuple[str, ...],
+    current: str,
+    versions: Iterable[_File],
+    *,
+    dry_run: bool,
+) -> list[_File]:
+    """Remove those that are still superseded; return them, durably gone."""
+    if dry_run:
+        return list(versions)
+    removed = []
+    with (
+        tree.locked(lock_of_records("/".join((REFS, *directories, current)))),
+        tree.directory((REFS, *directories)) as directory_fd,
+    ):
+        if directory_fd is None:
+            return []
+        for each in versions:
+            with contextlib.suppress(FileNotFoundError):
+                match = _VERSION.fullmatch(each.name)
+                if (
+                    match
+                    and _is_same(directory_fd, each)
+                    and not _is_current(tree, directories, match)
+                ):
+                    os.unlink(each.name, dir_fd=directory_fd)
+                    removed.append(each)
+        # Before an object goes: a record that came back would miss it.
+        os.fsync(directory_fd)
+    return removed
+
+
+def _spare_named(
+    tree: Tree, objects: dict[str, _File], gone: set[tuple[tuple[str, ...], str]]
+) -> None:
+    """Drop the objects that a record names, but for the records that are `gone`."""
+    if not objects:
+        return
+    for directories, entry in records.walk(tree):
+        if (directories, entry.name) in gone:
+            continue
+        version = _VERSION.fullmatch(entry.name)
+        if version:
+            objects.pop(version[2], None)
+            continue
+        # A record that cannot be read, or that went meanwhile, is healed or superseded by a Put
+        # that names or freshens its object itself.
+        with (
+            contextlib.suppress(Corrupt, FileNotFoundError),
+            tree.directory((REFS, *directories)) as directory_fd,
+        ):
+            if directory_fd is not None:
+                path = tree.path(REFS, *directories, entry.name)
+                content, _ = tree.read_file(directory_fd, entry.name, path, HEADER_MAX_BYTES)
+                objects.pop(parse(content, path)[0].data_digest, None)
+
+
+def _remove_object(tree: Tree, file: _File) -> bool:
+    with (
+        contextlib.suppress(FileNotFoundError, Unavailable),
+        tree.directory(object_of(file.name)) as directory_fd,
+        tree.locked(lock_of_object(file.name)),
+    ):
+        if directory_fd is not None and _is_same(directory_fd, file):
+            os.unlink(file.name, dir_fd=directory_fd)
+            return True
+    return False
+
+
+def _file(name: str, found: os.stat_result) -> _File:
+    return _File(name, found.st_ino, found.st_ctime_ns, found.st_mtime, found.st_size)
+
+
+def _is_same(directory_fd: int, file: _File) -> bool:
+    return _file(file.name, os.stat(file.name, dir_fd=directory_fd, follow_symlinks=False)) == file
+
+
+def _stat(directory_fd: int, name: str) -> tuple[int, int]:
+    return _identity(os.stat(name, dir_fd=directory_fd, follow_symlinks=False))
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
