@@ -50,7 +50,7 @@ from store.layout import (
     version_of,
 )
 from store.pouring import ReaderFailed, pour_blob, pour_reader, read_up_to, source_of
-from store.refs import check_ref, encode_segment
+from store.refs import check_ref, encode
 from store.root import open_root
 from store.streams import ArtifactReader
 from store.tree import Tree, explained, misplaced
@@ -59,7 +59,6 @@ from store.urls import directory_of
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
 
     from store.contract import Checked, Collected, Pin, Retention
     from store.pouring import Poured
@@ -430,7 +429,7 @@ class FileStore:
             if prefix:
                 if self._find(prefix, None, None, HEADER_MAX_BYTES):
                     yield prefix
-                start = tuple(map(encode_segment, prefix.split("/")))
+                start = tuple(encode(prefix))
             for directories, entry in records.walk(self._tree, start):
                 if records.is_current(entry.name):
                     yield records.ref_at(self._tree, directories, entry.name)
@@ -486,7 +485,7 @@ class FileStore:
         with self._explained("collect garbage"):
             yield from upkeep.collect(self._tree, retention, pins, dry_run=dry_run)
 
-    def _explained(self, doing: str) -> AbstractContextManager[None]:
+    def _explained(self, doing: str) -> explained:
         return explained(self._root, doing)
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from store.contract import Position, Version
 from store.errors import Corrupt
-from store.refs import encode_segment
+from store.refs import encode
 
 REFS = "refs"
 OBJECTS = ("objects", "sha256")
@@ -108,7 +108,7 @@ class Place(NamedTuple):
 
 def place_of(ref: str) -> Place:
     """Return where the records of a legal ref lie."""
-    *directories, leaf = map(encode_segment, ref.split("/"))
+    *directories, leaf = encode(ref)
     # The encoding never emits '@': the record of `a` cannot meet the directory of `a/b`.
     return Place(ref, tuple(directories), f"{leaf}@")
 

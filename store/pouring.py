@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from store.streams import Readable
 
 _AHEAD = 4
+_FLUSH_BYTES = 8 * CHUNK_BYTES
 _COPY_BYTES = 16 * CHUNK_BYTES
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 
@@ -141,6 +142,20 @@ def _slices(blob: bytes) -> Iterator[memoryview]:
 def _written(
     fd: int, chunks: Iterator[bytes] | Iterator[memoryview]
 ) -> Iterator[bytes | memoryview]:
+    end = flushing = 0
     for chunk in chunks:
         write_all(fd, (chunk,))
+        end += len(chunk)
+        if end - flushing >= _FLUSH_BYTES:
+            _begin_flush(fd, flushing, end)
+            flushing = end
         yield chunk
+
+
+def _begin_flush(fd: int, start: int, end: int) -> None:
+    """Have the kernel write out what is dirty, without waiting: less is left for the end.
+
+    The advice says that the pages will not be needed; Linux starts with writing those back.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_DONTNEED)

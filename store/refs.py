@@ -22,7 +22,9 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # UTF-8 takes at most 4 bytes a character, so a ref this short cannot break a byte limit.
 _SURELY_SHORT = SEGMENT_MAX_BYTES // 4
 
-_PLAIN_NAME = re.compile(rf"[a-z0-9_-][a-z0-9._-]{{0,{NAME_MAX_CHARS - 1}}}")
+_PLAIN = rf"[a-z0-9_-][a-z0-9._-]{{0,{NAME_MAX_CHARS - 1}}}"
+_PLAIN_NAME = re.compile(_PLAIN)
+_PLAIN_REF = re.compile(rf"{_PLAIN}(?:/{_PLAIN})*")
 _TO_ESCAPE = re.compile(rb"\A\.|[^a-z0-9._-]")
 _ESCAPED = re.compile(rb"%([0-9a-f]{2})")
 _HASHED = "%%"
@@ -81,6 +83,12 @@ def _shown(ref: object) -> str:
     """Return `ref` for a message: one line of ASCII, cut, whatever it contains."""
     text = ascii(ref)
     return text if len(text) <= NAME_MAX_CHARS else f"{text[:NAME_MAX_CHARS]}…"
+
+
+def encode(ref: str) -> list[str]:
+    """Return the file names of a legal ref's segments."""
+    segments = ref.split("/")
+    return segments if _PLAIN_REF.fullmatch(ref) else [encode_segment(each) for each in segments]
 
 
 def encode_segment(segment: str) -> str:

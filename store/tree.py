@@ -244,11 +244,13 @@ class Tree:
         """Open a new file under tmp/ for the block; it stays, unless the block fails."""
         temporary = self.unique()
         fd = os.open(temporary, _CREATE, mode, dir_fd=self.tmp_fd)
-        with self.discarding(temporary):
-            try:
-                yield temporary, fd
-            finally:
-                os.close(fd)
+        try:
+            yield temporary, fd
+        except BaseException:
+            self.discard(temporary)
+            raise
+        finally:
+            os.close(fd)
 
     @contextlib.contextmanager
     def discarding(self, temporary: str) -> Iterator[None]:
@@ -314,17 +316,27 @@ class Tree:
                 time.sleep(_LOCK_POLL_S)
 
 
-@contextlib.contextmanager
-def explained(root: str, doing: str) -> Iterator[None]:
+class explained:  # noqa: N801 - it is used as a function; as a generator it would cost thrice
     """Turn the errors of the operating system into the contract's, in this one place."""
-    try:
-        yield
-    except OSError as error:
+
+    __slots__ = ("_doing", "_root")
+
+    def __init__(self, root: str, doing: str) -> None:
+        self._root = root
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Raise `Corrupt` or `Unavailable` in place of an OSError."""
+        if not isinstance(error, OSError):
+            return
         if error.errno in _MISPLACED:
-            raise misplaced(f"{root}: {error.filename2 or error.filename}") from error
+            raise misplaced(f"{self._root}: {error.filename2 or error.filename}") from error
         mend = _MENDS.get(error.errno or 0, "try again; if it stays, look at that directory")
         raise Unavailable(
-            f"cannot {doing} under {root}: {error.strerror or error}: {mend}"
+            f"cannot {self._doing} under {self._root}: {error.strerror or error}: {mend}"
         ) from error
 
 

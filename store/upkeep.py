@@ -34,7 +34,7 @@ from store.layout import (
     parse,
     place_of,
 )
-from store.refs import check_ref, encode_segment
+from store.refs import check_ref, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -93,7 +93,7 @@ def _record_names(tree: Tree, prefix: str) -> Iterator[tuple[tuple[str, ...], st
         with tree.directory(place.way) as directory_fd:
             found = [] if directory_fd is None else records.names(directory_fd, place.leaf)
         yield from ((place.directories, name) for name in found)
-        start = tuple(map(encode_segment, prefix.split("/")))
+        start = tuple(encode(prefix))
     for directories, entry in records.walk(tree, start):
         yield directories, entry.name
 
