@@ -6,6 +6,8 @@ artifact at the source, verifies it, and puts it into the fleet's store. Knows n
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +18,18 @@ from sidecar import notification
 from sidecar.event import KNOWN_TYPES, Event, Reason, Rejected, content_digest, decode
 from sidecar.policy import Mismatch
 from store import (
+    CHUNK_BYTES,
     Artifact,
+    ArtifactReader,
     Capability,
+    ChecksumMismatch,
     InvalidRef,
     NotFound,
     Position,
     Store,
     StoreError,
     Unavailable,
+    capabilities,
     check_ref,
     checksum_of,
     versioned,
@@ -59,9 +65,11 @@ class Pipeline:
 
     def __init__(self, source: Store, fleet: Store, rules: Rules) -> None:
         self._source = source
-        self._pinned_source = versioned(source, Capability.PINNED_GET)
+        self._streaming_source = versioned(source, Capability.STREAM)
+        self._pins_source = Capability.PINNED_GET in capabilities(source)
         self._fleet = fleet
-        self._ordered_fleet = versioned(fleet, Capability.POSITION)
+        self._streaming_fleet = versioned(fleet, Capability.STREAM)
+        self._orders_fleet = Capability.POSITION in capabilities(fleet)
         self._rules = rules
         self._one_store = _same_storage(source, fleet)
 
@@ -102,13 +110,17 @@ class Pipeline:
 
         When it returns, the pinned artifact is in the fleet's store, durable and verified.
         `position` is the entry's place in the control stream. Raises `Rejected`,
-        `policy.Mismatch` and `store.StoreError`, for `policy.decide`.
+        `policy.Mismatch` and `store.StoreError`, for `policy.decide`. Between stores that stream,
+        memory does not grow with the data; the manifest is in memory.
         """
         event = admitted.event
-        artifact = self._resolve(event)
-        manifest_checksum = self._verify(event, artifact)
-        if not self._one_store:
-            self._put(event.artifact_ref, artifact, position)
+        with self._open(event) as artifact:
+            self._check_size(event, artifact)
+            manifest_checksum = _check_manifest(event, artifact)
+            if self._one_store:
+                _check_data(event, artifact)
+            else:
+                self._put(event, artifact, position)
         admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
 
     def _check_ref(self, event: Event) -> None:
@@ -124,18 +136,14 @@ class Pipeline:
                 f" {event.artifact_ref!r}",
             )
 
-    def _resolve(self, event: Event) -> Artifact:
-        """Read the version that the event pins; what is there, if the source keeps no versions."""
-        if self._pinned_source is None:
-            return self._source.get(event.artifact_ref)
+    def _open(self, event: Event) -> ArtifactReader:
+        """Open the version that the event pins; what is there, if the source keeps no versions."""
         try:
-            return self._pinned_source.get(
-                event.artifact_ref,
-                checksum=event.checksum,
-                manifest_checksum=event.manifest_checksum or None,
-            )
+            if self._streaming_source:
+                return self._streaming_source.open(event.artifact_ref, **self._pins(event))
+            return _in_memory(self._source.get(event.artifact_ref, **self._pins(event)))
         except NotFound:
-            if self._pinned_source.exists(event.artifact_ref):
+            if self._pins_source and self._source.exists(event.artifact_ref):
                 raise Mismatch(
                     f"no version of {event.artifact_ref!r} at the source has the checksum"
                     f" {event.checksum}"
@@ -143,39 +151,82 @@ class Pipeline:
                 ) from None
             raise
 
-    def _verify(self, event: Event, artifact: Artifact) -> str:
-        """Check what the source gave, whatever it promised; return the manifest's checksum."""
-        size_bytes = len(artifact.data) + len(artifact.manifest)
+    def _pins(self, event: Event) -> dict[str, str]:
+        if not self._pins_source:
+            return {}
+        pins = {"checksum": event.checksum, "manifest_checksum": event.manifest_checksum}
+        return {name: pin for name, pin in pins.items() if pin}
+
+    def _check_size(self, event: Event, artifact: ArtifactReader) -> None:
+        size_bytes = artifact.size_bytes + len(artifact.manifest)
         if size_bytes > self._rules.max_artifact_bytes:
             raise Rejected(
                 Reason.ARTIFACT_TOO_LARGE,
                 f"{event.artifact_ref!r} has {size_bytes} bytes; --max-artifact-size allows"
                 f" {self._rules.max_artifact_bytes}",
             )
-        data_checksum = checksum_of(artifact.data)
-        if data_checksum != event.checksum:
-            raise Mismatch(
-                f"{event.artifact_ref!r} at the source is {data_checksum}, not {event.checksum}"
-            )
-        manifest_checksum = checksum_of(artifact.manifest)
-        if event.manifest_checksum not in ("", manifest_checksum):
-            raise Mismatch(
-                f"the manifest of {event.artifact_ref!r} at the source is {manifest_checksum},"
-                f" not {event.manifest_checksum}"
-            )
-        return manifest_checksum
 
-    def _put(self, ref: str, artifact: Artifact, position: Position) -> None:
+    def _put(self, event: Event, artifact: ArtifactReader, position: Position) -> None:
+        """Put what is read from `artifact`, if it is what the event says."""
+        ref, manifest = event.artifact_ref, artifact.manifest
+        at: dict[str, Position] = {"position": position} if self._orders_fleet else {}
         try:
-            if self._ordered_fleet:
-                self._ordered_fleet.put(ref, artifact.data, artifact.manifest, position=position)
+            if self._streaming_fleet:
+                self._streaming_fleet.put_from(
+                    ref, artifact, manifest, checksum=event.checksum, **at
+                )
             else:
-                self._fleet.put(ref, artifact.data, artifact.manifest)
+                self._fleet.put(ref, _checked_data(event, artifact), manifest, **at)
+        except ChecksumMismatch as error:
+            raise Mismatch(f"{ref!r} at the source has changed: {error}") from error
         except (InvalidRef, Unavailable):
             raise
         except StoreError as error:
+            if error is artifact.error:
+                raise
             # Absence and corruption are verdicts on the source; in the fleet they are an outage.
             raise Unavailable(f"the fleet's store: {error}") from error
+
+
+def _in_memory(artifact: Artifact) -> ArtifactReader:
+    return ArtifactReader(
+        io.BytesIO(artifact.data),
+        checksum=None,
+        size_bytes=len(artifact.data),
+        manifest=artifact.manifest,
+        where="the source",
+    )
+
+
+def _check_manifest(event: Event, artifact: ArtifactReader) -> str:
+    """Check the manifest, whatever the source promised; return its checksum."""
+    checksum = checksum_of(artifact.manifest)
+    if event.manifest_checksum not in ("", checksum):
+        raise Mismatch(
+            f"the manifest of {event.artifact_ref!r} at the source is {checksum},"
+            f" not {event.manifest_checksum}"
+        )
+    return checksum
+
+
+def _check_data(event: Event, artifact: ArtifactReader) -> None:
+    """Read the data through, in constant memory, and hold it against the event."""
+    digest = hashlib.sha256()
+    while chunk := artifact.read(CHUNK_BYTES):
+        digest.update(chunk)
+    _compare(event, f"sha256:{digest.hexdigest()}")
+
+
+def _checked_data(event: Event, artifact: ArtifactReader) -> bytes:
+    """Read the data into memory and hold it against the event."""
+    data = artifact.readall()
+    _compare(event, checksum_of(data))
+    return data
+
+
+def _compare(event: Event, checksum: str) -> None:
+    if checksum != event.checksum:
+        raise Mismatch(f"{event.artifact_ref!r} at the source is {checksum}, not {event.checksum}")
 
 
 def _same_storage(source: Store, fleet: Store) -> bool:

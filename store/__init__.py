@@ -39,9 +39,10 @@ from store.errors import (
 )
 from store.refs import check_ref
 from store.registry import open, open_url, register  # noqa: A004 - store.open reads well
-from store.streams import ArtifactReader, Readable
+from store.streams import CHUNK_BYTES, ArtifactReader, Readable
 
 __all__ = [
+    "CHUNK_BYTES",
     "Artifact",
     "ArtifactReader",
     "Capability",

@@ -67,7 +67,10 @@ def pour_blob(fd: int, blob: bytes) -> Poured:
 def pour_reader(fd: int, head: bytes, reader: Readable, source: Source | None) -> Poured:
     """Write, hash and flush `head` and what `reader` has left; by the kernel from `source`."""
     if source is not None and source.copy(fd, 0):
-        return pour(fd, source.copied(fd))
+        poured = pour(fd, source.copied(fd))
+        if isinstance(reader, ArtifactReader):
+            reader.check(poured.size, poured.digest)
+        return poured
     return pour(fd, _written(fd, _chunks(head, reader)))
 
 

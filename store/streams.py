@@ -6,7 +6,7 @@ import hashlib
 import io
 from typing import TYPE_CHECKING, Protocol
 
-from store.errors import Corrupt
+from store.errors import Corrupt, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,8 @@ class ArtifactReader(io.RawIOBase):
             verified.
         size_bytes: of the data.
         manifest: the manifest, verified.
+        error: what reading raised, when it raised a `StoreError`: so that who hands the reader
+            to another store can tell the two stores' errors apart.
 
     """
 
@@ -54,6 +56,7 @@ class ArtifactReader(io.RawIOBase):
         self.checksum = checksum
         self.size_bytes = size_bytes
         self.manifest = manifest
+        self.error: StoreError | None = None
         self._raw = raw
         self._where = where
         self._close = close
@@ -76,22 +79,30 @@ class ArtifactReader(io.RawIOBase):
             return self.readall()
         if size == 0:
             return b""
-        chunk = self._raw.read(min(size, CHUNK_BYTES))
-        if chunk:
+        try:
+            chunk = self._raw.read(min(size, CHUNK_BYTES))
             self._left -= len(chunk)
             self._hash.update(chunk)
-        else:
-            self._check_end()
+            if not chunk or self._left < 0:
+                self.check(self.size_bytes - self._left, self._hash.hexdigest())
+        except StoreError as error:
+            self.error = error
+            raise
         return chunk
+
+    def readall(self) -> bytes:
+        """Return all that is left."""
+        return b"".join(iter(lambda: self.read(CHUNK_BYTES), b""))
 
     def unread(self) -> Readable | None:
         """Return what it reads from, if nothing was read yet: a file can be copied at once."""
         return self._raw if self._left == self.size_bytes else None
 
-    def _check_end(self) -> None:
-        if self._left:
-            raise Corrupt(f"{self._where} is damaged: {self._left} of {self.size_bytes} bytes lack")
-        if self.checksum not in (None, "sha256:" + self._hash.hexdigest()):
+    def check(self, size_bytes: int, digest: str) -> None:
+        """Raise `Corrupt` unless this is the data's size and its SHA-256 in hex."""
+        if size_bytes != self.size_bytes:
+            raise Corrupt(f"{self._where} is damaged: {size_bytes} of {self.size_bytes} bytes")
+        if self.checksum not in (None, f"sha256:{digest}"):
             raise Corrupt(f"{self._where} is damaged: the data fails its checksum")
 
     def close(self) -> None:
