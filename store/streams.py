@@ -100,10 +100,14 @@ class ArtifactReader(io.RawIOBase):
 
     def check(self, size_bytes: int, digest: str) -> None:
         """Raise `Corrupt` unless this is the data's size and its SHA-256 in hex."""
+        fault = None
         if size_bytes != self.size_bytes:
-            raise Corrupt(f"{self._where} is damaged: {size_bytes} of {self.size_bytes} bytes")
-        if self.checksum not in (None, f"sha256:{digest}"):
-            raise Corrupt(f"{self._where} is damaged: the data fails its checksum")
+            fault = f"{size_bytes} of {self.size_bytes} bytes"
+        elif self.checksum not in (None, f"sha256:{digest}"):
+            fault = "the data fails its checksum"
+        if fault:
+            self.error = Corrupt(f"{self._where} is damaged: {fault}")
+            raise self.error
 
     def close(self) -> None:
         """Let go of what was opened."""

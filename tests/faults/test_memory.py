@@ -1,18 +1,25 @@
-"""The worker's memory does not grow with the backlog."""
+"""The worker's memory grows neither with the backlog nor with the size of artifacts."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import store
 from tests.faults.outside import CONTROL, NOTIFICATIONS
 from tests.faults.test_kill import worker
 
 MIB = 1 << 20
+ARTIFACT_MIB = int(os.environ.get("RELAY_ARTIFACT_MIB", "512"))
 
 
 def peak_bytes(client: Any, url: str, data_dir: Path, entries: int, *, missing: bool) -> int:
@@ -45,3 +52,60 @@ def test_memory_is_flat_from_a_thousand_to_a_million_entries(
     many = peak_bytes(client, redis_url, tmp_path, 1_000_000, missing=missing)
     print(f"peak {few / MIB:.1f} MiB with 1,000 entries, {many / MIB:.1f} MiB with 1,000,000")  # noqa: T201
     assert many - few < 20 * MIB
+
+
+class Endless:
+    """A reader of so many MiB, no two alike, that takes no memory."""
+
+    def __init__(self, mib: int) -> None:
+        self._left = mib
+        self._block = os.urandom(MIB - 8)
+
+    def read(self, _size: int, /) -> bytes:
+        """Return the next MiB."""
+        if not self._left:
+            return b""
+        self._left -= 1
+        return self._left.to_bytes(8) + self._block
+
+
+@pytest.fixture(params=["one disk", "two disks"])
+def source_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory for the source; on two disks the kernel cannot copy, and the worker does."""
+    if request.param == "one disk":
+        yield tmp_path / "source"
+        return
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Path(directory) / "source"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_memory_is_flat_however_large_the_artifact(
+    client: Any, redis_url: str, tmp_path: Path, source_dir: Path
+) -> None:
+    """Relaying an artifact of RELAY_ARTIFACT_MIB, by default 512, takes less than 128 MiB."""
+    source, fleet = (
+        store.versioned(store.open_url(path.as_uri())) for path in (source_dir, tmp_path / "fleet")
+    )
+    assert source
+    assert fleet
+    checksum = source.put_from("big", Endless(ARTIFACT_MIB), b"{}")
+    event = {"event_id": "big", "type": "run.abort", "artifact_ref": "big", "checksum": checksum}
+    client.xadd(CONTROL, {"event": json.dumps(event)})
+    limit = ("--max-artifact-size", "1TiB", "--source-store", source_dir.as_uri())
+    process = worker(redis_url, tmp_path, *limit)
+    began = time.monotonic()
+    while not client.xread({NOTIFICATIONS: "0"}, block=1000):
+        assert process.poll() is None
+    seconds = time.monotonic() - began
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    peak_mib = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    print(f"{ARTIFACT_MIB} MiB relayed in {seconds:.0f} s, at most {peak_mib:.0f} MiB held")  # noqa: T201
+    assert peak_mib < 128
+    assert [each.error for each in fleet.verify("big")] == [None]

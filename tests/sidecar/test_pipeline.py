@@ -1,0 +1,194 @@
+"""Carrying an artifact from store to store: what streams, what is verified, whose error it is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import store
+from sidecar.pipeline import Pipeline, Rules
+from sidecar.policy import Mismatch
+from store import (
+    Artifact,
+    ArtifactReader,
+    Capability,
+    Corrupt,
+    NotFound,
+    StoreConfig,
+    StoreError,
+    Unavailable,
+    checksum_of,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REF = "stacks/t_1/web/7"
+BIG = b"b" * 3_000_000
+
+
+class Plain:
+    """A third party's store: put, get, exists and name, nothing else."""
+
+    name = "plain"
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, tuple[bytes, bytes]] = {}
+
+    def put(self, ref: str, data: bytes, manifest: bytes) -> None:
+        """Put as the contract says."""
+        self.pairs[ref] = (data, manifest)
+
+    def get(self, ref: str) -> Artifact:
+        """Get as the contract says."""
+        if ref not in self.pairs:
+            raise NotFound(ref)
+        return Artifact(*self.pairs[ref])
+
+    def exists(self, ref: str) -> bool:
+        """Look as the contract says."""
+        return ref in self.pairs
+
+
+class Streaming(Plain):
+    """A third party's store that streams, and says what it likes of what it has."""
+
+    capabilities = frozenset({Capability.STREAM})
+    failure: StoreError | None = None
+    claims: str | None = None
+
+    def open(self, ref: str) -> ArtifactReader:
+        """Open, failing half way if told to."""
+        data, manifest = self.get(ref)
+        return ArtifactReader(
+            _Failing(data, self.failure) if self.failure else io.BytesIO(data),
+            checksum=self.claims,
+            size_bytes=len(data),
+            manifest=manifest,
+            where="streaming",
+        )
+
+    def put_from(self, *_args: Any, **_options: Any) -> str:
+        """Fail: nothing is put here."""
+        raise AssertionError("it is a source")
+
+
+class _Failing(io.BytesIO):
+    def __init__(self, data: bytes, failure: StoreError) -> None:
+        super().__init__(data)
+        self._failure = failure
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() > 2_000_000:
+            raise self._failure
+        return super().read(size)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> store.Store:
+    return store.open("file", StoreConfig(file_dir=tmp_path / "fleet"))
+
+
+def carry(source: store.Store, fleet: store.Store, data: bytes) -> None:
+    """Carry an event that names `data` at REF."""
+    event = {
+        "event_id": "e",
+        "type": "run.abort",
+        "artifact_ref": REF,
+        "checksum": checksum_of(data),
+    }
+    pipeline = Pipeline(source, fleet, Rules())
+    admitted = pipeline.admit({b"event": json.dumps(event).encode()}, "control/1-0")
+    pipeline.carry(admitted, (1, 0))
+
+
+@pytest.mark.parametrize(
+    "source", [Plain(), Streaming(), store.open("memory")], ids=lambda s: s.name
+)
+@pytest.mark.parametrize("data", [b"", b"small", BIG], ids=len)
+def test_carries_between_all_kinds_of_stores(
+    source: store.Store, fleet: store.Store, data: bytes
+) -> None:
+    """Whatever the two stores can do, the pair arrives whole."""
+    source.put(REF, data, b"manifest")
+    for target in (fleet, Plain()):
+        carry(source, target, data)
+        assert target.get(REF) == (data, b"manifest")
+
+
+@pytest.mark.parametrize("source", [Plain(), Streaming()], ids=["plain", "streaming"])
+def test_other_data_is_a_mismatch(source: Plain, fleet: store.Store) -> None:
+    """Data that the event does not name is never put, whatever the source claims of it."""
+    source.put(REF, BIG, b"m")
+    with pytest.raises(Mismatch, match="at the source"):
+        carry(source, fleet, b"what the event names")
+    assert not fleet.exists(REF)
+
+
+def test_a_source_that_lies_about_its_data(fleet: store.Store) -> None:
+    """A source that claims the right checksum for other data is found out, and not put."""
+    source = Streaming()
+    source.claims = checksum_of(b"what the event names")
+    source.put(REF, BIG, b"m")
+    with pytest.raises(Corrupt, match="streaming"):
+        carry(source, fleet, b"what the event names")
+    assert not fleet.exists(REF)
+
+
+@pytest.mark.parametrize("failure", [Unavailable("gone"), Corrupt("bad")], ids=repr)
+def test_a_source_that_fails_half_way(fleet: store.Store, failure: StoreError) -> None:
+    """The source's own error comes through, its corruption as well, and nothing was put."""
+    source = Streaming()
+    source.failure = failure
+    source.put(REF, BIG, b"m")
+    with pytest.raises(StoreError) as raised:
+        carry(source, fleet, BIG)
+    assert raised.value is failure
+    assert not fleet.exists(REF)
+
+
+def test_the_fleets_corruption_is_an_outage() -> None:
+    """An error of the fleet's store is no verdict on the artifact: it is waited for."""
+
+    class Damaged(Plain):
+        def put(self, *_args: object) -> None:
+            """Fail as no third party should."""
+            raise Corrupt("a disk")
+
+    source = Plain()
+    source.put(REF, b"1", b"m")
+    with pytest.raises(Unavailable, match="fleet's"):
+        carry(source, Damaged(), b"1")
+
+
+def test_one_store_is_read_through_and_not_put(tmp_path: Path) -> None:
+    """Where source and fleet are one store the data is verified, and nothing is written."""
+    source = store.versioned(store.open("file", StoreConfig(file_dir=tmp_path)))
+    assert source
+    source.put(REF, BIG, b"m")
+    before = list(source.versions(REF))
+    carry(source, store.open("file", StoreConfig(file_dir=tmp_path)), BIG)
+    assert list(source.versions(REF)) == before
+    digest = hashlib.sha256(BIG).hexdigest()
+    damaged = tmp_path / "objects/sha256" / digest[:2] / digest
+    damaged.chmod(0o644)
+    damaged.write_bytes(BIG[:-1] + b"x")
+    with pytest.raises(Corrupt):
+        carry(source, source, BIG)
+
+
+def test_a_damaged_source_is_not_copied(tmp_path: Path, fleet: store.Store) -> None:
+    """Damage at a file source is told as such, though the kernel copies without looking."""
+    source = store.open("file", StoreConfig(file_dir=tmp_path / "source"))
+    source.put(REF, BIG, b"m")
+    digest = hashlib.sha256(BIG).hexdigest()
+    damaged = tmp_path / "source/objects/sha256" / digest[:2] / digest
+    damaged.chmod(0o644)
+    damaged.write_bytes(BIG[:-1] + b"x")
+    with pytest.raises(Corrupt, match="source/objects"):
+        carry(source, fleet, BIG)
+    assert not fleet.exists(REF)
