@@ -20,6 +20,12 @@ This package needs pytest and hypothesis; `store` itself does not.
 
 from __future__ import annotations
 
+import pytest
+
+for _module in ("collecting", "conformance", "model", "streaming", "trouble", "versions"):
+    pytest.register_assert_rewrite(f"{__name__}.{_module}")
+
+# ruff: noqa: E402 - only what is imported after that says what a failed assertion compared
 from store.testing.collecting import CollectConformance
 from store.testing.conformance import StoreConformance
 from store.testing.model import StoreModel

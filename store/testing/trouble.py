@@ -69,6 +69,16 @@ class CorruptionConformance(DamagingConformance):
         check_intact(store, data)
         assert read_in_pieces(store, 1000) == data
 
+    @pytest.mark.parametrize("size_bytes", SIZES)
+    def test_damage_is_not_copied(self, store: VersionedStore, size_bytes: int) -> None:
+        """Damaged data that is put somewhere else as it is read is refused, not taken for new."""
+        needs(store, Capability.STREAM)
+        store.put(REF, blob_of(size_bytes), b"manifest")
+        self.damage(store, REF)
+        with pytest.raises(Corrupt):
+            copy(store, REF, "copy")
+        assert not store.exists("copy")
+
 
 class VerifyConformance(DamagingConformance):
     """All that is stored can be read through, in parts. Override `damage`."""
@@ -255,6 +265,12 @@ def read_in_pieces(store: VersionedStore, size_bytes: int) -> bytes:
     """Open REF and read it to its end."""
     with store.open(REF) as reader:
         return b"".join(iter(lambda: reader.read(size_bytes), b""))
+
+
+def copy(store: VersionedStore, source: str, target: str) -> None:
+    """Put what lies at `source` at `target`, as it is read."""
+    with store.open(source) as reader:
+        store.put_from(target, reader, reader.manifest)
 
 
 def is_under(ref: str, prefix: str) -> bool:

@@ -95,6 +95,9 @@ class TestFile(
     PinnedGetConformance,
     PositionConformance,
     ListConformance,
+    StreamConformance,
+    VerifyConformance,
+    CollectConformance,
     CorruptionConformance,
     OutageConformance,
 ):
