@@ -10,7 +10,7 @@ import shutil
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
@@ -26,6 +26,18 @@ from store import (
     checksum_of,
 )
 from store.testing.samples import ABSENT, ILLEGAL, REF, Interrupted, Trickle, blob_of, needs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Shouting(io.FileIO):
+    """A file that reads in capitals."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next piece, in capitals."""
+        return super().read(size).upper()
+
 
 SIZES = [0, 1, 65_535, 65_536, 65_537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20]
 """Empty, and what lies around thresholds that are likely."""
@@ -69,6 +81,20 @@ class StreamConformance:
         data = blob_of(size_bytes)
         assert store.put_from(REF, Trickle(data, piece_bytes), b"m") == checksum_of(data)
         assert store.get(REF) == (data, b"m")
+
+    def test_reads_as_the_reader_reads(self, store: VersionedStore, tmp_path: Path) -> None:
+        """What counts is what `read` returns, also of a file that shows something else."""
+        path = tmp_path / "file"
+        path.write_bytes(b"secret" * 20_000)
+        with Shouting(path) as reader:
+            store.put_from(REF, reader, b"m")
+        assert store.get(REF).data == b"SECRET" * 20_000
+        for skipped in (0, 6, 100_000):
+            for buffering in (0, -1):
+                with path.open("rb", buffering=buffering) as file:
+                    file.read(skipped)
+                    store.put_from(REF, file, b"m")
+                assert store.get(REF).data == (b"secret" * 20_000)[skipped:]
 
     def test_moves_the_ref(self, store: VersionedStore) -> None:
         """Put, and Put from a reader, replace each other's pair; the same again is harmless."""
