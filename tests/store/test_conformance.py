@@ -12,7 +12,6 @@ import pytest
 from hypothesis import settings
 
 import store
-from store import Artifact
 from store.memory import MemoryStore
 from store.testing import (
     CollectConformance,
@@ -28,6 +27,7 @@ from store.testing import (
     StreamConformance,
     VerifyConformance,
 )
+from tests.store.harness import flip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,16 +55,6 @@ class TestMemory(
     def damage(self, store: VersionedStore, ref: str) -> None:
         """Flip the last bit of the current version's data."""
         flip(store, ref)
-
-
-def flip(store: object, ref: str) -> None:
-    """Flip the last bit of the data of a memory store's ref."""
-    assert isinstance(store, MemoryStore)
-    entry = store._entries[ref]
-    stored = entry.versions[entry.current]
-    data = bytearray(stored.artifact.data)
-    data[-1] ^= 1
-    stored.artifact = Artifact(bytes(data), stored.artifact.manifest)
 
 
 class TestWrapped(
