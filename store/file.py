@@ -49,7 +49,7 @@ from store.layout import (
     place_of,
     version_of,
 )
-from store.pouring import ReaderFailed, pour_blob, pour_reader, read_up_to, source_of
+from store.pouring import pour_blob, pour_reader, read_up_to, source_of
 from store.refs import check_ref, encode
 from store.root import open_root
 from store.streams import ArtifactReader
@@ -132,21 +132,18 @@ class FileStore:
         check_position(position)
         check_pin(checksum, None)
         manifest_blob = as_bytes(manifest)
-        try:
-            with self._explained(f"put {ref!r}"):
-                source = source_of(reader)
-                head = read_up_to(reader, INLINE_MAX_BYTES + 1)
-                if len(head) <= INLINE_MAX_BYTES:
-                    return self._put_small(ref, head, manifest_blob, checksum, position)
-                return self._put_large(
-                    ref,
-                    lambda fd: pour_reader(fd, head, reader, source),
-                    manifest_blob,
-                    checksum,
-                    position,
-                )
-        except ReaderFailed as failed:
-            raise failed.error from None
+        with self._explained(f"put {ref!r}"):
+            source = source_of(reader)
+            head = read_up_to(reader, INLINE_MAX_BYTES + 1)
+            if len(head) <= INLINE_MAX_BYTES:
+                return self._put_small(ref, head, manifest_blob, checksum, position)
+            return self._put_large(
+                ref,
+                lambda fd: pour_reader(fd, head, reader, source),
+                manifest_blob,
+                checksum,
+                position,
+            )
 
     def _put_small(
         self,

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.streams import CHUNK_BYTES, ArtifactReader
-from store.tree import write_all
+from store.tree import CallerFailed, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,14 +30,6 @@ class Poured(NamedTuple):
 
     digest: str
     size: int
-
-
-class ReaderFailed(Exception):
-    """The reader raised `error`, an OSError that must not be taken for the store's own."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def pour(fd: int, written: Iterator[bytes | memoryview], ahead: int = _AHEAD) -> Poured:
@@ -105,10 +97,11 @@ def source_of(reader: Readable) -> Source | None:
     """Return the regular file that `reader` reads as it is, if there is one to copy from."""
     if not hasattr(os, "copy_file_range"):
         return None
-    raw = reader.unread() if isinstance(reader, ArtifactReader) else reader
-    if isinstance(raw, io.BufferedReader) and isinstance(raw.raw, io.FileIO):
+    # Exactly these: a class that inherits from them may read something else than the file.
+    raw = reader.unread() if type(reader) is ArtifactReader else reader
+    if type(raw) is io.BufferedReader and type(raw.raw) is io.FileIO:
         offset, raw = raw.tell(), raw.raw
-    elif isinstance(raw, io.FileIO) and raw.seekable():
+    elif type(raw) is io.FileIO and raw.seekable():
         offset = raw.tell()
     else:
         return None
@@ -134,7 +127,7 @@ def _read(reader: Readable, size: int) -> bytes:
     try:
         return reader.read(size)
     except OSError as error:
-        raise ReaderFailed(error) from error
+        raise CallerFailed(error) from error
 
 
 def _slices(blob: bytes) -> Iterator[memoryview]:

@@ -316,6 +316,14 @@ class Tree:
                 time.sleep(_LOCK_POLL_S)
 
 
+class CallerFailed(Exception):
+    """What the caller gave raised `error`, an OSError that is none of the store's own."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class explained:  # noqa: N801 - it is used as a function; as a generator it would cost thrice
     """Turn the errors of the operating system into the contract's, in this one place."""
 
@@ -330,6 +338,8 @@ class explained:  # noqa: N801 - it is used as a function; as a generator it wou
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         """Raise `Corrupt` or `Unavailable` in place of an OSError."""
+        if isinstance(error, CallerFailed):
+            raise error.error from None
         if not isinstance(error, OSError):
             return
         if error.errno in _MISPLACED:

@@ -33,8 +33,10 @@ from store.layout import (
     object_of,
     parse,
     place_of,
+    version_of,
 )
 from store.refs import check_ref, encode
+from store.tree import CallerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -257,7 +259,7 @@ def collect(
     tree.check_root()
     refs = _superseded(tree, retention)
     objects = _old_objects(tree, retention)
-    _spare_pinned(refs, pins())
+    _spare_pinned(refs, _told(pins))
     _wait_for_puts(tree, objects)
     gone: set[tuple[tuple[str, ...], str]] = set()
     for (directories, current), (ref, versions) in refs.items():
@@ -287,14 +289,28 @@ def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
     now = time.time()
     refs = {}
     for (directories, current), files in found.items():
-        newest_first = sorted(files, key=lambda each: each.stored_s, reverse=True)
         kept = max(retention.keep_last - 1, 0)
-        old = [each for each in newest_first[kept:] if _is_old(each, retention, now)]
+        if kept:
+            files.sort(key=lambda each: _stored(tree, directories, each), reverse=True)
+        old = [each for each in files[kept:] if _is_old(each, retention, now)]
         with contextlib.suppress(Corrupt, FileNotFoundError):
             if old:
                 ref = records.ref_at(tree, directories, old[0].name)
                 refs[directories, current] = _Ref(ref, old)
     return refs
+
+
+def _stored(tree: Tree, directories: tuple[str, ...], file: _File) -> float:
+    """Return when a version was stored: its record knows it better than the kernel's clock."""
+    with (
+        contextlib.suppress(Corrupt, FileNotFoundError),
+        tree.directory((REFS, *directories)) as directory_fd,
+    ):
+        if directory_fd is not None:
+            path = tree.path(REFS, *directories, file.name)
+            content, _ = tree.read_file(directory_fd, file.name, path, HEADER_MAX_BYTES)
+            return version_of(parse(content, path)[0], current=False).stored_at
+    return file.stored_s
 
 
 def _is_current(tree: Tree, directories: tuple[str, ...], version: re.Match[str]) -> bool:
@@ -333,6 +349,13 @@ def _old_objects(tree: Tree, retention: Retention) -> dict[str, _File]:
             if _DIGEST.fullmatch(entry.name) and now - in_use_s >= retention.grace_s:
                 found[entry.name] = file
     return found
+
+
+def _told(pins: Callable[[], Iterable[Pin]]) -> Iterator[Pin]:
+    try:
+        yield from pins()
+    except OSError as error:
+        raise CallerFailed(error) from error
 
 
 def _spare_pinned(refs: dict[_Leaf, _Ref], pins: Iterable[Pin]) -> None:

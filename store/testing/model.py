@@ -11,11 +11,15 @@ TestMineModel = MineModel.TestCase
 
 from __future__ import annotations
 
+import io
+from typing import ClassVar
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from store import NotFound, Position, VersionedStore, checksum_of
+from store import NotFound, Pin, Position, Retention, VersionedStore, checksum_of
+from store.testing.samples import wait_out
 
 _REFS = st.sampled_from(["a", "A", "a/b", "a/b/c", "%41", "é", "e\u0301", "a@", "S" * 255])
 _DATA = st.sampled_from([b"", b"1", b"2", b"b" * 65_537])
@@ -26,7 +30,13 @@ _Pair = tuple[bytes, bytes]
 
 
 class StoreModel(RuleBasedStateMachine):
-    """Puts, Gets and lists in any order. Override `open_store`, and `teardown` if need be."""
+    """Puts, Gets, lists and collections in any order.
+
+    Override `open_store`, and `teardown` if need be.
+    """
+
+    smallest_grace_s: ClassVar[float] = 0.0
+    """As `CollectConformance` has it."""
 
     def open_store(self) -> VersionedStore:
         """Return an empty store with every capability."""
@@ -40,11 +50,23 @@ class StoreModel(RuleBasedStateMachine):
         self.positions: dict[str, Position | None] = {}
         self.versions: dict[str, list[_Pair]] = {}  # oldest first
 
-    @rule(ref=_REFS, data=_DATA, manifest=_MANIFESTS, position=_POSITIONS)
-    def put(self, ref: str, data: bytes, manifest: bytes, position: Position | None) -> None:
-        """Put moves the ref, unless a later position did."""
+    @rule(
+        ref=_REFS,
+        data=_DATA,
+        manifest=_MANIFESTS,
+        position=_POSITIONS,
+        streamed=st.booleans(),
+    )
+    def put(
+        self, ref: str, data: bytes, manifest: bytes, position: Position | None, *, streamed: bool
+    ) -> None:
+        """Put moves the ref, unless a later position did; so does Put from a reader."""
         pair = (data, manifest)
-        self.store.put(ref, data, manifest, position=position)
+        if streamed:
+            put = self.store.put_from(ref, io.BytesIO(data), manifest, position=position)
+            assert put == checksum_of(data)
+        else:
+            self.store.put(ref, data, manifest, position=position)
         self._remember(ref, pair)
         here = self.positions.get(ref)
         if position is None:
@@ -62,13 +84,16 @@ class StoreModel(RuleBasedStateMachine):
 
     @rule(ref=_REFS)
     def get(self, ref: str) -> None:
-        """Get returns the current pair, or `NotFound`."""
+        """Get returns the current pair, or `NotFound`; Open opens the same."""
         assert self.store.exists(ref) == (ref in self.current)
         if ref in self.current:
             assert self.store.get(ref) == self.current[ref]
+            with self.store.open(ref) as reader:
+                assert (reader.read(), reader.manifest) == self.current[ref]
         else:
-            with pytest.raises(NotFound):
-                self.store.get(ref)
+            for read in (self.store.get, self.store.open):
+                with pytest.raises(NotFound):
+                    read(ref)
 
     @rule(ref=_REFS, data=_DATA, manifest=_MANIFESTS)
     def get_pair(self, ref: str, data: bytes, manifest: bytes) -> None:
@@ -102,6 +127,47 @@ class StoreModel(RuleBasedStateMachine):
             (checksum_of(data), checksum_of(manifest)): (data, manifest) == self.current[ref]
             for data, manifest in self.versions[ref]
         }
+
+    @rule(
+        keep_last=st.integers(1, 3),
+        ref=_REFS,
+        data=_DATA,
+        manifest=st.none() | _MANIFESTS,
+        dry_run=st.booleans(),
+    )
+    def collect(
+        self, keep_last: int, ref: str, data: bytes, manifest: bytes | None, *, dry_run: bool
+    ) -> None:
+        """Current, newest and pinned versions stay; all others go, unless it is only tried."""
+        gone = [
+            (each, pair)
+            for each in self.current
+            for pair in self._old(each, keep_last)
+            if (each, pair[0]) != (ref, data) or manifest not in (None, pair[1])
+        ]
+        pin = Pin(ref, checksum_of(data), None if manifest is None else checksum_of(manifest))
+        retention = Retention(self.smallest_grace_s, keep_last)
+        wait_out(self.smallest_grace_s)
+        collected = list(self.store.collect(retention, lambda: [pin], dry_run=dry_run))
+        versions = [each.ref or "" for each in collected if each.kind == "version"]
+        assert sorted(versions) == sorted(each for each, _ in gone)
+        if not dry_run:
+            for each, pair in gone:
+                self.versions[each].remove(pair)
+
+    def _old(self, ref: str, keep_last: int) -> list[_Pair]:
+        """Return what is not among the newest, as the store lists them, the current counted."""
+        pairs = {tuple(map(checksum_of, pair)): pair for pair in self.versions[ref]}
+        others = [pairs[version[:2]] for version in self.store.versions(ref) if not version.current]
+        return others[keep_last - 1 :]
+
+    @rule()
+    def verify(self) -> None:
+        """All that is stored is intact, and every version is looked at."""
+        checked = list(self.store.verify())
+        assert [each.error for each in checked if each.error] == []
+        for ref, pairs in self.versions.items():
+            assert sum(each.ref == ref for each in checked) >= len(pairs)
 
     @invariant()
     def lists_what_was_put(self) -> None:

@@ -12,15 +12,22 @@ import pytest
 from hypothesis import settings
 
 import store
+from store.memory import MemoryStore
 from store.testing import (
+    CollectConformance,
     CorruptionConformance,
+    Faulty,
     ListConformance,
     OutageConformance,
     PinnedGetConformance,
     PositionConformance,
+    Slow,
     StoreConformance,
     StoreModel,
+    StreamConformance,
+    VerifyConformance,
 )
+from tests.store.harness import flip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +35,16 @@ if TYPE_CHECKING:
     from store import VersionedStore
 
 
-class TestMemory(StoreConformance, PinnedGetConformance, PositionConformance, ListConformance):
+class TestMemory(
+    StoreConformance,
+    PinnedGetConformance,
+    PositionConformance,
+    ListConformance,
+    StreamConformance,
+    VerifyConformance,
+    CorruptionConformance,
+    CollectConformance,
+):
     """The memory backend."""
 
     @pytest.fixture
@@ -36,12 +52,42 @@ class TestMemory(StoreConformance, PinnedGetConformance, PositionConformance, Li
         """Open a new one."""
         return store.open("memory")
 
+    def damage(self, store: VersionedStore, ref: str) -> None:
+        """Flip the last bit of the current version's data."""
+        flip(store, ref)
+
+
+class TestWrapped(
+    StoreConformance,
+    PinnedGetConformance,
+    PositionConformance,
+    ListConformance,
+    StreamConformance,
+    VerifyConformance,
+    CorruptionConformance,
+    CollectConformance,
+):
+    """A wrapper that neither waits nor fails is the store that it is around."""
+
+    @pytest.fixture
+    def store(self) -> store.Store:
+        """Wrap a new one, twice."""
+        self.inner = MemoryStore()
+        return Slow(Faulty(self.inner, []), 0.0)
+
+    def damage(self, store: VersionedStore, ref: str) -> None:  # noqa: ARG002 - the wrapped is it
+        """Damage what is wrapped."""
+        flip(self.inner, ref)
+
 
 class TestFile(
     StoreConformance,
     PinnedGetConformance,
     PositionConformance,
     ListConformance,
+    StreamConformance,
+    VerifyConformance,
+    CollectConformance,
     CorruptionConformance,
     OutageConformance,
 ):
