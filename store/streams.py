@@ -6,7 +6,7 @@ import hashlib
 import io
 from typing import TYPE_CHECKING, Protocol
 
-from store.errors import Corrupt, StoreError
+from store.errors import Corrupt, StoreError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +90,9 @@ class ArtifactReader(io.RawIOBase):
         except StoreError as error:
             self.error = error
             raise
+        except OSError as error:
+            self.error = Unavailable(f"cannot read {self._where}: {error.strerror or error}")
+            raise self.error from error
         return chunk
 
     def readall(self) -> bytes:

@@ -58,7 +58,7 @@ class Streaming(Plain):
     """A third party's store that streams, and says what it likes of what it has."""
 
     capabilities = frozenset({Capability.STREAM})
-    failure: StoreError | None = None
+    failure: Exception | None = None
     claims: str | None = None
 
     def open(self, ref: str) -> ArtifactReader:
@@ -78,7 +78,7 @@ class Streaming(Plain):
 
 
 class _Failing(io.BytesIO):
-    def __init__(self, data: bytes, failure: StoreError) -> None:
+    def __init__(self, data: bytes, failure: Exception) -> None:
         super().__init__(data)
         self._failure = failure
 
@@ -148,6 +148,16 @@ def test_a_source_that_fails_half_way(fleet: store.Store, failure: StoreError) -
     with pytest.raises(StoreError) as raised:
         carry(source, fleet, BIG)
     assert raised.value is failure
+    assert not fleet.exists(REF)
+
+
+def test_a_source_whose_disk_fails_half_way(fleet: store.Store) -> None:
+    """An error of the operating system, while the source is read, is the source's outage."""
+    source = Streaming()
+    source.failure = OSError(5, "Input/output error")
+    source.put(REF, BIG, b"m")
+    with pytest.raises(Unavailable, match="cannot read streaming: Input/output error"):
+        carry(source, fleet, BIG)
     assert not fleet.exists(REF)
 
 
