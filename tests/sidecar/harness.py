@@ -21,7 +21,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.relay import IDLE_BLOCK_S, Options, Relay
-from store import Artifact, NotFound, Position, checksum_of
+from store import Artifact, ArtifactReader, NotFound, Position, checksum_of
 from store.memory import MemoryStore
 
 CONTROL: Final = "control:events"
@@ -106,8 +106,16 @@ class SpyStore(MemoryStore):
         self.on_get(ref)
         return super().get(ref, checksum=checksum, manifest_checksum=manifest_checksum)
 
+    def open(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> ArtifactReader:
+        """Open, after the same hook."""
+        self.gets.append(ref)
+        self.on_get(ref)
+        return super().open(ref, checksum=checksum, manifest_checksum=manifest_checksum)
+
     def put(self, ref: str, data: Any, manifest: Any, *, position: Position | None = None) -> None:
-        """Put, after the test's hook."""
+        """Put, after the test's hook; a stream is put so, too."""
         self.puts.append(ref)
         self.on_put(ref)
         super().put(ref, data, manifest, position=position)

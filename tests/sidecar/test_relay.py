@@ -334,9 +334,9 @@ def test_a_source_that_lies_is_found_out(rig: Rig) -> None:
     """What the source returns is verified, though it promises pinned reads."""
 
     class Liar(SpyStore):
-        def get(self, ref: str, **_: Any) -> Any:
+        def open(self, ref: str, **_: Any) -> Any:
             del ref
-            return super().get("other")
+            return super().open("other")
 
     rig.source = Liar()
     rig.source.plant("other", b"other data")
@@ -350,8 +350,10 @@ def test_a_source_that_swaps_the_manifest_is_found_out(rig: Rig) -> None:
     """The manifest is verified like the data when the event names its checksum."""
 
     class Liar(SpyStore):
-        def get(self, ref: str, **pin: Any) -> Any:
-            return super().get(ref, **pin)._replace(manifest=b"another")
+        def open(self, ref: str, **pin: Any) -> Any:
+            artifact = super().open(ref, **pin)
+            artifact.manifest = b"another"
+            return artifact
 
     rig.source = Liar()
     rig.emit_artifact("e", manifest_checksum=checksum_of(manifest_of(data_of("e"))))
