@@ -104,24 +104,44 @@ def _check_record(
     tree: Tree, directories: tuple[str, ...], name: str, path: str, *, with_object: bool
 ) -> Checked | None:
     """Check one record; None when it is the current one by its other name, or just went."""
-    ref, size = None, 0
     with tree.directory((REFS, *directories)) as directory_fd:
         if directory_fd is None or _is_twin_of_current(directory_fd, name):
             return None
         try:
-            content, inode = tree.read_file(directory_fd, name, path)
-            record, body_at = parse(content, path)
-            ref, size = record.ref, len(content)
-            records.ref_at(tree, directories, name, ref)
-            found = Found(record, content, body_at, path, inode)
-            _check_body(tree, found, with_object=with_object)
-            size += record.data_size if with_object and not record.inline else 0
+            while True:
+                before = _stat(directory_fd, name)
+                checked = _checked(
+                    tree, directories, directory_fd, name, path, with_object=with_object
+                )
+                # One that was collected meanwhile, with its object, or put again, is not damaged.
+                if checked.error is None or _stat(directory_fd, name) == before:
+                    return checked
         except FileNotFoundError:
             return None
-        except Quarantined as error:
-            return Checked(path, ref, size, str(error), error.kept)
-        except Corrupt as error:
-            return Checked(path, ref, size, str(error))
+
+
+def _checked(
+    tree: Tree,
+    directories: tuple[str, ...],
+    directory_fd: int,
+    name: str,
+    path: str,
+    *,
+    with_object: bool,
+) -> Checked:
+    ref, size = None, 0
+    try:
+        content, inode = tree.read_file(directory_fd, name, path)
+        record, body_at = parse(content, path)
+        ref, size = record.ref, len(content)
+        records.ref_at(tree, directories, name, ref)
+        found = Found(record, content, body_at, path, inode)
+        _check_body(tree, found, with_object=with_object)
+        size += record.data_size if with_object and not record.inline else 0
+    except Quarantined as error:
+        return Checked(path, ref, size, str(error), error.kept)
+    except Corrupt as error:
+        return Checked(path, ref, size, str(error))
     return Checked(path, ref, size, None)
 
 

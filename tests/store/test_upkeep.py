@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -52,6 +52,25 @@ def flip(path: Path) -> None:
 
 
 # Verification.
+
+
+@pytest.mark.parametrize("prefix", ["", "stacks"])
+def test_what_is_collected_while_it_is_verified_is_not_damaged(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """A record that was read just before it went, and its object too, is not called damaged."""
+    files.put(REF, BIG, b"m")
+    files.put(REF, BIG + b"2", b"m")
+    check_body = store.upkeep._check_body
+
+    def collected_before(*args: Any, **options: Any) -> None:
+        files.put(REF, b"data", b"m")
+        collect(files)
+        check_body(*args, **options)
+
+    monkeypatch.setattr(store.upkeep, "_check_body", collected_before)
+    assert [each.error for each in files.verify(prefix) if each.error] == []
+    assert files.get(REF) == (b"data", b"m")
 
 
 def test_damaged_record_is_moved_aside_under_all_its_names(files: FileStore, root: Path) -> None:
