@@ -67,8 +67,9 @@ def stream(ref: str, data: bytes, *, by_kernel: bool = False) -> Step:
             return ()
         with tempfile.TemporaryFile(dir=files._root) as source:
             source.write(data)
-            source.seek(0)
-            files.put_from(ref, source, b"m")
+            source.flush()
+            with open(f"/proc/self/fd/{source.fileno()}", "rb") as reader:
+                files.put_from(ref, reader, b"m")
         return ()
 
     return Step(act, ((ref, Artifact(data, b"m")),))

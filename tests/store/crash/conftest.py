@@ -1,19 +1,17 @@
-"""Where the states after a crash are made."""
+"""Where the tests of crashes work."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.store.crash.memory import in_memory
+
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A directory in memory, where there is one: what is durable is modelled, no disk is asked."""
-    shared = "/dev/shm"
-    where = shared if os.access(shared, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=where, prefix="store-crash-") as directory:
-        yield Path(directory)
+    """A directory of the test's own, in memory where that can be."""
+    with in_memory() as directory:
+        yield directory

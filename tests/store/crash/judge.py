@@ -64,6 +64,7 @@ class Expected:
     evidence: tuple[bytes, ...] = ()
     kept: set[str] = field(default_factory=set)
     _begun: list[Step] = field(default_factory=list)
+    _failed: list[Step] = field(default_factory=list)
     _positions: dict[str, Position] = field(default_factory=dict)
 
     def begin(self, step: Step) -> None:
@@ -76,31 +77,56 @@ class Expected:
         self.leaving |= set(step.removes)
         self.acknowledged -= self.leaving
 
+    def _maybe(self) -> set[Held]:
+        """Return what was begun, and what of it happened nobody was told."""
+        return {held for step in (*self._begun, *self._failed) for held in step.puts}
+
     def _moves(self, step: Step, ref: str) -> bool:
         return step.position is None or step.position >= self._positions.get(ref, (0, 0))
 
-    def done(self, step: Step, seen: Seen) -> None:
+    def done(self, step: Step, seen: Seen | None = None) -> None:
         """Expect what `step` promised, now that it returned and this was seen right after."""
         self._begun.remove(step)
-        self.kept |= set(seen.made)
-        self.gone |= seen.gone
         self.leaving -= set(step.removes)
-        self.acknowledged |= set(step.removes) - seen.gone
+        if seen:
+            self.kept |= set(seen.made)
+            self.gone |= seen.gone
+            self.acknowledged |= set(step.removes) - seen.gone
         for ref, pair in step.puts:
-            if step.position and self._moves(step, ref):
-                self._positions[ref] = step.position
-            under_way = {
-                other
-                for each in self._begun
-                for at, other in each.puts
-                if at == ref and self._moves(each, ref)
-            }
-            now = seen.outcomes[ref]
-            if now not in self.current[ref]:
+            now = self._after(step, ref, pair) if seen is None else {seen.outcomes[ref]}
+            if self._moves(step, ref):
+                self._positions[ref] = step.position or (0, 0)
+            if not now <= self.current[ref]:
                 raise Lost(f"right after its Put, {ref} is {now}")
-            self.current[ref] = {now} | under_way
+            self.current[ref] = now | self._under_way(ref)
             self.acknowledged.add((ref, pair))
             self.damaged.discard((ref, pair))
+
+    def _after(self, step: Step, ref: str, pair: Artifact) -> set[Outcome]:
+        """Return where a Put that was not watched left the ref."""
+        if not self._moves(step, ref):
+            return self.current[ref]
+        position = step.position or (1 << 64, 0)
+        after: set[Outcome] = {pair}
+        return after.union(
+            other
+            for each in self._failed
+            for at, other in each.puts
+            if at == ref and each.position and each.position > position
+        )
+
+    def _under_way(self, ref: str) -> set[Outcome]:
+        return {
+            pair
+            for step in self._begun
+            for at, pair in step.puts
+            if at == ref and self._moves(step, ref)
+        }
+
+    def failed(self, step: Step) -> None:
+        """Expect that `step` was done, or not, now that it raised."""
+        self._begun.remove(step)
+        self._failed.append(step)
 
     def damage(self, ref: str, pair: Artifact) -> None:
         """Expect that this version of `ref` cannot be read."""
@@ -118,6 +144,7 @@ class Expected:
             frozenset(self.damaged),
             frozenset(self.kept),
             tuple(map(id, self._begun)),
+            tuple(map(id, self._failed)),
         )
 
     # The questions.
@@ -151,8 +178,7 @@ class Expected:
     def _check_versions(self, files: FileStore) -> None:
         for held in self.acknowledged:
             _check_held(files, *held)
-        maybe = {held for step in self._begun for held in step.puts} | self.leaving
-        for ref, pair in maybe - self.acknowledged:
+        for ref, pair in (self._maybe() | self.leaving) - self.acknowledged:
             now = outcome(files, ref, pair)
             if now not in (pair, "damaged" if self.damaged else "absent", "absent"):
                 raise Lost(f"{ref} pinned is {now}")
@@ -172,7 +198,7 @@ class Expected:
                 held.add((ref, now))
         for each in held:
             _check_held(files, *each)
-        again = {held for step in self._begun for held in step.puts} | self.acknowledged
+        again = self._maybe() | self.acknowledged
         for ref, pair in again | self.damaged:
             files.put(ref, *pair)
             if (now := outcome(files, ref)) != pair:

@@ -10,7 +10,6 @@ import pytest
 from tests.store.crash.cases import CASES, RACES
 from tests.store.crash.stories import judge_case, judge_failing_flushes, judge_race
 
-
 Count = Callable[[str, object], None]
 
 
