@@ -15,14 +15,14 @@ _NOT_FOREIGN = {_FORMAT_FILE, "lost+found", *_DIRECTORIES}
 
 
 def open_root(root: str) -> int:
-    """Return a descriptor of the root, with a store in it.
+    """Return a descriptor of the root, with a store in it. It may be new, and not yet durable.
 
     Raises `ConfigError` when it holds something else or a newer format, else OSError.
     """
     try:
         fd = _open_directory(root)
     except FileNotFoundError:
-        _make_root(root)
+        os.makedirs(root, exist_ok=True)
         fd = _open_directory(root)
     try:
         if not _has_format(fd, root):
@@ -39,19 +39,6 @@ def _open_directory(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except NotADirectoryError:
         raise ConfigError(f"{path} is no directory: name another one") from None
-
-
-def _make_root(path: str) -> None:
-    parent = os.path.dirname(path)
-    if not os.path.exists(parent):
-        _make_root(parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path)
-    parent_fd = _open_directory(parent)
-    try:
-        os.fsync(parent_fd)
-    finally:
-        os.close(parent_fd)
 
 
 def _has_format(root_fd: int, root: str) -> bool:
@@ -87,11 +74,11 @@ def _create(root_fd: int, root: str) -> None:
     with os.fdopen(fd, "wb", buffering=0) as file:
         file.write(_FORMAT)
         os.fsync(fd)
-    # Last, as it says that all the rest is there.
+    # Last, as it says that all the rest is there, also after a power cut.
+    os.fsync(root_fd)
     with contextlib.suppress(FileExistsError):
         os.link(temporary, _FORMAT_FILE, src_dir_fd=root_fd, dst_dir_fd=root_fd)
     os.unlink(temporary, dir_fd=root_fd)
-    os.fsync(root_fd)
 
 
 def _is_foreign(root_fd: int) -> bool:

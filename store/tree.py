@@ -63,6 +63,7 @@ class Tree:
         self._timeout_s = timeout_s
         # Directories that are known to survive a power cut: no Put flushes them again.
         self._durable: dict[str, Identity] = {}
+        self._root_is_durable = False
         self._writer = os.urandom(8).hex()
         self._writes = itertools.count()
         with contextlib.ExitStack() as opened:
@@ -103,6 +104,7 @@ class Tree:
             if self._durable.get(self.path(*names)) == identity_of(os.fstat(fd)):
                 return fd
             os.close(fd)
+        self._settle_root()
         return self._walk_down(names, create=True)
 
     def _leap(self, path: str, flags: int) -> int | None:
@@ -144,10 +146,34 @@ class Tree:
                 raise
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=parent_fd)
+            self._durable.pop(path, None)  # a new directory may get a removed one's inode
             fd = self.open(name, _DIRECTORY, parent_fd, path)
         if create:
             self._settle(parent_fd, fd, path)
         return fd
+
+    def _settle_root(self) -> None:
+        """Flush the names in the root, and those of the root and of what it lies in.
+
+        Once, before the first Put: whoever made them may not have come so far.
+        """
+        if self._root_is_durable:
+            return
+        os.fsync(self._root_fd)
+        device, above = self.identity[0], self._real_root
+        while above != "/":
+            above = os.path.dirname(above)
+            try:
+                fd = os.open(above, _DIRECTORY)
+            except PermissionError:
+                continue  # who may not read it cannot flush it
+            try:
+                if os.fstat(fd).st_dev != device:
+                    break  # the root's file system ends here
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        self._root_is_durable = True
 
     def _settle(self, parent_fd: int, fd: int, path: str) -> None:
         """Flush the name of a directory, unless it is known to be durable.

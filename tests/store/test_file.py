@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import store
+import store.tree
 from store import ConfigError, Corrupt, NotFound, Unavailable, checksum_of
 from store.file import FileStore
 
@@ -266,28 +267,52 @@ def test_an_object_of_others_is_flushed(
     recorder.assert_durable()
 
 
-def test_a_new_root_is_durable(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making the store flushes the root's own name and the directories in it."""
-    flushed: list[str] = []
-    real = os.fsync
-
-    def fsync(fd: int) -> None:
-        flushed.append(_path_of(fd))
-        real(fd)
-
-    monkeypatch.setattr(os, "fsync", fsync)
+def test_the_first_put_flushes_the_way_to_the_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made the store may have been killed before it was durable: the first Put sees to it."""
     FileStore(str(root / "below"))
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(_path_of(fd)))
+    files = FileStore(str(root / "below"))
+    assert flushed == []
+    files.put("a", b"1", b"m")
     for directory in (root.parent, root, root / "below"):
         assert str(directory) in flushed
+    assert flushed[-1] == str(root / "below" / "refs")
+    flushed.clear()
+    files.put("b", b"1", b"m")
+    assert len(flushed) == 2
 
 
-def test_a_removed_directory_is_made_again(files: FileStore, root: Path) -> None:
-    """A directory that an operator removed is made, and flushed, again."""
+def test_a_new_root_is_whole_before_it_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the root is flushed before the format file has its name."""
+    flushed: list[str] = []
+    real = os.link
+
+    def link(*args: Any, **kwargs: Any) -> None:
+        assert flushed[-1] == str(root)
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(_path_of(fd)))
+    monkeypatch.setattr(os, "link", link)
+    FileStore(str(root))
+    assert (root / "STORE").exists()
+
+
+def test_a_removed_directory_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that an operator removed is made and flushed again, also with its old inode."""
+    monkeypatch.setattr(store.tree, "identity_of", lambda found: (found.st_dev, 0))
+    files = FileStore(str(root))
     files.put(REF, b"1", b"m")
     shutil.rmtree(root / "refs" / "stacks")
     assert not files.exists(REF)
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(_path_of(fd)))
     files.put(REF, b"1", b"m")
     assert files.get(REF) == (b"1", b"m")
+    for directory in ("refs", "refs/stacks", "refs/stacks/t_1", "refs/stacks/t_1/web"):
+        assert str(root / directory) in flushed
 
 
 # Damage.

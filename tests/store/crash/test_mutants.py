@@ -1,0 +1,274 @@
+"""The proofs bite: take one flush, one order or one look out of the backend, and one is lost."""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+from store import file, pouring, root, tree, upkeep
+from store.file import FileStore
+from store.tree import Tree
+from tests.store.crash.judge import Lost
+from tests.store.crash.stories import judge_any
+
+
+class Change(NamedTuple):
+    """One piece of a function's text, and what stands there instead."""
+
+    owner: type | ModuleType
+    function: str
+    old: str
+    new: str
+
+
+class Mutant(NamedTuple):
+    """A changed backend, and the case or race that shows the harm."""
+
+    caught_by: str
+    changes: tuple[Change, ...]
+
+
+def without(owner: type | ModuleType, function: str, flushed: str, caught_by: str) -> Mutant:
+    """Return a mutant without the flush of a descriptor."""
+    return Mutant(caught_by, (Change(owner, function, f"os.fsync({flushed})", "pass"),))
+
+
+NO_FLUSH = {
+    "of a record": without(Tree, "write", "fd", "case: overwrite"),
+    "of an object": without(pouring, "pour", "fd", "case: large"),
+    "of an object's name": without(FileStore, "_name_object", "directory_fd", "case: large"),
+    "of a record's names": without(FileStore, "_put_record", "directory_fd", "case: overwrite"),
+    "of a new directory's name": without(Tree, "_settle", "parent_fd", "case: new ref"),
+    "of the names in a root": without(Tree, "_settle_root", "self._root_fd", "case: new root"),
+    "of the way to a root": without(Tree, "_settle_root", "fd", "case: new root"),
+    "of the format file": without(root, "_create", "fd", "case: new root"),
+    "of a root's directories": without(root, "_create", "root_fd", "case: new root"),
+    "of a damaged record's new name": without(
+        upkeep, "_quarantine_record", "quarantine_fd", "case: quarantine record"
+    ),
+    "of a damaged object's new name": without(
+        upkeep, "_quarantine_object", "quarantine_fd", "case: quarantine object"
+    ),
+    "of versions that were removed": without(
+        upkeep, "_remove_versions", "directory_fd", "case: collect"
+    ),
+}
+
+# Whoever reads what verification moved aside finds it damaged in either place; should it come
+# back, the next verification moves it again.
+NOT_NEEDED = {
+    "of a damaged record's old names": without(
+        upkeep, "_quarantine_record", "directory_fd", "case: quarantine record"
+    ),
+    "of a damaged object's old name": without(
+        upkeep, "_quarantine_object", "directory_fd", "case: quarantine object"
+    ),
+}
+
+_INDENTED = ("\n        os.fsync(directory_fd)", "\n            os.fsync(directory_fd)")
+
+OTHERS = {
+    "own record flushed, another's not": Mutant(
+        "race: same new ref", (Change(FileStore, "_put_record", *_INDENTED),)
+    ),
+    "own object flushed, another's not": Mutant(
+        "race: same object", (Change(FileStore, "_name_object", *_INDENTED),)
+    ),
+    "own directory flushed, another's not": Mutant(
+        "race: new directories",
+        (
+            Change(Tree, "_step", "self._durable.pop(", "made = self._durable.pop("),
+            Change(Tree, "_step", "    if create:", "    if create and 'made' in locals():"),
+        ),
+    ),
+    "own root flushed, another's not": Mutant(
+        "race: new root",
+        (
+            # The second writer is told by having no time to wait.
+            Change(
+                Tree, "_settle_root", "if self._root_is_durable",
+                "if self._root_is_durable or not self._timeout_s",
+            ),
+        ),
+    ),
+    "record before its object": Mutant(
+        "case: large",
+        (
+            Change(FileStore, "_put_large", "self._name_object(temporary, digest)", "pass"),
+            Change(
+                FileStore, "_put_large", "    return found",
+                "            self._name_object(temporary, digest)\n    return found",
+            ),
+        ),
+    ),
+    "object named before it is flushed": Mutant(
+        "case: large",
+        (
+            Change(pouring, "pour", "os.fsync(fd)", "pass"),
+            Change(
+                FileStore, "_put_large", "    return found",
+                "            os.fsync(fd)\n    return found",
+            ),
+        ),
+    ),
+    "ref moved before its version has a name": Mutant(
+        "case: overwrite",
+        (
+            Change(
+                FileStore, "_point", "    try:",
+                "    tree.rename(tree.twin(temporary), directory_fd, place.leaf)\n    try:",
+            ),
+        ),
+    ),
+    "version without a name": Mutant(
+        "case: overwrite",
+        (
+            Change(
+                FileStore, "_point",
+                "os.link(temporary, version, src_dir_fd=tree.tmp_fd, dst_dir_fd=directory_fd)",
+                "pass",
+            ),
+        ),
+    ),
+    "damaged version left": Mutant(
+        "case: heal version",
+        (
+            Change(
+                FileStore, "_point", "tree.rename(twin, directory_fd, version)",
+                "tree.discard(twin)",
+            ),
+        ),
+    ),
+    "record believed unread": Mutant(
+        "case: heal record",
+        (
+            Change(
+                FileStore, "_holds", "current.content[current.body_at :] == body", "True"
+            ),
+        ),
+    ),
+    "version believed unread": Mutant(
+        "case: heal version",
+        (Change(FileStore, "_holds", "current.inode == version.st_ino", "bool(version)"),),
+    ),
+    "object believed unread": Mutant(
+        "case: heal object",
+        (
+            Change(
+                FileStore, "_freshened",
+                "records.digest_of(self._tree, directory_fd, digest, path) == digest",
+                "os.stat(digest, dir_fd=directory_fd)",
+            ),
+        ),
+    ),
+    "positions not looked at": Mutant(
+        "case: position overtaken",
+        (Change(FileStore, "_publish", "if record.position and", "if not record.position and"),),
+    ),
+    "no lock of records": Mutant(
+        "race: positions",
+        (
+            Change(
+                FileStore, "_publish",
+                "self._tree.locked(upkeep.lock_of_records(place.path))",
+                "contextlib.nullcontext()",
+            ),
+        ),
+    ),
+    "no lock of objects": Mutant(
+        "race: collect during a large Put",
+        (
+            Change(
+                FileStore, "_put_large",
+                "self._tree.locked(upkeep.lock_of_object(digest), shared=True)",
+                "contextlib.nullcontext()",
+            ),
+        ),
+    ),
+    "a removed directory still believed durable": Mutant(
+        "case: removed directories",
+        (Change(Tree, "_step", "self._durable.pop(path, None)", "pass"),),
+    ),
+    "a directory believed durable too early": Mutant(
+        "failing flush: new ref",
+        (
+            Change(
+                Tree, "_settle", "os.fsync(parent_fd)",
+                "self._durable[path] = identity; os.fsync(parent_fd)",
+            ),
+        ),
+    ),
+    "a root believed durable too early": Mutant(
+        "failing flush: new root",
+        (
+            Change(
+                Tree, "_settle_root", "os.fsync(self._root_fd)",
+                "self._root_is_durable = True; os.fsync(self._root_fd)",
+            ),
+        ),
+    ),
+    "a failed flush tried again": Mutant(
+        "failing flush: overwrite",
+        (
+            Change(
+                Tree, "write", "os.fsync(fd)",
+                "\n        try: os.fsync(fd)\n        except OSError: os.fsync(fd)",
+            ),
+        ),
+    ),
+}  # fmt: skip
+MUTANTS = {f"no flush {name}": mutant for name, mutant in NO_FLUSH.items()} | OTHERS
+
+
+def mutate(changes: tuple[Change, ...], patch: pytest.MonkeyPatch) -> None:
+    """Change the text of functions, and put what it means in their place."""
+    texts: dict[tuple[Any, str], str] = {}
+    for owner, function, old, new in changes:
+        text = texts.get((owner, function)) or textwrap.dedent(
+            inspect.getsource(getattr(owner, function))
+        )
+        assert text.count(old) == 1, f"{function} has changed: {old!r} is not there once"
+        texts[owner, function] = text.replace(old, new)
+    for (owner, function), text in texts.items():
+        module = owner if isinstance(owner, ModuleType) else sys.modules[owner.__module__]
+        found: dict[str, Any] = {}
+        code = compile(text, module.__name__, "exec", __future__.annotations.compiler_flag)
+        exec(code, module.__dict__, found)
+        patch.setattr(owner, function, found[function])
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(name: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that leaves something out loses something in a state that is enumerated."""
+    mutate(MUTANTS[name].changes, monkeypatch)
+    with pytest.raises(Lost):
+        judge_any(MUTANTS[name].caught_by, memory, monkeypatch)
+
+
+@pytest.mark.parametrize("name", NOT_NEEDED)
+def test_flush_beyond_the_promise(name: str, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two flushes could be left out: they only keep what is damaged from coming back."""
+    mutate(NOT_NEEDED[name].changes, monkeypatch)
+    judge_any(NOT_NEEDED[name].caught_by, memory, monkeypatch)
+
+
+def test_every_flush_has_its_mutant() -> None:
+    """No flush of the backend is without a proof that it is needed, or is not."""
+    there: Counter[str] = Counter()
+    for module in (file, pouring, root, tree, upkeep):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.FunctionDef):
+                there[node.name] += ast.unparse(node).count("os.fsync(")
+    tried = Counter(
+        mutant.changes[0].function for mutant in (*NO_FLUSH.values(), *NOT_NEEDED.values())
+    )
+    assert +there == tried

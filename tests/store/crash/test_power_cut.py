@@ -1,0 +1,43 @@
+"""The power goes at any moment: whatever POSIX lets a disk keep is a whole store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.store.crash.cases import CASES, RACES
+from tests.store.crash.stories import judge_case, judge_failing_flushes, judge_race
+
+Count = Callable[[str, object], None]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_writer(
+    name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
+) -> None:
+    """After every crash a ref has its old pair or the new one, and what was acknowledged holds."""
+    judge = judge_case(CASES[name], memory, monkeypatch)
+    assert judge.states >= 3
+    record_property("states", judge.states)
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_two_writers(
+    name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
+) -> None:
+    """Who finds another's unfinished work answers for all that its own promise rests on."""
+    judge, stops = judge_race(RACES[name], memory, monkeypatch)
+    assert stops > 5
+    record_property("states", judge.states)
+
+
+@pytest.mark.parametrize("name", ["new ref", "large overwrite", "shared object", "new root"])
+def test_failing_flush(
+    name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
+) -> None:
+    """Whichever flush fails, nothing is acknowledged on its account, and the next Put holds."""
+    judge, flushes = judge_failing_flushes(CASES[name], memory, monkeypatch)
+    assert flushes > 5
+    record_property("states", judge.states)
