@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from sidecar.errors import UsageError
@@ -91,30 +92,28 @@ def pins_of(fields: Mapping[bytes, bytes]) -> list[Pin]:
     artifacts in some deeper place, may be one that a newer version can do.
     """
     found: list[Pin] = []
-    try:
+    with suppress(ValueError, RecursionError):  # what was read so far is kept all the same
         json.loads(
             fields.get(b"event", b"").decode(errors="replace"),
             object_hook=lambda body: found.extend(_pin_of(body)),
         )
-    except (ValueError, RecursionError):
-        pass  # what was read so far is kept all the same
     return found
 
 
 def _pin_of(body: Mapping[str, Any]) -> Iterator[Pin]:
-    ref, checksum = body.get("artifact_ref"), body.get("checksum")
-    if not (isinstance(ref, str) and _is_checksum(checksum)):
+    ref, checksum = body.get("artifact_ref"), _checksum_of(body, "checksum")
+    if not isinstance(ref, str) or checksum is None:
         return
     try:
         check_ref(ref)
     except InvalidRef:
         return  # no store holds it
-    manifest_checksum = body.get("manifest_checksum")
-    yield Pin(ref, checksum, manifest_checksum if _is_checksum(manifest_checksum) else None)
+    yield Pin(ref, checksum, _checksum_of(body, "manifest_checksum"))
 
 
-def _is_checksum(value: object) -> bool:
-    return isinstance(value, str) and _CHECKSUM.fullmatch(value) is not None
+def _checksum_of(body: Mapping[str, Any], field: str) -> str | None:
+    value = body.get(field)
+    return value if isinstance(value, str) and _CHECKSUM.fullmatch(value) else None
 
 
 class Acquainted:

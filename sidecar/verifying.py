@@ -32,6 +32,8 @@ class Report:
     pieces: int
     size_bytes: int
     damaged: Checked | None = None
+    last: bool = False
+    """Whether its share is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,10 @@ def verify(order: Order) -> Iterator[Report]:
         while waiting:
             for connection in wait(list(waiting)):
                 assert isinstance(connection, Connection)  # noqa: S101 -- nothing else is waited for
-                found = _received(connection)
-                if isinstance(found, Report):
-                    yield found
-                elif isinstance(found, SidecarError):
-                    raise found
-                else:
-                    _check_end(waiting.pop(connection), told=found is not None)
+                report = _received(connection, waiting[connection])
+                yield report
+                if report.last:
+                    del waiting[connection]
 
 
 def cores() -> int:
@@ -80,7 +79,7 @@ def _started(order: Order) -> Iterator[list[tuple[Connection, BaseProcess]]]:
         with _deaf_to_interrupts():
             for number in range(order.processes):
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(
+                process: BaseProcess = context.Process(
                     target=_work, args=(theirs, order, number), daemon=True, name=f"share {number}"
                 )
                 process.start()
@@ -105,25 +104,25 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _received(connection: Connection) -> Report | SidecarError | bool | None:
-    """Return what a process sent: a report, why it cannot go on, True at its end; None if it died.
+def _received(connection: Connection, process: BaseProcess) -> Report:
+    """Return what a process sent. Raises what it could not go on for, or that it died."""
+    try:
+        found: Report | SidecarError = connection.recv()
+    except (EOFError, OSError):
+        raise _death(process) from None
+    if isinstance(found, SidecarError):
+        raise found
+    return found
 
-    """
-    with suppress(EOFError, OSError):
-        found: Report | SidecarError | bool = connection.recv()
-        return found
-    return None
 
-
-def _check_end(process: BaseProcess, *, told: bool) -> None:
-    if not told:
-        process.join()
-        code = process.exitcode or 0
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise Unreachable(
-            f"a process that verified a share of the store died ({how}): the rest of its share was"
-            " not verified; try again, with a lower --processes if memory is short"
-        )
+def _death(process: BaseProcess) -> Unreachable:
+    process.join()
+    code = process.exitcode or 0
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return Unreachable(
+        f"a process that verified a share of the store died ({how}): the rest of its share was not"
+        " verified; try again, with a lower --processes if memory is short"
+    )
 
 
 def _work(connection: Connection, order: Order, number: int) -> None:
@@ -132,7 +131,6 @@ def _work(connection: Connection, order: Order, number: int) -> None:
         try:
             for report in _share(order, number):
                 connection.send(report)
-            connection.send(True)
         except SidecarError as error:
             connection.send(error)
 
@@ -152,4 +150,4 @@ def _share(order: Order, number: int) -> Iterator[Report]:
                 yield Report(pieces, size_bytes, checked if checked.error else None)
                 pieces = size_bytes = 0
                 due = time.monotonic() + REPORT_EVERY_S
-    yield Report(pieces, size_bytes)
+    yield Report(pieces, size_bytes, last=True)

@@ -201,7 +201,7 @@ def gc(
     named = Named(tuple(stream or ()), STREAM, tuple(keep_from_stream or ()),
                   tuple(dead_stream or ()))  # fmt: skip
     if without_stream:
-        _check_without(named, redis, notify_redis)
+        _check_without(named)
         pins: Callable[[], Iterable[Pin]] = tuple
     else:
         pins = _pins(opened, data_dir, redis, notify_redis, named)
@@ -301,8 +301,7 @@ class _Collected:
             return
         head = "would remove" if self._dry_run else "removed"
         rows = [
-            (f"{kind}s", f"{self._pieces[kind]:,}", f"{self._size_bytes[kind]:,}")
-            for kind in kinds
+            (f"{kind}s", f"{self._pieces[kind]:,}", f"{self._size_bytes[kind]:,}") for kind in kinds
         ]
         rows.append(("in all", f"{self._pieces.total():,}", f"{self._size_bytes.total():,}"))
         output.table((head, "pieces", "bytes"), rows, right=("pieces", "bytes"))
@@ -310,7 +309,7 @@ class _Collected:
 
 @contextmanager
 def _summed_up(summarise: Callable[..., None], show: Callable[[str], None]) -> Iterator[None]:
-    """Sum up what was done, also when it ends early; Ctrl-C and SIGTERM end it, with exit code 3."""
+    """Sum up what was done, also when it ends early. Ctrl-C and SIGTERM end it (exit code 3)."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -367,8 +366,7 @@ def _pins(
     return Acquainted(opened, Pins(control, notify, registrar), servers.notify)
 
 
-def _check_without(named: Named, redis: str | None, notify_redis: str | None) -> None:
-    del redis, notify_redis  # they may be set for other commands, by the environment
+def _check_without(named: Named) -> None:
     if named.notifications:
         raise UsageError(
             "--without-stream says that no log names this store; --keep-from-stream names one:"

@@ -152,9 +152,7 @@ class Registrar:
             keys = list(_scan(self._notify.client, match=f"*{FENCE}*"))
         for key in keys:
             readings = list(_readings(_text(key)))
-            census.notifications.update(
-                name for name, _ in readings if _exists(self._notify, name)
-            )
+            census.notifications.update(name for name, _ in readings if _exists(self._notify, name))
             control = [stream for _, stream in readings if _exists(self._control, stream)]
             census.control.update(control)
             if readings and not control:
