@@ -1,11 +1,11 @@
 """Which artifacts someone may still need: those that any event in Redis names.
 
-The streams are read in this order: dead letters, control streams, dead letters again, what came
-to the control streams meanwhile, notifications last. For events move while they are read: from
-a control stream to the notifications or to the dead letters, and by re-driving from there back.
-Each move appends before anything is removed, so an event is in one of the three at any time, and
-read in this order it is met at least once, though it moves twice meanwhile. An event met twice, or
-one that is done already, does no harm: it keeps what could have gone a little longer.
+The streams are read in this order: dead letters, control streams, then what came to either
+meanwhile, notifications last. For events move while they are read: from a control stream to the
+notifications or to the dead letters, and by re-driving from there back. Each move appends before
+anything is removed, so an event is in one of the three at any time, and read in this order it is
+met at least once, though it moves twice meanwhile. What is met twice, or done already, does no
+harm: something that could have gone is kept a little longer.
 
 Memory stays constant: pins are yielded as they are read.
 """

@@ -147,7 +147,7 @@ def get(
             chunks = _no_binary(chunks, artifact.size_bytes)
             data = "-"
         if data:
-            files.write("--data", data, chunks)
+            files.write("--data", data, _distrusted(chunks) if data == "-" else chunks)
         if manifest:
             files.write("--manifest", manifest, (artifact.manifest,))
 
@@ -351,6 +351,23 @@ def _pin(opened: Store, checksum: str | None, manifest_checksum: str | None) -> 
         raise UsageError("--manifest-checksum pins nothing alone; give --checksum, too")
     given = {"checksum": checksum, "manifest_checksum": manifest_checksum}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _distrusted(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass chunks on to where nothing can be taken back; say so if they end in damage."""
+    from store import Corrupt
+
+    passed = 0
+    try:
+        for chunk in chunks:
+            yield chunk
+            passed += len(chunk)
+    except Corrupt as error:
+        if not passed:
+            raise
+        raise SidecarError(
+            f"{error}; do not use the {passed:,} bytes that went to standard output"
+        ) from error
 
 
 def _no_binary(chunks: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:

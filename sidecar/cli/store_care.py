@@ -93,7 +93,7 @@ def verify(
     url = url_of(store, fleet_store, data_dir)
     order = Order(url, prefix, not no_quarantine, processes or cores())
     found = _Verified(json=json)
-    with progress(json=json) as show, _summed_up(found.summarise, show):
+    with progress(json=json) as show, _summed_up(found.summarise):
         for report in verified(order):
             found.add(report.pieces, report.size_bytes, report.damaged)
             show(found.text())
@@ -206,7 +206,7 @@ def gc(
     else:
         pins = _pins(opened, data_dir, redis, notify_redis, named)
     found = _Collected(dry_run=dry_run, json=json)
-    with progress(json=json) as show, _summed_up(found.summarise, show), explained():
+    with progress(json=json) as show, _summed_up(found.summarise), explained():
         show("looking for what could go")
         for piece in opened.collect(retention, _told(pins, show), dry_run=dry_run):
             found.add(piece)
@@ -234,7 +234,7 @@ class _Verified:
 
         rate = self.size_bytes / max(time.monotonic() - self._since, 0.001)
         return (
-            f"{self.pieces:,} pieces, {size(self.size_bytes)}, {size(rate)}/s,"
+            f"{self.pieces:,} checked, {size(self.size_bytes)}, {size(rate)}/s,"
             f" {self.damaged:,} damaged"
         )
 
@@ -250,7 +250,7 @@ class _Verified:
         verdict = f"{self.damaged:,} damaged, {self.quarantined:,} of them moved aside"
         if not self.damaged:
             verdict = "all intact" if complete else "intact so far"
-        output.line(f"{self.pieces:,} pieces, {self.size_bytes:,} bytes: {verdict}")
+        output.line(f"{self.pieces:,} checked, {self.size_bytes:,} bytes: {verdict}")
 
     def _print(self, damaged: Checked) -> None:
         from sidecar.cli import output
@@ -258,8 +258,10 @@ class _Verified:
         if self._json:
             output.json_line(damaged._asdict())
             return
-        parts = [("damaged", "bold red"), (damaged.where, "bold"), (damaged.ref or "", "")]
-        parts.append((damaged.error or "", "red"))
+        error = damaged.error or ""
+        parts = [("damaged", "bold red"), (damaged.ref or "", "bold"), (error, "red")]
+        if damaged.where not in error:
+            parts.insert(1, (damaged.where, ""))
         if damaged.quarantined:
             parts.append((f"(moved to {damaged.quarantined})", "dim"))
         output.styled([part for part in parts if part[0]])
@@ -308,7 +310,7 @@ class _Collected:
 
 
 @contextmanager
-def _summed_up(summarise: Callable[..., None], show: Callable[[str], None]) -> Iterator[None]:
+def _summed_up(summarise: Callable[..., None]) -> Iterator[None]:
     """Sum up what was done, also when it ends early. Ctrl-C and SIGTERM end it (exit code 3)."""
 
     def stop(*_: object) -> None:
@@ -325,7 +327,6 @@ def _summed_up(summarise: Callable[..., None], show: Callable[[str], None]) -> I
         raise SystemExit(Incomplete.exit_code) from left  # `| head` has had enough
     finally:
         signal.signal(signal.SIGTERM, before)
-        show("done")
         summarise(complete=complete)
 
 
