@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +10,7 @@ import pytest
 import store
 from store import checksum_of
 from tests import servers
-from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli
+from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli, on_terminal
 
 NOW = ("--grace", "0", "--allow-short-grace")
 FENCE = "{control:notifications}:fence:control:events"
@@ -45,7 +41,8 @@ def _event(ref: str, data: bytes, **more: Any) -> dict[str, Any]:
 
 def _append(sidecar: Cli, stream: str, event: dict[str, Any] | bytes, **fields: str) -> None:
     raw = event if isinstance(event, bytes) else json.dumps(event).encode()
-    sidecar.client.xadd(stream, {"event": raw, **fields})
+    entry: dict[Any, Any] = {"event": raw, **fields}
+    sidecar.client.xadd(stream, entry)
 
 
 def _notify(sidecar: Cli, ref: str, data: bytes, stream: str = NOTIFICATIONS) -> None:
@@ -304,29 +301,17 @@ def test_a_redis_that_is_away_is_exit_4(known: Cli) -> None:
     assert _left(known) == {b"old", b"now"}
 
 
-def _on_terminal(sidecar: Cli, *args: str) -> str:
-    """Run a command with a terminal as its standard error; return what the terminal showed."""
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "SIDECAR_REDIS": sidecar.url, "TERM": "xterm"}
-    env["SIDECAR_DATA_DIR"] = str(sidecar.directory / "data-dir")
-    with subprocess.Popen(
-        sidecar.argv(*args), stdout=subprocess.DEVNULL, stderr=theirs, env=env
-    ) as process:
-        os.close(theirs)
-        seen = b""
-        try:
-            while piece := os.read(ours, 65536):
-                seen += piece
-        except OSError:
-            pass  # how Linux says that the other end is closed
-    os.close(ours)
-    assert process.returncode == 0
-    return seen.decode()
-
-
-def test_progress_is_shown_on_a_terminal(known: Cli, tmp_path: Path) -> None:
+def test_progress_is_shown_on_a_terminal(known: Cli) -> None:
     """There it tells how much; a pipe sees none of it."""
-    del tmp_path
     _put(known, "r", b"old", b"now")
-    assert "removed 1 piece" in _on_terminal(known, "store", "gc", *NOW)
+    code, shown = on_terminal(known, "store", "gc", *NOW, stream="stderr")
+    assert code == 0
+    assert "removed 1 pieces" in shown
     assert known("store", "gc", *NOW).err == ""
+
+
+def test_a_reader_that_leaves_ends_it(known: Cli) -> None:
+    """`| head` is told that not all was done: exit 3."""
+    _put(known, "r", *(b"%d" % i for i in range(2000)))
+    ran = known.shell(f"sidecar store gc {' '.join(NOW)} --json | head -1")
+    assert (ran.code, ran.err) == (3, "")
