@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -19,9 +20,13 @@ import redis
 import store
 from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli
 
+NOW: Final = ("--grace", "0", "--allow-short-grace")
 GRACE: Final = ("--grace", "1s", "--allow-short-grace")
-RETAINED: Final = 20
+RETAINED: Final = 100
 """Notifications that trimming leaves behind the reader: their artifacts must stay."""
+STALL_EVERY_S: Final = 4.0
+STALL_S: Final = 2.5
+"""The worker stands still that long: what waits is superseded by then, and older than the grace."""
 
 _PRODUCER: Final = """
 import itertools, random, sys
@@ -33,7 +38,7 @@ producer = Producer(url, "control:events", store.open_url(source))
 rng = random.Random(1)
 for i in itertools.count():
     # Few refs and few contents: refs come back to contents that they had, and share objects.
-    data = b"%d" % rng.randrange(50) + b"x" * rng.choice((10, 100_000))
+    data = b"%d" % rng.randrange(200) + b"x" * rng.choice((10, 100_000))
     producer.publish(
         type="key.changed", ref=f"rows/{rng.randrange(4)}", data=data, manifest=b"m%d" % (i % 3)
     )
@@ -67,6 +72,21 @@ class _Collector(threading.Thread):
             self.removed.update(versions=summary["versions"], objects=summary["objects"])
 
 
+class _Staller(threading.Thread):
+    """Stops the worker now and then, so that events wait."""
+
+    def __init__(self, worker: subprocess.Popen[bytes], stop: threading.Event) -> None:
+        super().__init__()
+        self._worker = worker
+        self._stopped = stop
+
+    def run(self) -> None:
+        while not self._stopped.wait(STALL_EVERY_S - STALL_S):
+            self._worker.send_signal(signal.SIGSTOP)
+            self._stopped.wait(STALL_S)
+            self._worker.send_signal(signal.SIGCONT)
+
+
 class _Reader:
     """Resolves every notification by its pin, then trims what it has passed."""
 
@@ -87,10 +107,9 @@ class _Reader:
             self._last = f"({entry.decode()}"
         if len(self._passed) > RETAINED:
             del self._passed[:-RETAINED]
-            notification, origin = self._passed[0]
-            self._client.xtrim(NOTIFICATIONS, minid=notification, approximate=False)
+            self._client.xtrim(NOTIFICATIONS, minid=self._passed[0][0], approximate=False)
             # All of one tenant, so in order: whatever lies before it is done.
-            self._client.xtrim(STREAM, minid=origin, approximate=False)
+            self._client.xtrim(STREAM, minid=self._passed[-1][1], approximate=False)
 
     def resolve(self, fields: dict[bytes, bytes]) -> None:
         event = json.loads(fields[b"event"])
@@ -121,11 +140,12 @@ def test_whatever_is_named_stays(sidecar: Cli, client: redis.Redis, duration_s: 
     reader = _Reader(client, versioned)
     stop = threading.Event()
     collectors = [_Collector(sidecar, url, stop) for url in urls]
-    with sidecar.running("run", "--retry-budget", "0", "--log-level", "error"):
+    with sidecar.running("run", "--retry-budget", "0", "--log-level", "error") as worker:
         with _producer(sidecar, urls[0]) as producer:
             _until(lambda: client.xlen(NOTIFICATIONS) > 0)
-            for collector in collectors:
-                collector.start()
+            threads = [*collectors, _Staller(worker, stop)]
+            for thread in threads:
+                thread.start()
             try:
                 deadline = time.monotonic() + duration_s
                 while time.monotonic() < deadline:
@@ -133,16 +153,18 @@ def test_whatever_is_named_stays(sidecar: Cli, client: redis.Redis, duration_s: 
                     assert producer.poll() is None
             finally:
                 stop.set()
-                for collector in collectors:
-                    collector.join()
+                for thread in threads:
+                    thread.join()
         _until(lambda: _all_done(client, reader))
     assert [collector.failures for collector in collectors] == [[], []]
     assert client.xlen(DEAD) == 0
+    for url in urls:  # once more, now that nobody stores
+        assert sidecar("store", "gc", "--store", url, *NOW).code == 0
     retained: Any = client.xrange(NOTIFICATIONS)
+    assert len(retained) >= RETAINED
     for _, fields in retained:
         reader.resolve(fields)
     print(reader.resolved, [collector.removed for collector in collectors])  # noqa: T201
-    assert reader.resolved > 50
     for collector in collectors:
         assert collector.removed["versions"] > 0
         assert collector.removed["objects"] > 0
