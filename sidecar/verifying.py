@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -46,7 +46,7 @@ class Order:
     processes: int = 1
 
 
-def verify(order: Order) -> Iterator[Report]:
+def verify(order: Order) -> Generator[Report]:
     """Verify with `order.processes` processes; yield what each of them reports, as it comes.
 
     Raises what a process could not go on for, as `SidecarError`; `Unreachable`, too, when one

@@ -6,7 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -93,12 +93,16 @@ def verify(
     url = url_of(store, fleet_store, data_dir)
     order = Order(url, prefix, not no_quarantine, processes or cores())
     found = _Verified(json=json)
-    with progress(json=json) as show, _summed_up(found.summarise):
-        for report in verified(order):
+    with (
+        progress(json=json) as show,
+        _summed_up(found.summarise),
+        closing(verified(order)) as reports,
+    ):
+        for report in reports:
             found.add(report.pieces, report.size_bytes, report.damaged)
             show(found.text())
-    if prefix and not found.pieces:
-        raise SidecarError(f"nothing lies at or under {prefix!r}")
+        if prefix and not found.pieces:
+            raise SidecarError(f"nothing lies at or under {prefix!r}")
     if found.damaged:
         raise typer.Exit(1)
 
@@ -241,6 +245,8 @@ class _Verified:
     def summarise(self, *, complete: bool) -> None:
         from sidecar.cli import output
 
+        if not (complete or self.pieces):
+            return  # it was refused, or went wrong before it began
         if self._json:
             output.json_line({"summary": {
                 "pieces": self.pieces, "size_bytes": self.size_bytes, "damaged": self.damaged,
@@ -293,6 +299,8 @@ class _Collected:
     def summarise(self, *, complete: bool) -> None:
         from sidecar.cli import output
 
+        if not (complete or self._pieces):
+            return  # it was refused, or went wrong before it began
         kinds = ("version", "object", "leftover")
         if self._json:
             output.json_line({"summary": {

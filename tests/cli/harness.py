@@ -169,6 +169,16 @@ def _exit_code() -> int:
     return 0
 
 
+def install(site: Path, name: str, source: str) -> dict[str, str]:
+    """Make a third party's backend, its class `Store`; return what makes it known to a process."""
+    about = site / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[artifact_sidecar.stores]\n{name} = {name}:Store\n")
+    (site / f"{name}.py").write_text(source)
+    return {"PYTHONPATH": str(site)}
+
+
 def on_terminal(sidecar: Cli, *args: str, stream: str = "stdout") -> tuple[int, str]:
     """Run a command with a terminal as its standard output, or error; return what that showed."""
     ours, theirs = pty.openpty()

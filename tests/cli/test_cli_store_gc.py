@@ -276,7 +276,7 @@ def test_a_worker_that_has_published_nothing_yet_is_no_wrong_server(known: Cli) 
         ("--grace", "soon"),
         ("--keep-newer", "-1"),
         ("--redis", "nonsense"),
-        ("--store", "memory:"),
+        ("--store", "nonsense"),
         ("--data-dir", "/nowhere"),
     ],
 )

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import store
-from tests.cli.harness import TIMEOUT_S, Cli, on_terminal
+from tests.cli.harness import TIMEOUT_S, Cli, install, on_terminal
 
 LARGE = b"x" * 200_000
 
@@ -22,7 +22,7 @@ import os, signal, sys, time
 import store
 from store import Checked
 
-class Fake:
+class Store:
     name = "fake"
     capabilities = frozenset({store.Capability.VERIFY})
     def __init__(self, config): self.url = config.url
@@ -92,15 +92,8 @@ def filled(sidecar: Cli) -> Cli:
 @pytest.fixture
 def fake(sidecar: Cli, tmp_path: Path) -> Cli:
     """A deployment with a third party's backend `fake`; the URL says how it behaves."""
-    site = tmp_path / "site"
-    (site / "fake-1.0.dist-info").mkdir(parents=True)
-    (site / "fake-1.0.dist-info" / "METADATA").write_text("Name: fake\nVersion: 1.0\n")
-    (site / "fake-1.0.dist-info" / "entry_points.txt").write_text(
-        "[artifact_sidecar.stores]\nfake = fake:Fake\n"
-    )
-    (site / "fake.py").write_text(_FAKE)
-    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-    sidecar.env = {"PYTHONPATH": ":".join(paths), "COUNT_FILE": str(tmp_path / "count")}
+    sidecar.env = install(tmp_path / "site", "fake", _FAKE)
+    sidecar.env["COUNT_FILE"] = str(tmp_path / "count")
     return sidecar
 
 
@@ -159,7 +152,7 @@ def test_a_prefix_is_all_that_is_verified(filled: Cli) -> None:
     assert filled("store", "verify", "small/3/").code == 0
     assert filled("store", "verify", "large/3").code == 1
     nowhere = filled("store", "verify", "nowhere")
-    assert nowhere.code == 1
+    assert (nowhere.code, nowhere.raw) == (1, b"")
     assert "nothing lies at or under" in nowhere.err
 
 
