@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from sidecar.event import Event, Reason, Rejected, decode
 from sidecar.moments import rfc3339
 from sidecar.redis.client import connect, translated
-from store import Store, check_ref, checksum_of
+from store import Capability, Readable, Store, check_ref, checksum_of, versioned
+
+_BLOBS: Final = (bytes, bytearray, memoryview)
+_CHUNK_BYTES: Final = 1 << 20
 
 
 class Producer:
@@ -34,7 +38,7 @@ class Producer:
         *,
         type: str,  # noqa: A002 -- the contract's name
         ref: str = "",
-        data: bytes | None = None,
+        data: bytes | Readable | None = None,
         manifest: bytes = b"",
         event_id: str | None = None,
         traceparent: str | None = None,
@@ -42,9 +46,11 @@ class Producer:
     ) -> Event:
         """Put `data` and `manifest` at `ref`, append the event, and return it.
 
-        Without `data` the event names no artifact. `fields` are those of the contract's table
-        (`tenant_id`, `stack_id`, `version`, …) and any others, which are passed on as they are. A
-        caller that may retry passes its own `event_id`: the same one again is published once.
+        `data` may be a binary file: it is read to its end, in constant memory where the store
+        declares `stream`. Without `data` the event names no artifact. `fields` are those of the
+        contract's table (`tenant_id`, `stack_id`, `version`, …) and any others, which are passed
+        on as they are. A caller that may retry passes its own `event_id`: the same one again is
+        published once.
 
         Raises `event.Rejected` before anything is written when the event breaks a rule,
         `store.StoreError` when the Put fails (then nothing is appended), and `Unreachable` when
@@ -60,21 +66,38 @@ class Producer:
         if data is not None:
             check_ref(ref)
             body["artifact_ref"] = ref
-            body["checksum"] = checksum_of(data)
+            body["checksum"] = checksum_of(data if isinstance(data, _BLOBS) else b"")
             body["manifest_checksum"] = checksum_of(manifest)
-        entry = {b"event": _json(body)}
-        if traceparent:
-            entry[b"traceparent"] = traceparent.encode()
-        event, _ = decode(entry)
-        if data is not None:
+        event, entry = _checked(body, traceparent)
+        if isinstance(data, _BLOBS):
             self._store.put(ref, data, manifest)
+        elif data is not None:
+            body["checksum"] = self._put_from(ref, data, manifest)
+            event, entry = _checked(body, traceparent)
         with translated(self._url):
             self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
         return event
 
+    def _put_from(self, ref: str, data: Readable, manifest: bytes) -> str:
+        """Put what `data` reads, and return its checksum."""
+        streaming = versioned(self._store, Capability.STREAM)
+        if streaming is not None:
+            return streaming.put_from(ref, data, manifest)
+        blob = b"".join(iter(partial(data.read, _CHUNK_BYTES), b""))
+        self._store.put(ref, blob, manifest)
+        return checksum_of(blob)
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _checked(body: dict[str, Any], traceparent: str | None) -> tuple[Event, dict[bytes, bytes]]:
+    """Return the event, and its entry. Raises `Rejected`."""
+    entry = {b"event": _json(body)}
+    if traceparent:
+        entry[b"traceparent"] = traceparent.encode()
+    return decode(entry)[0], entry
 
 
 def _json(body: dict[str, Any]) -> bytes:

@@ -99,7 +99,8 @@ def source_of(reader: Readable) -> Source | None:
         return None
     # Exactly these: a class that inherits from them may read something else than the file.
     raw = reader.unread() if type(reader) is ArtifactReader else reader
-    if type(raw) is io.BufferedReader and type(raw.raw) is io.FileIO:
+    # A pipe cannot be sought in, and has no place to copy from.
+    if type(raw) is io.BufferedReader and type(raw.raw) is io.FileIO and raw.seekable():
         offset, raw = raw.tell(), raw.raw
     elif type(raw) is io.FileIO and raw.seekable():
         offset = raw.tell()

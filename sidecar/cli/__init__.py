@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from sidecar import __version__
-from sidecar.cli import dead, demo, emit, halts, output, run, status, store, tail
+from sidecar.cli import dead, demo, emit, halts, output, run, status, store, store_care, tail
 from sidecar.errors import SidecarError, UsageError
 
 app = typer.Typer(
@@ -31,6 +31,8 @@ app.command(name="status")(status.status)
 app.command(name="pause")(halts.pause)
 app.command(name="resume")(halts.resume)
 app.add_typer(dead.app, name="dead")
+store.app.command(name="verify")(store_care.verify)
+store.app.command(name="gc")(store_care.gc)
 app.add_typer(store.app, name="store")
 app.command(name="demo")(demo.demo)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -102,7 +101,7 @@ def emit(
       pg_dump app | sidecar emit --type actor.changed --ref rows/actors/9 --data -
 
     """
-    from sidecar.cli import output
+    from sidecar.cli import files, output
     from sidecar.cli.servers import Servers, utf8
     from sidecar.event import KNOWN_TYPES, Rejected
     from sidecar.producer import Producer
@@ -117,17 +116,17 @@ def emit(
             raise UsageError(f"{option} {number}: an integer from 0 to {INT64_MAX}")
     _check_use(ref, data, manifest)
     fields = _given(tenant_id=tenant, stack_id=stack, version=version, base_version=base_version)
-    blob = read("--data", data) if data else None
-    manifest_blob = read("--manifest", manifest) if manifest else b""
+    manifest_blob = files.read("--manifest", manifest) if manifest else b""
     url = Servers(data_dir, redis).control
     check_stream(connect(url), url, stream)
-    with explained():
+    file = files.opened("--data", data) if data else nullcontext()
+    with explained(), file as opened:
         # Without an artifact no store is touched: a producer of events alone needs none.
         target = source_store or (data_dir / "source").absolute().as_uri() if data else "memory:"
         producer = Producer(url, stream, open_store(target))
         try:
             event = producer.publish(
-                type=type_, ref=ref, data=blob, manifest=manifest_blob,
+                type=type_, ref=ref, data=opened, manifest=manifest_blob,
                 event_id=event_id or None, traceparent=traceparent or None, **fields,
             )  # fmt: skip
         except Rejected as error:
@@ -138,15 +137,6 @@ def emit(
             f" run with --allow-type {type_}"
         )
     output.json_line(_as_appended(event))
-
-
-def read(option: str, name: str) -> bytes:
-    """Return the content of a file, or of standard input for `-`. Raises `UsageError`."""
-    try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UsageError(f"{option} {name}: {said}; name a file that can be read") from error
 
 
 def _check_use(ref: str, data: str | None, manifest: str | None) -> None:

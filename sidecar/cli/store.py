@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import codecs
+import io
+import itertools
 import re
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
@@ -15,10 +17,14 @@ from sidecar.cli.options import DATA_DIR, DataDir, FleetStore, Json
 from sidecar.errors import SidecarError, UsageError
 
 if TYPE_CHECKING:
-    from store import Capability, Store, VersionedStore
+    from store import ArtifactReader, Capability, Store, VersionedStore
+
+CHUNK_BYTES: Final = 1 << 20
 
 app = typer.Typer(
-    help="A store by hand: put, get, look.", no_args_is_help=True, rich_markup_mode="rich"
+    help="A store by hand: put, get, look, verify, collect garbage.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 
 Ref = Annotated[str, typer.Argument(metavar="REF", help="Such as stacks/t_1/web/7.")]
@@ -69,23 +75,21 @@ def put(
       tar c site | sidecar store put stacks/t_1/web/8 --data - --store file:///var/lib/node
 
     """
-    from sidecar.cli import output
-    from sidecar.cli.emit import read
+    from sidecar.cli import files, output
     from sidecar.stores import explained, open_store
     from store import checksum_of
 
     if data == manifest == "-":
         raise UsageError("--data and --manifest cannot both be standard input; name a file")
-    blob = read("--data", data)
-    manifest_blob = read("--manifest", manifest) if manifest else b""
-    url = store or fleet_store or (data_dir / "fleet").absolute().as_uri()
-    with explained():
-        open_store(url).put(ref, blob, manifest_blob)
+    manifest_blob = files.read("--manifest", manifest) if manifest else b""
+    opened = open_store(url_of(store, fleet_store, data_dir))
+    with explained(), files.opened("--data", data) as file:
+        checksum, size_bytes = _put(opened, ref, file, manifest_blob)
     output.json_line({
         "ref": ref,
-        "checksum": checksum_of(blob),
+        "checksum": checksum,
         "manifest_checksum": checksum_of(manifest_blob),
-        "size_bytes": len(blob),
+        "size_bytes": size_bytes,
         "manifest_size_bytes": len(manifest_blob),
     })  # fmt: skip
 
@@ -118,8 +122,9 @@ def get(
 ) -> None:
     """Get an artifact, verified: what is there now, or the version with a checksum.
 
-    A file is written whole or not at all. Exit code 1: there is no such artifact, or it is
-    corrupt.
+    A file is written whole or not at all. Standard output gets what is larger than 1 MiB as it is
+    read: only exit code 0 says that all of it was intact. Exit code 1: there is no such artifact,
+    or it is corrupt.
 
     Examples:
       sidecar store get stacks/t_1/web/7 > dump.tar
@@ -129,21 +134,22 @@ def get(
       sidecar store get stacks/t_1/web/7 --manifest - | jq .
 
     """
+    from sidecar.cli import files
     from sidecar.stores import explained
 
     if data == manifest == "-":
         raise UsageError("--data and --manifest cannot both be standard output; name a file")
-    opened = _open(store, fleet_store, data_dir)
+    opened = open_chosen(store, fleet_store, data_dir)
     pin = _pin(opened, checksum, manifest_checksum)
-    with explained():
-        artifact = opened.get(ref, **pin)
-    if data is None and manifest is None:
-        _refuse_binary(artifact.data)
-        data = "-"
-    if manifest:
-        _write("--manifest", manifest, artifact.manifest)
-    if data:
-        _write("--data", data, artifact.data)
+    with explained(), _reader(opened, ref, pin) as artifact:
+        chunks = _verified(artifact)
+        if data is None and manifest is None:
+            chunks = _no_binary(chunks, artifact.size_bytes)
+            data = "-"
+        if data:
+            files.write("--data", data, _distrusted(chunks) if data == "-" else chunks)
+        if manifest:
+            files.write("--manifest", manifest, (artifact.manifest,))
 
 
 @app.command()
@@ -168,7 +174,7 @@ def exists(
     from sidecar.cli import output
     from sidecar.stores import explained
 
-    opened = _open(store, fleet_store, data_dir)
+    opened = open_chosen(store, fleet_store, data_dir)
     pin = _pin(opened, checksum, manifest_checksum)
     with explained():
         there = opened.exists(ref, **pin)
@@ -203,7 +209,7 @@ def ls(
     from sidecar.stores import explained
     from store import Capability
 
-    opened = _needs(_open(store, fleet_store, data_dir), Capability.LIST, "lists no refs")
+    opened = needs(open_chosen(store, fleet_store, data_dir), Capability.LIST, "lists no refs")
     show = output.visible if output.on_terminal() else str
     found = False
     with explained():
@@ -241,7 +247,7 @@ def versions(
     from sidecar.stores import explained
     from store import Capability
 
-    opened = _needs(_open(store, fleet_store, data_dir), Capability.LIST, "lists no versions")
+    opened = needs(open_chosen(store, fleet_store, data_dir), Capability.LIST, "lists no versions")
     with explained():
         found = opened.versions(ref)
         if json:
@@ -266,21 +272,69 @@ def versions(
     )
 
 
-def _open(store: str | None, fleet_store: str | None, data_dir: Path) -> Store:
+def url_of(store: str | None, fleet_store: str | None, data_dir: Path) -> str:
+    """Return the URL of the store that the options mean."""
+    return store or fleet_store or (data_dir / "fleet").absolute().as_uri()
+
+
+def open_chosen(store: str | None, fleet_store: str | None, data_dir: Path) -> Store:
+    """Open the store that the options mean, to read from. Raises as `open_existing`."""
     from sidecar.stores import open_existing
 
     return open_existing(store or fleet_store or None, data_dir / "fleet")
 
 
-def _needs(opened: Store, capability: Capability, lack: str) -> VersionedStore:
-    from store import VersionedStore, capabilities
+def needs(opened: Store, capability: Capability, lack: str) -> VersionedStore:
+    """Return the store as one that can do more. Raises `UsageError` with what it lacks."""
+    from store import versioned
 
-    if capability not in capabilities(opened) or not isinstance(opened, VersionedStore):
+    found = versioned(opened, capability)
+    if found is None:
         raise UsageError(
             f"the backend {opened.name!r} {lack}: it does not declare {capability.value!r}; choose"
             " another --store"
         )
-    return opened
+    return found
+
+
+def _put(opened: Store, ref: str, file: BinaryIO, manifest: bytes) -> tuple[str, int]:
+    """Put what `file` holds, in constant memory where the backend can; return checksum and size."""
+    from store import Capability, checksum_of, versioned
+
+    streaming = versioned(opened, Capability.STREAM, Capability.PINNED_GET)
+    if streaming is None:
+        blob = file.read()
+        opened.put(ref, blob, manifest)
+        return checksum_of(blob), len(blob)
+    checksum = streaming.put_from(ref, file, manifest)
+    with streaming.open(ref, checksum=checksum) as stored:
+        return checksum, stored.size_bytes
+
+
+def _reader(opened: Store, ref: str, pin: dict[str, Any]) -> ArtifactReader:
+    """Open an artifact for reading: in constant memory where the backend can."""
+    from store import ArtifactReader, Capability, versioned
+
+    streaming = versioned(opened, Capability.STREAM)
+    if streaming is not None:
+        return streaming.open(ref, **pin)
+    found = opened.get(ref, **pin)
+    return ArtifactReader(
+        io.BytesIO(found.data), checksum=None, size_bytes=len(found.data),
+        manifest=found.manifest, where=ref,
+    )  # fmt: skip
+
+
+def _verified(artifact: ArtifactReader) -> Iterator[bytes]:
+    """Yield an artifact's data, the last of it once all was found intact.
+
+    Each chunk waits for the next: so a small artifact that is damaged is not yielded at all.
+    """
+    held = artifact.read(CHUNK_BYTES)
+    while held:
+        following = artifact.read(CHUNK_BYTES)
+        yield held
+        held = following
 
 
 def _pin(opened: Store, checksum: str | None, manifest_checksum: str | None) -> dict[str, Any]:
@@ -289,7 +343,7 @@ def _pin(opened: Store, checksum: str | None, manifest_checksum: str | None) -> 
 
     if checksum is None and manifest_checksum is None:
         return {}
-    _needs(opened, Capability.PINNED_GET, "keeps no versions to choose by --checksum")
+    needs(opened, Capability.PINNED_GET, "keeps no versions to choose by --checksum")
     for option, value in (("--checksum", checksum), ("--manifest-checksum", manifest_checksum)):
         if value is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
             raise UsageError(f"{option}: {value!r} is no checksum; write sha256: and 64 hex digits")
@@ -299,47 +353,37 @@ def _pin(opened: Store, checksum: str | None, manifest_checksum: str | None) -> 
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _refuse_binary(blob: bytes) -> None:
-    if not sys.stdout.isatty():
-        return
+def _distrusted(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass chunks on to where nothing can be taken back; say so if they end in damage."""
+    from store import Corrupt
+
+    passed = 0
     try:
-        harmless = all(c.isprintable() or c in "\n\t" for c in blob.decode())
+        for chunk in chunks:
+            yield chunk
+            passed += len(chunk)
+    except Corrupt as error:
+        if not passed:
+            raise
+        raise SidecarError(
+            f"{error}; do not use the {passed:,} bytes that went to standard output"
+        ) from error
+
+
+def _no_binary(chunks: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
+    """Pass chunks on, unless a terminal would get what is no text."""
+    if not sys.stdout.isatty():
+        return chunks
+    first = next(chunks, b"")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        text = decoder.decode(first, final=len(first) == size_bytes)
+        harmless = all(c.isprintable() or c in "\n\t" for c in text)
     except UnicodeDecodeError:
         harmless = False
     if not harmless:
         raise UsageError(
-            f"{len(blob):,} bytes that are no text, and standard output is a terminal; redirect it,"
-            " or --data FILE (--data - prints them all the same)"
+            f"{size_bytes:,} bytes that are no text, and standard output is a terminal; redirect"
+            " it, or --data FILE (--data - prints them all the same)"
         )
-
-
-def _write(option: str, name: str, blob: bytes) -> None:
-    """Write to a file, whole or not at all, or to standard output."""
-    from sidecar.cli import output
-
-    if name == "-":
-        output.raw(blob)
-        return
-    path = Path(name)
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(blob)  # a pipe or a device: there is nothing to rename over
-            return
-        _replace(path.resolve(), blob)
-    except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UsageError(f"{option} {name}: {said}; name a file that can be written") from error
-
-
-def _replace(path: Path, blob: bytes) -> None:
-    descriptor, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(blob)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(file.fileno(), path.stat().st_mode if path.exists() else 0o666 & ~umask)
-        os.replace(temp, path)
-    except BaseException:
-        os.unlink(temp)
-        raise
+    return itertools.chain((first,), chunks)

@@ -109,7 +109,7 @@ def check_server(client: Client, url: str, *, writes: bool) -> None:
         raise UsageError(f"{redact(url)} is a replica, read-only; name the primary")
 
 
-def check_stream(client: Client, url: str, stream: str) -> None:
+def check_stream(client: Client, url: str, stream: str | bytes) -> None:
     """Raise `UsageError` when the key `stream` holds something else than a stream."""
     with translated(url):
         kind = client.type(stream)

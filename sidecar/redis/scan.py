@@ -41,7 +41,7 @@ def server_time_us(client: Client) -> int:
     return int(seconds) * 10**6 + int(microseconds)
 
 
-def stream_info(client: Client, stream: str) -> StreamInfo | None:
+def stream_info(client: Client, stream: str | bytes) -> StreamInfo | None:
     """Return what is known of a stream; None when it does not exist."""
     if not client.exists(stream):
         return None
@@ -56,7 +56,7 @@ def stream_info(client: Client, stream: str) -> StreamInfo | None:
 
 
 def pages(
-    client: Client, stream: str, first: str = "-", last: str = "+", *, page: int = PAGE
+    client: Client, stream: str | bytes, first: str = "-", last: str = "+", *, page: int = PAGE
 ) -> Iterator[list[Entry]]:
     """Yield the entries from `first` to `last` in lists of at most `page`, oldest first."""
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ NOTIFICATIONS: Final = "control:notifications"
 DEAD: Final = "{control:notifications}:dead"
 HALT: Final = "{control:notifications}:halt:control:events"
 REDRIVEN: Final = "{control:notifications}:redriven"
+_COLOURS: Final = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
 HOSTILE: Final = "\x1b[31mred\x07 [bold]x[/bold] \u202egnp.exe"
 
 
@@ -165,3 +167,35 @@ def _exit_code() -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+def install(site: Path, name: str, source: str) -> dict[str, str]:
+    """Make a third party's backend, its class `Store`; return what makes it known to a process."""
+    about = site / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[artifact_sidecar.stores]\n{name} = {name}:Store\n")
+    (site / f"{name}.py").write_text(source)
+    return {"PYTHONPATH": str(site)}
+
+
+def on_terminal(sidecar: Cli, *args: str, stream: str = "stdout") -> tuple[int, str]:
+    """Run a command with a terminal as its standard output, or error; return what that showed."""
+    ours, theirs = pty.openpty()
+    env = {k: v for k, v in sidecar._environment(None).items() if k not in _COLOURS}
+    ends = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+    with subprocess.Popen(
+        sidecar.argv(*args),
+        env=env | {"TERM": "xterm"},
+        **ends,  # type: ignore[call-overload]
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while piece := os.read(ours, 65536):
+                seen += piece
+        except OSError:
+            pass  # how Linux says that the other end is closed
+        process.communicate(timeout=TIMEOUT_S)
+    os.close(ours)
+    return process.returncode, seen.decode()

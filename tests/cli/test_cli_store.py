@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from store import checksum_of
-from tests.cli.harness import Cli
+from tests.cli.harness import Cli, install
 
 BLOB = bytes(range(256)) * 5
 
@@ -141,30 +141,25 @@ def test_wrong_use_is_exit_2(sidecar: Cli, args: tuple[str, ...]) -> None:
     assert len(ran.err.splitlines()) == 1
 
 
-def _install(directory: Path, source: str) -> dict[str, str]:
-    """Make a third party's backend `plain`; return the environment in which it is installed."""
-    (directory / "plain-1.0.dist-info").mkdir(parents=True)
-    (directory / "plain-1.0.dist-info" / "METADATA").write_text("Name: plain\nVersion: 1.0\n")
-    (directory / "plain-1.0.dist-info" / "entry_points.txt").write_text(
-        "[artifact_sidecar.stores]\nplain = plain:Plain\n"
-    )
-    (directory / "plain.py").write_text(source)
-    return {"PYTHONPATH": str(directory), "SIDECAR_STORE": "plain://x"}
-
-
 def test_a_backend_without_a_capability_is_told(sidecar: Cli, tmp_path: Path) -> None:
     """A third party's plain backend can put, get and exist; for the rest exit 2 and why."""
     source = (
-        "class Plain:\n"
+        "class Store:\n"
         "    name = 'plain'\n"
         "    def __init__(self, config): pass\n"
         "    def put(self, ref, data, manifest): pass\n"
         "    def get(self, ref): return type('A', (), {'data': b'd', 'manifest': b''})\n"
         "    def exists(self, ref): return True\n"
     )
-    env = _install(tmp_path / "site", source)
+    env = install(tmp_path / "site", "plain", source) | {"SIDECAR_STORE": "plain://x"}
     assert sidecar.process("store", "get", "r", env=env).raw == b"d"
-    for args in (("ls",), ("versions", "r"), ("get", "r", "--checksum", checksum_of(b"d"))):
+    for args in (
+        ("ls",),
+        ("versions", "r"),
+        ("gc",),
+        ("verify",),
+        ("get", "r", "--checksum", checksum_of(b"d")),
+    ):
         ran = sidecar.process("store", *args, env=env)
         assert ran.code == 2
         assert "does not declare" in ran.err
@@ -174,13 +169,16 @@ def test_a_store_out_of_reach_is_exit_4(sidecar: Cli, tmp_path: Path) -> None:
     """An outage is neither absence nor wrong usage; nothing is appended after a failed Put."""
     source = (
         "import store\n"
-        "class Plain:\n"
+        "class Store:\n"
         "    name = 'plain'\n"
         "    def __init__(self, config): pass\n"
         "    def put(self, *_): raise store.Unavailable('the disk is away: mount it')\n"
         "    get = exists = put\n"
     )
-    env = _install(tmp_path / "site", source) | {"SIDECAR_SOURCE_STORE": "plain://x"}
+    env = install(tmp_path / "site", "plain", source) | {
+        "SIDECAR_STORE": "plain://x",
+        "SIDECAR_SOURCE_STORE": "plain://x",
+    }
     emit = ("emit", "--type", "key.changed", "--ref", "r", "--data", "-")
     for args in (("store", "get", "r"), ("store", "exists", "r"), emit):
         ran = sidecar.process(*args, env=env)
@@ -198,6 +196,71 @@ def test_what_is_corrupt_is_exit_1(sidecar: Cli, tmp_path: Path) -> None:
     assert (ran.code, ran.raw) == (1, b"")
 
 
+def test_damage_of_what_is_large_is_told_at_its_end(sidecar: Cli, tmp_path: Path) -> None:
+    """Standard output has had the sound start of it; a file is not made."""
+    data = bytes(range(256)) * 20_000
+    _put(sidecar, "r", data)
+    (blob,) = (path for path in (tmp_path / "data-dir/fleet/objects").rglob("*") if path.is_file())
+    blob.chmod(0o644)
+    blob.write_bytes(data[:-1])
+    ran = sidecar("store", "get", "r")
+    assert ran.code == 1
+    assert 0 < len(ran.raw) < len(data)
+    assert data.startswith(ran.raw)
+    assert f"do not use the {len(ran.raw):,} bytes" in ran.err
+    manifest = tmp_path / "m"
+    ran = sidecar("store", "get", "r", "--data", tmp_path / "d", "--manifest", manifest)
+    assert ran.code == 1
+    assert not (tmp_path / "d").exists()
+    assert not manifest.exists()
+
+
+def test_a_pipe_carries_any_size(sidecar: Cli) -> None:
+    """In and out, what is small and what is large."""
+    for data in (b"", b"small", os.urandom(3_000_000)):
+        assert sidecar.process("store", "put", "r", "--data", "-", stdin=data).object() == {
+            "ref": "r", "checksum": checksum_of(data), "manifest_checksum": checksum_of(b""),
+            "size_bytes": len(data), "manifest_size_bytes": 0,
+        }  # fmt: skip
+        assert sidecar.process("store", "get", "r").raw == data
+
+
+def _peak_kib(sidecar: Cli, *args: str | Path, stdin: Path | None = None) -> int:
+    """Run a command to its end, and return the most memory that it had."""
+    with (
+        open(stdin or os.devnull, "rb") as given,
+        subprocess.Popen(
+            sidecar.argv(*args), stdin=given, stdout=subprocess.DEVNULL,
+            env=sidecar._environment(None),
+        ) as process,
+    ):  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+@pytest.mark.parametrize("way", ["file", "pipe", "emit"])
+def test_memory_does_not_grow_with_the_artifact(sidecar: Cli, tmp_path: Path, way: str) -> None:
+    """Of put, get and emit alike."""
+    put = ("emit", "--type", "key.changed") if way == "emit" else ("store", "put")
+    store = (tmp_path / "s").as_uri()
+    where = ("--source-store", store) if way == "emit" else ("--store", store)
+    named = "-" if way == "pipe" else str(tmp_path / "big")
+    peaks = []
+    for size in (1_000_000, 100_000_000):
+        with open(tmp_path / "big", "wb") as file:
+            file.truncate(size)
+        ref = ("--ref", "r") if way == "emit" else ("r",)
+        peaks.append(max(
+            _peak_kib(sidecar, *put, *ref, "--data", named, *where, stdin=tmp_path / "big"),
+            _peak_kib(sidecar, "store", "get", "r", "--store", store),
+            _peak_kib(sidecar, "store", "get", "r", "--data", tmp_path / "out", "--store", store),
+        ))  # fmt: skip
+        assert (tmp_path / "out").stat().st_size == size
+    assert peaks[1] < peaks[0] + 40_000
+
+
 def test_binary_is_kept_from_a_terminal(sidecar: Cli, blob: Path) -> None:
     """Exit 2 and the mend, unless `--data -` asks for it; text is printed."""
     sidecar("store", "put", "bin", "--data", blob)
@@ -205,6 +268,9 @@ def test_binary_is_kept_from_a_terminal(sidecar: Cli, blob: Path) -> None:
     refused = _on_terminal(sidecar, "store", "get", "bin")
     assert refused == (2, b"")
     assert _on_terminal(sidecar, "store", "get", "text") == (0, b"hello\r\n")
+    # The first chunk ends within a character.
+    _put(sidecar, "long", b"x" * ((1 << 20) - 1) + "\u00e9\n".encode())
+    assert _on_terminal(sidecar, "store", "get", "long")[0] == 0
     assert _on_terminal(sidecar, "store", "get", "bin", "--data", "-")[0] == 0
 
 

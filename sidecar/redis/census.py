@@ -1,0 +1,248 @@
+"""Which streams name artifacts: all that a deployment has, whoever remembered to name which.
+
+To overlook a stream is to lose what only its entries name. So they are looked for: a control
+stream by the group that a worker made on it, a notification stream by that group's name and by the
+fence that its worker took, either kind of outbound stream by the fields of its entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sidecar.errors import Unreachable, UsageError
+from sidecar.redis.client import Client, check_server, check_stream, redact, translated
+from sidecar.redis.keys import Keys, hash_tagged
+from sidecar.redis.scan import stream_info
+from sidecar.redis.source import id_pair
+
+GROUP_PREFIX: Final = b"sidecar:"
+FENCE: Final = ":fence:"
+SCAN_COUNT: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two servers, and its URL for words to a person."""
+
+    client: Client
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The streams that an operator named: each must be there, but a dead-letter stream."""
+
+    control: Sequence[str] = ()
+    usual_control: str = ""
+    """Read, too, where there is one."""
+    notifications: Sequence[str] = ()
+    dead: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class Census:
+    """Every stream that names artifacts, by what it is for. Names are bytes, as Redis has them."""
+
+    control: set[bytes] = field(default_factory=set)
+    notifications: set[bytes] = field(default_factory=set)
+    dead: set[bytes] = field(default_factory=set)
+
+
+class Registrar:
+    """Takes the census, and confirms that it held while the streams were read.
+
+    Every method raises `Unreachable` and `UsageError`; nothing is written.
+    """
+
+    def __init__(self, control: Side, notify: Side, named: Named) -> None:
+        self._control = control
+        self._notify = notify
+        self._named = named
+        self._last_ids: dict[tuple[str, bytes], str] = {}
+        self._runs: dict[str, str] = {}
+
+    def take(self) -> Census:
+        """Find the streams. Raises `UsageError` where a server looks like the wrong one."""
+        for side in (self._control, self._notify):
+            check_server(side.client, side.url, writes=True)  # a replica may lag behind
+            self._runs[side.url] = _run(side)
+        census = Census()
+        pairs = self._control_streams(census)
+        self._outbound_streams(census)
+        self._by_groups(census, pairs)
+        self._by_fences(census)
+        self._dead_streams(census)
+        if not census.notifications:
+            raise UsageError(
+                f"there is no notification stream on {redact(self._notify.url)}: is that the"
+                " fleet's Redis (--redis, --notify-redis)? if no log names this store, say"
+                " --without-stream"
+            )
+        self._remember(self._control, census.control)
+        self._remember(self._notify, census.notifications | census.dead)
+        return census
+
+    def confirm(self) -> None:
+        """Raise `Unreachable` when a server lost what it had at the census: entries may lack."""
+        for side in (self._control, self._notify):
+            if _run(side) != self._runs[side.url]:
+                raise _lost(side, "was restarted, or another one took its place,")
+        for (url, stream), last_id in self._last_ids.items():
+            side = self._control if url == self._control.url else self._notify
+            with translated(url):
+                info = stream_info(side.client, stream)
+            if info is None or id_pair(info.last_id) < id_pair(last_id):
+                raise _lost(side, f"lost entries of {shown(stream)}")
+
+    def _control_streams(self, census: Census) -> list[tuple[bytes, bytes]]:
+        """Add the control streams; return those that have a worker's group, with its stream."""
+        for stream in map(_bytes, self._named.control):
+            if not _exists(self._control, stream):
+                raise UsageError(
+                    f"--stream {shown(stream)}: there is none on {redact(self._control.url)};"
+                    " correct the name, or leave it out"
+                )
+            census.control.add(stream)
+        usual = _bytes(self._named.usual_control)
+        census.control.update({usual} if usual and _exists(self._control, usual) else ())
+        pairs = []
+        with translated(self._control.url):
+            for stream in _streams(self._control.client):
+                groups: Any = self._control.client.xinfo_groups(stream)
+                names = [g["name"] for g in groups if g["name"].startswith(GROUP_PREFIX)]
+                pairs += [(stream, name.removeprefix(GROUP_PREFIX)) for name in names]
+        census.control.update(stream for stream, _ in pairs)
+        return pairs
+
+    def _outbound_streams(self, census: Census) -> None:
+        """Add the notification streams that were named, and what looks like either kind."""
+        for name in map(_bytes, self._named.notifications):
+            if not _exists(self._notify, name):
+                raise UsageError(
+                    f"--keep-from-stream {shown(name)}: there is none on"
+                    f" {redact(self._notify.url)}; correct the name, or --redis and --notify-redis"
+                )
+            census.notifications.add(name)
+        with translated(self._notify.url):
+            for stream in _streams(self._notify.client):
+                oldest: Any = self._notify.client.xrange(stream, count=1)
+                fields = (oldest[0][1] or {}) if oldest else {}
+                if {b"event", b"origin"} <= fields.keys():
+                    kind = census.dead if b"reason" in fields else census.notifications
+                    kind.add(stream)
+
+    def _by_groups(self, census: Census, pairs: list[tuple[bytes, bytes]]) -> None:
+        for stream, name in pairs:
+            keys = Keys.of(_text(stream), _text(name))
+            if _exists(self._notify, name):
+                census.notifications.add(name)
+            elif not self._holds(keys.fence):
+                raise UsageError(
+                    f"a worker publishes {shown(stream)} to {shown(name)}, and"
+                    f" {redact(self._notify.url)} has neither that stream nor the worker's fence:"
+                    " is --notify-redis right? if that fleet is gone for good, XGROUP DESTROY"
+                    f" {shown(stream)} sidecar:{shown(name)}"
+                )
+
+    def _by_fences(self, census: Census) -> None:
+        """Add what workers have held; their keys outlive them, and their groups."""
+        with translated(self._notify.url):
+            keys = list(_scan(self._notify.client, match=f"*{FENCE}*"))
+        for key in keys:
+            readings = list(_readings(_text(key)))
+            census.notifications.update(name for name, _ in readings if _exists(self._notify, name))
+            control = [stream for _, stream in readings if _exists(self._control, stream)]
+            census.control.update(control)
+            if readings and not control:
+                raise UsageError(
+                    f"the key {shown(key)} on {redact(self._notify.url)} says that a worker reads"
+                    f" a control stream that {redact(self._control.url)} does not have: is --redis"
+                    " right? if that stream is gone for good, delete the key"
+                )
+
+    def _dead_streams(self, census: Census) -> None:
+        prefixes = [hash_tagged(_text(name)) for name in census.notifications]
+        names = [*self._named.dead, *(f"{prefix}:dead" for prefix in prefixes)]
+        census.dead.update(_bytes(name) for name in names if _exists(self._notify, _bytes(name)))
+
+    def _holds(self, key: str) -> bool:
+        with translated(self._notify.url):
+            return bool(self._notify.client.exists(_bytes(key)))
+
+    def _remember(self, side: Side, streams: set[bytes]) -> None:
+        for stream in streams:
+            with translated(side.url):
+                info = stream_info(side.client, stream)
+            if info is None:
+                raise _lost(side, f"lost {shown(stream)}")
+            self._last_ids[side.url, stream] = info.last_id
+
+
+def shown(name: bytes) -> str:
+    """Return the name of a key as a person may see it."""
+    return repr(name.decode(errors="backslashreplace"))
+
+
+def _readings(key: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what a fence's key may say: notification stream and control stream.
+
+    A name may contain `:fence:` itself, and `x` and `{x}` have the same prefix.
+    """
+    at = key.find(FENCE)
+    while at >= 0:
+        prefix, control = key[:at], key[at + len(FENCE) :]
+        for name in (prefix, prefix.removeprefix("{").removesuffix("}")):
+            if control and _is_prefix(prefix, name):
+                yield _bytes(name), _bytes(control)
+        at = key.find(FENCE, at + 1)
+
+
+def _is_prefix(prefix: str, notifications: str) -> bool:
+    try:
+        return bool(notifications) and hash_tagged(notifications) == prefix
+    except UsageError:
+        return False
+
+
+def _streams(client: Client) -> Iterator[bytes]:
+    return _scan(client, _type="stream")
+
+
+def _scan(client: Client, **only: str) -> Iterator[bytes]:
+    found: Iterator[bytes] = client.scan_iter(count=SCAN_COUNT, **only)
+    return found
+
+
+def _exists(side: Side, stream: bytes) -> bool:
+    """Tell whether there is such a stream. Raises `UsageError` when it is something else."""
+    check_stream(side.client, side.url, stream)
+    with translated(side.url):
+        return bool(side.client.exists(stream))
+
+
+def _run(side: Side) -> str:
+    """Return what tells this run of the server from others. Raises `UsageError` on a Cluster."""
+    with translated(side.url):
+        info: dict[str, Any] = side.client.info()
+    if info.get("cluster_enabled") or info.get("redis_mode") == "cluster":
+        raise UsageError(
+            f"{redact(side.url)} is a node of a Cluster, and streams on its other nodes would be"
+            " overlooked; garbage is collected beside a single server only"
+        )
+    return str(info.get("run_id"))
+
+
+def _lost(side: Side, what: str) -> Unreachable:
+    return Unreachable(
+        f"{redact(side.url)} {what} while it was read; nothing was removed: try again"
+    )
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")
