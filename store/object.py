@@ -1,0 +1,509 @@
+"""The object backend: S3, GCS and Azure behind one layout, by URL.
+
+    store.open_url("s3://bucket/prefix")        gs://bucket/prefix     az://container/prefix
+
+The URL says where; credentials, region and endpoint are read from the environment, by obstore
+(the extra `object`): AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,
+AWS_ENDPOINT_URL and a web identity's, a container's or the instance's role; GOOGLE_SERVICE_ACCOUNT
+(a path), GOOGLE_SERVICE_ACCOUNT_KEY, GOOGLE_APPLICATION_CREDENTIALS or the metadata server;
+AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY, AZURE_CLIENT_ID,
+AZURE_CLIENT_SECRET and AZURE_TENANT_ID, or a managed identity. An endpoint written as http:// is
+spoken to without TLS, none else.
+
+Objects first, record last: a Put writes the data (over 64 KiB), the version's record, and then the
+ref's current record, which repeats the version's. Storage has no locks and no conditional delete,
+and a garbage collector may stall between looking and deleting: so every Put writes keys that are
+its own, and relies on no other Put's. `store.object_layout` has the keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import random
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from store import object_care
+from store.contract import (
+    Artifact,
+    Blob,
+    Capability,
+    Checked,
+    Collected,
+    Pin,
+    Position,
+    Retention,
+    StoreConfig,
+    Version,
+    as_bytes,
+    check_pin,
+    check_position,
+)
+from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound, Unavailable
+from store.layout import HEADER_MAX_BYTES, INLINE_MAX_BYTES, Record, describe, version_of
+from store.object_client import Bucket, Conflict, location_of
+from store.object_layout import (
+    CURRENTS,
+    FORMAT,
+    FORMAT_KEY,
+    VERSIONS,
+    Place,
+    Stored,
+    content_of,
+    folder_of,
+    is_under,
+    new_nonce,
+    now_text,
+    place_of,
+    ref_of,
+    stored_of,
+    version_key,
+)
+from store.refs import check_ref
+from store.streams import CHUNK_BYTES, ArtifactReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from obstore import ObjectMeta, PutMode
+
+    from store.streams import Readable
+
+SHORTEST_GRACE_S = 3600.0
+"""Garbage collection refuses a shorter grace: a Put may rely on what is a sixth as old."""
+_CLOCK_AGE_S = 600.0
+
+
+def open_object(config: StoreConfig) -> ObjectStore:
+    """Open, or create, the store at `config.url`.
+
+    Raises `ConfigError` for a URL that names no place, settings that cannot be, a missing obstore,
+    and as `ObjectStore`.
+    """
+    return ObjectStore(Bucket(location_of(config.url), config.timeout_s))
+
+
+class _Pending(NamedTuple):
+    """A Put on its way. `data` is empty when it is written already, not inline."""
+
+    place: Place
+    record: Record
+    nonce: str
+    manifest: bytes
+    data: bytes
+
+    def content(self, position: Position | None) -> bytes:
+        record = self.record._replace(position=position)
+        return content_of(record, self.nonce, self.manifest, self.data)
+
+
+class _Current(NamedTuple):
+    """A ref's current record; `stored` is None when it is damaged."""
+
+    meta: ObjectMeta
+    stored: Stored | None
+
+    @property
+    def position(self) -> Position | None:
+        # A record that cannot be read must not bar the ref for ever.
+        return self.stored.record.position if self.stored else None
+
+    def is_version_of(self, record: Record) -> bool:
+        return self.stored is not None and self.stored.record.is_version(
+            record.data_digest, record.manifest_digest
+        )
+
+
+class ObjectStore:
+    """Artifacts under one prefix of one bucket, for any number of threads, processes and hosts.
+
+    Raises `ConfigError` when the prefix holds something else or a newer format, `Unavailable` when
+    it cannot be reached. With a store in it already, read-only credentials can open and read it.
+    """
+
+    name = "object"
+    capabilities = frozenset(Capability)
+
+    def __init__(self, bucket: Bucket, *, shortest_grace_s: float = SHORTEST_GRACE_S) -> None:
+        self._bucket = bucket
+        self._shortest_grace_s = shortest_grace_s
+        self._clock: tuple[float, float] | None = None  # ours when asked, how far theirs is ahead
+        self.identity = bucket.location.identity
+        if not self._has_format():
+            self._create()
+
+    def _has_format(self) -> bool:
+        """Tell whether there is a store. Raises `ConfigError` for one this release cannot read."""
+        found = self._bucket.get(FORMAT_KEY)
+        if found is None:
+            return False
+        if found.content != FORMAT:
+            raise ConfigError(
+                f"{self._bucket.where(FORMAT_KEY)} says {found.content[:60]!r}, this release reads"
+                f" {FORMAT!r}: use the release that made the store, or a newer one"
+            )
+        return True
+
+    def _create(self) -> None:
+        for meta in self._bucket.keys(""):
+            if self._has_format():  # another process was faster
+                return
+            raise ConfigError(
+                f"{self._bucket.location} is not empty ({meta['path']}) and has no {FORMAT_KEY}:"
+                f" name an empty prefix or, if this is a store, restore that key: {FORMAT!r}"
+            )
+        self._bucket.put(FORMAT_KEY, FORMAT)
+
+    def _check_store(self) -> None:
+        """Raise `Unavailable` unless the store is there: only then is anything else absent."""
+        if self._bucket.head(FORMAT_KEY) is None:
+            raise Unavailable(
+                f"{self._bucket.where(FORMAT_KEY)} is missing, or the whole bucket: restore it"
+            )
+
+    # Put: data, version, current record.
+
+    def put(
+        self, ref: str, data: Blob, manifest: Blob, *, position: Position | None = None
+    ) -> None:
+        """See `VersionedStore.put`. Raises `Unavailable` when it cannot be written."""
+        check_ref(ref)
+        check_position(position)
+        data, manifest = as_bytes(data), as_bytes(manifest)
+        record = describe(ref, data, manifest, position)
+        place = place_of(ref)
+        current = self._current(place)
+        if current is not None and self._holds(current, record, data, manifest):
+            return
+        nonce = new_nonce(record.stored)
+        if not record.inline:
+            self._bucket.put(place.object(nonce), data)
+        self._finish(_Pending(place, record, nonce, manifest, data), current)
+
+    def put_from(
+        self,
+        ref: str,
+        reader: Readable,
+        manifest: bytes,
+        *,
+        checksum: str | None = None,
+        position: Position | None = None,
+    ) -> str:
+        """See `VersionedStore.put_from`. It holds some 24 MiB of the data at a time."""
+        check_ref(ref)
+        check_position(position)
+        check_pin(checksum, None)
+        head = _read_head(reader)
+        if len(head) <= INLINE_MAX_BYTES:
+            _check_digest(ref, hashlib.sha256(head), checksum)
+            self.put(ref, head, manifest, position=position)
+            return "sha256:" + hashlib.sha256(head).hexdigest()
+        manifest = as_bytes(manifest)
+        place, stored = place_of(ref), now_text()
+        nonce, digest = new_nonce(stored), hashlib.sha256()
+        size = 0
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal size
+            chunk = head
+            while chunk:
+                digest.update(chunk)
+                size += len(chunk)
+                yield chunk
+                chunk = reader.read(CHUNK_BYTES)
+            _check_digest(ref, digest, checksum)  # before its end, so that nothing is written
+
+        self._bucket.upload(place.object(nonce), chunks())
+        record = describe(ref, b"", manifest, position)._replace(
+            data_digest=digest.hexdigest(), data_size=size, stored=stored, inline=False
+        )
+        self._finish(_Pending(place, record, nonce, manifest, b""), self._current(place))
+        return "sha256:" + record.data_digest
+
+    def _finish(self, put: _Pending, current: _Current | None) -> None:
+        record = put.record
+        key = put.place.version(record, put.nonce)
+        self._bucket.put(key, put.content(record.position))
+        if not record.inline and self._bucket.head(put.place.object(put.nonce)) is None:
+            raise Unavailable(
+                f"{self._bucket.where(put.place.object(put.nonce))} was collected before its record"
+                " was written: put it again, with a grace longer than a Put takes"
+            )
+        if record.position is None and not (current and current.is_version_of(record)):
+            self._bucket.put(put.place.current, put.content(None))
+        else:
+            self._move(put, current)
+
+    def _move(self, put: _Pending, current: _Current | None) -> None:
+        """Point the ref at the version unless a later position did: compare, and swap."""
+        deadline = time.monotonic() + self._bucket.timeout_s
+        delay_s = 0.01
+        while True:
+            position = put.record.position
+            if current and current.position is not None:
+                if position is None and current.is_version_of(put.record):
+                    position = current.position  # the same content again bars what it barred
+                elif position is not None and current.position > position:
+                    return
+            mode = self._bucket.unchanged(current and current.meta)
+            if self._swapped(put, position, mode, deadline):
+                return
+            time.sleep(random.uniform(0, delay_s))  # noqa: S311 - to part the writers, no secret
+            delay_s = min(2 * delay_s, 1.0)
+            current = self._current(put.place)
+            if current and current.stored and current.stored.nonce == put.nonce:
+                return  # it was written, and only the answer was lost
+
+    def _swapped(
+        self, put: _Pending, position: Position | None, mode: PutMode | None, deadline: float
+    ) -> bool:
+        """Tell whether the current record was written; False when another writer was faster."""
+        try:
+            self._bucket.put(put.place.current, put.content(position), mode)
+        except Conflict:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"other writers kept moving {put.record.ref!r} for {self._bucket.timeout_s:g} s"
+                ) from None
+            return False
+        return True
+
+    def _current(self, place: Place) -> _Current | None:
+        got = self._bucket.get(place.current)
+        if got is None:
+            return None
+        stored = None
+        with contextlib.suppress(Corrupt):
+            stored = stored_of(got.content, place.current, self._bucket.where(place.current))
+        return _Current(got.meta, stored)
+
+    def _holds(self, current: _Current, record: Record, data: bytes, manifest: bytes) -> bool:
+        """Tell whether the ref is intact, already where this Put would move it, and was so lately.
+
+        Only lately: what a collector may find old enough must be written anew. Large data always
+        is: writing it takes no longer than making sure of it.
+        """
+        position = record.position
+        return (
+            current.stored is not None
+            and record.inline
+            and current.is_version_of(record)
+            and current.stored.body == manifest + data
+            and (position is None or (current.position or (-1, -1)) >= position)
+            and self._service_time() - current.meta["last_modified"].timestamp()
+            < self._shortest_grace_s / 6
+        )
+
+    def _service_time(self) -> float:
+        """Return the time by the service's clock, asked now and then."""
+        ours = time.time()
+        if self._clock is None or abs(ours - self._clock[0]) > _CLOCK_AGE_S:
+            self._clock = ours, self._bucket.now() - ours
+        return ours + self._clock[1]
+
+    # Get: one record, perhaps one object, both digests.
+
+    def get(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> Artifact:
+        """See `VersionedStore.get`. Raises `Corrupt` with the key of what is damaged.
+
+        A version that is not the current one costs a listing.
+        """
+        with self.open(ref, checksum=checksum, manifest_checksum=manifest_checksum) as reader:
+            return Artifact(reader.readall(), reader.manifest)
+
+    def open(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> ArtifactReader:
+        """See `VersionedStore.open`. A connection that breaks is taken up where it broke."""
+        without_data = ""
+        while True:
+            found = self._find(ref, checksum, manifest_checksum)
+            if found is None:
+                version = f" version {checksum} {manifest_checksum or ''}".rstrip()
+                raise NotFound(
+                    f"{self._bucket.location} has no{version if checksum else 'thing'}"
+                    f" at ref {ref!r}"
+                )
+            where = self._bucket.where(found.key)
+            if hashlib.sha256(found.manifest).hexdigest() != found.record.manifest_digest:
+                raise Corrupt(f"{where} is damaged: its manifest fails its checksum")
+            raw: Readable | None = io.BytesIO(found.data)
+            if not found.record.inline:
+                key = place_of(ref).object(found.nonce)
+                where = self._bucket.where(key)
+                raw = self._bucket.stream(key)
+            if raw is not None:
+                return ArtifactReader(
+                    raw,
+                    checksum=f"sha256:{found.record.data_digest}",
+                    size_bytes=found.record.data_size,
+                    manifest=found.manifest,
+                    where=where,
+                )
+            if found.nonce == without_data:
+                raise Corrupt(f"{where} is missing, and {found.key} needs it: put it again")
+            without_data = found.nonce  # or was it collected since? then its record is gone, too
+
+    def exists(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> bool:
+        """See `VersionedStore.exists`. Only `get` verifies data and manifest.
+
+        Raises `Corrupt` when the record of a version that is asked for cannot be read at all.
+        """
+        check_ref(ref)
+        check_pin(checksum, manifest_checksum)
+        if checksum is not None:
+            return self._find(ref, checksum, manifest_checksum) is not None
+        present = self._bucket.head(place_of(ref).current) is not None
+        if not present:
+            self._check_store()
+        return present
+
+    def _find(self, ref: str, checksum: str | None, manifest_checksum: str | None) -> Stored | None:
+        check_ref(ref)
+        check_pin(checksum, manifest_checksum)
+        place = place_of(ref)
+        data_digest = checksum and _hex_of(checksum)
+        manifest_digest = manifest_checksum and _hex_of(manifest_checksum)
+        damage: Corrupt | None = None
+        try:
+            current = self._read(place.current)
+            if current and current.record.is_version(data_digest, manifest_digest):
+                return current
+        except Corrupt as error:
+            damage = error
+        if data_digest:
+            version = self._newest(place.versions(data_digest, manifest_digest))
+            if version is not None:
+                return version
+        if damage is not None:
+            raise damage  # it may be what was asked for
+        self._check_store()
+        return None
+
+    def _newest(self, folder: str) -> Stored | None:
+        while True:
+            keys = [meta["path"] for meta in self._bucket.keys(folder)]
+            if not keys:
+                return None
+            found = self._read(max(keys, key=lambda key: key.rpartition("/")[2]))
+            if found is not None:
+                return found  # else it was collected since the listing
+
+    def _read(self, key: str, *, header_only: bool = False) -> Stored | None:
+        got = self._bucket.get(key, first_bytes=HEADER_MAX_BYTES if header_only else None)
+        return got and stored_of(got.content, key, self._bucket.where(key))
+
+    # What there is.
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `VersionedStore.list`. One request a thousand refs; memory is constant."""
+        folder = CURRENTS
+        if prefix:
+            check_ref(prefix)
+            folder = f"{CURRENTS}/{folder_of(prefix)}"
+        self._check_store()
+        if prefix and self.exists(prefix):
+            yield prefix
+        for meta in self._bucket.keys(folder):
+            ref = self._ref_at(meta["path"])
+            if ref is not None and ref != prefix and is_under(ref, prefix):
+                yield ref
+
+    def _ref_at(self, key: str) -> str | None:
+        """Return the ref whose current record this is. Only a hashed name needs the record."""
+        path = key.removeprefix(f"{CURRENTS}/")
+        if not path.endswith("@"):
+            return None  # a folder's marker, as some tools leave them
+        try:
+            ref = ref_of(path)
+        except ValueError as error:
+            where = self._bucket.where(key)
+            raise Corrupt(f"{where} is no key of this store: {error}; move it away") from None
+        if ref is None:
+            found = self._read(key, header_only=True)
+            ref = found and found.record.ref
+        return ref
+
+    def versions(self, ref: str) -> Iterator[Version]:
+        """See `VersionedStore.versions`. It reads the header of every version."""
+        check_ref(ref)
+        place = place_of(ref)
+        current = self._read(place.current, header_only=True)
+        newest: dict[tuple[str | None, str | None], tuple[str, str]] = {}
+        for meta in self._bucket.keys(f"{VERSIONS}/{place.path}"):
+            key = version_key(meta["path"])
+            if key and key.data_digest:
+                pair = (key.data_digest, key.manifest_digest)
+                newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
+        found = [self._read(path, header_only=True) for _, path in newest.values()]
+        listed = {_pair_of(each): each for each in found if each}
+        here = current and _pair_of(current)
+        if current and here:
+            listed.setdefault(here, current)
+        if not listed:
+            self._check_store()
+            raise NotFound(f"{self._bucket.location} has nothing at ref {ref!r}")
+        by_age = sorted(listed.items(), key=lambda each: each[1].nonce, reverse=True)
+        return iter([version_of(each.record, current=pair == here) for pair, each in by_age])
+
+    # Care.
+
+    def verify(
+        self, prefix: str = "", *, quarantine: bool = False, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Checked]:
+        """See `VersionedStore.verify`. With `quarantine`, damaged bytes are copied to quarantine/
+        and a mark is left in their place.
+        """
+        if prefix:
+            check_ref(prefix)
+        self._check_store()
+        yield from object_care.verify(self._bucket, prefix, quarantine=quarantine, part=part)
+
+    def collect(
+        self,
+        retention: Retention,
+        pins: Callable[[], Iterable[Pin]],
+        *,
+        dry_run: bool = False,
+    ) -> Iterator[Collected]:
+        """See `VersionedStore.collect`. Raises ValueError for a grace that is too short here."""
+        if retention.grace_s < self._shortest_grace_s:
+            raise ValueError(
+                f"a grace of {retention.grace_s:g} s is too short: in object storage a Put may rely"
+                f" on what is {self._shortest_grace_s / 6:g} s old, and a delete come late; give at"
+                f" least {self._shortest_grace_s:g} s"
+            )
+        return object_care.collect(self._bucket, retention, pins, dry_run=dry_run)
+
+
+def _read_head(reader: Readable) -> bytes:
+    """Read until it is clear whether the data fits into the record."""
+    head = bytearray()
+    while len(head) <= INLINE_MAX_BYTES:
+        chunk = reader.read(CHUNK_BYTES)
+        if not chunk:
+            break
+        head += chunk
+    return bytes(head)
+
+
+def _check_digest(ref: str, digest: hashlib._Hash, checksum: str | None) -> None:
+    found = "sha256:" + digest.hexdigest()
+    if checksum not in (None, found):
+        raise ChecksumMismatch(
+            f"the data for {ref!r} is {found}, not {checksum}: nothing was put; send it again"
+        )
+
+
+def _pair_of(stored: Stored) -> tuple[str, str]:
+    return stored.record.data_digest, stored.record.manifest_digest
+
+
+def _hex_of(checksum: str) -> str:
+    return checksum.removeprefix("sha256:")
