@@ -10,22 +10,16 @@ AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY
 AZURE_CLIENT_SECRET and AZURE_TENANT_ID, or a managed identity. An endpoint written as http:// is
 spoken to without TLS, none else.
 
-Objects first, record last: a Put writes the data (over 64 KiB), the version's record, and then the
-ref's current record, which repeats the version's. Storage has no locks and no conditional delete,
-and a garbage collector may stall between looking and deleting: so every Put writes keys that are
-its own, and relies on no other Put's. `store.object_layout` has the keys.
+`store.object_layout` has the keys, `store.object_put` how they are written, `store.object_verify`
+and `store.object_collect` keep them in order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import random
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from store import object_care
 from store.contract import (
     Artifact,
     Blob,
@@ -41,39 +35,37 @@ from store.contract import (
     check_pin,
     check_position,
 )
-from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound, Unavailable
-from store.layout import HEADER_MAX_BYTES, INLINE_MAX_BYTES, Record, describe, version_of
-from store.object_client import Bucket, Conflict, location_of
+from store.errors import ConfigError, Corrupt, NotFound, Unavailable
+from store.layout import HEADER_MAX_BYTES, version_of
+from store.object_client import Bucket
+from store.object_collect import collect
 from store.object_layout import (
     CURRENTS,
     FORMAT,
     FORMAT_KEY,
     VERSIONS,
-    Place,
     Stored,
-    content_of,
     folder_of,
     is_under,
-    new_nonce,
-    now_text,
     place_of,
     ref_of,
     stored_of,
     version_key,
 )
+from store.object_put import Writer
+from store.object_urls import location_of
+from store.object_verify import verify
 from store.refs import check_ref
-from store.streams import CHUNK_BYTES, ArtifactReader
+from store.streams import ArtifactReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from obstore import ObjectMeta, PutMode
-
+    from store.object_client import DataStream
     from store.streams import Readable
 
 SHORTEST_GRACE_S = 3600.0
 """Garbage collection refuses a shorter grace: a Put may rely on what is a sixth as old."""
-_CLOCK_AGE_S = 600.0
 
 
 def open_object(config: StoreConfig) -> ObjectStore:
@@ -83,37 +75,6 @@ def open_object(config: StoreConfig) -> ObjectStore:
     and as `ObjectStore`.
     """
     return ObjectStore(Bucket(location_of(config.url), config.timeout_s))
-
-
-class _Pending(NamedTuple):
-    """A Put on its way. `data` is empty when it is written already, not inline."""
-
-    place: Place
-    record: Record
-    nonce: str
-    manifest: bytes
-    data: bytes
-
-    def content(self, position: Position | None) -> bytes:
-        record = self.record._replace(position=position)
-        return content_of(record, self.nonce, self.manifest, self.data)
-
-
-class _Current(NamedTuple):
-    """A ref's current record; `stored` is None when it is damaged."""
-
-    meta: ObjectMeta
-    stored: Stored | None
-
-    @property
-    def position(self) -> Position | None:
-        # A record that cannot be read must not bar the ref for ever.
-        return self.stored.record.position if self.stored else None
-
-    def is_version_of(self, record: Record) -> bool:
-        return self.stored is not None and self.stored.record.is_version(
-            record.data_digest, record.manifest_digest
-        )
 
 
 class ObjectStore:
@@ -129,7 +90,7 @@ class ObjectStore:
     def __init__(self, bucket: Bucket, *, shortest_grace_s: float = SHORTEST_GRACE_S) -> None:
         self._bucket = bucket
         self._shortest_grace_s = shortest_grace_s
-        self._clock: tuple[float, float] | None = None  # ours when asked, how far theirs is ahead
+        self._writer = Writer(bucket, shortest_grace_s / 6)
         self.identity = bucket.location.identity
         if not self._has_format():
             self._create()
@@ -171,22 +132,13 @@ class ObjectStore:
         """See `VersionedStore.put`. Raises `Unavailable` when it cannot be written."""
         check_ref(ref)
         check_position(position)
-        data, manifest = as_bytes(data), as_bytes(manifest)
-        record = describe(ref, data, manifest, position)
-        place = place_of(ref)
-        current = self._current(place)
-        if current is not None and self._holds(current, record, data, manifest):
-            return
-        nonce = new_nonce(record.stored)
-        if not record.inline:
-            self._bucket.put(place.object(nonce), data)
-        self._finish(_Pending(place, record, nonce, manifest, data), current)
+        self._writer.put(ref, as_bytes(data), as_bytes(manifest), position)
 
     def put_from(
         self,
         ref: str,
         reader: Readable,
-        manifest: bytes,
+        manifest: Blob,
         *,
         checksum: str | None = None,
         position: Position | None = None,
@@ -195,113 +147,8 @@ class ObjectStore:
         check_ref(ref)
         check_position(position)
         check_pin(checksum, None)
-        head = _read_head(reader)
-        if len(head) <= INLINE_MAX_BYTES:
-            _check_digest(ref, hashlib.sha256(head), checksum)
-            self.put(ref, head, manifest, position=position)
-            return "sha256:" + hashlib.sha256(head).hexdigest()
         manifest = as_bytes(manifest)
-        place, stored = place_of(ref), now_text()
-        nonce, digest = new_nonce(stored), hashlib.sha256()
-        size = 0
-
-        def chunks() -> Iterator[bytes]:
-            nonlocal size
-            chunk = head
-            while chunk:
-                digest.update(chunk)
-                size += len(chunk)
-                yield chunk
-                chunk = reader.read(CHUNK_BYTES)
-            _check_digest(ref, digest, checksum)  # before its end, so that nothing is written
-
-        self._bucket.upload(place.object(nonce), chunks())
-        record = describe(ref, b"", manifest, position)._replace(
-            data_digest=digest.hexdigest(), data_size=size, stored=stored, inline=False
-        )
-        self._finish(_Pending(place, record, nonce, manifest, b""), self._current(place))
-        return "sha256:" + record.data_digest
-
-    def _finish(self, put: _Pending, current: _Current | None) -> None:
-        record = put.record
-        key = put.place.version(record, put.nonce)
-        self._bucket.put(key, put.content(record.position))
-        if not record.inline and self._bucket.head(put.place.object(put.nonce)) is None:
-            raise Unavailable(
-                f"{self._bucket.where(put.place.object(put.nonce))} was collected before its record"
-                " was written: put it again, with a grace longer than a Put takes"
-            )
-        if record.position is None and not (current and current.is_version_of(record)):
-            self._bucket.put(put.place.current, put.content(None))
-        else:
-            self._move(put, current)
-
-    def _move(self, put: _Pending, current: _Current | None) -> None:
-        """Point the ref at the version unless a later position did: compare, and swap."""
-        deadline = time.monotonic() + self._bucket.timeout_s
-        delay_s = 0.01
-        while True:
-            position = put.record.position
-            if current and current.position is not None:
-                if position is None and current.is_version_of(put.record):
-                    position = current.position  # the same content again bars what it barred
-                elif position is not None and current.position > position:
-                    return
-            mode = self._bucket.unchanged(current and current.meta)
-            if self._swapped(put, position, mode, deadline):
-                return
-            time.sleep(random.uniform(0, delay_s))  # noqa: S311 - to part the writers, no secret
-            delay_s = min(2 * delay_s, 1.0)
-            current = self._current(put.place)
-            if current and current.stored and current.stored.nonce == put.nonce:
-                return  # it was written, and only the answer was lost
-
-    def _swapped(
-        self, put: _Pending, position: Position | None, mode: PutMode | None, deadline: float
-    ) -> bool:
-        """Tell whether the current record was written; False when another writer was faster."""
-        try:
-            self._bucket.put(put.place.current, put.content(position), mode)
-        except Conflict:
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"other writers kept moving {put.record.ref!r} for {self._bucket.timeout_s:g} s"
-                ) from None
-            return False
-        return True
-
-    def _current(self, place: Place) -> _Current | None:
-        got = self._bucket.get(place.current)
-        if got is None:
-            return None
-        stored = None
-        with contextlib.suppress(Corrupt):
-            stored = stored_of(got.content, place.current, self._bucket.where(place.current))
-        return _Current(got.meta, stored)
-
-    def _holds(self, current: _Current, record: Record, data: bytes, manifest: bytes) -> bool:
-        """Tell whether the ref is intact, already where this Put would move it, and was so lately.
-
-        Only lately: what a collector may find old enough must be written anew. Large data always
-        is: writing it takes no longer than making sure of it.
-        """
-        position = record.position
-        return (
-            current.stored is not None
-            and record.inline
-            and current.is_version_of(record)
-            and current.stored.body == manifest + data
-            and (position is None or (current.position or (-1, -1)) >= position)
-            and self._service_time() - current.meta["last_modified"].timestamp()
-            < self._shortest_grace_s / 6
-        )
-
-    def _service_time(self) -> float:
-        """Return the time by the service's clock, asked now and then."""
-        ours = time.time()
-        if self._clock is None or abs(ours - self._clock[0]) > _CLOCK_AGE_S:
-            self._clock = ours, self._bucket.now() - ours
-        return ours + self._clock[1]
+        return "sha256:" + self._writer.put_from(ref, reader, manifest, checksum, position)
 
     # Get: one record, perhaps one object, both digests.
 
@@ -331,7 +178,7 @@ class ObjectStore:
             where = self._bucket.where(found.key)
             if hashlib.sha256(found.manifest).hexdigest() != found.record.manifest_digest:
                 raise Corrupt(f"{where} is damaged: its manifest fails its checksum")
-            raw: Readable | None = io.BytesIO(found.data)
+            raw: io.BytesIO | DataStream | None = io.BytesIO(found.data)
             if not found.record.inline:
                 key = place_of(ref).object(found.nonce)
                 where = self._bucket.where(key)
@@ -343,6 +190,7 @@ class ObjectStore:
                     size_bytes=found.record.data_size,
                     manifest=found.manifest,
                     where=where,
+                    close=raw.close,
                 )
             if found.nonce == without_data:
                 raise Corrupt(f"{where} is missing, and {found.key} needs it: put it again")
@@ -463,7 +311,7 @@ class ObjectStore:
         if prefix:
             check_ref(prefix)
         self._check_store()
-        yield from object_care.verify(self._bucket, prefix, quarantine=quarantine, part=part)
+        yield from verify(self._bucket, prefix, quarantine=quarantine, part=part)
 
     def collect(
         self,
@@ -479,26 +327,7 @@ class ObjectStore:
                 f" on what is {self._shortest_grace_s / 6:g} s old, and a delete come late; give at"
                 f" least {self._shortest_grace_s:g} s"
             )
-        return object_care.collect(self._bucket, retention, pins, dry_run=dry_run)
-
-
-def _read_head(reader: Readable) -> bytes:
-    """Read until it is clear whether the data fits into the record."""
-    head = bytearray()
-    while len(head) <= INLINE_MAX_BYTES:
-        chunk = reader.read(CHUNK_BYTES)
-        if not chunk:
-            break
-        head += chunk
-    return bytes(head)
-
-
-def _check_digest(ref: str, digest: hashlib._Hash, checksum: str | None) -> None:
-    found = "sha256:" + digest.hexdigest()
-    if checksum not in (None, found):
-        raise ChecksumMismatch(
-            f"the data for {ref!r} is {found}, not {checksum}: nothing was put; send it again"
-        )
+        return collect(self._bucket, retention, pins, dry_run=dry_run)
 
 
 def _pair_of(stored: Stored) -> tuple[str, str]:

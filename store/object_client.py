@@ -13,16 +13,17 @@ import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 from store.errors import ConfigError, Corrupt, Unavailable
-from store.object_layout import CLOCK_KEY, FORMAT, FORMAT_KEY, PREFIX_MAX_BYTES
+from store.object_layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from obstore import BytesStream, GetOptions, GetResult, ListStream, ObjectMeta, PutMode
     from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+
+    from store.object_urls import Location
 
 PART_BYTES = 8 << 20
 """What a multipart upload sends at a time; two parts at once, 10,000 at most on S3."""
@@ -31,14 +32,6 @@ _READ_BYTES = 256 * 1024
 _PAGE_KEYS = 1000
 _PAUSE_S = 0.1
 _NO_BUCKET = "the bucket does not exist: make it, or name another one"
-
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-_PREFIX = re.compile(r"(?:(?:[A-Za-z0-9._-]*[A-Za-z0-9_-])(?:/(?!\Z)|\Z))*")
-_ENDPOINTS = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
-    "gs": ("GOOGLE_BASE_URL",),
-    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
-}
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -57,69 +50,6 @@ _MENDS = (
     (r"Missing(AccessKeyId|SecretAccessKey|Account)|[Cc]redential", "set its credentials, whole"),
     (r"BadScheme", "it is not https: write http:// in the endpoint if that is meant"),
 )
-
-
-class Location(NamedTuple):
-    """Where a store lies. `scheme` is s3, gs or az."""
-
-    scheme: str
-    bucket: str
-    prefix: str
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
-
-    @property
-    def endpoint(self) -> str:
-        """What the operator set as endpoint in the environment; empty for the service's own."""
-        found = (os.environ.get(name, "") for name in _ENDPOINTS[self.scheme])
-        return next(filter(None, found), "").rstrip("/")
-
-    @property
-    def identity(self) -> str:
-        """Equal for two locations exactly when they are the same storage."""
-        if self.scheme == "az":
-            account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
-            emulator = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "")
-            service = f"{self.endpoint.lower()}|{account}|{emulator.lower()}"
-        elif self.scheme == "s3" and not self.endpoint:
-            # A bucket's name is unique in a partition of regions, and shown in its own region only.
-            service = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
-        else:
-            service = self.endpoint.lower()
-        return f"object:{service}:{self}"
-
-
-def location_of(url: str) -> Location:
-    """Take `SCHEME://bucket/prefix` apart. Raises `ConfigError`, which never repeats the URL.
-
-    Somebody may have written credentials into it.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in _ENDPOINTS:
-        raise ConfigError(
-            "the object backend needs a URL: s3://bucket/prefix, gs://bucket/prefix or"
-            " az://container/prefix"
-        )
-    if "@" in parts.netloc or ":" in parts.netloc:
-        raise ConfigError(
-            f"a {parts.scheme}:// URL names a bucket and nothing else: credentials and endpoint"
-            " come from the environment (AWS_…, GOOGLE_…, AZURE_…)"
-        )
-    prefix = parts.path.strip("/")
-    if not _BUCKET.fullmatch(parts.netloc):
-        raise ConfigError(f"{parts.netloc!r} is no bucket: write {parts.scheme}://bucket/prefix")
-    if parts.query or parts.fragment or not _PREFIX.fullmatch(prefix):
-        raise ConfigError(
-            f"the prefix of {parts.scheme}://{parts.netloc} is not plain: names of letters,"
-            " digits, '.', '_' and '-', no dot at the end, joined by '/'"
-        )
-    if len(prefix) > PREFIX_MAX_BYTES:
-        raise ConfigError(f"the prefix has {len(prefix)} bytes: the limit is {PREFIX_MAX_BYTES}")
-    return Location(parts.scheme, parts.netloc, prefix)
 
 
 class Conflict(Exception):
@@ -282,29 +212,19 @@ class Bucket:
 
         Then, and when it fails, nothing was written, and the parts are thrown away.
         """
-        raised: list[BaseException] = []
-
-        def guarded() -> Iterator[bytes]:
-            try:
-                yield from chunks
-            except BaseException as error:
-                raised.append(error)
-                raise
-
+        writer = self._obstore.open_writer(
+            self._store, key, buffer_size=PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+        )
         try:
-            with self._writing(key):
-                self._obstore.put(
-                    self._store,
-                    key,
-                    guarded(),
-                    use_multipart=True,
-                    chunk_size=PART_BYTES,
-                    max_concurrency=_PARTS_AT_ONCE,
-                )
-        except BaseException:
-            if raised:
-                raise raised[0] from None
+            for chunk in chunks:
+                with self._writing(key):
+                    writer.write(chunk)
+        except BaseException as error:
+            with contextlib.suppress(OSError, self._errors.BaseError):
+                writer.__exit__(type(error), error, error.__traceback__)
             raise
+        with self._writing(key):
+            writer.close()
 
     def copy(self, key: str, target: str) -> None:
         """Copy `key` to `target`, on the service's side."""
@@ -357,12 +277,11 @@ class Bucket:
         return False
 
     def now(self) -> float:
-        """Return the service's time, seconds since the epoch: it is that or a little later."""
+        """Return the service's time in seconds since the epoch, not later than it is."""
         self.put(CLOCK_KEY, b"")
-        meta = self.head(CLOCK_KEY)
-        if meta is None:
-            raise Unavailable(f"{self.where(CLOCK_KEY)} vanished: try again")
-        return meta["last_modified"].timestamp()
+        for meta in self.keys(CLOCK):  # a listing, as ages are taken from listings
+            return meta["last_modified"].timestamp()
+        raise Unavailable(f"{self.where(CLOCK_KEY)} vanished: try again")
 
     # What goes wrong.
 
@@ -380,7 +299,7 @@ class Bucket:
             raise Unavailable(f"cannot {doing} at {self.location}: not supported") from None
         except FileNotFoundError:
             raise _Absent from None
-        except self._errors.BaseError as error:
+        except (self._errors.BaseError, OSError) as error:
             kind = _BrokenOff if "response body" in str(error) else Unavailable
             raise kind(f"cannot {doing} at {self.location}: {_reason(error)}") from None
 
@@ -395,6 +314,7 @@ class DataStream:
         self._e_tag: str | None = None
         self._size_bytes = 0
         self._rest = memoryview(b"")
+        self._chunks: BytesStream | None = None
 
     def start(self) -> bool:
         """Ask for what is left; tell whether it is there. Raises `Conflict`: it was replaced."""
@@ -419,7 +339,7 @@ class DataStream:
         return chunk
 
     def _next(self) -> bytes:
-        while self._offset < self._size_bytes:
+        while self._chunks is not None and self._offset < self._size_bytes:
             try:
                 chunk = self._bucket.next_chunk(self._chunks, self._key)
             except _BrokenOff:
@@ -431,6 +351,11 @@ class DataStream:
                 self._progressed = True
                 return chunk
         return b""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._chunks = None
+        self._size_bytes = 0
 
     def _resume(self) -> None:
         where = self._bucket.where(self._key)

@@ -6,7 +6,7 @@
         DATA/MANIFEST/NONCE                one version's record, by the SHA-256 of both blobs
         objects/NONCE                      its data, when that is over 64 KiB
     PREFIX/quarantine/…                    copies of what was found damaged
-    PREFIX/clock                           rewritten to ask the service what time it is
+    PREFIX/clock/now                       rewritten to ask the service what time it is
 
 A record is a line `nonce NONCE` and then what `store.layout` describes. Every Put has a nonce of
 its own, 14 digits of microseconds and 18 at random: no two Puts ever write the same key below
@@ -27,9 +27,8 @@ from store.refs import decode_name, encode_segment
 
 FORMAT = b"artifact-store 1\nhash sha256\nlayout object\n"
 FORMAT_KEY = "STORE"
-CLOCK_KEY = "clock"
+CLOCK, CLOCK_KEY = "clock", "clock/now"
 CURRENTS, VERSIONS, OBJECTS, QUARANTINE = "refs", "versions", "objects", "quarantine"
-TOMBSTONE = b"quarantined\n"
 PREFIX_MAX_BYTES = 200
 
 # The longest key is 1024 bytes, and a path may have at most 63 levels where a container has
@@ -95,6 +94,8 @@ class VersionKey(NamedTuple):
     data_digest: str | None
     manifest_digest: str | None
     nonce: str
+    text: str
+    """The whole key."""
 
 
 def place_of(ref: str) -> Place:
@@ -139,7 +140,9 @@ def is_under(ref: str, prefix: str) -> bool:
 def version_key(key: str) -> VersionKey | None:
     """Take a key below versions/ apart; None when it is none of this layout."""
     found = _VERSION_KEY.fullmatch(key)
-    return found and VersionKey(found["path"], found["data"], found["manifest"], found["nonce"])
+    if found is None:
+        return None
+    return VersionKey(found["path"], found["data"], found["manifest"], found["nonce"], key)
 
 
 def new_nonce(stored: str) -> str:
@@ -154,31 +157,22 @@ def now_text() -> str:
 
 def content_of(record: Record, nonce: str, manifest: bytes, data: bytes) -> bytes:
     """Return a record's whole content; `data` counts when it lies inline."""
-    header = header_of(record)
-    return b"".join(
-        (b"nonce %b\n" % nonce.encode(), header, manifest, data if record.inline else b"")
-    )
+    line = b"nonce %b\n" % nonce.encode()
+    return b"".join((line, header_of(record), manifest, data if record.inline else b""))
 
 
 def stored_of(content: bytes, key: str, where: str) -> Stored:
     """Take a record apart. Raises `Corrupt`, also for the record of another ref."""
     line = _NONCE_LINE.match(content)
-    if line is None:
-        raise Corrupt(f"{where} is damaged: {fault_of(content)}: put it again")
-    text = content[_NONCE_LINE_BYTES:]
+    text = content[_NONCE_LINE_BYTES:] if line else content
     record, body_at = parse(text, where)
+    if line is None:
+        raise Corrupt(f"{where} is damaged: it does not begin with a nonce: put it again")
     stored = Stored(record, line[1].decode(), text[body_at:], key)
     place = place_of(record.ref)
     if key not in {place.current, place.version(record, stored.nonce)}:
         raise Corrupt(f"{where} holds the record of another ref, {record.ref!r}: put both again")
     return stored
-
-
-def fault_of(content: bytes) -> str:
-    """Say what is wrong with content that begins like no record."""
-    if content.startswith(TOMBSTONE):
-        return f"it lies in {QUARANTINE}/ since it was found so"
-    return "it does not begin with a nonce"
 
 
 def _names(ref: str) -> list[str]:
