@@ -235,13 +235,12 @@ class ObjectStore:
         return None
 
     def _newest(self, folder: str) -> Stored | None:
-        while True:
-            keys = [meta["path"] for meta in self._bucket.keys(folder)]
-            if not keys:
-                return None
-            found = self._read(max(keys, key=lambda key: key.rpartition("/")[2]))
+        keys = [meta["path"] for meta in self._bucket.keys(folder)]
+        for key in sorted(keys, key=lambda key: key.rpartition("/")[2], reverse=True):
+            found = self._read(key)
             if found is not None:
                 return found  # else it was collected since the listing
+        return None
 
     def _read(self, key: str, *, header_only: bool = False) -> Stored | None:
         got = self._bucket.get(key, first_bytes=HEADER_MAX_BYTES if header_only else None)

@@ -22,7 +22,7 @@ from store.streams import CHUNK_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from obstore import ObjectMeta, PutMode
+    from obstore import ObjectMeta
 
     from store.contract import Position
     from store.streams import Readable
@@ -39,8 +39,12 @@ class _Pending(NamedTuple):
     manifest: bytes
     data: bytes
 
-    def content(self, position: Position | None) -> bytes:
-        record = self.record._replace(position=position)
+    def content(self, replaced: _Current | None) -> bytes:
+        """Return the record that replaces this one as the current one."""
+        record = self.record
+        if record.position is None and replaced and replaced.is_version_of(record):
+            # The same content again, without a position, bars what it barred.
+            record = record._replace(position=replaced.position)
         return content_of(record, self.nonce, self.manifest, self.data)
 
 
@@ -117,50 +121,38 @@ class Writer:
     def _finish(self, put: _Pending, current: _Current | None) -> None:
         """Write the version's record, then the current one, once the data is there."""
         record, place = put.record, put.place
-        self._bucket.put(place.version(record, put.nonce), put.content(record.position))
+        self._bucket.put(place.version(record, put.nonce), put.content(None))
         if not record.inline and self._bucket.head(place.object(put.nonce)) is None:
             raise Unavailable(
                 f"{self._bucket.where(place.object(put.nonce))} was collected before it had its"
                 " record: put it again, and collect with a grace longer than a Put takes"
             )
-        if record.position is None and not (current and current.is_version_of(record)):
-            self._bucket.put(place.current, put.content(None))
-        else:
-            self._move(put, current)
+        self._move(put, current)
 
     def _move(self, put: _Pending, current: _Current | None) -> None:
-        """Point the ref at the version unless a later position did: compare, and swap."""
+        """Point the ref at the version unless a later position did: compare, and swap.
+
+        Also without a position: an attempt that was given up may still arrive, and must not then
+        undo what others have put since.
+        """
         deadline = time.monotonic() + self._bucket.timeout_s
         delay_s = 0.01
-        while True:
-            position = put.record.position
-            if current and current.position is not None:
-                if position is None and current.is_version_of(put.record):
-                    position = current.position  # the same content again bars what it barred
-                elif position is not None and current.position > position:
-                    return
+        while not _is_overtaken(put.record, current):
             mode = self._bucket.unchanged(current and current.meta)
-            if self._swapped(put, position, mode, deadline):
-                return
+            try:
+                return self._bucket.put(put.place.current, put.content(current), mode)
+            except Conflict:
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"other writers kept moving {put.record.ref!r} for"
+                        f" {self._bucket.timeout_s:g} s: try again"
+                    ) from None
             time.sleep(random.uniform(0, delay_s))  # noqa: S311 - to part the writers, no secret
             delay_s = min(2 * delay_s, 1.0)
             current = self._current(put.place)
             if current and current.stored and current.stored.nonce == put.nonce:
-                return  # it was written, and only the answer was lost
-
-    def _swapped(
-        self, put: _Pending, position: Position | None, mode: PutMode | None, deadline: float
-    ) -> bool:
-        """Tell whether the current record was written; False when another writer was faster."""
-        try:
-            self._bucket.put(put.place.current, put.content(position), mode)
-        except Conflict:
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"other writers kept moving {put.record.ref!r} for {self._bucket.timeout_s:g} s"
-                ) from None
-            return False
-        return True
+                return None  # it was written, and only the answer was lost
+        return None
 
     def _current(self, place: Place) -> _Current | None:
         got = self._bucket.get(place.current)
@@ -192,6 +184,13 @@ class Writer:
         if self._clock is None or abs(ours - self._clock[0]) > _CLOCK_AGE_S:
             self._clock = ours, self._bucket.now() - ours
         return ours + self._clock[1]
+
+
+def _is_overtaken(record: Record, current: _Current | None) -> bool:
+    """Tell whether a later position moved the ref."""
+    if record.position is None or current is None or current.position is None:
+        return False
+    return current.position > record.position
 
 
 def _read_head(reader: Readable) -> bytes:
