@@ -187,6 +187,24 @@ def silent(exchange: Exchange) -> None:
     exchange.close_connection = True
 
 
+def held(released: threading.Event) -> Fault:
+    """Have the request applied only once `released` is set, long after the client has gone."""
+
+    def fault(exchange: Exchange) -> None:
+        released.wait(START_TIMEOUT_S)
+        exchange.fetch()
+        exchange.close_connection = True
+
+    return fault
+
+
+def unconditional(exchange: Exchange) -> None:
+    """Do as services do that know no conditional writes: ignore the condition."""
+    for name in ("If-Match", "If-None-Match"):
+        del exchange.headers[name]
+    passed(exchange)
+
+
 def silent_after(size_bytes: int) -> Fault:
     """Send so many bytes of the answer's body, and then no more."""
 
@@ -225,9 +243,11 @@ class Proxy(ThreadingHTTPServer):
         self._state = _State()
         self._lock = threading.Lock()
 
-    def plan(self, method: str, part: str, fault: Fault, *, times: int = 1) -> None:
+    def plan(self, method: str, part: str, fault: Fault, *, times: int = 1, skip: int = 0) -> None:
         """Apply `fault` to the next requests of `method` (any: "") whose path has `part` in it."""
         with self._lock:
+            if skip:
+                self._state.plan.append(_Planned(method, part, passed, skip))
             self._state.plan.append(_Planned(method, part, fault, times))
 
     def seen(self, method: str = "", part: str = "") -> int:
