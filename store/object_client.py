@@ -12,13 +12,14 @@ import os
 import re
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from store.errors import ConfigError, Corrupt, Unavailable
 from store.object_layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from obstore import BytesStream, GetOptions, GetResult, ListStream, ObjectMeta, PutMode
     from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
@@ -50,6 +51,9 @@ _MENDS = (
     (r"Missing(AccessKeyId|SecretAccessKey|Account)|[Cc]redential", "set its credentials, whole"),
     (r"BadScheme", "it is not https: write http:// in the endpoint if that is meant"),
 )
+
+
+_Answer = TypeVar("_Answer")
 
 
 class Conflict(Exception):
@@ -104,7 +108,7 @@ class Bucket:
             "max_retries": 1000 if retry_s else 0,
             "retry_timeout": timedelta(seconds=retry_s),
             "backoff": {
-                "init_backoff": min(timeout / 20, timedelta(seconds=0.1)),
+                "init_backoff": min(timeout / 100, timedelta(seconds=0.1)),
                 "max_backoff": min(timeout / 4, timedelta(seconds=5)),
             },
         }
@@ -133,10 +137,13 @@ class Bucket:
     def get(self, key: str, *, first_bytes: int | None = None) -> Got | None:
         """Return what lies at `key`, or its first bytes, or None."""
         options: GetOptions | None = {"range": (0, first_bytes)} if first_bytes else None
+
+        def get() -> Got:
+            result = self._obstore.get(self._store, key, options=options)
+            return Got(result.bytes().to_bytes(), result.meta)
+
         try:
-            with self._explained(f"read {key}"):
-                result = self._obstore.get(self._store, key, options=options)
-                return Got(result.bytes().to_bytes(), result.meta)
+            return self._request(f"read {key}", get)
         except _Absent:
             return None
         except Unavailable as error:
@@ -147,8 +154,7 @@ class Bucket:
     def head(self, key: str) -> ObjectMeta | None:
         """Return what is known of `key`, or None."""
         try:
-            with self._explained(f"look for {key}"):
-                return self._obstore.head(self._store, key)
+            return self._request(f"look for {key}", partial(self._obstore.head, self._store, key))
         except _Absent:
             return None
 
@@ -159,8 +165,8 @@ class Bucket:
 
     def start(self, key: str, options: GetOptions | None) -> GetResult:
         """Ask for `key`, for `DataStream`. Raises `_Absent` and `Conflict`."""
-        with self._explained(f"read {key}"):
-            return self._obstore.get(self._store, key, options=options)
+        get = partial(self._obstore.get, self._store, key, options=options)
+        return self._request(f"read {key}", get)
 
     def next_chunk(self, chunks: BytesStream, key: str) -> bytes:
         """Return the next piece of an answer; empty at its end."""
@@ -197,15 +203,17 @@ class Bucket:
 
     def put(self, key: str, content: bytes, mode: PutMode | None = None) -> None:
         """Write `key`, whole or not at all. Raises `Conflict` when `mode` does not let it."""
-        with self._writing(key):
-            self._obstore.put(
-                self._store,
-                key,
-                content,
-                mode=mode,
-                chunk_size=PART_BYTES,
-                max_concurrency=_PARTS_AT_ONCE,
-            )
+        put = partial(
+            self._obstore.put,
+            self._store,
+            key,
+            content,
+            mode=mode,
+            chunk_size=PART_BYTES,
+            max_concurrency=_PARTS_AT_ONCE,
+        )
+        with self._in_bucket():
+            self._request(f"write {key}", put)
 
     def upload(self, key: str, chunks: Iterator[bytes]) -> None:
         """Write `key` from chunks, in constant memory. What `chunks` raises comes through.
@@ -217,32 +225,32 @@ class Bucket:
         )
         try:
             for chunk in chunks:
-                with self._writing(key):
+                with self._in_bucket(), self._explained(f"write {key}"):
                     writer.write(chunk)
         except BaseException as error:
             with contextlib.suppress(OSError, self._errors.BaseError):
                 writer.__exit__(type(error), error, error.__traceback__)
             raise
-        with self._writing(key):
+        with self._in_bucket(), self._explained(f"write {key}"):
             writer.close()
 
     def copy(self, key: str, target: str) -> None:
         """Copy `key` to `target`, on the service's side."""
-        with self._writing(target):
-            self._obstore.copy(self._store, key, target)
+        with self._in_bucket():
+            self._request(f"copy {key}", partial(self._obstore.copy, self._store, key, target))
 
     def delete(self, key: str) -> None:
         """Remove `key`, if it is there."""
-        with contextlib.suppress(_Absent), self._explained(f"remove {key}"):
-            self._obstore.delete(self._store, key)
+        with contextlib.suppress(_Absent):
+            self._request(f"remove {key}", partial(self._obstore.delete, self._store, key))
 
     @contextlib.contextmanager
-    def _writing(self, key: str) -> Iterator[None]:
+    def _in_bucket(self) -> Iterator[None]:
+        """A write is answered with absence where there is no bucket."""
         try:
-            with self._explained(f"write {key}"):
-                yield
+            yield
         except _Absent:
-            raise Unavailable(f"cannot write {self.where(key)}: {_NO_BUCKET}") from None
+            raise Unavailable(f"cannot write to {self.location}: {_NO_BUCKET}") from None
 
     # What the service can do, and its clock.
 
@@ -284,6 +292,18 @@ class Bucket:
         raise Unavailable(f"{self.where(CLOCK_KEY)} vanished: try again")
 
     # What goes wrong.
+
+    def _request(self, doing: str, request: Callable[[], _Answer]) -> _Answer:
+        """Do what may be done twice, again if its answer breaks off, while `timeout_s` lasts."""
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                with self._explained(doing):
+                    return request()
+            except _BrokenOff:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
 
     @contextlib.contextmanager
     def _explained(self, doing: str) -> Iterator[None]:

@@ -111,6 +111,7 @@ class Exchange(BaseHTTPRequestHandler):
     """One request through the proxy; a fault decides what becomes of it."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Proxy
     body: bytes
 
@@ -193,6 +194,7 @@ def held(released: threading.Event) -> Fault:
     def fault(exchange: Exchange) -> None:
         released.wait(START_TIMEOUT_S)
         exchange.fetch()
+        exchange.server.late.release()
         exchange.close_connection = True
 
     return fault
@@ -240,6 +242,8 @@ class Proxy(ThreadingHTTPServer):
         self.upstream_port = upstream_port
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         self.over = threading.Event()
+        self.late = threading.Semaphore(0)
+        """Counts the requests that were held and are applied by now."""
         self._state = _State()
         self._lock = threading.Lock()
 
