@@ -24,6 +24,10 @@ ENTRY_POINT_GROUP = "artifact_sidecar.stores"
 _BUILT_IN = {
     "memory": "store.memory:open_memory",
     "file": "store.file:open_file",
+    "object": "store.object:open_object",
+    "s3": "store.object:open_object",
+    "gs": "store.object:open_object",
+    "az": "store.object:open_object",
 }
 _NAME = re.compile(r"[a-z][a-z0-9+.-]*")  # what a URL scheme may be
 _registered: dict[str, Constructor] = {}

@@ -1,0 +1,400 @@
+"""The object backend's way to its bucket: where it is, and each request with its errors explained.
+
+Retries are obstore's: a request is repeated, with backoff, while `timeout_s` has not passed since
+it began (5xx, 429, refused and broken connections; a hanging one that may be repeated). What
+obstore does not repeat is done here: a listing, or a body, that breaks off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from store.errors import ConfigError, Corrupt, Unavailable
+from store.object_layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from obstore import BytesStream, GetOptions, GetResult, ListStream, ObjectMeta, PutMode
+    from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+
+    from store.object_urls import Location
+
+PART_BYTES = 8 << 20
+"""What a multipart upload sends at a time; two parts at once, 10,000 at most on S3."""
+_PARTS_AT_ONCE = 2
+_READ_BYTES = 256 * 1024
+_PAGE_KEYS = 1000
+_PAUSE_S = 0.1
+_NO_BUCKET = "the bucket does not exist: make it, or name another one"
+
+_STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_MENDS = (
+    (r"status code: 401", "it does not accept the credentials: check them, and the clock"),
+    (
+        r"status code: 403",
+        "let the credentials read, write, list and delete there (without list, S3 hides absence)",
+    ),
+    (r"status code: 404", _NO_BUCKET),
+    (r"status code: 3\d\d|redirect", "the bucket lies elsewhere: set AWS_REGION or the endpoint"),
+    (r"status code: 4\d\d", "it does not accept the request: look at the settings"),
+    (r"dns error", "its name does not resolve: check the endpoint, and DNS"),
+    (r"kind: Connect", "it does not let us connect: check the endpoint, and the network"),
+    (r"TimedOut|kind: Timeout", "it does not answer in time"),
+    (r"Missing(AccessKeyId|SecretAccessKey|Account)|[Cc]redential", "set its credentials, whole"),
+    (r"BadScheme", "it is not https: write http:// in the endpoint if that is meant"),
+)
+
+
+_Answer = TypeVar("_Answer")
+
+
+class Conflict(Exception):
+    """The key changed, or came to be, since it was looked at."""
+
+
+class _Absent(Exception):
+    """There is no such key, or no such bucket."""
+
+
+class _BrokenOff(Unavailable):
+    """The answer's body did not come to its end."""
+
+
+class Got(NamedTuple):
+    """What lies at a key."""
+
+    content: bytes
+    meta: ObjectMeta
+
+
+class Bucket:
+    """One prefix of one bucket. Keys are relative to it; every method raises `Unavailable`."""
+
+    def __init__(self, location: Location, timeout_s: float) -> None:
+        """Connect nowhere yet. Raises `ConfigError` for settings that cannot be."""
+        self.location = location
+        self.timeout_s = timeout_s
+        try:
+            import obstore
+        except ImportError:
+            raise ConfigError(
+                "the object backend needs the package obstore: pip install artifact-sidecar[object]"
+            ) from None
+        self._obstore = obstore
+        self._errors = obstore.exceptions
+        self._store = self._connect(retry_s=timeout_s)
+        self._conditional: bool | None = None
+
+    def _connect(self, *, retry_s: float) -> S3Store | GCSStore | AzureStore:
+        from obstore import store as stores
+
+        scheme, bucket, prefix = self.location
+        timeout = timedelta(seconds=self.timeout_s)
+        client: ClientConfig = {
+            "timeout": timedelta(days=365),  # of a whole transfer, however large: none
+            "read_timeout": timeout,
+            "connect_timeout": min(timeout, timedelta(seconds=5)),
+            "allow_http": self.location.endpoint.lower().startswith("http://"),
+        }
+        retry: RetryConfig = {
+            "max_retries": 1000 if retry_s else 0,
+            "retry_timeout": timedelta(seconds=retry_s),
+            "backoff": {
+                "init_backoff": min(timeout / 100, timedelta(seconds=0.1)),
+                "max_backoff": min(timeout / 4, timedelta(seconds=5)),
+            },
+        }
+        if os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true" and scheme == "az":
+            del client["allow_http"]  # the emulator speaks http, and obstore knows
+        settings: dict[str, Any] = {"client_options": client, "retry_config": retry}
+        if prefix:
+            settings["prefix"] = prefix
+        try:
+            if scheme == "gs":
+                return stores.GCSStore(bucket, **settings)
+            if scheme == "az":
+                return stores.AzureStore(bucket, **settings)
+            if self.location.endpoint:
+                settings["endpoint"] = self.location.endpoint
+            return stores.S3Store(bucket, **settings)
+        except Exception as error:  # noqa: BLE001 - whatever obstore says of its settings
+            raise ConfigError(f"cannot open {self.location}: {_reason(error)}") from None
+
+    def where(self, key: str) -> str:
+        """Return a key as an operator finds it."""
+        return f"{self.location}/{key}"
+
+    # Reading.
+
+    def get(self, key: str, *, first_bytes: int | None = None) -> Got | None:
+        """Return what lies at `key`, or its first bytes, or None."""
+        options: GetOptions | None = {"range": (0, first_bytes)} if first_bytes else None
+
+        def get() -> Got:
+            result = self._obstore.get(self._store, key, options=options)
+            return Got(result.bytes().to_bytes(), result.meta)
+
+        try:
+            return self._request(f"read {key}", get)
+        except _Absent:
+            return None
+        except Unavailable as error:
+            if first_bytes and "416" in str(error):
+                return self.get(key)  # it is empty: no range of it can be had
+            raise
+
+    def head(self, key: str) -> ObjectMeta | None:
+        """Return what is known of `key`, or None."""
+        try:
+            return self._request(f"look for {key}", partial(self._obstore.head, self._store, key))
+        except _Absent:
+            return None
+
+    def stream(self, key: str) -> DataStream | None:
+        """Open what lies at `key`, or return None."""
+        stream = DataStream(self, key)
+        return stream if stream.start() else None
+
+    def start(self, key: str, options: GetOptions | None) -> GetResult:
+        """Ask for `key`, for `DataStream`. Raises `_Absent` and `Conflict`."""
+        get = partial(self._obstore.get, self._store, key, options=options)
+        return self._request(f"read {key}", get)
+
+    def next_chunk(self, chunks: BytesStream, key: str) -> bytes:
+        """Return the next piece of an answer; empty at its end."""
+        with self._explained(f"read {key}"):
+            return bytes(next(chunks, b""))
+
+    def keys(self, folder: str) -> Iterator[ObjectMeta]:
+        """Yield what lies in `folder`, at every depth, in the order of the keys."""
+        offset: str | None = None
+        progress = time.monotonic()
+        while True:
+            pages = self._obstore.list(self._store, folder, offset=offset, chunk_size=_PAGE_KEYS)
+            try:
+                while page := self._next_page(pages, folder):
+                    offset, progress = page[-1]["path"], time.monotonic()
+                    yield from page
+            except _BrokenOff:
+                if time.monotonic() - progress > self.timeout_s:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return
+
+    def _next_page(
+        self, pages: ListStream[Sequence[ObjectMeta]], folder: str
+    ) -> Sequence[ObjectMeta]:
+        try:
+            with self._explained(f"list {folder}/"):
+                return next(pages, ())
+        except _Absent:
+            raise Unavailable(f"cannot list {self.location}: {_NO_BUCKET}") from None
+
+    # Writing.
+
+    def put(self, key: str, content: bytes, mode: PutMode | None = None) -> None:
+        """Write `key`, whole or not at all. Raises `Conflict` when `mode` does not let it."""
+        put = partial(
+            self._obstore.put,
+            self._store,
+            key,
+            content,
+            mode=mode,
+            chunk_size=PART_BYTES,
+            max_concurrency=_PARTS_AT_ONCE,
+        )
+        with self._in_bucket():
+            self._request(f"write {key}", put)
+
+    def upload(self, key: str, chunks: Iterator[bytes]) -> None:
+        """Write `key` from chunks, in constant memory. What `chunks` raises comes through.
+
+        Then, and when it fails, nothing was written, and the parts are thrown away.
+        """
+        writer = self._obstore.open_writer(
+            self._store, key, buffer_size=PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+        )
+        try:
+            for chunk in chunks:
+                with self._in_bucket(), self._explained(f"write {key}"):
+                    writer.write(chunk)
+        except BaseException as error:
+            with contextlib.suppress(OSError, self._errors.BaseError):
+                writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        with self._in_bucket(), self._explained(f"write {key}"):
+            writer.close()
+
+    def copy(self, key: str, target: str) -> None:
+        """Copy `key` to `target`, on the service's side."""
+        with self._in_bucket():
+            self._request(f"copy {key}", partial(self._obstore.copy, self._store, key, target))
+
+    def delete(self, key: str) -> None:
+        """Remove `key`, if it is there."""
+        with contextlib.suppress(_Absent):
+            self._request(f"remove {key}", partial(self._obstore.delete, self._store, key))
+
+    @contextlib.contextmanager
+    def _in_bucket(self) -> Iterator[None]:
+        """A write is answered with absence where there is no bucket."""
+        try:
+            yield
+        except _Absent:
+            raise Unavailable(f"cannot write to {self.location}: {_NO_BUCKET}") from None
+
+    # What the service can do, and its clock.
+
+    def unchanged(self, meta: ObjectMeta | None) -> PutMode | None:
+        """Return the mode that writes a key only if it is still as `meta` says: absent, if None.
+
+        None, which writes whatever is there, where the service has no conditional writes.
+        """
+        if not self._is_conditional():
+            return None
+        return _condition(meta["e_tag"], meta["version"]) if meta else "create"
+
+    def _is_conditional(self) -> bool:
+        """Find out, once, by a write to STORE that must fail, and changes nothing otherwise."""
+        if self._conditional is None:
+            try:
+                # Once without retries: those who answer 501 would do so until the time is over.
+                self._conditional = self._refuses(self._connect(retry_s=0))
+            except Unavailable:
+                self._conditional = self._refuses(self._store)
+        return self._conditional
+
+    def _refuses(self, store: S3Store | GCSStore | AzureStore) -> bool:
+        try:
+            with self._explained("try a conditional write"):
+                self._obstore.put(store, FORMAT_KEY, FORMAT, mode=_condition('"0"', "1"))
+        except Conflict:
+            return True
+        except Unavailable as error:
+            if "501" not in str(error) and "not supported" not in str(error):
+                raise
+        return False
+
+    def now(self) -> float:
+        """Return the service's time in seconds since the epoch, not later than it is."""
+        self.put(CLOCK_KEY, b"")
+        for meta in self.keys(CLOCK):  # a listing, as ages are taken from listings
+            return meta["last_modified"].timestamp()
+        raise Unavailable(f"{self.where(CLOCK_KEY)} vanished: try again")
+
+    # What goes wrong.
+
+    def _request(self, doing: str, request: Callable[[], _Answer]) -> _Answer:
+        """Do what may be done twice, again if its answer breaks off, while `timeout_s` lasts."""
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                with self._explained(doing):
+                    return request()
+            except _BrokenOff:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """Turn obstore's errors into the contract's, `Conflict` or `_Absent`.
+
+        The original is not chained: its text repeats what the service said, whatever that is.
+        """
+        try:
+            yield
+        except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
+            raise Conflict from None
+        except self._errors.NotSupportedError:
+            raise Unavailable(f"cannot {doing} at {self.location}: not supported") from None
+        except FileNotFoundError:
+            raise _Absent from None
+        except (self._errors.BaseError, OSError) as error:
+            kind = _BrokenOff if "response body" in str(error) else Unavailable
+            raise kind(f"cannot {doing} at {self.location}: {_reason(error)}") from None
+
+
+class DataStream:
+    """What lies at a key, read from start to end; a connection that breaks is no end."""
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._offset = 0
+        self._e_tag: str | None = None
+        self._size_bytes = 0
+        self._rest = memoryview(b"")
+        self._chunks: BytesStream | None = None
+
+    def start(self) -> bool:
+        """Ask for what is left; tell whether it is there. Raises `Conflict`: it was replaced."""
+        self._progressed = False
+        options: GetOptions | None = None
+        if self._offset:
+            options = {"range": {"offset": self._offset}, "if_match": self._e_tag}
+        try:
+            result = self._bucket.start(self._key, options)
+        except _Absent:
+            return False
+        self._e_tag, self._size_bytes = result.meta["e_tag"], result.meta["size"]
+        self._chunks = result.stream(min_chunk_size=_READ_BYTES)
+        return True
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none at the end. Raises `Unavailable` and `Corrupt`."""
+        if not self._rest:
+            self._rest = memoryview(self._next())
+        chunk = self._rest[:size].tobytes()
+        self._rest = self._rest[size:]
+        return chunk
+
+    def _next(self) -> bytes:
+        while self._chunks is not None and self._offset < self._size_bytes:
+            try:
+                chunk = self._bucket.next_chunk(self._chunks, self._key)
+            except _BrokenOff:
+                if not self._progressed:
+                    raise
+                self._resume()
+            else:
+                self._offset += len(chunk)
+                self._progressed = True
+                return chunk
+        return b""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._chunks = None
+        self._size_bytes = 0
+
+    def _resume(self) -> None:
+        where = self._bucket.where(self._key)
+        try:
+            if not self.start():
+                raise Unavailable(f"{where} was removed while it was read: get it again")
+        except Conflict:
+            raise Corrupt(f"{where} was replaced while it was read: get it again") from None
+
+
+def _condition(e_tag: str | None, version: str | None) -> PutMode:
+    condition: Any = {"e_tag": e_tag, "version": version}
+    return {name: value for name, value in condition.items() if value is not None}  # type: ignore[return-value]
+
+
+def _reason(error: Exception) -> str:
+    """Say what happened, and the mend, in words that hold no secret."""
+    text = str(error)
+    mend = next((mend for pattern, mend in _MENDS if re.search(pattern, text)), "try again later")
+    status, code = _STATUS.search(text), _CODE.search(text)
+    said = [found[1].strip() for found in (status, code) if found]
+    return f"{' '.join(said)}: {mend}" if said else mend

@@ -1,0 +1,212 @@
+"""How the object backend puts: data, version, current record, in this order.
+
+Storage has no locks and no conditional delete, and a collector may stall between looking and
+deleting. So every Put writes keys that are its own, and relies on nothing that was there before,
+except on a current record that is its very version and was written a short while ago.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from store.errors import ChecksumMismatch, Corrupt, Unavailable
+from store.layout import INLINE_MAX_BYTES, Record, describe
+from store.object_client import Bucket, Conflict
+from store.object_layout import Place, Stored, content_of, new_nonce, now_text, place_of, stored_of
+from store.streams import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from obstore import ObjectMeta
+
+    from store.contract import Position
+    from store.streams import Readable
+
+_CLOCK_AGE_S = 600.0
+
+
+class _Pending(NamedTuple):
+    """A Put on its way. `data` is empty when it is written already, not inline."""
+
+    place: Place
+    record: Record
+    nonce: str
+    manifest: bytes
+    data: bytes
+
+    def content(self, replaced: _Current | None) -> bytes:
+        """Return the record that replaces this one as the current one."""
+        record = self.record
+        if record.position is None and replaced and replaced.is_version_of(record):
+            # The same content again, without a position, bars what it barred.
+            record = record._replace(position=replaced.position)
+        return content_of(record, self.nonce, self.manifest, self.data)
+
+
+class _Current(NamedTuple):
+    """A ref's current record; `stored` is None when it is damaged."""
+
+    meta: ObjectMeta
+    stored: Stored | None
+
+    @property
+    def position(self) -> Position | None:
+        # A record that cannot be read must not bar the ref for ever.
+        return self.stored.record.position if self.stored else None
+
+    def is_version_of(self, record: Record) -> bool:
+        return self.stored is not None and self.stored.record.is_version(
+            record.data_digest, record.manifest_digest
+        )
+
+
+class Writer:
+    """Puts into one bucket. `reliable_s` is how old what a Put relies on may be."""
+
+    def __init__(self, bucket: Bucket, reliable_s: float) -> None:
+        self._bucket = bucket
+        self._reliable_s = reliable_s
+        self._clock: tuple[float, float] | None = None  # ours when asked, how far theirs is ahead
+
+    def put(self, ref: str, data: bytes, manifest: bytes, position: Position | None) -> str:
+        """Put what is in memory, and return the data's digest."""
+        place, digest = place_of(ref), hashlib.sha256(data).hexdigest()
+        record = describe(ref, digest, len(data), manifest, position)
+        current = self._current(place)
+        if current is None or not self._holds(current, record, manifest + data):
+            put = _Pending(place, record, new_nonce(record.stored), manifest, data)
+            if not record.inline:
+                self._bucket.put(place.object(put.nonce), data)
+            self._finish(put, current)
+        return digest
+
+    def put_from(
+        self,
+        ref: str,
+        reader: Readable,
+        manifest: bytes,
+        checksum: str | None,
+        position: Position | None,
+    ) -> str:
+        """Put what `reader` gives, and return its digest. Raises `ChecksumMismatch`."""
+        head = _read_head(reader)
+        if len(head) <= INLINE_MAX_BYTES:
+            _check_digest(ref, hashlib.sha256(head).hexdigest(), checksum)
+            return self.put(ref, head, manifest, position)
+        place, stored, digest, size = place_of(ref), now_text(), hashlib.sha256(), 0
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal size
+            chunk = head
+            while chunk:
+                digest.update(chunk)
+                size += len(chunk)
+                yield chunk
+                chunk = reader.read(CHUNK_BYTES)
+            # Before the upload is completed: then nothing was written.
+            _check_digest(ref, digest.hexdigest(), checksum)
+
+        nonce = new_nonce(stored)
+        self._bucket.upload(place.object(nonce), chunks())
+        record = describe(ref, digest.hexdigest(), size, manifest, position)
+        put = _Pending(place, record._replace(stored=stored), nonce, manifest, b"")
+        self._finish(put, self._current(place))
+        return record.data_digest
+
+    def _finish(self, put: _Pending, current: _Current | None) -> None:
+        """Write the version's record, then the current one, once the data is there."""
+        record, place = put.record, put.place
+        self._bucket.put(place.version(record, put.nonce), put.content(None))
+        if not record.inline and self._bucket.head(place.object(put.nonce)) is None:
+            raise Unavailable(
+                f"{self._bucket.where(place.object(put.nonce))} was collected before it had its"
+                " record: put it again, and collect with a grace longer than a Put takes"
+            )
+        self._move(put, current)
+
+    def _move(self, put: _Pending, current: _Current | None) -> None:
+        """Point the ref at the version unless a later position did: compare, and swap.
+
+        Also without a position: an attempt that was given up may still arrive, and must not then
+        undo what others have put since.
+        """
+        deadline = time.monotonic() + self._bucket.timeout_s
+        delay_s = 0.01
+        while not _is_overtaken(put.record, current):
+            mode = self._bucket.unchanged(current and current.meta)
+            try:
+                return self._bucket.put(put.place.current, put.content(current), mode)
+            except Conflict:
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"other writers kept moving {put.record.ref!r} for"
+                        f" {self._bucket.timeout_s:g} s: try again"
+                    ) from None
+            time.sleep(random.uniform(0, delay_s))  # noqa: S311 - to part the writers, no secret
+            delay_s = min(2 * delay_s, 1.0)
+            current = self._current(put.place)
+            if current and current.stored and current.stored.nonce == put.nonce:
+                return None  # it was written, and only the answer was lost
+        return None
+
+    def _current(self, place: Place) -> _Current | None:
+        got = self._bucket.get(place.current)
+        if got is None:
+            return None
+        stored = None
+        with contextlib.suppress(Corrupt):
+            stored = stored_of(got.content, place.current, self._bucket.where(place.current))
+        return _Current(got.meta, stored)
+
+    def _holds(self, current: _Current, record: Record, body: bytes) -> bool:
+        """Tell whether the ref is intact, already where this Put would move it, and was so lately.
+
+        Only lately: what a collector may find old enough must be written anew. Large data always
+        is: writing it takes no longer than making sure of it.
+        """
+        return (
+            record.inline
+            and current.stored is not None
+            and current.is_version_of(record)
+            and current.stored.body == body
+            and (record.position is None or (current.position or (-1, -1)) >= record.position)
+            and self._service_time() - current.meta["last_modified"].timestamp() < self._reliable_s
+        )
+
+    def _service_time(self) -> float:
+        """Return the time by the service's clock, asked now and then."""
+        ours = time.time()
+        if self._clock is None or abs(ours - self._clock[0]) > _CLOCK_AGE_S:
+            self._clock = ours, self._bucket.now() - ours
+        return ours + self._clock[1]
+
+
+def _is_overtaken(record: Record, current: _Current | None) -> bool:
+    """Tell whether a later position moved the ref."""
+    if record.position is None or current is None or current.position is None:
+        return False
+    return current.position > record.position
+
+
+def _read_head(reader: Readable) -> bytes:
+    """Read until it is clear whether the data fits into the record."""
+    head = bytearray()
+    while len(head) <= INLINE_MAX_BYTES:
+        chunk = reader.read(CHUNK_BYTES)
+        if not chunk:
+            break
+        head += chunk
+    return bytes(head)
+
+
+def _check_digest(ref: str, digest: str, checksum: str | None) -> None:
+    if checksum not in (None, f"sha256:{digest}"):
+        raise ChecksumMismatch(
+            f"the data for {ref!r} is sha256:{digest}, not {checksum}: nothing was put;"
+            " send it again"
+        )

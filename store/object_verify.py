@@ -1,0 +1,178 @@
+"""Reading all that is stored in the object backend's bucket, and setting aside what is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import zlib
+from typing import TYPE_CHECKING
+
+from store.contract import Checked
+from store.errors import Corrupt
+from store.layout import Quarantined, note_of_damage, parse
+from store.object_client import Conflict
+from store.object_layout import (
+    CURRENTS,
+    QUARANTINE,
+    VERSIONS,
+    folder_of,
+    is_under,
+    new_nonce,
+    now_text,
+    place_of,
+    ref_of,
+    stored_of,
+    version_key,
+)
+from store.streams import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from obstore import ObjectMeta
+
+    from store.object_client import Bucket, DataStream
+    from store.object_layout import Stored
+
+_NOTE_MAX_BYTES = 2048
+
+
+def verify(
+    bucket: Bucket, prefix: str, *, quarantine: bool, part: tuple[int, int]
+) -> Iterator[Checked]:
+    """Read every record at and under `prefix`, and its data; yield what was found of each."""
+    share, shares = part
+    reading = _Reading(bucket, prefix, quarantine=quarantine)
+    for path, key in itertools.chain(_currents(bucket, prefix), _versions(bucket, prefix)):
+        if zlib.crc32(path.encode()) % shares == share:
+            yield from reading.record(path, key)
+
+
+def _currents(bucket: Bucket, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield the path and the key of each current record; some may lie beside `prefix`."""
+    folder = CURRENTS
+    if prefix:
+        place = place_of(prefix)
+        yield place.path, place.current
+        folder = f"{CURRENTS}/{folder_of(prefix)}"
+    for meta in bucket.keys(folder):
+        path = meta["path"].removeprefix(f"{CURRENTS}/")
+        if path.endswith("@") and not (prefix and path == place_of(prefix).path):
+            yield path, meta["path"]
+
+
+def _versions(bucket: Bucket, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield the path and the key of each version's newest record: nobody reads older ones."""
+    folders = [VERSIONS]
+    own = ""
+    if prefix:
+        own = place_of(prefix).path
+        folders = [f"{VERSIONS}/{own}", f"{VERSIONS}/{folder_of(prefix)}"]
+    for folder in folders:
+        keys = (version_key(meta["path"]) for meta in bucket.keys(folder))
+        records = (key for key in keys if key and key.data_digest)
+        for path, found in itertools.groupby(records, key=lambda key: key.path):
+            if path == own and folder != folders[0]:
+                continue  # its folder was the first
+            newest = {}
+            for key in sorted(found, key=lambda key: key.nonce):
+                newest[key.data_digest, key.manifest_digest] = key
+            for key in newest.values():
+                yield path, key.text
+
+
+class _Reading:
+    """What is found, record by record."""
+
+    def __init__(self, bucket: Bucket, prefix: str, *, quarantine: bool) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._quarantine = quarantine
+
+    def record(self, path: str, key: str) -> Iterator[Checked]:
+        got = self._bucket.get(key)
+        if got is None:
+            return  # collected since the listing
+        where = self._bucket.where(key)
+        stored: Stored | None = None
+        aside = error = None
+        try:
+            stored = stored_of(got.content, key, where)
+            ref: str | None = stored.record.ref
+            error = _fault_of(stored, where)
+        except Quarantined as damage:
+            ref, error, aside = _ref_or_none(path), str(damage), damage.kept
+        except Corrupt as damage:
+            ref, error = _ref_or_none(path), str(damage)
+        if ref is not None and not is_under(ref, self._prefix):
+            return
+        if error and not aside:
+            aside = self._set_aside(key, got.meta)
+        yield Checked(where, ref, len(got.content), error, aside)
+        if stored and not stored.record.inline and version_key(key):
+            yield from self._data(stored)
+
+    def _data(self, stored: Stored) -> Iterator[Checked]:
+        """Read the data of a version's record."""
+        record = stored.record
+        key = place_of(record.ref).object(stored.nonce)
+        where = self._bucket.where(key)
+        stream = self._bucket.stream(key)
+        if stream is None:
+            if self._bucket.head(stored.key) is not None:  # else both were collected
+                error = f"{where} is missing, and {stored.key} needs it: put it again"
+                yield Checked(where, record.ref, 0, error)
+            return
+        digest, size, start = _read(stream)
+        if digest == record.data_digest:
+            yield Checked(where, record.ref, size, None)
+            return
+        error, aside = f"{where} is damaged: the data fails its checksum: put it again", None
+        try:
+            parse(start, where)
+        except Quarantined as damage:
+            error, aside = str(damage), damage.kept
+        except Corrupt:
+            aside = self._set_aside(key, self._bucket.head(key))
+        yield Checked(where, record.ref, size, error, aside)
+
+    def _set_aside(self, key: str, meta: ObjectMeta | None) -> str | None:
+        """Copy what is damaged, and leave a note in its place: reading it stays `Corrupt`."""
+        if not self._quarantine or meta is None:
+            return None
+        aside = f"{QUARANTINE}/{new_nonce(now_text())}/{key}"
+        where = self._bucket.where(aside)
+        self._bucket.copy(key, aside)
+        mode = self._bucket.unchanged(meta)
+        if mode is not None or not key.startswith(f"{CURRENTS}/"):
+            try:
+                self._bucket.put(key, note_of_damage(where), mode)
+            except Conflict:
+                return None  # a Put has healed it meanwhile
+        return where
+
+
+def _fault_of(stored: Stored, where: str) -> str | None:
+    record = stored.record
+    if hashlib.sha256(stored.manifest).hexdigest() != record.manifest_digest:
+        return f"{where} is damaged: its manifest fails its checksum: put it again"
+    if record.inline and hashlib.sha256(stored.data).hexdigest() != record.data_digest:
+        return f"{where} is damaged: its data fails its checksum: put it again"
+    return None
+
+
+def _read(stream: DataStream) -> tuple[str, int, bytes]:
+    """Read to the end; return digest, size and, where a note of damage would be, the start."""
+    digest, size, start = hashlib.sha256(), 0, b""
+    while chunk := stream.read(CHUNK_BYTES):
+        start = start or chunk[:_NOTE_MAX_BYTES]
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size, start
+
+
+def _ref_or_none(path: str) -> str | None:
+    try:
+        return ref_of(path)
+    except ValueError:
+        return None
