@@ -48,7 +48,12 @@ def pair(i: int, size_bytes: int = SMALL_BYTES) -> Pair:
     data *= size_bytes // len(data)
     manifest = json.dumps({"kind": "bench", "format": "raw", "n": i, "pad": "x" * 200}).encode()
     digests = (hashlib.sha256(blob).hexdigest() for blob in (data, manifest))
-    return Pair(f"stacks/t_{i % TENANTS}/web/{i}", data, manifest, *digests)
+    return Pair(ref_of(i), data, manifest, *digests)
+
+
+def ref_of(i: int) -> str:
+    """Return the ref of the i-th pair."""
+    return f"stacks/t_{i % TENANTS}/web/{i}"
 
 
 def check(digest: str, data: bytes) -> None:
