@@ -124,7 +124,7 @@ def _run(*command: str) -> str:
 
 
 def _main(below: str, fuse: str, flush_s: float) -> None:
-    import mfusepy
+    import mfusepy  # type: ignore[import-untyped]
 
     class PassThrough(mfusepy.Operations):  # type: ignore[misc]
         """One directory, seen through; fsync waits."""

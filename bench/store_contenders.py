@@ -160,7 +160,7 @@ def hashfs_put(callers: int, directory: Path, count: int) -> float:
     a rename. Its four levels of one digit make 65,536 directories, each to be flushed once: here
     it gets one level of two, made and flushed before. The data's checksum is HashFS's own answer.
     """
-    from hashfs import HashAddress, HashFS
+    from hashfs import HashAddress, HashFS  # type: ignore[import-untyped]
 
     class DurableHashFS(HashFS):  # type: ignore[misc]
         def _mktempfile(self, stream: object) -> str:
@@ -210,7 +210,7 @@ def dvc_put(callers: int, directory: Path, count: int) -> float:
 
     root = directory / "root"
     _fan_out(root)
-    database = ObjectDB(DurableFileSystem(), str(root))
+    database = ObjectDB(DurableFileSystem(), str(root))  # type: ignore[no-untyped-call]
 
     def put(each: Pair) -> None:
         check(each.digest, each.data)
