@@ -7,10 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 LOCKED := --require-hashes --only-binary :all: -r
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench lock clean
+.PHONY: help demo test test-slow check bench bench-store bench-million lock clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 demo: $(VENV)/run.stamp ## Run the whole path on real snapshots, on an embedded server
 	@$(BIN)/sidecar demo
@@ -30,6 +30,12 @@ check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 
 bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run
 	@$(BIN)/python -m bench
+
+bench-store: $(VENV)/bench.stamp ## Measure the store by itself, beside limits and other libraries
+	@$(BIN)/python -m bench.store
+
+bench-million: $(VENV)/bench.stamp ## Measure what a million refs cost
+	@$(BIN)/python -m bench.million
 
 lock: $(VENV)/bench.stamp ## Pin anew what requirements/ pins
 	@requirements/lock $(BIN)/uv

@@ -23,6 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.contenders import CONTENDERS
+from bench.neighbours import Directories
 from sidecar.embedded import EmbeddedServer
 
 COUNTS = {
@@ -55,14 +56,15 @@ def main() -> None:
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=options.rounds * len(counts) + 1)
-        for _ in range(options.rounds):
-            for name, count in counts.items():
-                rates[name].append(count / _measure(name, count, options.dir))
-                progress.advance(task)
+        with tempfile.TemporaryDirectory(dir=options.dir) as work:
+            directories = Directories(Path(work))
+            for _ in range(options.rounds):
+                for name, count in counts.items():
+                    rates[name].append(count / _measure(name, count, directories))
+                    progress.advance(task)
         memory_disk = Path("/dev/shm")
-        latency_s = _measure(
-            "idle_latency", LATENCY_EVENTS, memory_disk if memory_disk.is_dir() else None
-        )
+        with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None) as work:
+            latency_s = _measure("idle_latency", LATENCY_EVENTS, Directories(Path(work)))
     ratios = {
         f"{a} / {b}": statistics.median(x / y for x, y in zip(rates[a], rates[b], strict=True))
         for a, b, _ in RATIOS
@@ -90,8 +92,9 @@ def _show(rates: dict[str, list[float]], ratios: dict[str, float], latency_s: fl
     console.print(table)
 
 
-def _measure(name: str, count: int, directory: Path | None) -> float:
-    with tempfile.TemporaryDirectory(dir=directory) as work, _server() as url:
+def _measure(name: str, count: int, directories: Directories) -> float:
+    work = str(directories.fresh())
+    with _server(directories.fresh()) as url:
         done = subprocess.run(
             [sys.executable, "-m", "bench.contenders", name, url, work, str(count)],
             capture_output=True,
@@ -105,16 +108,15 @@ def _measure(name: str, count: int, directory: Path | None) -> float:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def _server(directory: Path) -> Iterator[str]:
     """An embedded server that keeps nothing on disk: the disk is for what is measured."""
-    with tempfile.TemporaryDirectory() as directory:
-        server = EmbeddedServer(Path(directory))
-        client = redis.Redis.from_url(server.url)
-        client.config_set("appendonly", "no")
-        try:
-            yield server.url
-        finally:
-            server.close()
+    server = EmbeddedServer(directory)
+    client = redis.Redis.from_url(server.url)
+    client.config_set("appendonly", "no")
+    try:
+        yield server.url
+    finally:
+        server.close()
 
 
 main()
