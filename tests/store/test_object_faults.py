@@ -308,9 +308,7 @@ def test_a_listing_that_breaks_off_goes_on(opened: ObjectStore, proxy: Proxy) ->
     assert sorted(opened.list()) == ["a/0", "a/1", "a/2"]
 
 
-def test_a_long_listing(
-    opened: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_listing(opened: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing of many pages, of which some break off, goes on where it was."""
     monkeypatch.setattr("store.object_client._PAGE_KEYS", 2)
     refs = [f"a/{i}" for i in range(7)]
