@@ -120,8 +120,12 @@ def show(found: Sequence[Measured], skipped: dict[str, str], *, as_json: bool) -
 
 
 def _table(title: str, rows: Sequence[Measured]) -> Table:
-    table = Table("subject", "beside", title=title)
-    for column in ("a second", "beside it", "ratio", "asked for", "by round"):
+    table = Table(title=title)
+    for column in ("subject", "beside"):
+        table.add_column(column, no_wrap=True)
+    for column in ("a second", "beside it", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("asked for", "by round"):
         table.add_column(column, justify="right")
     for each in rows:
         comparison = each.comparison
