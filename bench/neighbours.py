@@ -120,7 +120,8 @@ def show(found: Sequence[Measured], skipped: dict[str, str], *, as_json: bool) -
 
 
 def _table(title: str, rows: Sequence[Measured]) -> Table:
-    table = Table("subject, and what is beside it", title=title, show_lines=True)
+    table = Table(title=title, show_lines=True)
+    table.add_column("subject, and\nbeside it", no_wrap=True)
     for column in ("a second", "ratio", "asked for", "by round"):
         table.add_column(column, justify="right")
     for each in rows:
