@@ -120,15 +120,16 @@ def show(found: Sequence[Measured], skipped: dict[str, str], *, as_json: bool) -
 
 
 def _table(title: str, rows: Sequence[Measured]) -> Table:
-    table = Table("subject", "beside", title=title)
-    for column in ("a second", "beside it", "ratio", "asked for", "by round"):
+    table = Table(title=title, show_lines=True)
+    table.add_column("subject, and\nbeside it", no_wrap=True)
+    for column in ("a second", "ratio", "asked for", "by round"):
         table.add_column(column, justify="right")
     for each in rows:
         comparison = each.comparison
+        rates = (statistics.median(found) for found in (each.subject_rates, each.limit_rates))
         table.add_row(
-            comparison.subject,
-            comparison.limit,
-            *(f"{statistics.median(r):,.1f}" for r in (each.subject_rates, each.limit_rates)),
+            f"{comparison.subject}\n{comparison.limit}",
+            "\n".join(f"{median:,.1f}" for median in rates),
             f"{statistics.median(each.ratios):.2f}",
             "" if comparison.asked is None else f"{comparison.asked:g}",
             " ".join(f"{ratio:.2f}" for ratio in each.ratios),
