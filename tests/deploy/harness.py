@@ -21,7 +21,9 @@ DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 STREAM: Final = "control:events"
 NOTIFY_STREAM: Final = "control:notifications"
 KEYS: Final = Keys.of(STREAM, NOTIFY_STREAM)
-USERS: Final = ("sidecar", "producer", "controller", "operator", "redriver", "health")
+USERS: Final = (
+    "sidecar", "producer", "controller", "operator", "redriver", "collector", "health",
+)  # fmt: skip
 
 
 def path_of(kind: str) -> str:

@@ -213,6 +213,12 @@ DENIED: Final = {
     "health": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "XADD control:events * f v", "TIME",
     ),
+    "collector": (
+        *set(FOR_NO_ONE) - {"SCAN 0", "XRANGE other - +"}, *FOR_NO_READER, *NO_SCRIPT,
+        "XADD control:events * f v", "XREAD STREAMS control:events 0", "TIME",
+        "HGETALL {control:notifications}:seen:00", "XDEL {control:notifications}:dead 1-1",
+        "GET {control:notifications}:fence:control:events",
+    ),
     "redriver": (
         *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - set(FOR_A_REDRIVER), *NO_SCRIPT, "INFO",
         "HSET {control:notifications}:halt:control:events reason x",

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 import redis
 
+import store
 from sidecar.settings import file_url
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli
 from tests.deploy.harness import DEPLOY, Server, granted, unused
@@ -171,6 +172,23 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     assert [one["reason"] for one in redriver.entries(REDRIVEN)] == ["node 7 is back"] * 2
     resolved = run_as("controller")("tail", "--resolve", "--json").objects()
     assert [one["resolved"]["ok"] for one in resolved] == [True] * 3
+    assert server.denials() == set()
+
+
+def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
+    """`store gc` works as `collector`, which is granted nothing that it does not send."""
+    _emit(run_as, 1, "stacks/t_1/web")
+    run_as("sidecar").drain()
+    fleet = store.open_url(file_url(_store(server, "FLEET")))
+    for data in (b"garbage", b"now"):
+        fleet.put("stacks/t_1/web", data, b"")
+    collector = run_as("collector")
+    server.call("admin", "CONFIG", "RESETSTAT")
+    ran = collector("store", "gc", "--grace", "0", "--allow-short-grace", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.objects()[-1]["summary"]["versions"] == 1
+    assert unused(server, "collector") == set()
+    assert run_as("controller")("tail", "--resolve", "--json").object()["resolved"]["ok"] is True
     assert server.denials() == set()
 
 
