@@ -34,6 +34,9 @@ _PAGE_KEYS = 1000
 _PAUSE_S = 0.1
 _NO_BUCKET = "the bucket does not exist: make it, or name another one"
 
+_EMPTY = 416  # no range of an empty object can be had
+_UNKNOWN_HEADER = 501
+
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _MENDS = (
@@ -64,7 +67,15 @@ class _Absent(Exception):
     """There is no such key, or no such bucket."""
 
 
-class _BrokenOff(Unavailable):
+class _Failed(Unavailable):
+    """A request failed; `status` is the answer's, 0 when none came."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _BrokenOff(_Failed):
     """The answer's body did not come to its end."""
 
 
@@ -146,9 +157,9 @@ class Bucket:
             return self._request(f"read {key}", get)
         except _Absent:
             return None
-        except Unavailable as error:
-            if first_bytes and "416" in str(error):
-                return self.get(key)  # it is empty: no range of it can be had
+        except _Failed as error:
+            if first_bytes and error.status == _EMPTY:
+                return self.get(key)
             raise
 
     def head(self, key: str) -> ObjectMeta | None:
@@ -275,12 +286,12 @@ class Bucket:
 
     def _refuses(self, store: S3Store | GCSStore | AzureStore) -> bool:
         try:
-            with self._explained("try a conditional write"):
+            with self._in_bucket(), self._explained("try a conditional write"):
                 self._obstore.put(store, FORMAT_KEY, FORMAT, mode=_condition('"0"', "1"))
         except Conflict:
             return True
-        except Unavailable as error:
-            if "501" not in str(error) and "not supported" not in str(error):
+        except _Failed as error:
+            if error.status != _UNKNOWN_HEADER:
                 raise
         return False
 
@@ -316,12 +327,14 @@ class Bucket:
         except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
             raise Conflict from None
         except self._errors.NotSupportedError:
-            raise Unavailable(f"cannot {doing} at {self.location}: not supported") from None
+            raise _Failed(f"cannot {doing} at {self.location}", _UNKNOWN_HEADER) from None
         except FileNotFoundError:
             raise _Absent from None
         except (self._errors.BaseError, OSError) as error:
-            kind = _BrokenOff if "response body" in str(error) else Unavailable
-            raise kind(f"cannot {doing} at {self.location}: {_reason(error)}") from None
+            kind = _BrokenOff if "response body" in str(error) else _Failed
+            status = _STATUS.search(str(error))
+            message = f"cannot {doing} at {self.location}: {_reason(error)}"
+            raise kind(message, int(status[1][:3]) if status else 0) from None
 
 
 class DataStream:
@@ -341,7 +354,9 @@ class DataStream:
         self._progressed = False
         options: GetOptions | None = None
         if self._offset:
-            options = {"range": {"offset": self._offset}, "if_match": self._e_tag}
+            options = {"range": {"offset": self._offset}}
+            if self._e_tag:
+                options["if_match"] = self._e_tag
         try:
             result = self._bucket.start(self._key, options)
         except _Absent:
