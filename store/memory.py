@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
+import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from store.contract import (
     Artifact,
     Blob,
     Capability,
+    Checked,
+    Collected,
+    Pin,
     Position,
+    Retention,
     StoreConfig,
     Version,
     as_bytes,
@@ -19,11 +25,13 @@ from store.contract import (
     check_position,
     checksum_of,
 )
-from store.errors import ConfigError, NotFound
+from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
 from store.refs import check_ref
+from store.streams import CHUNK_BYTES, ArtifactReader, Readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import builtins
+    from collections.abc import Callable, Iterable, Iterator
 
 _Key = tuple[str, str]  # (data checksum, manifest checksum)
 
@@ -32,6 +40,27 @@ _Key = tuple[str, str]  # (data checksum, manifest checksum)
 class _Stored:
     artifact: Artifact
     stored_at: float
+    used_at: float
+    """When the ref last pointed at it, as far as it does no more."""
+
+
+class _Found(NamedTuple):
+    """A version as one moment showed it."""
+
+    ref: str
+    key: _Key
+    stored: _Stored
+    current: bool
+
+    @property
+    def where(self) -> str:
+        return f"memory:{self.ref}@{self.key[0]}.{self.key[1]}"
+
+    def error(self) -> str | None:
+        data, manifest = self.stored.artifact
+        if (checksum_of(data), checksum_of(manifest)) == self.key:
+            return None
+        return f"{self.where} is damaged: it fails its checksum; put it again"
 
 
 @dataclass(slots=True)
@@ -54,9 +83,11 @@ class MemoryStore:
     """Artifacts that live as long as this object. Every capability; safe between threads."""
 
     name = "memory"
-    capabilities = frozenset({Capability.PINNED_GET, Capability.POSITION, Capability.LIST})
+    capabilities = frozenset(Capability)
 
     def __init__(self) -> None:
+        self.quarantine: dict[str, Artifact] = {}
+        """What `verify` moved aside, by where it lay."""
         self.identity = f"memory:{id(self)}"
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
@@ -78,17 +109,48 @@ class MemoryStore:
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
     ) -> Artifact:
         """See `VersionedStore.get`."""
-        artifact = self._find(ref, checksum, manifest_checksum)
-        if artifact is None:
-            version = f" version {checksum} {manifest_checksum or ''}".rstrip()
-            raise NotFound(f"memory has no{version if checksum else 'thing'} at ref {ref!r}")
-        return artifact
+        return self._read(ref, checksum, manifest_checksum).stored.artifact
 
     def exists(
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
     ) -> bool:
         """See `VersionedStore.exists`."""
         return self._find(ref, checksum, manifest_checksum) is not None
+
+    def put_from(
+        self,
+        ref: str,
+        reader: Readable,
+        manifest: Blob,
+        *,
+        checksum: str | None = None,
+        position: Position | None = None,
+    ) -> str:
+        """See `VersionedStore.put_from`; memory holds it all, as it must."""
+        check_ref(ref)
+        check_pin(checksum, None)
+        data = b"".join(iter(lambda: reader.read(CHUNK_BYTES), b""))
+        found = checksum_of(data)
+        if checksum not in (None, found):
+            raise ChecksumMismatch(
+                f"data for {ref!r} is {found}, not {checksum}: nothing was put; send it again"
+            )
+        self.put(ref, data, manifest, position=position)
+        return found
+
+    def open(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> ArtifactReader:
+        """See `VersionedStore.open`."""
+        found = self._read(ref, checksum, manifest_checksum)
+        data, manifest = found.stored.artifact
+        return ArtifactReader(
+            io.BytesIO(data),
+            checksum=found.key[0],
+            size_bytes=len(data),
+            manifest=manifest,
+            where=found.where,
+        )
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list`."""
@@ -102,25 +164,89 @@ class MemoryStore:
     def versions(self, ref: str) -> Iterator[Version]:
         """See `VersionedStore.versions`."""
         check_ref(ref)
+        versions = self._versions(ref)
+        if not versions:
+            raise NotFound(f"memory has nothing at ref {ref!r}")
+        return map(_listed, versions)
+
+    def verify(
+        self, prefix: str = "", *, quarantine: bool = False, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Checked]:
+        """See `VersionedStore.verify`. A part has whole refs."""
+        index, count = part
+        for ref in self.list(prefix):
+            if zlib.crc32(ref.encode()) % count == index:
+                for found in self._versions(ref):
+                    yield self._check(found, quarantine=quarantine)
+
+    def _check(self, found: _Found, *, quarantine: bool) -> Checked:
+        error = found.error()
+        quarantined = None
+        if error and quarantine:
+            quarantined = found.where
+            self.quarantine[quarantined] = found.stored.artifact
+        size_bytes = sum(map(len, found.stored.artifact))
+        return Checked(found.where, found.ref, size_bytes, error, quarantined)
+
+    def collect(
+        self,
+        retention: Retention,
+        pins: Callable[[], Iterable[Pin]],
+        *,
+        dry_run: bool = False,
+    ) -> Iterator[Collected]:
+        """See `VersionedStore.collect`."""
+        now = time.time()
+        candidates = [found for ref in self.list() for found in self._idle(ref, retention, now)]
+        pinned = set(pins())
+        for found in candidates:
+            if pinned.isdisjoint(_pins_of(found)) and self._let_go(found, dry_run=dry_run):
+                size_bytes = sum(map(len, found.stored.artifact))
+                yield Collected("version", found.where, found.ref, size_bytes)
+
+    def _idle(self, ref: str, retention: Retention, now: float) -> Iterator[_Found]:
+        """Yield the versions that `retention` lets go."""
+        others = [found for found in self._versions(ref) if not found.current]
+        for found in others[max(retention.keep_last - 1, 0) :]:
+            if (
+                now - found.stored.used_at >= retention.grace_s
+                and now - found.stored.stored_at >= retention.keep_newer_s
+            ):
+                yield found
+
+    def _let_go(self, found: _Found, *, dry_run: bool) -> bool:
+        """Remove the version, unless somebody put it since it was found."""
+        with self._lock:
+            versions = self._entries[found.ref].versions
+            if versions.get(found.key) is not found.stored:
+                return False
+            if not dry_run:
+                del versions[found.key]
+            return True
+
+    def _versions(self, ref: str) -> builtins.list[_Found]:
+        """Return the versions of a ref, the newest first; none when it is absent."""
         with self._lock:
             entry = self._entries.get(ref)
             if entry is None:
-                raise NotFound(f"memory has nothing at ref {ref!r}")
-            listed = [
-                Version(
-                    *key,
-                    size_bytes=len(stored.artifact.data),
-                    manifest_size_bytes=len(stored.artifact.manifest),
-                    stored_at=stored.stored_at,
-                    current=key == entry.current,
-                )
+                return []
+            return [
+                _Found(ref, key, stored, key == entry.current)
                 for key, stored in reversed(entry.versions.items())
             ]
-        return iter(listed)
 
-    def _find(
-        self, ref: str, checksum: str | None, manifest_checksum: str | None
-    ) -> Artifact | None:
+    def _read(self, ref: str, checksum: str | None, manifest_checksum: str | None) -> _Found:
+        """Return an intact version. Raises `NotFound` and `Corrupt`."""
+        found = self._find(ref, checksum, manifest_checksum)
+        if found is None:
+            version = f" version {checksum} {manifest_checksum or ''}".rstrip()
+            raise NotFound(f"memory has no{version if checksum else 'thing'} at ref {ref!r}")
+        error = found.error()
+        if error:
+            raise Corrupt(error)
+        return found
+
+    def _find(self, ref: str, checksum: str | None, manifest_checksum: str | None) -> _Found | None:
         check_ref(ref)
         check_pin(checksum, manifest_checksum)
         with self._lock:
@@ -130,18 +256,41 @@ class MemoryStore:
             # The current version counts as the newest, whenever it was stored.
             for key in (entry.current, *reversed(entry.versions)):
                 if checksum in (None, key[0]) and manifest_checksum in (None, key[1]):
-                    return entry.versions[key].artifact
+                    return _Found(ref, key, entry.versions[key], key == entry.current)
         return None
+
+
+def _listed(found: _Found) -> Version:
+    data, manifest = found.stored.artifact
+    return Version(
+        *found.key,
+        size_bytes=len(data),
+        manifest_size_bytes=len(manifest),
+        stored_at=found.stored.stored_at,
+        current=found.current,
+    )
+
+
+def _pins_of(found: _Found) -> tuple[Pin, Pin]:
+    """Return the pins that would keep this version."""
+    checksum, manifest_checksum = found.key
+    return Pin(found.ref, checksum), Pin(found.ref, checksum, manifest_checksum)
 
 
 def _remember(entry: _Entry, key: _Key, artifact: Artifact) -> None:
     entry.versions.pop(key, None)
-    entry.versions[key] = _Stored(artifact, time.time())
+    now = time.time()
+    entry.versions[key] = _Stored(artifact, stored_at=now, used_at=now)
 
 
 def _move(entry: _Entry, key: _Key, position: Position | None) -> None:
     if position is None:
         if entry.current != key:
-            entry.current, entry.position = key, None
+            _point(entry, key, None)
     elif entry.position is None or position >= entry.position:
-        entry.current, entry.position = key, position
+        _point(entry, key, position)
+
+
+def _point(entry: _Entry, key: _Key, position: Position | None) -> None:
+    entry.versions[entry.current].used_at = time.time()
+    entry.current, entry.position = key, position

@@ -72,6 +72,8 @@ class ArtifactReader(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes, none at the end. Raises `Corrupt` and `Unavailable`."""
+        if self.closed:
+            raise ValueError("read of a closed artifact: open it again")
         if size < 0:
             return self.readall()
         if size == 0:

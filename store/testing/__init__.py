@@ -9,31 +9,38 @@ A backend's own test module says how to open it and which capabilities it declar
         def store(self):
             return open_mine(StoreConfig(url="mine://localhost"))
 
-A capability declared without its class, or the other way round, fails a test. Two more classes
-need a hook into the storage behind the backend: `CorruptionConformance` and
-`OutageConformance`. `StoreModel` is a Hypothesis state machine against a dict.
+A capability declared without its class, or the other way round, fails a test. Some classes need a
+hook into the storage behind the backend: `CorruptionConformance` and `VerifyConformance`, which
+plant damage, and `OutageConformance`. `StoreModel` is a Hypothesis state machine against a dict.
+
+`Slow` and `Faulty` are stores around a store, for the tests of whoever uses one.
 
 This package needs pytest and hypothesis; `store` itself does not.
 """
 
 from __future__ import annotations
 
-from store.testing.conformance import (
-    CorruptionConformance,
-    ListConformance,
-    OutageConformance,
-    PinnedGetConformance,
-    PositionConformance,
-    StoreConformance,
-)
+from store.testing.collecting import CollectConformance
+from store.testing.conformance import StoreConformance
 from store.testing.model import StoreModel
+from store.testing.streaming import StreamConformance
+from store.testing.trouble import CorruptionConformance, OutageConformance, VerifyConformance
+from store.testing.versions import ListConformance, PinnedGetConformance, PositionConformance
+from store.testing.wrappers import Fault, Faulty, Slow, random_faults
 
 __all__ = [
+    "CollectConformance",
     "CorruptionConformance",
+    "Fault",
+    "Faulty",
     "ListConformance",
     "OutageConformance",
     "PinnedGetConformance",
     "PositionConformance",
+    "Slow",
     "StoreConformance",
     "StoreModel",
+    "StreamConformance",
+    "VerifyConformance",
+    "random_faults",
 ]

@@ -12,14 +12,21 @@ import pytest
 from hypothesis import settings
 
 import store
+from store import Artifact
+from store.memory import MemoryStore
 from store.testing import (
+    CollectConformance,
     CorruptionConformance,
+    Faulty,
     ListConformance,
     OutageConformance,
     PinnedGetConformance,
     PositionConformance,
+    Slow,
     StoreConformance,
     StoreModel,
+    StreamConformance,
+    VerifyConformance,
 )
 
 if TYPE_CHECKING:
@@ -28,13 +35,59 @@ if TYPE_CHECKING:
     from store import VersionedStore
 
 
-class TestMemory(StoreConformance, PinnedGetConformance, PositionConformance, ListConformance):
+class TestMemory(
+    StoreConformance,
+    PinnedGetConformance,
+    PositionConformance,
+    ListConformance,
+    StreamConformance,
+    VerifyConformance,
+    CorruptionConformance,
+    CollectConformance,
+):
     """The memory backend."""
 
     @pytest.fixture
     def store(self) -> store.Store:
         """Open a new one."""
         return store.open("memory")
+
+    def damage(self, store: VersionedStore, ref: str) -> None:
+        """Flip the last bit of the current version's data."""
+        flip(store, ref)
+
+
+def flip(store: object, ref: str) -> None:
+    """Flip the last bit of the data of a memory store's ref."""
+    assert isinstance(store, MemoryStore)
+    entry = store._entries[ref]
+    stored = entry.versions[entry.current]
+    data = bytearray(stored.artifact.data)
+    data[-1] ^= 1
+    stored.artifact = Artifact(bytes(data), stored.artifact.manifest)
+
+
+class TestWrapped(
+    StoreConformance,
+    PinnedGetConformance,
+    PositionConformance,
+    ListConformance,
+    StreamConformance,
+    VerifyConformance,
+    CorruptionConformance,
+    CollectConformance,
+):
+    """A wrapper that neither waits nor fails is the store that it is around."""
+
+    @pytest.fixture
+    def store(self) -> store.Store:
+        """Wrap a new one, twice."""
+        self.inner = MemoryStore()
+        return Slow(Faulty(self.inner, []), 0.0)
+
+    def damage(self, store: VersionedStore, ref: str) -> None:  # noqa: ARG002 - the wrapped is it
+        """Damage what is wrapped."""
+        flip(self.inner, ref)
 
 
 class TestFile(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from store import InvalidRef
 from store.refs import check_ref, decode_name, encode_segment
-from store.testing.conformance import ILLEGAL, LONG, NEIGHBOURS
+from store.testing.samples import ILLEGAL, LONG, NEIGHBOURS
 
 _ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 # Characters that case, Unicode or the encoding itself could confuse, so that collisions are near.
