@@ -24,6 +24,7 @@ ENTRY_POINT_GROUP = "artifact_sidecar.stores"
 _BUILT_IN = {
     "memory": "store.memory:open_memory",
     "file": "store.file:open_file",
+    "chassis-file": "store.chassis:open_chassis",
 }
 _NAME = re.compile(r"[a-z][a-z0-9+.-]*")  # what a URL scheme may be
 _registered: dict[str, Constructor] = {}
