@@ -7,7 +7,10 @@ artifact at the source, verifies it, and puts it into the fleet's store. Knows n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -62,6 +65,7 @@ class Pipeline:
         self._pinned_source = versioned(source, Capability.PINNED_GET)
         self._fleet = fleet
         self._ordered_fleet = versioned(fleet, Capability.POSITION)
+        self._turns = _Turns()
         self._rules = rules
         self._one_store = _same_storage(source, fleet)
 
@@ -156,26 +160,65 @@ class Pipeline:
         if data_checksum != event.checksum:
             raise Mismatch(
                 f"{event.artifact_ref!r} at the source is {data_checksum}, not {event.checksum}"
+                + self._why_other()
             )
         manifest_checksum = checksum_of(artifact.manifest)
         if event.manifest_checksum not in ("", manifest_checksum):
             raise Mismatch(
                 f"the manifest of {event.artifact_ref!r} at the source is {manifest_checksum},"
-                f" not {event.manifest_checksum}"
+                f" not {event.manifest_checksum}" + self._why_other()
             )
         return manifest_checksum
+
+    def _why_other(self) -> str:
+        if self._pinned_source is not None:
+            return ""
+        return (
+            f"; {self._source.name} keeps no versions: once a ref is rewritten, an event of what"
+            " was there before cannot be resolved"
+        )
 
     def _put(self, ref: str, artifact: Artifact, position: Position) -> None:
         try:
             if self._ordered_fleet:
                 self._ordered_fleet.put(ref, artifact.data, artifact.manifest, position=position)
             else:
-                self._fleet.put(ref, artifact.data, artifact.manifest)
+                with self._turns.take(ref, position) as is_due:
+                    if is_due:
+                        self._fleet.put(ref, artifact.data, artifact.manifest)
         except (InvalidRef, Unavailable):
             raise
         except StoreError as error:
             # Absence and corruption are verdicts on the source; in the fleet they are an outage.
             raise Unavailable(f"the fleet's store: {error}") from error
+
+
+class _Turns:
+    """Keeps this worker's Puts into a store without positions from moving a ref back.
+
+    Threads carry one ref's artifacts in any order, and what was put last would stay.
+    """
+
+    _STRIPES: Final = 64
+    _REFS_A_STRIPE: Final = 256
+
+    def __init__(self) -> None:
+        self._locks = [threading.Lock() for _ in range(self._STRIPES)]
+        self._latest = [OrderedDict[str, Position]() for _ in range(self._STRIPES)]
+
+    @contextmanager
+    def take(self, ref: str, position: Position) -> Iterator[bool]:
+        """Hold the ref; tell whether no later position was put there."""
+        stripe = hash(ref) % self._STRIPES
+        latest = self._latest[stripe]
+        with self._locks[stripe]:
+            is_due = position >= latest.get(ref, position)
+            yield is_due
+            if is_due:
+                latest[ref] = position
+                latest.move_to_end(ref)
+            if len(latest) > self._REFS_A_STRIPE:
+                latest.popitem(last=False)
 
 
 def _same_storage(source: Store, fleet: Store) -> bool:

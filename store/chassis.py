@@ -122,7 +122,7 @@ class ChassisStore:
         self, ref: str, chunks: Iterable[bytes], manifest: bytes, checksum: str | None
     ) -> str:
         place = place_of(ref)
-        if place.data.endswith(SUFFIX):
+        if place.is_named_like_a_manifest:
             raise InvalidRef(
                 f"ref {ref!r} cannot be put in this layout: there, {place.path} is the manifest of"
                 f" {place.path.removesuffix(SUFFIX)}; choose another name"
@@ -134,6 +134,7 @@ class ChassisStore:
                 stage = _Stage(self._enter_own("tmp", staged), staged)
                 data_file = stage.create(self._unique())
                 manifest_file = stage.create(self._unique())
+                write_all(manifest_file.fd, manifest)
             for chunk in chunks:  # out here: what the reader raises comes through as it is
                 digest.update(chunk)
                 with self._explained(doing):
@@ -144,7 +145,6 @@ class ChassisStore:
                     f"the data for {ref!r} is {found}, not {checksum}: nothing was put"
                 )
             with self._explained(doing):
-                write_all(manifest_file.fd, manifest)
                 digests = (digest.hexdigest(), hashlib.sha256(manifest).hexdigest())
                 _flush(place, data_file, Mark(ref, "data", *digests))
                 _flush(place, manifest_file, Mark(ref, "manifest", *digests))
@@ -152,13 +152,11 @@ class ChassisStore:
         return found
 
     def _publish(self, place: Place, stage: _Stage, data: _Temporary, manifest: _Temporary) -> None:
-        with contextlib.ExitStack() as opened:
-            self._lock(place, fcntl.LOCK_EX, opened)
-            directory_fd = self._way_to(place)
-            opened.callback(os.close, directory_fd)
-            is_new = self._check_free(directory_fd, place)
-            try:
-                if is_new:
+        directory_fd = self._way_to(place)
+        try:
+            with contextlib.ExitStack() as locked:
+                self._lock(place, fcntl.LOCK_EX, locked)
+                if self._check_free(directory_fd, place):
                     # Data last: it is what makes an artifact present, to the Go side as well.
                     stage.rename(manifest, directory_fd, place.manifest)
                     with _taken_back(directory_fd, place.manifest):
@@ -168,9 +166,11 @@ class ChassisStore:
                     # old data under a new manifest would pass.
                     stage.rename(data, directory_fd, place.data)
                     stage.rename(manifest, directory_fd, place.manifest)
-            except IsADirectoryError:
-                raise self._barred_below(place, place.data) from None
             os.fsync(directory_fd)
+        except IsADirectoryError:  # made since it was checked
+            raise self._barred_below(place, place.data) from None
+        finally:
+            os.close(directory_fd)
 
     def _way_to(self, place: Place) -> int:
         try:
@@ -194,7 +194,7 @@ class ChassisStore:
             with contextlib.ExitStack() as opened:
                 file = self._open_file(directory_fd, place, name, opened)
                 self._check_owner(place, name, role, file and file.mark)
-        if _stat(directory_fd, place.manifest + SUFFIX):
+        if _is_file(directory_fd, place.manifest + SUFFIX):
             raise InvalidRef(
                 f"ref {place.ref!r} cannot be put: its manifest would lie where the data of"
                 f" {place.path + SUFFIX} lies; choose another name"
@@ -365,7 +365,7 @@ class ChassisStore:
                 ),
                 _PATIENCE_S,
             )
-        if manifest is None and place.data.endswith(SUFFIX):
+        if manifest is None and place.is_named_like_a_manifest:
             return _Verdict(NotFound(f"{where} is a manifest, no data of ref {place.ref!r}"), 0.0)
         if manifest is None:
             return _Verdict(
@@ -485,8 +485,7 @@ class _File(NamedTuple):
     mark: Mark | None
 
     def content(self) -> bytes:
-        """Read all of it, from its start."""
-        os.lseek(self.fd, 0, os.SEEK_SET)
+        """Read all of it, once."""
         return read_all(self.fd, self.found.st_size)
 
     def is_unchanged(self) -> bool:
@@ -613,12 +612,16 @@ def _stat(directory_fd: int, name: str) -> os.stat_result | None:
         return None
 
 
+def _is_file(directory_fd: int, name: str) -> bool:
+    found = _stat(directory_fd, name)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
 def _is_shared(directory_fd: int, place: Place) -> bool:
     """Tell whether one of both files belongs to another ref as well, for all one can see."""
-    above = place.data.removesuffix(SUFFIX)
-    suspects = [place.manifest + SUFFIX, *([above] if above not in ("", place.data) else [])]
-    found = [_stat(directory_fd, name) for name in suspects]
-    return any(each is not None and stat.S_ISREG(each.st_mode) for each in found)
+    if place.is_named_like_a_manifest and _is_file(directory_fd, place.data.removesuffix(SUFFIX)):
+        return True
+    return _is_file(directory_fd, place.manifest + SUFFIX)
 
 
 def _owned(file: _File | None, place: Place, role: str) -> _File | None:

@@ -48,6 +48,11 @@ class Place(NamedTuple):
         return self.data + SUFFIX
 
     @property
+    def is_named_like_a_manifest(self) -> bool:
+        """Whether the data lies where another ref's manifest would."""
+        return self.data.endswith(SUFFIX) and self.data != SUFFIX
+
+    @property
     def path(self) -> str:
         """The data's path under the root."""
         return "/".join((*self.directories, self.data))
