@@ -33,20 +33,9 @@ from store.errors import (
     StoreError,
     Unavailable,
 )
-from store.posix import (
-    CREATE,
-    LOCK,
-    READ,
-    Root,
-    explained,
-    identity_of,
-    misplaced,
-    open_at,
-    read_all,
-    wait_for_lock,
-    write_all,
-)
+from store.posix import CREATE, LOCK, READ, Root, open_at, wait_for_lock
 from store.streams import CHUNK_BYTES, ArtifactReader
+from store.tree import explained, identity_of, misplaced, read_all, write_all
 from store.urls import directory_of
 
 if TYPE_CHECKING:
@@ -60,7 +49,7 @@ _LEFTOVER_AGE_S = 24 * 3600.0
 _SETTLED_S = 0.05
 """How long a foreign pair lies still before it is believed; more than a tick of file times."""
 _PATIENCE_S = 1.0
-"""The same, of what looks like a Put under way or cut short."""
+"""The same, of what looks like a Put under way or cut short; and the age that needs no watching."""
 _NO_ATTRIBUTES = {errno.ENOTSUP, errno.EOPNOTSUPP}
 
 _T = TypeVar("_T")
@@ -134,11 +123,11 @@ class ChassisStore:
                 stage = _Stage(self._enter_own("tmp", staged), staged)
                 data_file = stage.create(self._unique())
                 manifest_file = stage.create(self._unique())
-                write_all(manifest_file.fd, manifest)
+                write_all(manifest_file.fd, (manifest,))
             for chunk in chunks:  # out here: what the reader raises comes through as it is
                 digest.update(chunk)
                 with self._explained(doing):
-                    write_all(data_file.fd, chunk)
+                    write_all(data_file.fd, (chunk,))
             found = f"sha256:{digest.hexdigest()}"
             if checksum not in (None, found):
                 raise ChecksumMismatch(
@@ -394,6 +383,7 @@ class ChassisStore:
             return _Verdict(None, 0.0)
         # The Go side writes the data last: data that is older may be about to be replaced.
         is_odd = manifest.found.st_mtime_ns > data.found.st_mtime_ns
+        is_odd = is_odd or data.is_being_cut() or manifest.is_being_cut()
         return _Verdict(None, _PATIENCE_S if is_odd else _SETTLED_S)
 
     def _verify(self, file: _File, content: bytes) -> None:
@@ -493,6 +483,10 @@ class _File(NamedTuple):
         now = os.fstat(self.fd)
         return (now.st_size, now.st_mtime_ns) == (self.found.st_size, self.found.st_mtime_ns)
 
+    def is_being_cut(self) -> bool:
+        """Tell whether it looks empty only because its rewriting has begun."""
+        return not self.found.st_size and bool(self.found.st_blocks)
+
     def kept(self) -> _File:
         """Return it with a descriptor that outlives the look."""
         return self._replace(fd=os.dup(self.fd))
@@ -512,6 +506,8 @@ class _Look(NamedTuple):
 
     def age_s(self) -> float:
         """Return how long ago the younger file last changed, by this machine's clock."""
+        if not all(file.found.st_size for file in self.both()):
+            return 0.0  # ext4 shows a file as empty some time before its change of time
         return time.time() - max((file.found.st_ctime for file in self.both()), default=0.0)
 
 
@@ -547,9 +543,10 @@ class _Watch:
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since = seen, now
+        if look.is_moving:
+            return False
         patience_s = min(patience_s, self._timeout_s)
-        still_s = max(now - self._since, look.age_s())
-        return not look.is_moving and still_s >= patience_s
+        return now - self._since >= patience_s or look.age_s() >= _PATIENCE_S
 
     def is_over(self) -> bool:
         """Tell whether the time is up."""
@@ -610,6 +607,10 @@ def _stat(directory_fd: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # nothing can be called so
+            return None
+        raise
 
 
 def _is_file(directory_fd: int, name: str) -> bool:

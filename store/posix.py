@@ -1,7 +1,7 @@
-"""Files below one root, reached through descriptors: no link below the root is followed.
+"""The way down a directory that is not ours alone: no link below its root is followed.
 
-What the backends that keep directories share: the way down, locks, and words for what the
-operating system says.
+As `store.tree`, without directories of its own that must be there, and where a file may lie in a
+directory's place.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from store.errors import Corrupt, Unavailable
+from store.errors import Unavailable
+from store.tree import identity_of, misplaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+
+    from store.tree import Identity
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a planted FIFO must not hang the reader; it means nothing for a regular file.
@@ -25,25 +28,9 @@ READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Identity = tuple[int, int]
-"""Of a file or a directory: its device and inode."""
-
 _LOCK_POLL_S = 0.002
 _DURABLE_MAX = 1 << 14
 _MISPLACED = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
-_MENDS = {
-    errno.ENOENT: "part of the store is gone: mount or restore it, then open the store again",
-    errno.ENOSPC: "free space or inodes on it",
-    errno.EDQUOT: "free space or raise the quota",
-    errno.EIO: "the disk reports an error: look at the kernel's log",
-    errno.EROFS: "it is mounted read-only: remount it for writing",
-    errno.EACCES: "let this process's user read and write there",
-    errno.EPERM: "let this process's user write there",
-    errno.ESTALE: "the network mount went away: mount it again",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENOLCK: "mount the network file system with locks",
-    errno.EXDEV: "everything under the root must be one file system",
-}
 
 
 class Root:
@@ -144,42 +131,3 @@ def wait_for_lock(fd: int, kind: int, path: str, timeout_s: float) -> None:
                     f"another process has held {path} for {timeout_s:g} s: is it stopped?"
                 ) from None
             time.sleep(_LOCK_POLL_S)
-
-
-@contextlib.contextmanager
-def explained(root: str, doing: str) -> Iterator[None]:
-    """Turn the errors of the operating system into the contract's, in this one place."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _MISPLACED:
-            raise misplaced(f"{root}: {error.filename2 or error.filename}") from error
-        mend = _MENDS.get(error.errno or 0, "try again; if it stays, look at that directory")
-        raise Unavailable(
-            f"cannot {doing} under {root}: {error.strerror or error}: {mend}"
-        ) from error
-
-
-def misplaced(path: str) -> Corrupt:
-    """Return the error for what is no plain file or directory."""
-    return Corrupt(f"{path} is a link, or of the wrong kind; links are not followed: remove it")
-
-
-def identity_of(found: os.stat_result) -> Identity:
-    """Return which file this is."""
-    return found.st_dev, found.st_ino
-
-
-def read_all(fd: int, size_bytes: int) -> bytes:
-    """Return what is left of a file of that size; more, if it has grown beyond one read."""
-    chunks = []
-    while chunk := os.read(fd, size_bytes or 1):  # one read ends at 2 GiB
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def write_all(fd: int, chunk: bytes) -> None:
-    """Write all of `chunk`."""
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
