@@ -293,33 +293,20 @@ class ChassisStore:
     def _look(self, place: Place) -> Iterator[_Look]:
         """Open both files as one moment shows them."""
         with contextlib.ExitStack() as opened:
-            yield self._open_pair(place, opened)
-
-    def _open_pair(self, place: Place, opened: contextlib.ExitStack) -> _Look:
-        while True:
             with contextlib.ExitStack() as locked:
-                is_locked = self._lock(place, fcntl.LOCK_SH, locked)
+                self._lock(place, fcntl.LOCK_SH, locked)
                 look = self._open_files(place, opened)
-                # No lock to take, then and now: none of our writers was ever here.
-                if is_locked or not self._lock(place, fcntl.LOCK_SH, locked):
-                    return look
+            yield look
 
     def _open_files(self, place: Place, opened: contextlib.ExitStack) -> _Look:
         try:
             directory_fd = self._root.enter(place.directories)
         except (FileNotFoundError, NotADirectoryError):
-            return _Look(None, None, is_shared=False, is_moving=False)
+            return _Look(None, None, is_shared=False)
         opened.callback(os.close, directory_fd)
         data = self._open_file(directory_fd, place, place.data, opened)
         manifest = self._open_file(directory_fd, place, place.manifest, opened)
-        now = _stat(directory_fd, place.data)
-        return _Look(
-            data,
-            manifest,
-            is_shared=_is_shared(directory_fd, place),
-            is_moving=data is not None
-            and (now is None or identity_of(now) != identity_of(data.found)),
-        )
+        return _Look(data, manifest, is_shared=_is_shared(directory_fd, place))
 
     def _open_file(
         self, directory_fd: int, place: Place, name: str, opened: contextlib.ExitStack
@@ -404,8 +391,8 @@ class ChassisStore:
         opened.callback(os.close, fd)
         return fd
 
-    def _lock(self, place: Place, kind: int, held: contextlib.ExitStack) -> bool:
-        """Hold the path's lock. A reader takes it where a writer made it, and tells whether."""
+    def _lock(self, place: Place, kind: int, held: contextlib.ExitStack) -> None:
+        """Hold the path's lock; a reader does where a writer has made it."""
         name = f"{zlib.crc32(place.path.removesuffix(SUFFIX).encode()) % _LOCKS:02x}"
         path = f"{self._path}/{OWN}/locks/{name}"
         is_writer = kind == fcntl.LOCK_EX
@@ -415,10 +402,9 @@ class ChassisStore:
         except FileNotFoundError:
             if is_writer:
                 raise
-            return False
+            return
         held.callback(os.close, fd)
         wait_for_lock(fd, kind, path, self._timeout_s)
-        return True
 
     def _unique(self) -> str:
         """Return a name that no other write has: not in a forked child, nor on another host."""
@@ -493,12 +479,11 @@ class _File(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """What lies at both names. `is_moving`: a name changed hands during the look."""
+    """What lies at both names; when one changed hands during the look, it is too young to rest."""
 
     data: _File | None
     manifest: _File | None
     is_shared: bool
-    is_moving: bool
 
     def both(self) -> tuple[_File, ...]:
         """Return the files that are there, data first."""
@@ -543,8 +528,6 @@ class _Watch:
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since = seen, now
-        if look.is_moving:
-            return False
         patience_s = min(patience_s, self._timeout_s)
         return now - self._since >= patience_s or look.age_s() >= _PATIENCE_S
 

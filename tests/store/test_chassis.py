@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import hashlib
 import io
 import multiprocessing
@@ -739,6 +740,7 @@ def test_no_descriptor_leaks(root: Path, files: ChassisStore) -> None:
             files.put_from("a", io.BytesIO(b"x"), b"", checksum="sha256:" + "0" * 64)
 
     everything()
+    gc.collect()
     before = open_descriptors()
     for _ in range(5):
         everything()
@@ -988,6 +990,25 @@ def test_no_look_between_two_renames(files: ChassisStore, monkeypatch: pytest.Mo
         monkeypatch.setattr("store.chassis.wait_for_lock", waiting)
         files.put("a", b"new", b"new")
         assert reading[0].result() == (b"new", b"new")
+
+
+def test_old_data_under_a_newer_manifest_is_doubted(
+    root: Path, files: ChassisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Go side writes the data last: until it had the time to, an older one is not believed."""
+    go_put(root, "a", b"old", b"old")
+    os.utime(root / "a", (1, 1))
+    renamed(root / "a.manifest.json", b"new")
+    sleep, sleeps = time.sleep, list[float]()
+
+    def writing(delay_s: float) -> None:
+        sleeps.append(delay_s)
+        if len(sleeps) == 2:
+            renamed(root / "a", b"new")
+        sleep(2 * chassis._SETTLED_S)
+
+    monkeypatch.setattr(time, "sleep", writing)
+    assert files.get("a") == (b"new", b"new")
 
 
 def test_a_manifest_that_is_being_cut(
