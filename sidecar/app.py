@@ -56,7 +56,7 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
         redis_url = settings.redis or stack.enter_context(_embedded(settings.data_dir, log)).url
         notify_url = settings.notify_redis or redis_url
         source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
-        _check_fleet(fleet, settings.fleet_url)
+        _check_fleet(fleet, settings, log)
         pipeline = Pipeline(source, fleet, _rules(settings))
         pool = stack.enter_context(_pool(settings.store_threads))
         while not _servers_answer(settings, redis_url, notify_url, observers, log):
@@ -87,13 +87,19 @@ def _calm_the_collector() -> None:
     gc.set_threshold(50_000)
 
 
-def _check_fleet(fleet: Store, url: str) -> None:
-    if Capability.PINNED_GET not in store.capabilities(fleet):
+def _check_fleet(fleet: Store, settings: Settings, log: FilteringBoundLogger) -> None:
+    if Capability.PINNED_GET in store.capabilities(fleet):
+        return
+    detail = (
+        f"--fleet-store {redact(settings.fleet_url)}: the backend {fleet.name!r} keeps no"
+        " versions, so a notification cannot be resolved once its ref is rewritten"
+    )
+    if not settings.allow_unpinned:
         raise UsageError(
-            f"--fleet-store {redact(url)}: the backend {fleet.name!r} keeps no versions, so a"
-            " notification could not be resolved once its ref is rewritten; choose one that"
-            " declares pinned-get, such as file"
+            f"{detail}; choose one that declares pinned-get, such as file, or accept that with"
+            " --allow-unpinned"
         )
+    log.warning("unpinned", detail=detail)
 
 
 def _rules(settings: Settings) -> Rules:

@@ -113,7 +113,18 @@ class Pipeline:
         `policy.Mismatch` and `store.StoreError`, for `policy.decide`. Between stores that stream,
         memory does not grow with the data; the manifest is in memory.
         """
-        event = admitted.event
+        try:
+            manifest_checksum = self._carry(admitted.event, position)
+        except Mismatch as mismatch:
+            if self._pins_source:
+                raise
+            raise Mismatch(
+                f"{mismatch}; {self._source.name} keeps no versions: once a ref is rewritten, an"
+                " event of what was there before cannot be resolved"
+            ) from mismatch
+        admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
+
+    def _carry(self, event: Event, position: Position) -> str:
         with self._open(event) as artifact:
             self._check_size(event, artifact)
             manifest_checksum = _check_manifest(event, artifact)
@@ -121,7 +132,7 @@ class Pipeline:
                 _check_data(event, artifact)
             else:
                 self._put(event, artifact, position)
-        admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
+        return manifest_checksum
 
     def _check_ref(self, event: Event) -> None:
         try:
@@ -178,7 +189,7 @@ class Pipeline:
             else:
                 self._fleet.put(ref, _checked_data(event, artifact), manifest, **at)
         except ChecksumMismatch as error:
-            raise Mismatch(f"{ref!r} at the source has changed: {error}") from error
+            raise Mismatch(f"at the source, {error}") from error
         except (InvalidRef, Unavailable):
             raise
         except StoreError as error:

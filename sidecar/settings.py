@@ -54,6 +54,8 @@ class Settings(BaseModel):
     dead_stream: StreamName | None = None
     source_store: str | None = None
     fleet_store: str | None = None
+    allow_unpinned: bool = False
+    """Whether a fleet store without pinned-get is accepted."""
     http: str | None = None
     lease_s: Annotated[Seconds, Field(ge=0.2, le=3600)] = 5.0
     retry_budget_s: Annotated[Seconds, Field(ge=0)] = 60.0

@@ -28,6 +28,7 @@ _BUILT_IN = {
     "s3": "store.object:open_object",
     "gs": "store.object:open_object",
     "az": "store.object:open_object",
+    "chassis-file": "store.chassis:open_chassis",
 }
 _NAME = re.compile(r"[a-z][a-z0-9+.-]*")  # what a URL scheme may be
 _registered: dict[str, Constructor] = {}

@@ -102,6 +102,15 @@ def run(
         typer.Option(envvar="SIDECAR_LOG_LEVEL", help="debug, info, warning or error."),
     ] = "info",
     *,
+    allow_unpinned: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unpinned",
+            envvar="SIDECAR_ALLOW_UNPINNED",
+            help="Accept a fleet store that keeps no versions: a notification cannot be resolved"
+            " once its ref is rewritten.",
+        ),
+    ] = False,
     drain: Annotated[
         bool,
         typer.Option("--drain", envvar="SIDECAR_DRAIN", help="Finish what is there, then exit."),
@@ -133,6 +142,7 @@ def run(
         dead_stream=dead_stream,
         source_store=source_store,
         fleet_store=fleet_store,
+        allow_unpinned=allow_unpinned,
         http=http,
         lease_s=lease,
         retry_budget_s=retry_budget,

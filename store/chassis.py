@@ -1,0 +1,659 @@
+"""The chassis-file backend: the directory of a Go fleet's file backend, read and written.
+
+It keeps less than the contract asks, because the layout does: see docs/chassis-file.md. The
+layout itself, and the mark by which we know our own files, are in `store.chassis_layout`.
+
+Two files make an artifact, so two renames publish it. Puts of this backend exclude each other and
+our readers by a lock. A Go writer knows no locks: what carries no mark of ours is believed once
+both files have lain still for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import stat
+import time
+import weakref
+import zlib
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from store.chassis_layout import ATTRIBUTE, OWN, SUFFIX, Mark, Place, place_of, read_mark
+from store.contract import Artifact, Blob, Capability, StoreConfig, as_bytes, check_pin
+from store.errors import (
+    ChecksumMismatch,
+    ConfigError,
+    Corrupt,
+    InvalidRef,
+    NotFound,
+    StoreError,
+    Unavailable,
+)
+from store.posix import CREATE, LOCK, READ, Root, open_at, wait_for_lock
+from store.streams import CHUNK_BYTES, ArtifactReader
+from store.tree import explained, identity_of, misplaced, read_all, write_all
+from store.urls import directory_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from store.streams import Readable
+
+_LOCKS = 64
+_POLL_S = 0.005
+_LEFTOVER_AGE_S = 24 * 3600.0
+_SETTLED_S = 0.05
+"""How long a foreign pair lies still before it is believed; more than a tick of file times."""
+_PATIENCE_S = 1.0
+"""The same, of what looks like a Put under way or cut short; and the age that needs no watching."""
+_NO_ATTRIBUTES = {errno.ENOTSUP, errno.EOPNOTSUPP}
+
+_T = TypeVar("_T")
+
+
+def open_chassis(config: StoreConfig) -> ChassisStore:
+    """Open the directory `config.file_dir`, else that of `config.url`.
+
+    Raises `ConfigError` when neither is given, and as `ChassisStore`.
+    """
+    root = config.file_dir
+    if root is None and config.url:
+        root = directory_of(config.url)
+    if root is None:
+        raise ConfigError("the chassis-file backend needs a directory: StoreConfig(file_dir=…)")
+    return ChassisStore(os.path.abspath(root), timeout_s=config.timeout_s)
+
+
+class ChassisStore:
+    """Artifacts in a directory that a Go fleet reads and writes, too.
+
+    For any number of threads and processes at once. Raises `ConfigError` when `root` is absent
+    or a store of the file backend, `Unavailable` when it cannot be reached.
+    """
+
+    name = "chassis-file"
+    capabilities = frozenset({Capability.STREAM})
+
+    def __init__(self, root: str, *, timeout_s: float = 30.0) -> None:
+        self._path = root
+        self._timeout_s = timeout_s
+        self._writer = os.urandom(8).hex()
+        self._writes = itertools.count()
+        with self._explained("open the store"):
+            root_fd = _open_root(root)
+            weakref.finalize(self, os.close, root_fd)
+            self._root = Root(root, root_fd)
+        self.identity = "chassis-file:{}:{}".format(*self._root.identity)
+        self._sweep()
+
+    # Put: write both aside, flush, mark, then name both under a lock, flush the names.
+
+    def put(self, ref: str, data: Blob, manifest: Blob) -> None:
+        """See `Store.put`; when it raises or is killed half-way, see docs/chassis-file.md.
+
+        Raises `InvalidRef` when another ref lies there, or the ref cannot be held.
+        """
+        self._store(ref, (as_bytes(data),), as_bytes(manifest), None)
+
+    def put_from(
+        self, ref: str, reader: Readable, manifest: Blob, *, checksum: str | None = None
+    ) -> str:
+        """See `VersionedStore.put_from`; raises as `put`, too."""
+        check_pin(checksum, None)
+        chunks = iter(lambda: reader.read(CHUNK_BYTES), b"")
+        return self._store(ref, chunks, as_bytes(manifest), checksum)
+
+    def _store(
+        self, ref: str, chunks: Iterable[bytes], manifest: bytes, checksum: str | None
+    ) -> str:
+        place = place_of(ref)
+        if place.is_named_like_a_manifest:
+            raise InvalidRef(
+                f"ref {ref!r} cannot be put in this layout: there, {place.path} is the manifest of"
+                f" {place.path.removesuffix(SUFFIX)}; choose another name"
+            )
+        doing = f"put {ref!r}"
+        digest = hashlib.sha256()
+        with contextlib.ExitStack() as staged:
+            with self._explained(doing):
+                stage = _Stage(self._enter_own("tmp", staged), staged)
+                data_file = stage.create(self._unique())
+                manifest_file = stage.create(self._unique())
+                write_all(manifest_file.fd, (manifest,))
+            for chunk in chunks:  # out here: what the reader raises comes through as it is
+                digest.update(chunk)
+                with self._explained(doing):
+                    write_all(data_file.fd, (chunk,))
+            found = f"sha256:{digest.hexdigest()}"
+            if checksum not in (None, found):
+                raise ChecksumMismatch(
+                    f"the data for {ref!r} is {found}, not {checksum}: nothing was put"
+                )
+            with self._explained(doing):
+                digests = (digest.hexdigest(), hashlib.sha256(manifest).hexdigest())
+                _flush(place, data_file, Mark(ref, "data", *digests))
+                _flush(place, manifest_file, Mark(ref, "manifest", *digests))
+                self._publish(place, stage, data_file, manifest_file)
+        return found
+
+    def _publish(self, place: Place, stage: _Stage, data: _Temporary, manifest: _Temporary) -> None:
+        directory_fd = self._way_to(place)
+        try:
+            with contextlib.ExitStack() as locked:
+                self._lock(place, fcntl.LOCK_EX, locked)
+                if self._check_free(directory_fd, place):
+                    # Data last: it is what makes an artifact present, to the Go side as well.
+                    stage.rename(manifest, directory_fd, place.manifest)
+                    with _taken_back(directory_fd, place.manifest):
+                        stage.rename(data, directory_fd, place.data)
+                else:
+                    # Data first: of a mixture, whoever compares the event's checksum is warned;
+                    # old data under a new manifest would pass.
+                    stage.rename(data, directory_fd, place.data)
+                    stage.rename(manifest, directory_fd, place.manifest)
+            os.fsync(directory_fd)
+        except IsADirectoryError:  # made since it was checked
+            raise self._barred_below(place, place.data) from None
+        finally:
+            os.close(directory_fd)
+
+    def _way_to(self, place: Place) -> int:
+        try:
+            return self._root.enter(place.directories, create=True)
+        except NotADirectoryError as error:
+            raise InvalidRef(
+                f"ref {place.ref!r} cannot be put: {error.filename} is a file, of the ref that"
+                " ends there, and this layout holds nothing below it; choose another name"
+            ) from None
+
+    def _check_free(self, directory_fd: int, place: Place) -> bool:
+        """Tell whether the ref is new. Raises `InvalidRef` when another ref may lie there."""
+        is_new = True
+        for role, name in (("data", place.data), ("manifest", place.manifest)):
+            found = _stat(directory_fd, name)
+            if found is None:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                raise self._barred_below(place, name)
+            is_new = is_new and role != "data"
+            with contextlib.ExitStack() as opened:
+                file = self._open_file(directory_fd, place, name, opened)
+                self._check_owner(place, name, role, file and file.mark)
+        if _is_file(directory_fd, place.manifest + SUFFIX):
+            raise InvalidRef(
+                f"ref {place.ref!r} cannot be put: its manifest would lie where the data of"
+                f" {place.path + SUFFIX} lies; choose another name"
+            )
+        return is_new
+
+    def _check_owner(self, place: Place, name: str, role: str, mark: Mark | None) -> None:
+        if mark is not None and (mark.ref, mark.role) != (place.ref, role):
+            raise InvalidRef(
+                f"ref {place.ref!r} cannot be put: {self._where(place, name)} is the {mark.role}"
+                f" of ref {mark.ref!r}, and this layout writes both to one path; choose another"
+                " name"
+            )
+        if mark is None and not place.spelled:
+            raise InvalidRef(
+                f"ref {place.ref!r} cannot be put: {self._where(place, name)} is there, without a"
+                f" mark that says whose, and it may be that of ref {place.path!r}; choose a ref of"
+                " A-Z a-z 0-9 . _ - only, or move that file away"
+            )
+
+    def _barred_below(self, place: Place, name: str) -> InvalidRef:
+        return InvalidRef(
+            f"ref {place.ref!r} cannot be put: {self._where(place, name)} is a directory, of refs"
+            " below it, and this layout holds no file there; choose another name, or remove the"
+            " directory if it is empty"
+        )
+
+    # Get: both files, from one moment.
+
+    def get(self, ref: str) -> Artifact:
+        """See `Store.get`. Only what this backend wrote can be verified.
+
+        Raises `Corrupt` for half a pair, `Unavailable` for one that never comes to rest.
+        """
+
+        def take(look: _Pair) -> Artifact | None:
+            artifact = Artifact(look.data.content(), look.manifest.content())
+            if not (look.data.is_unchanged() and look.manifest.is_unchanged()):
+                return None
+            self._verify(look.data, artifact.data)
+            self._verify(look.manifest, artifact.manifest)
+            return artifact
+
+        return self._take(ref, "get", take)
+
+    def exists(self, ref: str) -> bool:
+        """See `Store.exists`. Raises `Corrupt` for half a pair."""
+        try:
+            return self._take(ref, "look for", lambda _: True, at_rest=False)
+        except NotFound:
+            return False
+
+    def open(self, ref: str) -> ArtifactReader:
+        """See `VersionedStore.open`; raises as `get`. `checksum` is None if the Go side wrote it.
+
+        A read raises `Unavailable` when the data was rewritten in place meanwhile.
+        """
+
+        def take(look: _Pair) -> ArtifactReader | None:
+            manifest = look.manifest.content()
+            if not look.manifest.is_unchanged():
+                return None
+            self._verify(look.manifest, manifest)
+            data, mark = look.data.kept(), look.data.mark
+            return ArtifactReader(
+                _Steady(self._path, data),
+                checksum=f"sha256:{mark.data_digest}" if mark else None,
+                size_bytes=data.found.st_size,
+                manifest=manifest,
+                where=data.path,
+                close=lambda: os.close(data.fd),
+            )
+
+        return self._take(ref, "open", take)
+
+    def _take(
+        self,
+        ref: str,
+        doing: str,
+        take: Callable[[_Pair], _T | None],
+        *,
+        at_rest: bool = True,
+    ) -> _T:
+        """Return what `take` makes of the pair; it answers None when the pair changed meanwhile."""
+        place = place_of(ref)
+        watch = _Watch(self._timeout_s)
+        with self._explained(f"{doing} {ref!r}"):
+            while True:
+                with self._look(place) as look:
+                    verdict = self._judge(place, look)
+                    patience_s = verdict.patience_s if verdict.error or at_rest else 0.0
+                    if watch.rests(look, patience_s):
+                        if verdict.error:
+                            self._root.check()
+                            raise verdict.error
+                        taken = take(_Pair(*look.both()))
+                        if taken is not None:
+                            return taken
+                if watch.is_over():
+                    raise Unavailable(
+                        f"{self._where(place)} keeps being rewritten, for {self._timeout_s:g} s"
+                        " now: try again"
+                    )
+                time.sleep(_POLL_S)
+
+    @contextlib.contextmanager
+    def _look(self, place: Place) -> Iterator[_Look]:
+        """Open both files as one moment shows them."""
+        with contextlib.ExitStack() as opened:
+            with contextlib.ExitStack() as locked:
+                self._lock(place, fcntl.LOCK_SH, locked)
+                look = self._open_files(place, opened)
+            yield look
+
+    def _open_files(self, place: Place, opened: contextlib.ExitStack) -> _Look:
+        try:
+            directory_fd = self._root.enter(place.directories)
+        except (FileNotFoundError, NotADirectoryError):
+            return _Look(None, None, is_shared=False)
+        opened.callback(os.close, directory_fd)
+        data = self._open_file(directory_fd, place, place.data, opened)
+        manifest = self._open_file(directory_fd, place, place.manifest, opened)
+        return _Look(data, manifest, is_shared=_is_shared(directory_fd, place))
+
+    def _open_file(
+        self, directory_fd: int, place: Place, name: str, opened: contextlib.ExitStack
+    ) -> _File | None:
+        """Open a regular file; None when there is none. Raises `Corrupt` for a link and such."""
+        path = self._where(place, name)
+        try:
+            fd = open_at(name, READ, directory_fd, path)
+        except FileNotFoundError:
+            return None
+        opened.callback(os.close, fd)
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            raise misplaced(path)
+        return _File(fd, found, path, _mark_of(fd, found))
+
+    def _judge(self, place: Place, look: _Look) -> _Verdict:
+        """Say what the two files are to this ref, and how long to doubt it."""
+        data = _owned(look.data, place, "data")
+        manifest = _owned(look.manifest, place, "manifest")
+        where = self._where(place)
+        if data is None and manifest is None:
+            return _Verdict(NotFound(f"{self._path} has nothing at ref {place.ref!r}"), 0.0)
+        if data is None:
+            # Our first Put ends with the data, as the Go side's does: there is no artifact yet.
+            return _Verdict(
+                NotFound(
+                    f"{self._path} has nothing at ref {place.ref!r} but a manifest: a first Put was"
+                    " cut short, or the data was removed; put it again"
+                ),
+                _PATIENCE_S,
+            )
+        if manifest is None and place.is_named_like_a_manifest:
+            return _Verdict(NotFound(f"{where} is a manifest, no data of ref {place.ref!r}"), 0.0)
+        if manifest is None:
+            return _Verdict(
+                Corrupt(f"{where} is half a pair: it has no manifest; put it again"), _PATIENCE_S
+            )
+        if look.is_shared:
+            return _Verdict(
+                Corrupt(
+                    f"{where} is mixed up with another ref: one file is the manifest of one and the"
+                    f" data of the other, as names that end in {SUFFIX} make it; rename one"
+                ),
+                0.0,
+            )
+        return self._judge_pair(where, data, manifest)
+
+    def _judge_pair(self, where: str, data: _File, manifest: _File) -> _Verdict:
+        if (data.mark and data.mark.pair) != (manifest.mark and manifest.mark.pair):
+            return _Verdict(
+                Corrupt(
+                    f"{where} and its manifest are of two Puts: one was cut short, or changed one"
+                    " file alone; put it again"
+                ),
+                _PATIENCE_S,
+            )
+        if data.mark:
+            return _Verdict(None, 0.0)
+        # The Go side writes the data last: data that is older may be about to be replaced.
+        is_odd = manifest.found.st_mtime_ns > data.found.st_mtime_ns
+        is_odd = is_odd or data.is_being_cut() or manifest.is_being_cut()
+        return _Verdict(None, _PATIENCE_S if is_odd else _SETTLED_S)
+
+    def _verify(self, file: _File, content: bytes) -> None:
+        mark = file.mark
+        if mark is None:
+            return
+        kept = mark.data_digest if mark.role == "data" else mark.manifest_digest
+        if hashlib.sha256(content).hexdigest() != kept:
+            raise Corrupt(
+                f"{file.path} is damaged: it fails the checksum kept in its attribute {ATTRIBUTE};"
+                " put it again"
+            )
+
+    # Our own corner of the tree.
+
+    def _enter_own(self, name: str, opened: contextlib.ExitStack, *, create: bool = True) -> int:
+        fd = self._root.enter((OWN, name), create=create)
+        opened.callback(os.close, fd)
+        return fd
+
+    def _lock(self, place: Place, kind: int, held: contextlib.ExitStack) -> None:
+        """Hold the path's lock; a reader does where a writer has made it."""
+        name = f"{zlib.crc32(place.path.removesuffix(SUFFIX).encode()) % _LOCKS:02x}"
+        path = f"{self._path}/{OWN}/locks/{name}"
+        is_writer = kind == fcntl.LOCK_EX
+        try:
+            locks_fd = self._enter_own("locks", held, create=is_writer)
+            fd = open_at(name, LOCK if is_writer else READ, locks_fd, path)
+        except FileNotFoundError:
+            if is_writer:
+                raise
+            return
+        held.callback(os.close, fd)
+        wait_for_lock(fd, kind, path, self._timeout_s)
+
+    def _unique(self) -> str:
+        """Return a name that no other write has: not in a forked child, nor on another host."""
+        return f"{self._writer}.{os.getpid()}.{next(self._writes)}"
+
+    def _sweep(self) -> None:
+        """Remove what crashed writers left. A reader who may not, or a race, is no trouble."""
+        oldest = time.time() - _LEFTOVER_AGE_S
+        with contextlib.suppress(OSError, StoreError), contextlib.ExitStack() as opened:
+            tmp_fd = self._enter_own("tmp", opened, create=False)
+            for entry in opened.enter_context(os.scandir(tmp_fd)):
+                if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                    os.unlink(entry.name, dir_fd=tmp_fd)
+
+    def _where(self, place: Place, name: str | None = None) -> str:
+        return "/".join((self._path, *place.directories, name or place.data))
+
+    def _explained(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return explained(self._path, doing)
+
+
+class _Temporary(NamedTuple):
+    name: str
+    fd: int
+
+
+class _Stage:
+    """Files under way, in ROOT/@sidecar/tmp; those that get no name go with the block."""
+
+    def __init__(self, tmp_fd: int, staged: contextlib.ExitStack) -> None:
+        self._tmp_fd = tmp_fd
+        self._staged = staged
+
+    def create(self, name: str) -> _Temporary:
+        fd = os.open(name, CREATE, 0o666, dir_fd=self._tmp_fd)
+        self._staged.callback(self._discard, name)
+        self._staged.callback(os.close, fd)
+        return _Temporary(name, fd)
+
+    def rename(self, temporary: _Temporary, directory_fd: int, name: str) -> None:
+        os.rename(temporary.name, name, src_dir_fd=self._tmp_fd, dst_dir_fd=directory_fd)
+
+    def _discard(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # it has its name, or the sweep takes it
+            os.unlink(name, dir_fd=self._tmp_fd)
+
+
+class _File(NamedTuple):
+    """An open file as it was found."""
+
+    fd: int
+    found: os.stat_result
+    path: str
+    mark: Mark | None
+
+    def content(self) -> bytes:
+        """Read all of it, once."""
+        return read_all(self.fd, self.found.st_size)
+
+    def is_unchanged(self) -> bool:
+        """Tell whether nobody wrote to it since it was found; being replaced is no change."""
+        now = os.fstat(self.fd)
+        return (now.st_size, now.st_mtime_ns) == (self.found.st_size, self.found.st_mtime_ns)
+
+    def is_being_cut(self) -> bool:
+        """Tell whether it looks empty only because its rewriting has begun."""
+        return not self.found.st_size and bool(self.found.st_blocks)
+
+    def kept(self) -> _File:
+        """Return it with a descriptor that outlives the look."""
+        return self._replace(fd=os.dup(self.fd))
+
+
+class _Look(NamedTuple):
+    """What lies at both names; when one changed hands during the look, it is too young to rest."""
+
+    data: _File | None
+    manifest: _File | None
+    is_shared: bool
+
+    def both(self) -> tuple[_File, ...]:
+        """Return the files that are there, data first."""
+        return tuple(file for file in (self.data, self.manifest) if file is not None)
+
+    def age_s(self) -> float:
+        """Return how long ago the younger file last changed, by this machine's clock."""
+        if not all(file.found.st_size for file in self.both()):
+            return 0.0  # ext4 shows a file as empty some time before its change of time
+        return time.time() - max((file.found.st_ctime for file in self.both()), default=0.0)
+
+
+class _Pair(NamedTuple):
+    """Both files of an artifact."""
+
+    data: _File
+    manifest: _File
+
+
+class _Verdict(NamedTuple):
+    """What is wrong with a look, if anything, and how long it must lie still to be believed."""
+
+    error: StoreError | None
+    patience_s: float
+
+
+class _Watch:
+    """Tells whether successive looks show the same files, at rest."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._seen: object = None
+        self._since = 0.0
+
+    def rests(self, look: _Look, patience_s: float) -> bool:
+        """Tell whether it has lain still for `patience_s`, as far as that can be told."""
+        seen = tuple(
+            (*identity_of(f.found), f.found.st_size, f.found.st_mtime_ns, f.found.st_ctime_ns)
+            for f in look.both()
+        )
+        now = time.monotonic()
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        patience_s = min(patience_s, self._timeout_s)
+        return now - self._since >= patience_s or look.age_s() >= _PATIENCE_S
+
+    def is_over(self) -> bool:
+        """Tell whether the time is up."""
+        return time.monotonic() > self._deadline
+
+
+class _Steady:
+    """Data under the eyes of a reader: being rewritten in place is told, never passed on."""
+
+    def __init__(self, root: str, file: _File) -> None:
+        self._root = root
+        self._file = file
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, none at the end."""
+        with explained(self._root, f"read {self._file.path}"):
+            chunk = os.read(self._file.fd, size)
+            if not chunk and not self._file.is_unchanged():
+                raise Unavailable(
+                    f"{self._file.path} was rewritten in place while it was read: open it again"
+                )
+            return chunk
+
+
+def _open_root(root: str) -> int:
+    """Return a descriptor of the root; a link there is the operator's own, and followed."""
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Never made here: a wrong path would look like a store in which everything is missing.
+        raise ConfigError(
+            f"{root} is not there: name the directory that the Go side writes to, or start that"
+            " first, or make the directory"
+        ) from None
+    except NotADirectoryError:
+        raise ConfigError(f"{root} is no directory: name another one") from None
+    if _is_file_store(fd):
+        os.close(fd)
+        raise ConfigError(f"{root} is a store of the file backend: open it as file://{root}")
+    return fd
+
+
+def _is_file_store(root_fd: int) -> bool:
+    try:
+        fd = os.open("STORE", READ, dir_fd=root_fd)
+    except OSError:
+        return False
+    try:
+        return os.read(fd, 15) == b"artifact-store "
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _stat(directory_fd: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # nothing can be called so
+            return None
+        raise
+
+
+def _is_file(directory_fd: int, name: str) -> bool:
+    found = _stat(directory_fd, name)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def _is_shared(directory_fd: int, place: Place) -> bool:
+    """Tell whether one of both files belongs to another ref as well, for all one can see."""
+    if place.is_named_like_a_manifest and _is_file(directory_fd, place.data.removesuffix(SUFFIX)):
+        return True
+    return _is_file(directory_fd, place.manifest + SUFFIX)
+
+
+def _owned(file: _File | None, place: Place, role: str) -> _File | None:
+    """Return the file unless its mark says that it is another's."""
+    if file is None or file.mark is None or (file.mark.ref, file.mark.role) == (place.ref, role):
+        return file
+    return None
+
+
+def _flush(place: Place, file: _Temporary, mark: Mark) -> None:
+    """Mark the file and make it durable. Raises `InvalidRef` when it needs a mark and has none."""
+    if not _set_mark(file.fd, mark) and not place.spelled:
+        raise InvalidRef(
+            f"ref {place.ref!r} cannot be put: the file system keeps no extended attributes, and"
+            f" only they could tell it from {place.path!r}; choose a ref of A-Z a-z 0-9 . _ - only"
+        )
+    os.fsync(file.fd)
+
+
+def _set_mark(fd: int, mark: Mark) -> bool:
+    if not hasattr(os, "setxattr"):  # not on this platform
+        return False
+    try:
+        os.setxattr(fd, ATTRIBUTE, mark.written(os.fstat(fd)))
+    except OSError as error:
+        if error.errno in _NO_ATTRIBUTES:
+            return False
+        raise
+    return True
+
+
+def _mark_of(fd: int, found: os.stat_result) -> Mark | None:
+    if not hasattr(os, "getxattr"):
+        return None
+    try:
+        return read_mark(os.getxattr(fd, ATTRIBUTE), found)
+    except OSError as error:
+        if error.errno in {errno.ENODATA, *_NO_ATTRIBUTES}:
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _taken_back(directory_fd: int, name: str) -> Iterator[None]:
+    """Remove the name when the block fails: a first Put leaves nothing."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # what went wrong first is what counts
+            os.unlink(name, dir_fd=directory_fd)
+        raise
