@@ -229,18 +229,24 @@ class CollectConformance:
         assert store.get(REF) == CURRENT
         assert kept(store, REF, [pair]) == [pair]
 
-    def test_put_between_removals(self, store: VersionedStore) -> None:
+    @pytest.mark.parametrize("kind", ["version", "object"])
+    def test_put_between_removals(self, store: VersionedStore, kind: str) -> None:
         """What is put while collecting goes on stays, whichever removal it comes between."""
-        pairs = [OLDER, OLD, (BIG, b"n"), CURRENT]
-        put_all(store, REF, pairs)
-        put_all(store, "other", pairs)
-        for i, _ in enumerate(self.asking(store, lambda: ())):
-            store.put(f"{REF}/{i}", *OLDER)
-            if i == 0:
-                for ref in (REF, "other"):
-                    store.put(ref, *OLDER)
-        for ref in (REF, "other", f"{REF}/0"):
-            assert store.get(ref) == OLDER
+        pairs = [OLD, *((BIG[i:], b"m") for i in range(4)), (BIG, b"n")]
+        put_all(store, REF, [*pairs, CURRENT])
+        again = {REF: pairs[2]} | {f"again/{i}": pair for i, pair in enumerate(pairs)}
+        put = False
+        for each in self.asking(store, lambda: ()):
+            # Only once: what the next removal takes too much would be healed otherwise.
+            if each.kind == kind and not put:
+                for ref, pair in again.items():
+                    store.put(ref, *pair)
+                put = True
+        if not put and kind == "object":
+            pytest.skip("this backend stores no data apart from its versions")
+        assert put
+        for ref, pair in again.items():
+            assert store.get(ref) == pair
 
     def test_ending_early(self, store: VersionedStore) -> None:
         """Whoever stops collecting halfway leaves a store in order."""

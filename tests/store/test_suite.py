@@ -551,7 +551,7 @@ ATTACKS: list[tuple[type[Reachable], Callable[..., None], tuple[Any, ...]]] = [
     (TakesAnErrorForTheLastPin, SUITE.test_pins_that_cannot_be_told, (OSError("away"),)),
     (CollectsWhatIsPutAgain, SUITE.test_put_again_meanwhile, (REF, (b"old", b"m"))),
     (CollectsWhatIsPutAgain, SUITE.test_stored_again_meanwhile, ((b"old", b"m"),)),
-    (CollectsWhatIsPutAgain, SUITE.test_put_between_removals, ()),
+    (CollectsWhatIsPutAgain, SUITE.test_put_between_removals, ("version",)),
     (CollectsWhenTrying, SUITE.test_dry_run, ()),
     (TriesWhenCollecting, SUITE.test_old_versions_go, ()),
     (TriesWhenCollecting, SUITE.test_nothing_is_collected_twice, ()),
