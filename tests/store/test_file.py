@@ -416,6 +416,16 @@ def test_lost_version_name(files: FileStore, root: Path) -> None:
     assert files.get("a", **pin) == (b"1", b"m")
 
 
+def test_lost_version_name_and_other_content(files: FileStore, root: Path) -> None:
+    """A current record without its version's name stays readable when another replaces it."""
+    files.put("a", b"1", b"m")
+    (version,) = (root / "refs").glob("a@?*")
+    version.unlink()
+    files.put("a", b"2", b"m")
+    assert files.get("a", checksum=checksum_of(b"1")) == (b"1", b"m")
+    assert version.exists()
+
+
 def test_damaged_version_beside_a_good_record(files: FileStore, root: Path) -> None:
     """Racing writers can leave two files for one version; a Put heals the one not current."""
     files.put("a", b"1", b"m")
