@@ -252,7 +252,19 @@ class FileStore:
             twin = tree.twin(temporary)
             with tree.discarding(twin):
                 tree.rename(twin, directory_fd, version)
+        self._keep_current(directory_fd, place)
         tree.rename(temporary, directory_fd, place.leaf)
+
+    def _keep_current(self, directory_fd: int, place: Place) -> None:
+        """Give the current record its version's name, if a power cut kept only the other one.
+
+        Its Put never returned, but the version could be read since: it stays readable.
+        """
+        leaf = place.leaf
+        with contextlib.suppress(FileNotFoundError, FileExistsError, Corrupt):
+            if os.stat(leaf, dir_fd=directory_fd, follow_symlinks=False).st_nlink == 1:
+                version = place.version(records.header(self._tree, directory_fd, place, leaf))
+                os.link(leaf, version, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
 
     def _is_overtaken(self, directory_fd: int, place: Place, position: Position) -> bool:
         """Tell whether a later position moved the ref. Under the lock of its records."""

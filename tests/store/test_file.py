@@ -140,131 +140,29 @@ def test_identity(root: Path, files: FileStore, tmp_path: Path) -> None:
     assert FileStore(str(tmp_path / "other")).identity != files.identity
 
 
-# Durability.
-
-
-class Recorder:
-    """Follows what a power cut could take, and fails on any step out of order."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.unflushed_files: set[int] = set()
-        self.unflushed_names: set[str] = set()
-        self.named: set[str] = set()
-        self.flushes = 0
-        for name in ("writev", "fsync", "link", "rename", "mkdir"):
-            monkeypatch.setattr(os, name, self._around(name, getattr(os, name)))
-
-    def _around(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            getattr(self, f"_before_{name}", lambda *_a, **_k: None)(*args, **kwargs)
-            result = real(*args, **kwargs)
-            getattr(self, f"_after_{name}", lambda *_a, **_k: None)(*args, **kwargs)
-            return result
-
-        return call
-
-    def _after_writev(self, fd: int, _parts: object) -> None:
-        self.unflushed_files.add(os.fstat(fd).st_ino)
-
-    def _after_mkdir(self, _name: str, *, dir_fd: int) -> None:
-        self.unflushed_names.add(_path_of(dir_fd))
-
-    def _after_fsync(self, fd: int) -> None:
-        self.flushes += 1
-        self.unflushed_files.discard(os.fstat(fd).st_ino)
-        self.unflushed_names.discard(_path_of(fd))
-
-    def _before_link(self, source: str, name: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        inode = os.stat(source, dir_fd=src_dir_fd).st_ino
-        assert inode not in self.unflushed_files, f"{name} given to a file that is not durable"
-        if "/refs/" in _path_of(dst_dir_fd):
-            unnamed = [path for path in self.unflushed_names if "/objects" in path]
-            assert not unnamed, f"{name} names an object that is not durable"
-
-    def _before_rename(self, source: str, name: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        self._before_link(source, name, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
-        if name.endswith("@"):
-            versions = [each for each in os.listdir(dst_dir_fd) if each.startswith(name)]
-            inode = os.stat(source, dir_fd=src_dir_fd).st_ino
-            assert inode in {os.stat(version, dir_fd=dst_dir_fd).st_ino for version in versions}, (
-                f"{name} moved to a version that has no name of its own"
-            )
-
-    def _after_link(self, _source: str, _name: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        if src_dir_fd != dst_dir_fd:  # a second name within tmp/ need not survive
-            self.unflushed_names.add(_path_of(dst_dir_fd))
-
-    _after_rename = _after_link
-
-    def assert_durable(self) -> None:
-        """Fail when a power cut could still take anything."""
-        assert not self.unflushed_files
-        assert not self.unflushed_names
+# Durability. What a power cut may leave is tried in tests/store/crash.
 
 
 def _path_of(fd: int) -> str:
     return os.readlink(f"/proc/self/fd/{fd}")
 
 
-def test_every_put_is_durable(
-    files: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("data", "new", "same"), [(b"1", 2, 1), (BIG, 4, 3)], ids=["inline", "object"]
+)
+def test_flushes_are_few(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch, data: bytes, new: int, same: int
 ) -> None:
-    """Files are flushed before they get a name, names and new directories before Put returns."""
-    other = FileStore(str(root))
-    recorder = Recorder(monkeypatch)
-    for store_, data, manifest, position in [
-        (files, b"1", b"m", None),
-        (files, b"1", b"m", None),
-        (files, b"2", b"m", (5, 0)),
-        (files, b"3", b"m", (4, 0)),
-        (files, b"1", b"m", None),
-        (files, BIG, b"m", None),
-        (other, BIG, b"n", None),
-        (other, BIG, b"n", (9, 0)),
-    ]:
-        before = recorder.flushes
-        store_.put(REF, data, manifest, position=position)
-        recorder.assert_durable()
-        assert recorder.flushes > before
-    files.put("/".join("deeper"), b"1", b"m")
-    recorder.assert_durable()
-
-
-def test_directories_of_others_are_flushed(
-    files: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A directory that was there already counts as durable only after this process flushed it."""
-    (root / "refs" / "a" / "b").mkdir(parents=True)
-    recorder = Recorder(monkeypatch)
-    recorder.unflushed_names = {str(root / "refs"), str(root / "refs" / "a")}
-    files.put("a/b/c", b"1", b"m")
-    recorder.assert_durable()
-
-
-def test_same_put_flushes_the_directory(
-    files: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Put that finds its content there still flushes the names: their writer may not have."""
+    """Where the directories are known, a Put flushes its files and their names, each once."""
+    for ref in ("a", "b"):
+        files.put(ref, data, b"m")
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    files.put("a", data, b"other")
+    assert len(flushed) == new
+    files.put("a", data, b"other")
     # Of large data, the copy that was written to find out, and the object's name.
-    for data, flushes in ((b"1", 1), (BIG, 3)):
-        files.put(REF, data, b"m")
-        with monkeypatch.context() as patch:
-            recorder = Recorder(patch)
-            recorder.unflushed_names = {str(root / "refs/stacks/t_1/web")}
-            files.put(REF, data, b"m")
-            recorder.assert_durable()
-            assert recorder.flushes == flushes
-
-
-def test_an_object_of_others_is_flushed(
-    files: FileStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A Put that shares an object flushes its name before the record that needs it."""
-    files.put("one", BIG, b"m")
-    recorder = Recorder(monkeypatch)
-    recorder.unflushed_names = {str(object_of(root, BIG).parent)}
-    files.put("two", BIG, b"m")
-    recorder.assert_durable()
+    assert len(flushed) == new + same
 
 
 def test_the_first_put_flushes_the_way_to_the_root(
@@ -416,6 +314,16 @@ def test_lost_version_name(files: FileStore, root: Path) -> None:
     assert files.get("a", **pin) == (b"1", b"m")
 
 
+def test_lost_version_name_and_other_content(files: FileStore, root: Path) -> None:
+    """A current record without its version's name stays readable when another replaces it."""
+    files.put("a", b"1", b"m")
+    (version,) = (root / "refs").glob("a@?*")
+    version.unlink()
+    files.put("a", b"2", b"m")
+    assert files.get("a", checksum=checksum_of(b"1")) == (b"1", b"m")
+    assert version.exists()
+
+
 def test_damaged_version_beside_a_good_record(files: FileStore, root: Path) -> None:
     """Racing writers can leave two files for one version; a Put heals the one not current."""
     files.put("a", b"1", b"m")
@@ -557,21 +465,6 @@ def test_short_writes(files: FileStore, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "writev", lambda fd, parts: real(fd, [bytes(parts[0][:100])]))
     files.put("a", b"d" * 300, b"m" * 300)
     assert files.get("a") == (b"d" * 300, b"m" * 300)
-
-
-def test_a_failed_flush_is_not_believed_later(
-    files: FileStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a failed flush the next Put writes and flushes another file."""
-    with monkeypatch.context() as patch:
-        Fault("fsync", 2, errno.EIO, patch)  # the first is of the new directory's name
-        with pytest.raises(Unavailable, match="kernel"):
-            files.put("d/a", b"1", b"m")
-    assert not files.exists("d/a")
-    recorder = Recorder(monkeypatch)
-    files.put("d/a", b"1", b"m")
-    recorder.assert_durable()
-    assert recorder.flushes >= 2
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced", "moved", "emptied"])

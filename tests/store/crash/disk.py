@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 from math import prod
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT = 4096
-"""Beyond so many states of one moment, that many are drawn from a seed instead."""
+"""No moment has more states: all are tried, none is left to chance."""
 
 Entries = dict[str, int]
 """A directory: names, and the nodes that they name."""
@@ -138,14 +137,14 @@ class Disk:
         files = self._with_unwritten({node: each[-1] for node, each in self._writes.items()})
         return State(self.top, directories, files, frozenset(self.scratch))
 
-    def after_power_cut(self, seed: int = 0) -> Iterator[State]:
+    def after_power_cut(self) -> Iterator[State]:
         """Yield every state that a power cut at this moment may leave."""
         changed = [node for node in self._changes if node not in self.scratch]
         written = [node for node in self._writes if node in self._named(changed)]
         dimensions: list[list[Any]] = [[True, False]]
         dimensions += [_subsets(self.directories[node], self._changes[node]) for node in changed]
         dimensions += [_contents(self.files.get(node, b""), self._writes[node]) for node in written]
-        for scratch, *chosen in _combinations(dimensions, seed):
+        for scratch, *chosen in _combinations(dimensions):
             directories = self.directories | dict(zip(changed, chosen, strict=False))
             if scratch:
                 for node in self.scratch:
@@ -200,10 +199,7 @@ def _contents(durable: bytes, written: list[bytes]) -> list[bytes]:
     return list(dict.fromkeys([durable, b"", last[: len(last) // 2], bytes(len(last)), *written]))
 
 
-def _combinations(dimensions: list[list[Any]], seed: int) -> Iterator[list[Any]]:
-    if prod(map(len, dimensions)) <= LIMIT:
-        yield from map(list, itertools.product(*dimensions))
-        return
-    randoms = random.Random(seed)
-    for _ in range(LIMIT):
-        yield [randoms.choice(each) for each in dimensions]
+def _combinations(dimensions: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
+    count = prod(map(len, dimensions))
+    assert count <= LIMIT, f"{count} states of one moment: too many to try them all"
+    return itertools.product(*dimensions)

@@ -20,7 +20,7 @@ from store import StoreError, Unavailable
 from store.file import FileStore
 from tests.store.crash.cases import CASES, RACES, Case, Race
 from tests.store.crash.disk import Change, Disk, Flush, Operation, State, Write
-from tests.store.crash.judge import Expected, Lost, Seen, Step, see
+from tests.store.crash.judge import Expected, Held, Lost, Seen, Step, outcome, see
 from tests.store.crash.recording import Recorder
 
 
@@ -54,6 +54,8 @@ class Judge:
     below: str
     moments: int = 0
     states: int = 0
+    left: list[tuple[State, set[Held]]] = field(default_factory=list)
+    """What power cuts left, and what had been acknowledged by then."""
     _seen: set[object] = field(default_factory=set)
 
     def judge(self, story: Story) -> None:
@@ -85,6 +87,8 @@ class Judge:
             return
         self._seen.add(key)
         self.states += 1
+        if not killed:
+            self.left.append((state, set(expected.acknowledged)))
         place = self.directory / str(self.states)
         state.make(place)
         try:
@@ -113,14 +117,13 @@ def tell(
     case: Case, directory: Path, patch: pytest.MonkeyPatch, failing_flush: int = 0
 ) -> tuple[Story, bool]:
     """Run a case; return its story, and whether it had a flush of that number, which failed."""
-    top = directory / "top"
-    root = top / (case.below or "root")
+    root = directory / "top" / (case.below or "root")
     expected = Expected()
-    top.mkdir()
+    (directory / "top").mkdir()
     files = _opened(root, case, expected)
     if case.planted:
         case.planted(root, expected)
-    with _recorded(top, root, expected, patch) as (story, recorder):
+    with _recorded(directory / "top", root, expected, patch) as (story, recorder):
         recorder.failing_flush = failing_flush
         # A Put whose flush failed is done again.
         for step in case.steps if not failing_flush else [*case.steps, *case.steps]:
@@ -133,6 +136,29 @@ def tell(
                 if failed or recorder.flushes < failing_flush:
                     raise
     return story, recorder.flushes >= failing_flush
+
+
+def tell_again(
+    case: Case,
+    state: State,
+    acknowledged: set[Held],
+    directory: Path,
+    patch: pytest.MonkeyPatch,
+) -> Story:
+    """Run a case's steps on what a power cut left of it."""
+    root = directory / "top" / (case.below or "root")
+    expected = Expected(acknowledged=set(acknowledged))
+    state.make(directory / "top")
+    if root.exists():
+        files = FileStore(str(root))
+        refs = {ref for step in (*case.before, *case.steps) for ref, _ in step.puts}
+        expected.current = {ref: {outcome(files, ref)} for ref in refs}
+        del files
+    with _recorded(directory / "top", root, expected, patch) as (story, _):
+        for step in case.steps:
+            story.log.append(Begin(step))
+            _do(story, step, FileStore(str(root)))
+    return story
 
 
 def _opened(root: Path, case: Case | Race, expected: Expected) -> FileStore | None:
@@ -219,10 +245,12 @@ def _do(story: Story, step: Step, files: FileStore) -> None:
 
 
 def judge_any(name: str, directory: Path, patch: pytest.MonkeyPatch) -> Judge:
-    """Run and judge what has this name: a case, its failing flushes, or a race."""
+    """Run and judge what has this name: a race, or a case, its failing flushes, or it twice."""
     kind, _, name = name.partition(": ")
     if kind == "race":
         return judge_race(RACES[name], directory, patch)[0]
+    if kind == "twice":
+        return judge_twice(CASES[name], directory, patch)
     if kind == "failing flush":
         return judge_failing_flushes(CASES[name], directory, patch)[0]
     return judge_case(CASES[name], directory, patch)
@@ -232,6 +260,19 @@ def judge_case(case: Case, directory: Path, patch: pytest.MonkeyPatch) -> Judge:
     """Run and judge a case."""
     judge = _judge(case, directory, patch)
     judge.judge(tell(case, directory, patch)[0])
+    return judge
+
+
+def judge_twice(case: Case, directory: Path, patch: pytest.MonkeyPatch) -> Judge:
+    """Run and judge a case, and then again on every state that a power cut left of it."""
+    first = judge_case(case, directory, patch)
+    judge = Judge(directory / "again", case.below or "root")
+    judge.directory.mkdir()
+    for number, (state, acknowledged) in enumerate(first.left):
+        place = directory / str(number)
+        place.mkdir()
+        judge.judge(tell_again(case, state, acknowledged, place, patch))
+        shutil.rmtree(place)
     return judge
 
 

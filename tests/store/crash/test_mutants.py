@@ -139,6 +139,10 @@ OTHERS = {
             ),
         ),
     ),
+    "version left without its name": Mutant(
+        "twice: overwrite",
+        (Change(FileStore, "_point", "self._keep_current(directory_fd, place)", "pass"),),
+    ),
     "damaged version left": Mutant(
         "case: heal version",
         (

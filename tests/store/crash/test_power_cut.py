@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.store.crash.cases import CASES, RACES
-from tests.store.crash.stories import judge_case, judge_failing_flushes, judge_race
+from tests.store.crash.stories import (
+    judge_case,
+    judge_failing_flushes,
+    judge_race,
+    judge_twice,
+)
 
 Count = Callable[[str, object], None]
 
@@ -40,4 +45,16 @@ def test_failing_flush(
     """Whichever flush fails, nothing is acknowledged on its account, and the next Put holds."""
     judge, flushes = judge_failing_flushes(CASES[name], memory, monkeypatch)
     assert flushes > 5
+    record_property("states", judge.states)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if not case.planted and name != "collect"]
+)
+def test_power_cut_after_power_cut(
+    name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
+) -> None:
+    """On whatever a power cut left, the same Put is as safe as it was the first time."""
+    judge = judge_twice(CASES[name], memory, monkeypatch)
+    assert judge.states >= 3
     record_property("states", judge.states)
