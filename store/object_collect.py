@@ -11,7 +11,7 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.contract import Collected
-from store.errors import Corrupt
+from store.errors import Corrupt, InvalidRef
 from store.object_layout import (
     VERSIONS,
     Place,
@@ -21,6 +21,7 @@ from store.object_layout import (
     stored_of,
     version_key,
 )
+from store.refs import check_ref
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +72,10 @@ def collect(
         if found := list(_candidates(bucket, path, list(copies), retention, now)):
             candidates[path] = found
     for pin in pins():
+        try:
+            check_ref(pin.ref)
+        except InvalidRef:
+            continue  # it names nothing that could be here
         path = place_of(pin.ref).path
         if path in candidates:
             candidates[path] = [each for each in candidates[path] if not _keeps(pin, each)]

@@ -152,6 +152,12 @@ class CollectConformance:
         assert kept(store, REF, pairs) == [(b"1", b"n"), (BIG, b"m"), (BIG, b"n")]
         assert kept(store, "other", [pairs[0], CURRENT]) == [CURRENT]
 
+    def test_pins_that_are_no_refs(self, store: VersionedStore) -> None:
+        """A pin of what cannot be stored, as hostile events have them, keeps nothing."""
+        put_all(store, REF, [OLD, CURRENT])
+        pins = [Pin(ref, checksum_of(OLD[0])) for ref in ("", "/", "../a", "\ud800", "s" * 300)]
+        assert len(self.collect(store, pins)) == 1
+
     def test_pins_are_asked_last(self, store: VersionedStore) -> None:
         """What falls out of use after the candidates are known is none of them.
 
