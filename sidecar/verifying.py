@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Final
@@ -76,7 +76,7 @@ def _started(order: Order) -> Iterator[list[tuple[Connection, BaseProcess]]]:
     context = get_context("spawn")  # a fork would take over what threads of a backend hold
     shares: list[tuple[Connection, BaseProcess]] = []
     try:
-        with _deaf_to_interrupts():
+        with _signals_held():
             for number in range(order.processes):
                 ours, theirs = context.Pipe(duplex=False)
                 process: BaseProcess = context.Process(
@@ -95,13 +95,17 @@ def _started(order: Order) -> Iterator[list[tuple[Connection, BaseProcess]]]:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let Ctrl-C reach this process only: those started here are ended by it, quietly."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _signals_held() -> Iterator[None]:
+    """Let no signal come between a process and its being known; keep Ctrl-C from them for good.
+
+    What is held back here arrives after the block. A started process inherits the mask.
+    """
+    resource_tracker.ensure_running()  # or the first process would start it, which lifts the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _received(connection: Connection, process: BaseProcess) -> Report:
@@ -127,6 +131,7 @@ def _death(process: BaseProcess) -> Unreachable:
 
 def _work(connection: Connection, order: Order, number: int) -> None:
     """Verify one share: the whole of a started process."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which it is ended
     with suppress(BrokenPipeError):  # who asked has gone
         try:
             for report in _share(order, number):

@@ -22,8 +22,9 @@ from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli
 
 NOW: Final = ("--grace", "0", "--allow-short-grace")
 GRACE: Final = ("--grace", "1s", "--allow-short-grace")
-RETAINED: Final = 100
+RETAINED: Final = 50
 """Notifications that trimming leaves behind the reader: their artifacts must stay."""
+PATIENCE_S: Final = 120.0
 STALL_EVERY_S: Final = 4.0
 STALL_S: Final = 2.5
 """The worker stands still that long: what waits is superseded by then, and older than the grace."""
@@ -129,6 +130,7 @@ def _producer(sidecar: Cli, source: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("duration_s", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_whatever_is_named_stays(sidecar: Cli, client: redis.Redis, duration_s: int) -> None:
     """Every notification resolves by its pin, no event dies, and garbage goes."""
@@ -147,10 +149,11 @@ def test_whatever_is_named_stays(sidecar: Cli, client: redis.Redis, duration_s: 
             for thread in threads:
                 thread.start()
             try:
-                deadline = time.monotonic() + duration_s
-                while time.monotonic() < deadline:
+                started = time.monotonic()
+                while not (_went(collectors) and time.monotonic() > started + duration_s):
                     reader.advance()
                     assert producer.poll() is None
+                    assert time.monotonic() < started + duration_s + PATIENCE_S
             finally:
                 stop.set()
                 for thread in threads:
@@ -164,16 +167,17 @@ def test_whatever_is_named_stays(sidecar: Cli, client: redis.Redis, duration_s: 
     assert len(retained) >= RETAINED
     for _, fields in retained:
         reader.resolve(fields)
-    print(reader.resolved, [collector.removed for collector in collectors])  # noqa: T201
-    for collector in collectors:
-        assert collector.removed["versions"] > 0
-        assert collector.removed["objects"] > 0
     for opened in (source, fleet):
         assert _damage(opened) == []
 
 
+def _went(collectors: list[_Collector]) -> bool:
+    """Tell whether garbage of either kind went from each store."""
+    return all(one.removed["versions"] and one.removed["objects"] for one in collectors)
+
+
 def _until(happens: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not happens():
         assert time.monotonic() < deadline
         time.sleep(0.02)
