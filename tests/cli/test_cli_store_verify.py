@@ -202,6 +202,9 @@ def test_stopping_is_clean(fake: Cli, number: signal.Signals) -> None:
         try:
             children = _children(process.pid, 3)
             if number == signal.SIGINT:
+                for child in children:
+                    child.send_signal(number)
+                assert psutil.wait_procs(children, timeout=2)[0] == []
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)
