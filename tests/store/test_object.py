@@ -115,7 +115,7 @@ class ObjectModel(StoreModel):
 def test_model(s3: S3Server) -> None:
     """Whatever is put, read, listed and collected in whatever order, a dict would do the same."""
     ObjectModel.s3 = s3
-    few = settings(max_examples=8, stateful_step_count=20, deadline=None)
+    few = settings(max_examples=5, stateful_step_count=16, deadline=None)
     run_state_machine_as_test(ObjectModel, settings=few)
 
 

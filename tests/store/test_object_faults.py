@@ -136,7 +136,7 @@ def test_one_fault_anywhere_is_not_noticed(
     """Whichever request meets a passing fault, everything succeeds, and once."""
     work(open_bucket(bucket))
     requests = proxy.seen()
-    for i in range(0, requests, 1 + requests // 20):
+    for i in range(0, requests, 1 + requests // 12):
         fault = PASSING[i % len(PASSING)]
         proxy.heal()
         proxy.plan("", "", fault, skip=i)
