@@ -53,6 +53,7 @@ from store.object_layout import (
     version_key,
 )
 from store.object_put import Writer
+from store.object_stream import open_stream
 from store.object_urls import location_of
 from store.object_verify import verify
 from store.refs import check_ref
@@ -61,7 +62,7 @@ from store.streams import ArtifactReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from store.object_client import DataStream
+    from store.object_stream import DataStream
     from store.streams import Readable
 
 SHORTEST_GRACE_S = 3600.0
@@ -182,7 +183,7 @@ class ObjectStore:
             if not found.record.inline:
                 key = place_of(ref).object(found.nonce)
                 where = self._bucket.where(key)
-                raw = self._bucket.stream(key)
+                raw = open_stream(self._bucket, key)
             if raw is not None:
                 return ArtifactReader(
                     raw,

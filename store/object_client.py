@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from store.errors import ConfigError, Corrupt, Unavailable
+from store.errors import ConfigError, Unavailable
 from store.object_layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 PART_BYTES = 8 << 20
 """What a multipart upload sends at a time; two parts at once, 10,000 at most on S3."""
 _PARTS_AT_ONCE = 2
-_READ_BYTES = 256 * 1024
 _PAGE_KEYS = 1000
 _PAUSE_S = 0.1
 _NO_BUCKET = "the bucket does not exist: make it, or name another one"
@@ -63,7 +62,7 @@ class Conflict(Exception):
     """The key changed, or came to be, since it was looked at."""
 
 
-class _Absent(Exception):
+class Absent(Exception):
     """There is no such key, or no such bucket."""
 
 
@@ -75,7 +74,7 @@ class _Failed(Unavailable):
         self.status = status
 
 
-class _BrokenOff(_Failed):
+class BrokenOff(_Failed):
     """The answer's body did not come to its end."""
 
 
@@ -155,7 +154,7 @@ class Bucket:
 
         try:
             return self._request(f"read {key}", get)
-        except _Absent:
+        except Absent:
             return None
         except _Failed as error:
             if first_bytes and error.status == _EMPTY:
@@ -166,16 +165,11 @@ class Bucket:
         """Return what is known of `key`, or None."""
         try:
             return self._request(f"look for {key}", partial(self._obstore.head, self._store, key))
-        except _Absent:
+        except Absent:
             return None
 
-    def stream(self, key: str) -> DataStream | None:
-        """Open what lies at `key`, or return None."""
-        stream = DataStream(self, key)
-        return stream if stream.start() else None
-
     def start(self, key: str, options: GetOptions | None) -> GetResult:
-        """Ask for `key`, for `DataStream`. Raises `_Absent` and `Conflict`."""
+        """Ask for `key`, to read it piece by piece. Raises `Absent` and `Conflict`."""
         get = partial(self._obstore.get, self._store, key, options=options)
         return self._request(f"read {key}", get)
 
@@ -194,7 +188,7 @@ class Bucket:
                 while page := self._next_page(pages, folder):
                     offset, progress = page[-1]["path"], time.monotonic()
                     yield from page
-            except _BrokenOff:
+            except BrokenOff:
                 if time.monotonic() - progress > self.timeout_s:
                     raise
                 time.sleep(_PAUSE_S)
@@ -207,7 +201,7 @@ class Bucket:
         try:
             with self._explained(f"list {folder}/"):
                 return next(pages, ())
-        except _Absent:
+        except Absent:
             raise Unavailable(f"cannot list {self.location}: {_NO_BUCKET}") from None
 
     # Writing.
@@ -252,7 +246,7 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         """Remove `key`, if it is there."""
-        with contextlib.suppress(_Absent):
+        with contextlib.suppress(Absent):
             self._request(f"remove {key}", partial(self._obstore.delete, self._store, key))
 
     @contextlib.contextmanager
@@ -260,7 +254,7 @@ class Bucket:
         """A write is answered with absence where there is no bucket."""
         try:
             yield
-        except _Absent:
+        except Absent:
             raise Unavailable(f"cannot write to {self.location}: {_NO_BUCKET}") from None
 
     # What the service can do, and its clock.
@@ -311,14 +305,14 @@ class Bucket:
             try:
                 with self._explained(doing):
                     return request()
-            except _BrokenOff:
+            except BrokenOff:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(_PAUSE_S)
 
     @contextlib.contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
-        """Turn obstore's errors into the contract's, `Conflict` or `_Absent`.
+        """Turn obstore's errors into the contract's, `Conflict` or `Absent`.
 
         The original is not chained: its text repeats what the service said, whatever that is.
         """
@@ -329,76 +323,12 @@ class Bucket:
         except self._errors.NotSupportedError:
             raise _Failed(f"cannot {doing} at {self.location}", _UNKNOWN_HEADER) from None
         except FileNotFoundError:
-            raise _Absent from None
+            raise Absent from None
         except (self._errors.BaseError, OSError) as error:
-            kind = _BrokenOff if "response body" in str(error) else _Failed
+            kind = BrokenOff if "response body" in str(error) else _Failed
             status = _STATUS.search(str(error))
             message = f"cannot {doing} at {self.location}: {_reason(error)}"
             raise kind(message, int(status[1][:3]) if status else 0) from None
-
-
-class DataStream:
-    """What lies at a key, read from start to end; a connection that breaks is no end."""
-
-    def __init__(self, bucket: Bucket, key: str) -> None:
-        self._bucket = bucket
-        self._key = key
-        self._offset = 0
-        self._e_tag: str | None = None
-        self._size_bytes = 0
-        self._rest = memoryview(b"")
-        self._chunks: BytesStream | None = None
-
-    def start(self) -> bool:
-        """Ask for what is left; tell whether it is there. Raises `Conflict`: it was replaced."""
-        self._progressed = False
-        options: GetOptions | None = None
-        if self._offset:
-            options = {"range": {"offset": self._offset}}
-            if self._e_tag:
-                options["if_match"] = self._e_tag
-        try:
-            result = self._bucket.start(self._key, options)
-        except _Absent:
-            return False
-        self._e_tag, self._size_bytes = result.meta["e_tag"], result.meta["size"]
-        self._chunks = result.stream(min_chunk_size=_READ_BYTES)
-        return True
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes, none at the end. Raises `Unavailable` and `Corrupt`."""
-        if not self._rest:
-            self._rest = memoryview(self._next())
-        chunk = self._rest[:size].tobytes()
-        self._rest = self._rest[size:]
-        return chunk
-
-    def _next(self) -> bytes:
-        while self._chunks is not None and self._offset < self._size_bytes:
-            try:
-                chunk = self._bucket.next_chunk(self._chunks, self._key)
-            except _BrokenOff:
-                if not self._progressed:
-                    raise
-                self._resume()
-            else:
-                self._offset += len(chunk)
-                self._progressed = True
-                return chunk
-        return b""
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._chunks = None
-        self._size_bytes = 0
-
-    def _resume(self) -> None:
-        where = self._bucket.where(self._key)
-        try:
-            if not self.start():
-                raise Unavailable(f"{where} was removed while it was read: get it again")
-        except Conflict:
-            raise Corrupt(f"{where} was replaced while it was read: get it again") from None
 
 
 def _condition(e_tag: str | None, version: str | None) -> PutMode:

@@ -24,6 +24,7 @@ from store.object_layout import (
     stored_of,
     version_key,
 )
+from store.object_stream import open_stream
 from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
     from obstore import ObjectMeta
 
-    from store.object_client import Bucket, DataStream
+    from store.object_client import Bucket
     from store.object_layout import Stored
+    from store.object_stream import DataStream
 
 _NOTE_MAX_BYTES = 2048
 
@@ -117,7 +119,7 @@ class _Reading:
         record = stored.record
         key = place_of(record.ref).object(stored.nonce)
         where = self._bucket.where(key)
-        stream = self._bucket.stream(key)
+        stream = open_stream(self._bucket, key)
         if stream is None:
             if self._bucket.head(stored.key) is not None:  # else both were collected
                 error = f"{where} is missing, and {stored.key} needs it: put it again"

@@ -115,7 +115,7 @@ class ObjectModel(StoreModel):
 def test_model(s3: S3Server) -> None:
     """Whatever is put, read, listed and collected in whatever order, a dict would do the same."""
     ObjectModel.s3 = s3
-    few = settings(max_examples=8, stateful_step_count=20, deadline=None)
+    few = settings(max_examples=5, stateful_step_count=16, deadline=None)
     run_state_machine_as_test(ObjectModel, settings=few)
 
 
@@ -262,6 +262,19 @@ def test_what_is_young_is_told_by_the_services_clock(
     before = s3.keys(bucket)
     opened.put(REF, b"data", b"m")
     assert len([key for key in s3.keys(bucket) if "clock" not in key]) == len(before) + 1
+
+
+def test_of_several_copies_the_newest_counts(
+    s3: S3Server, bucket: str, opened: ObjectStore
+) -> None:
+    """A version that was damaged and put again is read from its new copy, also when it is past."""
+    opened.put(REF, BIG, b"m")
+    for key in s3.keys(bucket):
+        if "/objects/" in key:
+            s3.write(bucket, key, b"damaged")
+    opened.put(REF, BIG, b"m")
+    opened.put(REF, b"other", b"m")
+    assert opened.get(REF, checksum=checksum_of(BIG)) == (BIG, b"m")
 
 
 # Opening.
