@@ -106,8 +106,8 @@ SWEEPS = [
     *(Sweep(call, "signal=KILL") for call in strace.CALLS),
     *(Sweep(call, "error=EIO") for call in strace.CALLS),
     *(Sweep(call, "error=ENOSPC") for call in ALLOCATING),
-    *(Sweep(call, "error=EIO", on=True) for call in ALLOCATING),
     *(Sweep(call, "error=ENOSPC", on=True) for call in ALLOCATING),
+    Sweep("fsync", "error=EIO", on=True),
 ]
 
 
