@@ -368,10 +368,12 @@ class ChassisStore:
             )
         if data.mark:
             return _Verdict(None, 0.0)
-        # The Go side writes the data last: data that is older may be about to be replaced.
-        is_odd = manifest.found.st_mtime_ns > data.found.st_mtime_ns
-        is_odd = is_odd or data.is_being_cut() or manifest.is_being_cut()
-        return _Verdict(None, _PATIENCE_S if is_odd else _SETTLED_S)
+        # The Go side writes the manifest, then the data: else one may be about to be replaced.
+        gap_s = data.found.st_mtime - manifest.found.st_mtime
+        is_even = 0.0 <= gap_s <= _SETTLED_S and not (
+            data.is_being_cut() or manifest.is_being_cut()
+        )
+        return _Verdict(None, _SETTLED_S if is_even else _PATIENCE_S)
 
     def _verify(self, file: _File, content: bytes) -> None:
         mark = file.mark
