@@ -33,9 +33,20 @@ from store.errors import (
     StoreError,
     Unavailable,
 )
-from store.posix import CREATE, LOCK, READ, Root, open_at, wait_for_lock
+from store.posix import (
+    CREATE,
+    LOCK,
+    MISPLACED,
+    READ,
+    Root,
+    explained,
+    identity_of,
+    misplaced,
+    read_all,
+    wait_for_lock,
+    write_all,
+)
 from store.streams import CHUNK_BYTES, ArtifactReader
-from store.tree import explained, identity_of, misplaced, read_all, write_all
 from store.urls import directory_of
 
 if TYPE_CHECKING:
@@ -86,7 +97,7 @@ class ChassisStore:
         with self._explained("open the store"):
             root_fd = _open_root(root)
             weakref.finalize(self, os.close, root_fd)
-            self._root = Root(root, root_fd)
+            self._root = _Shared(root, root_fd)
         self.identity = "chassis-file:{}:{}".format(*self._root.identity)
         self._sweep()
 
@@ -163,7 +174,7 @@ class ChassisStore:
 
     def _way_to(self, place: Place) -> int:
         try:
-            return self._root.enter(place.directories, create=True)
+            return self._root.enter_durable(place.directories)
         except NotADirectoryError as error:
             raise InvalidRef(
                 f"ref {place.ref!r} cannot be put: {error.filename} is a file, of the ref that"
@@ -277,7 +288,7 @@ class ChassisStore:
                     patience_s = verdict.patience_s if verdict.error or at_rest else 0.0
                     if watch.rests(look, patience_s):
                         if verdict.error:
-                            self._root.check()
+                            self._root.check_root()
                             raise verdict.error
                         taken = take(_Pair(*look.both()))
                         if taken is not None:
@@ -314,7 +325,7 @@ class ChassisStore:
         """Open a regular file; None when there is none. Raises `Corrupt` for a link and such."""
         path = self._where(place, name)
         try:
-            fd = open_at(name, READ, directory_fd, path)
+            fd = self._root.open(name, READ, directory_fd, path)
         except FileNotFoundError:
             return None
         opened.callback(os.close, fd)
@@ -389,7 +400,7 @@ class ChassisStore:
     # Our own corner of the tree.
 
     def _enter_own(self, name: str, opened: contextlib.ExitStack, *, create: bool = True) -> int:
-        fd = self._root.enter((OWN, name), create=create)
+        fd = (self._root.enter_durable if create else self._root.enter)((OWN, name))
         opened.callback(os.close, fd)
         return fd
 
@@ -400,7 +411,7 @@ class ChassisStore:
         is_writer = kind == fcntl.LOCK_EX
         try:
             locks_fd = self._enter_own("locks", held, create=is_writer)
-            fd = open_at(name, LOCK if is_writer else READ, locks_fd, path)
+            fd = self._root.open(name, LOCK if is_writer else READ, locks_fd, path)
         except FileNotFoundError:
             if is_writer:
                 raise
@@ -426,6 +437,21 @@ class ChassisStore:
 
     def _explained(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return explained(self._path, doing)
+
+
+class _Shared(Root):
+    """A root that is not ours alone: where a directory should be, another ref's file may lie."""
+
+    def open(self, name: str, flags: int, directory_fd: int, path: str) -> int:
+        """As `Root.open`, but for such a file, which is NotADirectoryError."""
+        try:
+            return os.open(name, flags, 0o666, dir_fd=directory_fd)
+        except OSError as error:
+            if error.errno == errno.ENOTDIR and _is_file(directory_fd, name):
+                raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", path) from None
+            if error.errno in MISPLACED:
+                raise misplaced(path) from error
+            raise
 
 
 class _Temporary(NamedTuple):

@@ -49,11 +49,12 @@ from store.layout import (
     place_of,
     version_of,
 )
+from store.posix import explained, misplaced
 from store.pouring import pour_blob, pour_reader, read_up_to, source_of
 from store.refs import check_ref, encode
 from store.root import open_root
 from store.streams import ArtifactReader
-from store.tree import Tree, explained, misplaced
+from store.tree import Tree
 from store.urls import directory_of
 
 if TYPE_CHECKING:

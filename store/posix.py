@@ -1,7 +1,7 @@
-"""The way down a directory that is not ours alone: no link below its root is followed.
+"""Directories reached through descriptors: no link below their root is followed.
 
-As `store.tree`, without directories of its own that must be there, and where a file may lie in a
-directory's place.
+What the backends that keep directories share: the way down, flushing it, locks, and words for
+what the operating system says.
 """
 
 from __future__ import annotations
@@ -10,60 +10,83 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
 import time
 from typing import TYPE_CHECKING
 
-from store.errors import Unavailable
-from store.tree import identity_of, misplaced
+from store.errors import Corrupt, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from store.tree import Identity
+_LOCK_POLL_S = 0.002
+_DURABLE_MAX = 1 << 14
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a planted FIFO must not hang the reader; it means nothing for a regular file.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_LOCK_POLL_S = 0.002
-_DURABLE_MAX = 1 << 14
-_MISPLACED = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+Identity = tuple[int, int]
+"""Of a file or a directory: its device and inode."""
+
+MISPLACED = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+_MENDS = {
+    errno.ENOENT: "part of the store is gone: mount or restore it, then open the store again",
+    errno.ENOSPC: "free space or inodes on it",
+    errno.EDQUOT: "free space or raise the quota",
+    errno.EIO: "the disk reports an error: look at the kernel's log",
+    errno.EROFS: "it is mounted read-only: remount it for writing",
+    errno.EACCES: "let this process's user read and write there",
+    errno.EPERM: "let this process's user write there, on a file system that has hard links",
+    errno.ESTALE: "the network mount went away: mount it again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EXDEV: "everything under the root must be one file system",
+}
 
 
 class Root:
-    """A directory that is open as `fd`. Its methods raise OSError, for `explained`."""
+    """A directory that is open as `fd`. Its methods raise OSError, for `explained`.
 
-    def __init__(self, path: str, fd: int) -> None:
-        self.path = path
+    Any number of threads and processes may use it at once.
+    """
+
+    def __init__(self, root: str, fd: int) -> None:
+        self.root = root
         self.identity = identity_of(os.fstat(fd))
-        self._fd = fd
+        self._real_root = os.path.realpath(root)
+        self._root_fd = fd
         # Directories that are known to survive a power cut: no Put flushes them again.
         self._durable: dict[str, Identity] = {}
+        self._root_is_durable = False
 
-    def check(self) -> None:
+    def path(self, *names: str) -> str:
+        """Return the path of ROOT/names, for messages."""
+        return "/".join((self.root, *names))
+
+    def check_root(self) -> None:
         """Raise `Unavailable` unless the root is still the directory that was opened.
 
         Descriptors outlive a deletion or an unmount: they would show an empty store.
         """
-        if identity_of(os.stat(self.path)) != self.identity:
+        if identity_of(os.stat(self.root)) != self.identity:
             raise Unavailable(
-                f"{self.path} is another directory than the one opened: a mount came or went;"
+                f"{self.root} is another directory than the one opened: a mount came or went;"
                 " restore it, or open the store again"
             )
 
-    def enter(self, names: Sequence[str], *, create: bool = False) -> int:
-        """Return a descriptor of ROOT/names.
+    def enter(self, names: Sequence[str]) -> int:
+        """Return a descriptor of ROOT/names. Raises FileNotFoundError when it is absent."""
+        return self._walk_down(names, create=False)
 
-        With `create` it makes what is absent, and the way there survives a power cut. Raises
-        FileNotFoundError when it is absent, NotADirectoryError when a file bars the way, and
-        `Corrupt` when something else does.
-        """
-        self.check()
-        fd = os.dup(self._fd)
-        path = self.path
+    def enter_durable(self, names: Sequence[str]) -> int:
+        """As `enter`, but make what is absent; on return, the way there survives a power cut."""
+        self._settle_root()
+        return self._walk_down(names, create=True)
+
+    def _walk_down(self, names: Sequence[str], *, create: bool) -> int:
+        self.check_root()
+        fd, path = os.dup(self._root_fd), self.root
         for name in names:
             path = f"{path}/{name}"
             try:
@@ -74,13 +97,40 @@ class Root:
         return fd
 
     def _step(self, parent_fd: int, name: str, path: str, *, create: bool) -> int:
-        if create:
+        try:
+            fd = self.open(name, DIRECTORY, parent_fd, path)
+        except FileNotFoundError:
+            if not create:
+                raise
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, dir_fd=parent_fd)
-        fd = open_at(name, DIRECTORY, parent_fd, path)
+            self._durable.pop(path, None)  # a new directory may get a removed one's inode
+            fd = self.open(name, DIRECTORY, parent_fd, path)
         if create:
             self._settle(parent_fd, fd, path)
         return fd
+
+    def _settle_root(self) -> None:
+        """Flush the names of the root and of what it lies in.
+
+        Once, before the first Put: whoever made them may not have come so far.
+        """
+        if self._root_is_durable:
+            return
+        device, above = self.identity[0], self._real_root
+        while above != "/":
+            above = os.path.dirname(above)
+            try:
+                fd = os.open(above, DIRECTORY)
+            except PermissionError:
+                continue  # who may not read it cannot flush it
+            try:
+                if os.fstat(fd).st_dev != device:
+                    break  # the root's file system ends here
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        self._root_is_durable = True
 
     def _settle(self, parent_fd: int, fd: int, path: str) -> None:
         """Flush the name of a directory, unless it is known to be durable.
@@ -99,24 +149,14 @@ class Root:
             self._durable.clear()
         self._durable[path] = identity
 
-
-def open_at(name: str, flags: int, directory_fd: int, path: str, mode: int = 0o666) -> int:
-    """Return a descriptor of `name`. Raises `Corrupt` for a link or what has the wrong kind.
-
-    A file in a directory's place is NotADirectoryError: a ref may lie there.
-    """
-    try:
-        return os.open(name, flags, mode, dir_fd=directory_fd)
-    except OSError as error:
-        if error.errno == errno.ENOTDIR and _is_file(name, directory_fd):
-            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", path) from None
-        if error.errno in _MISPLACED:
-            raise misplaced(path) from error
-        raise
-
-
-def _is_file(name: str, directory_fd: int) -> bool:
-    return stat.S_ISREG(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)
+    def open(self, name: str, flags: int, directory_fd: int, path: str) -> int:
+        """Return a descriptor of `name`. Raises `Corrupt` when it is a link or misplaced."""
+        try:
+            return os.open(name, flags, dir_fd=directory_fd)
+        except OSError as error:
+            if error.errno in MISPLACED:
+                raise misplaced(path) from error
+            raise
 
 
 def wait_for_lock(fd: int, kind: int, path: str, timeout_s: float) -> None:
@@ -131,3 +171,69 @@ def wait_for_lock(fd: int, kind: int, path: str, timeout_s: float) -> None:
                     f"another process has held {path} for {timeout_s:g} s: is it stopped?"
                 ) from None
             time.sleep(_LOCK_POLL_S)
+
+
+class CallerFailed(Exception):
+    """What the caller gave raised `error`, an OSError that is none of the store's own."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class explained:  # noqa: N801 - it is used as a function; as a generator it would cost thrice
+    """Turn the errors of the operating system into the contract's, in this one place."""
+
+    __slots__ = ("_doing", "_root")
+
+    def __init__(self, root: str, doing: str) -> None:
+        self._root = root
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Raise `Corrupt` or `Unavailable` in place of an OSError."""
+        if isinstance(error, CallerFailed):
+            raise error.error from None
+        if not isinstance(error, OSError):
+            return
+        if error.errno in MISPLACED:
+            raise misplaced(f"{self._root}: {error.filename2 or error.filename}") from error
+        mend = _MENDS.get(error.errno or 0, "try again; if it stays, look at that directory")
+        raise Unavailable(
+            f"cannot {self._doing} under {self._root}: {error.strerror or error}: {mend}"
+        ) from error
+
+
+def misplaced(path: str) -> Corrupt:
+    """Return the error for what is no plain file or directory."""
+    return Corrupt(f"{path} is a link, or of the wrong kind; links are not followed: remove it")
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """Return which file this is."""
+    return found.st_dev, found.st_ino
+
+
+def read_all(fd: int, size: int) -> bytes:
+    """Return up to `size` bytes; more, if the file has grown beyond one read."""
+    content = os.read(fd, size)
+    if len(content) in (0, size):
+        return content
+    chunks = [content]
+    while chunk := os.read(fd, size):  # one read ends at 2 GiB
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
+    """Write `parts`, one after the other."""
+    rest = [memoryview(part) for part in parts]
+    while rest:
+        written = os.writev(fd, rest)
+        while rest and written >= len(rest[0]):
+            written -= len(rest.pop(0))
+        if rest:
+            rest[0] = rest[0][written:]

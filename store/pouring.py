@@ -11,8 +11,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from store.posix import CallerFailed, write_all
 from store.streams import CHUNK_BYTES, ArtifactReader
-from store.tree import CallerFailed, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,8 +35,8 @@ from store.layout import (
     place_of,
     version_of,
 )
+from store.posix import CallerFailed
 from store.refs import check_ref, encode
-from store.tree import CallerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 
 import store.layout
+import store.posix
 import store.tree
 from store import StoreError, Unavailable
 from store.file import FileStore
@@ -109,7 +110,8 @@ class _Clock(datetime):
 def prepare(patch: pytest.MonkeyPatch) -> None:
     """Make time stand still, flushing cost nothing, and every inode's number be used again."""
     patch.setattr(store.layout, "datetime", _Clock)
-    patch.setattr(store.tree, "identity_of", lambda found: (found.st_dev, 0))
+    for module in (store.posix, store.tree):
+        patch.setattr(module, "identity_of", lambda found: (found.st_dev, 0))
     patch.setattr(os, "fsync", lambda _fd: None)
 
 
