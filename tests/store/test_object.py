@@ -405,13 +405,19 @@ def test_other_services_open_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plain_http_only_where_it_is_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An https endpoint is never spoken to in plain text."""
+    """Nothing is spoken to in plain text but an endpoint that the environment says so of."""
     bucket = s3.new_bucket()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint.replace("http://", "https://"))
     with pytest.raises(Unavailable):
         open_bucket(bucket, timeout_s=0.3)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
     open_bucket(bucket)
+    key = {"private_key": "", "private_key_id": "", "client_email": "", "disable_oauth": True}
+    monkeypatch.setenv(
+        "GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key | {"gcs_base_url": s3.endpoint})
+    )
+    with pytest.raises(Unavailable, match="not https"):
+        store.open("object", store.StoreConfig(url="gs://bucket/fleet", timeout_s=0.3))
 
 
 # Care.
