@@ -114,6 +114,8 @@ class Exchange(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Proxy
     body: bytes
+    pieces = 1
+    pause_s = 0.0
 
     def _handle(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -147,9 +149,17 @@ class Exchange(BaseHTTPRequestHandler):
         self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body if cut_at is None else body[:cut_at])
+            self.send_body(body if cut_at is None else body[:cut_at])
         if cut_at is not None:
             self.close_connection = True
+
+    def send_body(self, body: bytes) -> None:
+        """Send it, in pieces if the fault says so."""
+        piece_bytes = len(body) // self.pieces + 1
+        for at in range(0, len(body), piece_bytes):
+            if at:
+                self.server.over.wait(self.pause_s)
+            self.wfile.write(body[at : at + piece_bytes])
 
 
 Fault = Callable[[Exchange], None]
@@ -158,6 +168,17 @@ Fault = Callable[[Exchange], None]
 def passed(exchange: Exchange) -> None:
     """Let the request through."""
     exchange.answer(*exchange.fetch())
+
+
+def trickling(pieces: int, pause_s: float) -> Fault:
+    """Send the answer's body in so many pieces, with pauses between."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.pieces, exchange.pause_s = pieces, pause_s
+        passed(exchange)
+        exchange.pieces = 1
+
+    return fault
 
 
 def status(code: int, name: str = "Injected") -> Fault:

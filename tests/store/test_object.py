@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 import store
-from store import ConfigError, Corrupt, Pin, Retention, Unavailable, checksum_of
+from store import ConfigError, Corrupt, Pin, Retention, Unavailable, checksum_of, object_collect
 from store.object import ObjectStore
 from store.object_client import Bucket
-from store.object_layout import PREFIX_MAX_BYTES, folder_of, place_of, ref_of
+from store.object_layout import PREFIX_MAX_BYTES, folder_of, place_of, ref_of, version_key
 from store.object_urls import location_of
 from store.testing import (
     CollectConformance,
@@ -185,6 +185,7 @@ REFS = st.lists(SEGMENTS, min_size=1, max_size=60).map("/".join)
 @settings(max_examples=150, deadline=None)
 @given(ref=REFS.filter(lambda ref: len(ref.encode()) <= 1024))
 @example(ref="a.")
+@example(ref="a./b")
 @example(ref="A")
 @example(ref="=41")
 @example(ref="...")
@@ -405,13 +406,19 @@ def test_other_services_open_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plain_http_only_where_it_is_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An https endpoint is never spoken to in plain text."""
+    """Nothing is spoken to in plain text but an endpoint that the environment says so of."""
     bucket = s3.new_bucket()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint.replace("http://", "https://"))
     with pytest.raises(Unavailable):
         open_bucket(bucket, timeout_s=0.3)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
     open_bucket(bucket)
+    key = {"private_key": "", "private_key_id": "", "client_email": "", "disable_oauth": True}
+    monkeypatch.setenv(
+        "GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key | {"gcs_base_url": s3.endpoint})
+    )
+    with pytest.raises(Unavailable, match="not https"):
+        store.open("object", store.StoreConfig(url="gs://bucket/fleet", timeout_s=0.3))
 
 
 # Care.
@@ -441,6 +448,35 @@ def test_data_without_a_record_is_collected(s3: S3Server, bucket: str) -> None:
     assert orphan not in s3.keys(bucket)
     assert opened.get(REF, checksum=checksum_of(BIG)) == (BIG, b"m")
     assert list(opened.collect(Retention(0.0), lambda: pins)) == []
+
+
+def test_the_grace_of_each_copy(opened: ObjectStore) -> None:
+    """A version's grace begins when the next is written; data without a record has its own."""
+    opened.put(REF, b"current", b"m")
+    path = place_of(REF).path
+    folder = f"versions/{path}"
+
+    def copy(key: str, written_at: float) -> object_collect._Copy:
+        taken = version_key(f"{folder}/{key}")
+        assert taken
+        return object_collect._Copy(taken, 1, written_at)
+
+    pair = f"{'a' * 64}/{'b' * 64}"
+    copies = [
+        copy(f"{pair}/{1:032x}", 0.0),
+        copy(f"{'c' * 64}/{'d' * 64}/{2:032x}", 1000.0),
+        copy(f"objects/{3:032x}", 900.0),
+    ]
+
+    def gone(now: float) -> list[str]:
+        found = object_collect._candidates(
+            opened._bucket, path, copies, Retention(200.0, keep_last=0), now
+        )
+        return sorted(each.kind for each in found if each.key.nonce != f"{2:032x}")
+
+    assert gone(1050.0) == []
+    assert gone(1150.0) == ["object"]
+    assert gone(1250.0) == ["object", "version"]
 
 
 def test_data_that_got_its_record_meanwhile_stays(s3: S3Server, bucket: str) -> None:
