@@ -212,7 +212,11 @@ def gc(
     found = _Collected(dry_run=dry_run, json=json)
     with progress(json=json) as show, _summed_up(found.summarise), explained():
         show("looking for what could go")
-        for piece in opened.collect(retention, _told(pins, show), dry_run=dry_run):
+        try:
+            collecting = opened.collect(retention, _told(pins, show), dry_run=dry_run)
+        except ValueError as error:
+            raise UsageError(f"--grace {grace}: {error}") from error
+        for piece in collecting:
             found.add(piece)
             show(found.text())
 
