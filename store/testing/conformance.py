@@ -148,13 +148,12 @@ class StoreConformance(RefusingConformance):
             for _ in range(15):
                 store.put(REF, *pair)
 
-        def read() -> int:
-            seen = 0
-            while not done.is_set():
+        def read() -> None:
+            over = False
+            while not over:
+                over = done.is_set()  # once more after the end: each reader reads at least once
                 assert store.get(REF) in pairs
                 assert store.exists(REF)
-                seen += 1
-            return seen
 
         with ThreadPoolExecutor(8) as pool:
             readers = [pool.submit(read) for _ in range(4)]
@@ -164,7 +163,8 @@ class StoreConformance(RefusingConformance):
                     writer.result()
             finally:
                 done.set()
-            assert all(reader.result() for reader in readers)
+            for reader in readers:
+                reader.result()
 
     def test_many_threads_on_many_refs(self, store: Store) -> None:
         """Threads that put different refs under one prefix do not disturb each other."""
