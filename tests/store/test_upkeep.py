@@ -216,6 +216,35 @@ def test_a_put_under_way_is_waited_for(files: FileStore) -> None:
     assert kinds(collect(files)) == ["object"]
 
 
+def test_a_put_between_its_object_and_its_record(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An object stays whose Put freshened it before it was listed and names it only after that."""
+    files.put("a", BIG, b"m")
+    files.put("a", b"new", b"m")
+    busy = FileStore(files._root, timeout_s=0.05)
+    freshened, marked = threading.Event(), threading.Event()
+    real_put, real_mark = files._put_record, store.upkeep._spare_named
+
+    def put_late(*args: Any) -> None:
+        freshened.set()
+        assert marked.wait(10)
+        real_put(*args)
+
+    def mark(*args: Any) -> None:
+        real_mark(*args)
+        marked.set()
+        putting.result()
+
+    monkeypatch.setattr(files, "_put_record", put_late)
+    monkeypatch.setattr(store.upkeep, "_spare_named", mark)
+    with ThreadPoolExecutor(1) as pool:
+        putting = pool.submit(files.put, "b", BIG, b"m")
+        assert freshened.wait(10)
+        assert [each.kind for each in busy.collect(NOW, tuple)] == ["version"]
+    assert busy.get("b") == (BIG, b"m")
+
+
 def test_an_unreadable_ref_keeps_its_versions(files: FileStore, root: Path) -> None:
     """Where the current record is damaged, which version is current is unknown: all stay."""
     files.put("a", b"1", b"m")
