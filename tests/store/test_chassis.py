@@ -32,10 +32,9 @@ from store import (
     NotFound,
     StoreError,
     Unavailable,
-    chassis,
 )
-from store.chassis import ChassisStore
-from store.chassis_layout import ATTRIBUTE
+from store.chassis import ChassisStore, backend
+from store.chassis.layout import ATTRIBUTE
 from store.posix import wait_for_lock
 from store.testing import OutageConformance, StoreConformance, StreamConformance
 from store.testing.samples import NEIGHBOURS
@@ -81,7 +80,7 @@ def files(root: Path) -> ChassisStore:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what looks like a Put under way be judged sooner."""
-    monkeypatch.setattr(chassis, "_PATIENCE_S", 0.06)
+    monkeypatch.setattr(backend, "_PATIENCE_S", 0.06)
 
 
 @pytest.fixture
@@ -799,16 +798,16 @@ def test_rewritten_in_place_while_it_is_read(
     """A pair that changes between looking and reading is read again."""
     go_put(root, "a", b"old", b"old")
     pending = [True]
-    content = chassis._File.content
+    content = backend._File.content
 
-    def racing(file: chassis._File) -> bytes:
+    def racing(file: backend._File) -> bytes:
         if pending and file.path.endswith(MANIFEST):
             pending.clear()
             (root / "a.manifest.json").write_bytes(b"new")
             (root / "a").write_bytes(b"new")
         return content(file)
 
-    monkeypatch.setattr(chassis._File, "content", racing)
+    monkeypatch.setattr(backend._File, "content", racing)
     if call == "get":
         assert files.get("a") == (b"new", b"new")
     else:
@@ -926,7 +925,7 @@ def test_beside_a_foreign_writer(root: Path, how: str, order: str) -> None:
     assert writer.exitcode == 0
     slowest_s = float((root / "slowest").read_text())
     assert any(seen)
-    assert all(seen) or slowest_s > chassis._SETTLED_S
+    assert all(seen) or slowest_s > backend._SETTLED_S
     assert is_pair(*files.get("a"))
 
 
@@ -997,7 +996,7 @@ def test_no_look_between_two_renames(files: ChassisStore, monkeypatch: pytest.Mo
 
         reading: list[Future[store.Artifact]] = []
         monkeypatch.setattr(os, "rename", pausing)
-        monkeypatch.setattr("store.chassis.wait_for_lock", waiting)
+        monkeypatch.setattr("store.chassis.backend.wait_for_lock", waiting)
         files.put("a", b"new", b"new")
         assert reading[0].result() == (b"new", b"new")
 
@@ -1016,7 +1015,7 @@ def test_files_written_far_apart_are_doubted(
         sleeps.append(delay_s)
         if len(sleeps) == 2:
             renamed(root / last, b"new")
-        sleep(2 * chassis._SETTLED_S)
+        sleep(2 * backend._SETTLED_S)
 
     monkeypatch.setattr(time, "sleep", writing)
     assert files.get("a") == (b"new", b"new")

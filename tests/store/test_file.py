@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import store
+import store.file.tree
 import store.posix
-import store.tree
 from store import ConfigError, Corrupt, NotFound, Unavailable, checksum_of
 from store.file import FileStore
 
@@ -201,7 +201,7 @@ def test_a_new_root_is_whole_before_it_says_so(root: Path, monkeypatch: pytest.M
 
 def test_a_removed_directory_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that an operator removed is made and flushed again, also with its old inode."""
-    for module in (store.posix, store.tree):
+    for module in (store.posix, store.file.tree):
         monkeypatch.setattr(module, "identity_of", lambda found: (found.st_dev, 0))
     files = FileStore(str(root))
     files.put(REF, b"1", b"m")

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 import store
-from store import ConfigError, Corrupt, Pin, Retention, Unavailable, checksum_of, object_collect
-from store.object import ObjectStore
-from store.object_client import Bucket
-from store.object_layout import PREFIX_MAX_BYTES, folder_of, place_of, ref_of, version_key
-from store.object_urls import location_of
+from store import ConfigError, Corrupt, Pin, Retention, Unavailable, checksum_of
+from store.object import ObjectStore, collect
+from store.object.client import Bucket
+from store.object.layout import PREFIX_MAX_BYTES, folder_of, place_of, ref_of, version_key
+from store.object.urls import location_of
 from store.testing import (
     CollectConformance,
     CorruptionConformance,
@@ -456,10 +456,10 @@ def test_the_grace_of_each_copy(opened: ObjectStore) -> None:
     path = place_of(REF).path
     folder = f"versions/{path}"
 
-    def copy(key: str, written_at: float) -> object_collect._Copy:
+    def copy(key: str, written_at: float) -> collect._Copy:
         taken = version_key(f"{folder}/{key}")
         assert taken
-        return object_collect._Copy(taken, 1, written_at)
+        return collect._Copy(taken, 1, written_at)
 
     pair = f"{'a' * 64}/{'b' * 64}"
     copies = [
@@ -469,7 +469,7 @@ def test_the_grace_of_each_copy(opened: ObjectStore) -> None:
     ]
 
     def gone(now: float) -> list[str]:
-        found = object_collect._candidates(
+        found = collect._candidates(
             opened._bucket, path, copies, Retention(200.0, keep_last=0), now
         )
         return sorted(each.kind for each in found if each.key.nonce != f"{2:032x}")

@@ -19,8 +19,8 @@ from store import (
     checksum_of,
 )
 from store.object import ObjectStore
-from store.object_client import Bucket
-from store.object_urls import location_of
+from store.object.client import Bucket
+from store.object.urls import location_of
 from store.testing.samples import Interrupted, Trickle, blob_of
 from tests.servers import START_TIMEOUT_S
 from tests.store import object_server
@@ -69,7 +69,7 @@ OUTAGES: list[Fault] = [
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uploads have the smallest parts that S3 permits."""
-    monkeypatch.setattr("store.object_client.PART_BYTES", PART_BYTES)
+    monkeypatch.setattr("store.object.client.PART_BYTES", PART_BYTES)
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_a_listing_that_breaks_off_goes_on(opened: ObjectStore, proxy: Proxy) ->
 
 def test_a_long_listing(opened: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listing of many pages, of which some break off, goes on where it was."""
-    monkeypatch.setattr("store.object_client._PAGE_KEYS", 2)
+    monkeypatch.setattr("store.object.client._PAGE_KEYS", 2)
     refs = [f"a/{i}" for i in range(7)]
     for ref in refs:
         opened.put(ref, b"", b"")

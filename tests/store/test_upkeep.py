@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import store.upkeep
+import store.file.upkeep
 from store import Collected, Corrupt, NotFound, Pin, Retention, checksum_of
 from store.file import FileStore
 
@@ -63,14 +63,14 @@ def test_what_is_collected_while_it_is_verified_is_not_damaged(
     """A record that was read just before it went, and its object too, is not called damaged."""
     files.put(REF, BIG, b"m")
     files.put(REF, BIG + b"2", b"m")
-    check_body = store.upkeep._check_body
+    check_body = store.file.upkeep._check_body
 
     def collected_before(*args: Any, **options: Any) -> None:
         files.put(REF, b"data", b"m")
         collect(files)
         check_body(*args, **options)
 
-    monkeypatch.setattr(store.upkeep, "_check_body", collected_before)
+    monkeypatch.setattr(store.file.upkeep, "_check_body", collected_before)
     assert [each.error for each in files.verify(prefix) if each.error] == []
     assert files.get(REF) == (b"data", b"m")
 
@@ -213,7 +213,7 @@ def test_a_put_under_way_is_waited_for(files: FileStore) -> None:
     files.put("a", b"new", b"m")
     busy = FileStore(files._root, timeout_s=0.05)
     digest = checksum_of(BIG).removeprefix("sha256:")
-    with files._tree.locked(store.upkeep.lock_of_object(digest), shared=True):
+    with files._tree.locked(store.file.upkeep.lock_of_object(digest), shared=True):
         assert [each.kind for each in busy.collect(NOW, tuple)] == ["version"]
     assert kinds(collect(files)) == ["object"]
 
@@ -226,7 +226,7 @@ def test_a_put_between_its_object_and_its_record(
     files.put("a", b"new", b"m")
     busy = FileStore(files._root, timeout_s=0.05)
     freshened, marked = threading.Event(), threading.Event()
-    real_put, real_mark = files._put_record, store.upkeep._spare_named
+    real_put, real_mark = files._put_record, store.file.upkeep._spare_named
 
     def put_late(*args: Any) -> None:
         freshened.set()
@@ -239,7 +239,7 @@ def test_a_put_between_its_object_and_its_record(
         putting.result()
 
     monkeypatch.setattr(files, "_put_record", put_late)
-    monkeypatch.setattr(store.upkeep, "_spare_named", mark)
+    monkeypatch.setattr(store.file.upkeep, "_spare_named", mark)
     with ThreadPoolExecutor(1) as pool:
         putting = pool.submit(files.put, "b", BIG, b"m")
         assert freshened.wait(10)

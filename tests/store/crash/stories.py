@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import pytest
 
-import store.layout
+import store.file.tree
 import store.posix
-import store.tree
+import store.record
 from store import StoreError, Unavailable
 from store.file import FileStore
 from tests.store.crash.cases import CASES, RACES, Case, Race
@@ -109,8 +109,8 @@ class _Clock(datetime):
 
 def prepare(patch: pytest.MonkeyPatch) -> None:
     """Make time stand still, flushing cost nothing, and every inode's number be used again."""
-    patch.setattr(store.layout, "datetime", _Clock)
-    for module in (store.posix, store.tree):
+    patch.setattr(store.record, "datetime", _Clock)
+    for module in (store.posix, store.file.tree):
         patch.setattr(module, "identity_of", lambda found: (found.st_dev, 0))
     patch.setattr(os, "fsync", lambda _fd: None)
 

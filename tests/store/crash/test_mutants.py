@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from store import file, posix, pouring, root, tree, upkeep
-from store.file import FileStore
+from store import posix
+from store.file import FileStore, backend, pouring, root, tree, upkeep
+from store.file.tree import Tree
 from store.posix import Root
-from store.tree import Tree
 from tests.store.crash.judge import Lost
 from tests.store.crash.stories import judge_any
 
@@ -268,7 +268,7 @@ def test_flush_beyond_the_promise(name: str, memory: Path, monkeypatch: pytest.M
 def test_every_flush_has_its_mutant() -> None:
     """No flush of the backend is without a proof that it is needed, or is not."""
     there: Counter[str] = Counter()
-    for module in (file, posix, pouring, root, tree, upkeep):
+    for module in (backend, posix, pouring, root, tree, upkeep):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef):
                 there[node.name] += ast.unparse(node).count("os.fsync(")

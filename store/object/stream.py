@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from store.errors import Corrupt, Unavailable
-from store.object_client import Absent, BrokenOff, Conflict
+from store.object.client import Absent, BrokenOff, Conflict
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
 
-    from store.object_client import Bucket
+    from store.object.client import Bucket
 
 _READ_BYTES = 256 * 1024
 

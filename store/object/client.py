@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from store.errors import ConfigError, Unavailable
-from store.object_layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
+from store.object.layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions, GetResult, ListStream, ObjectMeta, PutMode
     from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
 
-    from store.object_urls import Location
+    from store.object.urls import Location
 
 PART_BYTES = 8 << 20
 """What a multipart upload sends at a time; two parts at once, 10,000 at most on S3."""

@@ -14,9 +14,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.errors import ChecksumMismatch, Corrupt, Unavailable
-from store.layout import INLINE_MAX_BYTES, Record, describe
-from store.object_client import Bucket, Conflict
-from store.object_layout import Place, Stored, content_of, new_nonce, now_text, place_of, stored_of
+from store.object.client import Bucket, Conflict
+from store.object.layout import Place, Stored, content_of, new_nonce, now_text, place_of, stored_of
+from store.record import INLINE_MAX_BYTES, Record, describe
 from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:

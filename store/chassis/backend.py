@@ -1,7 +1,7 @@
 """The chassis-file backend: the directory of a Go fleet's file backend, read and written.
 
 It keeps less than the contract asks, because the layout does: see docs/chassis-file.md. The
-layout itself, and the mark by which we know our own files, are in `store.chassis_layout`.
+layout itself, and the mark by which we know our own files, are in `store.chassis.layout`.
 
 Two files make an artifact, so two renames publish it. Puts of this backend exclude each other and
 our readers by a lock. A Go writer knows no locks: what carries no mark of ours is believed once
@@ -22,7 +22,7 @@ import weakref
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from store.chassis_layout import ATTRIBUTE, OWN, SUFFIX, Mark, Place, place_of, read_mark
+from store.chassis.layout import ATTRIBUTE, OWN, SUFFIX, Mark, Place, place_of, read_mark
 from store.contract import Artifact, Blob, Capability, StoreConfig, as_bytes, check_pin
 from store.errors import (
     ChecksumMismatch,

@@ -10,8 +10,8 @@
     ROOT/tmp/                       writes under way; leftovers of crashes go after a day
 
 Files are immutable: written under tmp/, flushed, and only then given a name. One rename
-publishes the pair. `store.layout` has the format, `store.tree` the way through directories,
-`store.upkeep` verification and garbage collection.
+publishes the pair. `store.record` has the format, `store.file.tree` the way through directories,
+`store.file.upkeep` verification and garbage collection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import io
 import os
 from typing import TYPE_CHECKING, TypeVar
 
-from store import records, upkeep
 from store.contract import (
     Artifact,
     Blob,
@@ -35,26 +34,15 @@ from store.contract import (
     check_position,
 )
 from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
-from store.layout import (
-    HEADER_MAX_BYTES,
-    INLINE_MAX_BYTES,
-    QUARANTINE,
-    REFS,
-    Found,
-    Place,
-    Record,
-    describe,
-    header_of,
-    object_of,
-    place_of,
-    version_of,
-)
+from store.file import records, upkeep
+from store.file.layout import QUARANTINE, REFS, Found, Place, object_of, place_of
+from store.file.pouring import pour_blob, pour_reader, read_up_to, source_of
+from store.file.root import open_root
+from store.file.tree import Tree
 from store.posix import explained, misplaced
-from store.pouring import pour_blob, pour_reader, read_up_to, source_of
+from store.record import HEADER_MAX_BYTES, INLINE_MAX_BYTES, Record, describe, header_of, version_of
 from store.refs import check_ref, encode
-from store.root import open_root
 from store.streams import ArtifactReader
-from store.tree import Tree
 from store.urls import directory_of
 
 if TYPE_CHECKING:
@@ -62,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from store.contract import Checked, Collected, Pin, Retention
-    from store.pouring import Poured
+    from store.file.pouring import Poured
     from store.streams import Readable
 
 _T = TypeVar("_T")

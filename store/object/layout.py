@@ -8,7 +8,7 @@
     PREFIX/quarantine/…                    copies of what was found damaged
     PREFIX/clock/now                       rewritten to ask the service what time it is
 
-A record is a line `nonce NONCE` and then what `store.layout` describes. Every Put has a nonce of
+A record is a line `nonce NONCE` and then what `store.record` describes. Every Put has a nonce of
 its own, 14 digits of microseconds and 18 at random: no two Puts ever write the same key below
 versions/, and nonces sort by age.
 """
@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from store.errors import Corrupt
-from store.layout import Record, header_of, parse
+from store.record import Record, header_of, parse
 from store.refs import decode_name, encode_segment
 
 FORMAT = b"artifact-store 1\nhash sha256\nlayout object\n"

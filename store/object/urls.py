@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from store.errors import ConfigError
-from store.object_layout import PREFIX_MAX_BYTES
+from store.object.layout import PREFIX_MAX_BYTES
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _NAME = r"[A-Za-z0-9._-]*[A-Za-z0-9_-]"

@@ -7,22 +7,14 @@ import os
 from typing import TYPE_CHECKING
 
 from store.errors import Corrupt
-from store.layout import (
-    HEADER_MAX_BYTES,
-    REFS,
-    Found,
-    Place,
-    Record,
-    object_of,
-    parse,
-    place_of,
-)
+from store.file.layout import REFS, Found, Place, object_of, place_of
+from store.record import HEADER_MAX_BYTES, Record, parse
 from store.refs import decode_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from store.tree import Tree
+    from store.file.tree import Tree
 
 
 def current(tree: Tree, place: Place, limit: int | None = None) -> Found | None:

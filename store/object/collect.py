@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.contract import Collected
 from store.errors import Corrupt, InvalidRef
-from store.object_layout import (
+from store.object.layout import (
     VERSIONS,
     Place,
     VersionKey,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from store.contract import Pin, Retention
-    from store.object_client import Bucket
+    from store.object.client import Bucket
 
 _VERSION, _OBJECT, _LEFTOVER = "version", "object", "leftover"
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from store.contract import Checked
 from store.errors import Corrupt
-from store.layout import Quarantined, note_of_damage, parse
-from store.object_client import Conflict
-from store.object_layout import (
+from store.object.client import Conflict
+from store.object.layout import (
     CURRENTS,
     QUARANTINE,
     VERSIONS,
@@ -24,7 +23,8 @@ from store.object_layout import (
     stored_of,
     version_key,
 )
-from store.object_stream import open_stream
+from store.object.stream import open_stream
+from store.record import Quarantined, note_of_damage, parse
 from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from obstore import ObjectMeta
 
-    from store.object_client import Bucket
-    from store.object_layout import Stored
-    from store.object_stream import DataStream
+    from store.object.client import Bucket
+    from store.object.layout import Stored
+    from store.object.stream import DataStream
 
 _NOTE_MAX_BYTES = 2048
 

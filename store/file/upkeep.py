@@ -19,30 +19,19 @@ import zlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from store import records
 from store.contract import Checked, Collected, Pin
 from store.errors import Corrupt, InvalidRef, Unavailable
-from store.layout import (
-    HEADER_MAX_BYTES,
-    OBJECTS,
-    QUARANTINE,
-    REFS,
-    Found,
-    Quarantined,
-    note_of_damage,
-    object_of,
-    parse,
-    place_of,
-    version_of,
-)
+from store.file import records
+from store.file.layout import OBJECTS, QUARANTINE, REFS, Found, object_of, place_of
 from store.posix import CallerFailed
+from store.record import HEADER_MAX_BYTES, Quarantined, note_of_damage, parse, version_of
 from store.refs import check_ref, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from store.contract import Retention
-    from store.tree import Tree
+    from store.file.tree import Tree
 
 _LOCKS = 64
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -1,4 +1,4 @@
-"""How the file backend's records and root look on disk, and nothing of how they are written.
+"""How a record looks that the file and the object backend keep of each version.
 
 A record is a header of text, a blank line, the manifest and, `at inline`, the data:
 
@@ -23,11 +23,6 @@ from typing import NamedTuple
 
 from store.contract import Position, Version
 from store.errors import Corrupt
-from store.refs import encode
-
-REFS = "refs"
-OBJECTS = ("objects", "sha256")
-QUARANTINE = "quarantine"
 
 INLINE_MAX_BYTES = 64 * 1024
 """Data up to this size lies in its record: one file and one flush an artifact."""
@@ -74,45 +69,6 @@ class Record(NamedTuple):
         )
 
 
-class Found(NamedTuple):
-    """A record as it was read: `content` is the whole file, its body starts at `body_at`."""
-
-    record: Record
-    content: bytes
-    body_at: int
-    path: str
-    inode: int
-
-
-class Place(NamedTuple):
-    """Where a ref's records lie: under ROOT/refs, in `directories`, names starting with `leaf`."""
-
-    ref: str
-    directories: tuple[str, ...]
-    leaf: str
-
-    @property
-    def way(self) -> tuple[str, ...]:
-        """The directories from the root down."""
-        return (REFS, *self.directories)
-
-    @property
-    def path(self) -> str:
-        """The current record's path, below the root."""
-        return "/".join((*self.way, self.leaf))
-
-    def version(self, record: Record) -> str:
-        """Return the name of one version's record."""
-        return f"{self.leaf}{record.data_digest}.{record.manifest_digest}"
-
-
-def place_of(ref: str) -> Place:
-    """Return where the records of a legal ref lie."""
-    *directories, leaf = encode(ref)
-    # The encoding never emits '@': the record of `a` cannot meet the directory of `a/b`.
-    return Place(ref, tuple(directories), f"{leaf}@")
-
-
 def describe(
     ref: str, data_digest: str, data_size: int, manifest: bytes, position: Position | None
 ) -> Record:
@@ -127,11 +83,6 @@ def describe(
         datetime.now(UTC).isoformat(timespec="microseconds"),
         data_size <= INLINE_MAX_BYTES,
     )
-
-
-def object_of(data_digest: str) -> tuple[str, ...]:
-    """Return the directories from the root down to where large data lies under its digest."""
-    return (*OBJECTS, data_digest[:2])
 
 
 def note_of_damage(quarantined: str) -> bytes:

@@ -10,8 +10,8 @@ AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY
 AZURE_CLIENT_SECRET and AZURE_TENANT_ID, or a managed identity. An endpoint written as http:// is
 spoken to without TLS, none else.
 
-`store.object_layout` has the keys, `store.object_put` how they are written, `store.object_verify`
-and `store.object_collect` keep them in order.
+`store.object.layout` has the keys, `store.object.put` how they are written, `store.object.verify`
+and `store.object.collect` keep them in order.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ from store.contract import (
     check_position,
 )
 from store.errors import ConfigError, Corrupt, NotFound, Unavailable
-from store.layout import HEADER_MAX_BYTES, version_of
-from store.object_client import Bucket
-from store.object_collect import collect
-from store.object_layout import (
+from store.object.client import Bucket
+from store.object.collect import collect
+from store.object.layout import (
     CURRENTS,
     FORMAT,
     FORMAT_KEY,
@@ -52,17 +51,18 @@ from store.object_layout import (
     stored_of,
     version_key,
 )
-from store.object_put import Writer
-from store.object_stream import open_stream
-from store.object_urls import location_of
-from store.object_verify import verify
+from store.object.put import Writer
+from store.object.stream import open_stream
+from store.object.urls import location_of
+from store.object.verify import verify
+from store.record import HEADER_MAX_BYTES, version_of
 from store.refs import check_ref
 from store.streams import ArtifactReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from store.object_stream import DataStream
+    from store.object.stream import DataStream
     from store.streams import Readable
 
 SHORTEST_GRACE_S = 3600.0

@@ -1,0 +1,56 @@
+"""Where the file backend's records and objects lie, and nothing of how they are written."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from store.record import Record
+from store.refs import encode
+
+REFS = "refs"
+OBJECTS = ("objects", "sha256")
+QUARANTINE = "quarantine"
+
+
+class Found(NamedTuple):
+    """A record as it was read: `content` is the whole file, its body starts at `body_at`."""
+
+    record: Record
+    content: bytes
+    body_at: int
+    path: str
+    inode: int
+
+
+class Place(NamedTuple):
+    """Where a ref's records lie: under ROOT/refs, in `directories`, names starting with `leaf`."""
+
+    ref: str
+    directories: tuple[str, ...]
+    leaf: str
+
+    @property
+    def way(self) -> tuple[str, ...]:
+        """The directories from the root down."""
+        return (REFS, *self.directories)
+
+    @property
+    def path(self) -> str:
+        """The current record's path, below the root."""
+        return "/".join((*self.way, self.leaf))
+
+    def version(self, record: Record) -> str:
+        """Return the name of one version's record."""
+        return f"{self.leaf}{record.data_digest}.{record.manifest_digest}"
+
+
+def place_of(ref: str) -> Place:
+    """Return where the records of a legal ref lie."""
+    *directories, leaf = encode(ref)
+    # The encoding never emits '@': the record of `a` cannot meet the directory of `a/b`.
+    return Place(ref, tuple(directories), f"{leaf}@")
+
+
+def object_of(data_digest: str) -> tuple[str, ...]:
+    """Return the directories from the root down to where large data lies under its digest."""
+    return (*OBJECTS, data_digest[:2])
