@@ -146,11 +146,18 @@ class Tree(Root):
 
     def write(self, *parts: bytes) -> str:
         """Write `parts` to a new file under tmp/, durably, and return its name."""
-        with self.temporary() as (temporary, fd):
+        temporary = self.unique()
+        fd = os.open(temporary, CREATE, 0o666, dir_fd=self.tmp_fd)
+        try:  # not `temporary`: a context manager would cost every small Put
             write_all(fd, parts)
             # When it fails, never again on this file: the kernel reports lost pages once
             # and then calls them clean. The next Put writes another one.
             os.fsync(fd)
+        except BaseException:
+            self.discard(temporary)
+            raise
+        finally:
+            os.close(fd)
         return temporary
 
     @contextlib.contextmanager
