@@ -10,6 +10,8 @@ from sidecar.errors import UsageError
 
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?(?:ms|s|m|h|d))(?:\s+ago)?")
 
+_ENTRY: Final = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+
 
 class Since(NamedTuple):
     """Where a window begins: after `control_version`."""
@@ -28,22 +30,47 @@ def parse_since(text: str, now_us: int, *, option: str = "--since") -> Since:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return Since(int(text), is_time=False)
+    time_us = _time_us(text, now_us, f"{option}: {text!r} is none of a control_version"
+                       " (1791234567890123)")  # fmt: skip
+    return Since(max(0, time_us - 1), is_time=True)
+
+
+def parse_entry(text: str, now_us: int, *, option: str, last: bool = False) -> str:
+    """Read an entry ID, one without its sequence (milliseconds), or a time as `parse_since` does.
+
+    Returns the first entry ID that it includes or, with `last`, the last one. Raises `UsageError`.
+    """
+    text = text.strip()
+    if match := _ENTRY.fullmatch(text):
+        ms, sequence = int(match[1]), match[2]
+    else:
+        time_us = _time_us(text, now_us, f"{option}: {text!r} is none of an entry ID"
+                           " (1791234567890-0, 1791234567890)")  # fmt: skip
+        ms, sequence = time_us // 1000 if last else -(-time_us // 1000), None
+    if sequence is None:
+        sequence = str(2**64 - 1) if last else "0"
+    if max(ms, int(sequence)) >= 2**64:
+        raise UsageError(f"{option}: {text!r} is larger than any entry ID; correct it")
+    return f"{ms}-{int(sequence)}"
+
+
+def _time_us(text: str, now_us: int, problem: str) -> int:
     if match := _AGO.fullmatch(text):
         from sidecar.settings import seconds
 
-        return Since(max(0, now_us - int(seconds(match[1]) * 1e6) - 1), is_time=True)
+        return max(0, now_us - int(seconds(match[1]) * 1e6))
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise UsageError(
-            f"{option}: {text!r} is none of a control_version (1791234567890123), an RFC 3339 time"
-            " with its zone (2026-11-02T10:00:00Z) or a duration before now (15m, 2h, 7d)"
+            f"{problem}, an RFC 3339 time with its zone (2026-11-02T10:00:00Z) or a duration before"
+            " now (15m, 2h, 7d)"
         )
     since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
     whole_us = (since_epoch.days * 86400 + since_epoch.seconds) * 10**6 + since_epoch.microseconds
-    return Since(max(0, whole_us - 1), is_time=True)
+    return max(0, whole_us)
 
 
 def rfc3339(us: float) -> str:

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from sidecar import __version__
-from sidecar.cli import dead, demo, emit, halts, output, run, status, store, store_care, tail
+from sidecar.cli import (
+    audit,
+    dead,
+    demo,
+    emit,
+    halts,
+    output,
+    run,
+    status,
+    store,
+    store_care,
+    tail,
+)
 from sidecar.errors import SidecarError, UsageError
 
 app = typer.Typer(
@@ -30,6 +42,7 @@ app.command(name="tail")(tail.tail)
 app.command(name="status")(status.status)
 app.command(name="pause")(halts.pause)
 app.command(name="resume")(halts.resume)
+app.command(name="audit")(audit.audit)
 app.add_typer(dead.app, name="dead")
 store.app.command(name="verify")(store_care.verify)
 store.app.command(name="gc")(store_care.gc)

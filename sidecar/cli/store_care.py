@@ -95,7 +95,7 @@ def verify(
     found = _Verified(json=json)
     with (
         progress(json=json) as show,
-        _summed_up(found.summarise),
+        summed_up(found.summarise),
         closing(verified(order)) as reports,
     ):
         for report in reports:
@@ -210,7 +210,7 @@ def gc(
     else:
         pins = _pins(opened, data_dir, redis, notify_redis, named)
     found = _Collected(dry_run=dry_run, json=json)
-    with progress(json=json) as show, _summed_up(found.summarise), explained():
+    with progress(json=json) as show, summed_up(found.summarise), explained():
         show("looking for what could go")
         try:
             collecting = opened.collect(retention, _told(pins, show), dry_run=dry_run)
@@ -322,7 +322,7 @@ class _Collected:
 
 
 @contextmanager
-def _summed_up(summarise: Callable[..., None]) -> Iterator[None]:
+def summed_up(summarise: Callable[..., None]) -> Iterator[None]:
     """Sum up what was done, also when it ends early. Ctrl-C and SIGTERM end it (exit code 3)."""
 
     def stop(*_: object) -> None:

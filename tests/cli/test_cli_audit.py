@@ -1,0 +1,381 @@
+"""`sidecar audit`: it clears what a real worker did, and names every damage done on purpose."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import redis
+
+from tests import servers
+from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli, Ran, on_terminal
+
+GROUP: Final = f"sidecar:{NOTIFICATIONS}"
+DEADLINE_S: Final = 30.0
+
+
+def _add(sidecar: Cli, event_id: str, tenant: str = "t1", **more: Any) -> str:
+    """Append an event without artifact; return the entry's ID."""
+    event = {"event_id": event_id, "type": "key.changed", "tenant_id": tenant, **more}
+    added: Any = sidecar.client.xadd(STREAM, {"event": json.dumps(event)})
+    return str(added.decode())
+
+
+def _notifications(sidecar: Cli) -> list[tuple[str, dict[Any, Any]]]:
+    found: Any = sidecar.client.xrange(NOTIFICATIONS)
+    return [(entry_id.decode(), fields) for entry_id, fields in found]
+
+
+def _audit(sidecar: Cli, *args: str) -> tuple[Ran, list[dict[str, Any]], dict[str, Any]]:
+    ran = sidecar("audit", "--json", *args)
+    *culprits, summary = ran.objects() or [{}]
+    return ran, culprits, summary.get("summary", {})
+
+
+def _told(culprits: list[dict[str, Any]]) -> list[tuple[str, str, str | None]]:
+    return sorted((one["guarantee"], one["problem"], one["event_id"]) for one in culprits)
+
+
+@pytest.fixture
+def fresh(sidecar: Cli) -> Cli:
+    """A deployment whose fleet store is empty, and no worker has run."""
+    (sidecar.directory / "data-dir" / "fleet").mkdir(parents=True)
+    return sidecar
+
+
+@pytest.fixture
+def drained(sidecar: Cli) -> Cli:
+    """Every kind of end: with and without artifact, a duplicate, dead letters."""
+    sidecar.bring("a", "ref/a", b"data a", "--tenant", "t1")
+    sidecar.bring("large", "ref/large", random.Random(1).randbytes(3 << 20), "--tenant", "t1")
+    for event_id in ("b", "c"):
+        _add(sidecar, event_id)
+    _add(sidecar, "b", id=7)
+    _add(sidecar, "b", stack_id="other content")
+    sidecar.client.xadd(STREAM, {"event": "not JSON"})
+    sidecar.drain()
+    return sidecar
+
+
+def test_what_a_worker_did_is_clean(drained: Cli) -> None:
+    """Exit 0; --json is a summary that counts how every entry ended."""
+    ran, culprits, summary = _audit(drained)
+    assert (ran.code, culprits) == (0, []), ran.err
+    covered = summary.pop("covered")
+    assert summary == {
+        "entries": 7, "notifications": 4, "duplicates": 1, "dead_letters": 2, "waiting": 0,
+        "expired": 0, "artifacts": 2, "size_bytes": 6 + (3 << 20), "sample_seed": None,
+        "culprits": {"G1": 0, "G2": 0, "G3": 0, "G4": 0}, "complete": True,
+    }  # fmt: skip
+    assert [(one["stream"], one["trimmed"]) for one in covered] == [(STREAM, False)]
+
+
+def test_a_person_gets_a_verdict(drained: Cli) -> None:
+    """Without --json it says that they hold, or which one does not."""
+    assert "G1 to G4 hold" in drained("audit").out
+    drained.client.xdel(NOTIFICATIONS, _notifications(drained)[1][0])
+    ran = drained("audit")
+    assert ran.code == 1
+    assert "broken: G3 1" in ran.out
+
+
+def test_unread_and_pending_entries_are_waiting(drained: Cli) -> None:
+    """Neither is lost: a worker will come."""
+    read = _add(drained, "read")
+    drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"}, count=1)
+    _add(drained, "unread")
+    ran, culprits, summary = _audit(drained)
+    assert (ran.code, culprits, summary["waiting"]) == (0, [], 2)
+    drained.client.xack(STREAM, GROUP, read)
+    assert _told(_audit(drained)[1]) == [("G3", "lost", "read")]
+
+
+def test_a_stream_that_nobody_has_read_is_waiting(fresh: Cli) -> None:
+    """Without group there is nothing lost."""
+    _add(fresh, "x")
+    ran, culprits, summary = _audit(fresh)
+    assert (ran.code, culprits, summary["waiting"]) == (0, [], 1)
+
+
+def test_a_worker_under_load_is_clean(fresh: Cli) -> None:
+    """Audits while events are appended, published, buried and acknowledged name nobody."""
+    with fresh.running("run", "--retry-budget", "0") as worker:
+        deadline, number, summary = time.monotonic() + DEADLINE_S, 0, {"waiting": 1}
+        for _ in range(5):
+            for _ in range(600):
+                number += 1
+                _add(fresh, f"e{number - number % 7 % 2}", f"t{number % 3}")
+            ran, culprits, summary = _audit(fresh)
+            assert (ran.code, culprits) == (0, []), ran.err
+        while summary["waiting"] and time.monotonic() < deadline:
+            ran, culprits, summary = _audit(fresh)
+            assert (ran.code, culprits) == (0, []), ran.err
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=DEADLINE_S)
+    assert summary["entries"] == number
+    assert (summary["waiting"], summary["expired"]) == (0, 0)
+
+
+@pytest.mark.parametrize("which", [0, 2, -1])
+def test_a_deleted_notification_is_a_lost_entry(drained: Cli, which: int) -> None:
+    """The oldest, one in between, the newest: named with where it had been."""
+    notification, fields = _notifications(drained)[which]
+    drained.client.xdel(NOTIFICATIONS, notification)
+    ran, culprits, _ = _audit(drained)
+    event = json.loads(fields[b"event"])
+    lost = [one for one in culprits if fields[b"origin"].decode().endswith(one["entry"])]
+    assert ran.code == 1
+    assert _told(lost) == [("G3", "lost", event["event_id"])]
+    assert notification in lost[0]["detail"]
+
+
+def test_duplicates_of_a_deleted_notification_are_lost_too(drained: Cli) -> None:
+    """Every entry of that event is named."""
+    drained.client.xdel(NOTIFICATIONS, _notifications(drained)[2][0])
+    assert _told(_audit(drained)[1]) == [("G3", "lost", "b")] * 2
+
+
+def test_an_entry_acknowledged_by_hand_is_lost(drained: Cli) -> None:
+    """It was handed out, and nothing came of it; a valid event and one that cannot be decoded."""
+    entries = [_add(drained, "skipped"), _add(drained, "")]
+    drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    drained.client.xack(STREAM, GROUP, *entries)
+    ran, culprits, summary = _audit(drained)
+    assert ran.code == 1
+    assert [(one["problem"], one["entry"], one["event_id"]) for one in culprits] == [
+        ("lost", entries[0], "skipped"), ("lost", entries[1], None),
+    ]  # fmt: skip
+    assert summary["culprits"] == {"G1": 0, "G2": 0, "G3": 2, "G4": 0}
+
+
+def test_other_content_is_no_duplicate(drained: Cli) -> None:
+    """An event_id that was published with other content does not cover for a lost entry."""
+    entry = _add(drained, "b", stack_id="again other content")
+    drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    drained.client.xack(STREAM, GROUP, entry)
+    assert [one["entry"] for one in _audit(drained)[1]] == [entry]
+
+
+def test_a_deleted_dead_letter_is_a_lost_entry(drained: Cli) -> None:
+    """Unless it was put back, of which there is a record."""
+    letters: Any = drained.client.xrange(DEAD)
+    drained.client.xdel(DEAD, letters[-1][0])
+    ran, culprits, _ = _audit(drained)
+    assert ran.code == 1
+    assert [one["problem"] for one in culprits] == ["lost"]
+    assert "dead letter" in culprits[0]["detail"]
+
+
+def test_a_redriven_event_is_clean(sidecar: Cli) -> None:
+    """The letter is gone, its record tells; the new entry has an end of its own."""
+    event = sidecar.bring("late", "ref/late", b"x")
+    source = sidecar.directory / "data-dir" / "source"
+    shutil.move(source, sidecar.directory / "away")
+    sidecar.drain()
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.move(sidecar.directory / "away", source)
+    assert sidecar("dead", "redrive", "--all", "--reason", "it is back").code == 0
+    sidecar.drain()
+    ran, culprits, summary = _audit(sidecar)
+    assert (ran.code, culprits) == (0, []), event
+    assert (summary["dead_letters"], summary["notifications"]) == (1, 1)
+
+
+def test_both_ends_are_one_too_many(drained: Cli) -> None:
+    """A notification and a dead letter of one entry."""
+    _, fields = _notifications(drained)[2]
+    drained.letter(fields[b"event"], fields[b"origin"].decode().rpartition("/")[2])
+    ran, culprits, _ = _audit(drained)
+    assert ran.code == 1
+    assert _told(culprits) == [("G3", "two_ends", "b")]
+    assert "dead letter" in culprits[0]["detail"]
+
+
+def test_two_notifications_of_one_event_id(drained: Cli) -> None:
+    """G2, though each has an entry of its own; not when the worker remembers for less long."""
+    entry = _add(drained, "c", base_version=1)
+    drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    drained.client.xack(STREAM, GROUP, entry)
+    last = _notifications(drained)[-1][0]
+    ms = int(last.partition("-")[0]) + 5000
+    event = {"id": 0, "event_id": "c", "type": "key.changed", "tenant_id": "t1", "base_version": 1}
+    drained.notification(event, f"{ms}-0", f"{STREAM}/{entry}")
+    ran, culprits, _ = _audit(drained)
+    assert ran.code == 1
+    assert _told(culprits) == [("G2", "twice", "c")]
+    assert culprits[0]["notification"] == f"{ms}-0"
+    assert _audit(drained, "--dedup-window", "1s")[0].code == 0
+
+
+@pytest.mark.parametrize("tenant", ["t1", ""])
+def test_a_tenants_notifications_in_the_wrong_order(fresh: Cli, tenant: str) -> None:
+    """G4, no tenant is a tenant too; another tenant's may come in between."""
+    first, other, second = (
+        _add(fresh, event_id, of) for event_id, of in (("1", tenant), ("o", "x"), ("2", tenant))
+    )
+    for number, (event_id, of, entry) in enumerate(
+        (("2", tenant, second), ("o", "x", other), ("1", tenant, first))
+    ):
+        event = {"id": 0, "event_id": event_id, "type": "key.changed", "tenant_id": of}
+        fresh.notification(event, f"9-{number}", f"{STREAM}/{entry}")
+    ran, culprits, _ = _audit(fresh)
+    assert ran.code == 1
+    assert _told(culprits) == [("G4", "out_of_order", "1")]
+    assert (culprits[0]["entry"], culprits[0]["notification"]) == (first, "9-2")
+
+
+def test_ends_without_an_entry(drained: Cli) -> None:
+    """A notification and a letter of entries that never were; a foreign entry."""
+    for event_id, at in (("ghost", "1-1"), ("far", "99999999999999-1")):
+        event = {"id": 0, "event_id": event_id, "type": "key.changed"}
+        ms = int(_notifications(drained)[-1][0].partition("-")[0]) + 1
+        drained.notification(event, f"{ms}-0", f"{STREAM}/{at}")
+    drained.letter(b"{}", "1-2")
+    drained.client.xadd(NOTIFICATIONS, {"odd": "entry"})
+    ran, culprits, _ = _audit(drained)
+    assert ran.code == 1
+    assert _told([one for one in culprits if one["event_id"]]) == [("G3", "no_entry", "ghost")]
+    assert sorted(one["problem"] for one in culprits) == ["foreign", "no_entry", "no_entry"]
+
+
+def _records(sidecar: Cli) -> Iterator[Path]:
+    for path in sorted((sidecar.directory / "data-dir" / "fleet").rglob("*")):
+        if path.is_file() and path.stat().st_size and not path.name.startswith("."):
+            yield path
+
+
+@pytest.mark.parametrize("ref", ["ref/a", "ref/large"])
+@pytest.mark.parametrize("harm", ["removed", "flipped"])
+def test_an_artifact_that_is_gone_or_damaged(drained: Cli, ref: str, harm: str) -> None:
+    """G1, of a small one and of one that is streamed; the other stays clean."""
+    large = ref == "ref/large"
+    paths = [p for p in _records(drained) if large == ("objects" in p.parts)]
+    paths = [p for p in paths if large or p.name.startswith("a@")]
+    assert paths
+    for path in paths:
+        if harm == "removed":
+            path.unlink()
+        else:
+            raw = bytearray(path.read_bytes())
+            raw[-1] ^= 1
+            path.chmod(0o644)
+            path.write_bytes(raw)
+    ran, culprits, summary = _audit(drained)
+    assert ran.code == 1, ran.err
+    assert _told(culprits) == [("G1", "artifact", ref.removeprefix("ref/"))]
+    assert ref in culprits[0]["detail"]
+    assert summary["artifacts"] == 2
+
+
+def test_every_notification_of_a_damaged_artifact_is_named(sidecar: Cli) -> None:
+    """It is read once, and all that pin it are culprits."""
+    for event_id in ("one", "two"):
+        sidecar.bring(event_id, "r", b"same")
+    sidecar.drain()
+    shutil.rmtree(sidecar.directory / "data-dir" / "fleet" / "refs")
+    _, culprits, summary = _audit(sidecar)
+    assert [one[2] for one in _told(culprits)] == ["one", "two"]
+    assert summary["artifacts"] == 1
+
+
+def test_a_sample_reads_so_many_and_tells_its_seed(drained: Cli) -> None:
+    """The seed chooses the same again; without one it is drawn, and printed."""
+    _, _, summary = _audit(drained, "--sample", "1", "--seed", "3")
+    assert (summary["artifacts"], summary["sample_seed"]) == (1, 3)
+    sizes = {_audit(drained, "--sample", "1", "--seed", "3")[2]["size_bytes"] for _ in range(3)}
+    assert sizes == {summary["size_bytes"]}
+    assert isinstance(_audit(drained, "--sample", "1")[2]["sample_seed"], int)
+    assert "--seed" in drained("audit", "--sample", "1").out
+
+
+def test_what_was_trimmed_is_no_culprit(drained: Cli) -> None:
+    """Notifications that trimming took are expired ends; the control stream's start is told."""
+    notifications = _notifications(drained)
+    drained.client.xtrim(NOTIFICATIONS, minid=notifications[2][0], approximate=False)
+    ran, culprits, summary = _audit(drained)
+    assert (ran.code, culprits) == (0, [])
+    assert (summary["expired"], summary["notifications"]) == (2, 2)
+    drained.client.xtrim(STREAM, maxlen=2, approximate=False)
+    ran, culprits, summary = _audit(drained)
+    assert (ran.code, culprits, summary["entries"]) == (0, [], 2)
+    assert summary["covered"][0]["trimmed"]
+    assert "has been trimmed" in drained("audit").out
+
+
+def test_a_window_judges_what_lies_in_it(drained: Cli) -> None:
+    """--since and --until are inclusive, and take IDs; a culprit outside is nobody's business."""
+    origin = _notifications(drained)[2][1][b"origin"].decode().rpartition("/")[2]
+    drained.client.xdel(NOTIFICATIONS, _notifications(drained)[2][0])
+    ran, culprits, summary = _audit(drained, "--since", origin, "--until", origin)
+    assert (ran.code, summary["entries"], len(culprits)) == (1, 1, 1)
+    ms, _, seq = origin.partition("-")
+    before = f"{ms}-{int(seq) - 1}" if int(seq) else f"{int(ms) - 1}"
+    ran, culprits, summary = _audit(drained, "--until", before)
+    assert (ran.code, summary["entries"]) == (0, 2)
+    assert _audit(drained, "--since", "1h")[0].code == 1
+    assert _audit(drained, "--since", "2001-01-01T00:00:00Z", "--until", "1h")[0].code == 5
+
+
+def test_an_empty_window_is_exit_5(fresh: Cli) -> None:
+    """Nothing on standard output."""
+    ran = fresh("audit", "--json")
+    assert (ran.code, ran.raw) == (5, b"")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--since", "soon"), ("--until", "99999999999999999999-0"), ("--dedup-window", "x"),
+        ("--since", "5-0", "--until", "4"), ("--stream", "string"), ("--fleet-store", "nonsense"),
+        ("--redis", "nonsense"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_exit_2(drained: Cli, args: tuple[str, ...]) -> None:
+    """One line that says how to mend it."""
+    drained.client.set("string", "x")
+    ran = drained("audit", *args)
+    assert (ran.code, ran.raw) == (2, b""), ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_redis_that_is_away_is_exit_4(drained: Cli) -> None:
+    """An outage is no broken guarantee."""
+    away = f"redis://127.0.0.1:{servers.free_port()}"
+    assert drained("audit", "--json", "--redis", away).code == 4
+    assert drained("audit", "--json", "--notify-redis", away).code == 4
+
+
+def test_a_store_that_is_away_is_exit_4(drained: Cli) -> None:
+    """An outage of the store is never an artifact that is missing."""
+    away = f"s3://bucket/fleet?endpoint=http://127.0.0.1:{servers.free_port()}"
+    env = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+    ran = drained("audit", "--json", "--fleet-store", away, env=env)
+    assert ran.code == 4, ran.err
+    assert not [one for one in ran.objects() if "guarantee" in one]
+
+
+def test_two_servers_and_two_streams(sidecar: Cli, every_server: str, client: redis.Redis) -> None:
+    """Control streams on one server, notifications on another, of every kind."""
+    client.flushall()
+    options = ("--notify-redis", every_server, "--stream", STREAM, "--stream", "eu")
+    for stream in (STREAM, "eu"):
+        event = {"event_id": stream, "type": "key.changed"}
+        sidecar.client.xadd(stream, {"event": json.dumps(event)})
+    sidecar.drain(*options)
+    ran, culprits, summary = _audit(sidecar, *options)
+    assert (ran.code, culprits, summary["notifications"]) == (0, [], 2), ran.err
+
+
+def test_progress_is_shown_on_a_terminal(drained: Cli) -> None:
+    """There it tells how far it is; a pipe sees none of it."""
+    code, shown = on_terminal(drained, "audit", stream="stderr")
+    assert code == 0
+    assert "read" in shown
+    assert drained("audit").err == ""
