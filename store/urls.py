@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from store.errors import ConfigError
+
+if TYPE_CHECKING:
+    from store.contract import StoreConfig
+
+
+def root_of(config: StoreConfig, backend: str) -> str:
+    """Return the absolute directory of a store: `config.file_dir`, else that of `config.url`.
+
+    Raises `ConfigError` when neither is given, and as `directory_of`.
+    """
+    root = config.file_dir
+    if root is None and config.url:
+        root = directory_of(config.url)
+    if root is None:
+        raise ConfigError(f"the {backend} backend needs a directory: StoreConfig(file_dir=…)")
+    return os.path.abspath(root)
 
 
 def directory_of(url: str) -> str:

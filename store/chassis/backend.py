@@ -47,7 +47,7 @@ from store.posix import (
     write_all,
 )
 from store.streams import CHUNK_BYTES, ArtifactReader
-from store.urls import directory_of
+from store.urls import root_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,12 +71,7 @@ def open_chassis(config: StoreConfig) -> ChassisStore:
 
     Raises `ConfigError` when neither is given, and as `ChassisStore`.
     """
-    root = config.file_dir
-    if root is None and config.url:
-        root = directory_of(config.url)
-    if root is None:
-        raise ConfigError("the chassis-file backend needs a directory: StoreConfig(file_dir=…)")
-    return ChassisStore(os.path.abspath(root), timeout_s=config.timeout_s)
+    return ChassisStore(root_of(config, "chassis-file"), timeout_s=config.timeout_s)
 
 
 class ChassisStore:

@@ -33,7 +33,7 @@ from store.contract import (
     check_pin,
     check_position,
 )
-from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
+from store.errors import ChecksumMismatch, Corrupt, NotFound
 from store.file import records, upkeep
 from store.file.layout import QUARANTINE, REFS, Found, Place, object_of, place_of
 from store.file.pouring import pour_blob, pour_reader, read_up_to, source_of
@@ -43,7 +43,7 @@ from store.posix import explained, misplaced
 from store.record import HEADER_MAX_BYTES, INLINE_MAX_BYTES, Record, describe, header_of, version_of
 from store.refs import check_ref, encode
 from store.streams import ArtifactReader
-from store.urls import directory_of
+from store.urls import root_of
 
 if TYPE_CHECKING:
     import builtins
@@ -61,12 +61,7 @@ def open_file(config: StoreConfig) -> FileStore:
 
     Raises `ConfigError` when neither is given, and as `FileStore`.
     """
-    root = config.file_dir
-    if root is None and config.url:
-        root = directory_of(config.url)
-    if root is None:
-        raise ConfigError("the file backend needs a directory: StoreConfig(file_dir=…)")
-    return FileStore(os.path.abspath(root), timeout_s=config.timeout_s)
+    return FileStore(root_of(config, "file"), timeout_s=config.timeout_s)
 
 
 class FileStore:
