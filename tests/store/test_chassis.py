@@ -38,6 +38,7 @@ from store.chassis.layout import ATTRIBUTE
 from store.posix import wait_for_lock
 from store.testing import OutageConformance, StoreConformance, StreamConformance
 from store.testing.samples import NEIGHBOURS
+from tests.store.harness import open_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,10 +108,6 @@ def tree(root: Path) -> dict[str, bytes]:
         for path in root.rglob("*")
         if path.is_file() and path.relative_to(root).parts[0] != "@sidecar"
     }
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 class TestChassis(StoreConformance, StreamConformance, OutageConformance):
@@ -743,10 +740,10 @@ def test_no_descriptor_leaks(root: Path, files: ChassisStore) -> None:
 
     everything()
     gc.collect()
-    before = open_descriptors()
+    before = open_below(root)
     for _ in range(5):
         everything()
-    assert open_descriptors() == before
+    assert open_below(root) == before
 
 
 # Streams.

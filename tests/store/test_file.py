@@ -26,6 +26,7 @@ import store.file.tree
 import store.posix
 from store import ConfigError, Corrupt, NotFound, Unavailable, checksum_of
 from store.file import FileStore
+from tests.store.harness import open_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -539,7 +540,7 @@ def test_no_descriptor_leaks(files: FileStore, root: Path) -> None:
     """Neither errors, nor abandoned lists, nor dropped stores leave descriptors open."""
     files.put("a/b/c", BIG, b"m")
     gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_below(root)
     for _ in range(5):
         FileStore(str(root)).put("a/b/d", b"1", b"m", position=(1, 0))
         next(files.list())
@@ -552,7 +553,7 @@ def test_no_descriptor_leaks(files: FileStore, root: Path) -> None:
             files.put("link/x", b"1", b"m")
         (root / "refs/link").unlink()
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(root) == before
 
 
 # Opening.
@@ -651,6 +652,7 @@ def _processes(count: int) -> ProcessPoolExecutor:
 _CRASHING_WRITER = """
 import sys
 from store.file import FileStore
+from tests.store.harness import open_below
 files = FileStore(sys.argv[1])
 for i in range(int(sys.argv[2]), 1 << 30):
     data = (b"%d " % i) * (20000 if i % 5 == 0 else 1)
