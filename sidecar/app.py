@@ -159,7 +159,13 @@ def _relay(
     return Relay(
         stream,
         ControlStream(client, connect(redis_url, block_s=IDLE_BLOCK_S), keys),
-        Publisher(notify, keys, lease_s=settings.lease_s, dedup_window_s=settings.dedup_window_s),
+        Publisher(
+            notify,
+            keys,
+            lease_s=settings.lease_s,
+            dedup_window_s=settings.dedup_window_s,
+            wait_replicas=settings.wait_replicas,
+        ),
         pipeline,
         pool,
         Options(

@@ -37,6 +37,7 @@ from sidecar.redis.publisher import (
     Buried,
     Fenced,
     Halted,
+    NotReplicated,
     Outbound,
     Outcome,
     Publisher,
@@ -176,7 +177,7 @@ class Relay:
                 self._state("recovering", f"the consumer group is gone: {error}")
             except ReadAgain as error:
                 self._state("recovering", str(error))
-            except (*Outage, redis.ResponseError) as error:
+            except (*Outage, redis.ResponseError, NotReplicated) as error:
                 self._state("waiting", f"Redis: {error}")
                 self._pause()
             finally:
@@ -616,7 +617,8 @@ class Relay:
         run, low = publishing
         done: list[tuple[Item, str]] = []
         forgotten = False
-        # The answer ends with the first that was forgotten: the rest keep their place behind it.
+        # The answer ends with the first conflict, or the first that was forgotten: the rest keep
+        # their place behind it.
         for item, verdict in zip(run, self._publisher.finish(), strict=False):
             if verdict.outcome is Outcome.CONFLICT:
                 _conflict(item, 0)

@@ -64,6 +64,8 @@ class Settings(BaseModel):
     max_artifact_bytes: Annotated[int, BeforeValidator(size_bytes), Field(gt=0)] = 1 << 30
     max_consecutive_dead: Annotated[int, Field(ge=0)] = 100
     dedup_window_s: Annotated[Seconds, Field(ge=1, le=366 * 86400)] = 7 * 86400.0
+    wait_replicas: Annotated[int, Field(ge=0, le=100)] = 0
+    """How many replicas must have a notification before its entry is acknowledged."""
     store_threads: Annotated[int, Field(ge=1, le=256)] = 8
     log_level: Annotated[str, Field(pattern=f"^({'|'.join(LEVELS)})$")] = "info"
     drain: bool = False

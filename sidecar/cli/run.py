@@ -93,6 +93,14 @@ def run(
             help="How long an event_id is remembered.",
         ),
     ] = "7d",
+    wait_replicas: Annotated[
+        int,
+        typer.Option(
+            envvar="SIDECAR_WAIT_REPLICAS",
+            metavar="N",
+            help="Acknowledge an entry only once N replicas have its notification (WAIT).",
+        ),
+    ] = 0,
     store_threads: Annotated[
         int,
         typer.Option(envvar="SIDECAR_STORE_THREADS", help="Artifacts carried at the same time."),
@@ -151,6 +159,7 @@ def run(
         max_artifact_bytes=max_artifact_size,
         max_consecutive_dead=max_consecutive_dead,
         dedup_window_s=dedup_window,
+        wait_replicas=wait_replicas,
         store_threads=store_threads,
         log_level=log_level,
         drain=drain,

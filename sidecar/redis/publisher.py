@@ -9,10 +9,9 @@ from enum import Enum
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-import redis
 from redis.commands.core import Script
 
-from sidecar.redis.client import Client
+from sidecar.redis.client import TIMEOUT_S, Client
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.source import id_pair
 
@@ -25,15 +24,20 @@ class Halted(Exception):
     """The control stream is halted until `sidecar resume`."""
 
 
+class NotReplicated(Exception):
+    """Fewer replicas than asked for have what was written. It may be published, or be lost yet."""
+
+
 class Outcome(Enum):
     """What became of one event given to `Publisher.publish`."""
 
     PUBLISHED = "published"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
-    """Published before under this event_id, with other content."""
+    """Published before under this event_id, with other content. Nothing after it was done."""
     FORGOTTEN = "forgotten"
-    """Was taken for a duplicate, but the index no longer knows it: it must be done in full."""
+    """Was taken for a duplicate, but the index no longer knows it: it must be done in full.
+    Nothing after it was done."""
 
 
 class Verdict(NamedTuple):
@@ -102,16 +106,23 @@ class Publisher:
     """
 
     def __init__(
-        self, client: Client, keys: Keys, *, lease_s: float, dedup_window_s: float
+        self,
+        client: Client,
+        keys: Keys,
+        *,
+        lease_s: float,
+        dedup_window_s: float,
+        wait_replicas: int = 0,
     ) -> None:
+        """With `wait_replicas`, what is written counts only once so many replicas have it."""
         self._client = client
         self._keys = keys
         self._token = secrets.token_hex(16)
         self._lease_ms = int(lease_s * 1000)
         self._window_s = int(dedup_window_s)
+        self._wait_replicas = wait_replicas
         self._highest = 0
-        self._published = False
-        self._answer: Any = None
+        self._loaded = False
         self._sent: Any = None
         """The connection on which a publish waits for its answer."""
         self._scripts = {name: _script(client, name) for name in _SCRIPTS}
@@ -178,8 +189,9 @@ class Publisher:
     def publish(self, events: Sequence[Outbound], low: str) -> list[Verdict]:
         """Publish `events` in order, each event_id once; note `low` as the lowest unfinished entry.
 
-        The answer ends early at an event that the index has forgotten, and `low` is noted only
-        when every one is published. Raises `Fenced` or `Halted`; nothing was published then.
+        The answer ends early at a conflict and at an event that the index has forgotten, and `low`
+        is noted only when every one is published. Raises `Fenced` or `Halted`: nothing was
+        published then. Raises `NotReplicated`.
         """
         self.begin(events, low)
         return self.finish()
@@ -196,46 +208,39 @@ class Publisher:
             keys.append(self._keys.seen(event.identity))
             args += (event.identity[2:], event.json, event.origin, event.traceparent)
         script = self._scripts["publish"]
-        if not self._published:
-            # The first tells whether the server has the script; redis-py loads it if need be.
-            self._answer = script(keys=keys, args=args)
-            self._published = True
-            return
-        connection = self._client.connection_pool.get_connection()
-        self._sent = connection
+        if not self._loaded:
+            self._client.script_load(script.script)
+            self._loaded = True
+        commands = [("EVALSHA", script.sha, len(keys), *keys, *args)]
+        if self._wait_replicas:
+            commands.append(("WAIT", self._wait_replicas, self._wait_ms))
+        self._sent = self._client.connection_pool.get_connection()
         try:
-            connection.send_command(  # type: ignore[no-untyped-call]
-                "EVALSHA", script.sha, len(keys), *keys, *args
-            )
+            self._sent.send_packed_command(self._sent.pack_commands(commands))
         except BaseException:
             self.abandon()
             raise
 
     def finish(self) -> list[Verdict]:
         """Return the verdicts on what was begun, as `publish` does."""
-        answer, self._answer = self._answer, None
-        if self._sent is not None:
-            try:
-                answer = self._sent.read_response()
-            except redis.ResponseError:
-                self._published = False  # it may be that the script is gone
-                self._release()
-                raise
-            except BaseException:
-                self.abandon()
-                raise
-            self._release()
-        state, highest, *results = answer
+        try:
+            state, highest, *results = self._sent.read_response()
+            reached = self._sent.read_response() if self._wait_replicas else 0
+        except BaseException:
+            self._loaded = False  # it may be that the script is gone
+            self.abandon()
+            raise
+        self._release()
         if state == 0:
             raise Fenced
         if state == -1:
             raise Halted
         self._highest = highest
+        self._check_replicas(reached)
         return [_verdict(result) for result in results]
 
     def abandon(self) -> None:
         """Forget what was begun: whether it was published shows when it is read again."""
-        self._answer = None
         if self._sent is not None:
             self._sent.disconnect()
             self._release()
@@ -244,6 +249,18 @@ class Publisher:
         self._client.connection_pool.release(self._sent)
         self._sent = None
 
+    @property
+    def _wait_ms(self) -> int:
+        """How long replicas may take: within the lease, and before the socket's own timeout."""
+        return int(min(self._lease_ms / 3, TIMEOUT_S * 500))
+
+    def _check_replicas(self, reached: int) -> None:
+        if reached < self._wait_replicas:
+            raise NotReplicated(
+                f"{reached} of {self._wait_replicas} replicas took over what was written, within"
+                f" {self._wait_ms} ms"
+            )
+
     def bury(
         self, letters: Sequence[Letter], low: str, *, max_in_a_row: int, halt_reason: str, now: str
     ) -> list[Buried]:
@@ -251,7 +268,7 @@ class Publisher:
 
         `low` is the lowest entry that is unfinished once all of them are written.
         Returns an answer a letter, fewer when the stream is halted on the way. Raises `Fenced`
-        or, when it was halted before the first, `Halted`.
+        or, when it was halted before the first, `Halted`. Raises `NotReplicated`.
         """
         done: list[Buried] = []
         pipeline = self._client.pipeline(transaction=False)
@@ -270,7 +287,11 @@ class Publisher:
                 *(item for pair in letter.fields.items() for item in pair),
             ]  # fmt: skip
             script(keys=keys, args=args, client=pipeline)
-        for answer in pipeline.execute():
+        if self._wait_replicas:
+            pipeline.wait(self._wait_replicas, self._wait_ms)
+        answers = pipeline.execute()
+        reached = answers.pop() if self._wait_replicas else 0
+        for answer in answers:
             if answer == 0:
                 raise Fenced
             if answer == -1:
@@ -278,6 +299,7 @@ class Publisher:
             done.append(Buried(answer))
         if letters and not done:
             raise Halted
+        self._check_replicas(reached)
         return done
 
     @property

@@ -193,6 +193,7 @@ class Rig:
     rules: Rules = field(default_factory=Rules)
     lease_s: float = 1.0
     dedup_window_s: float = 3600.0
+    wait_replicas: int = 0
     stream_class: type[ControlStream] = ControlStream
     threads: int = 4
     sent: dict[str, str] = field(default_factory=dict)
@@ -269,6 +270,7 @@ class Rig:
                 Publisher(
                     clients[2], keys,
                     lease_s=options["lease_s"], dedup_window_s=self.dedup_window_s,
+                    wait_replicas=self.wait_replicas,
                 ),
                 pipeline or Pipeline(self.source, self.fleet, self.rules),
                 pool,

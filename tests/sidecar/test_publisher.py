@@ -233,12 +233,13 @@ def test_a_duplicate_answers_with_the_first_control_version(server: redis.Redis)
 
 
 def test_other_content_is_a_conflict(server: redis.Redis) -> None:
-    """A used event_id with other content is a conflict; the rest of the run is done."""
+    """A used event_id with other content is a conflict, before which the run ends."""
     one = owner(server)
     one.publish([outbound("a")], "1-0")
-    verdicts = one.publish([outbound("a", "other"), outbound("b")], "2-0")
-    assert verdicts[0] == (Outcome.CONFLICT, 0)
-    assert verdicts[1].outcome is Outcome.PUBLISHED
+    run = [outbound("b"), outbound("a", "other"), outbound("c")]
+    published, conflict = one.publish(run, "2-0")
+    assert published.outcome is Outcome.PUBLISHED
+    assert conflict == (Outcome.CONFLICT, 0)
     assert one.seen([identity_digest("a")])[0] == Seen(
         identity_digest("content"), one.publish([outbound("a")], "3-0")[0].control_version
     )

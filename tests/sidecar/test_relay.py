@@ -426,6 +426,17 @@ def test_dead_letters_in_a_row_are_counted_over_restarts(rig: Rig) -> None:
     assert len(rig.letters()) == 3
 
 
+def test_conflicts_between_good_events_are_not_in_a_row(rig: Rig) -> None:
+    """Letters count in entry order: conflicts that good events lie between do not add up."""
+    for number in range(20):
+        rig.emit(f"good {number}")
+        rig.emit(f"good {number}", kind="key.changed")
+    with rig.relay(max_consecutive_dead=3, drain=True) as run:
+        assert run.finish(), run.observer.states
+    assert len(rig.published()) == 20
+    assert rig.reasons() == ["id_conflict"] * 20
+
+
 def test_zero_never_halts(rig: Rig) -> None:
     """A limit of zero buries on and on."""
     for _ in range(150):

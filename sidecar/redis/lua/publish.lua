@@ -11,10 +11,13 @@
 --         traceparent, or empty
 -- Answer { state, highest control_version, result, ... }
 --   state   1 done   0 the fence is another's   -1 halted
---   result  n published as n   -n duplicate of n   0 published before with other content
+--   result  n published as n   -n duplicate of n
+--           0 published before with other content: the rest is left undone, for its dead letter
+--             comes before what follows it
 --           1 was said to be known, but the index has forgotten it; the rest is left undone
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0} end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0} end
+redis.call('SET', KEYS[1], ARGV[1])  -- so that WAIT waits, even when all are duplicates
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -73,8 +76,10 @@ for key = 5, #KEYS do
   end
   answer[#answer + 1] = result
   arg = arg + 4
-  if result == 0 or result == 1 then complete = false end
-  if result == 1 then break end
+  if result == 0 or result == 1 then
+    complete = false
+    break
+  end
 end
 
 answer[2] = clock
