@@ -60,15 +60,18 @@ def pair() -> Iterator[Pair]:
 def test_a_frozen_replica_is_noticed_by_whatever_is_written(pair: Pair) -> None:
     """Publish, duplicate and dead letter, also one there already: all wait for the replica."""
     one = pair.publisher
-    assert len(one.publish([outbound("a")], "1-0")) == 1
+    known, conflict = outbound("a"), outbound("a", "other")
+    assert len(one.publish([known], "1-0")) == 1
     assert len(bury(one, letter("s/1-0"))) == 1
     pair.freeze()
-    for run in ([outbound("a")], [outbound("b")], [outbound("b")], [outbound("b", "other")]):
+    for run in ([known, conflict], [known], [outbound("b")]):
+        pair.client.connection_pool.disconnect()  # a new connection has nothing to wait for yet
         with pytest.raises(NotReplicated, match="0 of 1"):
             one.publish(run, "2-0")
-    for origin in ("s/1-0", "s/2-0", "s/2-0"):
+    for dead in (letter("s/1-0"), letter("s/2-0", "a"), letter("s/3-0")):
+        pair.client.connection_pool.disconnect()
         with pytest.raises(NotReplicated, match="0 of 1"):
-            bury(one, letter(origin))
+            bury(one, dead)
     pair.thaw()
     eventually(lambda: pair.client.set("in", "step") and pair.client.wait(1, 100) == 1)
     assert len(one.publish([outbound("a"), outbound("b")], "2-0")) == 2

@@ -14,7 +14,6 @@
 --         -1 halted   -3 this origin has its letter   -4 the event is published
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return -1 end
-redis.call('SET', KEYS[1], ARGV[1])  -- so that WAIT waits, even when nothing is buried
 
 local function note_low()
   if ARGV[9] == '' or redis.call('GET', KEYS[3]) == ARGV[9] then

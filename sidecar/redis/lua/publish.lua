@@ -17,7 +17,7 @@
 --           1 was said to be known, but the index has forgotten it; the rest is left undone
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0} end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0} end
-redis.call('SET', KEYS[1], ARGV[1])  -- so that WAIT waits, even when all are duplicates
+redis.call('SET', KEYS[1], ARGV[1])  -- so that WAIT has something to wait for, whatever comes
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
