@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -18,14 +21,18 @@ from sidecar.embedded import EmbeddedServer
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.event import KNOWN_TYPES
 from sidecar.health import HealthServer
+from sidecar.housekeeping import Housekeeper
 from sidecar.metrics import Metrics, StreamMetrics
 from sidecar.pipeline import Pipeline, Rules
 from sidecar.redis.client import Client, check_server, check_stream, connect, redact
 from sidecar.redis.keys import Keys
+from sidecar.redis.members import Members
 from sidecar.redis.publisher import Publisher
+from sidecar.redis.retention import Retention
 from sidecar.redis.source import ControlStream
 from sidecar.relay import IDLE_BLOCK_S, Options, Relay
 from sidecar.settings import Settings
+from sidecar.share import Share
 from sidecar.stores import open_store
 from store import Capability, Store
 
@@ -62,8 +69,12 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
         while not _servers_answer(settings, redis_url, notify_url, observers, log):
             if stop.wait(WAIT_FOR_REDIS_S):
                 return 0
+        share = Share(settings.streams)
+        housekeeper = _housekeeper(settings, redis_url, notify_url, share, log)
+        housekeeper.work()  # before a relay takes a stream that is another's share
+        stack.callback(housekeeper.leave)
         relays = [
-            _relay(settings, redis_url, notify_url, stream, pipeline, pool, observer, log)
+            _relay(settings, redis_url, notify_url, stream, pipeline, pool, observer, share, log)
             for stream, observer in observers.items()
         ]
         log.info(
@@ -72,9 +83,13 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
             fleet=redact(settings.fleet_url),
         )  # fmt: skip
         threads.start(relays)
+        summary_at = time.monotonic() + SUMMARY_EVERY_S
         while threads.running():
-            threads.wait(SUMMARY_EVERY_S)
-            _summarise(observers, log)
+            threads.wait(_beat_s(settings))
+            housekeeper.work()
+            if time.monotonic() >= summary_at:
+                _summarise(observers, log)
+                summary_at += SUMMARY_EVERY_S
         return threads.exit_code(drain=settings.drain)
 
 
@@ -151,6 +166,7 @@ def _relay(
     pipeline: Pipeline,
     pool: ThreadPoolExecutor,
     observer: StreamMetrics,
+    share: Share,
     log: FilteringBoundLogger,
 ) -> Relay:
     keys = Keys.of(stream, settings.notify_stream, settings.dead_stream)
@@ -176,7 +192,37 @@ def _relay(
         ),
         observer,
         log.bind(stream=stream),
+        share=share,
     )
+
+
+def _beat_s(settings: Settings) -> float:
+    return min(settings.lease_s / 3, SUMMARY_EVERY_S)
+
+
+def _housekeeper(
+    settings: Settings, redis_url: str, notify_url: str, share: Share, log: FilteringBoundLogger
+) -> Housekeeper:
+    notify = connect(notify_url)
+    keys = [
+        Keys.of(stream, settings.notify_stream, settings.dead_stream) for stream in settings.streams
+    ]
+    members = Members(
+        notify, keys[0], name=f"{socket.gethostname()}:{os.getpid()}", serves=settings.streams,
+        lease_s=settings.lease_s,
+    )  # fmt: skip
+    policies = {
+        "control": settings.trim_control,
+        "notifications": settings.trim_notifications,
+        "dead": settings.trim_dead,
+    }
+    retentions = {
+        one.control: Retention(
+            connect(redis_url), notify, one, policies, dedup_window_s=settings.dedup_window_s
+        )
+        for one in keys
+    }
+    return Housekeeper(members, share, retentions, _beat_s(settings), log)
 
 
 class _Threads:

@@ -19,7 +19,8 @@ from typing import Any, Final
 from sidecar.errors import UsageError
 from sidecar.notification import Notification, parse
 from sidecar.redis.client import Outage, connect, translated
-from sidecar.redis.keys import hash_tagged
+from sidecar.redis.keys import Keys
+from sidecar.redis.readers import DEFAULT_TTL_S, passed
 from store import Artifact, Capability, Store, versioned
 
 PAGE: Final = 1000
@@ -47,10 +48,18 @@ class Feed:
         *,
         notify_stream: str = "control:notifications",
         store: Store | None = None,
+        reader: str | None = None,
+        reader_ttl_s: int = DEFAULT_TTL_S,
     ) -> None:
+        """With `reader`, a name of this reader alone, what `passed` has not passed is kept for it.
+
+        That ends when nothing is heard of it for `reader_ttl_s` seconds.
+        """
         self._url = redis_url
         self._stream = notify_stream
-        self._trimmed_key = f"{hash_tagged(notify_stream)}:trimmed"
+        self._keys = Keys.of("", notify_stream)
+        self._reader = reader
+        self._reader_ttl_s = reader_ttl_s
         self._client = connect(redis_url, block_s=BLOCK_S)
         self._store = versioned(store, Capability.PINNED_GET) if store else None
 
@@ -106,6 +115,17 @@ class Feed:
             manifest_checksum=notification.manifest_checksum or None,
         )
 
+    def passed(self, control_version: int) -> None:
+        """Note that this reader needs nothing up to `control_version` any more; 0 at the beginning.
+
+        Call it when what was read is durably applied, every so often. Raises `Unreachable`, and
+        `UsageError` for a feed without the name of a reader.
+        """
+        if not self._reader:
+            raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
+        with translated(self._url):
+            passed(self._client, self._keys, self._reader, control_version, self._reader_ttl_s)
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
@@ -131,7 +151,8 @@ class Feed:
 
     def _check_gap(self, since: int) -> None:
         """Look after reading, so that nothing can be trimmed between the look and the read."""
-        trimmed = int(self._client.get(self._trimmed_key) or 0)
+        noted: Any = self._client.hget(self._keys.trimmed, self._stream)
+        trimmed = _control_version(noted or b"0-0")
         if not self._client.exists(self._stream):
             raise FeedGap(f"the cursor is {since}, and there is no stream {self._stream}")
         info = self._client.xinfo_stream(self._stream)

@@ -52,6 +52,7 @@ from sidecar.redis.source import (
     id_before,
     id_pair,
 )
+from sidecar.share import Share
 from sidecar.tenure import Held, Item, Tenure, Trouble
 
 BATCH: Final = 500
@@ -105,6 +106,10 @@ class Observer(Protocol):
         """So many entries in memory, tenants held back, entries pending."""
 
 
+class GivenBack(Exception):
+    """Another worker has fewer streams: it is to have this one."""
+
+
 class ReadAgain(Exception):
     """The pending list is not what this worker holds: read it again from its beginning."""
 
@@ -130,10 +135,14 @@ class Relay:
         observer: Observer,
         log: FilteringBoundLogger,
         *,
+        share: Share | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`share` says which streams this worker takes, when others serve them, too."""
         self._stream = stream
+        self._share = share or Share([stream])
+        self._free_since: float | None = None
         self._control = control
         self._publisher = publisher
         self._pipeline = pipeline
@@ -160,19 +169,12 @@ class Relay:
         give_up_at = self._clock() + 2 * self._options.lease_s
         while not stop.is_set():
             try:
-                unclean = self._publisher.acquire()
-                if unclean is None:
-                    self._state("standby", "another worker holds the lease")
-                    if self._options.drain and self._clock() > give_up_at:
-                        break
-                    stop.wait(min(self._options.lease_s / 5, IDLE_BLOCK_S))
-                    continue
-                self._begin(careful=unclean >= CRASHES_TILL_CAREFUL)
-                self._began = self._clock()
-                self._serve()
-                break
+                if self._serve_if_owner(give_up_at):
+                    break
             except Fenced:
                 self._state("standby", "another worker has taken over, or the fence is lost")
+            except GivenBack:
+                self._leave("standby", "given back to a worker that has fewer streams")
             except GroupLost as error:
                 self._state("recovering", f"the consumer group is gone: {error}")
             except ReadAgain as error:
@@ -182,7 +184,42 @@ class Relay:
                 self._pause()
             finally:
                 self._abandon_publishing()
-        self._leave()
+                self._share.lost(self._stream)
+        self._leave("stopped", "")
+
+    def _serve_if_owner(self, give_up_at: float) -> bool:
+        """Serve if the stream can be had; tell whether that is the end of it."""
+        unclean = self._acquire()
+        if unclean is None:
+            self._state("standby", "another worker holds the lease, or comes first")
+            if self._options.drain and self._clock() > give_up_at:
+                return True
+            self._stop.wait(min(self._options.lease_s / 5, IDLE_BLOCK_S))
+            return False
+        self._begin(careful=unclean >= CRASHES_TILL_CAREFUL)
+        self._began = self._clock()
+        self._serve()
+        return True
+
+    def _acquire(self) -> int | None:
+        """Become the owner, as `Publisher.acquire`, unless others have it, or come first.
+
+        Who comes first and does not take it, is not waited for any longer than half a lease.
+        """
+        now = self._clock()
+        if self._share.may_take(self._stream):
+            self._free_since = None
+        elif self._publisher.is_owned():
+            self._free_since = None
+            return None
+        else:
+            self._free_since = now if self._free_since is None else self._free_since
+            if now - self._free_since < self._options.lease_s / 2:
+                return None
+        unclean = self._publisher.acquire()
+        if unclean is not None:
+            self._share.took(self._stream)
+        return unclean
 
     def _pause(self) -> None:
         """Wait before the next try, longer each time, until a tenure has lasted."""
@@ -260,6 +297,8 @@ class Relay:
         self._observer.gauge(
             window=len(tenure.window), held=len(tenure.held), pending=tenure.pending
         )
+        if self._share.gives(self._stream):
+            raise GivenBack
         if self._publisher.renew():
             raise Halted
         self._check_pending()
@@ -293,12 +332,13 @@ class Relay:
         self._publisher.abandon()
         self._publishing = None
 
-    def _leave(self) -> None:
+    def _leave(self, state: str, detail: str) -> None:
+        """Give the lease back, so that the next owner need not wait for its end."""
         try:
             self._publisher.release()
         except (*Outage, redis.ResponseError) as error:
             self._log.warning("the lease was not given back; it runs out", error=str(error))
-        self._state("stopped", "")
+        self._state(state, detail)
 
     # --- read ----------------------------------------------------------------------------------
 

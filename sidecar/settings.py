@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from sidecar.errors import UsageError
 from sidecar.logs import LEVELS
 from sidecar.redis.keys import Keys
+from sidecar.redis.retention import Policy, parse_policy
 
 _UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES: Final = {
@@ -37,6 +38,7 @@ def size_bytes(value: str | int) -> int:
 
 
 Seconds = Annotated[float, BeforeValidator(seconds)]
+Trimming = Annotated[Policy, BeforeValidator(parse_policy)]
 StreamName = Annotated[str, Field(min_length=1, max_length=512)]
 
 
@@ -64,6 +66,9 @@ class Settings(BaseModel):
     max_artifact_bytes: Annotated[int, BeforeValidator(size_bytes), Field(gt=0)] = 1 << 30
     max_consecutive_dead: Annotated[int, Field(ge=0)] = 100
     dedup_window_s: Annotated[Seconds, Field(ge=1, le=366 * 86400)] = 7 * 86400.0
+    trim_control: Trimming = Policy(age_s=7 * 86400)
+    trim_notifications: Trimming = Policy(age_s=30 * 86400)
+    trim_dead: Trimming = Policy(age_s=90 * 86400)
     wait_replicas: Annotated[int, Field(ge=0, le=100)] = 0
     """How many replicas must have a notification before its entry is acknowledged."""
     store_threads: Annotated[int, Field(ge=1, le=256)] = 8

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import redis
-
 from sidecar.redis.client import Client, check_stream, translated
 from sidecar.redis.halts import Halt, in_force
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
+from sidecar.redis.members import Member, registered_workers
+from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.scan import control_version_of, server_time_us, stream_info
 from sidecar.redis.source import id_after, id_pair
 
@@ -68,14 +68,28 @@ class DeadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReaderStatus:
+    """One registered reader of the notifications."""
+
+    name: str
+    control_version: int
+    """It needs nothing up to here."""
+    silent_s: float
+    """Since it was last heard of."""
+    expired: bool
+    """It protects nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything that `sidecar status` tells."""
 
     streams: list[ControlStatus]
     notifications: NotifyStatus
     dead: DeadStatus
-    readers: dict[str, str]
-    """Registered readers, and what is noted of each."""
+    readers: list[ReaderStatus]
+    workers: list[Member]
+    """The workers that told of themselves of late."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
@@ -83,6 +97,8 @@ class Status:
         for stream in found["streams"]:
             if stream["halt"] is not None:
                 stream["halt"] = stream["halt"]._asdict()
+        for worker in found["workers"]:
+            worker |= {"serves": sorted(worker["serves"]), "owns": sorted(worker["owns"])}
         return found
 
 
@@ -107,7 +123,7 @@ def collect(
         ]
         return Status(
             streams, _notifications(notify, keys[0]), _dead(notify, keys[0]),
-            _readers(notify, keys[0]),
+            _readers(notify, keys[0]), registered_workers(notify, keys[0]),
         )  # fmt: skip
 
 
@@ -163,8 +179,8 @@ def _notify_side(client: Client, keys: Keys) -> dict[str, Any]:
 
 def _notifications(client: Client, keys: Keys) -> NotifyStatus:
     info = stream_info(client, keys.notifications)
-    raw: Any = client.get(f"{keys.prefix}:trimmed")
-    trimmed = int(raw) if raw and raw.isdigit() else 0
+    raw: Any = client.hget(keys.trimmed, keys.notifications)
+    trimmed = control_version_of(raw.decode()) if raw else 0
     last = control_version_of(info.last_id) if info else 0
     if info is None or not last:
         return NotifyStatus(keys.notifications, info is not None, 0, None, None, trimmed)
@@ -178,12 +194,9 @@ def _dead(client: Client, keys: Keys) -> DeadStatus:
     return DeadStatus(keys.dead, len(letters), by_reason, counted)
 
 
-def _readers(client: Client, keys: Keys) -> dict[str, str]:
-    try:
-        found: Any = client.hgetall(f"{keys.prefix}:readers")
-    except redis.ResponseError:
-        return {}
-    return {
-        name.decode(errors="backslashreplace"): value.decode(errors="backslashreplace")
-        for name, value in sorted(found.items())
-    }
+def _readers(client: Client, keys: Keys) -> list[ReaderStatus]:
+    now_us = server_time_us(client)
+    return [
+        ReaderStatus(one.name, one.control_version, (now_us - one.seen_us) / 1e6, one.expired)
+        for one in registered_readers(client, keys)
+    ]

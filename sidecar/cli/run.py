@@ -93,6 +93,30 @@ def run(
             help="How long an event_id is remembered.",
         ),
     ] = "7d",
+    trim_control: Annotated[
+        str,
+        typer.Option(
+            envvar="SIDECAR_TRIM_CONTROL",
+            metavar="LIMITS",
+            help="What of the control streams to trim once it is finished: age=7d,"
+            " length=1000000, both with a comma, or never.",
+        ),
+    ] = "age=7d",
+    trim_notifications: Annotated[
+        str,
+        typer.Option(
+            envvar="SIDECAR_TRIM_NOTIFICATIONS",
+            metavar="LIMITS",
+            help="What of the notifications to trim once every registered reader has passed it;"
+            " what is younger than --dedup-window stays.",
+        ),
+    ] = "age=30d",
+    trim_dead: Annotated[
+        str,
+        typer.Option(
+            envvar="SIDECAR_TRIM_DEAD", metavar="LIMITS", help="What of the dead letters to trim."
+        ),
+    ] = "age=90d",
     wait_replicas: Annotated[
         int,
         typer.Option(
@@ -159,6 +183,9 @@ def run(
         max_artifact_bytes=max_artifact_size,
         max_consecutive_dead=max_consecutive_dead,
         dedup_window_s=dedup_window,
+        trim_control=trim_control,
+        trim_notifications=trim_notifications,
+        trim_dead=trim_dead,
         wait_replicas=wait_replicas,
         store_threads=store_threads,
         log_level=log_level,

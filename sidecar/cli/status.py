@@ -18,7 +18,8 @@ from sidecar.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sidecar.status import ControlStatus, DeadStatus, NotifyStatus, Status
+    from sidecar.redis.members import Member
+    from sidecar.status import ControlStatus, DeadStatus, NotifyStatus, ReaderStatus, Status
 
 _NOBODY: Final = "none alive"
 _UNKNOWN: Final = "unknown"
@@ -72,7 +73,25 @@ def _print(found: Status) -> None:
     _print_dead(found.dead)
     if found.readers:
         output.line()
-        output.table(("reader", "noted"), list(found.readers.items()))
+        output.table(
+            ("reader", "has passed", "last heard of"), [_reader(one) for one in found.readers]
+        )
+    if len(found.workers) > 1:
+        output.line()
+        output.table(("worker", "owns"), [_worker(one) for one in found.workers])
+
+
+def _reader(reader: ReaderStatus) -> tuple[str, str, str]:
+    from sidecar.moments import span
+
+    heard = f"{span(reader.silent_s)} ago"
+    if reader.expired:
+        heard += "; EXPIRED: what it has not read may be trimmed"
+    return reader.name, str(reader.control_version), heard
+
+
+def _worker(worker: Member) -> tuple[str, str]:
+    return worker.name, ", ".join(sorted(worker.owns)) or "nothing"
 
 
 def _print_stream(stream: ControlStatus) -> None:

@@ -73,6 +73,21 @@ class Keys:
         """A stream: which dead letters were put back, when and why."""
         return f"{self.prefix}:redriven"
 
+    @property
+    def workers(self) -> str:
+        """A hash: which workers are alive, and which control streams each owns."""
+        return f"{self.prefix}:workers"
+
+    @property
+    def readers(self) -> str:
+        """A hash: how far each registered reader of the notifications is."""
+        return f"{self.prefix}:readers"
+
+    @property
+    def trimmed(self) -> str:
+        """A hash: by stream, the highest entry ID that trimming took, or is about to take."""
+        return f"{self.prefix}:trimmed"
+
     def seen(self, digest: bytes) -> str:
         """The shard of the deduplication index that holds `digest`."""
         return f"{self.prefix}:seen:{digest[:2].hex()}"

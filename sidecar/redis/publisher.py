@@ -138,6 +138,10 @@ class Publisher:
         owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
         return int(unclean) if owner else None
 
+    def is_owned(self) -> bool:
+        """Tell whether a lease of the control stream runs."""
+        return bool(self._client.exists(self._keys.lease))
+
     def renew(self) -> str:
         """Keep the lease; return why the stream is halted, or an empty string.
 

@@ -21,7 +21,7 @@ def test_status_of_an_empty_server_makes_nothing(sidecar: Cli) -> None:
     assert stream["halt"] is None
     assert not stream["owner_alive"]
     assert found["notifications"]["last_control_version"] is None
-    assert found["readers"] == {}
+    assert found["readers"] == found["workers"] == []
     assert "there is no such stream yet" in sidecar("status").out
     assert sidecar.client.dbsize() == 0
 
@@ -79,17 +79,19 @@ def test_an_unknown_lag_is_not_zero(sidecar: Cli, every_server: str) -> None:
 
 
 def test_status_of_several_streams_and_readers(sidecar: Cli) -> None:
-    """Each --stream has its part; registered readers are shown as they are noted."""
+    """Each --stream has its part; registered readers are shown, expired ones as such."""
     sidecar.client.xadd("a", {"event": "{}"})
-    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", "ctl-1", "1790000000000000")
+    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", "ctl-1", f"1790000000000000 {10**15} 60")
     args = ("--stream", "a", "--stream", "b")
     found = sidecar("status", *args, "--json").object()
     assert [stream["stream"] for stream in found["streams"]] == ["a", "b"]
     assert [stream["length"] for stream in found["streams"]] == [1, 0]
-    assert found["readers"] == {"ctl-1": "1790000000000000"}
+    (reader,) = found["readers"]
+    assert (reader["name"], reader["control_version"]) == ("ctl-1", 1790000000000000)
+    assert reader["expired"]
     by_env = sidecar("status", env={"SIDECAR_STREAM": "a b", "SIDECAR_JSON": "1"}).object()
     assert by_env["streams"] == found["streams"]
-    assert "ctl-1" in sidecar("status").out
+    assert re.search("ctl-1.*EXPIRED", sidecar("status").out)
 
 
 @pytest.mark.parametrize("key", [STREAM, NOTIFICATIONS, DEAD])
@@ -104,7 +106,7 @@ def test_a_key_that_is_no_stream_is_exit_2(sidecar: Cli, key: str) -> None:
 def test_status_survives_hostile_strings(sidecar: Cli) -> None:
     """Reasons and readers out of Redis cannot steer the terminal."""
     sidecar.client.hset(HALT, mapping={"reason": HOSTILE, "since": "s", "by": HOSTILE})
-    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", HOSTILE, HOSTILE)
+    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", HOSTILE, "0 0 0")
     letter: dict[Any, Any] = {"reason": HOSTILE}
     sidecar.client.xadd(DEAD, letter)
     out = sidecar("status").out

@@ -96,7 +96,8 @@ def test_a_gap_is_exit_3(sidecar: Cli) -> None:
     """A cursor below what was trimmed, or above the end, is told and not skipped."""
     versions = _plant(sidecar, 3)
     sidecar.client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
-    sidecar.client.set(f"{{{NOTIFICATIONS}}}:trimmed", versions[1])
+    noted = f"{versions[1] // 1000}-{versions[1] % 1000}"
+    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:trimmed", NOTIFICATIONS, noted)
     below = sidecar("tail", "--since", str(versions[0]))
     assert (below.code, below.raw) == (3, b"")
     assert "leave out --since" in below.err

@@ -18,7 +18,9 @@ from sidecar.feed import Feed
 from sidecar.producer import Producer
 from sidecar.redis import halts, scan
 from sidecar.redis.client import check_stream, connect
-from sidecar.redis.publisher import Halted, Outbound, Publisher
+from sidecar.redis.members import Members
+from sidecar.redis.publisher import Halted, NotReplicated, Outbound, Publisher
+from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import FIRST, ControlStream, id_pair
 from tests import servers
 from tests.deploy.harness import (
@@ -98,14 +100,26 @@ def _duties(server: Server) -> None:
         assert control.acknowledge([entry.id]) == 1
         assert owner.seen([b"0" * 16]) == [None]
         owner.release()
+        waiting = Publisher(client, KEYS, lease_s=1, dedup_window_s=60, wait_replicas=1)
+        waiting.acquire()
+        with pytest.raises(NotReplicated):
+            waiting.publish([], FIRST)
+        waiting.release()
+        members = Members(client, KEYS, name="me", serves=[STREAM], lease_s=5)
+        assert members.beat(owns=[]) == []
+        members.leave()
+        policies = {"control": Policy(0, 1), "notifications": Policy(), "dead": Policy()}
+        trimmed = Retention(client, client, KEYS, policies, dedup_window_s=60).trim()
+        assert trimmed[0].removed
 
 
 def test_each_user_does_its_job(server: Server) -> None:
     """Events go from producer to controller, a malformed one to the dead letters, none denied."""
     _duties(server)
 
-    with closing(Feed(server.url("controller"), store=_fleet(server))) as feed:
+    with closing(Feed(server.url("controller"), store=_fleet(server), reader="me")) as feed:
         found = feed.poll()
+        feed.passed(found[0].control_version)
         assert feed.poll(since=found[0].control_version) == found[1:]
         assert feed.poll(since=found[-1].control_version, wait_s=0.01) == []
         assert feed.resolve(found[0]) == store.Artifact(b"dump", b"{}")
@@ -174,7 +188,6 @@ FOR_NO_ONE: Final = (
     "SELECT 1", "MONITOR", "CLIENT LIST", "CLIENT KILL TYPE normal", "SCRIPT FLUSH",
     "FUNCTION LIST", "SUBSCRIBE c", "PUBLISH c m", "REPLICAOF NO ONE", "SAVE",
     "GET other", "SET other 1", "XADD other * f v", "XRANGE other - +", "DEL other",
-    "XTRIM control:events MAXLEN 0", "XTRIM control:notifications MAXLEN 0",
     "XDEL control:events 1-1", "XDEL control:notifications 1-1",
     "RENAME control:notifications other", "COPY control:notifications other",
     "XGROUP DESTROY control:events sidecar:control:notifications",
@@ -183,6 +196,7 @@ FOR_NO_ONE: Final = (
 )  # fmt: skip
 NO_SCRIPT: Final = ("EVAL return(1) 0",)
 FOR_NO_READER: Final = (
+    "XTRIM control:events MAXLEN 0", "XTRIM control:notifications MAXLEN 0",
     "XADD control:notifications * f v", "SET {control:notifications}:trimmed 1",
     "DEL control:notifications", "EVALSHA 0000000000000000000000000000000000000000 0",
     "SCRIPT LOAD return(1)", "XACK control:events sidecar:control:notifications 1-1",
@@ -208,7 +222,7 @@ DENIED: Final = {
     "producer": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "XRANGE control:events - +",
         "XREAD STREAMS control:events 0", "XRANGE control:notifications - +",
-        "XREAD STREAMS control:notifications 0", "GET {control:notifications}:trimmed",
+        "XREAD STREAMS control:notifications 0", "HGET {control:notifications}:trimmed f",
     ),
     "health": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "XADD control:events * f v", "TIME",

@@ -115,7 +115,7 @@ def test_a_noted_trim_is_no_gap_for_who_has_read_it(feed: Feed, client: Any) -> 
     """With the trim noted, a reader whose cursor is where it ended goes on."""
     published(client, 1000, 2000, 3000)
     client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
-    client.set("{control:notifications}:trimmed", 2000)
+    client.hset("{control:notifications}:trimmed", NOTIFICATIONS, "2-0")
     assert [n.control_version for n in feed.poll(2000)] == [3000]
     with pytest.raises(FeedGap):
         feed.poll(1000)

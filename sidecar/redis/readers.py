@@ -1,0 +1,54 @@
+"""Registered readers of the notifications: what they have not passed is not trimmed.
+
+`{N}:readers` is a hash. A field is a reader's name; its value three numbers in decimal, separated
+by a space: the control_version up to which the reader needs nothing any more, when it was last
+heard of (the server's clock, microseconds since the epoch), and after how many seconds of silence
+it expires. An expired reader protects nothing; its line stays, so that it is seen.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+from sidecar.redis.client import Client
+from sidecar.redis.keys import Keys
+from sidecar.redis.scan import server_time_us
+
+DEFAULT_TTL_S: Final = 7 * 86400
+_VALUE: Final = re.compile(rb"(\d{1,17}) (\d{1,17}) (\d{1,9})")
+
+
+class Reader(NamedTuple):
+    """One registered reader."""
+
+    name: str
+    control_version: int
+    """It needs nothing up to here."""
+    seen_us: int
+    ttl_s: int
+    expired: bool
+
+
+def passed(client: Client, keys: Keys, name: str, control_version: int, ttl_s: int) -> None:
+    """Register the reader `name`, or note that it has passed `control_version`.
+
+    It expires after `ttl_s` seconds in which it is not heard of. Raises redis-py's errors.
+    """
+    value = f"{control_version} {server_time_us(client)} {ttl_s}"
+    client.hset(keys.readers, name, value)
+
+
+def registered(client: Client, keys: Keys) -> list[Reader]:
+    """Return all registered readers, by name. Raises redis-py's errors."""
+    found: Any = client.hgetall(keys.readers)
+    now_us = server_time_us(client) if found else 0
+    readers = []
+    for name, value in sorted(found.items()):
+        if match := _VALUE.fullmatch(value):
+            position, seen_us, ttl_s = map(int, match.groups())
+            expired = now_us > seen_us + ttl_s * 10**6
+            readers.append(
+                Reader(name.decode(errors="backslashreplace"), position, seen_us, ttl_s, expired)
+            )
+    return readers
