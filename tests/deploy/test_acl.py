@@ -21,7 +21,7 @@ from sidecar.redis.client import check_stream, connect
 from sidecar.redis.members import Members
 from sidecar.redis.publisher import Halted, NotReplicated, Outbound, Publisher
 from sidecar.redis.retention import Policy, Retention
-from sidecar.redis.source import FIRST, ControlStream, id_pair
+from sidecar.redis.source import FIRST, ControlStream, id_after, id_pair
 from tests import servers
 from tests.deploy.harness import (
     DEPLOY,
@@ -103,7 +103,7 @@ def _duties(server: Server) -> None:
         waiting = Publisher(client, KEYS, lease_s=1, dedup_window_s=60, wait_replicas=1)
         waiting.acquire()
         with pytest.raises(NotReplicated):
-            waiting.publish([], FIRST)
+            waiting.publish([], id_after(entry.id))
         waiting.release()
         members = Members(client, KEYS, name="me", serves=[STREAM], lease_s=5)
         assert members.beat(owns=[]) == []
