@@ -44,7 +44,7 @@ class Housekeeper:
         """Do what is due. Call it every `beat_s` seconds, about."""
         try:
             self._share.see(self._members.beat(self._share.owned))
-            if self._clock() >= self._trim_at:
+            if self._share.owned and self._clock() >= self._trim_at:
                 self._trim()
                 self._trim_at = self._clock() + TRIM_EVERY_S
         except (*Outage, redis.ResponseError) as error:

@@ -72,10 +72,9 @@ class Members:
 
     def _alive(self, found: dict[bytes, bytes]) -> list[Member]:
         now = self._clock()
-        self._seen = {
-            id_: self._seen[id_] if self._seen.get(id_, (b"",))[0] == told else (told, now)
-            for id_, told in found.items()
-        }
+        before = self._seen
+        self._seen = {id_: (told, now) for id_, told in found.items()}
+        self._seen |= {id_: seen for id_, seen in before.items() if found.get(id_) == seen[0]}
         ages = {id_: (now - since) / self._lease_s for id_, (_, since) in self._seen.items()}
         forgotten = [id_ for id_, age in ages.items() if age > FORGOTTEN_AFTER_LEASES]
         if forgotten:

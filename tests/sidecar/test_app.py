@@ -16,8 +16,9 @@ import pytest
 import redis
 
 import store
-from sidecar import app
+from sidecar import app, housekeeping, logs
 from sidecar.errors import Unreachable, UsageError
+from sidecar.redis import readers
 from sidecar.settings import build
 from store import Unavailable, registry
 from tests import servers
@@ -315,3 +316,39 @@ def test_an_event_that_kills_the_worker_is_poison(rig: Rig, tmp_path: Path) -> N
     assert rig.pending() == 0
     assert not isinstance(rig.source, SpyStore)
     rig.audit()
+
+
+def test_the_worker_trims_what_nobody_needs(
+    rig: Rig, stores: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished entries go by the operator's policy; what a reader has not passed stays."""
+    monkeypatch.setattr(housekeeping, "TRIM_EVERY_S", 0.0)
+    readers.passed(rig.client, rig.keys, "controller", 0, ttl_s=60)
+    for number in range(5):
+        rig.emit(f"e{number}")
+    with worker(
+        rig, stores, trim_control="length=2", trim_notifications="length=0", dedup_window_s=1
+    ):
+        eventually(lambda: rig.client.xlen(rig.control) == 2)
+        assert len(rig.published()) == 5
+        third = rig.notifications()[2]["control_version"]
+        readers.passed(rig.client, rig.keys, "controller", third, ttl_s=60)
+        eventually(lambda: rig.published() == ["e3", "e4"])
+    trimmed: Any = rig.client.hget(rig.keys.trimmed, rig.notify)
+    assert trimmed.decode() == f"{third // 1000}-{third % 1000}"
+
+
+def test_a_reader_that_stays_away_expires_visibly(
+    rig: Rig, stores: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That a reader has expired is said in the log."""
+    rig.client.hset(rig.keys.readers, "gone", "1000 1000 60")
+    settings = build(redis=rig.url, lease_s=0.3, **stores)
+    stop, log = threading.Event(), logs.configure("warning")
+    thread = threading.Thread(target=app.run, args=(settings, log, stop))
+    thread.start()
+    try:
+        eventually(lambda: "reader expired" in capsys.readouterr().err)
+    finally:
+        stop.set()
+        thread.join(20)

@@ -1,0 +1,218 @@
+"""Trimming: by age and by length, never what someone needs, on each kind of server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from sidecar.redis.keys import Keys
+from sidecar.redis.readers import passed, registered
+from sidecar.redis.retention import ROUND, Policy, Retention, parse_policy
+from sidecar.redis.scan import server_time_us
+
+KEYS = Keys.of("control:events", "control:notifications")
+EVERYTHING = Policy(age_s=0)
+NOTHING = Policy()
+
+
+@pytest.fixture
+def server(every_server: str) -> Iterator[redis.Redis]:
+    """A connection to each kind of server in turn."""
+    with redis.Redis.from_url(every_server, protocol=2) as client:
+        yield client
+
+
+def fill(client: redis.Redis, stream: str, count: int, first: int = 1) -> None:
+    """Append entries with the IDs first-0, first+1-0 and so on."""
+    pipeline = client.pipeline()
+    for ms in range(first, first + count):
+        pipeline.xadd(stream, {"event": "{}"}, id=f"{ms}-0")
+    pipeline.execute()
+
+
+def ids(client: redis.Redis, stream: str) -> list[int]:
+    """Return the milliseconds of what is there."""
+    found: Any = client.xrange(stream)
+    return [int(entry_id.split(b"-")[0]) for entry_id, _ in found]
+
+
+def trim(
+    client: redis.Redis,
+    *,
+    control: Policy = NOTHING,
+    notifications: Policy = NOTHING,
+    dead: Policy = NOTHING,
+    dedup_window_s: float = 0,
+) -> int:
+    """Trim until there is nothing more to trim; return how much went."""
+    policies = {"control": control, "notifications": notifications, "dead": dead}
+    retention = Retention(client, client, KEYS, policies, dedup_window_s=dedup_window_s)
+    removed = 0
+    while True:
+        trimmed = retention.trim()
+        removed += sum(one.removed for one in trimmed)
+        if not any(one.more for one in trimmed):
+            return removed
+
+
+def noted(client: redis.Redis, stream: str) -> str | None:
+    """Return up to where trimming is noted."""
+    found: Any = client.hget(KEYS.trimmed, stream)
+    return found and str(found.decode())
+
+
+def finished(client: redis.Redis, up_to: int) -> None:
+    """Have the group read and acknowledge what comes before `up_to`, and note it as the lowest."""
+    client.xgroup_create(KEYS.control, KEYS.group, f"{up_to - 1}-0", mkstream=True)
+    client.set(KEYS.low, f"{up_to}-0")
+
+
+def test_each_stream_is_trimmed_by_its_policy(server: redis.Redis) -> None:
+    """By length or by age, whichever takes more; how far it went is noted; the rest stays."""
+    for stream in (KEYS.control, KEYS.notifications, KEYS.dead):
+        fill(server, stream, 10)
+    finished(server, 11)
+    now_ms = server_time_us(server) // 1000
+    server.xadd(KEYS.dead, {"event": "{}"}, id=f"{now_ms}-0")
+    trim(
+        server,
+        control=Policy(length=4),
+        notifications=Policy(age_s=3600, length=20),
+        dead=Policy(age_s=3600),
+    )
+    assert ids(server, KEYS.control) == [7, 8, 9, 10]
+    assert ids(server, KEYS.notifications) == []
+    assert ids(server, KEYS.dead) == [now_ms]
+    assert [noted(server, s) for s in (KEYS.control, KEYS.notifications, KEYS.dead)] == [
+        "6-0", "10-0", "10-0",
+    ]  # fmt: skip
+
+
+def test_never_trims_nothing(server: redis.Redis) -> None:
+    """Without a limit all stays, and streams that are not there are not made."""
+    assert trim(server, control=EVERYTHING, notifications=EVERYTHING, dead=EVERYTHING) == 0
+    assert server.dbsize() == 0
+    fill(server, KEYS.dead, 5)
+    assert trim(server) == 0
+
+
+def test_what_a_group_has_not_acknowledged_stays(server: redis.Redis) -> None:
+    """Neither unread nor pending entries go, of no group that is on the stream."""
+    fill(server, KEYS.control, 10)
+    finished(server, 9)
+    server.xgroup_create(KEYS.control, "other", "0-0")
+    server.xreadgroup("other", "me", {KEYS.control: ">"}, count=7)
+    server.xack(KEYS.control, "other", "1-0", "2-0", "3-0", "5-0")
+    trim(server, control=EVERYTHING)
+    assert ids(server, KEYS.control) == [4, 5, 6, 7, 8, 9, 10]
+    server.xack(KEYS.control, "other", "4-0", "6-0", "7-0")
+    trim(server, control=Policy(length=0))
+    assert ids(server, KEYS.control) == [8, 9, 10]
+    server.xgroup_destroy(KEYS.control, "other")
+    trim(server, control=EVERYTHING)
+    assert ids(server, KEYS.control) == [9, 10]
+
+
+def test_what_the_relay_has_not_finished_stays(server: redis.Redis) -> None:
+    """With the group gone, the lowest unfinished entry is the floor; with neither, all stays."""
+    fill(server, KEYS.control, 10)
+    assert trim(server, control=EVERYTHING) == 0
+    server.set(KEYS.low, "4-0")
+    trim(server, control=EVERYTHING)
+    assert ids(server, KEYS.control) == list(range(4, 11))
+
+
+def test_what_a_reader_has_not_passed_stays(server: redis.Redis) -> None:
+    """The slowest registered reader is the floor, until it has passed on or expired."""
+    fill(server, KEYS.notifications, 10)
+    passed(server, KEYS, "slow", 3000, ttl_s=60)
+    passed(server, KEYS, "quick", 9000, ttl_s=60)
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == list(range(4, 11))
+    passed(server, KEYS, "slow", 5000, ttl_s=60)
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == list(range(6, 11))
+    heard = server_time_us(server) - 61 * 10**6
+    server.hset(KEYS.readers, "slow", f"5000 {heard} 60")
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == [10]
+    assert [(r.name, r.expired) for r in registered(server, KEYS)] == [
+        ("quick", False),
+        ("slow", True),
+    ]
+
+
+def test_what_deduplication_needs_stays(server: redis.Redis) -> None:
+    """A notification younger than the deduplication window is never trimmed."""
+    now_ms = server_time_us(server) // 1000
+    fill(server, KEYS.notifications, 5, first=now_ms - 100_000)
+    fill(server, KEYS.notifications, 5, first=now_ms - 10_000)
+    trim(server, notifications=Policy(age_s=0, length=0), dedup_window_s=60)
+    assert ids(server, KEYS.notifications) == [now_ms - 10_000 + i for i in range(5)]
+
+
+def test_a_group_on_the_notifications_counts_as_well(server: redis.Redis) -> None:
+    """Who reads notifications through a consumer group loses none to trimming."""
+    fill(server, KEYS.notifications, 5)
+    server.xgroup_create(KEYS.notifications, "controllers", "2-0")
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == [3, 4, 5]
+
+
+def test_a_long_backlog_goes_round_by_round(server: redis.Redis) -> None:
+    """However much there is to trim, one round takes little, and the note is exact each time."""
+    fill(server, KEYS.dead, 2 * ROUND + 500)
+    policies = dict.fromkeys(("control", "notifications"), NOTHING) | {"dead": EVERYTHING}
+    retention = Retention(server, server, KEYS, policies, dedup_window_s=0)
+    seen = []
+    for _ in range(3):
+        trimmed = retention.trim()[2]
+        seen.append((trimmed.removed, trimmed.more, noted(server, KEYS.dead)))
+    assert seen == [
+        (ROUND, True, f"{ROUND}-0"),
+        (ROUND, True, f"{2 * ROUND}-0"),
+        (500, False, f"{2 * ROUND + 500}-0"),
+    ]
+    assert retention.trim()[2].removed == 0
+
+
+def test_the_note_comes_first_and_never_goes_back(server: redis.Redis) -> None:
+    """How far trimming went is known before anything goes, whatever is noted later."""
+    fill(server, KEYS.dead, 5)
+    noted_first = []
+
+    class Watched(redis.Redis):
+        def xtrim(self, *args: Any, **options: Any) -> Any:
+            noted_first.append(noted(server, KEYS.dead))
+            return super().xtrim(*args, **options)
+
+    with Watched(connection_pool=server.connection_pool) as watched:
+        trim(watched, dead=Policy(length=2))
+    assert noted_first == ["3-0"]
+    server.hset(KEYS.trimmed, KEYS.dead, "12-0")
+    trim(server, dead=EVERYTHING)
+    assert noted(server, KEYS.dead) == "12-0"
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("never", Policy()),
+        ("age=7d", Policy(age_s=7 * 86400)),
+        ("length=1000", Policy(length=1000)),
+        (" length=1000, age=90s ", Policy(90, 1000)),
+    ],
+)
+def test_policies_are_read(text: str, policy: Policy) -> None:
+    """Age, length, both, or never."""
+    assert parse_policy(text) == policy
+
+
+@pytest.mark.parametrize("text", ["", "7d", "age", "age=", "age=x", "length=-1", "age=1d;length=2"])
+def test_other_policies_are_refused(text: str) -> None:
+    """What is no policy is refused with what to write."""
+    with pytest.raises(ValueError, match="write"):
+        parse_policy(text)

@@ -1,0 +1,124 @@
+"""Many streams over several real workers: spread on join, leave and crash, order kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+import store
+from sidecar import app
+from sidecar.redis.keys import Keys
+from sidecar.redis.members import registered_workers
+from sidecar.settings import build
+from store import registry
+from tests.sidecar.harness import NOTIFICATIONS, Rig, eventually, silent_log
+
+STREAMS = [f"control:{number}" for number in range(6)]
+KEYS = Keys.of(STREAMS[0], NOTIFICATIONS)
+
+
+@pytest.fixture
+def stores(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Register the rig's stores; return the settings that name them."""
+    monkeypatch.setattr(registry, "_registered", {})
+    store.register("source", lambda _: rig.source)
+    store.register("fleet", lambda _: rig.fleet)
+    return {"source_store": "source:", "fleet_store": "fleet:"}
+
+
+@contextmanager
+def worker(rig: Rig, stores: dict[str, str]) -> Iterator[Callable[[], None]]:
+    """Run a worker of all streams; yields what stops it."""
+    settings = build(redis=rig.url, streams=tuple(STREAMS), lease_s=0.6, **stores)
+    stop = threading.Event()
+    thread = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+    try:
+        yield end
+    finally:
+        end()
+
+
+def loads(rig: Rig) -> list[int]:
+    """Return how many streams each worker says that it owns, ascending."""
+    return sorted(len(member.owns) for member in registered_workers(rig.client, KEYS))
+
+
+def owners(rig: Rig) -> Counter[Any]:
+    """Return how many leases each token holds."""
+    return Counter(rig.client.get(Keys.of(stream, NOTIFICATIONS).lease) for stream in STREAMS)
+
+
+class Sender:
+    """Sends events to all streams, one after the other, in a thread of its own."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.count = 0
+
+    def __enter__(self) -> Sender:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.005):
+            stream = STREAMS[self.count % len(STREAMS)]
+            event = f'{{"event_id":"{self.count}","type":"run.abort","tenant_id":"{stream}"}}'
+            self._rig.client.xadd(stream, {"event": event})
+            self.count += 1
+
+
+def test_streams_are_spread_as_workers_come_and_go(rig: Rig, stores: dict[str, str]) -> None:
+    """One worker has all six streams, two have three each, three have two; and back again.
+
+    Meanwhile events come, and each is published once and in its stream's order.
+    """
+    with ExitStack() as stack:
+        sender = stack.enter_context(Sender(rig))
+        first = stack.enter_context(worker(rig, stores))
+        eventually(lambda: loads(rig) == [6])
+        second = stack.enter_context(worker(rig, stores))
+        eventually(lambda: loads(rig) == [3, 3], "two workers")
+        stack.enter_context(worker(rig, stores))
+        eventually(lambda: loads(rig) == [2, 2, 2], "three workers")
+        first()
+        eventually(lambda: loads(rig) == [3, 3], "one left")
+        second()
+        eventually(lambda: loads(rig) == [6], "two left")
+        eventually(lambda: None not in owners(rig))
+        sent = sender.count
+        eventually(lambda: len(rig.published()) >= sent)
+    rig.audit()
+
+
+def test_a_crashed_workers_streams_are_spread_over_the_others(
+    rig: Rig, stores: dict[str, str]
+) -> None:
+    """Leases of a worker that is silent run out, and the others share its streams."""
+    with ExitStack() as stack:
+        for stream in STREAMS[:3]:  # a worker that died: leases and a register, and no one there
+            keys = Keys.of(stream, NOTIFICATIONS)
+            rig.client.set(keys.lease, "dead", px=600)
+            rig.client.set(keys.fence, "dead")
+        rig.client.hset(KEYS.workers, "dead", '{"name":"dead","serves":[],"owns":[]}')
+        stack.enter_context(worker(rig, stores))
+        stack.enter_context(worker(rig, stores))
+        eventually(lambda: sorted(owners(rig).values()) == [1] * 6 and None not in owners(rig))
+        eventually(lambda: [load for load in loads(rig) if load] == [3, 3])
