@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 LOCKED := --require-hashes --only-binary :all: -r
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench bench-store bench-million lock clean
+.PHONY: help demo test test-slow mutants check bench bench-store bench-million lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -21,6 +21,9 @@ test: $(VENV)/dev.stamp ## Run the tests, in parallel and in random order
 test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 2 --timeout 1800 -m slow
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 0 --timeout 1800 -k test_race tests/store
+
+mutants: $(VENV)/dev.stamp ## Break the relay on purpose, and see each break caught
+	@$(BIN)/python -m tests.mutants
 
 check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff check .

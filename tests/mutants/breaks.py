@@ -1,0 +1,252 @@
+"""The breaks: what is changed where, and which tests are to notice."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Break(NamedTuple):
+    """One break. `old` occurs once in `path`."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = ("tests/sidecar/test_relay.py",)
+
+
+RELAY: Final = "sidecar/relay.py"
+PUBLISHER: Final = "sidecar/redis/publisher.py"
+RETENTION: Final = "sidecar/redis/retention.py"
+PIPELINE: Final = "sidecar/pipeline.py"
+LUA: Final = "sidecar/redis/lua/"
+SCRIPTS: Final = ("tests/sidecar/test_publisher.py",)
+TRIMMING: Final = ("tests/sidecar/test_retention.py",)
+
+BREAKS: Final = (
+    Break(
+        "publish before the put",
+        RELAY,
+        "            if item.known or item.bury or not item.has_artifact:\n",
+        "            item.ready = True\n"
+        "            if item.known or item.bury or not item.has_artifact:\n",
+    ),
+    Break(
+        "acknowledge before the publish",
+        RELAY,
+        "        self._publisher.begin([self._outbound(item) for item in run], low)\n",
+        "        self._control.acknowledge([item.id for item in run])\n"
+        "        self._publisher.begin([self._outbound(item) for item in run], low)\n",
+    ),
+    Break(
+        "acknowledge a dead letter before it is written",
+        RELAY,
+        "        now = rfc3339(self._wall_clock() * 1e6)\n        last = run[-1].bury\n",
+        "        now = rfc3339(self._wall_clock() * 1e6)\n        last = run[-1].bury\n"
+        "        self._control.acknowledge([item.id for item in run])\n",
+    ),
+    Break(
+        "no fence at publish",
+        LUA + "publish.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0} end\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "no fence at a dead letter",
+        LUA + "bury.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "no fence at renewal",
+        LUA + "renew.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, ''} end\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "another's lease is taken",
+        LUA + "acquire.lua",
+        "if owner and owner ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[2]), 0} end\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "another's lease is given back",
+        LUA + "release.lua",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "no deduplication",
+        LUA + "publish.lua",
+        "call('HSETNX', shard, id, content .. stamp) == 1 then",
+        "call('HSET', shard, id, content .. stamp) >= 0 then",
+        SCRIPTS,
+    ),
+    Break(
+        "other content passes for a duplicate",
+        LUA + "publish.lua",
+        "result = sub(known, 1, 16) == content and -tonumber(sub(known, 17)) or 0",
+        "result = -tonumber(sub(known, 17))",
+        SCRIPTS,
+    ),
+    Break(
+        "a failed append is remembered as published",
+        LUA + "publish.lua",
+        "      call('HDEL', shard, id)  -- not published, so not remembered\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "a halt does not stop publishing",
+        LUA + "publish.lua",
+        "if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0} end\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "the clock forgets what it gave",
+        LUA + "publish.lua",
+        "local clock = math.max(now - 1, tonumber(ARGV[3]))",
+        "local clock = now - 1",
+        SCRIPTS,
+    ),
+    Break(
+        "the lowest unfinished entry moves past a conflict",
+        LUA + "publish.lua",
+        "if complete then redis.call('SET', KEYS[3], ARGV[2]) end",
+        "redis.call('SET', KEYS[3], ARGV[2])",
+        SCRIPTS,
+    ),
+    Break(
+        "nothing to wait for",
+        LUA + "publish.lua",
+        "redis.call('SET', KEYS[1], ARGV[1])  -- so that WAIT has something to wait for,"
+        " whatever comes\n",
+        "",
+        ("tests/sidecar/test_replicas.py",),
+    ),
+    Break(
+        "replicas are not counted",
+        PUBLISHER,
+        "        if reached < self._wait_replicas:\n",
+        "        if reached < 0:\n",
+        ("tests/sidecar/test_replicas.py",),
+    ),
+    Break(
+        "two letters of one origin",
+        LUA + "bury.lua",
+        "redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)\n",
+        "",
+        SCRIPTS,
+    ),
+    Break(
+        "a letter for a published event",
+        LUA + "bury.lua",
+        "  if known and string.sub(known, 1, 16) == string.sub(ARGV[5], 15) then\n",
+        "  if false then\n",
+        SCRIPTS,
+    ),
+    Break(
+        "what a stalled worker took is not noticed",
+        RELAY,
+        "        if found != self._tenure.pending:\n",
+        "        if False:\n",
+    ),
+    Break(
+        "a lost group begins at the end",
+        RELAY,
+        "        created = self._control.create_group(after)\n",
+        '        created = self._control.create_group("$")\n',
+    ),
+    Break(
+        "the lowest unfinished entry is noted too high",
+        RELAY,
+        "        return min(candidates, key=id_pair)\n",
+        "        return max(candidates, key=id_pair)\n",
+    ),
+    Break(
+        "a held event holds back nothing",
+        RELAY,
+        "        for gone in (item, *followers):\n",
+        "        for gone in (item,):\n",
+    ),
+    Break(
+        "what is ready overtakes its tenant",
+        RELAY,
+        "            if tenant is not None and tenant in blocked:\n",
+        "            if False:\n",
+    ),
+    Break(
+        "two items store at one ref at a time",
+        RELAY,
+        "        if busy or any(tenure.awaited[claim] for claim in item.claims):\n",
+        "        if False:\n",
+    ),
+    Break(
+        "a poisonous entry is never found",
+        RELAY,
+        "            if tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:\n",
+        "            if False:\n",
+    ),
+    Break(
+        "an outage is a reason to bury",
+        "sidecar/policy.py",
+        "    if reason is not None and elapsed_s >= budget_s:\n",
+        "    if elapsed_s >= budget_s:\n        reason = reason or Reason.ARTIFACT_MISSING\n",
+        ("tests/sidecar/test_policy.py", "tests/sidecar/test_relay.py"),
+    ),
+    Break(
+        "the data is not held against the event",
+        PIPELINE,
+        "    if checksum != event.checksum:\n",
+        "    if False:\n",
+        ("tests/sidecar/test_pipeline.py",),
+    ),
+    Break(
+        "the manifest is not held against the event",
+        PIPELINE,
+        '    if event.manifest_checksum not in ("", checksum):\n',
+        "    if False:\n",
+        ("tests/sidecar/test_pipeline.py",),
+    ),
+    Break(
+        "a ref may move back",
+        PIPELINE,
+        '{"position": position} if self._orders_fleet else {}',
+        "{}",
+        ("tests/sidecar/test_pipeline.py", "tests/sidecar/test_relay.py"),
+    ),
+    Break(
+        "trimming does not ask the groups",
+        RETENTION,
+        "        floors = [*_group_floors(client, stream), *([floor] if floor else [])]\n",
+        "        floors = [floor] if floor else []\n",
+        TRIMMING,
+    ),
+    Break(
+        "trimming does not ask the readers",
+        RETENTION,
+        "for r in self.readers() if not r.expired]",
+        "for r in self.readers() if False]",
+        TRIMMING,
+    ),
+    Break(
+        "trimming does not ask the relay",
+        RETENTION,
+        "        return low.decode() if low else FIRST\n",
+        '        return "99999999999999-0"\n',
+        TRIMMING,
+    ),
+    Break(
+        "a record is not flushed",
+        "store/file/tree.py",
+        "            os.fsync(fd)\n",
+        "            pass\n",
+        ("tests/store/crash/test_power_cut.py",),
+    ),
+)
