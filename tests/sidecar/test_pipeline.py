@@ -93,14 +93,16 @@ def fleet(tmp_path: Path) -> store.Store:
     return store.open("file", StoreConfig(file_dir=tmp_path / "fleet"))
 
 
-def carry(source: store.Store, fleet: store.Store, data: bytes) -> None:
-    """Carry an event that names `data` at REF."""
+def carry(source: store.Store, fleet: store.Store, data: bytes, manifest: bytes = b"") -> None:
+    """Carry an event that names `data` at REF, and `manifest` if there is one."""
     event = {
         "event_id": "e",
         "type": "run.abort",
         "artifact_ref": REF,
         "checksum": checksum_of(data),
     }
+    if manifest:
+        event["manifest_checksum"] = checksum_of(manifest)
     pipeline = Pipeline(source, fleet, Rules())
     admitted = pipeline.admit({b"event": json.dumps(event).encode()}, "control/1-0")
     pipeline.carry(admitted, (1, 0))
@@ -127,6 +129,28 @@ def test_other_data_is_a_mismatch(source: Plain, fleet: store.Store) -> None:
     with pytest.raises(Mismatch, match="at the source"):
         carry(source, fleet, b"what the event names")
     assert not fleet.exists(REF)
+
+
+def test_other_data_is_a_mismatch_where_nothing_checks_but_the_pipeline() -> None:
+    """Between two stores that verify nothing, and within one of them, other data is found out."""
+    source, fleet = Plain(), Plain()
+    source.put(REF, b"other", b"m")
+    for target in (fleet, source):
+        with pytest.raises(Mismatch, match="at the source is sha256:"):
+            carry(source, target, b"what the event names")
+    assert not fleet.exists(REF)
+
+
+@pytest.mark.parametrize("source", [Plain(), Streaming()], ids=["plain", "streaming"])
+def test_another_manifest_is_a_mismatch(source: Plain, fleet: store.Store) -> None:
+    """The right data with a manifest that the event does not name is never put."""
+    source.put(REF, b"1", b"other manifest")
+    with pytest.raises(Mismatch, match="the manifest of"):
+        carry(source, fleet, b"1", b"manifest")
+    assert not fleet.exists(REF)
+    source.put(REF, b"1", b"manifest")
+    carry(source, fleet, b"1", b"manifest")
+    assert fleet.get(REF) == (b"1", b"manifest")
 
 
 def test_a_source_that_lies_about_its_data(fleet: store.Store) -> None:

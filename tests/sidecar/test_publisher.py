@@ -232,6 +232,25 @@ def test_a_duplicate_answers_with_the_first_control_version(server: redis.Redis)
     assert len(entries(server)) == 2
 
 
+def test_what_could_not_be_appended_is_not_remembered(server: redis.Redis) -> None:
+    """When the append fails, the event is not taken for published: sent again, it is."""
+    server.acl_setuser("reader", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-xadd"])
+    one = owner(server)
+    with redis.Redis(
+        port=server.get_connection_kwargs()["port"], username="reader", password="any", protocol=2
+    ) as barred:
+        other = publisher(barred)
+        server.delete(KEYS.lease)
+        assert other.acquire() is not None
+        with pytest.raises(redis.ResponseError, match="script"):
+            other.publish([outbound("a")], "1-0")
+    server.acl_deluser("reader")
+    server.delete(KEYS.lease)
+    assert one.acquire() is not None
+    (verdict,) = one.publish([outbound("a")], "1-0")
+    assert verdict.outcome is Outcome.PUBLISHED
+
+
 def test_other_content_is_a_conflict(server: redis.Redis) -> None:
     """A used event_id with other content is a conflict, before which the run ends."""
     one = owner(server)
