@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.audit import Audit, Culprit, Order
+    from sidecar.evidence import Window
 
 _SHOW_EVERY_S: Final = 0.1
 _ENDS: Final = ("notification", "duplicate", "dead_letter", "waiting", "expired")
@@ -130,7 +131,7 @@ def audit(
     except ValueError as error:
         raise UsageError(f"--dedup-window: {error}") from error
     order = Order(
-        keys, *_window(since, until, now_us), sample,
+        keys, _window(since, until, now_us), sample,
         random.SystemRandom().getrandbits(32) if seed is None else seed, window_s,
     )  # fmt: skip
     fleet = needs(
@@ -147,7 +148,8 @@ def audit(
         raise typer.Exit(1)
 
 
-def _window(since: str | None, until: str | None, now_us: int) -> tuple[str, str | None]:
+def _window(since: str | None, until: str | None, now_us: int) -> Window:
+    from sidecar.evidence import Window
     from sidecar.moments import parse_entry
     from sidecar.redis.source import FIRST, id_pair
 
@@ -155,7 +157,7 @@ def _window(since: str | None, until: str | None, now_us: int) -> tuple[str, str
     last = parse_entry(until, now_us, option="--until", last=True) if until else None
     if last and id_pair(last) < id_pair(first):
         raise UsageError(f"--until {until} is before --since {since}; swap them")
-    return first, last
+    return Window(first, last)
 
 
 def _seldom(show: Callable[[str], None]) -> Callable[[str], None]:
