@@ -67,10 +67,11 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
-    """What is held of a letter while its batch is under way: not the event itself."""
+class Candidate:
+    """What is held of an event while its batch is under way: not the event itself."""
 
     id: str
+    """Of its letter; of what has none, its origin."""
     origin: str
     stream: str
     origin_id: str
@@ -132,7 +133,7 @@ class Redriver:
             for candidate in batch:
                 yield self._one(candidate, overtakers)
 
-    def _candidate(self, letter: DeadLetter) -> _Candidate:
+    def _candidate(self, letter: DeadLetter) -> Candidate:
         stream, slash, origin_id = letter.origin.rpartition("/")
         refusal = self._refusal(letter, stream if slash and _is_id(origin_id) else "")
         try:
@@ -141,10 +142,10 @@ class Redriver:
             if not self._order.force:
                 refusal = refusal or f"it would end here again: {error}"
             _, event_id = letter.hints()
-            return _Candidate(
+            return Candidate(
                 letter.id, letter.origin, stream, origin_id, event_id, "", ("", ""), 0, refusal
             )
-        return _Candidate(
+        return Candidate(
             letter.id, letter.origin, stream, origin_id, event.event_id, event.artifact_ref,
             (event.tenant_id, event.stack_id), event.version, refusal,
         )  # fmt: skip
@@ -163,7 +164,7 @@ class Redriver:
             return f"it came from another control stream: add --stream {stream}"
         return ""
 
-    def _one(self, candidate: _Candidate, overtakers: Overtakers) -> Outcome:
+    def _one(self, candidate: Candidate, overtakers: Overtakers) -> Outcome:
         if candidate.refusal:
             return _outcome(candidate, Result.REFUSED, candidate.refusal)
         if not self._order.dry_run:
@@ -188,7 +189,7 @@ class Redriver:
         overtakers.note(entry, candidate.origin)
         return _outcome(candidate, Result.REDRIVEN, overtaker, entry)
 
-    def _put_back(self, candidate: _Candidate, letter: DeadLetter) -> str | None:
+    def _put_back(self, candidate: Candidate, letter: DeadLetter) -> str | None:
         """Append the event, then remove the letter. Returns the new entry, None without stream."""
         with translated(self._control_url):
             added: Any = self._control.xadd(candidate.stream, letter.to_entry(), nomkstream=True)
@@ -224,15 +225,15 @@ class Overtakers:
     """
 
     def __init__(
-        self, client: Client, keys: Keys, letters: DeadLetters, batch: Sequence[_Candidate]
+        self, client: Client, keys: Keys, letters: DeadLetters, batch: Sequence[Candidate]
     ) -> None:
         self._client = client
         self._stream = keys.notifications
         self._letters = letters
         self._originals: dict[str, str] | None = None
         self._found: dict[str, str] = {}
-        self._by_ref: dict[str, list[_Candidate]] = defaultdict(list)
-        self._by_stack: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
+        self._by_ref: dict[str, list[Candidate]] = defaultdict(list)
+        self._by_stack: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
         self._origin_of: dict[str, str] = {}
         watched = [c for c in batch if not c.refusal and c.event_id]
         for candidate in watched:
@@ -279,7 +280,7 @@ class Overtakers:
                     f"{event_id} overtook it, as control_version {control_version_of(entry.id)}"
                 )
 
-    def _is_later(self, entry: Entry, event_id: str, candidate: _Candidate) -> bool:
+    def _is_later(self, entry: Entry, event_id: str, candidate: Candidate) -> bool:
         if event_id == candidate.event_id:
             return False  # put back before, by one who did not live to remove the letter
         origin = self._origin_of.get(event_id) or text(entry.fields, "origin")
@@ -298,14 +299,14 @@ class Overtakers:
         return origin
 
 
-def _comes_after(origin: str, entry_id: str, candidate: _Candidate) -> bool:
+def _comes_after(origin: str, entry_id: str, candidate: Candidate) -> bool:
     stream, _, origin_id = origin.rpartition("/")
     if stream == candidate.stream and _is_id(origin_id):
         return id_pair(origin_id) > id_pair(candidate.origin_id)
     return id_pair(entry_id)[0] >= id_pair(candidate.origin_id)[0]
 
 
-def _outcome(candidate: _Candidate, result: Result, detail: str, entry: str = "") -> Outcome:
+def _outcome(candidate: Candidate, result: Result, detail: str, entry: str = "") -> Outcome:
     return Outcome(candidate.id, result, detail, candidate.origin, candidate.event_id, entry)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -18,17 +20,23 @@ from sidecar.cli.options import (
     NotifyRedis,
     NotifyStream,
     Redis,
+    SourceStore,
     Streams,
 )
 from sidecar.cli.store import needs, open_chosen
 from sidecar.cli.store_care import summed_up
-from sidecar.errors import SidecarError, UsageError
+from sidecar.errors import Incomplete, SidecarError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sidecar.audit import Audit, Culprit, Order
     from sidecar.evidence import Window
+    from sidecar.redis.census import Side
+    from sidecar.redis.keys import Keys
+    from sidecar.repair import Outcome
+    from store import Store
 
 _SHOW_EVERY_S: Final = 0.1
 _ENDS: Final = ("notification", "duplicate", "dead_letter", "waiting", "expired")
@@ -72,6 +80,29 @@ def audit(
             envvar="SIDECAR_SEED", metavar="N", help="Choose the same sample as another time."
         ),
     ] = None,
+    *,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", envvar="SIDECAR_REPAIR", help="Publish what is missing."),
+    ] = False,
+    reason: Annotated[
+        str,
+        typer.Option(
+            envvar="SIDECAR_REASON", metavar="TEXT", help="Why; kept with what --repair did."
+        ),
+    ] = "",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", envvar="SIDECAR_DRY_RUN", help="Tell what --repair would do."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            envvar="SIDECAR_FORCE",
+            help="Have --repair send again also what newer notifications have overtaken.",
+        ),
+    ] = False,
     dedup_window: Annotated[
         str,
         typer.Option(
@@ -84,8 +115,8 @@ def audit(
     stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
     notify_stream: NotifyStream = NOTIFY_STREAM,
     dead_stream: DeadStream = None,
+    source_store: SourceStore = None,
     fleet_store: FleetStore = None,
-    *,
     json: Json = False,
 ) -> None:
     """Check the guarantees from outside: resolvable, once, conserved, ordered.
@@ -94,12 +125,20 @@ def audit(
     is published twice. G3: every control entry ends as exactly one of notification, duplicate,
     dead letter, or is waiting. G4: a tenant's notifications are in entry order.
 
-    Changes nothing, and may run while workers do. What was trimmed is no culprit: the summary
-    tells what was covered, and how many entries' ends have expired. With --json a line for each
-    culprit, then a summary.
+    May run while workers do. Changes nothing, but with --repair. What was trimmed is no culprit:
+    the summary tells what was covered, and how many entries' ends have expired. The window says
+    which entries are judged; notifications and dead letters are read whole, for an ID proves no
+    age. With --json a line for each culprit, then a summary.
 
-    Exit codes: 1 a guarantee is broken, 3 stopped before the end, 4 Redis or the store is out of
-    reach, 5 the window holds nothing.
+    --repair appends each lost entry to its control stream again, for the worker to do, and puts
+    artifacts that are missing or damaged again from --source-store. Refused is what a newer
+    notification of the same artifact_ref, or of the same stack with a version not lower, has
+    overtaken. What readers may have seen is never taken back. What was done is kept in the stream
+    {NOTIFY_STREAM}:redriven. Audit again once the worker has been over it.
+
+    Exit codes: 1 a guarantee is broken (with --repair: something remains), 3 stopped before the
+    end, or a window with --since is partly expired, 4 Redis or a store is out of reach, 5 the
+    window holds nothing.
 
     Examples:
       sidecar audit
@@ -108,18 +147,25 @@ def audit(
 
       sidecar audit --json | jq -r 'select(.guarantee == "G3") | .entry'
 
+      sidecar audit --repair --dry-run
+
+      sidecar audit --repair --reason "notifications deleted by mistake, see #4711"
+
     """
     import random
 
     from sidecar.audit import Audit, Order
     from sidecar.cli.progress import progress
-    from sidecar.cli.servers import Servers, keys_of
+    from sidecar.cli.servers import Servers, keys_of, utf8, whoami
     from sidecar.redis.census import Side
     from sidecar.redis.client import connect, translated
     from sidecar.redis.scan import server_time_us
+    from sidecar.repair import Order as Repairs
+    from sidecar.repair import Repair, Result
     from sidecar.settings import seconds
     from store import Capability
 
+    _check_use(reason, repair=repair, dry_run=dry_run, force=force)
     keys = keys_of(stream, notify_stream, dead_stream)
     servers = Servers(data_dir, redis, notify_redis)
     control = Side(connect(servers.control), servers.control)
@@ -137,15 +183,77 @@ def audit(
     fleet = needs(
         open_chosen(None, fleet_store, data_dir), Capability.PINNED_GET, "cannot be audited"
     )
+    told: Counter[str] = Counter()
     with progress(json=json) as show:
         auditing = Audit(control, notify, fleet, order, _seldom(show))
-        with summed_up(lambda *, complete: _summarise(auditing, order, json, complete=complete)):
-            for culprit in auditing.run():
-                _print(culprit, json=json)
+        culprits: Iterator[tuple[Culprit, Outcome | None]] = ((one, None) for one in auditing.run())
+        if repair:
+            culprits = Repair(
+                control, notify, keys, _source(source_store, data_dir), fleet,
+                Repairs(utf8("--reason", reason), whoami(), force=force, dry_run=dry_run),
+            ).of(auditing.run())  # fmt: skip
+        with (
+            summed_up(
+                lambda *, complete: _summarise(
+                    auditing, order, told if repair else None, json=json, complete=complete
+                )
+            ),
+            _no_verdict(),
+        ):
+            for culprit, outcome in culprits:
+                _print(culprit, outcome, json=json)
+                told[outcome.result if outcome else "remains"] += 1
             if not (auditing.found.entries or auditing.found.notifications):
                 raise _NothingThere("the window holds nothing: neither entry nor notification")
-    if auditing.found.culprits:
+    if told[Result.MENDED]:
+        _tell_of_halts(notify, keys)
+    if told[Result.REMAINS] or told[Result.REFUSED]:
         raise typer.Exit(1)
+    if auditing.partly_expired:
+        raise Incomplete("the window is partly expired: what was trimmed could not be judged")
+
+
+def _check_use(reason: str, *, repair: bool, dry_run: bool, force: bool) -> None:
+    if not repair and (reason or dry_run or force):
+        raise UsageError(
+            "--reason, --dry-run and --force belong to --repair; add it, or leave them"
+        )
+    if repair and not dry_run and not reason.strip():
+        raise UsageError("--reason: say why; it is kept with what was repaired")
+
+
+def _source(url: str | None, data_dir: Path) -> Store | None:
+    """Open the producer's store; None when none is named, nor lies where one would."""
+    from sidecar.stores import open_existing
+
+    default = data_dir / "source"
+    return open_existing(url or None, default) if url or default.is_dir() else None
+
+
+@contextmanager
+def _no_verdict() -> Iterator[None]:
+    """Keep what stopped the audit from looking like a guarantee that is broken (exit code 1)."""
+    try:
+        yield
+    except SidecarError as error:
+        if error.exit_code == 1:
+            raise Incomplete(f"{error}; stopped before the end: try again") from error
+        raise
+
+
+def _tell_of_halts(notify: Side, keys: list[Keys]) -> None:
+    from sidecar.cli import output
+    from sidecar.redis.client import translated
+    from sidecar.redis.halts import in_force
+
+    for one in keys:
+        with translated(notify.url):
+            halt = in_force(notify.client, one)
+        if halt:
+            output.hint(
+                f"{one.control} is halted ({halt.reason}): nothing is published until"
+                " `sidecar resume`"
+            )
 
 
 def _window(since: str | None, until: str | None, now_us: int) -> Window:
@@ -172,11 +280,12 @@ def _seldom(show: Callable[[str], None]) -> Callable[[str], None]:
     return seldom
 
 
-def _print(culprit: Culprit, *, json: bool) -> None:
+def _print(culprit: Culprit, outcome: Outcome | None, *, json: bool) -> None:
     from sidecar.cli import output
 
     if json:
-        output.json_line(culprit._asdict())
+        repair = {"repair": outcome._asdict()} if outcome else {}
+        output.json_line({**culprit._asdict(), **repair})
         return
     where = culprit.stream + (f"/{culprit.entry}" if culprit.entry else "")
     problem = culprit.problem.replace("_", " ")
@@ -185,9 +294,21 @@ def _print(culprit: Culprit, *, json: bool) -> None:
         (culprit.event_id or "", ""), (culprit.notification or "", "cyan"), (culprit.detail, ""),
     ]  # fmt: skip
     output.styled([part for part in parts if part[0]])
+    if outcome:
+        style = "green" if outcome.result in ("mended", "would be mended") else "bold red"
+        again = f"as {outcome.entry}" if outcome.entry else ""
+        parts = [("  " + outcome.result, style), (again, ""), (outcome.detail, "dim")]
+        output.styled([part for part in parts if part[0]])
 
 
-def _summarise(auditing: Audit, order: Order, json: bool, *, complete: bool) -> None:  # noqa: FBT001 -- a lambda's
+def _summarise(
+    auditing: Audit,
+    order: Order,
+    repaired: Counter[str] | None,
+    *,
+    json: bool,
+    complete: bool,
+) -> None:
     from sidecar.cli import output
 
     found = auditing.found
@@ -200,7 +321,7 @@ def _summarise(auditing: Audit, order: Order, json: bool, *, complete: bool) -> 
             **{end: found.ends[end] for end in _ENDS[3:]}, "artifacts": found.artifacts,
             "size_bytes": found.size_bytes, "sample_seed": seed, "covered": found.covered,
             "culprits": {name: found.culprits[name] for name in _GUARANTEES},
-            "complete": complete,
+            **({"repair": dict(repaired)} if repaired is not None else {}), "complete": complete,
         }})  # fmt: skip
         return
     rows = [("entries", f"{found.entries:,}")]
@@ -216,4 +337,6 @@ def _summarise(auditing: Audit, order: Order, json: bool, *, complete: bool) -> 
     broken = [f"{name} {found.culprits[name]:,}" for name in _GUARANTEES if found.culprits[name]]
     verdict = "G1 to G4 hold" if complete else "G1 to G4 hold so far"
     rows.append(("verdict", f"broken: {', '.join(broken)}" if broken else verdict))
+    if repaired:
+        rows.append(("repair", ", ".join(f"{n:,} {what}" for what, n in sorted(repaired.items()))))
     output.pairs(rows)

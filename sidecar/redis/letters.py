@@ -135,6 +135,10 @@ class DeadLetters:
             both.xadd(self._keys.redriven, record, maxlen=MAX_AUDIT_RECORDS, approximate=True)
             both.execute()
 
+    def record(self, record: dict[Any, Any]) -> None:
+        """Record what was put back without a letter."""
+        self.client.xadd(self._keys.redriven, record, maxlen=MAX_AUDIT_RECORDS, approximate=True)
+
     def originals(self) -> dict[str, str]:
         """Return, for each entry that a letter was put back as, the origin that the letter had."""
         return {

@@ -1,0 +1,13 @@
+-- Forget that an event was published, if its notification really is not there any more.
+--
+-- KEYS  1 notification stream   2 index shard of the event_id
+-- ARGV  1 14 bytes of event_id digest   2 16 bytes of content digest
+-- Answer { 1 forgotten | 0 not remembered with this content | -1 the notification is there,
+--          the notification's ID or an empty string }
+local known = redis.call('HGET', KEYS[2], ARGV[1])
+if not known or string.sub(known, 1, 16) ~= ARGV[2] then return {0, ''} end
+local stamp = tonumber(string.sub(known, 17))
+local entry = string.format('%.0f-%.0f', math.floor(stamp / 1000), stamp % 1000)
+if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end
+redis.call('HDEL', KEYS[2], ARGV[1])
+return {1, entry}
