@@ -243,7 +243,8 @@ class Audit:
 
     def _end_of(self, stream: str, entry: Entry) -> str | None:
         end = self._db.execute(
-            "SELECT kind FROM ends WHERE stream = ? AND entry = ? LIMIT 1",
+            "SELECT kind FROM ends WHERE stream = ? AND entry = ?"
+            " ORDER BY kind = 'duplicate' LIMIT 1",
             (stream, key_of(entry.id)),
         ).fetchone()
         if end:
@@ -304,10 +305,14 @@ class Audit:
         return (known[:16], int(known[16:])) if known else None
 
     def _two_ends(self) -> Iterator[Culprit]:
+        """Yield entries with ends that exclude each other.
+
+        To have been put back does not: a worker that starts may yet do a lost entry itself.
+        """
         for stream, key, ends, at, event_id in self._db.execute(
             "SELECT stream, entry, group_concat(kind || ' ' || at, ', '),"
             " max(CASE kind WHEN 'notification' THEN at END), max(event_id)"
-            " FROM ends GROUP BY stream, entry HAVING count(*) > 1"
+            " FROM ends WHERE kind != 'duplicate' GROUP BY stream, entry HAVING count(*) > 1"
         ):
             yield Culprit("G3", "two_ends", stream, id_of(key), at, event_id or None,
                           f"it ended more than once: {ends.replace('_', ' ')}")  # fmt: skip
