@@ -6,17 +6,27 @@ import json
 import random
 import shutil
 import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import pytest
 import redis
 
+from sidecar.evidence import identity_of
+from sidecar.redis.keys import Keys
+from sidecar.redis.publisher import BURIED, origin_digest
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli, Ran, on_terminal
 
 GROUP: Final = f"sidecar:{NOTIFICATIONS}"
+LEASE: Final = "{control:notifications}:lease:control:events"
+TRIMMED: Final = "{control:notifications}:trimmed"
+ENTRIES: Final = 1500
 DEADLINE_S: Final = 30.0
 
 
@@ -103,24 +113,56 @@ def test_a_stream_that_nobody_has_read_is_waiting(fresh: Cli) -> None:
     assert (ran.code, culprits, summary["waiting"]) == (0, [], 1)
 
 
+def _events() -> Iterator[str]:
+    """Yield events of three tenants: a third repeat the one before, a third conflict with it."""
+    for number in count():
+        yield json.dumps({
+            "event_id": f"e{number // 3}", "type": "key.changed",
+            "tenant_id": f"t{number // 3 % 3}", "base_version": number % 3 // 2,
+        })  # fmt: skip
+
+
 def test_a_worker_under_load_is_clean(fresh: Cli) -> None:
-    """Audits while events are appended, published, buried and acknowledged name nobody."""
-    with fresh.running("run", "--retry-budget", "0") as worker:
-        deadline, number, summary = time.monotonic() + DEADLINE_S, 0, {"waiting": 1}
-        for _ in range(5):
-            for _ in range(600):
-                number += 1
-                again = number - (number % 5 == 0)  # the same event as before, or a conflict
-                _add(fresh, f"e{again}", f"t{again % 3}", base_version=int(number % 10 == 0))
+    """Audits while a producer appends, and a worker publishes, buries, acknowledges: no culprit.
+
+    The producer ends after so many: an audit takes longer the longer the stream is, and beside
+    one that never paused each would take a multiple of the one before.
+    """
+    ended = threading.Event()
+
+    def produce() -> None:
+        with redis.Redis.from_url(fresh.url) as own:
+            for event in islice(_events(), ENTRIES):
+                own.xadd(STREAM, {"event": event})
+        ended.set()
+
+    producer = threading.Thread(target=produce)
+    overlapping, deadline = 0, time.monotonic() + DEADLINE_S
+    with fresh.running("run", "--retry-budget", "0", "--max-consecutive-dead", "0") as worker:
+        _wait_for(lambda: fresh.client.exists(LEASE))
+        producer.start()
+        while True:
+            live = not ended.is_set()
             ran, culprits, summary = _audit(fresh)
-            assert (ran.code, culprits) == (0, []), ran.err
-        while summary["waiting"] and time.monotonic() < deadline:
-            ran, culprits, summary = _audit(fresh)
-            assert (ran.code, culprits) == (0, []), ran.err
+            assert (ran.code, culprits) in ((0, []), (5, [])), ran.err
+            overlapping += live and 0 < summary.get("notifications", 0) < ENTRIES // 3
+            if not live and not summary["waiting"]:
+                break
+            assert time.monotonic() < deadline
+        producer.join()
         worker.send_signal(signal.SIGTERM)
         worker.communicate(timeout=DEADLINE_S)
-    assert summary["entries"] == number
-    assert (summary["waiting"], summary["expired"]) == (0, 0)
+    assert overlapping
+    third = ENTRIES // 3
+    ends = [summary[end] for end in ("notifications", "duplicates", "dead_letters", "expired")]
+    assert (summary["entries"], ends) == (ENTRIES, [third, third, third, 0])
+
+
+def _wait_for(happened: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("which", [0, 2, -1])
@@ -307,6 +349,96 @@ def test_what_was_trimmed_is_no_culprit(drained: Cli) -> None:
     assert (ran.code, culprits, summary["entries"]) == (0, [], 2)
     assert summary["covered"][0]["trimmed"]
     assert "has been trimmed" in drained("audit").out
+
+
+@pytest.fixture
+def on_every_server(every_server: str, tmp_path: Path) -> Iterator[Cli]:
+    """A deployment on a server of each kind: four entries published, two buried, by hand."""
+    (tmp_path / "data-dir" / "fleet").mkdir(parents=True)
+    with redis.Redis.from_url(every_server, protocol=2) as own:
+        made = Cli(every_server, tmp_path, own)
+        own.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+        for number in range(6):
+            entry = _add(made, f"e{number}")
+            event = {"id": 0, "event_id": f"e{number}", "type": "key.changed", "tenant_id": "t1"}
+            if number < 4:
+                made.notification(event, f"{number + 1}-0", f"{STREAM}/{entry}")
+            else:
+                made.letter(event, entry)
+        entries: Any = own.xreadgroup(GROUP, "worker", {STREAM: ">"})
+        own.xack(STREAM, GROUP, *(entry_id for entry_id, _ in entries[0][1]))
+        yield made
+
+
+def _remember(sidecar: Cli) -> None:
+    """Have the deduplication index know all that was published and buried, as a worker would."""
+    keys = Keys.of(STREAM, NOTIFICATIONS)
+    for at, fields in _notifications(sidecar):
+        identity, content = identity_of(fields)
+        stamp = str(int(at.partition("-")[0]) * 1000).encode()
+        sidecar.client.hset(keys.seen(identity), identity[2:], content + stamp)
+    letters: Any = sidecar.client.xrange(DEAD)
+    for at, fields in letters:
+        origin = origin_digest(fields[b"origin"].decode())
+        stamp = at.partition(b"-")[0] + b"000"
+        sidecar.client.hset(keys.seen(origin), origin[2:], BURIED + stamp)
+
+
+def test_what_the_trimmer_noted_is_expired_and_nothing_else(on_every_server: Cli) -> None:
+    """On every server: up to what is noted an end was trimmed, above it someone deleted it."""
+    sidecar = on_every_server
+    _remember(sidecar)
+    letters: Any = sidecar.client.xrange(DEAD)
+    sidecar.client.xdel(NOTIFICATIONS, "1-0", "2-0", "3-0")
+    sidecar.client.xdel(DEAD, letters[0][0])
+    lost = [("G3", "lost", f"e{number}") for number in (0, 1, 2, 4)]
+    assert _told(_audit(sidecar)[1]) == lost
+    sidecar.client.hset(TRIMMED, NOTIFICATIONS, "2-0")
+    ran, culprits, summary = _audit(sidecar)
+    assert (ran.code, _told(culprits), summary["expired"]) == (1, lost[2:], 2)
+    sidecar.client.hset(TRIMMED, NOTIFICATIONS, "3-0")
+    sidecar.client.hset(TRIMMED, DEAD, letters[0][0])
+    ran, culprits, summary = _audit(sidecar)
+    assert (ran.code, culprits, summary["expired"]) == (0, [], 4)
+    assert _audit(sidecar, "--since", "1h")[0].code == 3
+
+
+def test_a_window_that_is_partly_expired_is_exit_3(on_every_server: Cli) -> None:
+    """With --since, when the control stream lacks a part of it; a culprit weighs more."""
+    sidecar = on_every_server
+    entries: Any = sidecar.client.xrange(STREAM)
+    ids = [entry_id.decode() for entry_id, _ in entries]
+    assert _audit(sidecar, "--since", "1h")[0].code == 0
+    sidecar.client.hset(TRIMMED, STREAM, ids[1])
+    sidecar.client.xtrim(STREAM, minid=ids[2], approximate=False)
+    assert _audit(sidecar)[0].code == 0
+    assert _audit(sidecar, "--since", ids[2])[0].code == 0
+    ran, culprits, summary = _audit(sidecar, "--since", ids[1])
+    assert (ran.code, culprits, summary["entries"]) == (3, [], 4)
+    assert "partly expired" in ran.err
+    sidecar.client.xdel(NOTIFICATIONS, "4-0")
+    assert _audit(sidecar, "--since", ids[1])[0].code == 1
+
+
+def test_trimming_that_nobody_noted(on_every_server: Cli) -> None:
+    """A control stream trimmed by hand: its window is partly expired, its ends are no culprits."""
+    sidecar = on_every_server
+    sidecar.client.xtrim(STREAM, maxlen=3, approximate=False)
+    ran, culprits, summary = _audit(sidecar, "--since", "1h")
+    assert (ran.code, culprits, summary["entries"]) == (3, [], 3), ran.err
+    assert _audit(sidecar)[0].code == 0
+
+
+def test_a_group_that_goes_between_two_commands_is_no_verdict(drained: Cli) -> None:
+    """Nor is an answer that nobody expects: exit 3, it did not come to an end."""
+    denied = redis.ResponseError("ERR something new")
+    with mock.patch.object(redis.Redis, "xpending_range", side_effect=denied):
+        ran = drained("audit", "--json")
+    assert ran.code == 3
+    assert "something new" in ran.err
+    gone = redis.ResponseError("NOGROUP No such key or consumer group")
+    with mock.patch.object(redis.Redis, "xpending_range", side_effect=gone):
+        assert _audit(drained)[0].code == 0
 
 
 def test_a_window_judges_what_lies_in_it(drained: Cli) -> None:

@@ -93,7 +93,7 @@ def _is_clean(sidecar: Cli) -> bool:
     return (ran.code, culprits, summary["waiting"]) == (0, [], 0)
 
 
-def _state(sidecar: Cli) -> dict[bytes, Any]:
+def _state(sidecar: Cli) -> dict[Any, Any]:
     """Return all that the server has."""
     return {key: sidecar.client.dump(key) for key in sidecar.client.keys("*")}
 
