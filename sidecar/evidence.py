@@ -88,6 +88,7 @@ class Evidence:
         db: sqlite3.Connection,
     ) -> None:  # fmt: skip
         db.executescript(SCHEMA)
+        db.execute("BEGIN")  # never committed: each statement would write its pages by itself
         self._control, self._notify = control, notify
         self._window, self._db = window, db
         self.keys = {each.control: each for each in keys}
