@@ -77,7 +77,8 @@ class Reach(NamedTuple):
     def cut(self, since: str) -> bool:
         """Tell whether something at or after `since` was trimmed."""
         by_hand = self.tells and not self.whole and self.deleted < self.first
-        return NOTHING < self.noted >= since or (by_hand and since < self.first)
+        noted = NOTHING < self.noted >= since
+        return since < self.first and (noted or by_hand)
 
 
 class Evidence:

@@ -233,6 +233,14 @@ DENIED: Final = {
         "HGETALL {control:notifications}:seen:00", "XDEL {control:notifications}:dead 1-1",
         "GET {control:notifications}:fence:control:events",
     ),
+    "repairer": (
+        *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - {"XADD control:notifications * f v"}, "INFO",
+        "HSET {control:notifications}:halt:control:events reason x", "MULTI",
+        "SET {control:notifications}:fence:control:events x",
+        "XDEL {control:notifications}:dead 1-1", "DEL {control:notifications}:dead",
+        "DEL {control:notifications}:seen:00", "XTRIM {control:notifications}:redriven MAXLEN 0",
+        "XREAD STREAMS control:events 0", "WATCH control:events",
+    ),
     "redriver": (
         *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - set(FOR_A_REDRIVER), *NO_SCRIPT, "INFO",
         "HSET {control:notifications}:halt:control:events reason x",

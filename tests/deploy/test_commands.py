@@ -175,6 +175,26 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     assert server.denials() == set()
 
 
+def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> None:
+    """`audit` works as `operator`; with --repair as `repairer`, which is granted nothing else."""
+    _emit(run_as, 1, "stacks/t_1/web/1")
+    run_as("sidecar").drain()
+    operator, repairer = run_as("operator"), run_as("repairer")
+    assert operator("audit").code == 0
+    ((notification, _),) = server.call("operator", "XRANGE", NOTIFICATIONS, "-", "+")
+    server.call("admin", "XDEL", NOTIFICATIONS, notification)
+    assert operator("audit").code == 1
+    assert operator("audit", "--repair", "--dry-run").code == 0
+    server.call("admin", "XGROUP", "DESTROY", STREAM, f"sidecar:{NOTIFICATIONS}")
+    server.call("admin", "CONFIG", "RESETSTAT")
+    ran = repairer("audit", "--repair", *REASON)
+    assert ran.code == 0, ran.err
+    assert unused(server, "repairer") == set()
+    run_as("sidecar").drain()
+    assert operator("audit").code == 0
+    assert server.denials() == set()
+
+
 def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
     """`store gc` works as `collector`, which is granted nothing that it does not send."""
     _emit(run_as, 1, "stacks/t_1/web")
