@@ -284,7 +284,8 @@ class Audit:
         known = self._known(keys, identity) if identity else None
         if buried and buried[0] == BURIED:
             at = key_of(f"{buried[1] // 1000}-0")
-            trimmed = letters is not None and letters.trimmed(at)
+            records = self._evidence.outbound_reach(keys.redriven)
+            trimmed = any(one.trimmed(at) for one in (letters, records) if one)
             return _expired(trimmed), "it had a dead letter, which was deleted"
         if known and known[0] == content:
             at = entry_id_of(known[1])
