@@ -262,7 +262,7 @@ class Evidence:
                 return None
             raw: Any = side.client.xinfo_stream(stream)
         with translated(self._notify.url):
-            noted: Any = self._notify.client.hget(f"{self._one.prefix}:trimmed", stream)
+            noted: Any = self._notify.client.hget(self._one.trimmed, stream)
         return Reach(
             key_of(info.first_id or id_after(info.last_id)),
             key_of(raw.get("max-deleted-entry-id", FIRST.encode()).decode()),
