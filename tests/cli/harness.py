@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event as Signal
 from typing import Any, Final
 from unittest import mock
 
 import redis
+import structlog
 
-from sidecar import cli
+from sidecar import app, cli, settings
 
 TIMEOUT_S: Final = 60
 STREAM: Final = "control:events"
@@ -117,6 +119,16 @@ class Cli:
         """Let a real worker finish what is in the stream."""
         ran = self.process("run", "--drain", "--retry-budget", "0", *args)
         assert ran.code == 0, ran.err
+
+    def work(self) -> None:
+        """Let a worker finish what is in the stream, in this process: much faster than `drain`."""
+        chosen = settings.build(
+            redis=self.url, data_dir=self.directory / "data-dir", retry_budget_s="0", drain=True
+        )
+        log: Any = structlog.wrap_logger(
+            structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(50)
+        )
+        assert app.run(chosen, log, Signal()) == 0
 
     def emit(self, event_id: str, *args: str | Path) -> dict[str, Any]:
         """Emit an event of a known type; return it."""

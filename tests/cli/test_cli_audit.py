@@ -69,7 +69,7 @@ def drained(sidecar: Cli) -> Cli:
     _add(sidecar, "b", id=7)
     _add(sidecar, "b", stack_id="other content")
     sidecar.client.xadd(STREAM, {"event": "not JSON"})
-    sidecar.drain()
+    sidecar.work()
     return sidecar
 
 
@@ -225,11 +225,11 @@ def test_a_redriven_event_is_clean(sidecar: Cli) -> None:
     event = sidecar.bring("late", "ref/late", b"x")
     source = sidecar.directory / "data-dir" / "source"
     shutil.move(source, sidecar.directory / "away")
-    sidecar.drain()
+    sidecar.work()
     shutil.rmtree(source, ignore_errors=True)
     shutil.move(sidecar.directory / "away", source)
     assert sidecar("dead", "redrive", "--all", "--reason", "it is back").code == 0
-    sidecar.drain()
+    sidecar.work()
     ran, culprits, summary = _audit(sidecar)
     assert (ran.code, culprits) == (0, []), event
     assert (summary["dead_letters"], summary["notifications"]) == (1, 1)
@@ -323,7 +323,7 @@ def test_every_notification_of_a_damaged_artifact_is_named(sidecar: Cli) -> None
     """It is read once, and all that pin it are culprits."""
     for event_id in ("one", "two"):
         sidecar.bring(event_id, "r", b"same")
-    sidecar.drain()
+    sidecar.work()
     for path in _stored(sidecar, "r"):
         path.unlink()
     ran, culprits, summary = _audit(sidecar)

@@ -13,10 +13,8 @@ from typing import Any, Final
 
 import pytest
 import redis
-import structlog
 
 import store
-from sidecar import app, settings
 from sidecar.audit import Audit, Culprit, Order
 from sidecar.event import decode
 from sidecar.evidence import identity_of
@@ -30,17 +28,6 @@ GROUP: Final = f"sidecar:{NOTIFICATIONS}"
 KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
 LARGE: Final = random.Random(1).randbytes(1 << 20)
 DEADLINE_S: Final = 30.0
-
-
-def _work(sidecar: Cli) -> None:
-    """Let a worker finish what is in the stream, in this process."""
-    chosen = settings.build(
-        redis=sidecar.url, data_dir=sidecar.directory / "data-dir", retry_budget_s="0", drain=True
-    )
-    log: Any = structlog.wrap_logger(
-        structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(50)
-    )
-    assert app.run(chosen, log, threading.Event()) == 0
 
 
 def _add(sidecar: Cli, event_id: str, **more: Any) -> str:
@@ -60,7 +47,7 @@ def worked(sidecar: Cli) -> Cli:
     _add(sidecar, "b", id=7)
     _add(sidecar, "b", stack_id="other content")
     sidecar.client.xadd(STREAM, {"event": "not JSON"})
-    _work(sidecar)
+    sidecar.work()
     return sidecar
 
 
@@ -106,7 +93,7 @@ def test_a_deleted_notification_is_published_again(worked: Cli, which: int) -> N
     ran, culprits = _repair(worked)
     assert ran.code == 0, ran.err
     assert set(_results(culprits)) == {"mended"}
-    _work(worked)
+    worked.work()
     assert _is_clean(worked)
     at, after = _notifications(worked)[-1]
     same = {"control_version": 0}
@@ -140,7 +127,7 @@ def test_a_deleted_dead_letter_is_written_again(worked: Cli, which: int) -> None
     worked.client.xdel(DEAD, raw[which][0])
     ran, culprits = _repair(worked)
     assert (ran.code, _results(culprits)) == (0, ["mended"])
-    _work(worked)
+    worked.work()
     assert _is_clean(worked)
     again = worked.entries(DEAD)[-1]
     assert (again["event"], again["reason"]) == (letters[which]["event"], letters[which]["reason"])
@@ -154,7 +141,7 @@ def test_entries_acknowledged_by_hand_are_done_after_all(worked: Cli) -> None:
     ran, culprits = _repair(worked)
     assert (ran.code, _results(culprits)) == (0, ["mended"] * 3)
     assert [one["entry"] for one in culprits] == entries
-    _work(worked)
+    worked.work()
     assert _is_clean(worked)
     assert _event_ids(worked)[-2:] == ["skipped", "second"]
     assert worked.entries(DEAD)[-1]["reason"] == "invalid_event"
@@ -164,7 +151,7 @@ def test_a_failover_that_lost_the_tail(worked: Cli) -> None:
     """Notifications and what the index knew of them are gone: published again, in their order."""
     for number in range(5):
         _add(worked, f"tail {number}")
-    _work(worked)
+    worked.work()
     lost = _notifications(worked)[-4:]
     for at, fields in lost:
         worked.client.xdel(NOTIFICATIONS, at)
@@ -172,7 +159,7 @@ def test_a_failover_that_lost_the_tail(worked: Cli) -> None:
         assert worked.client.hdel(KEYS.seen(identity), identity[2:]) == 1
     ran, culprits = _repair(worked)
     assert (ran.code, _results(culprits)) == (0, ["mended"] * 4)
-    _work(worked)
+    worked.work()
     assert _is_clean(worked)
     assert _event_ids(worked)[-5:] == [f"tail {number}" for number in range(5)]
 
@@ -183,7 +170,7 @@ def test_a_deleted_group_needs_no_repair(worked: Cli) -> None:
     worked.client.xgroup_destroy(STREAM, GROUP)
     ran, culprits, summary = _audit(worked, "--repair", "--reason", "x")
     assert (ran.code, culprits, summary["waiting"]) == (0, [], 1)
-    _work(worked)
+    worked.work()
     assert _is_clean(worked)
     assert len(_event_ids(worked)) == 5
 
@@ -196,7 +183,7 @@ def test_a_deleted_control_entry(worked: Cli) -> None:
     pending = _add(worked, "pending")
     worked.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     worked.client.xdel(STREAM, pending)
-    _work(worked)
+    worked.work()
     assert worked.entries(DEAD)[-1]["reason"] == "entry_lost"
     assert _is_clean(worked)
 
@@ -267,7 +254,7 @@ def test_a_ref_does_not_move_back(sidecar: Cli) -> None:
     """An old version that is put again stays an old version."""
     for event_id, data in (("old", b"old data"), ("new", b"new data")):
         sidecar.bring(event_id, "r", data)
-        _work(sidecar)
+        sidecar.work()
     for path in _stored(sidecar, "r"):
         if b"old data" in path.read_bytes():
             path.unlink()
@@ -282,7 +269,7 @@ def test_every_notification_of_one_artifact_is_mended_at_once(sidecar: Cli) -> N
     """Put once, and all that pin it are told."""
     for event_id in ("one", "two"):
         sidecar.bring(event_id, "r", b"same")
-    _work(sidecar)
+    sidecar.work()
     _harm(_stored(sidecar, "r"), "removed")
     ran, culprits = _repair(sidecar)
     assert (ran.code, _results(culprits)) == (0, ["mended"] * 2)
@@ -316,7 +303,7 @@ def _stacks(sidecar: Cli) -> str:
     """Publish two versions of a stack; delete the first's notification; return the second's."""
     for version in (1, 2):
         _add(sidecar, f"v{version}", type="stack.activated", stack_id="web", version=version)
-    _work(sidecar)
+    sidecar.work()
     sidecar.client.xdel(NOTIFICATIONS, _notifications(sidecar)[0][0])
     return "v2"
 
@@ -331,7 +318,7 @@ def test_what_was_overtaken_is_refused(sidecar: Cli) -> None:
     assert newer in culprits[0]["repair"]["detail"]
     assert _audit(sidecar, "--repair", "--dry-run")[0].code == 1
     assert _repair(sidecar, "--force")[0].code == 0
-    _work(sidecar)
+    sidecar.work()
     assert _is_clean(sidecar)
     assert _event_ids(sidecar) == ["v2", "v1"]
 
@@ -376,7 +363,7 @@ def test_an_event_that_is_published_meanwhile_is_left_alone(worked: Cli) -> None
     identity, _ = identity_of(fields)
     worked.client.hdel(KEYS.seen(identity), identity[2:])
     _add(worked, "c")
-    _work(worked)
+    worked.work()
     before = _state(worked)
     ((_, outcome),) = _mend(worked, culprits)
     assert (outcome.result, outcome.entry) == (Result.MENDED, None)
@@ -389,7 +376,7 @@ def test_beside_a_worker_and_a_producer(worked: Cli) -> None:
     """Repaired while both go on: all is published once, and soon an audit is clean."""
     for number in range(300):
         _add(worked, f"e{number}", tenant_id=f"t{number % 3}")
-    _work(worked)
+    worked.work()
     gone = [at for at, _ in _notifications(worked)[4::2]]
     worked.client.xdel(NOTIFICATIONS, *gone)
     with redis.Redis.from_url(worked.url) as own, worked.running("run") as worker:
