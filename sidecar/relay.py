@@ -30,11 +30,12 @@ from sidecar.letter import cut, letter
 from sidecar.moments import rfc3339
 from sidecar.pipeline import Pipeline
 from sidecar.policy import Bury, Retry, decide
-from sidecar.redis.client import Outage
+from sidecar.redis.client import Outage, mend_of
 from sidecar.redis.keys import identity_digest
 from sidecar.redis.publisher import (
     BURIED,
     Buried,
+    Damaged,
     Fenced,
     Halted,
     NotReplicated,
@@ -179,13 +180,23 @@ class Relay:
                 self._state("recovering", f"the consumer group is gone: {error}")
             except ReadAgain as error:
                 self._state("recovering", str(error))
-            except (*Outage, redis.ResponseError, NotReplicated) as error:
-                self._state("waiting", f"Redis: {error}")
+            except (*Outage, redis.ResponseError, NotReplicated, Damaged) as error:
+                self._state("waiting", f"Redis: {error}{self._mend_of(error)}")
                 self._pause()
             finally:
                 self._abandon_publishing()
                 self._share.lost(self._stream)
         self._leave("stopped", "")
+
+    def _mend_of(self, error: Exception) -> str:
+        """Say what an operator can do, as far as the error tells; empty when it does not."""
+        mend = mend_of(error)
+        if "WRONGTYPE" in str(error):
+            try:
+                mend += "".join(f"; {which}" for which in self._publisher.misplaced())
+            except (*Outage, redis.ResponseError):
+                return mend
+        return mend
 
     def _serve_if_owner(self, give_up_at: float) -> bool:
         """Serve if the stream can be had; tell whether that is the end of it."""
@@ -255,6 +266,11 @@ class Relay:
         low = self._publisher.lowest_unfinished()
         after = id_before(low) if low else FIRST
         created = self._control.create_group(after)
+        if low and id_pair(after) > id_pair(self._control.last_generated()):
+            self._log.warning("the control stream was made anew: it is read from its beginning")
+            low, after = None, FIRST
+            if created:
+                self._control.deliver_again(FIRST)
         recovers_until = None
         if low and (created or self._recover_pending(low, after)):
             recovers_until = self._control.last()

@@ -120,3 +120,16 @@ def check_stream(client: Client, url: str, stream: str | bytes) -> None:
             f"the key {stream!r} on {redact(url)} is a {kind}, not a stream; name another or"
             " remove it"
         )
+
+
+_MENDS: Final = {
+    "maxmemory": "nothing is lost; raise maxmemory, or trim streams, and it goes on",
+    "read only replica": "this server is a replica now; it goes on as soon as the URL leads to the primary",
+    "WRONGTYPE": "a key is not what its name says; remove it, and it goes on",
+    "MISCONF": "the server cannot save to its disk; mend that, and it goes on",
+}
+
+
+def mend_of(error: Exception) -> str:
+    """Return what a running worker's operator can do about `error`, to be put behind it."""
+    return "".join(f"; {mend}" for words, mend in _MENDS.items() if words in str(error))

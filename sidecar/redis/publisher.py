@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,13 @@ class Halted(Exception):
 
 class NotReplicated(Exception):
     """Fewer replicas than asked for have what was written. It may be published, or be lost yet."""
+
+
+class Damaged(Exception):
+    """A key of the sidecar's holds what no sidecar wrote. Nothing is done until it is mended."""
+
+    def __init__(self, key: str, value: bytes, mend: str) -> None:
+        super().__init__(f"the key {key} holds {value[:64]!r}, which no sidecar wrote: {mend}")
 
 
 class Outcome(Enum):
@@ -150,16 +158,22 @@ class Publisher:
         owner, halted = self._call("renew", self._lease_keys, [self._token, self._lease_ms])
         if not owner:
             raise Fenced
-        return str(halted.decode())
+        return str(halted.decode(errors="replace"))
 
     def release(self) -> None:
         """Give the lease back, if it is still ours."""
         self._call("release", self._lease_keys, [self._token])
 
     def lowest_unfinished(self) -> str | None:
-        """Return the lowest entry that may be unfinished, as last noted."""
-        low = self._client.get(self._keys.low)
-        return str(low, "utf-8") if isinstance(low, bytes) else None
+        """Return the lowest entry that may be unfinished, as last noted. Raises `Damaged`."""
+        low: Any = self._client.get(self._keys.low)
+        if low is None:
+            return None
+        if not _ENTRY_ID.fullmatch(low):
+            raise Damaged(
+                self._keys.low, low, "delete it; then destroy the group, to have all read again"
+            )
+        return str(low, "ascii")
 
     def settle(self) -> None:
         """Note that this owner got through what its predecessors left."""
@@ -169,8 +183,12 @@ class Publisher:
         """Note that `entry_id` is about to be run alone.
 
         Returns how often that was noted before without the worker living to note another.
+        Raises `Damaged`.
         """
-        before, deaths = self._client.hmget(self._keys.halt, "alone", "alone_deaths")
+        found: Any = self._client.hmget(self._keys.halt, "alone", "alone_deaths")
+        before, deaths = found
+        if deaths and not deaths.isdigit():
+            raise Damaged(self._keys.halt, deaths, "HDEL its field alone_deaths")
         count = int(deaths or 0) if before == entry_id.encode() else 0
         self._client.hset(self._keys.halt, mapping={"alone": entry_id, "alone_deaths": count + 1})
         return count
@@ -182,13 +200,22 @@ class Publisher:
     # --- deduplication, publish, dead letters ----------------------------------------------
 
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
-        """Look event_ids up in the deduplication index."""
+        """Look event_ids up in the deduplication index. Raises `Damaged`."""
         pipeline = self._client.pipeline(transaction=False)
         for digest in event_digests:
             pipeline.hget(self._keys.seen(digest), digest[2:])
         return [
-            Seen(known[:16], int(known[16:])) if known else None for known in pipeline.execute()
+            self._remembered(digest, known) if known is not None else None
+            for digest, known in zip(event_digests, pipeline.execute(), strict=True)
         ]
+
+    def _remembered(self, digest: bytes, known: bytes) -> Seen:
+        if not known[16:].isdigit():
+            raise Damaged(
+                self._keys.seen(digest), known, f"HDEL its field {digest[2:]!r}; what it remembered"
+                " may then be published a second time",
+            )  # fmt: skip
+        return Seen(known[:16], int(known[16:]))
 
     def publish(self, events: Sequence[Outbound], low: str) -> list[Verdict]:
         """Publish `events` in order, each event_id once; note `low` as the lowest unfinished entry.
@@ -306,6 +333,18 @@ class Publisher:
         self._check_replicas(reached)
         return done
 
+    def misplaced(self) -> list[str]:
+        """Name the keys that are there as something else than what the sidecar makes of them."""
+        keys = self._keys
+        wanted = dict.fromkeys((keys.fence, keys.lease, keys.low), "string")
+        wanted |= {keys.halt: "hash", keys.notifications: "stream", keys.dead: "stream"}
+        found: dict[str, Any] = {key: self._client.type(key) for key in wanted}
+        return [
+            f"{key} is a {kind.decode()}, not a {wanted[key]}"
+            for key, kind in found.items()
+            if kind.decode() not in (wanted[key], "none")
+        ]
+
     @property
     def _lease_keys(self) -> list[str]:
         return [self._keys.fence, self._keys.lease, self._keys.halt]
@@ -314,6 +353,7 @@ class Publisher:
         return self._scripts[name](keys=keys, args=args)
 
 
+_ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _SCRIPTS: Final = ("acquire", "renew", "release", "publish", "bury")
 
 

@@ -37,7 +37,8 @@ end
 local function prune(shard)
   local remembered = redis.call('HGETALL', shard)
   for i = 1, #remembered, 2 do
-    if now - tonumber(string.sub(remembered[i + 1], 17)) > ARGV[4] * 1000000 then
+    local stamp = tonumber(string.sub(remembered[i + 1], 17))
+    if stamp and now - stamp > ARGV[4] * 1000000 then
       redis.call('HDEL', shard, remembered[i])
     end
   end
@@ -71,7 +72,12 @@ for key = 5, #KEYS do
   else
     local known = call('HGET', shard, id)
     if known then
-      result = sub(known, 1, 16) == content and -tonumber(sub(known, 17)) or 0
+      local first = tonumber(sub(known, 17))
+      if not first then
+        return redis.error_reply('ERR the index is damaged: look at ' .. shard .. ', which holds '
+          .. 'what no sidecar wrote, and HDEL that field')
+      end
+      result = sub(known, 1, 16) == content and -first or 0
     end
   end
   answer[#answer + 1] = result
