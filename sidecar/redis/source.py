@@ -99,7 +99,13 @@ class ControlStream:
 
     def last_delivered(self) -> str:
         """Return the ID up to which the group has handed out entries."""
-        for group in self._client.xinfo_groups(self._stream):
+        try:
+            groups = self._client.xinfo_groups(self._stream)
+        except redis.ResponseError as error:
+            if "no such key" in str(error):
+                raise GroupLost(str(error)) from error
+            raise
+        for group in groups:
             if group["name"] == self._group.encode():
                 self._position = str(group["last-delivered-id"].decode())
                 return self._position

@@ -392,7 +392,8 @@ def test_nonsense_in_the_index_is_no_verdict(every_rig: Rig, artifact: bool, non
     rig = every_rig
     rig.emit("e")
     rig.drain()
-    (shard,) = rig.client.keys(f"{rig.keys.prefix}:seen:*")
+    found: Any = rig.client.keys(f"{rig.keys.prefix}:seen:*")
+    (shard,) = found
     (member,) = rig.client.hkeys(shard)
     rig.client.delete(NOTIFICATIONS, CONTROL, rig.keys.low)
     if nonsense == "a member":
@@ -499,9 +500,9 @@ def test_a_primary_that_becomes_a_replica(kind: str) -> None:
             pipeline.xadd(CONTROL, {"event": '{"event_id":"b","type":"run.abort"}'})
             pipeline.xadd(CONTROL, {"event": "{"})
             pipeline.execute()
-            client.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
             eventually(lambda: said(run.observer, "waiting", "replica", "leads to the primary"))
-            client.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
+            client.execute_command("REPLICAOF", "NO", "ONE")
             rig.emit("c")
             eventually(lambda: rig.published() == ["a", "b", "c"])
             eventually(lambda: rig.reasons() == ["malformed"])
