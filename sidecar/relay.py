@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import dropwhile, islice, takewhile
+from itertools import dropwhile, islice
 from queue import Empty
 from threading import Event as Signal
 from typing import Final, NamedTuple, Protocol
@@ -622,8 +622,10 @@ class Relay:
     # --- commit --------------------------------------------------------------------------------
 
     def _commit(self) -> bool:
-        """Publish or bury what is ready and whose turn it is; tell whether there was anything.
+        """Bury and publish what is ready and whose turn it is; tell whether there was anything.
 
+        Letters go first, all in one: between one tenant's letters and notifications there is no
+        order to keep, and a stream of good and bad entries in turn is no slower than another.
         Publishing goes on while the entries that were read before it are admitted, so that the
         worker and Redis work at the same time.
         """
@@ -631,11 +633,11 @@ class Relay:
         if not ready:
             return False
         self._check_pending()
-        letters = list(takewhile(lambda item: item.bury, ready))
+        letters, events, row_ended = _parted(ready)
         if letters:
             self._bury_run(letters)
-        else:
-            self._begin_publishing(list(takewhile(lambda item: not item.bury, ready)))
+        if events:
+            self._begin_publishing(events, ends_row=row_ended)
         return True
 
     def _check_pending(self) -> None:
@@ -660,9 +662,9 @@ class Relay:
             elif tenant is not None:
                 blocked.add(tenant)
 
-    def _begin_publishing(self, run: Sequence[Item]) -> None:
+    def _begin_publishing(self, run: Sequence[Item], *, ends_row: bool) -> None:
         low = self._low_without(run)
-        self._publisher.begin([self._outbound(item) for item in run], low)
+        self._publisher.begin([self._outbound(item) for item in run], low, ends_row=ends_row)
         self._publishing = _Publishing(run, low)
 
     def _finish_publishing(self) -> None:
@@ -673,14 +675,16 @@ class Relay:
         run, low = publishing
         done: list[tuple[Item, str]] = []
         forgotten = False
-        # The answer ends with the first conflict, or the first that was forgotten: the rest keep
-        # their place behind it.
+        row_ended = False
+        # The answer ends with the first that was forgotten: the rest keep their place behind it.
         for item, verdict in zip(run, self._publisher.finish(), strict=False):
             if verdict.outcome is Outcome.CONFLICT:
                 _conflict(item, 0)
+                item.begins_row, row_ended = row_ended, False
             elif verdict.outcome is Outcome.FORGOTTEN:
                 forgotten = True
             else:
+                row_ended |= verdict.outcome is Outcome.PUBLISHED
                 already = item.known[16:] == BURIED
                 done.append((item, "dead already" if already else verdict.outcome.value))
         self._acknowledge(done)
@@ -714,13 +718,10 @@ class Relay:
 
     def _bury_run(self, run: Sequence[Item]) -> None:
         now = rfc3339(self._wall_clock() * 1e6)
-        last = run[-1].bury
         answers = self._publisher.bury(
             [letter(item, now) for item in run],
             self._low_without(run),
             max_in_a_row=self._options.max_consecutive_dead,
-            halt_reason=f"{self._options.max_consecutive_dead} dead letters in a row, of late"
-            f" {last.reason if last else ''}",
             now=now,
         )
         done: list[tuple[Item, str]] = []
@@ -823,6 +824,25 @@ class Relay:
             tenant_id=event and event.tenant_id, artifact_ref=event and event.artifact_ref,
             detail=item.bury and item.bury.detail,
         )  # fmt: skip
+
+
+def _parted(ready: Iterable[Item]) -> tuple[list[Item], list[Item], bool]:
+    """Part what is ready into what is to be buried and what is to be published, each in order.
+
+    A letter after an event that is published begins a new row of dead letters. Returns, too,
+    whether the last row has ended.
+    """
+    letters, events = [], []
+    row_ended = False
+    for item in ready:
+        if item.bury:
+            item.begins_row |= row_ended
+            row_ended = False
+            letters.append(item)
+        else:
+            row_ended |= not item.known
+            events.append(item)
+    return letters, events, row_ended
 
 
 def _conflict(item: Item, control_version: int) -> None:

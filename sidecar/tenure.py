@@ -44,6 +44,8 @@ class Item:
     ready: bool = False
     """Nothing is left but to publish it or to write its dead letter."""
     bury: Bury | None = None
+    begins_row: bool = False
+    """Of a dead letter: something was published between it and the one before."""
     error: BaseException | None = None
     began: float = 0.0
     claiming: bool = False

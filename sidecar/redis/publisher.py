@@ -42,7 +42,7 @@ class Outcome(Enum):
     PUBLISHED = "published"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
-    """Published before under this event_id, with other content. Nothing after it was done."""
+    """Published before under this event_id, with other content."""
     FORGOTTEN = "forgotten"
     """Was taken for a duplicate, but the index no longer knows it: it must be done in full.
     Nothing after it was done."""
@@ -93,6 +93,8 @@ class Letter:
     identity: bytes
     """Event and content digest, to be looked up in the index; empty when it must not be."""
     fields: Mapping[str, str | bytes | int]
+    begins_row: bool = False
+    """Something was published between it and the letter before."""
 
 
 BURIED: Final = b"-" * 16
@@ -217,24 +219,26 @@ class Publisher:
             )  # fmt: skip
         return Seen(known[:16], int(known[16:]))
 
-    def publish(self, events: Sequence[Outbound], low: str) -> list[Verdict]:
+    def publish(
+        self, events: Sequence[Outbound], low: str, *, ends_row: bool = True
+    ) -> list[Verdict]:
         """Publish `events` in order, each event_id once; note `low` as the lowest unfinished entry.
 
-        The answer ends early at a conflict and at an event that the index has forgotten, and `low`
-        is noted only when every one is published. Raises `Fenced` or `Halted`: nothing was
-        published then. Raises `NotReplicated`.
+        The answer ends early at an event that the index has forgotten, and `low` is noted only
+        when every one is published. With `ends_row`, a row of dead letters ends with this run.
+        Raises `Fenced` or `Halted`: nothing was published then. Raises `NotReplicated`.
         """
-        self.begin(events, low)
+        self.begin(events, low, ends_row=ends_row)
         return self.finish()
 
-    def begin(self, events: Sequence[Outbound], low: str) -> None:
+    def begin(self, events: Sequence[Outbound], low: str, *, ends_row: bool = True) -> None:
         """Send what `publish` sends, and do not wait for the answer.
 
         So the worker admits the next entries while Redis publishes these, in one thread: a
         second one would contend with it for the interpreter. `finish` is due before the next.
         """
         keys = [self._keys.fence, self._keys.halt, self._keys.low, self._keys.notifications]
-        args: list[Any] = [self._token, low, self._highest, self._window_s]
+        args: list[Any] = [self._token, low, self._highest, self._window_s, int(ends_row)]
         for event in events:
             keys.append(self._keys.seen(event.identity))
             args += (event.identity[2:], event.json, event.origin, event.traceparent)
@@ -293,7 +297,7 @@ class Publisher:
             )
 
     def bury(
-        self, letters: Sequence[Letter], low: str, *, max_in_a_row: int, halt_reason: str, now: str
+        self, letters: Sequence[Letter], low: str, *, max_in_a_row: int, now: str
     ) -> list[Buried]:
         """Write dead letters in order, once an origin, never for a published event.
 
@@ -314,7 +318,9 @@ class Publisher:
             ]  # fmt: skip
             args = [
                 self._token, low_then, self._window_s, max_in_a_row,
-                letter.identity[2:], origin[2:], halt_reason, now, low_before,
+                letter.identity[2:], origin[2:],
+                f"{max_in_a_row} dead letters in a row, of late {letter.fields['reason']!s}",
+                now, low_before, int(letter.begins_row),
                 *(item for pair in letter.fields.items() for item in pair),
             ]  # fmt: skip
             script(keys=keys, args=args, client=pipeline)

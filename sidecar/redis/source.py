@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -14,9 +13,10 @@ from sidecar.redis.keys import CONSUMER, Keys
 FIRST: Final = "0-0"
 HIGHEST: Final = 2**64 - 1
 READ_BYTES: Final = 8 << 20
-"""Entries of more bytes than that are not read at once, but one by one: 500 legal ones fit."""
-UNSEEN: Final = 8
-"""So many entries at most are read whose sizes were not looked at before."""
+"""A read is to bring no more than that: 500 legal entries."""
+FIRST_READ: Final = 16
+"""So many entries are read at first: what comes may be giants, and may have killed before."""
+MAX_READ: Final = 500
 
 
 class Entry(NamedTuple):
@@ -71,13 +71,8 @@ class ControlStream:
         self._blocking = blocking
         self._stream = keys.control
         self._group = keys.group
-        self._room_script = client.register_script(
-            files("sidecar.redis").joinpath("lua", "room.lua").read_text()
-        )
-        self._position: str | None = None
-        """Up to here the group has handed out entries, as far as is known."""
-        self._small = False
-        """The last read was a full batch of small entries: the next are likely to be small."""
+        self._room = FIRST_READ
+        """So many entries are read at once, as those before had few bytes, or many."""
 
     def create_group(self, after: str) -> bool:
         """Make the group so that it delivers what lies after the ID `after`.
@@ -94,7 +89,6 @@ class ControlStream:
 
     def deliver_again(self, after: str) -> None:
         """Let the group deliver once more everything after the ID `after`."""
-        self._position = after
         self._command("XGROUP", "SETID", self._stream, self._group, after)
 
     def last_delivered(self) -> str:
@@ -107,8 +101,7 @@ class ControlStream:
             raise
         for group in groups:
             if group["name"] == self._group.encode():
-                self._position = str(group["last-delivered-id"].decode())
-                return self._position
+                return str(group["last-delivered-id"].decode())
         raise GroupLost(self._group)
 
     def last_generated(self) -> str:
@@ -120,28 +113,18 @@ class ControlStream:
         """Return up to `count` entries that nobody read yet, oldest first.
 
         Waits up to `block_ms` for the first one, or not at all when it is None. Returns fewer
-        rather than more than `READ_BYTES` at once; only the first giants behind a full batch
-        of small entries come unforeseen, since to look ahead always costs a fifth of the speed.
+        while those before were so large that more would be many bytes at once.
         """
-        room = count if self._small else self._room_ahead(count)
-        entries = self._read(self._client, ("COUNT", room), ">") if room else []
-        if room and not entries:
-            self.last_delivered()  # perhaps someone else has read them
-        if not entries and block_ms is not None:
-            few = ("BLOCK", block_ms, "COUNT", min(count, UNSEEN))
-            entries = self._read(self._blocking, few, ">")
-        self._small = len(entries) == count and sum(e.size_bytes for e in entries) <= READ_BYTES
-        if entries:
-            self._position = entries[-1].id
-        return entries
+        block = () if block_ms is None else ("BLOCK", block_ms)
+        client = self._client if block_ms is None else self._blocking
+        return self._read(client, block, count, ">")
 
     def read_pending(self, after: str, count: int) -> list[Entry]:
         """Return up to `count` pending entries with IDs above `after`, oldest first.
 
-        Returns fewer rather than more than `READ_BYTES` at once.
+        Returns fewer while those before were large, but always one if there is one.
         """
-        room = self._room(after, count, self._group, CONSUMER)
-        return self._read(self._client, ("COUNT", room), after) if room else []
+        return self._read(self._client, (), count, after)
 
     def pending_count(self) -> int:
         """Return how many entries are pending in the group."""
@@ -167,29 +150,25 @@ class ControlStream:
         """Take entries off the pending list; return how many were on it."""
         return int(self._command("XACK", self._stream, self._group, *entry_ids))
 
-    def _room_ahead(self, count: int) -> int:
-        """Return how many of the next `count` new entries may be read at once."""
-        return self._room(self._position or self.last_delivered(), count)
-
-    def _room(self, after: str, count: int, *pending_of: str) -> int:
-        """Return how many of the next `count` entries may be read at once."""
-        try:
-            return int(
-                self._room_script(keys=[self._stream], args=[after, count, READ_BYTES, *pending_of])
-            )
-        except redis.ResponseError as error:
-            if str(error).startswith("NOGROUP"):
-                raise GroupLost(str(error)) from error
-            raise
-
-    def _read(self, client: Client, options: tuple[Any, ...], start: str) -> list[Entry]:
+    def _read(
+        self, client: Client, options: tuple[Any, ...], count: int, start: str
+    ) -> list[Entry]:
+        asked = min(count, self._room)
         answer = self._command(
-            "XREADGROUP", "GROUP", self._group, CONSUMER, *options, "STREAMS", self._stream, start,
+            "XREADGROUP", "GROUP", self._group, CONSUMER, *options, "COUNT", asked,
+            "STREAMS", self._stream, start,
             client=client,
         )  # fmt: skip
-        if not answer:
-            return []
-        return [_entry(*raw) for raw in answer[0][1]]
+        entries = [_entry(*raw) for raw in answer[0][1]] if answer else []
+        self._learn(entries, full=len(entries) == asked)
+        return entries
+
+    def _learn(self, entries: list[Entry], *, full: bool) -> None:
+        size_bytes = sum(entry.size_bytes for entry in entries)
+        if size_bytes > READ_BYTES:
+            self._room = max(1, len(entries) * READ_BYTES // size_bytes)
+        elif full and 2 * size_bytes <= READ_BYTES:
+            self._room = min(2 * self._room, MAX_READ)
 
     def _command(self, *args: Any, client: Client | None = None) -> Any:  # noqa: ANN401 -- redis-py
         try:

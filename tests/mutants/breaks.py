@@ -34,16 +34,18 @@ BREAKS: Final = (
     Break(
         "acknowledge before the publish",
         RELAY,
-        "        self._publisher.begin([self._outbound(item) for item in run], low)\n",
+        "        self._publisher.begin([self._outbound(item) for item in run], low,"
+        " ends_row=ends_row)\n",
         "        self._control.acknowledge([item.id for item in run])\n"
-        "        self._publisher.begin([self._outbound(item) for item in run], low)\n",
+        "        self._publisher.begin([self._outbound(item) for item in run], low,"
+        " ends_row=ends_row)\n",
     ),
     Break(
         "acknowledge a dead letter before it is written",
         RELAY,
-        "        now = rfc3339(self._wall_clock() * 1e6)\n        last = run[-1].bury\n",
-        "        now = rfc3339(self._wall_clock() * 1e6)\n        last = run[-1].bury\n"
-        "        self._control.acknowledge([item.id for item in run])\n",
+        "        now = rfc3339(self._wall_clock() * 1e6)\n        answers =",
+        "        now = rfc3339(self._wall_clock() * 1e6)\n"
+        "        self._control.acknowledge([item.id for item in run])\n        answers =",
     ),
     Break(
         "no fence at publish",
@@ -90,8 +92,8 @@ BREAKS: Final = (
     Break(
         "other content passes for a duplicate",
         LUA + "publish.lua",
-        "result = sub(known, 1, 16) == content and -tonumber(sub(known, 17)) or 0",
-        "result = -tonumber(sub(known, 17))",
+        "result = sub(known, 1, 16) == content and -first or 0",
+        "result = -first",
         SCRIPTS,
     ),
     Break(

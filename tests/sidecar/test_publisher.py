@@ -63,14 +63,16 @@ def outbound(event_id: str, content: str = "content", trace: bytes = b"") -> Out
 def letter(origin: str, event_id: str = "", content: str = "content") -> Letter:
     """Return a dead letter."""
     found = identity(event_id, content) if event_id else b""
-    return Letter(origin, found, {"event": b"{", "origin": origin, "attempts": 0})
+    return Letter(
+        origin, found, {"event": b"{", "origin": origin, "attempts": 0, "reason": "malformed"}
+    )
 
 
 def bury(
     by: Publisher, *letters: Letter, max_in_a_row: int = 100, low: str = "0-0"
 ) -> list[Buried]:
     """Bury letters."""
-    return by.bury(letters, low, max_in_a_row=max_in_a_row, halt_reason="so many", now=NOW)
+    return by.bury(letters, low, max_in_a_row=max_in_a_row, now=NOW)
 
 
 def clock_of(client: redis.Redis) -> int:
@@ -252,12 +254,12 @@ def test_what_could_not_be_appended_is_not_remembered(server: redis.Redis) -> No
 
 
 def test_other_content_is_a_conflict(server: redis.Redis) -> None:
-    """A used event_id with other content is a conflict, before which the run ends."""
+    """A used event_id with other content is a conflict; the rest of the run is done."""
     one = owner(server)
     one.publish([outbound("a")], "1-0")
     run = [outbound("b"), outbound("a", "other"), outbound("c")]
-    published, conflict = one.publish(run, "2-0")
-    assert published.outcome is Outcome.PUBLISHED
+    before, conflict, after = one.publish(run, "2-0")
+    assert before.outcome is after.outcome is Outcome.PUBLISHED
     assert conflict == (Outcome.CONFLICT, 0)
     assert one.seen([identity_digest("a")])[0] == Seen(
         identity_digest("content"), one.publish([outbound("a")], "3-0")[0].control_version
@@ -412,6 +414,7 @@ def test_bury_once_an_origin(server: redis.Redis) -> None:
     assert len(entries(server, KEYS.dead)) == 2
     assert entries(server, KEYS.dead)[0][1] == {
         b"event": b"{", b"origin": b"s/1-0", b"attempts": b"0",
+        b"reason": b"malformed",
     }  # fmt: skip
     (seen,) = one.seen([origin_digest("s/1-0")])
     assert seen is not None
@@ -446,8 +449,10 @@ def test_letters_in_a_row_halt(server: redis.Redis) -> None:
     ]  # fmt: skip
     assert len(entries(server, KEYS.dead)) == 3
     halt: Any = server.hgetall(KEYS.halt)
-    assert (halt[b"reason"], halt[b"since"], halt[b"by"]) == (b"so many", NOW.encode(), b"sidecar")
-    assert one.renew() == "so many"
+    assert (halt[b"reason"], halt[b"since"], halt[b"by"]) == (
+        b"3 dead letters in a row, of late malformed", NOW.encode(), b"sidecar",
+    )  # fmt: skip
+    assert one.renew().startswith("3 dead letters")
 
 
 def test_a_publish_resets_the_count(server: redis.Redis) -> None:

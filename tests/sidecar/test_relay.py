@@ -584,9 +584,9 @@ def test_low_is_never_above_what_is_pending(rig: Rig, monkeypatch: pytest.Monkey
     begin, finish = Publisher.begin, Publisher.finish
     begun: list[Any] = []
 
-    def remember(self: Any, events: Any, low: str) -> None:
+    def remember(self: Any, events: Any, low: str, **more: Any) -> None:
         begun[:] = events
-        begin(self, events, low)
+        begin(self, events, low, **more)
 
     def watched(self: Any) -> Any:
         verdicts = finish(self)
@@ -869,9 +869,9 @@ def test_the_index_forgets_after_its_window(rig: Rig) -> None:
         shard = next(iter(rig.client.scan_iter("{*}:seen:*")))
         real = run.relay._publisher.begin
 
-        def forgetful(events: Any, low: str) -> Any:
+        def forgetful(events: Any, low: str, **more: Any) -> Any:
             rig.client.delete(shard)
-            return real(events, low)
+            return real(events, low, **more)
 
         run.relay._publisher.begin = forgetful  # type: ignore[method-assign]
         rig.emit_artifact("e")
@@ -922,11 +922,11 @@ def test_a_publish_that_does_not_arrive(rig: Rig, monkeypatch: pytest.MonkeyPatc
     real = Publisher.begin
     pending: list[int] = []
 
-    def broken_once(self: Publisher, events: Any, low: str) -> Any:
+    def broken_once(self: Publisher, events: Any, low: str, **more: Any) -> Any:
         if not pending:
             pending.append(rig.pending() - len(events))
             raise redis.ConnectionError("broken before publish")
-        return real(self, events, low)
+        return real(self, events, low, **more)
 
     monkeypatch.setattr(Publisher, "begin", broken_once)
     for n in range(5):

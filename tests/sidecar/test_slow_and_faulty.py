@@ -51,11 +51,11 @@ def test_nothing_is_published_before_its_put_succeeded(
     published: dict[str, bool] = {}
     begin = Publisher.begin
 
-    def noting(self: Publisher, events: Any, low: str) -> None:
+    def noting(self: Publisher, events: Any, low: str, **more: Any) -> None:
         for event in events:
             for ref in _REF.findall(event.json):
                 published[ref.decode()] = ref.decode() in fleet.put_refs
-        begin(self, events, low)
+        begin(self, events, low, **more)
 
     monkeypatch.setattr(Publisher, "begin", noting)
     with rig.relay():

@@ -9,6 +9,7 @@
 --       7 why the stream would be halted   8 the time, RFC 3339
 --       9 what must be noted as the lowest unfinished entry for it to be moved, empty = anything:
 --         letters are sent in a row, and one that fails must not be passed over
+--       10 1: it begins a new row of dead letters
 --       then the letter's fields and values
 -- Answer  2 written, and the stream is halted now   1 written   0 the fence is another's
 --         -1 halted   -3 this origin has its letter   -4 the event is published
@@ -34,11 +35,12 @@ if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then
   return -3
 end
 -- The letter first: should it fail, the script ends, and the origin is not marked.
-redis.call('XADD', KEYS[4], '*', unpack(ARGV, 10))
+redis.call('XADD', KEYS[4], '*', unpack(ARGV, 11))
 redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)
 redis.call('EXPIRE', KEYS[6], ARGV[3])
 note_low()
 
+if ARGV[10] == '1' then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
 local limit = tonumber(ARGV[4])
 if limit == 0 or redis.call('HINCRBY', KEYS[2], 'dead_in_a_row', 1) < limit then return 1 end
 redis.call('HSET', KEYS[2], 'reason', ARGV[7], 'since', ARGV[8], 'by', 'sidecar')

@@ -4,6 +4,7 @@
 --       then one for each event: its shard of the deduplication index
 -- ARGV  1 token   2 lowest entry unfinished after this run   3 highest control_version known
 --       4 seconds the index remembers
+--       5 1: with this run a row of dead letters ends
 --       then four for each event:
 --         14 bytes of event_id digest and 16 of content digest
 --         JSON up to the value of control_version; empty: known to be published, only look
@@ -11,9 +12,7 @@
 --         traceparent, or empty
 -- Answer { state, highest control_version, result, ... }
 --   state   1 done   0 the fence is another's   -1 halted
---   result  n published as n   -n duplicate of n
---           0 published before with other content: the rest is left undone, for its dead letter
---             comes before what follows it
+--   result  n published as n   -n duplicate of n   0 published before with other content
 --           1 was said to be known, but the index has forgotten it; the rest is left undone
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0} end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0} end
@@ -46,7 +45,7 @@ end
 
 local call, sub, format = redis.call, string.sub, string.format
 local answer, published, complete = {1, 0}, false, true
-local arg = 5
+local arg = 6
 for key = 5, #KEYS do
   local shard, id, content = KEYS[key], sub(ARGV[arg], 1, 14), sub(ARGV[arg], 15)
   local json, origin, traceparent = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
@@ -82,13 +81,11 @@ for key = 5, #KEYS do
   end
   answer[#answer + 1] = result
   arg = arg + 4
-  if result == 0 or result == 1 then
-    complete = false
-    break
-  end
+  if result == 0 or result == 1 then complete = false end
+  if result == 1 then break end
 end
 
 answer[2] = clock
 if complete then redis.call('SET', KEYS[3], ARGV[2]) end
-if published then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
+if published and ARGV[5] == '1' then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
 return answer
