@@ -127,6 +127,8 @@ class Fleet:
     def see_off(self, stopped: Worker) -> None:
         """Wait for the end of a worker that was asked to stop."""
         code = self.zygote.wait(stopped.pid, PATIENCE_S)
+        if code == -signal.SIGTERM and not stopped.tail():
+            return  # it was so young that it could not handle signals yet
         if code not in (0, REDIS_AWAY):
             self.violations.append(f"a worker that was asked to stop: {code}: {stopped.tail()}")
 
