@@ -22,11 +22,12 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from tests.faults import outside
+from tests.faults import disk, outside
 from tests.faults.crashing import CrashingRedis
 from tests.faults.fleet import Fleet, Stuck, points
 from tests.faults.load import Load
 from tests.faults.proxy import CALM, Proxy, Weather
+from tests.faults.watch import FenceWatch
 from tests.faults.zygote import REPOSITORY, Zygote
 
 SHARES: Final = {
@@ -38,6 +39,7 @@ SHARES: Final = {
 }
 """The kinds of kill point, and the share that each has."""
 LOOK_EVERY: Final = 10
+DISK_MIB: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Plan:
     kills: int
     redis_crashes: int = 0
     clean_stops: int = 0
+    disk_faults: int = 0
+    """How often the fleet's disk is full, or fails; needs root, and strace."""
     workers: int = 2
     lease_s: float = 0.2
     per_second: float = 150.0
@@ -69,6 +73,10 @@ class Figures:
     entries: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    fenced_writes: int = 0
+    """Notifications and letters that were held against the fence as they were written."""
+    held_back: int = 0
+    """How often a worker put a tenant off, as a store failed."""
     resent: int = 0
     network: Counter[str] = field(default_factory=Counter)
     takeovers_s: list[float] = field(default_factory=list)
@@ -98,6 +106,8 @@ class Figures:
             "entries": self.entries,
             "ends": dict(self.ends),
             "dead_letters": dict(self.reasons),
+            "held_against_the_fence": self.fenced_writes,
+            "held_back": self.held_back,
             "sent_again_by_the_producer": self.resent,
             "network": dict(self.network),
             "takeover_s": spread(self.takeovers_s),
@@ -139,6 +149,8 @@ def run(plan: Plan) -> Figures:
 def _round(plan: Plan, directory: Path) -> Iterator[_Round]:
     with ExitStack() as stack:
         server = stack.enter_context(CrashingRedis(directory / "redis"))
+        watch = FenceWatch(server.port)
+        stack.enter_context(watch.running())
         proxy = None
         if plan.weather:
             proxy = Proxy(server.port, plan.seed, plan.weather)
@@ -148,6 +160,8 @@ def _round(plan: Plan, directory: Path) -> Iterator[_Round]:
                 server.url, protocol=2, retry=Retry(ConstantBackoff(0.01), 100), socket_timeout=30
             )
         )
+        if plan.disk_faults:
+            stack.enter_context(disk.small_disk(directory / "fleet", DISK_MIB))
         zygote = stack.enter_context(closing(Zygote(plan.product)))
         url = f"redis://127.0.0.1:{proxy.port}/0" if proxy else server.url
         yield _Round(
@@ -157,6 +171,7 @@ def _round(plan: Plan, directory: Path) -> Iterator[_Round]:
             Fleet(zygote, client, url, directory, plan.workers, plan.lease_s),
             Load(server.url, directory / "source", plan.seed, plan.per_second),
             outside.Checker(client, directory / "fleet"),
+            watch,
         )
 
 
@@ -170,6 +185,7 @@ class _Round:
     fleet: Fleet
     load: Load
     checker: outside.Checker
+    watch: FenceWatch
     figures: Figures = field(default_factory=Figures)
 
     def __post_init__(self) -> None:
@@ -180,13 +196,16 @@ class _Round:
         fleet.violations = figures.violations
         try:
             self._fire()
-            if not (figures.violations and self.plan.until_caught):
+            if not (self._is_violated() and self.plan.until_caught):
                 fleet.drain()
                 figures.violations += self.checker.finish()
                 self._check_promises()
                 figures.violations += outside.violations(fleet.client, self.checker.fleet)
         except Stuck as stuck:
             figures.violations.append(f"stuck: {stuck}")
+        figures.violations += self.watch.violations
+        figures.fenced_writes = self.watch.writes
+        figures.held_back = fleet.said("held back")
         figures.entries = self.checker.entries
         figures.ends, figures.reasons = self.checker.ends, self.checker.reasons
         figures.resent = self.load.resent
@@ -205,12 +224,15 @@ class _Round:
                 self._breathe()
                 if number % LOOK_EVERY == 0:
                     figures.violations += self.checker.look()
-                if figures.violations and self.plan.until_caught:
+                if self._is_violated() and self.plan.until_caught:
                     return
             if self.proxy:
                 self.proxy.weather = CALM
             fleet.progress()
         fleet.stop()
+
+    def _is_violated(self) -> bool:
+        return bool(self.figures.violations or self.watch.violations)
 
     def _kinds(self) -> dict[str, int]:
         """Say how many points of each kind there are."""
@@ -220,6 +242,8 @@ class _Round:
         kinds["crash Redis"] = plan.redis_crashes
         kinds["stall Redis"] = plan.redis_crashes // 2
         kinds["stop the active"] = plan.clean_stops
+        kinds["fill the disk"] = plan.disk_faults // 2
+        kinds["fail the disk"] = plan.disk_faults - plan.disk_faults // 2
         return kinds
 
     def _breathe(self) -> None:
@@ -314,6 +338,25 @@ class _Round:
         time.sleep(self._random.uniform(0, 2 * self.plan.lease_s))
         self.server.go_on()
 
+    def fill_disk(self) -> None:
+        """Leave no room on the fleet's disk for a while; a worker may die meanwhile."""
+        with disk.full(self.checker.fleet):
+            time.sleep(self._random.uniform(0, 1))
+            if self._random.random() < 0.5:
+                self.kill_all()
+                self.fleet.fill()
+                time.sleep(self._random.uniform(0, 0.5))
+
+    def fail_disk(self) -> None:
+        """Let the active worker's Puts fail for a while; it may die meanwhile."""
+        victim = self.fleet.active()
+        if victim is None:
+            return
+        with disk.failing(victim.pid, self._random.choice(["EIO", "ENOSPC"])):
+            time.sleep(self._random.uniform(0, 0.5))
+            if self._random.random() < 0.5:
+                self.fleet.kill(victim)
+
     def _measure(self, before: bytes | None, began: float, *, count: bool) -> None:
         """Wait for the takeover, and mostly for the first notification after it."""
         took_s = self.fleet.takeover(before, began)
@@ -334,6 +377,8 @@ _POINTS: Final = {
     "stop the active": _Round.stop_active,
     "crash Redis": _Round.crash_redis,
     "stall Redis": _Round.stall_redis,
+    "fill the disk": _Round.fill_disk,
+    "fail the disk": _Round.fail_disk,
 }
 
 
@@ -347,6 +392,7 @@ def rounds(plan: Plan, kills_a_round: int) -> list[Plan]:
             kills=_part(plan.kills, count, i),
             redis_crashes=_part(plan.redis_crashes, count, i),
             clean_stops=_part(plan.clean_stops, count, i),
+            disk_faults=_part(plan.disk_faults, count, i),
         )
         for i in range(count)
     ]

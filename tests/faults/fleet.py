@@ -201,6 +201,11 @@ class Fleet:
         if code != 0:
             self.violations.append(f"the drain ended with {code}: {last.tail()}")
 
+    def said(self, event: str) -> int:
+        """Return how often any worker, dead or alive, has logged this event."""
+        logs = self.data_dir.glob("worker*.log")
+        return sum(log.read_bytes().count(f'"event": "{event}"'.encode()) for log in logs)
+
     def told(self) -> str:
         """Return the ends of the living workers' logs."""
         return " | ".join(f"{each.pid}: {each.tail()[-600:]}" for each in self.workers)

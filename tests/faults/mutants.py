@@ -54,8 +54,10 @@ MUTANTS: Final = {
     ),
     "pending entries forgotten": Mutant(
         "sidecar/tenure.py",
-        "    scan: str | None = FIRST\n",
-        "    scan: str | None = None\n",
+        "    scan: str | None = FIRST\n"
+        '    """How far the pending list has been read back; None when that is done."""\n'
+        "    everyone: bool = True\n",
+        "    scan: str | None = None\n    everyone: bool = False\n",
     ),
 }
 
