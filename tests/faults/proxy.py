@@ -90,12 +90,12 @@ class Proxy:
             except OSError:
                 client.close()  # as a server that is away does
                 continue
+            for side in (client, server):
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection, number = _Connection(client, server), number + 1
             connections = [each for each in connections if each.client.fileno() >= 0]
             connections.append(connection)
             for name, source, sink in (("request", client, server), ("reply", server, client)):
-                for side in (source, sink):
-                    side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 fate = random.Random(f"{self._seed}/{number}/{name}")
                 threading.Thread(
                     target=self._pass_on, args=(connection, source, sink, fate, name), daemon=True
