@@ -53,7 +53,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--redis-crashes", type=int, default=0)
     parser.add_argument("--clean-stops", type=int, default=0, help="SIGTERMs of the active worker")
     parser.add_argument("--disk-faults", type=int, default=0, help="full or failing; needs root")
-    parser.add_argument("--seed", type=int, default=1, help="of the first round; then one more each")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the first round; then one more each"
+    )
     parser.add_argument("--proxy", action="store_true", help="with a bad network in between")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no round after that")
     parser.add_argument("--workers", type=int, default=2, help="of a fleet")

@@ -31,7 +31,7 @@ class FenceWatch:
     def __init__(self, port: int) -> None:
         self._port = port
         self._stop = threading.Event()
-        self._socket = socket.socket()
+        self._socket: socket.socket | None = None
         self._owner: bytes | None = None
         """None while it has not seen who it is."""
         self._writer: bytes | None = None
@@ -49,9 +49,11 @@ class FenceWatch:
             yield
         finally:
             self._stop.set()
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            while thread.is_alive():
+                with suppress(OSError):
+                    if self._socket:
+                        self._socket.shutdown(socket.SHUT_RDWR)
+                thread.join(0.05)
 
     def see(self, line: bytes) -> None:
         """Take one line of MONITOR."""

@@ -107,9 +107,8 @@ def _import() -> str | None:
     import sidecar.cli
     import sidecar.logs
     import sidecar.settings
-    import store.file
+    import store.file  # noqa: F401 -- the backend that the workers open
 
-    assert store.file
     return sidecar.app.__file__
 
 
@@ -134,7 +133,6 @@ def _fork(arguments: list[str], log: str) -> int:
     finally:
         sys.stderr.flush()
         os._exit(code)
-    return 0
 
 
 def _redirect(log: str) -> None:
