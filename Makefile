@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 LOCKED := --require-hashes --only-binary :all: -r
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow mutants check bench bench-store bench-million lock clean
+.PHONY: help demo test test-slow mutants fire check bench bench-store bench-million lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -24,6 +24,12 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 
 mutants: $(VENV)/dev.stamp ## Break the relay on purpose, and see each break caught
 	@$(BIN)/python -m tests.mutants
+
+KILLS ?= 1000
+FIRE ?= --redis-crashes $$(($(KILLS) / 50)) --clean-stops $$(($(KILLS) / 50))
+
+fire: $(VENV)/dev.stamp ## Kill real workers KILLS times at random, check the guarantees from outside
+	@$(BIN)/python -m tests.faults --kills $(KILLS) $(FIRE)
 
 check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff check .

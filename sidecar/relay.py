@@ -161,6 +161,8 @@ class Relay:
         self._pause_s = FIRST_PAUSE_S
         self._publishing: _Publishing | None = None
         self._state_now = ("", "")
+        self._alone = ""
+        """The entry that this worker last noted as running alone."""
         self.complete = False
         """Of a drain: whether nothing was left behind."""
 
@@ -452,8 +454,8 @@ class Relay:
         for entry in entries:
             if entry.id in tenure.window:
                 continue
-            if tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:
-                tenure.window[entry.id] = self._poison(entry)
+            if tenure.careful and (died := self._deaths_alone(entry)) >= DEATHS_ALONE:
+                tenure.window[entry.id] = self._poison(entry, died)
                 continue
             item = self._item(entry, reread=self._may_be_finished(entry, back=back))
             if item.tenant is None or self._is_turn_of(item.tenant, back=back):
@@ -491,9 +493,26 @@ class Relay:
                 item.entry = cut(entry)
         return item
 
-    def _poison(self, entry: Entry) -> Item:
+    def _deaths_alone(self, entry: Entry) -> int:
+        """Note that the entry is about to run alone; return how many died of it in a row.
+
+        When this worker noted it before and sees it again, it lived: Redis was away, or another
+        worker was the owner meanwhile.
+        """
+        if self._alone == entry.id:
+            self._publisher.survived_alone()
+        self._alone = entry.id
+        return self._publisher.run_alone(entry.id)
+
+    def _poison(self, entry: Entry, deaths: int) -> Item:
+        """Return the entry as one to be buried, with its identity: it may be published already.
+
+        Unless to decode it is what kills: that is given up after as many deaths again.
+        """
         trouble = Trouble(self._wall_clock())
         item = Item(entry, entry.id, f"{self._stream}/{entry.id}", trouble)
+        if deaths < 2 * DEATHS_ALONE:
+            item.identity = self._item(entry, reread=False).identity
         item.end(Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
         return item
 

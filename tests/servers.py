@@ -111,14 +111,15 @@ def _start(kind: str, binary: str, directory: str, arguments: tuple[str, ...]) -
                 stderr=out,
                 start_new_session=True,
             )  # fmt: skip
-        if _answers(port, process):
+        if answers(port, process):
             return Server(kind, f"redis://127.0.0.1:{port}/0", port, process)
         process.kill()
         process.wait()
     raise RuntimeError(f"{binary} does not start: {log.read_text(errors='replace')[-500:]}")
 
 
-def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+def answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until a server that was just started answers; False when it ends or takes too long."""
     deadline = time.monotonic() + START_TIMEOUT_S
     with redis.Redis(port=port) as client:
         while process.poll() is None and time.monotonic() < deadline:

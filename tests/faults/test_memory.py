@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import store
+from tests.faults.fleet import worker
 from tests.faults.outside import CONTROL, NOTIFICATIONS
-from tests.faults.test_kill import worker
 
 MIB = 1 << 20
 ARTIFACT_MIB = int(os.environ.get("RELAY_ARTIFACT_MIB", "512"))

@@ -12,9 +12,9 @@ import redis
 
 from sidecar import relay as relay_module
 from sidecar.event import KNOWN_TYPES, MAX_ENTRY_BYTES
-from sidecar.pipeline import Rules
+from sidecar.pipeline import Pipeline, Rules
 from sidecar.redis.publisher import Publisher, origin_digest
-from sidecar.redis.source import ControlStream, id_pair
+from sidecar.redis.source import ControlStream, Entry, id_pair
 from store import Corrupt, InvalidRef, NotFound, Position, StoreError, Unavailable, checksum_of
 from tests.sidecar.harness import (
     CONTROL,
@@ -1410,6 +1410,66 @@ def test_poison_is_buried_once_it_killed_alone(rig: Rig) -> None:
         origin_digest(f"{CONTROL}/{poison}")[2:],
     )
     assert found
+
+
+def test_what_is_published_is_not_buried_as_poison(rig: Rig) -> None:
+    """A published entry whose workers died before they acknowledged it gets no dead letter."""
+    published = rig.emit_artifact("published")
+    rig.drain()
+    rig.client.xgroup_setid(CONTROL, rig.keys.group, "0")
+    rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
+    rig.client.hset(rig.keys.halt, mapping={"unclean": 6, "alone": published, "alone_deaths": 3})
+    rig.drain()
+    assert rig.reasons() == []
+    assert rig.published() == ["published"]
+    assert rig.pending() == 0
+
+
+def test_what_kills_as_it_is_decoded_is_buried_unseen(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Poison that goes on killing as its letter is prepared is buried without a look at it."""
+    poison = rig.emit("poison")
+    rig.client.hset(rig.keys.halt, mapping={"unclean": 9, "alone": poison, "alone_deaths": 6})
+    rig.client.xgroup_create(CONTROL, rig.keys.group, "0")
+    rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
+    monkeypatch.setattr(Pipeline, "admit", lambda *_: pytest.fail("it was decoded"))
+    rig.drain()
+    assert rig.reasons() == ["poison"]
+
+
+class CutWhileAlone(ControlStream):
+    """A control stream whose connection is cut, four times, after an entry was read to run."""
+
+    cuts_left = 4
+    has_read = False
+
+    def read_pending(self, after: str, count: int) -> list[Entry]:
+        """Read, and remember that."""
+        entries = super().read_pending(after, count)
+        self.has_read = bool(entries)
+        return entries
+
+    def pending_count(self) -> int:
+        """Fail, after something was read."""
+        if self.has_read and self.cuts_left:
+            self.has_read, self.cuts_left = False, self.cuts_left - 1
+            raise redis.ConnectionError("cut")
+        return super().pending_count()
+
+
+def test_an_outage_is_no_death(rig: Rig) -> None:
+    """An entry that ran alone whenever Redis went away is not poison: the worker lived."""
+    rig.emit("e")
+    rig.client.hset(rig.keys.halt, "unclean", 5)
+    rig.client.xgroup_create(CONTROL, rig.keys.group, "0")
+    rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
+    rig.stream_class = CutWhileAlone
+    with rig.relay() as run:
+        eventually(lambda: rig.pending() == 0)
+        assert run.observer.count("waiting") >= 4
+    assert rig.reasons() == []
+    assert rig.published() == ["e"]
 
 
 def test_a_clean_stop_is_no_crash(rig: Rig) -> None:
