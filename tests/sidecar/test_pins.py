@@ -12,8 +12,8 @@ import redis
 
 from sidecar.errors import Unreachable, UsageError
 from sidecar.pins import Pins
-from sidecar.redis.census import Named, Registrar, Side
-from sidecar.redis.client import connect
+from sidecar.redis.census import Named, Registrar
+from sidecar.redis.client import Side, connect
 from store import Pin, checksum_of
 from tests import servers
 
