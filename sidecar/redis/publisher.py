@@ -143,6 +143,7 @@ class Publisher:
         Returns None while another owns it, else how many owners in a row ended without
         settling or giving the lease back.
         """
+        self._loaded = False  # it may be another server than before
         owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
         return int(unclean) if owner else None
 
