@@ -20,10 +20,8 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sidecar-failovers-") as directory:
         found = failovers.run(Path(directory), asked.failovers, asked.seed)
-    if asked.json:
-        print(json.dumps(found))
-    else:
-        print("\n".join(f"{name}: {value}" for name, value in found.items()))
+    lines = [f"{name}: {value}" for name, value in found.items()]
+    sys.stdout.write((json.dumps(found) if asked.json else "\n".join(lines)) + "\n")
     return 1 if found["violations"] else 0
 
 

@@ -63,7 +63,7 @@ class Node:
     def call(self, *command: str | int) -> Any:
         """Return its answer to one command."""
         with redis.Redis(port=self.port, socket_timeout=5, decode_responses=True) as client:
-            return client.execute_command(*command)  # type: ignore[no-untyped-call]
+            return client.execute_command(*command)
 
     def role(self) -> str:
         """Return what it takes itself for."""
@@ -229,7 +229,7 @@ class Cluster:
 def _slots(node: Node) -> Any:
     with redis.Redis(port=node.port, decode_responses=True) as client:
         connection = client.connection_pool.get_connection()
-        connection.send_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
+        connection.send_command("CLUSTER", "SLOTS")
         return connection.read_response()
 
 
@@ -266,7 +266,7 @@ def _knows(node: Node, count: int) -> bool:
 def _info(node: Node) -> str:
     with redis.Redis(port=node.port) as client:
         connection = client.connection_pool.get_connection()
-        connection.send_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]
+        connection.send_command("CLUSTER", "INFO")
         return str(connection.read_response())
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,7 @@ import store
 from sidecar.errors import Unreachable
 from sidecar.feed import Feed, FeedGap
 from sidecar.notification import Notification
-from sidecar.redis.client import connect
+from sidecar.redis.client import Side, connect
 from tests.faults import outside
 from tests.topology.harness import until
 
@@ -126,6 +126,18 @@ class Controller(_Thread):
                     self.changed.append(one.event_id)
 
 
+class ByKey:
+    """A client whose commands go to the node that has their key."""
+
+    def __init__(self, url: str) -> None:
+        self._side = Side.open(url, outside.NOTIFICATIONS)
+
+    def __getattr__(self, command: str) -> Any:
+        return lambda key, *args, **options: getattr(self._side.at(key), command)(
+            key, *args, **options
+        )
+
+
 @dataclass
 class Work:
     """All of them at work on one Redis, and what came of it."""
@@ -152,15 +164,14 @@ class Work:
         """Return what is wrong once the producer has stopped; empty when everything holds."""
         accepted, applied = self.producer.accepted, self.controller.applied
         until(lambda: accepted[-1] in applied, "the last accepted event is applied")
-        with closing(connect(self.url, key=outside.NOTIFICATIONS)) as client:
-            until(
-                lambda: not client.xpending(outside.CONTROL, outside.GROUP)["pending"],
-                "all is finished",
-            )
-            found = outside.violations(client, self.directory / "fleet")
-            final = {
-                json.loads(f[b"event"])["event_id"] for _, f in client.xrange(outside.NOTIFICATIONS)
-            }
+        client: Any = ByKey(self.url)
+        until(
+            lambda: not client.xpending(outside.CONTROL, outside.GROUP)["pending"],
+            "everything is finished",
+        )
+        found = outside.violations(client, self.directory / "fleet")
+        notifications = client.xrange(outside.NOTIFICATIONS)
+        final = {json.loads(fields[b"event"])["event_id"] for _, fields in notifications}
         found += [f"accepted and not applied: {one}" for one in accepted if one not in applied]
         found += [f"accepted and not published: {one}" for one in accepted if one not in final]
         found += [f"applied and not published: {one}" for one in applied if one not in final]
