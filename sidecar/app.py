@@ -204,7 +204,7 @@ def _beat_s(settings: Settings) -> float:
 def _housekeeper(
     settings: Settings, redis_url: str, notify_url: str, share: Share, log: FilteringBoundLogger
 ) -> Housekeeper:
-    notify = connect(notify_url)
+    notify = connect(notify_url, key=settings.notify_stream)
     keys = [
         Keys.of(stream, settings.notify_stream, settings.dead_stream) for stream in settings.streams
     ]
@@ -219,7 +219,11 @@ def _housekeeper(
     }
     retentions = {
         one.control: Retention(
-            connect(redis_url), notify, one, policies, dedup_window_s=settings.dedup_window_s
+            connect(redis_url, key=one.control),
+            notify,
+            one,
+            policies,
+            dedup_window_s=settings.dedup_window_s,
         )
         for one in keys
     }

@@ -302,6 +302,8 @@ def read_url(url: str, defaults: Options) -> Place:
     if not plus:
         options = {**defaults, **_parsed(url)}
         base_class = options.pop("connection_class", redis.Connection)
+        if base_class is redis.UnixDomainSocketConnection:
+            options.pop("socket_keepalive")  # of TCP only
         return Place(_STEERED[base_class], _checked(options))
     if base not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
         raise ValueError("there is no such scheme")

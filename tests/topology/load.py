@@ -156,8 +156,8 @@ class Work:
         newest = self.producer.accepted[-1]
         until(lambda: newest in self.controller.applied, "what was accepted is applied")
 
-    def states(self) -> list[str]:
-        """Return what the worker's log says."""
+    def log(self) -> list[str]:
+        """Return the lines of the worker's log."""
         return (self.directory / "worker.log").read_text().splitlines()
 
     def violations(self) -> list[str]:

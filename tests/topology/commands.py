@@ -1,0 +1,42 @@
+"""All commands that take --redis, one after the other, on whatever the URL leads to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+from tests.cli.harness import Cli
+
+STREAMS = ("control:events", "eu:events")
+BOTH = ("--stream", STREAMS[0], "--stream", STREAMS[1])
+
+
+def do_all(url: str, directory: Path) -> None:
+    """Emit to two streams, relay, and look at what came of it with every command."""
+    sidecar = Cli(url, directory, mock.Mock())
+    data = directory / "data"
+    data.write_bytes(b"data")
+    for stream in STREAMS:
+        sidecar.emit(f"in {stream}", "--stream", stream, "--ref", stream, "--data", data)
+    strange = sidecar("emit", "--type", "strange", "--event-id", "strange", "--stream", STREAMS[1])
+    assert strange.code == 0, strange.err
+    assert sidecar("pause", *BOTH, "--reason", "look").code == 0
+    assert sidecar("resume", *BOTH).code == 0
+    sidecar.drain(*BOTH)
+
+    told = sidecar("tail", "--json", "--resolve")
+    assert {one["event_id"] for one in told.objects()} == {f"in {stream}" for stream in STREAMS}
+    status = sidecar("status", *BOTH, "--json").object()
+    assert [stream["length"] for stream in status["streams"]] == [1, 2]
+    assert status["dead"]["by_reason"] == {"unknown_type": 1}
+    audited = sidecar("audit", *BOTH, "--json")
+    assert (audited.code, audited.object()["summary"]["notifications"]) == (0, 2), audited.err
+
+    letter = sidecar("dead", "ls", "--json").object()
+    assert sidecar("dead", "show", letter["id"]).code == 0
+    again = ("dead", "redrive", *BOTH, "--all", "--force", "--reason", "known by now")
+    assert sidecar(*again).code == 0
+    sidecar.drain(*BOTH, "--allow-type", "strange")
+    assert len(sidecar("tail", "--json").objects()) == 3
+    collected = sidecar("store", "gc", *BOTH, "--grace", "0", "--allow-short-grace", "--json")
+    assert collected.code == 0, collected.err
