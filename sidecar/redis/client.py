@@ -28,13 +28,16 @@ _FORMS: Final = (
     "write redis://[user:password@]host:port/db, rediss://… for TLS, unix:///path,"
     " redis+sentinel://host:port,host:port/MASTER or redis+cluster://host:port,host:port"
 )
-_TLS_MENDS: Final = {
+_CERTIFICATE_MENDS: Final = {
     "CERTIFICATE_VERIFY_FAILED": "name the authority that signed the server's certificate with"
     " ?ssl_ca_certs=/path/ca.pem, and the host as the certificate has it",
-    "WRONG_VERSION_NUMBER": "that port speaks no TLS: write redis:// instead of rediss://, or name"
-    " the TLS port",
     "CERTIFICATE_REQUIRED": "the server wants a certificate: ?ssl_certfile=…&ssl_keyfile=…",
 }
+
+_CLOSED: Final = (
+    "reset by peer", "closed by server", "Timeout connecting", "EOF occurred", "WRONG_VERSION",
+)  # fmt: skip
+"""How it looks when one side speaks TLS and the other does not, or a certificate lacks."""
 
 Outage = (redis.ConnectionError, redis.TimeoutError, InvalidResponse)
 """What redis-py raises while a server is away, loading or replaced, or a proxy answers for it."""
@@ -156,12 +159,19 @@ def _outage(url: str, error: Exception) -> SidecarError:
             f"{redact(url)}: nobody there knows the way ({error}); are the hosts, their ports and"
             " the name right?"
         )
-    for sign, mend in _TLS_MENDS.items():
+    for sign, mend in _CERTIFICATE_MENDS.items():
         if sign in str(error):
             return UsageError(f"{redact(url)}: {error}; {mend}")
     return Unreachable(
         f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
+        + (_tls_hint(url) if any(sign in str(error) for sign in _CLOSED) else "")
     )
+
+
+def _tls_hint(url: str) -> str:
+    if url.startswith("rediss"):
+        return " it may be that the port speaks no TLS, or wants a certificate (?ssl_certfile=…)"
+    return " it may be that the port wants TLS: rediss://"
 
 
 def check_server(client: Client, url: str, *, writes: bool) -> None:

@@ -187,10 +187,13 @@ class _Steered(AbstractConnection):
         super().__init__(**options)
         self._route = route
 
-    def _connect(self) -> Any:  # noqa: ANN401 -- redis-py
-        if self._route is not None:
+    def connect_check_health(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- redis-py
+        if self._route is not None and not self._sock:
             self.host, self.port = self._route.find()
-        return super()._connect()  # type: ignore[no-untyped-call,safe-super]
+        try:
+            super().connect_check_health(*args, **options)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            self._raise_with_node(error)
 
     def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 -- redis-py's
         super().on_connect_check_health(check_health)
@@ -223,7 +226,7 @@ class _Steered(AbstractConnection):
     def _node(self) -> str:
         return str(self._host_error())  # type: ignore[no-untyped-call]
 
-    def _raise_with_node(self, error: redis.ConnectionError) -> NoReturn:
+    def _raise_with_node(self, error: redis.RedisError) -> NoReturn:
         error.args = (_named(self._node, error),)
         raise error
 
