@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -82,6 +83,10 @@ class Node:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def forget(self) -> None:
+        """Remove its files, once it is dead."""
+        shutil.rmtree(self.directory)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self.process is not None
