@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 LOCKED := --require-hashes --only-binary :all: -r
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow mutants check bench bench-store bench-million lock clean
+.PHONY: help demo test test-slow test-servers mutants check bench bench-store bench-million lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -24,6 +24,11 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 
 mutants: $(VENV)/dev.stamp ## Break the relay on purpose, and see each break caught
 	@$(BIN)/python -m tests.mutants
+
+test-servers: $(VENV)/dev.stamp ## Run all that needs a server on Redis 6.2, then on redis-server
+	@for kind in redis-6.2 path; do \
+	  SIDECAR_TEST_SERVER=$$kind $(BIN)/pytest -q -m "server and not slow" || exit 1; \
+	done
 
 check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff check .

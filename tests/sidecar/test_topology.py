@@ -68,9 +68,9 @@ def sentinel(port: Callable[[], int | None]) -> Handler:
 def pair() -> Iterator[tuple[Server, Server]]:
     """A master and its replica."""
     with ExitStack() as stack:
-        master = stack.enter_context(servers.running("valkey"))
-        follows = ("--replicaof", f"127.0.0.1 {master.port}")
-        yield master, stack.enter_context(servers.running("valkey", arguments=follows))
+        master = stack.enter_context(servers.running(servers.usual()))
+        follows = ("--replicaof", "127.0.0.1", str(master.port))
+        yield master, stack.enter_context(servers.running(servers.usual(), arguments=follows))
 
 
 def test_a_replica_named_as_the_master_is_refused(pair: tuple[Server, Server]) -> None:
@@ -250,7 +250,7 @@ def test_a_socket_in_the_file_system_still_works(tmp_path: Path) -> None:
     """unix:// needs no way: it leads to its server."""
     path = tmp_path / "redis.sock"
     with (
-        servers.running("valkey", arguments=("--unixsocket", str(path))),
+        servers.running(servers.usual(), arguments=("--unixsocket", str(path))),
         closing(connect(f"unix://{path}")) as client,
     ):
         assert client.ping()

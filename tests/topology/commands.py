@@ -14,10 +14,9 @@ BOTH = ("--stream", STREAMS[0], "--stream", STREAMS[1])
 def do_all(url: str, directory: Path) -> None:
     """Emit to two streams, relay, and look at what came of it with every command."""
     sidecar = Cli(url, directory, mock.Mock())
-    data = directory / "data"
-    data.write_bytes(b"data")
     for stream in STREAMS:
-        sidecar.emit(f"in {stream}", "--stream", stream, "--ref", stream, "--data", data)
+        sidecar.bring(f"old in {stream}", stream, b"old", "--stream", stream)
+        sidecar.bring(f"new in {stream}", stream, b"new", "--stream", stream)
     strange = sidecar("emit", "--type", "strange", "--event-id", "strange", "--stream", STREAMS[1])
     assert strange.code == 0, strange.err
     assert sidecar("pause", *BOTH, "--reason", "look").code == 0
@@ -25,18 +24,21 @@ def do_all(url: str, directory: Path) -> None:
     sidecar.drain(*BOTH)
 
     told = sidecar("tail", "--json", "--resolve")
-    assert {one["event_id"] for one in told.objects()} == {f"in {stream}" for stream in STREAMS}
+    assert {one["event_id"] for one in told.objects()} == {
+        f"{age} in {stream}" for age in ("old", "new") for stream in STREAMS
+    }
     status = sidecar("status", *BOTH, "--json").object()
-    assert [stream["length"] for stream in status["streams"]] == [1, 2]
+    assert [stream["length"] for stream in status["streams"]] == [2, 3]
     assert status["dead"]["by_reason"] == {"unknown_type": 1}
     audited = sidecar("audit", *BOTH, "--json")
-    assert (audited.code, audited.object()["summary"]["notifications"]) == (0, 2), audited.err
+    assert (audited.code, audited.object()["summary"]["notifications"]) == (0, 4), audited.err
 
     letter = sidecar("dead", "ls", "--json").object()
     assert sidecar("dead", "show", letter["id"]).code == 0
     again = ("dead", "redrive", *BOTH, "--all", "--force", "--reason", "known by now")
     assert sidecar(*again).code == 0
     sidecar.drain(*BOTH, "--allow-type", "strange")
-    assert len(sidecar("tail", "--json").objects()) == 3
-    collected = sidecar("store", "gc", *BOTH, "--grace", "0", "--allow-short-grace", "--json")
+    assert len(sidecar("tail", "--json").objects()) == 5
+    collected = sidecar("store", "gc", *BOTH, "--grace", "0", "--allow-short-grace")
     assert collected.code == 0, collected.err
+    assert sidecar("tail", "--resolve").code == 0, "what a notification pins is kept"

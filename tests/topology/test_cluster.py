@@ -17,6 +17,8 @@ from tests.topology.commands import STREAMS, do_all
 from tests.topology.harness import Cluster, cluster, until
 from tests.topology.load import at_work
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

@@ -12,6 +12,8 @@ import redis
 from tests.sidecar.harness import Rig, eventually
 from tests.topology.harness import Node, server, until
 
+pytestmark = pytest.mark.server
+
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -71,12 +73,13 @@ def test_a_server_that_comes_back_without_its_files_is_filled_again(
 ) -> None:
     """The process dies and its disk with it: the worker goes on with the empty one."""
     node, sent = nodes[0], Sent(rig)
-    with rig.relay():
+    with rig.relay() as run:
         sent.run("a")
         node.kill()
         node.forget()
         node.start()
         sent.run("b")
+    assert not any("script" in detail for _, detail in run.observer.states)
     rig.audit()
 
 

@@ -16,6 +16,8 @@ from tests.topology.commands import do_all
 from tests.topology.harness import until, watched
 from tests.topology.load import at_work
 
+pytestmark = pytest.mark.server
+
 
 def test_a_dead_and_a_frozen_master_cost_nothing(tmp_path: Path) -> None:
     """Two failovers under load with --wait-replicas: all is conserved, in order, applied once."""
