@@ -277,6 +277,10 @@ class Publisher:
             self._sent.disconnect()
             self._release()
 
+    def reconnect(self) -> None:
+        """Let the next command look anew for the node to send it to."""
+        self._client.connection_pool.disconnect()
+
     def _release(self) -> None:
         self._client.connection_pool.release(self._sent)
         self._sent = None

@@ -182,6 +182,11 @@ class ControlStream:
                 raise GroupLost(str(error)) from error
             raise
 
+    def reconnect(self) -> None:
+        """Let the next command look anew for the node to send it to."""
+        for client in (self._client, self._blocking):
+            client.connection_pool.disconnect()
+
     def _read(self, client: Client, options: tuple[Any, ...], start: str) -> list[Entry]:
         answer = self._command(
             "XREADGROUP", "GROUP", self._group, CONSUMER, *options, "STREAMS", self._stream, start,

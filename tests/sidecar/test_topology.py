@@ -19,7 +19,7 @@ from sidecar.redis.source import ControlStream
 from sidecar.redis.topology import Elsewhere, WrongNode
 from tests import servers
 from tests.servers import Server
-from tests.sidecar.harness import Rig
+from tests.sidecar.harness import Rig, eventually, last_said
 from tests.sidecar.test_publisher import KEYS
 
 Answer = bytes | Exception
@@ -41,7 +41,7 @@ def speaker(answer: Handler) -> Iterator[int]:
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Speaker) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server.server_address[1]
@@ -64,11 +64,14 @@ def sentinel(port: Callable[[], int | None]) -> Handler:
     return answer
 
 
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
+
+
 @pytest.fixture
 def pair() -> Iterator[tuple[Server, Server]]:
     """A master and its replica."""
     with ExitStack() as stack:
-        master = stack.enter_context(servers.running(servers.usual()))
+        master = stack.enter_context(servers.running(servers.usual(), arguments=AT_ONCE))
         follows = ("--replicaof", "127.0.0.1", str(master.port))
         yield master, stack.enter_context(servers.running(servers.usual(), arguments=follows))
 
@@ -100,6 +103,28 @@ def test_a_sentinel_that_was_cut_off_does_not_mislead_for_ever(pair: tuple[Serve
         with pytest.raises(redis.ConnectionError, match=str(gone)):
             client.ping()
         assert client.ping()
+
+
+def test_a_master_without_its_replicas_is_left_for_another(
+    pair: tuple[Server, Server], redis_url: str, client: redis.Redis
+) -> None:
+    """The worker reaches a master that was cut off; it asks anew, and goes on at the next one."""
+    master, _ = pair
+    cut_off = int(redis_url.rpartition(":")[2].partition("/")[0])
+    named = [cut_off]
+    with (
+        speaker(sentinel(lambda: named[0])) as port,
+        redis.Redis.from_url(master.url, protocol=2) as client_of_next,
+    ):
+        rig = Rig(f"redis+sentinel://127.0.0.1:{port}/fleet", client, wait_replicas=1)
+        rig.emit("kept from acknowledgement")
+        with rig.relay() as run:
+            eventually(lambda: last_said(run, "0 of 1"), "it waits for a replica")
+            named[0] = master.port
+            following = Rig(master.url, client_of_next)
+            following.emit("e")
+            eventually(lambda: following.published() == ["e"], "it goes on at the next master")
+            eventually(lambda: following.pending() == 0, "with its replica")
 
 
 def test_a_name_that_no_sentinel_knows_is_a_usage_error() -> None:

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.server
 def test_a_dead_and_a_frozen_master_cost_nothing(tmp_path: Path) -> None:
     """Two failovers under load with --wait-replicas: all is conserved, in order, applied once."""
     with watched(tmp_path) as fleet:
-        with at_work(fleet.url, tmp_path, replicas=1) as work:
+        url = fleet.url + "?socket_timeout=1.5"  # so long a frozen master is waited for
+        with at_work(url, tmp_path, replicas=1) as work:
             for frozen in (False, True):
                 gone = fleet.fail_over(frozen=frozen)
                 work.goes_on()
@@ -77,6 +78,7 @@ def test_sentinels_may_die_but_one(tmp_path: Path) -> None:
                 assert client.ping()
 
 
+@pytest.mark.slow
 def test_all_commands_work_through_sentinels(tmp_path: Path) -> None:
     """Every command finds the master that the Sentinels name."""
     with watched(tmp_path, replicas=1) as fleet:

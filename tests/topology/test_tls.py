@@ -78,9 +78,7 @@ def test_a_certificate_that_does_not_verify_is_told_with_its_mend(
 def test_plain_text_to_a_tls_port_and_the_reverse_are_hinted_at(secure: Secure) -> None:
     """Neither side says what is wrong, so it may be an outage; the message thinks of TLS."""
     plain_to_tls = secure.url(scheme="redis")
-    tls_to_plain = (
-        f"rediss://127.0.0.1:{secure.node.port}?{secure.trusting}&socket_connect_timeout=0.2"
-    )
+    tls_to_plain = f"rediss://127.0.0.1:{secure.node.port}?{secure.trusting}&socket_timeout=0.2"
     for url, hint in ((plain_to_tls, "wants TLS"), (tls_to_plain, "speaks no TLS")):
         with (
             closing(connect(url)) as client,
