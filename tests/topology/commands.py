@@ -39,6 +39,12 @@ def do_all(url: str, directory: Path) -> None:
     assert sidecar(*again).code == 0
     sidecar.drain(*BOTH, "--allow-type", "strange")
     assert len(sidecar("tail", "--json").objects()) == 5
-    collected = sidecar("store", "gc", *BOTH, "--grace", "0", "--allow-short-grace")
-    assert collected.code == 0, collected.err
+    for version in (b"pinned by nobody else", b"newest"):
+        sidecar.bring(f"waiting {version!r}", "waiting", version, "--stream", STREAMS[1])
+    source = (directory / "data-dir" / "source").as_uri()
+    for store in ((), ("--store", source)):
+        collected = sidecar("store", "gc", *store, "--grace", "0", "--allow-short-grace")
+        assert collected.code == 0, collected.err
+    sidecar.drain(*BOTH)
+    assert len(sidecar("tail", "--json").objects()) == 7, "what an event pins is kept"
     assert sidecar("tail", "--resolve").code == 0, "what a notification pins is kept"

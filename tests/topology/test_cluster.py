@@ -72,6 +72,9 @@ def test_a_node_named_alone_is_refused_with_the_url_to_write(
     ran = Cli(three.masters[0].url, tmp_path, mock.Mock()).process("run", "--drain")
     assert ran.code == 2
     assert "redis+cluster://" in ran.err
+    for node in three.masters:
+        with closing(connect(node.url)) as client, pytest.raises(UsageError, match="is a node of"):
+            check_server(client, node.url, writes=True)
     wrong = next(one for one in three.masters if one is not three.owner("k"))
     with (
         closing(connect(wrong.url)) as client,

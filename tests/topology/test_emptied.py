@@ -68,6 +68,15 @@ def test_a_server_emptied_under_a_worker_is_filled_again(rig: Rig) -> None:
     assert rig.pending() == 0
 
 
+def test_a_server_emptied_between_two_workers_does_not_count_from_the_start(rig: Rig) -> None:
+    """The next worker knows nothing of before, and its control_versions are higher all the same."""
+    sent = Sent(rig)
+    for name in ("a", "b"):
+        with rig.relay():
+            sent.run(name)
+        rig.client.flushall()
+
+
 def test_a_server_that_comes_back_without_its_files_is_filled_again(
     rig: Rig, nodes: tuple[Node, Node]
 ) -> None:
