@@ -33,6 +33,8 @@ def do_all(url: str, directory: Path) -> None:
     audited = sidecar("audit", *BOTH, "--json")
     assert (audited.code, audited.object()["summary"]["notifications"]) == (0, 4), audited.err
 
+    assert sidecar("audit", *BOTH, "--repair", "--dry-run").code == 0
+
     letter = sidecar("dead", "ls", "--json").object()
     assert sidecar("dead", "show", letter["id"]).code == 0
     again = ("dead", "redrive", *BOTH, "--all", "--force", "--reason", "known by now")
