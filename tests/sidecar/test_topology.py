@@ -184,7 +184,7 @@ def test_a_master_that_was_demoted_is_left(pair: tuple[Server, Server]) -> None:
             lambda: pipelined(transaction=True),
             lambda: client.eval("return redis.call('SET', KEYS[1], 1)", 1, "k"),
             Publisher(client, KEYS, lease_s=1, dedup_window_s=60).acquire,
-            lambda: ControlStream(client, client, KEYS).read_new(1, None),
+            lambda: ControlStream(client, client, KEYS).acknowledge(["1-1"]),
         ):
             admin.replicaof("NO", "ONE")
             ControlStream(client, client, KEYS).create_group("0")
