@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 LOCKED := --require-hashes --only-binary :all: -r
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow mutants fire check bench bench-store bench-million lock clean
+.PHONY: help demo test test-slow test-servers mutants fire failovers check bench bench-store bench-million lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -30,6 +30,16 @@ FIRE ?= --redis-crashes $$(($(KILLS) / 50)) --clean-stops $$(($(KILLS) / 50))
 
 fire: $(VENV)/dev.stamp ## Kill real workers KILLS times at random, check the guarantees from outside
 	@$(BIN)/python -m tests.faults --kills $(KILLS) $(FIRE)
+
+test-servers: $(VENV)/dev.stamp ## Run all that needs a server on Redis 6.2, then on redis-server
+	@for kind in redis-6.2 path; do \
+	  SIDECAR_TEST_SERVER=$$kind $(BIN)/pytest -q -m "server and not slow" || exit 1; \
+	done
+
+FAILOVERS ?= 10
+
+failovers: $(VENV)/dev.stamp ## Kill and freeze Sentinel's primary under load, with WAIT
+	@$(BIN)/python -m tests.topology --failovers $(FAILOVERS)
 
 check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff check .

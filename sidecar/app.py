@@ -147,13 +147,13 @@ def _servers_answer(
 
 def _check_servers(settings: Settings, redis_url: str, notify_url: str) -> None:
     """Refuse what can be seen to be wrong before anything is read."""
-    with connect(redis_url) as client:
-        check_server(client, redis_url, writes=True)
-        for stream in settings.streams:
+    for stream in settings.streams:
+        with connect(redis_url, key=stream) as client:
+            check_server(client, redis_url, writes=True)
             check_stream(client, redis_url, stream)
-    with connect(notify_url) as client:
+    keys = Keys.of(settings.streams[0], settings.notify_stream, settings.dead_stream)
+    with connect(notify_url, key=keys.notifications) as client:
         check_server(client, notify_url, writes=True)
-        keys = Keys.of(settings.streams[0], settings.notify_stream, settings.dead_stream)
         check_stream(client, notify_url, keys.notifications)
         check_stream(client, notify_url, keys.dead)
 
@@ -170,11 +170,12 @@ def _relay(
     log: FilteringBoundLogger,
 ) -> Relay:
     keys = Keys.of(stream, settings.notify_stream, settings.dead_stream)
-    client = connect(redis_url)
-    notify: Client = connect(notify_url)
+    client = connect(redis_url, key=stream)
+    blocking = connect(redis_url, key=stream, block_s=IDLE_BLOCK_S)
+    notify: Client = connect(notify_url, key=keys.notifications)
     return Relay(
         stream,
-        ControlStream(client, connect(redis_url, block_s=IDLE_BLOCK_S), keys),
+        ControlStream(client, blocking, keys),
         Publisher(
             notify,
             keys,
@@ -203,7 +204,7 @@ def _beat_s(settings: Settings) -> float:
 def _housekeeper(
     settings: Settings, redis_url: str, notify_url: str, share: Share, log: FilteringBoundLogger
 ) -> Housekeeper:
-    notify = connect(notify_url)
+    notify = connect(notify_url, key=settings.notify_stream)
     keys = [
         Keys.of(stream, settings.notify_stream, settings.dead_stream) for stream in settings.streams
     ]
@@ -218,7 +219,11 @@ def _housekeeper(
     }
     retentions = {
         one.control: Retention(
-            connect(redis_url), notify, one, policies, dedup_window_s=settings.dedup_window_s
+            connect(redis_url, key=one.control),
+            notify,
+            one,
+            policies,
+            dedup_window_s=settings.dedup_window_s,
         )
         for one in keys
     }

@@ -31,8 +31,7 @@ from sidecar.evidence import (
     key_of,
     origin_of,
 )
-from sidecar.redis.census import Side
-from sidecar.redis.client import translated
+from sidecar.redis.client import Side, translated
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.publisher import BURIED, origin_digest
 from sidecar.redis.scan import entry_id_of, server_time_us

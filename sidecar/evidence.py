@@ -19,8 +19,7 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from sidecar.event import Event, Rejected, content_digest, decode
-from sidecar.redis.census import Side
-from sidecar.redis.client import check_stream, translated
+from sidecar.redis.client import Side, check_stream, translated
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.scan import pages, stream_info, text
 from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
@@ -101,7 +100,7 @@ class Evidence:
     def check(self) -> None:
         """Raise `UsageError` when a stream's name belongs to something else."""
         for stream in self.keys:
-            check_stream(self._control.client, self._control.url, stream)
+            check_stream(self._control.at(stream), self._control.url, stream)
         for stream in (self._one.notifications, self._one.dead, self._one.redriven):
             check_stream(self._notify.client, self._notify.url, stream)
 
@@ -111,7 +110,7 @@ class Evidence:
         """Note of each stream where it ends, then what was handed out, then what is pending."""
         for stream, keys in self.keys.items():
             with translated(self._control.url):
-                info = stream_info(self._control.client, stream)
+                info = stream_info(self._control.at(stream), stream)
             last = info.last_id if info else FIRST
             self._last[stream] = min(last, self._window.until or last, key=id_pair)
             self._delivered[stream] = self._delivered_now(keys)
@@ -153,7 +152,7 @@ class Evidence:
     def _pending(self, keys: Keys, first: str, last: str) -> list[str]:
         with translated(self._control.url):
             try:
-                page: Any = self._control.client.xpending_range(
+                page: Any = self._control.at(keys.control).xpending_range(
                     keys.control, keys.group, first, last, PAGE
                 )
             except redis.ResponseError as error:
@@ -168,11 +167,8 @@ class Evidence:
         A lost group begins at the lowest unfinished entry again.
         """
         with translated(self._control.url):
-            groups: Any = (
-                self._control.client.xinfo_groups(keys.control)
-                if self._control.client.exists(keys.control)
-                else ()
-            )
+            client = self._control.at(keys.control)
+            groups: Any = client.xinfo_groups(keys.control) if client.exists(keys.control) else ()
         for group in groups:
             if group["name"] == keys.group.encode():
                 return str(group["last-delivered-id"].decode())
@@ -192,7 +188,7 @@ class Evidence:
         """Yield the entries in the window, in pages, and note that they are there."""
         with translated(self._control.url):
             for page in pages(
-                self._control.client, stream, self._window.since, self._last[stream], page=PAGE
+                self._control.at(stream), stream, self._window.since, self._last[stream], page=PAGE
             ):
                 self._db.executemany(
                     "INSERT OR IGNORE INTO entries VALUES (?, ?)",
@@ -203,7 +199,7 @@ class Evidence:
     def entry(self, stream: str, entry_id: str) -> Entry | None:
         """Return one entry of a control stream; None when it is gone."""
         with translated(self._control.url):
-            raw: Any = self._control.client.xrange(stream, entry_id, entry_id)
+            raw: Any = self._control.at(stream).xrange(stream, entry_id, entry_id)
         return Entry(entry_id, raw[0][1]) if raw else None
 
     def read_letters(self) -> None:
@@ -257,10 +253,10 @@ class Evidence:
 
     def _reach(self, side: Side, stream: str) -> Reach | None:
         with translated(side.url):
-            info = stream_info(side.client, stream)
+            info = stream_info(side.at(stream), stream)
             if info is None:
                 return None
-            raw: Any = side.client.xinfo_stream(stream)
+            raw: Any = side.at(stream).xinfo_stream(stream)
         with translated(self._notify.url):
             noted: Any = self._notify.client.hget(self._one.trimmed, stream)
         return Reach(

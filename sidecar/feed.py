@@ -60,7 +60,7 @@ class Feed:
         self._keys = Keys.of("", notify_stream)
         self._reader = reader
         self._reader_ttl_s = reader_ttl_s
-        self._client = connect(redis_url, block_s=BLOCK_S)
+        self._client = connect(redis_url, key=notify_stream, block_s=BLOCK_S)
         self._store = versioned(store, Capability.PINNED_GET) if store else None
 
     def poll(self, since: int = 0, *, wait_s: float = 0.0, limit: int = PAGE) -> list[Notification]:

@@ -19,8 +19,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from sidecar.errors import UsageError
-from sidecar.redis.census import Registrar, Side
-from sidecar.redis.client import redact, translated
+from sidecar.redis.census import Registrar
+from sidecar.redis.client import Side, redact, translated
 from sidecar.redis.scan import pages, stream_info
 from sidecar.redis.source import id_after
 from store import Corrupt, InvalidRef, Pin, VersionedStore, check_ref
@@ -75,11 +75,12 @@ class Pins:
         """Yield the pins of what is in the stream now and was not read before."""
         place = side.url, stream
         with translated(side.url):
-            info = stream_info(side.client, stream)
+            client = side.at(stream)
+            info = stream_info(client, stream)
             if info is None:
                 return  # `confirm` will tell
             first = self._next.get(place, "-")
-            for page in pages(side.client, stream, first, info.last_id, page=PAGE):
+            for page in pages(client, stream, first, info.last_id, page=PAGE):
                 for entry in page:
                     yield from pins_of(entry.fields)
         self._next[place] = id_after(info.last_id)

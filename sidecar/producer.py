@@ -29,7 +29,7 @@ class Producer:
 
     def __init__(self, redis_url: str, stream: str, store: Store) -> None:
         self._url = redis_url
-        self._client = connect(redis_url)
+        self._client = connect(redis_url, key=stream)
         self._stream = stream
         self._store = store
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from sidecar.event import Rejected
-from sidecar.redis.client import Client, translated
+from sidecar.redis.client import Client, Side, translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetter, DeadLetters
 from sidecar.redis.scan import control_version_of, pages, server_time_us, text
@@ -90,8 +90,7 @@ class Redriver:
 
     def __init__(
         self,
-        control: Client,
-        control_url: str,
+        control: Side,
         notify: Client,
         keys: Keys,
         order: Order,
@@ -100,7 +99,6 @@ class Redriver:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._control = control
-        self._control_url = control_url
         self._notify = notify
         self._keys = keys
         self._letters = DeadLetters(notify, keys)
@@ -191,8 +189,10 @@ class Redriver:
 
     def _put_back(self, candidate: Candidate, letter: DeadLetter) -> str | None:
         """Append the event, then remove the letter. Returns the new entry, None without stream."""
-        with translated(self._control_url):
-            added: Any = self._control.xadd(candidate.stream, letter.to_entry(), nomkstream=True)
+        with translated(self._control.url):
+            added: Any = self._control.at(candidate.stream).xadd(
+                candidate.stream, letter.to_entry(), nomkstream=True
+            )
         if added is None:
             return None
         entry = f"{candidate.stream}/{added.decode()}"

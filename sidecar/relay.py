@@ -184,6 +184,8 @@ class Relay:
                 self._state("recovering", str(error))
             except (*Outage, redis.ResponseError, NotReplicated, Damaged) as error:
                 self._state("waiting", f"Redis: {error}{self._mend_of(error)}")
+                self._control.reconnect()  # another node may be the one by now, though this answers
+                self._publisher.reconnect()
                 self._pause()
             finally:
                 self._abandon_publishing()

@@ -23,8 +23,7 @@ from sidecar.evidence import event_of, identity_of
 from sidecar.moments import rfc3339
 from sidecar.pipeline import Admitted, Pipeline, Rules
 from sidecar.policy import Mismatch
-from sidecar.redis.census import Side
-from sidecar.redis.client import translated
+from sidecar.redis.client import Side, translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.scan import server_time_us
@@ -157,7 +156,9 @@ class Repair:
         """Append what the entry was, and record it. Returns the new entry, None without stream."""
         fields: dict[Any, Any] = dict(entry.fields)
         with translated(self._control.url):
-            added: Any = self._control.client.xadd(candidate.stream, fields, nomkstream=True)
+            added: Any = self._control.at(candidate.stream).xadd(
+                candidate.stream, fields, nomkstream=True
+            )
         if added is None:
             return None
         again = f"{candidate.stream}/{added.decode()}"
@@ -168,7 +169,7 @@ class Repair:
 
     def _entry(self, stream: str, entry_id: str) -> Entry | None:
         with translated(self._control.url):
-            raw: Any = self._control.client.xrange(stream, entry_id, entry_id)
+            raw: Any = self._control.at(stream).xrange(stream, entry_id, entry_id)
         return Entry(entry_id, raw[0][1]) if raw else None
 
     # --- artifacts ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sidecar.redis.client import Client, check_stream, translated
+from sidecar.redis.client import Client, Side, check_stream, translated
 from sidecar.redis.halts import Halt, in_force
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
@@ -102,28 +102,26 @@ class Status:
         return found
 
 
-def collect(
-    control: Client, control_url: str, notify: Client, notify_url: str, keys: list[Keys]
-) -> Status:
+def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
     """Read the state of the streams in `keys`, which share one notification stream.
 
     Raises `Unreachable`, and `UsageError` for a key that is no stream.
     """
     for one in keys:
-        check_stream(control, control_url, one.control)
-    check_stream(notify, notify_url, keys[0].notifications)
-    check_stream(notify, notify_url, keys[0].dead)
-    with translated(control_url):
-        now_us = server_time_us(control)
-        reads = [_read_side(control, one, now_us) for one in keys]
-    with translated(notify_url):
+        check_stream(control.at(one.control), control.url, one.control)
+    check_stream(notify.client, notify.url, keys[0].notifications)
+    check_stream(notify.client, notify.url, keys[0].dead)
+    with translated(control.url):
+        now_us = server_time_us(control.client)
+        reads = [_read_side(control.at(one.control), one, now_us) for one in keys]
+    with translated(notify.url):
         streams = [
-            ControlStatus(**read, **_notify_side(notify, one))
+            ControlStatus(**read, **_notify_side(notify.client, one))
             for read, one in zip(reads, keys, strict=True)
         ]
         return Status(
-            streams, _notifications(notify, keys[0]), _dead(notify, keys[0]),
-            _readers(notify, keys[0]), registered_workers(notify, keys[0]),
+            streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0]),
+            _readers(notify.client, keys[0]), registered_workers(notify.client, keys[0]),
         )  # fmt: skip
 
 

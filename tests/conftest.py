@@ -11,6 +11,16 @@ import redis
 from tests import servers
 from tests.servers import Server
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs against a server of `tests.servers`: by a fixture, or started by itself."""
+    for item in items:
+        if "_servers" in getattr(item, "fixturenames", ()) or hasattr(
+            getattr(item, "module", None), "servers"
+        ):
+            item.add_marker("server")
+
+
 Servers = Callable[[str], Server]
 
 
@@ -30,8 +40,8 @@ def _servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def redis_server(_servers: Servers) -> Server:
-    """A real Valkey, the one that the embedded server uses."""
-    return _servers("valkey")
+    """A real server: Valkey, the one that the embedded server uses, unless told otherwise."""
+    return _servers(servers.usual())
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ import pytest
 import redis
 
 START_TIMEOUT_S: Final = 20.0
+BUS_OFFSET: Final = 10_000
+HIGHEST_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,18 @@ BINARIES: Final[dict[str, Callable[[], str | None]]] = {
 }
 
 
+def usual() -> str:
+    """Return the kind of server that tests run against: the embedded one, unless told otherwise.
+
+    `make test-servers` tells it by SIDECAR_TEST_SERVER.
+    """
+    return os.environ.get("SIDECAR_TEST_SERVER", "valkey")
+
+
 def kinds() -> list[str]:
     """Return the kinds of server that tests of every server run against, here and now."""
+    if "SIDECAR_TEST_SERVER" in os.environ:
+        return [usual()]
     wanted = ["valkey"]
     if sys.version_info < (3, 13):
         wanted.append("redis-6.2")
@@ -74,12 +86,17 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"{what} is not installed")
 
 
-def free_port() -> int:
-    """Return a port of the loopback interface on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(*, bus: bool = False) -> int:
+    """Return a port of the loopback interface on which nothing listens.
+
+    With `bus` it leaves room for that of a Cluster's bus, which is 10,000 above it.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if not bus or port + BUS_OFFSET <= HIGHEST_PORT:
+            return port
 
 
 @contextmanager

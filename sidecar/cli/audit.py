@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from sidecar.audit import Audit, Culprit, Order
     from sidecar.evidence import Window
-    from sidecar.redis.census import Side
+    from sidecar.redis.client import Side
     from sidecar.redis.keys import Keys
     from sidecar.repair import Outcome
     from store import Store
@@ -157,8 +157,7 @@ def audit(
     from sidecar.audit import Audit, Order
     from sidecar.cli.progress import progress
     from sidecar.cli.servers import Servers, keys_of, utf8, whoami
-    from sidecar.redis.census import Side
-    from sidecar.redis.client import connect, translated
+    from sidecar.redis.client import Side, translated
     from sidecar.redis.scan import server_time_us
     from sidecar.repair import Order as Repairs
     from sidecar.repair import Repair, Result
@@ -168,8 +167,8 @@ def audit(
     _check_use(reason, repair=repair, dry_run=dry_run, force=force)
     keys = keys_of(stream, notify_stream, dead_stream)
     servers = Servers(data_dir, redis, notify_redis)
-    control = Side(connect(servers.control), servers.control)
-    notify = Side(connect(servers.notify), servers.notify)
+    control = Side.open(servers.control, keys[0].control)
+    notify = Side.open(servers.notify, notify_stream)
     with translated(control.url):
         now_us = server_time_us(control.client)
     try:

@@ -279,15 +279,16 @@ def _redriver(
     **order: Any,  # noqa: ANN401 -- the fields of redrive.Order
 ) -> tuple[Redriver, DeadLetters, list[Keys], str]:
     from sidecar.cli.servers import Servers, keys_of, utf8, whoami
-    from sidecar.redis.client import check_stream, connect
+    from sidecar.redis.client import Side, check_stream, connect
     from sidecar.redis.letters import DeadLetters
     from sidecar.redrive import Order, Redriver
 
     servers = Servers(data_dir, redis, notify_redis)
     keys = keys_of(streams, notify_stream, dead_stream)
-    control, notify = connect(servers.control), connect(servers.notify)
+    control = Side.open(servers.control, keys[0].control)
+    notify = connect(servers.notify, key=keys[0].notifications)
     for one in keys:
-        check_stream(control, servers.control, one.control)
+        check_stream(control.at(one.control), control.url, one.control)
     for stream in (keys[0].notifications, keys[0].dead):
         check_stream(notify, servers.notify, stream)
     asked = Order(
@@ -296,7 +297,7 @@ def _redriver(
         by=whoami(),
         **order,
     )
-    redriver = Redriver(control, servers.control, notify, keys[0], asked)
+    redriver = Redriver(control, notify, keys[0], asked)
     return redriver, DeadLetters(notify, keys[0]), keys, servers.notify
 
 
@@ -313,7 +314,7 @@ def _open(
 
     keys = keys_of([STREAM], notify_stream, dead_stream)[0]
     url = Servers(data_dir, redis, notify_redis).notify
-    client = connect(url)
+    client = connect(url, key=keys.notifications)
     check_stream(client, url, keys.dead)
     return url, DeadLetters(client, keys), keys
 

@@ -118,7 +118,7 @@ def emit(
     fields = _given(tenant_id=tenant, stack_id=stack, version=version, base_version=base_version)
     manifest_blob = files.read("--manifest", manifest) if manifest else b""
     url = Servers(data_dir, redis).control
-    check_stream(connect(url), url, stream)
+    check_stream(connect(url, key=stream), url, stream)
     file = files.opened("--data", data) if data else nullcontext()
     with explained(), file as opened:
         # Without an artifact no store is touched: a producer of events alone needs none.

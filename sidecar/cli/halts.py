@@ -96,7 +96,7 @@ def _change(
 
     act = halts.pause if verb == "pause" else halts.resume
     url = Servers(data_dir, redis, notify_redis).notify
-    client, by = connect(url), whoami()
+    client, by = connect(url, key=notify_stream), whoami()
     for keys in keys_of(streams, notify_stream, None):
         with translated(url):
             change = act(client, keys, reason=utf8("--reason", reason), by=by, now=now())

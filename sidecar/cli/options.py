@@ -16,7 +16,8 @@ Redis = Annotated[
     typer.Option(
         envvar="SIDECAR_REDIS",
         metavar="URL",
-        help="Redis with the control stream. Default: the embedded server.",
+        help="Redis with the control stream: redis://, rediss://, unix://, redis+sentinel:// or"
+        " redis+cluster://. Default: the embedded server.",
     ),
 ]
 NotifyRedis = Annotated[

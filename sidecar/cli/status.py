@@ -49,14 +49,13 @@ def status(
     """
     from sidecar.cli import output
     from sidecar.cli.servers import Servers, keys_of
-    from sidecar.redis.client import connect
+    from sidecar.redis.client import Side
     from sidecar.status import collect
 
     servers = Servers(data_dir, redis, notify_redis)
     keys = keys_of(stream, notify_stream, dead_stream)
-    found = collect(
-        connect(servers.control), servers.control, connect(servers.notify), servers.notify, keys
-    )
+    control = Side.open(servers.control, keys[0].control)
+    found = collect(control, Side.open(servers.notify, notify_stream), keys)
     if json:
         output.json_line(found.to_json())
         return

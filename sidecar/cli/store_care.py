@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from sidecar.cli.options import DATA_DIR, STREAM, DataDir, FleetStore, Json, NotifyRedis, Redis
+from sidecar.cli.options import (
+    DATA_DIR,
+    NOTIFY_STREAM,
+    STREAM,
+    DataDir,
+    FleetStore,
+    Json,
+    NotifyRedis,
+    Redis,
+)
 from sidecar.cli.store import StoreUrl, needs, open_chosen, url_of
 from sidecar.errors import Incomplete, SidecarError, UsageError
 
@@ -368,12 +377,11 @@ def _pins(
     """Return the pins of all events, once the servers look like the right ones."""
     from sidecar.cli.servers import Servers
     from sidecar.pins import Acquainted, Pins
-    from sidecar.redis.census import Registrar, Side
-    from sidecar.redis.client import connect
+    from sidecar.redis.census import Registrar
+    from sidecar.redis.client import Side
 
     servers = Servers(data_dir, redis, notify_redis)
-    control = Side(connect(servers.control), servers.control)
-    notify = Side(connect(servers.notify), servers.notify)
+    control, notify = Side.open(servers.control, STREAM), Side.open(servers.notify, NOTIFY_STREAM)
     registrar = Registrar(control, notify, named)
     registrar.take()  # a wrong one is told before the store is walked
     return Acquainted(opened, Pins(control, notify, registrar), servers.notify)

@@ -92,7 +92,7 @@ def tail(
 
     store = open_existing(fleet_store or None, data_dir / "fleet") if resolve else None
     url = Servers(data_dir, redis, notify_redis).notify
-    client = connect(url)
+    client = connect(url, key=notify_stream)
     check_stream(client, url, notify_stream)
     with _told(url):
         cursor = _begin(client, notify_stream, since, count)

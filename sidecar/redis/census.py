@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sidecar.errors import Unreachable, UsageError
-from sidecar.redis.client import Client, check_server, check_stream, redact, translated
+from sidecar.redis.client import Side, check_server, check_stream, redact, translated
 from sidecar.redis.keys import Keys, hash_tagged
 from sidecar.redis.scan import stream_info
 from sidecar.redis.source import id_pair
@@ -20,14 +20,6 @@ from sidecar.redis.source import id_pair
 GROUP_PREFIX: Final = b"sidecar:"
 FENCE: Final = ":fence:"
 SCAN_COUNT: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One of the two servers, and its URL for words to a person."""
-
-    client: Client
-    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,10 @@ class Registrar:
     def take(self) -> Census:
         """Find the streams. Raises `UsageError` where a server looks like the wrong one."""
         for side in (self._control, self._notify):
-            check_server(side.client, side.url, writes=True)  # a replica may lag behind
+            with translated(side.url):
+                nodes = side.nodes()
+            for node in nodes.values():
+                check_server(node, side.url, writes=True)  # a replica may lag behind
             self._runs[side.url] = _run(side)
         census = Census()
         pairs = self._control_streams(census)
@@ -92,7 +87,7 @@ class Registrar:
         for (url, stream), last_id in self._last_ids.items():
             side = self._control if url == self._control.url else self._notify
             with translated(url):
-                info = stream_info(side.client, stream)
+                info = stream_info(side.at(stream), stream)
             if info is None or id_pair(info.last_id) < id_pair(last_id):
                 raise _lost(side, f"lost entries of {shown(stream)}")
 
@@ -109,8 +104,8 @@ class Registrar:
         census.control.update({usual} if usual and _exists(self._control, usual) else ())
         pairs = []
         with translated(self._control.url):
-            for stream in _streams(self._control.client):
-                groups: Any = self._control.client.xinfo_groups(stream)
+            for stream in _streams(self._control):
+                groups: Any = self._control.at(stream).xinfo_groups(stream)
                 names = [g["name"] for g in groups if g["name"].startswith(GROUP_PREFIX)]
                 pairs += [(stream, name.removeprefix(GROUP_PREFIX)) for name in names]
         census.control.update(stream for stream, _ in pairs)
@@ -126,8 +121,8 @@ class Registrar:
                 )
             census.notifications.add(name)
         with translated(self._notify.url):
-            for stream in _streams(self._notify.client):
-                oldest: Any = self._notify.client.xrange(stream, count=1)
+            for stream in _streams(self._notify):
+                oldest: Any = self._notify.at(stream).xrange(stream, count=1)
                 fields = (oldest[0][1] or {}) if oldest else {}
                 if {b"event", b"origin"} <= fields.keys():
                     kind = census.dead if b"reason" in fields else census.notifications
@@ -149,7 +144,7 @@ class Registrar:
     def _by_fences(self, census: Census) -> None:
         """Add what workers have held; their keys outlive them, and their groups."""
         with translated(self._notify.url):
-            keys = list(_scan(self._notify.client, match=f"*{FENCE}*"))
+            keys = list(_scan(self._notify, match=f"*{FENCE}*"))
         for key in keys:
             readings = list(_readings(_text(key)))
             census.notifications.update(name for name, _ in readings if _exists(self._notify, name))
@@ -169,12 +164,12 @@ class Registrar:
 
     def _holds(self, key: str) -> bool:
         with translated(self._notify.url):
-            return bool(self._notify.client.exists(_bytes(key)))
+            return bool(self._notify.at(key).exists(_bytes(key)))
 
     def _remember(self, side: Side, streams: set[bytes]) -> None:
         for stream in streams:
             with translated(side.url):
-                info = stream_info(side.client, stream)
+                info = stream_info(side.at(stream), stream)
             if info is None:
                 raise _lost(side, f"lost {shown(stream)}")
             self._last_ids[side.url, stream] = info.last_id
@@ -206,32 +201,29 @@ def _is_prefix(prefix: str, notifications: str) -> bool:
         return False
 
 
-def _streams(client: Client) -> Iterator[bytes]:
-    return _scan(client, _type="stream")
+def _streams(side: Side) -> Iterator[bytes]:
+    return _scan(side, _type="stream")
 
 
-def _scan(client: Client, **only: str) -> Iterator[bytes]:
-    found: Iterator[bytes] = client.scan_iter(count=SCAN_COUNT, **only)
-    return found
+def _scan(side: Side, **only: str) -> Iterator[bytes]:
+    for node in side.nodes().values():
+        yield from node.scan_iter(count=SCAN_COUNT, **only)
 
 
 def _exists(side: Side, stream: bytes) -> bool:
     """Tell whether there is such a stream. Raises `UsageError` when it is something else."""
-    check_stream(side.client, side.url, stream)
+    client = side.at(stream)
+    check_stream(client, side.url, stream)
     with translated(side.url):
-        return bool(side.client.exists(stream))
+        return bool(client.exists(stream))
 
 
 def _run(side: Side) -> str:
-    """Return what tells this run of the server from others. Raises `UsageError` on a Cluster."""
+    """Return what tells this run of the server from others: on a Cluster, also who owns what."""
     with translated(side.url):
-        info: dict[str, Any] = side.client.info()
-    if info.get("cluster_enabled") or info.get("redis_mode") == "cluster":
-        raise UsageError(
-            f"{redact(side.url)} is a node of a Cluster, and streams on its other nodes would be"
-            " overlooked; garbage is collected beside a single server only"
-        )
-    return str(info.get("run_id"))
+        nodes = side.nodes()
+        infos: dict[str, Any] = {slots: node.info("server") for slots, node in nodes.items()}
+    return " ".join(sorted(f"{slots}{info['run_id']}" for slots, info in infos.items()))
 
 
 def _lost(side: Side, what: str) -> Unreachable:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.crc import key_slot
 from redis.exceptions import InvalidResponse, NoPermissionError
 from redis.retry import Retry
 
 from sidecar.errors import SidecarError, Unreachable, UsageError
+from sidecar.redis.topology import SlotRoute, WrongNode, WrongService, read_url
 
 Client = redis.Redis
 
@@ -21,42 +24,108 @@ TIMEOUT_S: Final = 5.0
 """Seconds without an answer after which a connection counts as broken."""
 OLDEST: Final = (6, 2)
 
+_FORMS: Final = (
+    "write redis://[user:password@]host:port/db, rediss://… for TLS, unix:///path,"
+    " redis+sentinel://host:port,host:port/MASTER or redis+cluster://host:port,host:port"
+)
+_CERTIFICATE_MENDS: Final = {
+    "CERTIFICATE_VERIFY_FAILED": "name the authority that signed the server's certificate with"
+    " ?ssl_ca_certs=/path/ca.pem, and the host as the certificate has it",
+    "CERTIFICATE_REQUIRED": "the server wants a certificate: ?ssl_certfile=…&ssl_keyfile=…",
+}
+
+_CLOSED: Final = (
+    "reset by peer", "closed by server", "Timeout connecting", "EOF occurred", "WRONG_VERSION",
+)  # fmt: skip
+"""How it looks when one side speaks TLS and the other does not, or a certificate lacks."""
+
 Outage = (redis.ConnectionError, redis.TimeoutError, InvalidResponse)
-"""What redis-py raises while a server is away or loading, or a proxy answers in its place."""
+"""What redis-py raises while a server is away, loading or replaced, or a proxy answers for it."""
 
 
-def connect(url: str, *, block_s: float = 0.0) -> Client:
+def connect(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -> Client:
     """Return a client for `url`. Nothing is sent yet.
 
-    `block_s` is how long its longest blocking command blocks: the socket's timeout must lie
-    above it (redis-py's own default of 5 s cuts longer reads off, docket#425). Commands are not
-    retried here: whoever sends them knows what may be sent twice. Raises `UsageError`.
+    On a Cluster it is for the slot of `key` alone. `block_s` is how long its longest blocking
+    command blocks: the socket's timeout must lie above it (redis-py's own default of 5 s cuts
+    longer reads off, docket#425). Commands are not retried here: whoever sends them knows what
+    may be sent twice. Raises `UsageError`.
     """
+    return _client(url, None if key is None else _slot(key), block_s)
+
+
+def _client(url: str, slot: int | None, block_s: float = 0.0) -> Client:
+    defaults = {
+        "protocol": 2, "socket_timeout": TIMEOUT_S + block_s, "socket_connect_timeout": TIMEOUT_S,
+        "socket_keepalive": True, "retry": Retry(NoBackoff(), 0),
+    }  # fmt: skip
     try:
-        return redis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_timeout=TIMEOUT_S + block_s,
-            socket_connect_timeout=TIMEOUT_S,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"{redact(url)!r} is no Redis URL ({error}); write redis://[user:password@]host:port/db,"
-            " rediss://… for TLS or unix:///path"
-        ) from error
+        place = read_url(url, defaults)
+        pool: Any = ConnectionPool(place.connection_class, **place.options, route=place.route(slot))
+        pool.connection_class(**pool.connection_kwargs)  # an option that does not exist shows here
+    except (ValueError, redis.RedisError) as error:
+        why, _, _ = str(error).partition(" as ")  # then comes what may be a part of the password
+        raise UsageError(f"{redact(url)!r} is no Redis URL: {why}; {_FORMS}") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        option = str(error).rpartition(" ")[2]
+        raise UsageError(f"{redact(url)!r}: there is no option {option}; {_FORMS}") from error
+    return redis.Redis.from_pool(pool)
+
+
+def _slot(key: str | bytes) -> int:
+    raw = key.encode(errors="surrogateescape") if isinstance(key, str) else key
+    return int(key_slot(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two servers, for whoever reads several streams; its URL is for words, too.
+
+    `client` is for what is in one slot only: the notification stream, or a single control stream.
+    """
+
+    client: Client
+    url: str
+    _by_slot: dict[int, Client] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, url: str, key: str | bytes) -> Side:
+        """Return the server at `url`. Raises `UsageError`."""
+        return cls(connect(url, key=key), url)
+
+    def at(self, key: str | bytes) -> Client:
+        """Return a client for the node that has `key`."""
+        if _route(self.client) is None:
+            return self.client
+        slot = _slot(key)
+        if slot not in self._by_slot:
+            self._by_slot[slot] = _client(self.url, slot)
+        return self._by_slot[slot]
+
+    def nodes(self) -> dict[str, Client]:
+        """Return a client for each node that has keys, by what it owns.
+
+        Raises redis-py's `ConnectionError`.
+        """
+        route = _route(self.client)
+        if route is None:
+            return {"": self.client}
+        owners = route.owners()
+        return {str(slots): _client(self.url, slots[0].start) for slots in owners.values()}
+
+
+def _route(client: Client) -> SlotRoute | None:
+    """Return the client's way on a Cluster, None elsewhere."""
+    route = client.connection_pool.connection_kwargs.get("route")
+    return route if isinstance(route, SlotRoute) else None
 
 
 def redact(url: str) -> str:
-    """Return `url` without its password, fit for a log."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(a URL that cannot be read)"
-    if not parts.password:
-        return re.sub(r"(password=)[^&]*", r"\1***", url)
-    return url.replace(f":{parts.password}@", ":***@")
+    """Return `url` without its passwords, fit for a log."""
+    shown = re.sub(r"(password=)[^&]*", r"\1***", url)
+    return re.sub(r"(://[^:@/]*):.*@", r"\1:***@", shown, flags=re.DOTALL)
 
 
 @contextmanager
@@ -72,11 +141,7 @@ def translated(url: str) -> Iterator[None]:
             " what the sidecar needs"
         ) from error
     except Outage as error:
-        raise Unreachable(
-            f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
-        ) from error
-    except redis.ReadOnlyError as error:
-        raise UsageError(f"{redact(url)} is a replica, read-only; name the primary") from error
+        raise _outage(url, error) from error
     except redis.ResponseError as error:
         if str(error).startswith("WRONGTYPE"):
             raise UsageError(
@@ -85,14 +150,44 @@ def translated(url: str) -> Iterator[None]:
         raise SidecarError(f"{redact(url)} answers: {error}") from error
 
 
+def _outage(url: str, error: Exception) -> SidecarError:
+    """Return what an outage means: to wait is no mend when the URL is wrong."""
+    if isinstance(error, WrongNode):
+        return UsageError(f"{redact(url)} {error}")
+    if isinstance(error, WrongService):
+        return UsageError(
+            f"{redact(url)}: nobody there knows the way ({error}); are the hosts, their ports and"
+            " the name right?"
+        )
+    for sign, mend in _CERTIFICATE_MENDS.items():
+        if sign in str(error):
+            return UsageError(f"{redact(url)}: {error}; {mend}")
+    return Unreachable(
+        f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
+        + (_tls_hint(url) if any(sign in str(error) for sign in _CLOSED) else "")
+    )
+
+
+def _tls_hint(url: str) -> str:
+    if url.startswith("rediss"):
+        return " it may be that the port speaks no TLS, or wants a certificate (?ssl_certfile=…)"
+    return " it may be that the port wants TLS: rediss://"
+
+
 def check_server(client: Client, url: str, *, writes: bool) -> None:
     """Refuse a server that cannot keep the guarantees.
 
-    Raises `UsageError` for a version below 6.2, an eviction policy and, when `writes`, a
-    replica; `Unreachable` when it does not answer.
+    Raises `UsageError` for a version below 6.2, an eviction policy, a node of a Cluster that the
+    URL does not call one and, when `writes`, a replica; `Unreachable` when it does not answer.
     """
     with translated(url):
         info: dict[str, Any] = client.info()
+    if info.get("redis_mode") == "sentinel":
+        raise UsageError(f"{redact(url)} is a Sentinel; write redis+sentinel://host:port/MASTER")
+    if info.get("cluster_enabled") and _route(client) is None:
+        raise UsageError(
+            f"{redact(url)} is a node of a Cluster; write redis+cluster:// instead of redis://"
+        )
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if version < OLDEST:
         raise UsageError(
@@ -110,7 +205,17 @@ def check_server(client: Client, url: str, *, writes: bool) -> None:
 
 
 def check_stream(client: Client, url: str, stream: str | bytes) -> None:
-    """Raise `UsageError` when the key `stream` holds something else than a stream."""
+    """Raise `UsageError` when the key `stream` holds something else than a stream.
+
+    Also when, on a Cluster, it lies in another slot than the client's: a dead-letter stream must
+    not, for its letters are written together with what belongs to the notification stream.
+    """
+    route = _route(client)
+    if route is not None and _slot(stream) != route.slot:
+        raise UsageError(
+            f"{stream!r} lies in another slot of the Cluster {redact(url)} than the notification"
+            " stream; put its name in braces, as in {control:notifications}:dead"
+        )
     with translated(url):
         kind = client.type(stream)
     if isinstance(kind, bytes):

@@ -145,6 +145,7 @@ class Publisher:
         Returns None while another owns it, else how many owners in a row ended without
         settling or giving the lease back.
         """
+        self._loaded = False  # it may be another server than before
         owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
         return int(unclean) if owner else None
 
@@ -279,6 +280,10 @@ class Publisher:
         if self._sent is not None:
             self._sent.disconnect()
             self._release()
+
+    def reconnect(self) -> None:
+        """Let the next command look anew for the node to send it to."""
+        self._client.connection_pool.disconnect()
 
     def _release(self) -> None:
         self._client.connection_pool.release(self._sent)

@@ -150,6 +150,11 @@ class ControlStream:
         """Take entries off the pending list; return how many were on it."""
         return int(self._command("XACK", self._stream, self._group, *entry_ids))
 
+    def reconnect(self) -> None:
+        """Let the next command look anew for the node to send it to."""
+        for client in (self._client, self._blocking):
+            client.connection_pool.disconnect()
+
     def _read(
         self, client: Client, options: tuple[Any, ...], count: int, start: str
     ) -> list[Entry]:

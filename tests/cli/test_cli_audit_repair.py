@@ -18,7 +18,7 @@ import store
 from sidecar.audit import Audit, Culprit, Order
 from sidecar.event import decode
 from sidecar.evidence import identity_of
-from sidecar.redis.census import Side
+from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.repair import Order as Repairs
 from sidecar.repair import Repair, Result

@@ -10,7 +10,7 @@ import redis
 
 from sidecar.event import Reason
 from sidecar.reasons import EXPLANATIONS
-from sidecar.redis.client import connect
+from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.redrive import Order, Redriver, Result
 from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, REDRIVEN, STREAM, Cli
@@ -410,7 +410,9 @@ def test_a_crash_before_the_letter_is_removed_publishes_once(sidecar: Cli) -> No
     dying = _DiesBeforeRemoval.from_url(sidecar.url, protocol=2)
     order = Order(streams={STREAM}, reason="x", by="me@here")
     with connect(sidecar.url) as control, dying:
-        redriver = Redriver(control, sidecar.url, dying, Keys.of(STREAM, NOTIFICATIONS), order)
+        redriver = Redriver(
+            Side(control, sidecar.url), dying, Keys.of(STREAM, NOTIFICATIONS), order
+        )
         with pytest.raises(KeyboardInterrupt):
             list(redriver.all())
     assert (sidecar.client.xlen(DEAD), sidecar.client.xlen(STREAM)) == (1, 1)
@@ -432,7 +434,7 @@ def test_max_rate_spreads_them(sidecar: Cli) -> None:
     with connect(sidecar.url) as client:
         keys = Keys.of(STREAM, NOTIFICATIONS)
         redriver = Redriver(
-            client, sidecar.url, client, keys, order,
+            Side(client, sidecar.url), client, keys, order,
             clock=lambda: sum(slept), sleep=slept.append,
         )  # fmt: skip
         assert [outcome.result for outcome in redriver.all()] == [Result.REDRIVEN] * 5
@@ -446,7 +448,9 @@ def test_a_letter_that_comes_meanwhile_is_left_for_the_next_time(sidecar: Cli) -
         sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
     order = Order(streams={STREAM}, reason="x", by="me")
     with connect(sidecar.url) as client:
-        redriver = Redriver(client, sidecar.url, client, Keys.of(STREAM, NOTIFICATIONS), order)
+        redriver = Redriver(
+            Side(client, sidecar.url), client, Keys.of(STREAM, NOTIFICATIONS), order
+        )
         done = 0
         for _ in redriver.all():
             done += 1

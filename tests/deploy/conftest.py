@@ -14,19 +14,28 @@ from tests.deploy.harness import DEPLOY, Server, path_of, run_server, wait_until
 
 @pytest.fixture(params=servers.kinds())
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A server with the users that `deploy/secrets.sh` made."""
-    port = servers.free_port()
+    """A server with the users that `deploy/secrets.sh` made.
+
+    A test may ask for the kind "cluster": a Cluster of one node.
+    """
+    is_cluster = request.param == "cluster"
+    port = servers.free_port(bus=is_cluster)
+    kind, scheme = ("valkey", "redis+cluster") if is_cluster else (request.param, "redis")
     secrets = tmp_path / "secrets"
     subprocess.run(
-        ["sh", str(DEPLOY / "secrets.sh"), str(secrets), f"127.0.0.1:{port}"],
+        ["sh", str(DEPLOY / "secrets.sh"), str(secrets), f"127.0.0.1:{port}", scheme],
         check=True,
         capture_output=True,
     )
     acl = (secrets / "users.acl").read_text()
-    process = run_server(path_of(request.param), acl, tmp_path, port)
-    server = Server(port, secrets, tmp_path)
+    options = ("--cluster-enabled", "yes") if is_cluster else ()
+    process = run_server(path_of(kind), acl, tmp_path, port, *options)
+    server = Server(port, secrets, tmp_path, is_cluster=is_cluster)
     try:
         wait_until_up(lambda: server.call("health", "PING"), process)
+        if is_cluster:
+            server.call("admin", "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until_up(lambda: server.call("admin", "EXISTS", "a"), process)
         yield server
     finally:
         process.kill()

@@ -26,6 +26,9 @@ USERS: Final = (
     "health",
 )  # fmt: skip
 
+WAY: Final = {"role", "cluster|slots"}
+"""What is sent only where a Sentinel or a Cluster tells the way."""
+
 
 def path_of(kind: str) -> str:
     """Return the path of a kind of server; without it, skip here and fail in CI."""
@@ -39,6 +42,7 @@ class Server:
     port: int
     secrets: Path
     root: Path
+    is_cluster: bool = False
 
     def url(self, user: str) -> str:
         """Return the Redis URL that was made for `user`."""
@@ -51,7 +55,7 @@ class Server:
         if user == "health":
             password = (self.secrets / "health-password").read_text()
             return connect(f"redis://health:{password}@127.0.0.1:{self.port}/0")
-        return connect(self.url(user))
+        return connect(self.url(user), key=STREAM if user == "producer" else NOTIFY_STREAM)
 
     def call(self, user: str, *command: str | int | bytes) -> Any:
         """Return the answer to one command, sent as `user`."""
@@ -74,13 +78,13 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def run_server(binary: str, acl: str, root: Path, port: int) -> subprocess.Popen[bytes]:
+def run_server(binary: str, acl: str, root: Path, port: int, *more: str) -> subprocess.Popen[bytes]:
     """Start a server with these users, and one more for the test itself."""
     (root / "users.acl").write_text(acl + "user admin on nopass ~* &* +@all\n")
     options = {"port": port, "bind": "127.0.0.1", "save": "", "dir": root}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     return subprocess.Popen(
-        [binary, *arguments, "--aclfile", str(root / "users.acl")], stdout=subprocess.DEVNULL
+        [binary, *arguments, *more, "--aclfile", str(root / "users.acl")], stdout=subprocess.DEVNULL
     )
 
 
@@ -109,4 +113,4 @@ def unused(server: Server, user: str) -> set[str]:
     used = {name.removeprefix("cmdstat_") for name, stat in stats.items() if stat["calls"]}
     if not any("|" in name for name in used):  # 6.2 counts a command and all below it as one
         used |= {grant for grant in granted(user) if grant.split("|")[0] in used}
-    return granted(user) - used - {"ping"}
+    return granted(user) - used - {"ping"} - (set() if server.is_cluster else WAY)

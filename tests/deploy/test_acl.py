@@ -113,6 +113,7 @@ def _duties(server: Server) -> None:
         assert trimmed[0].removed
 
 
+@pytest.mark.parametrize("server", [*servers.kinds(), "cluster"], indirect=True)
 def test_each_user_does_its_job(server: Server) -> None:
     """Events go from producer to controller, a malformed one to the dead letters, none denied."""
     _duties(server)
@@ -174,6 +175,7 @@ def test_an_operator_halts_and_resumes(server: Server) -> None:
     assert server.denials() == set()
 
 
+@pytest.mark.parametrize("server", [*servers.kinds(), "cluster"], indirect=True)
 def test_the_worker_may_do_nothing_that_it_does_not_do(server: Server) -> None:
     """Every command granted to `sidecar` is one that the worker's code or scripts really send."""
     server.call("admin", "CONFIG", "RESETSTAT")

@@ -19,7 +19,7 @@ from sidecar.event import MAX_ENTRY_BYTES
 from sidecar.redis.source import FIRST, HIGHEST, READ_BYTES, ControlStream
 from store import Unavailable, checksum_of
 from tests import servers
-from tests.faults.test_kill import worker
+from tests.faults.fleet import worker
 from tests.sidecar.harness import (
     CONTROL,
     NOTIFICATIONS,

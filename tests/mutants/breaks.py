@@ -22,6 +22,10 @@ PIPELINE: Final = "sidecar/pipeline.py"
 LUA: Final = "sidecar/redis/lua/"
 SCRIPTS: Final = ("tests/sidecar/test_publisher.py",)
 TRIMMING: Final = ("tests/sidecar/test_retention.py",)
+TOPOLOGY: Final = "sidecar/redis/topology.py"
+WAY: Final = ("tests/sidecar/test_topology.py",)
+EMPTIED: Final = ("tests/topology/test_emptied.py",)
+CLUSTER: Final = ("tests/topology/test_cluster.py",)
 
 BREAKS: Final = (
     Break(
@@ -243,6 +247,55 @@ BREAKS: Final = (
         "        return low.decode() if low else FIRST\n",
         '        return "99999999999999-0"\n',
         TRIMMING,
+    ),
+    Break(
+        "a replica named as the master is believed",
+        TOPOLOGY,
+        '        if role != "master":\n',
+        '        if role == "sentinel":\n',
+        WAY,
+    ),
+    Break(
+        "always the same Sentinel is asked",
+        TOPOLOGY,
+        "self._turn = [*others, node]",
+        "self._turn = [node, *others]",
+        WAY,
+    ),
+    Break(
+        "a master that was cut off is not left",
+        RELAY,
+        "                self._publisher.reconnect()\n",
+        "",
+        WAY,
+    ),
+    Break(
+        "a slot that moved is an error like any other",
+        TOPOLOGY,
+        "        if isinstance(error, _CLUSTER):\n",
+        "        if isinstance(error, ()):\n",
+        CLUSTER,
+    ),
+    Break(
+        "a dead-letter stream may lie in any slot",
+        "sidecar/redis/client.py",
+        "    if route is not None and _slot(stream) != route.slot:\n",
+        "    if route is not None and route.slot < 0:\n",
+        CLUSTER,
+    ),
+    Break(
+        "control_version is a counter",
+        LUA + "publish.lua",
+        "local now = time[1] * 1000000 + time[2]\n",
+        "local now = 0\n",
+        EMPTIED,
+    ),
+    Break(
+        "the script is not loaded again",
+        PUBLISHER,
+        "        self._loaded = False  # it may be another server than before\n",
+        "",
+        EMPTIED,
     ),
     Break(
         "a record is not flushed",

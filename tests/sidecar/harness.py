@@ -37,6 +37,11 @@ def eventually(holds: Callable[[], object], what: str = "") -> None:
         time.sleep(0.005)
 
 
+def last_said(run: Running, words: str) -> bool:
+    """Tell whether the state that the relay told last has these words in its detail."""
+    return bool(run.observer.states) and words in run.observer.states[-1][1]
+
+
 def silent_log() -> FilteringBoundLogger:
     """Return a logger that takes every line, the debug ones too, and shows none."""
     log: FilteringBoundLogger = structlog.wrap_logger(

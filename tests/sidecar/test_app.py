@@ -199,7 +199,9 @@ def test_a_replica_is_refused(redis_url: str, stores: dict[str, str]) -> None:
     """A replica cannot be written, and is refused at the start."""
     port = redis_url.rpartition(":")[2].partition("/")[0]
     with (
-        servers.running("valkey", arguments=("--replicaof", f"127.0.0.1 {port}")) as replica,
+        servers.running(
+            servers.usual(), arguments=("--replicaof", "127.0.0.1", str(port))
+        ) as replica,
         redis.Redis.from_url(replica.url) as client,
     ):
         settings = build(redis=replica.url, drain=True, **stores)
@@ -226,7 +228,10 @@ def test_passwords_stay_out_of_messages(stores: dict[str, str]) -> None:
 
 def test_a_server_that_goes_away_and_comes_back(rig: Rig, stores: dict[str, str]) -> None:
     """A worker outlives its server, and goes on when a server is there again."""
-    with servers.running("valkey") as own, redis.Redis.from_url(own.url, protocol=2) as client:
+    with (
+        servers.running(servers.usual()) as own,
+        redis.Redis.from_url(own.url, protocol=2) as client,
+    ):
         here = Rig(own.url, client, rig.source, rig.fleet)
         here.emit("a")
         with worker(here, stores) as codes:

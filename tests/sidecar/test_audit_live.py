@@ -13,7 +13,7 @@ import redis
 
 import store
 from sidecar.audit import Audit, Culprit, Order
-from sidecar.redis.census import Side
+from sidecar.redis.client import Side
 from sidecar.redis.keys import CONSUMER, Keys
 
 KEYS: Final = Keys.of("control", "notifications")

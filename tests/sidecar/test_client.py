@@ -59,7 +59,14 @@ def test_a_server_that_is_too_old_is_refused() -> None:
         ("rediss://h?password=secret&x=1", "rediss://h?password=***&x=1"),
         ("redis://h:6379", "redis://h:6379"),
         ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock?password=***"),
-        ("redis://u:secret@[bad", "(a URL that cannot be read)"),
+        ("redis://u:secret@[bad", "redis://u:***@[bad"),
+        ("redis://u:se/cr@et@h", "redis://u:***@h"),
+        ("redis://u:secret@h?password=secret", "redis://u:***@h?password=***"),
+        ("redis+cluster://u:secret@a:1,b:2", "redis+cluster://u:***@a:1,b:2"),
+        (
+            "rediss+sentinel://u:secret@a:1,b:2/m/0?sentinel_password=secret",
+            "rediss+sentinel://u:***@a:1,b:2/m/0?sentinel_password=***",
+        ),
     ],
 )
 def test_passwords_are_never_shown(url: str, shown: str) -> None:

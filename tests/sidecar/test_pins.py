@@ -12,8 +12,8 @@ import redis
 
 from sidecar.errors import Unreachable, UsageError
 from sidecar.pins import Pins
-from sidecar.redis.census import Named, Registrar, Side
-from sidecar.redis.client import connect
+from sidecar.redis.census import Named, Registrar
+from sidecar.redis.client import Side, connect
 from store import Pin, checksum_of
 from tests import servers
 
@@ -138,7 +138,7 @@ def test_a_stream_made_anew_meanwhile_is_told(client: redis.Redis, redis_url: st
 
 def test_a_server_that_goes_away_half_way_is_told() -> None:
     """The pins end with an error, never early."""
-    with servers.running("valkey") as server, redis.Redis.from_url(server.url) as client:
+    with servers.running(servers.usual()) as server, redis.Redis.from_url(server.url) as client:
         _fill(client, CONTROL, NOTIFICATIONS)
         pins = _pins(server.url)()
         _until(pins, f"{CONTROL}/0")
@@ -151,7 +151,7 @@ def test_a_server_that_goes_away_half_way_is_told() -> None:
 def test_another_server_in_its_place_is_told(client: redis.Redis, redis_url: str) -> None:
     """After a failover or a restart what came last may be lost, though the streams are there."""
     _fill(client, CONTROL, NOTIFICATIONS)
-    with servers.running("valkey") as other, redis.Redis.from_url(other.url) as replacement:
+    with servers.running(servers.usual()) as other, redis.Redis.from_url(other.url) as replacement:
         _fill(replacement, CONTROL, NOTIFICATIONS)
         pins = _pins(redis_url)
         seen = pins()
@@ -167,7 +167,7 @@ def test_another_server_in_its_place_is_told(client: redis.Redis, redis_url: str
 def test_a_cluster_is_refused() -> None:
     """Streams on its other nodes would be overlooked."""
     with (
-        servers.running("valkey", arguments=("--cluster-enabled", "yes")) as server,
+        servers.running(servers.usual(), arguments=("--cluster-enabled", "yes")) as server,
         pytest.raises(UsageError, match="Cluster"),
     ):
         list(_pins(server.url)())
@@ -177,7 +177,9 @@ def test_a_replica_is_refused(redis_url: str) -> None:
     """It may lag behind, and lack the newest events."""
     port = redis_url.rpartition(":")[2].partition("/")[0]
     with (
-        servers.running("valkey", arguments=("--replicaof", f"127.0.0.1 {port}")) as server,
+        servers.running(
+            servers.usual(), arguments=("--replicaof", "127.0.0.1", str(port))
+        ) as server,
         pytest.raises(UsageError, match="replica"),
     ):
         list(_pins(server.url)())
@@ -185,7 +187,7 @@ def test_a_replica_is_refused(redis_url: str) -> None:
 
 def test_two_servers_are_read_each_for_its_streams(redis_url: str, client: redis.Redis) -> None:
     """Control streams on the one; notifications and letters on the other."""
-    with servers.running("valkey") as other, redis.Redis.from_url(other.url) as notify:
+    with servers.running(servers.usual()) as other, redis.Redis.from_url(other.url) as notify:
         _append(client, CONTROL, "control")
         _append(client, NOTIFICATIONS, "no notification: it is on the wrong server")
         _append(notify, NOTIFICATIONS, "notified")

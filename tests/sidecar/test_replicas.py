@@ -45,10 +45,10 @@ class Pair:
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """A primary whose replica is in step."""
-    with servers.running("valkey", arguments=("--repl-diskless-sync-delay", "0")) as primary:
+    with servers.running(servers.usual(), arguments=("--repl-diskless-sync-delay", "0")) as primary:
         follows = ("--replicaof", "127.0.0.1", str(primary.port))
         with (
-            servers.running("valkey", arguments=follows) as replica,
+            servers.running(servers.usual(), arguments=follows) as replica,
             redis.Redis.from_url(primary.url, protocol=2) as client,
         ):
             found = Pair(client, primary.url, replica)

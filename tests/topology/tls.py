@@ -1,0 +1,80 @@
+"""An authority of the tests' own, and the certificates that it signs."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_DAY = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A certificate and its key, as files."""
+
+    certificate: Path
+    key: Path
+
+
+class Authority:
+    """Signs certificates for servers and clients."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("authority of the tests")
+        self.certificate = directory / "ca.pem"
+        made = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
+        self.certificate.write_bytes(made)
+
+    def server(self, name: str, *hosts: str) -> Signed:
+        """Sign a server's certificate for these addresses and host names."""
+        alternatives = [
+            x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
+            for host in hosts
+        ]
+        return self._signed(name, x509.SubjectAlternativeName(alternatives))
+
+    def client(self, name: str) -> Signed:
+        """Sign a client's certificate."""
+        return self._signed(name, x509.BasicConstraints(ca=False, path_length=None))
+
+    def _signed(self, name: str, extension: x509.ExtensionType) -> Signed:
+        key = ec.generate_private_key(ec.SECP256R1())
+        files = Signed(self._directory / f"{name}.pem", self._directory / f"{name}.key")
+        files.certificate.write_bytes(self._sign(_name(name), key, extension))
+        files.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return files
+
+    def _sign(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
+    ) -> bytes:
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _DAY)
+            .not_valid_after(now + _DAY)
+            .add_extension(extension, critical=False)
+        )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
