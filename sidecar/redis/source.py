@@ -29,6 +29,16 @@ class Entry(NamedTuple):
     """All names and values added up, of fields that repeat a name, too."""
 
 
+class Pending(NamedTuple):
+    """The pending list of the group at a moment."""
+
+    total: int
+    lowest: str
+    """Its lowest ID; empty when nothing is pending."""
+    highest: str
+    """Its highest ID; `FIRST` when nothing is pending."""
+
+
 class GroupLost(Exception):
     """The consumer group is gone: Redis lost its data, or someone removed it."""
 
@@ -143,10 +153,11 @@ class ControlStream:
         room = self._room(after, count, self._group, CONSUMER)
         return self._read(self._client, ("COUNT", room), after) if room else []
 
-    def pending_count(self) -> int:
-        """Return how many entries are pending in the group."""
+    def pending(self) -> Pending:
+        """Return how many entries are pending in the group, and between which IDs they lie."""
         summary = self._command("XPENDING", self._stream, self._group)
-        return int(summary["pending"])
+        lowest, highest = summary["min"] or b"", summary["max"] or b""
+        return Pending(int(summary["pending"]), lowest.decode(), highest.decode() or FIRST)
 
     def fetch(self, entry_id: str) -> Entry:
         """Return one entry by its ID."""
