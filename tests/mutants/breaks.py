@@ -190,7 +190,7 @@ BREAKS: Final = (
     Break(
         "a poisonous entry is never found",
         RELAY,
-        "            if tenure.careful and self._publisher.run_alone(entry.id) >= DEATHS_ALONE:\n",
+        "            if tenure.careful and self._deaths(entry.id) >= DEATHS_ALONE:\n",
         "            if False:\n",
     ),
     Break(

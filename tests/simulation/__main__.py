@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 from tests.simulation.faults import Fault
-from tests.simulation.world import Result, simulate
+from tests.simulation.world import Result, run_lean, simulate
 
 CHUNK: int = 20
 SHOW_EVERY_S: float = 10.0
@@ -61,17 +61,10 @@ class Summary:
 def run_all(seeds: Sequence[int], jobs: int) -> Iterator[Result]:
     """Run seeds, in so many processes; their traces stay there."""
     if jobs == 1:
-        yield from map(_run, seeds)
+        yield from map(run_lean, seeds)
         return
     with get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap_unordered(_run, seeds, CHUNK)
-
-
-def _run(seed: int) -> Result:
-    result = simulate(seed)
-    if not result.violation:
-        result.trace.clear()
-    return result
+        yield from pool.imap_unordered(run_lean, seeds, CHUNK)
 
 
 def summarise(results: Iterable[Result], total: int, last: int) -> Summary:

@@ -428,3 +428,11 @@ def _shown(what: Any) -> str:
 def simulate(seed: int, *, crash_at_step: int | None = None, quiet: bool = False) -> Result:
     """Run one seed; `quiet` without faults, but for a crash at that step of the workers."""
     return World(seed, crash_at_step=crash_at_step, quiet=quiet).run(seed)
+
+
+def run_lean(seed: int) -> Result:
+    """Run one seed, and keep its steps only when they are needed."""
+    result = simulate(seed)
+    if not result.violation:
+        result.trace.clear()
+    return result
