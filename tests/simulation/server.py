@@ -273,6 +273,8 @@ class Server:
             b"length", len(stream.ids), b"last-generated-id", show_id(stream.last),
             b"max-deleted-entry-id", show_id(stream.deleted), b"entries-added", stream.added,
             b"groups", len(stream.groups),
+            b"first-entry", _entry(stream, stream.ids[0]) if stream.ids else None,
+            b"last-entry", _entry(stream, stream.ids[-1]) if stream.ids else None,
         ]  # fmt: skip
 
     def _xgroup(self, args: Sequence[bytes]) -> Any:
@@ -317,6 +319,8 @@ class Server:
 
     def _xpending(self, args: Sequence[bytes]) -> list[Any]:
         group = self._group(args[0], args[1], "")
+        if len(args) > 2:
+            return self._pending_entries(group, args[2:])
         if not group.pending:
             return [0, None, None, None]
         by_consumer: dict[bytes, int] = {}
@@ -326,6 +330,17 @@ class Server:
         return [
             len(group.pending), show_id(min(group.pending)), show_id(max(group.pending)), counts,
         ]  # fmt: skip
+
+    @staticmethod
+    def _pending_entries(group: Group, args: Sequence[bytes]) -> list[Any]:
+        low, high = bound(args[0], low=True), bound(args[1], low=False)
+        consumer = args[3] if len(args) > 3 else None
+        found = [
+            [show_id(entry_id), each.consumer, 0, each.deliveries]
+            for entry_id, each in sorted(group.pending.items())
+            if low <= entry_id <= high and consumer in (None, each.consumer)
+        ]
+        return found[: int(args[2])]
 
     def _group(self, key: bytes, name: bytes, then: str) -> Group:
         group = self._stream(key).groups.get(name)

@@ -21,7 +21,12 @@ def show_id(entry_id: Id) -> bytes:
 
 
 def bound(raw: bytes, *, low: bool) -> Id:
-    """Return an end of a range: an ID, or `-` or `+`."""
+    """Return an end of a range: an ID, one after `(` that is excluded, or `-` or `+`."""
+    if raw.startswith(b"("):
+        ms, seq = parse_id(raw[1:])
+        if low:
+            return (ms, seq + 1) if seq < LAST[1] else (ms + 1, 0)
+        return (ms, seq - 1) if seq else (ms - 1, LAST[1])
     if raw == b"-":
         return (0, 0)
     if raw == b"+":

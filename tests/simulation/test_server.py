@@ -55,8 +55,17 @@ def _alike(command: Sequence[bytes], answer: Any) -> Any:
         ]
     if command[:2] == (b"XINFO", b"STREAM") and isinstance(answer, list):
         fields = dict(zip(answer[::2], answer[1::2], strict=True))
-        names = (b"length", b"last-generated-id", b"max-deleted-entry-id", b"entries-added")
+        names = (
+            b"first-entry",
+            b"last-entry",
+            b"length",
+            b"last-generated-id",
+            b"max-deleted-entry-id",
+            b"entries-added",
+        )
         return [fields[name] for name in names]
+    if command[:1] == (b"XPENDING",) and len(command) > 3 and isinstance(answer, list):
+        return [[*row[:2], row[3]] for row in answer]  # without the idle time
     if isinstance(answer, list) and len(answer) == 3 and answer[0] == 0:
         return [0, None, *answer[2:]]  # a lease's remaining time: the two are not asked at once
     return answer
@@ -100,6 +109,8 @@ def _command(chance: random.Random, number: int) -> list[Any]:
         *[[*reads, "STREAMS", stream, chance.choice([">", ">", "0-0", entry])]] * 6,
         *[["XACK", stream, group, entry, f"{max(1, number - 5)}-0"]] * 3,
         *[["XPENDING", stream, group]] * 3,
+        ["XPENDING", stream, group, f"({entry}", "+", 3, *chance.choice([[], ["c1"]])],
+        ["XRANGE", stream, f"({entry}", "+", "COUNT", 2],
         ["XINFO", "GROUPS", stream],
         ["GET", chance.choice(["v1", key])],
         ["SET", "v1", number, *chance.choice([[], ["PX", "100000"], ["NX"]])],
