@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 LOCKED := --require-hashes --only-binary :all: -r
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-servers mutants fire failovers check bench bench-store bench-million lock clean
+.PHONY: help demo test test-slow test-servers mutants fire failovers simulate check bench bench-store bench-million lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -46,6 +46,10 @@ check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+simulate: $(VENV)/dev.stamp ## Simulate: SEEDS=1000 seeds [JOBS=2], or replay one: SEED=42
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) \
+	  --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run
 	@$(BIN)/python -m bench

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import dropwhile, islice
-from queue import Empty
+from itertools import dropwhile, islice, takewhile
+from queue import Empty, SimpleQueue
 from threading import Event as Signal
 from typing import Final, NamedTuple, Protocol
 
@@ -46,9 +46,11 @@ from sidecar.redis.publisher import (
 )
 from sidecar.redis.source import (
     FIRST,
+    LAST,
     ControlStream,
     Entry,
     GroupLost,
+    Pending,
     id_after,
     id_before,
     id_pair,
@@ -139,6 +141,7 @@ class Relay:
         share: Share | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        finished: Callable[[], SimpleQueue[Item]] = SimpleQueue,
     ) -> None:
         """`share` says which streams this worker takes, when others serve them, too."""
         self._stream = stream
@@ -154,15 +157,16 @@ class Relay:
         self._debug = log.is_enabled_for(10)
         self._clock = clock
         self._wall_clock = wall_clock
+        self._finished = finished
         self._troubles: dict[str, Trouble] = {}
         self._tenure: Tenure
         self._stop = Signal()
         self._began = clock()
         self._pause_s = FIRST_PAUSE_S
         self._publishing: _Publishing | None = None
+        self._alone: tuple[str, int] | None = None
+        """The entry that this worker runs alone, and how many died of it before."""
         self._state_now = ("", "")
-        self._alone = ""
-        """The entry that this worker last noted as running alone."""
         self.complete = False
         """Of a drain: whether nothing was left behind."""
 
@@ -267,44 +271,63 @@ class Relay:
 
     def _begin(self, *, careful: bool) -> None:
         """Have a group, learn what is pending, and start to read it back."""
-        low = self._publisher.lowest_unfinished()
-        after = id_before(low) if low else FIRST
-        created = self._control.create_group(after)
-        if low and id_pair(after) > id_pair(self._control.last_generated()):
-            self._log.warning("the control stream was made anew: it is read from its beginning")
-            low, after = None, FIRST
-            if created:
-                self._control.deliver_again(FIRST)
-        recovers_until = None
-        if low and (created or self._recover_pending(low, after)):
-            recovers_until = self._control.last()
-            self._log.info(
-                "the group delivers again what may be unfinished", after=after, until=recovers_until
-            )
+        low, set_back = self._have_group()
+        pending = self._control.pending()
+        set_back = set_back or (low is not None and self._recover_pending(low, pending))
         last = self._control.last_delivered()
+        recovers_until = None
+        if set_back or id_pair(pending.highest) > id_pair(last):
+            # Also when a predecessor set it back, and ended before all was delivered again.
+            newest = self._control.last()
+            recovers_until = newest if id_pair(newest) > id_pair(last) else None
+            self._log.info(
+                "the group delivers again what may be unfinished", after=last, until=newest
+            )
+        if not low:
+            # Before anything is read: what is lost with its pending list then is found again.
+            self._publisher.note_lowest(pending.lowest or id_after(last))
         self._tenure = Tenure(
-            pending=self._control.pending_count(),
+            pending=pending.total,
             next_new=id_after(last),
             low=low or FIRST,
             backlog_end=id_after(last),
             recovers_until=recovers_until,
             careful=careful,
+            finished=self._finished(),
         )
         self._state("active", "one entry at a time, as workers died in a row" if careful else "")
 
-    def _recover_pending(self, low: str, after: str) -> bool:
+    def _have_group(self) -> tuple[str | None, bool]:
+        """Make the group if there is none.
+
+        Returns the lowest entry that may be unfinished, if one is noted, and whether the group
+        begins there.
+        """
+        low = self._publisher.lowest_unfinished()
+        after = id_before(low) if low else FIRST
+        created = self._control.create_group(after)
+        if low and id_pair(after) > id_pair(self._control.last_generated()):
+            self._log.warning("the control stream was made anew: it is read from its beginning")
+            self._publisher.forget_lowest()
+            if created:
+                self._control.deliver_again(FIRST)
+            return None, False
+        return low, created and low is not None
+
+    def _recover_pending(self, low: str, pending: Pending) -> bool:
         """Have entries delivered again that are neither finished nor pending any more.
 
         Deleting the consumer takes its pending entries with it, and the lowest unfinished one
         tells from where. What is finished after all is found in the index.
         """
+        if id_pair(low) == id_pair(LAST):
+            return False  # it cannot tell whether the entry with that ID is finished
         lowest = self._control.first_from(low)
         if not lowest or id_pair(lowest) > id_pair(self._control.last_delivered()):
             return False
-        pending = self._control.read_pending(FIRST, 1)
-        if pending and id_pair(pending[0].id) <= id_pair(lowest):
+        if pending.lowest and id_pair(pending.lowest) <= id_pair(lowest):
             return False
-        self._control.deliver_again(after)
+        self._control.deliver_again(id_before(low))
         return True
 
     def _renew(self) -> None:
@@ -368,6 +391,10 @@ class Relay:
         if tenure.scan is None or len(tenure.window) >= (1 if tenure.careful else WINDOW):
             return
         entries = self._control.read_pending(tenure.scan, 1 if tenure.careful else BATCH)
+        if tenure.everyone and tenure.recovers_until:
+            # What the group delivers again is not read back before what lies in between.
+            end = id_pair(tenure.backlog_end)
+            entries = list(takewhile(lambda entry: id_pair(entry.id) < end, entries))
         if entries:
             tenure.scan = entries[-1].id
             self._admit(entries, back=True)
@@ -397,7 +424,9 @@ class Relay:
             self._admit_fresh()
             if more:
                 tenure.fresh = self._read(room, None)
-        if tenure.recovers_until and id_pair(tenure.next_new) > id_pair(tenure.recovers_until):
+        if tenure.recovers_until and (
+            tenure.dry or id_pair(tenure.next_new) > id_pair(tenure.recovers_until)
+        ):
             raise ReadAgain("everything that may be unfinished has been delivered again")
 
     def _read(self, count: int, patience_ms: int | None) -> list[Entry]:
@@ -407,10 +436,24 @@ class Relay:
         if entries:
             tenure.pending += len(entries)
             if tenure.recovers_until:
-                tenure.pending = self._control.pending_count()
+                tenure.pending = self._control.pending().total
+            self._check_gap(entries[0].id)
             tenure.next_new = id_after(entries[-1].id)
             self._observer.read(len(entries))
         return entries
+
+    def _check_gap(self, first_id: str) -> None:
+        """Make sure that a read began where the last one ended.
+
+        A stalled worker may set the group back when it wakes. And while entries are delivered
+        again, their count does not tell that its late read took some of them.
+        """
+        tenure = self._tenure
+        is_back = id_pair(first_id) < id_pair(tenure.next_new)
+        if is_back or (
+            tenure.recovers_until and self._control.first_from(tenure.next_new) != first_id
+        ):
+            raise ReadAgain(f"{first_id} is not what comes next")
 
     def _patience_ms(self) -> int | None:
         """Say how long a read may wait for a new entry; None is not at all."""
@@ -428,9 +471,9 @@ class Relay:
         """Take held events that are due into the window again, each without what follows it."""
         tenure = self._tenure
         while tenure.due and tenure.due[0][0] <= self._clock() and len(tenure.window) < WINDOW:
-            due, tenant = heappop(tenure.due)
+            due, entry_id, tenant = heappop(tenure.due)
             held = tenure.held.get(tenant)
-            if held is None or held.due != due:
+            if held is None or (held.due, held.id) != (due, entry_id):
                 continue
             item = self._item(self._control.fetch(held.id), reread=False)
             if item.tenant is None:
@@ -456,15 +499,16 @@ class Relay:
         for entry in entries:
             if entry.id in tenure.window:
                 continue
-            if tenure.careful and (died := self._deaths_alone(entry)) >= DEATHS_ALONE:
-                tenure.window[entry.id] = self._poison(entry, died)
+            if tenure.careful and (died := self._deaths(entry.id)) >= DEATHS_ALONE:
+                tenure.window[entry.id] = item = self._poison(entry, died)
+                items.append(item)
                 continue
             item = self._item(entry, reread=self._may_be_finished(entry, back=back))
             if item.tenant is None or self._is_turn_of(item.tenant, back=back):
                 tenure.window[entry.id] = item
                 items.append(item)
             elif tenure.careful:
-                self._publisher.survived_alone()  # it does not run now, so it is no suspect
+                self._survived_alone()  # it does not run now, so it is no suspect
         self._start(items)
 
     def _may_be_finished(self, entry: Entry, *, back: bool) -> bool:
@@ -495,26 +539,31 @@ class Relay:
                 item.entry = cut(entry)
         return item
 
-    def _deaths_alone(self, entry: Entry) -> int:
-        """Note that the entry is about to run alone; return how many died of it in a row.
+    def _deaths(self, entry_id: str) -> int:
+        """Note that `entry_id` runs alone; return how many died of it in a row before.
 
-        When this worker noted it before and sees it again, it lived: Redis was away, or another
-        worker was the owner meanwhile.
+        A worker that begins anew, because Redis was away, did not die.
         """
-        if self._alone == entry.id:
-            self._publisher.survived_alone()
-        self._alone = entry.id
-        return self._publisher.run_alone(entry.id)
+        if self._alone is None or self._alone[0] != entry_id:
+            self._alone = (entry_id, 0)  # should the answer be lost, it is no death either
+            self._alone = (entry_id, self._publisher.run_alone(entry_id))
+        return self._alone[1]
 
-    def _poison(self, entry: Entry, deaths: int) -> Item:
-        """Return the entry as one to be buried, with its identity: it may be published already.
+    def _survived_alone(self) -> None:
+        self._alone = None
+        self._publisher.survived_alone()
 
-        Unless to decode it is what kills: that is given up after as many deaths again.
+    def _poison(self, entry: Entry, died: int) -> Item:
+        """Return the item of an entry that took workers with it; it may be published already.
+
+        Unless to look at it is what kills: that is given up after as many deaths again.
         """
-        trouble = Trouble(self._wall_clock())
-        item = Item(entry, entry.id, f"{self._stream}/{entry.id}", trouble)
-        if deaths < 2 * DEATHS_ALONE:
-            item.identity = self._item(entry, reread=False).identity
+        if died < 2 * DEATHS_ALONE:
+            item = self._item(entry, reread=True)
+        else:
+            origin = f"{self._stream}/{entry.id}"
+            item = Item(entry, entry.id, origin, Trouble(self._wall_clock()))
+        item.tenant = None
         item.end(Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
         return item
 
@@ -598,7 +647,7 @@ class Relay:
             trouble.since = item.began
         trouble.attempts += 1
         if self._tenure.careful:
-            self._publisher.survived_alone()
+            self._survived_alone()
         if item.error is None:
             self._observer.stored(now - item.began)
             item.ready = True
@@ -631,7 +680,7 @@ class Relay:
         tenure.behind.discard(tenant)
         tenure.held[tenant] = held
         self._troubles[item.id] = item.trouble
-        heappush(tenure.due, (held.due, tenant))
+        heappush(tenure.due, (held.due, held.id, tenant))
         self._observer.retried(item.error or RuntimeError())
         if item.trouble.attempts == 1:
             self._log.warning(
@@ -667,7 +716,7 @@ class Relay:
         More: a stalled worker's late read took entries that this one never saw, and that come
         before what it read since. Fewer: someone acknowledged or deleted them.
         """
-        found = self._control.pending_count()
+        found = self._control.pending().total
         if found != self._tenure.pending:
             raise ReadAgain(f"{found} entries are pending, not {self._tenure.pending}")
 

@@ -93,12 +93,14 @@ class Tenure:
     """Up to here the group delivers entries again that may be finished, or pending already."""
     careful: bool
     """Run the backlog one by one: something in it kills workers."""
+    finished: SimpleQueue[Item]
+    """Items that a store is done with, well or not."""
     window: dict[str, Item] = field(default_factory=dict)
     fresh: list[Entry] = field(default_factory=list)
     """Entries that were read and are not admitted yet."""
     held: dict[str, Held] = field(default_factory=dict)
-    due: list[tuple[float, str]] = field(default_factory=list)
-    """A heap of when which tenant is tried again."""
+    due: list[tuple[float, str, str]] = field(default_factory=list)
+    """A heap of when which entry of which tenant is tried again."""
     in_order: bool = True
     """Whether the window holds its entries in the stream's order."""
     scan: str | None = FIRST
@@ -113,8 +115,6 @@ class Tenure:
     claimed: set[str | bytes] = field(default_factory=set)
     storing: int = 0
     """Artifacts given to the pool and not yet taken back."""
-    finished: SimpleQueue[Item] = field(default_factory=SimpleQueue)
-    """Items that a store is done with, well or not."""
     settled: bool = False
     """Whether the backlog that this tenure began with is finished."""
     dry: bool = False

@@ -229,7 +229,7 @@ def check_stream(client: Client, url: str, stream: str | bytes) -> None:
 
 _MENDS: Final = {
     "maxmemory": "nothing is lost; raise maxmemory, or trim streams, and it goes on",
-    "read only replica": "it is a replica now; it goes on as soon as the URL leads to the primary",
+    "is a replica": "it goes on as soon as the URL leads to the primary",
     "WRONGTYPE": "a key is not what its name says; remove it, and it goes on",
     "MISCONF": "the server cannot save to its disk; mend that, and it goes on",
 }

@@ -178,6 +178,17 @@ class Publisher:
             )
         return str(low, "ascii")
 
+    def forget_lowest(self) -> None:
+        """Forget the lowest unfinished entry: it was one of another stream of the same name."""
+        self._client.delete(self._keys.low)
+
+    def note_lowest(self, low: str) -> None:
+        """Note the lowest entry that may be unfinished, where none is noted yet.
+
+        Without the fence: what was the lowest once never is too high, and nothing is replaced.
+        """
+        self._client.set(self._keys.low, low, nx=True)
+
     def settle(self) -> None:
         """Note that this owner got through what its predecessors left."""
         self._client.hdel(self._keys.halt, "unclean", "alone", "alone_deaths")
@@ -313,7 +324,9 @@ class Publisher:
         done: list[Buried] = []
         pipeline = self._client.pipeline(transaction=False)
         script = self._scripts["bury"]
-        lows = [min(low, _entry_of(later), key=id_pair) for later in letters[1:]] + [low]
+        lows = [low]
+        for later in reversed(letters[1:]):
+            lows.insert(0, min(lows[0], _entry_of(later), key=id_pair))
         for letter, low_before, low_then in zip(letters, ["", *lows], lows, strict=False):
             origin = origin_digest(letter.origin)
             event = letter.identity or origin

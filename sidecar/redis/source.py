@@ -12,6 +12,8 @@ from sidecar.redis.keys import CONSUMER, Keys
 
 FIRST: Final = "0-0"
 HIGHEST: Final = 2**64 - 1
+LAST: Final = f"{HIGHEST}-{HIGHEST}"
+"""The highest ID that an entry can have."""
 READ_BYTES: Final = 8 << 20
 """A read is to bring no more than that: 500 legal entries."""
 FIRST_READ: Final = 16
@@ -27,6 +29,16 @@ class Entry(NamedTuple):
     """Empty when the entry is pending but was deleted or trimmed."""
     size_bytes: int = 0
     """All names and values added up, of fields that repeat a name, too."""
+
+
+class Pending(NamedTuple):
+    """The pending list of the group at a moment."""
+
+    total: int
+    lowest: str
+    """Its lowest ID; empty when nothing is pending."""
+    highest: str
+    """Its highest ID; `FIRST` when nothing is pending."""
 
 
 class GroupLost(Exception):
@@ -52,7 +64,7 @@ def id_after(entry_id: str) -> str:
     ms, seq = id_pair(entry_id)
     if seq < HIGHEST:
         return f"{ms}-{seq + 1}"
-    return f"{ms + 1}-0" if ms < HIGHEST else entry_id
+    return f"{ms + 1}-0" if ms < HIGHEST else LAST
 
 
 class ControlStream:
@@ -126,10 +138,11 @@ class ControlStream:
         """
         return self._read(self._client, (), count, after)
 
-    def pending_count(self) -> int:
-        """Return how many entries are pending in the group."""
+    def pending(self) -> Pending:
+        """Return how many entries are pending in the group, and between which IDs they lie."""
         summary = self._command("XPENDING", self._stream, self._group)
-        return int(summary["pending"])
+        lowest, highest = summary["min"] or b"", summary["max"] or b""
+        return Pending(int(summary["pending"]), lowest.decode(), highest.decode() or FIRST)
 
     def fetch(self, entry_id: str) -> Entry:
         """Return one entry by its ID."""

@@ -196,7 +196,7 @@ BREAKS: Final = (
     Break(
         "a poisonous entry is never found",
         RELAY,
-        "            if tenure.careful and (died := self._deaths_alone(entry)) >= DEATHS_ALONE:\n",
+        "            if tenure.careful and (died := self._deaths(entry.id)) >= DEATHS_ALONE:\n",
         "            if False:\n",
     ),
     Break(

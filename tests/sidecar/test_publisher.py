@@ -440,6 +440,14 @@ def test_bury_notes_low(server: redis.Redis) -> None:
     assert one.lowest_unfinished() == "5-0"
 
 
+def test_bury_notes_the_lowest_of_all_that_follow(server: redis.Redis) -> None:
+    """Letters that are not in the order of their entries never pass over an unwritten one."""
+    one = owner(server)
+    run = [letter("s/10-0"), letter("s/5-0"), letter("s/4-0")]
+    assert bury(one, *run, low="20-0", max_in_a_row=1) == [Buried.HALTED_NOW]
+    assert one.lowest_unfinished() == "4-0"
+
+
 def test_letters_in_a_row_halt(server: redis.Redis) -> None:
     """The last letter allowed halts the stream, and those behind it are not written."""
     one = owner(server)

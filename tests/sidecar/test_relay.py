@@ -14,7 +14,7 @@ from sidecar import relay as relay_module
 from sidecar.event import KNOWN_TYPES, MAX_ENTRY_BYTES
 from sidecar.pipeline import Pipeline, Rules
 from sidecar.redis.publisher import Publisher, origin_digest
-from sidecar.redis.source import ControlStream, Entry, id_pair
+from sidecar.redis.source import ControlStream, id_pair
 from store import Corrupt, InvalidRef, NotFound, Position, StoreError, Unavailable, checksum_of
 from tests.sidecar.harness import (
     CONTROL,
@@ -1053,6 +1053,94 @@ def test_a_deleted_consumer_between_two_workers(rig: Rig) -> None:
     assert sorted(rig.published()) == ["before", "held", "other"]
 
 
+def test_a_consumer_deleted_before_anything_was_published(rig: Rig) -> None:
+    """What the first worker only read is not lost with its pending list."""
+    rig.emit_artifact("held", put=False)
+    with rig.relay(retry_budget_s=60) as run:
+        eventually(lambda: run.observer.retries)
+    rig.client.xgroup_delconsumer(CONTROL, rig.keys.group, "worker")
+    rig.plant(ref_of("held"), data_of("held"))
+    rig.drain()
+    assert rig.published() == ["held"]
+
+
+def test_a_deleted_consumer_keeps_the_order(rig: Rig) -> None:
+    """What was read after a consumer was deleted waits for what was lost with it."""
+    ids = [rig.emit(f"e{n}") for n in range(4)]
+    rig.client.set(rig.keys.low, ids[0])
+    rig.client.xgroup_create(CONTROL, rig.keys.group, "0")
+    rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"}, count=3)
+    rig.client.xgroup_delconsumer(CONTROL, rig.keys.group, "worker")
+    rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
+    rig.drain()
+    assert rig.published() == ["e0", "e1", "e2", "e3"]
+    assert rig.pending() == 0
+
+
+def test_a_worker_that_died_while_all_was_delivered_again(rig: Rig) -> None:
+    """The next one goes on where it ended, in order, with what is pending beyond that."""
+    ids = [rig.emit(f"e{n}") for n in range(4)]
+    rig.client.set(rig.keys.low, ids[0])
+    rig.client.xgroup_create(CONTROL, rig.keys.group, "0")
+    rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
+    rig.client.xack(CONTROL, rig.keys.group, ids[1], ids[2])
+    rig.client.xgroup_setid(CONTROL, rig.keys.group, ids[0])
+    rig.drain()
+    assert rig.published() == ["e0", "e1", "e2", "e3"]
+    assert rig.pending() == 0
+
+
+def test_a_stalled_worker_that_sets_the_group_back(rig: Rig) -> None:
+    """What is delivered again below a held event does not stay pending for ever."""
+    due: list[str] = []
+
+    class SetBack(ControlStream):
+        def read_new(self, count: int, block_ms: int | None) -> list[Any]:
+            if not due:
+                return super().read_new(count, block_ms)
+            self.deliver_again("0-0")
+            entries = super().read_new(2, None)
+            self.deliver_again(due.pop())
+            return entries
+
+    rig.stream_class = SetBack
+    rig.emit("e0")
+    rig.emit("e1")
+    held = rig.emit_artifact("held", put=False)
+    with rig.relay(retry_budget_s=60) as run:
+        eventually(lambda: run.observer.retries)
+        due.append(held)
+        eventually(lambda: not due)
+        rig.plant(ref_of("held"), data_of("held"))
+        eventually(lambda: len(rig.published()) == 3)
+        eventually(lambda: rig.pending() == 0)
+    rig.audit()
+
+
+def test_a_late_read_while_all_is_delivered_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that a stalled worker takes then is missed at once, and nothing overtakes it."""
+    monkeypatch.setattr(relay_module, "BATCH", 1)
+    taken: list[Any] = []
+
+    class Robbed(ControlStream):
+        def read_new(self, count: int, block_ms: int | None) -> list[Any]:
+            entries = super().read_new(count, block_ms)
+            if not taken:
+                taken.append(
+                    rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"}, count=1)
+                )
+            return entries
+
+    rig.stream_class = Robbed
+    ids = [rig.emit(f"e{n}") for n in range(8)]
+    rig.client.set(rig.keys.low, ids[0])
+    rig.drain()
+    assert taken[0]
+    assert rig.published() == [f"e{n}" for n in range(8)]
+
+
 @pytest.mark.parametrize("held", [False, True])
 def test_a_destroyed_group_is_made_again(every_rig: Rig, held: bool) -> None:
     """A group that is gone is made again where nothing is lost, and nothing comes twice."""
@@ -1438,36 +1526,27 @@ def test_what_kills_as_it_is_decoded_is_buried_unseen(
     assert rig.reasons() == ["poison"]
 
 
-class CutWhileAlone(ControlStream):
-    """A control stream whose connection is cut, four times, after an entry was read to run."""
+def test_a_worker_that_redis_leaves_alone_is_no_death(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that fails again and again while an entry runs alone makes no poison of it."""
+    monkeypatch.setattr(relay_module, "MAX_PAUSE_S", 0.01)
+    failures: list[int] = []
 
-    cuts_left = 4
-    has_read = False
+    class Failing(ControlStream):
+        def acknowledge(self, entry_ids: Iterable[str]) -> int:
+            if len(failures) < 5:
+                failures.append(1)
+                raise redis.ConnectionError
+            return super().acknowledge(entry_ids)
 
-    def read_pending(self, after: str, count: int) -> list[Entry]:
-        """Read, and remember that."""
-        entries = super().read_pending(after, count)
-        self.has_read = bool(entries)
-        return entries
-
-    def pending_count(self) -> int:
-        """Fail, after something was read."""
-        if self.has_read and self.cuts_left:
-            self.has_read, self.cuts_left = False, self.cuts_left - 1
-            raise redis.ConnectionError("cut")
-        return super().pending_count()
-
-
-def test_an_outage_is_no_death(rig: Rig) -> None:
-    """An entry that ran alone whenever Redis went away is not poison: the worker lived."""
+    rig.stream_class = Failing
     rig.emit("e")
     rig.client.hset(rig.keys.halt, "unclean", 5)
     rig.client.xgroup_create(CONTROL, rig.keys.group, "0")
     rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
-    rig.stream_class = CutWhileAlone
-    with rig.relay() as run:
-        eventually(lambda: rig.pending() == 0)
-        assert run.observer.count("waiting") >= 4
+    rig.drain()
+    assert len(failures) == 5
     assert rig.reasons() == []
     assert rig.published() == ["e"]
 

@@ -54,7 +54,7 @@ def test_a_group_begins_after_an_id(client: redis.Redis) -> None:
     assert not control.create_group(FIRST)
     assert [entry.id for entry in control.read_new(10, None)] == ["3-0", "4-0"]
     assert control.read_new(10, None) == []
-    assert control.pending_count() == 2
+    assert control.pending().total == 2
     assert control.last_delivered() == "4-0"
     assert [entry.id for entry in control.read_pending("3-0", 10)] == ["4-0"]
     assert control.acknowledge(["3-0", "3-0", "9-0"]) == 1
@@ -67,7 +67,7 @@ def test_a_lost_group_is_told_as_such(client: redis.Redis) -> None:
         lambda: control.read_new(1, None),
         lambda: control.read_new(1, 1),
         lambda: control.read_pending(FIRST, 1),
-        control.pending_count,
+        control.pending,
     ):
         with pytest.raises(GroupLost):
             command()

@@ -1,0 +1,193 @@
+"""The simulated server against a real one: the same commands, the same answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import redis
+
+from tests.simulation.server import Server
+
+COMMANDS = 1500
+FAR_US = 4_000_000_000_000_000
+"""A control_version above every clock, so that both servers count on from it."""
+
+
+class Both:
+    """Sends each command to both servers, and holds their answers against each other."""
+
+    def __init__(self, real: redis.Redis) -> None:
+        self._real = real
+        real.response_callbacks.clear()
+        self.simulated = Server(self._now_us)
+
+    def _now_us(self) -> int:
+        seconds, micros = self._ask("TIME")
+        return int(seconds) * 1_000_000 + int(micros)
+
+    def _ask(self, *args: Any) -> Any:
+        try:
+            return self._real.execute_command(*args)  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            return error
+
+    def send(self, *args: Any) -> Any:
+        """Send one command. Raises AssertionError where the answers differ."""
+        command = tuple(arg if isinstance(arg, bytes) else str(arg).encode() for arg in args)
+        real, simulated = self._ask(*command), self.simulated.execute(command)
+        assert _alike(command, simulated) == _alike(command, real), command
+        return real
+
+
+def _alike(command: Sequence[bytes], answer: Any) -> Any:
+    """Return what of an answer must be the same."""
+    if isinstance(answer, Exception):
+        return type(answer), str(answer).split(maxsplit=1)[0]
+    if command[:2] == (b"XINFO", b"GROUPS") and isinstance(answer, list):
+        wanted = {b"name", b"consumers", b"pending", b"last-delivered-id"}
+        return [
+            {k: v for k, v in zip(group[::2], group[1::2], strict=True) if k in wanted}
+            for group in answer
+        ]
+    if command[:2] == (b"XINFO", b"STREAM") and isinstance(answer, list):
+        fields = dict(zip(answer[::2], answer[1::2], strict=True))
+        names = (
+            b"first-entry",
+            b"last-entry",
+            b"length",
+            b"last-generated-id",
+            b"max-deleted-entry-id",
+            b"entries-added",
+        )
+        return [fields[name] for name in names]
+    if command[:1] == (b"XPENDING",) and len(command) > 3 and isinstance(answer, list):
+        return [[*row[:2], row[3]] for row in answer]  # without the idle time
+    if isinstance(answer, list) and len(answer) == 3 and answer[0] == 0:
+        return [0, None, *answer[2:]]  # a lease's remaining time: the two are not asked at once
+    return answer
+
+
+@pytest.fixture
+def both(client: redis.Redis) -> Both:
+    """A simulated server and a real one, both empty."""
+    return Both(client)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_commands_have_the_answers_of_a_real_server(both: Both, seed: int) -> None:
+    """Fifteen hundred commands on few keys are answered as Valkey answers them, errors too."""
+    chance = random.Random(seed)
+    for number in range(1, COMMANDS):
+        both.send(*_command(chance, number))
+    for key in ("s1", "s2"):
+        both.send("XINFO", "STREAM", key)
+        both.send("XINFO", "GROUPS", key)
+
+
+def _command(chance: random.Random, number: int) -> list[Any]:
+    stream, group = chance.choice(["s1", "s1", "s2", "h1"]), chance.choice(["g1", "g2"])
+    key, name = chance.choice(["h1", "h2", "s2"]), chance.choice(["a", "b"])
+    entry = f"{chance.randint(max(1, number - 40), number)}-{chance.randint(0, 1)}"
+    low, high = chance.choice(["-", entry]), chance.choice(["+", str(number)])
+    reads = ["XREADGROUP", "GROUP", group, chance.choice(["c1", "c2"]), "COUNT", number % 4 + 1]
+    choices: list[list[Any]] = [
+        ["XADD", stream, entry, "event", f"e{number}", name, "x"],
+        ["XADD", stream, f"{number}-0", "event", f"e{number}"],
+        ["XDEL", stream, entry, f"{max(1, number - 3)}-0"],
+        ["XLEN", stream],
+        ["XRANGE", stream, low, high, "COUNT", number % 5 + 1],
+        ["XREVRANGE", stream, high, low, "COUNT", number % 5 + 1],
+        ["XRANGE", stream, low, high],
+        ["XGROUP", "CREATE", stream, group, chance.choice(["0-0", "$", entry]), "MKSTREAM"],
+        ["XGROUP", "CREATE", stream, group, "0-0"],
+        ["XGROUP", "SETID", stream, group, entry],
+        ["XGROUP", chance.choice(["DELCONSUMER"] + ["SETID"] * 3), stream, group, "0-1"],
+        *[[*reads, "STREAMS", stream, chance.choice([">", ">", "0-0", entry])]] * 6,
+        *[["XACK", stream, group, entry, f"{max(1, number - 5)}-0"]] * 3,
+        *[["XPENDING", stream, group]] * 3,
+        ["XPENDING", stream, group, f"({entry}", "+", 3, *chance.choice([[], ["c1"]])],
+        ["XRANGE", stream, f"({entry}", "+", "COUNT", 2],
+        ["XINFO", "GROUPS", stream],
+        ["GET", chance.choice(["v1", key])],
+        ["SET", "v1", number, *chance.choice([[], ["PX", "100000"], ["NX"]])],
+        ["DEL", chance.choice(["v1", "h2", "h1"])],
+        ["EXISTS", "v1", key],
+        ["EXPIRE", key, "1000"],
+        ["HSET", key, name, number, "c", "d"],
+        ["HSETNX", key, name, number],
+        ["HGET", key, name],
+        ["HMGET", key, name, "c", "never"],
+        ["HEXISTS", key, name],
+        ["HDEL", key, name, "c"],
+        ["HINCRBY", key, "n", number % 7 - 3],
+        ["EVALSHA", "0" * 40, "0"],
+    ]
+    if chance.random() < 0.02:
+        choices = [["XGROUP", "DESTROY", stream, group], ["DEL", "s2"], ["HGETALL", "h2"]]
+    return chance.choice(choices)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_scripts_have_the_answers_of_a_real_server(both: Both, seed: int) -> None:
+    """The shipped scripts, run in any order, answer and write alike in both servers."""
+    chance = random.Random(seed)
+    source = {
+        name: files("sidecar.redis").joinpath("lua", f"{name}.lua").read_bytes()
+        for name in ("acquire", "renew", "release", "publish", "bury", "pause", "resume")
+    }
+    for name, keys, args in _calls(chance):
+        sha = both.send("SCRIPT", "LOAD", source[name])
+        both.send("EVALSHA", sha, len(keys), *keys, *args)
+    for key in ("fence", "lease", "low"):
+        both.send("GET", key)
+    both.send("HMGET", "halt", "reason", "since", "by", "unclean", "dead_in_a_row")
+    both.send("XRANGE", "notes", "-", "+")
+    both.send("XLEN", "dead")
+    for event in range(12):
+        both.send("HGET", "seen", _digest(event))
+
+
+def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
+    for number in range(300):
+        token = chance.choice(["t1", "t1", "t1", "t2"])
+        event = chance.randrange(12)
+        content = b"%016d" % chance.choice([event, event, event, 99])
+        calls: list[tuple[str, list[str], list[Any]]] = [
+            ("acquire", ["fence", "lease", "halt"], [token, 60_000]),
+            ("renew", ["fence", "lease", "halt"], [token, 60_000]),
+            ("release", ["fence", "lease", "halt"], [token]),
+            ("pause", ["halt"], ["by hand", "now", "me"]),
+            ("resume", ["halt"], ["go on", "now", "me"]),
+            ("resume", ["halt"], ["go on", "now", "me"]),
+            (
+                "bury",
+                ["fence", "halt", "low", "dead", "seen", "buried"],
+                [
+                    token, f"{number}-0", 1000, chance.choice([0, 0, 3]),
+                    chance.choice([b"", _digest(event) + content]), _digest(number % 40),
+                    "too many", "now", chance.choice(["", "7-0"]),
+                    chance.randrange(2), "reason", "malformed",
+                ],
+            ),
+            *[
+                (
+                    "publish",
+                    ["fence", "halt", "low", "notes", "seen", "seen"],
+                    [
+                        token, f"{number}-0", FAR_US, 10**9, chance.randrange(2),
+                        _digest(event) + content, b'{"control_version":', "S/1-1", "",
+                        _digest(event - 1) + b"%016d" % (event - 1), chance.choice([b"", b"{"]),
+                        "S/1-2", "00-trace",
+                    ],
+                )
+            ] * 5,
+        ]  # fmt: skip
+        yield chance.choice(calls)
+
+
+def _digest(number: int) -> bytes:
+    return b"\x00\xff%012d" % number
