@@ -90,6 +90,7 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
             if time.monotonic() >= summary_at:
                 _summarise(observers, log)
                 summary_at += SUMMARY_EVERY_S
+        _summarise(observers, log)
         return threads.exit_code(drain=settings.drain)
 
 

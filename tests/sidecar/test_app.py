@@ -357,3 +357,14 @@ def test_a_reader_that_stays_away_expires_visibly(
     finally:
         stop.set()
         thread.join(20)
+
+
+def test_what_was_done_is_summed_up_at_the_end(
+    rig: Rig, stores: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A drain that took less than the time between two summaries has one all the same."""
+    rig.emit("a")
+    settings = build(redis=rig.url, drain=True, **stores)
+    assert app.run(settings, logs.configure("info"), threading.Event()) == 0
+    summaries = [line for line in capsys.readouterr().err.splitlines() if '"summary"' in line]
+    assert json.loads(summaries[-1])["published"] == 1
