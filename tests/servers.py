@@ -79,6 +79,12 @@ def kinds() -> list[str]:
     return wanted + [kind for kind in ("path", "named") if BINARIES[kind]()]
 
 
+counts_deletions: Final = pytest.mark.skipif(
+    os.environ.get("SIDECAR_TEST_SERVER") == "redis-6.2",
+    reason="Redis 6.2 does not tell what was deleted from what was trimmed (decision 0012)",
+)
+
+
 def missing(what: str) -> NoReturn:
     """Skip the test for want of a service; fail it where there is no excuse."""
     if os.environ.get("CI"):

@@ -22,6 +22,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, origin_digest
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran, on_terminal
+from tests.servers import counts_deletions
 
 GROUP: Final = f"sidecar:{NOTIFICATIONS}"
 LEASE: Final = "{control:notifications}:lease:control:events"
@@ -212,6 +213,7 @@ def test_other_content_is_no_duplicate(drained: Cli) -> None:
     assert [one["entry"] for one in _audit(drained)[1]] == [entry]
 
 
+@counts_deletions
 def test_a_deleted_dead_letter_is_a_lost_entry(drained: Cli) -> None:
     """Unless it may have been put back: of that there is a record, but only so many are kept."""
     letters: Any = drained.client.xrange(DEAD)
@@ -285,6 +287,7 @@ def test_a_tenants_notifications_in_the_wrong_order(fresh: Cli, tenant: str) -> 
     assert (culprits[0]["entry"], culprits[0]["notification"]) == (first, "9-2")
 
 
+@counts_deletions
 def test_ends_without_an_entry(drained: Cli) -> None:
     """A notification and a letter of entries that never were; a foreign entry."""
     for event_id, at in (("ghost", "1-1"), ("far", "99999999999999-1")):
@@ -349,6 +352,7 @@ def test_a_sample_reads_so_many_and_tells_its_seed(drained: Cli) -> None:
     assert "--seed" in drained("audit", "--sample", "1").out
 
 
+@counts_deletions
 def test_what_was_trimmed_is_no_culprit(drained: Cli) -> None:
     """Notifications that trimming took are expired ends; the control stream's start is told."""
     notifications = _notifications(drained)

@@ -23,6 +23,7 @@ from sidecar.redis.keys import Keys
 from sidecar.repair import Order as Repairs
 from sidecar.repair import Repair, Result
 from tests.cli.harness import DEAD, HALT, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran
+from tests.servers import counts_deletions
 
 GROUP: Final = f"sidecar:{NOTIFICATIONS}"
 KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
@@ -175,6 +176,7 @@ def test_a_deleted_group_needs_no_repair(worked: Cli) -> None:
     assert len(_event_ids(worked)) == 5
 
 
+@counts_deletions
 def test_a_deleted_control_entry(worked: Cli) -> None:
     """Done before, its end is enough; still pending, the worker buries it; neither is a culprit."""
     done: Any = worked.client.xrange(STREAM)
@@ -276,6 +278,7 @@ def test_every_notification_of_one_artifact_is_mended_at_once(sidecar: Cli) -> N
     assert len(sidecar.entries(REDRIVEN)) == 1
 
 
+@counts_deletions
 def test_what_readers_may_have_seen_is_not_taken_back(worked: Cli) -> None:
     """A second notification, one in the wrong order, a foreign one, two ends, an end of nothing."""
     (_, first), (last_at, _) = _notifications(worked)[2], _notifications(worked)[-1]
