@@ -29,6 +29,7 @@ from sidecar.embedded import EmbeddedServer
 COUNTS = {
     "bare_loop": 100_000,
     "relay": 100_000,
+    "relay_beside_trouble": 100_000,
     "faststream_relay": 5_000,
     "raw_writer": 2_000,
     "full_job": 2_000,
@@ -37,6 +38,7 @@ COUNTS = {
 RATIOS = [
     ("relay", "bare_loop", 0.3),
     ("relay", "faststream_relay", 15),
+    ("relay_beside_trouble", "relay", 0.8),
     ("full_job", "faststream_full", 1.5),
     ("full_job", "raw_writer", 0.7),
 ]

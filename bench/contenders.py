@@ -35,8 +35,11 @@ def _ref(i: int) -> str:
     return f"stacks/t_{i % 20}/web/{i}"
 
 
-def fill(url: str, count: int, *, artifacts: bool) -> None:
-    """Append `count` events of 20 tenants to the control stream."""
+def fill(url: str, count: int, *, artifacts: bool, trouble: bool = False) -> None:
+    """Append `count` events of 20 tenants to the control stream.
+
+    With `trouble`, a tenant more has one beside each tenth, whose artifact is not there.
+    """
     pipeline = redis.Redis.from_url(url).pipeline(transaction=False)
     for i in range(count):
         event = {
@@ -50,6 +53,10 @@ def fill(url: str, count: int, *, artifacts: bool) -> None:
             checksum = hashlib.sha256(_data(i)).hexdigest()
             event |= {"artifact_ref": _ref(i), "checksum": f"sha256:{checksum}"}
         pipeline.xadd(CONTROL, {"event": json.dumps(event)})
+        if trouble and i % 10 == 0:
+            missing = {"artifact_ref": "missing", "checksum": "sha256:" + "0" * 64}
+            event |= {"event_id": f"trouble_{i}", "tenant_id": "t_trouble", **missing}
+            pipeline.xadd(CONTROL, {"event": json.dumps(event)})
         if i % 5000 == 0:
             pipeline.execute()
     pipeline.execute()
@@ -99,6 +106,26 @@ def relay(url: str, directory: Path, count: int) -> float:
     """`sidecar run --drain`, events without artifact, default log level."""
     fill(url, count, artifacts=False)
     return _drain(url, directory)
+
+
+def relay_beside_trouble(url: str, directory: Path, count: int) -> float:
+    """The same, until all are published, beside a tenant whose artifacts are missing."""
+    from sidecar import app, logs, settings
+
+    fill(url, count, artifacts=False, trouble=True)
+    stop = threading.Event()
+    chosen = settings.build(redis=url, data_dir=directory, retry_budget_s=3600)
+    log = logs.configure("info")
+    client: Any = redis.Redis.from_url(url)
+    began = time.perf_counter()
+    worker = threading.Thread(target=app.run, args=(chosen, log, stop))
+    worker.start()
+    while client.xlen(NOTIFICATIONS) < count:
+        time.sleep(0.005)
+    seconds = time.perf_counter() - began
+    stop.set()
+    worker.join()
+    return seconds
 
 
 def full_job(url: str, directory: Path, count: int) -> float:
@@ -232,6 +259,7 @@ CONTENDERS: dict[str, Callable[[str, Path, int], float]] = {
         bare_loop,
         raw_writer,
         relay,
+        relay_beside_trouble,
         full_job,
         faststream_relay,
         faststream_full,
