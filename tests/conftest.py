@@ -13,8 +13,14 @@ from tests.servers import Server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs against a server of `tests.servers`: by a fixture, or started by itself."""
+    """Mark what runs against a server of `tests.servers`: by a fixture, or started by itself.
+
+    What `make test` runs on every kind of server anyway, `make test-servers` need not.
+    """
     for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if any(str(value) in servers.BINARIES for value in parameters.values()):
+            continue
         if "_servers" in getattr(item, "fixturenames", ()) or hasattr(
             getattr(item, "module", None), "servers"
         ):
