@@ -345,6 +345,8 @@ class Relay:
         if self._publisher.renew():
             raise Halted
         self._check_pending()
+        if id_pair(self._control.last_delivered()) >= id_pair(tenure.next_new):
+            raise ReadAgain("someone else has read")
 
     def _wait_while_halted(self) -> None:
         """Keep the lease until the stream is resumed, then start over; a drain does not wait."""
@@ -445,14 +447,13 @@ class Relay:
     def _check_gap(self, first_id: str) -> None:
         """Make sure that a read began where the last one ended.
 
-        A stalled worker may set the group back when it wakes. And while entries are delivered
-        again, their count does not tell that its late read took some of them.
+        A stalled worker may set the group back when it wakes, or its late read may take what comes
+        next; and should someone delete the consumer then, what is pending tells nothing of it.
         """
         tenure = self._tenure
+        next_id = self._control.first_from(tenure.next_new)
         is_back = id_pair(first_id) < id_pair(tenure.next_new)
-        if is_back or (
-            tenure.recovers_until and self._control.first_from(tenure.next_new) != first_id
-        ):
+        if is_back or (next_id and id_pair(next_id) < id_pair(first_id)):
             raise ReadAgain(f"{first_id} is not what comes next")
 
     def _patience_ms(self) -> int | None:

@@ -95,7 +95,7 @@ class Load:
                 groups = self._client.xinfo_groups(outside.CONTROL)
             except (redis.ConnectionError, redis.TimeoutError):
                 continue
-            if not groups or (groups[0]["lag"] or 0) < BACKLOG:
+            if not groups or (groups[0].get("lag") or 0) < BACKLOG:
                 return
 
     def _event(self, *, with_artifact: bool) -> bytes:

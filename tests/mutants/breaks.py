@@ -164,6 +164,18 @@ BREAKS: Final = (
         "        if False:\n",
     ),
     Break(
+        "a gap between two reads is not noticed",
+        RELAY,
+        "        if is_back or (next_id and id_pair(next_id) < id_pair(first_id)):\n",
+        "        if is_back:\n",
+    ),
+    Break(
+        "that someone else has read is not noticed",
+        RELAY,
+        "        if id_pair(self._control.last_delivered()) >= id_pair(tenure.next_new):\n",
+        "        if False:\n",
+    ),
+    Break(
         "a lost group begins at the end",
         RELAY,
         "        created = self._control.create_group(after)\n",

@@ -1482,6 +1482,22 @@ def test_after_crashes_entries_run_one_by_one(rig: Rig) -> None:
     assert not rig.client.hexists(rig.keys.halt, "alone")
 
 
+@pytest.mark.parametrize("more", [True, False], ids=["then more comes", "then nothing comes"])
+def test_a_late_read_whose_pending_list_is_deleted_is_noticed(rig: Rig, *, more: bool) -> None:
+    """What a stalled worker read, and a deleted consumer made forget, is not passed over."""
+    with rig.relay(lease_s=0.6) as run:
+        eventually(lambda: run.observer.state_now == "active")
+        pipeline = rig.client.pipeline(transaction=True)
+        pipeline.xadd(CONTROL, {"event": '{"event_id":"taken","type":"run.abort"}'})
+        pipeline.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
+        pipeline.xgroup_delconsumer(CONTROL, rig.keys.group, "worker")
+        pipeline.execute()
+        if more:
+            rig.emit("more", tenant="")
+        eventually(lambda: rig.published() == (["taken", "more"] if more else ["taken"]))
+    rig.audit()
+
+
 def test_poison_is_buried_once_it_killed_alone(rig: Rig) -> None:
     """An entry noted as having killed three workers alone is buried as poison, once."""
     poison = rig.emit_artifact("poison")
