@@ -31,9 +31,11 @@ FIRE ?= --redis-crashes $$(($(KILLS) / 50)) --clean-stops $$(($(KILLS) / 50))
 fire: $(VENV)/dev.stamp ## Kill real workers KILLS times at random, check the guarantees from outside
 	@$(BIN)/python -m tests.faults --kills $(KILLS) $(FIRE)
 
+SERVER_TESTS ?= tests
+
 test-servers: $(VENV)/dev.stamp ## Run all that needs a server on Redis 6.2, then on redis-server
 	@for kind in redis-6.2 path; do \
-	  SIDECAR_TEST_SERVER=$$kind $(BIN)/pytest -q -m "server and not slow" || exit 1; \
+	  SIDECAR_TEST_SERVER=$$kind $(BIN)/pytest -q -m "server and not slow" $(SERVER_TESTS) || exit 1; \
 	done
 
 FAILOVERS ?= 10
