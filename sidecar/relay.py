@@ -884,7 +884,7 @@ class Relay:
             return
         self._state_now = (state, detail)
         self._observer.state(state, detail)
-        quiet = state in ("active", "stopped") or detail == "resumed"
+        quiet = state in ("active", "stopped") or detail.startswith(("resumed", "given back"))
         (self._log.info if quiet else self._log.warning)(state, detail=detail)
 
     def _canonical_line(self, item: Item, outcome: str) -> None:

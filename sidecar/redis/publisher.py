@@ -309,7 +309,7 @@ class Publisher:
         if reached < self._wait_replicas:
             raise NotReplicated(
                 f"{reached} of {self._wait_replicas} replicas took over what was written, within"
-                f" {self._wait_ms} ms"
+                f" {self._wait_ms} ms; nothing is acknowledged until they are connected and keep up"
             )
 
     def bury(
