@@ -345,7 +345,8 @@ class Relay:
         if self._publisher.renew():
             raise Halted
         self._check_pending()
-        if id_pair(self._control.last_delivered()) >= id_pair(tenure.next_new):
+        last = self._control.last_delivered()
+        if last != LAST and id_pair(last) >= id_pair(tenure.next_new):
             raise ReadAgain("someone else has read")
 
     def _wait_while_halted(self) -> None:

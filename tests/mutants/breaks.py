@@ -172,7 +172,7 @@ BREAKS: Final = (
     Break(
         "that someone else has read is not noticed",
         RELAY,
-        "        if id_pair(self._control.last_delivered()) >= id_pair(tenure.next_new):\n",
+        "        if last != LAST and id_pair(last) >= id_pair(tenure.next_new):\n",
         "        if False:\n",
     ),
     Break(
