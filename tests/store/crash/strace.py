@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -41,23 +44,42 @@ class Counts(NamedTuple):
 def run(root: Path, *options: str) -> tuple[Run, str]:
     """Run the sequence on a store at `root` under strace; return what it said, and the trace."""
     report, trace = root.with_name("report"), root.with_name("trace")
-    done = subprocess.run(
-        [
-            _strace(), "-f", "-qq", "-o", str(trace), *options,
-            sys.executable, "-S", "-B", "-m", "tests.store.crash.sequence", str(root), str(report),
-        ],
-        cwd=REPOSITORY,
-        env={"PYTHONHASHSEED": "0", "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"},
-        capture_output=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-    )  # fmt: skip
+    traced = [_strace(), "-f", "-qq", "-o", str(trace), *options]
+    done = _python([*traced, sys.executable, "-B"], root, report, _bytecode())
     if "ptrace" in done.stderr.decode():
         missing("a strace that may trace")
     text = trace.read_text(errors="replace")
     assert report.exists(), f"the child did not come to begin: {done.stderr.decode()} {text[-300:]}"
     said = report.read_text().splitlines()
     return Run(said, done.returncode != 0, text.count("(INJECTED)")), text
+
+
+def _python(
+    command: list[str], root: Path, report: Path, bytecode: Path
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*command, "-S", "-m", "tests.store.crash.sequence", str(root), str(report)],
+        cwd=REPOSITORY,
+        env={
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPYCACHEPREFIX": str(bytecode),
+            "LC_ALL": "C.UTF-8",
+        },
+        capture_output=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+
+
+@functools.cache
+def _bytecode() -> Path:
+    """Return a filled bytecode cache of our own: another test that fills one changes the counts."""
+    directory = Path(tempfile.mkdtemp(prefix="bytecode-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    done = _python([sys.executable], directory / "root", directory / "report", directory / "cache")
+    assert done.returncode == 0, done.stderr.decode()
+    return directory / "cache"
 
 
 def _strace() -> str:
