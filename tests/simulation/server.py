@@ -41,7 +41,7 @@ class Blocked(Exception):
     """A read has to wait for entries of `stream`, for `timeout_ms` at most, 0 is for ever."""
 
     def __init__(self, stream: bytes, group: bytes, timeout_ms: int) -> None:
-        super().__init__(stream)
+        super().__init__(stream, group, timeout_ms)  # all of it: it may cross processes
         self.stream, self.group, self.timeout_ms = stream, group, timeout_ms
 
 
