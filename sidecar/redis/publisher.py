@@ -109,6 +109,26 @@ def origin_digest(origin: str) -> bytes:
 _OUTCOMES: Final = {0: Verdict(Outcome.CONFLICT, 0), 1: Verdict(Outcome.FORGOTTEN, 0)}
 
 
+def remembered(client: Client, keys: Keys, event_digests: Sequence[bytes]) -> list[Seen | None]:
+    """Look event_ids up in the deduplication index. Raises `Damaged`, and redis-py's errors."""
+    pipeline = client.pipeline(transaction=False)
+    for digest in event_digests:
+        pipeline.hget(keys.seen(digest), digest[2:])
+    return [
+        _seen(keys, digest, known) if known is not None else None
+        for digest, known in zip(event_digests, pipeline.execute(), strict=True)
+    ]
+
+
+def _seen(keys: Keys, digest: bytes, known: bytes) -> Seen:
+    if not known[16:].isdigit():
+        raise Damaged(
+            keys.seen(digest), known, f"HDEL its field {digest[2:]!r}; what it remembered may then"
+            " be published a second time",
+        )  # fmt: skip
+    return Seen(known[:16], int(known[16:]))
+
+
 class Publisher:
     """The lease, the publish and the dead letters of one control stream.
 
@@ -215,21 +235,7 @@ class Publisher:
 
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
         """Look event_ids up in the deduplication index. Raises `Damaged`."""
-        pipeline = self._client.pipeline(transaction=False)
-        for digest in event_digests:
-            pipeline.hget(self._keys.seen(digest), digest[2:])
-        return [
-            self._remembered(digest, known) if known is not None else None
-            for digest, known in zip(event_digests, pipeline.execute(), strict=True)
-        ]
-
-    def _remembered(self, digest: bytes, known: bytes) -> Seen:
-        if not known[16:].isdigit():
-            raise Damaged(
-                self._keys.seen(digest), known, f"HDEL its field {digest[2:]!r}; what it remembered"
-                " may then be published a second time",
-            )  # fmt: skip
-        return Seen(known[:16], int(known[16:]))
+        return remembered(self._client, self._keys, event_digests)
 
     def publish(
         self, events: Sequence[Outbound], low: str, *, ends_row: bool = True

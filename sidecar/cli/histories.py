@@ -1,0 +1,48 @@
+"""The history that the shared options mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sidecar.history import History
+    from store import VersionedStore
+
+
+def open_history(
+    data_dir: Path,
+    redis: str | None,
+    notify_redis: str | None,
+    streams: Sequence[str],
+    notify_stream: str,
+    dead_stream: str | None,
+    fleet_store: str | None,
+) -> History:
+    """Open what there is of these streams. Raises `UsageError` and `Unreachable`."""
+    from sidecar.cli.servers import Servers, keys_of
+    from sidecar.history.live import LiveHistory
+    from sidecar.redis.client import Side
+
+    keys = keys_of(streams, notify_stream, dead_stream)
+    servers = Servers(data_dir, redis, notify_redis)
+    live = LiveHistory(
+        Side.open(servers.control, keys[0].control),
+        Side.open(servers.notify, notify_stream),
+        keys,
+        _fleet(fleet_store, data_dir),
+    )
+    live.check()
+    return live
+
+
+def _fleet(url: str | None, data_dir: Path) -> VersionedStore | None:
+    """Open the fleet's store; None when none is named, nor lies where one would."""
+    from sidecar.stores import open_existing
+    from store import Capability, versioned
+
+    default = data_dir / "fleet"
+    if not url and not default.is_dir():
+        return None
+    return versioned(open_existing(url or None, default), Capability.PINNED_GET)

@@ -1,0 +1,124 @@
+"""What every history has: the three kinds of streams, read in order, wherever they lie.
+
+A history is read in pages: memory does not grow with its length. Its streams may be live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final, NamedTuple, Protocol
+
+from sidecar.redis.source import FIRST, LAST, Entry, id_pair
+from store import VersionedStore
+
+
+class Streams(NamedTuple):
+    """The streams that belong together, by name."""
+
+    control: tuple[str, ...]
+    notifications: str
+    dead: str
+    redriven: str
+    """Which dead letters were put back, when, why, and as what."""
+
+
+class Gap(NamedTuple):
+    """A stretch of a stream that held something once and cannot be read any more."""
+
+    first: str
+    last: str
+    """Entry IDs, both inclusive."""
+    why: str
+    """For a person: `trimmed`, `deleted`, `not exported`."""
+
+
+class Reach(NamedTuple):
+    """How much of a stream can be read."""
+
+    first: str | None
+    """The oldest entry; None when there is none."""
+    last: str
+    """The ID that was given last, also when that entry is gone."""
+    gaps: tuple[Gap, ...] = ()
+    """What is missing, in order."""
+
+    def missing(self, first: str, last: str) -> list[Gap]:
+        """Return what is missing of the entries from `first` to `last`, cut to these."""
+        low, high = id_pair(first), id_pair(last)
+        return [
+            Gap(max(gap.first, first, key=id_pair), min(gap.last, last, key=id_pair), gap.why)
+            for gap in self.gaps
+            if id_pair(gap.first) <= high and id_pair(gap.last) >= low
+        ]
+
+
+class About(NamedTuple):
+    """What entries must mention to be wanted. A hint: what cannot mention it may be left out.
+
+    Empty is any. Whoever asks filters what comes all the same.
+    """
+
+    event_id: str = ""
+    tenant_id: str = ""
+    artifact_ref: str = ""
+
+
+ANY: Final = About()
+
+
+class History(Protocol):
+    """Control entries, notifications and dead letters, and the artifacts they name.
+
+    Every method raises `Unreachable` when what holds it is away, and `SidecarError` when that is
+    damaged.
+    """
+
+    @property
+    def streams(self) -> Streams:
+        """The names of its streams."""
+        ...
+
+    @property
+    def store(self) -> VersionedStore | None:
+        """Where the artifacts lie, if it is known."""
+        ...
+
+    def describe(self) -> str:
+        """Say for a heading where it is read from, without secrets."""
+        ...
+
+    def now_us(self) -> int:
+        """Return the time that relative times count from, in microseconds since the epoch."""
+        ...
+
+    def reach(self, stream: str) -> Reach | None:
+        """Return how much of a stream can be read; None when there never was such a stream."""
+        ...
+
+    def entries(
+        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+    ) -> Iterator[Entry]:
+        """Yield the entries from `first` to `last`, the oldest first."""
+        ...
+
+    def entries_back(
+        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+    ) -> Iterator[Entry]:
+        """Yield the entries from `last` down to `first`, the newest first."""
+        ...
+
+    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+        """Return which of these control entries no worker has finished yet.
+
+        Whoever reads how things ended reads that after having asked.
+        """
+        ...
+
+    def published(self, event_ids: Collection[str]) -> dict[str, int]:
+        """Return the control_version of each of these events that is known to be published."""
+        ...
+
+
+def get(history: History, stream: str, entry_id: str) -> Entry | None:
+    """Return one entry; None when it is not there."""
+    return next(history.entries(stream, entry_id, entry_id), None)

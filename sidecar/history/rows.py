@@ -1,0 +1,54 @@
+"""An entry as one line of JSON: how entries lie in archive segments and bundles.
+
+An array: the entry's ID, then names and values in turn, as Redis has them. What is not UTF-8 is
+`{"base64": "…"}`; so a line gives back the very bytes, and can be read with any tool for JSON.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from sidecar.redis.source import Entry
+
+_BASE64: Final = "base64"
+
+
+def to_line(entry: Entry) -> bytes:
+    """Return the entry as a line, with its line feed."""
+    row: list[Any] = [entry.id]
+    for name, value in entry.fields.items():
+        row += (_text(name), _text(value))
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def of_line(line: bytes) -> Entry:
+    """Return the entry of a line. Raises `ValueError` when it is none."""
+    row = orjson.loads(line)
+    if not (isinstance(row, list) and len(row) % 2 and isinstance(row[0], str)):
+        raise ValueError(f"this is no entry: {line[:80]!r}")
+    flat = [_bytes(part) for part in row[1:]]
+    fields: Mapping[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Entry(row[0], fields)
+
+
+def _text(raw: bytes) -> str | dict[str, str]:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {_BASE64: b64encode(raw).decode()}
+
+
+def _bytes(part: object) -> bytes:
+    if isinstance(part, str):
+        return part.encode()
+    if isinstance(part, dict) and isinstance(part.get(_BASE64), str):
+        try:
+            return b64decode(part[_BASE64], validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"this is no base64: {part}") from error
+    raise ValueError(f"this is neither text nor base64: {part!r}")

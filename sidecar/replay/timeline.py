@@ -1,0 +1,271 @@
+"""Each event's way on one line: the entry that caused it, and how it ended.
+
+The ends lead, in the order in which they came: of each the entry is looked for, and what comes
+before that in its control stream is held until its own end. What is still held when there are no
+more ends in the window waits, is a duplicate, or ended later.
+
+Memory stays constant: what has been held for long lies in a temporary SQLite file.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Final, NamedTuple
+
+from sidecar.event import Event, Rejected, decode
+from sidecar.history import History
+from sidecar.history.contract import get
+from sidecar.history.rows import of_line, to_line
+from sidecar.notification import parse
+from sidecar.redis.scan import control_version_of, entry_id_of, text
+from sidecar.redis.source import Entry, id_pair
+from sidecar.replay.window import Window
+
+HELD_IN_MEMORY: Final = 20_000
+BATCH: Final = 500
+
+
+class End(StrEnum):
+    """How an entry of the control stream ended."""
+
+    PUBLISHED = "published"
+    DUPLICATE = "duplicate"
+    DEAD = "dead"
+    REDRIVEN = "redriven"
+    """Was a dead letter, and has been put back."""
+    WAITING = "waiting"
+    UNKNOWN = "unknown"
+    """None of these: what would tell has expired, or it was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One event from its entry to its end. Times are in microseconds since the epoch."""
+
+    origin: str
+    """`<control stream>/<entry id>`; of an entry that no sidecar wrote whatever stands there."""
+    end: End
+    entry: Entry | None
+    """None when it cannot be read any more."""
+    event: Event | None
+    """None when it cannot be decoded."""
+    event_id: str = ""
+    tenant_id: str = ""
+    """As far as they can be read, of a broken event, too."""
+    ended_us: int = 0
+    """When; 0 while it waits, or is not known."""
+    end_id: str = ""
+    """The ID of the notification (of a duplicate, the first's), the letter or the record."""
+    fields: Mapping[bytes, bytes] | None = None
+    """Of the notification, the letter or the record."""
+
+    @property
+    def begun_us(self) -> int:
+        """When the entry was appended, by the clock of its server; 0 when nobody knows."""
+        _, _, entry_id = self.origin.rpartition("/")
+        ms, dash, _ = entry_id.partition("-")
+        return int(ms) * 1000 if dash and ms.isascii() and ms.isdigit() else 0
+
+    @property
+    def control_version(self) -> int:
+        """Of the notification, or of the one that it duplicates; 0 when there is none."""
+        told = self.end in (End.PUBLISHED, End.DUPLICATE)
+        return control_version_of(self.end_id) if told and self.end_id else 0
+
+    @property
+    def reason(self) -> str:
+        """Why it is dead."""
+        return text(self.fields or {}, "reason") if self.end is End.DEAD else ""
+
+    @property
+    def detail(self) -> str:
+        """What exactly was wrong, or why and as what it was put back."""
+        fields = self.fields or {}
+        if self.end is End.REDRIVEN:
+            return f"{text(fields, 'reason')} -> {text(fields, 'entry')}"
+        return text(fields, "detail") if self.end is End.DEAD else ""
+
+
+class _Effect(NamedTuple):
+    at_us: int
+    end: End
+    id: str
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def origin(self) -> str:
+        return text(self.fields, "origin")
+
+
+def lives(history: History, window: Window) -> Iterator[Life]:
+    """Yield the life of each event that began or ended in the window.
+
+    In the order in which they ended; those without an end in the window come last, by control
+    stream in entry order. Raises as the history does.
+    """
+    causes = {stream: _Causes(history, stream, window) for stream in history.streams.control}
+    for effect in _effects(history, window):
+        stream, _, entry_id = effect.origin.rpartition("/")
+        entry = causes[stream].take(entry_id) if stream in causes else None
+        yield _ended(effect, entry)
+    for stream, rest in causes.items():
+        entries = rest.drain()
+        while batch := list(islice(entries, BATCH)):
+            yield from _without_end(history, stream, batch)
+
+
+def _effects(history: History, window: Window) -> Iterator[_Effect]:
+    names, of_letters = history.streams, (window.first_entry, window.last_entry)
+    return heapq.merge(
+        _ends(history, names.notifications, End.PUBLISHED, window.first, window.last),
+        _ends(history, names.dead, End.DEAD, *of_letters),
+        _ends(history, names.redriven, End.REDRIVEN, *of_letters),
+        key=lambda effect: effect.at_us,
+    )
+
+
+def _ends(history: History, stream: str, end: End, first: str, last: str) -> Iterator[_Effect]:
+    for entry in history.entries(stream, first, last):
+        yield _Effect(control_version_of(entry.id), end, entry.id, entry.fields)
+
+
+def _ended(effect: _Effect, entry: Entry | None) -> Life:
+    event = _event_of(effect, entry)
+    event_id, tenant = (event.event_id, event.tenant_id) if event else hints(effect.fields)
+    return Life(
+        effect.origin, effect.end, entry, event, event_id, tenant, effect.at_us, effect.id,
+        effect.fields,
+    )  # fmt: skip
+
+
+def _event_of(effect: _Effect, entry: Entry | None) -> Event | None:
+    if effect.end is End.PUBLISHED:
+        try:
+            return parse(effect.fields)
+        except (KeyError, ValueError):
+            return None  # no sidecar wrote it
+    return decoded(effect.fields) or (decoded(entry.fields) if entry else None)
+
+
+def _without_end(history: History, stream: str, batch: list[Entry]) -> Iterator[Life]:
+    waiting = history.waiting(stream, [entry.id for entry in batch])
+    events = {entry.id: decoded(entry.fields) for entry in batch}
+    done = [event.event_id for i, event in events.items() if event and i not in waiting]
+    published = history.published(done)
+    for entry in batch:
+        event = events[entry.id]
+        event_id, tenant = (event.event_id, event.tenant_id) if event else hints(entry.fields)
+        cv = published.get(event_id, 0) if entry.id not in waiting else 0
+        end = End.WAITING if entry.id in waiting else End.DUPLICATE if cv else End.UNKNOWN
+        origin = f"{stream}/{entry.id}"
+        end_id = entry_id_of(cv) if cv else ""
+        first = get(history, history.streams.notifications, end_id) if cv else None
+        if first and text(first.fields, "origin") == origin:
+            end = End.PUBLISHED  # after the window, or since its ends were read
+        yield Life(
+            origin, end, entry, event, event_id, tenant, cv, end_id, first.fields if first else None
+        )
+
+
+def decoded(fields: Mapping[bytes, bytes]) -> Event | None:
+    """Return the event of a control entry or dead letter; None when it cannot be decoded."""
+    try:
+        return decode({name: fields[name] for name in (b"event",) if name in fields})[0]
+    except Rejected:
+        return None
+
+
+def hints(fields: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """Return event_id and tenant_id of a broken event as far as they can be read."""
+    try:
+        body = json.loads(fields.get(b"event", b""))
+    except (ValueError, RecursionError):
+        return text(fields, "event_id"), ""  # as a record of re-driving has it
+    if not isinstance(body, dict):
+        return "", ""
+    found = (body.get("event_id"), body.get("tenant_id"))
+    event_id, tenant = (value if isinstance(value, str) else "" for value in found)
+    return event_id, tenant
+
+
+class _Causes:
+    """The entries of one control stream, given out by ID once each; the rest in order."""
+
+    def __init__(self, history: History, stream: str, window: Window) -> None:
+        self._history, self._stream, self._window = history, stream, window
+        self._entries = history.entries(stream, window.first_entry, window.last_entry)
+        self._reached = (0, 0)
+        self._held: dict[str, Entry] = {}
+        self._spilt: _Spilt | None = None
+        reach = history.reach(stream)
+        self._oldest = id_pair(reach.first) if reach and reach.first else None
+
+    def take(self, entry_id: str) -> Entry | None:
+        """Return this entry; None when there is none, or no more."""
+        ms, dash, seq = entry_id.partition("-")
+        if not (dash and ms.isdigit() and seq.isdigit()):
+            return None
+        wanted = id_pair(entry_id)
+        while self._reached < wanted and (entry := next(self._entries, None)):
+            self._reached = id_pair(entry.id)
+            self._hold(entry)
+        found = self._held.pop(entry_id, None)
+        if found is None and self._spilt:
+            found = self._spilt.take(entry_id)
+        return found or self._from_before(entry_id)
+
+    def drain(self) -> Iterator[Entry]:
+        """Yield what was not taken, in order."""
+        if self._spilt:
+            yield from self._spilt.drain()
+        yield from self._held.values()
+        yield from self._entries
+
+    def _hold(self, entry: Entry) -> None:
+        self._held[entry.id] = entry
+        if len(self._held) >= HELD_IN_MEMORY:
+            self._spilt = self._spilt or _Spilt()
+            self._spilt.put(self._held.values())
+            self._held = {}
+
+    def _from_before(self, entry_id: str) -> Entry | None:
+        """Return an entry that lies outside the window, or was given out already."""
+        if self._oldest is None or id_pair(entry_id) < self._oldest:
+            return None  # it expired: no need to ask
+        return get(self._history, self._stream, entry_id)
+
+
+class _Spilt:
+    """Entries in a temporary file, in entry order."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("")
+        self._db.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            "CREATE TABLE held (n INTEGER PRIMARY KEY, entry TEXT UNIQUE, line BLOB);"
+        )
+
+    def put(self, entries: Iterable[Entry]) -> None:
+        """Keep entries that come after all that were kept before."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO held (entry, line) VALUES (?, ?)",
+            [(entry.id, to_line(entry)) for entry in entries],
+        )
+
+    def take(self, entry_id: str) -> Entry | None:
+        """Return an entry and forget it; None when it is not here."""
+        found = self._db.execute(
+            "DELETE FROM held WHERE entry = ? RETURNING line", (entry_id,)
+        ).fetchone()
+        return of_line(found[0]) if found else None
+
+    def drain(self) -> Iterator[Entry]:
+        """Yield all that is here, in order."""
+        for (line,) in self._db.execute("SELECT line FROM held ORDER BY n"):
+            yield of_line(line)

@@ -1,0 +1,157 @@
+"""Which part of a history is looked at, and how much of that can be seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from sidecar.errors import Incomplete, SidecarError, UsageError
+from sidecar.event import Event
+from sidecar.history import Gap, History, Reach
+from sidecar.moments import parse_since, rfc3339
+from sidecar.redis.scan import entry_id_of
+from sidecar.redis.source import HIGHEST
+
+_LAST_US: Final = 2**63
+
+
+class NothingThere(SidecarError):
+    """The window never held anything."""
+
+    exit_code = 5
+
+
+class FilteredOut(SidecarError):
+    """The filters left nothing of what the window holds."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From one position to another, both inclusive, in microseconds since the epoch.
+
+    A position is a control_version and a time in one: that of a notification or a dead letter is
+    its ID, and that of a control entry is its ID, too, by the clock of its server.
+    """
+
+    since_us: int = 0
+    until_us: int = _LAST_US
+
+    @property
+    def first(self) -> str:
+        """The lowest ID of a notification in it."""
+        return entry_id_of(self.since_us)
+
+    @property
+    def last(self) -> str:
+        """The highest ID of a notification in it."""
+        return entry_id_of(self.until_us)
+
+    @property
+    def first_entry(self) -> str:
+        """The lowest ID of a control entry or dead letter in it: those count in milliseconds."""
+        return f"{self.since_us // 1000}-0"
+
+    @property
+    def last_entry(self) -> str:
+        """The highest ID of a control entry or dead letter in it."""
+        return f"{self.until_us // 1000}-{HIGHEST}"
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        begin = rfc3339(self.since_us) if self.since_us else "the beginning"
+        end = rfc3339(self.until_us) if self.until_us < _LAST_US else "now"
+        return f"{begin} to {end}"
+
+
+def parse_window(since: str | None, until: str | None, now_us: int) -> Window:
+    """Read both ends: a control_version (`since` excludes it, as a cursor does), an RFC 3339 time,
+    or a duration before now. Raises `UsageError`.
+    """
+    first = parse_since(since, now_us).control_version + 1 if since else 0
+    last = _LAST_US
+    if until:
+        end = parse_since(until, now_us, option="--until")
+        last = end.control_version + end.is_time
+    if last < first:
+        raise UsageError(f"--until {until} is before --since {since}; swap them")
+    return Window(first, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events are wanted; an empty field wants any."""
+
+    tenant: str = ""
+    stack: str = ""
+    type: str = ""
+    ref: str = ""
+    """This artifact_ref, and what lies under it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.tenant or self.stack or self.type or self.ref)
+
+    def wants(self, event: Event | None) -> bool:
+        """Tell whether an event is wanted; one that cannot be decoded is by no filter only."""
+        if event is None:
+            return not self
+        ref = event.artifact_ref
+        return (
+            (not self.tenant or event.tenant_id == self.tenant)
+            and (not self.stack or event.stack_id == self.stack)
+            and (not self.type or event.type == self.type)
+            and (not self.ref or ref == self.ref or ref.startswith(self.ref.rstrip("/") + "/"))
+        )
+
+
+class Covered(NamedTuple):
+    """How much of a window can be seen of one stream."""
+
+    stream: str
+    reach: Reach | None
+    """None when there never was such a stream."""
+    missing: list[Gap]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines."""
+        return {
+            "stream": self.stream,
+            "first": self.reach.first if self.reach else None,
+            "last": self.reach.last if self.reach else None,
+            "missing": [gap._asdict() for gap in self.missing],
+        }
+
+
+def covered(history: History, window: Window) -> list[Covered]:
+    """Return, of each stream of the three kinds, how much of the window can be seen."""
+    names = history.streams
+    spans = [
+        *((stream, window.first_entry, window.last_entry) for stream in names.control),
+        (names.notifications, window.first, window.last),
+        (names.dead, window.first_entry, window.last_entry),
+    ]
+    found = []
+    for stream, first, last in spans:
+        reach = history.reach(stream)
+        found.append(Covered(stream, reach, reach.missing(first, last) if reach else []))
+    return found
+
+
+def verdict(
+    window: Window, seen: list[Covered], *, held: int, shown: int, asked: Filter
+) -> SidecarError | None:
+    """Return how a review ends: None when the window was whole and something was shown.
+
+    `held` is how many events the window has, `shown` how many the filter left. The three kinds
+    of nothing have exit codes of their own: 3 expired, 5 never existed, 6 filtered out.
+    """
+    expired = [f"{one.stream} from {gap.first} to {gap.last} ({gap.why})"
+               for one in seen for gap in one.missing]  # fmt: skip
+    if expired:
+        return Incomplete(f"the window {window} is partly expired: {'; '.join(expired)}")
+    if not held:
+        return NothingThere(f"there is nothing in the window {window}, and there never was")
+    if not shown and asked:
+        return FilteredOut(f"the filters left nothing of {held:,} events in the window {window}")
+    return None
