@@ -46,7 +46,7 @@ class Incident:
         self.source = f"chassis-file://{directory / 'node'}"
         self._store = store.open_url(self.source)
         self._producer = Producer(url, CONTROL, self._store)
-        self._chance = random.Random(7)  # noqa: S311 -- a plot, no secret
+        self._chance = random.Random(7)
         self._versions = dict.fromkeys(TENANTS, 0)
         self._rows = 0
 
@@ -202,7 +202,7 @@ def _finish(url: str) -> None:
     def done() -> bool:
         groups = {one["name"].decode(): one for one in client.xinfo_groups(CONTROL)}
         last = client.xinfo_stream(CONTROL)["last-generated-id"]
-        return groups[group]["pending"] == 0 and groups[group]["last-delivered-id"] == last
+        return bool(groups[group]["pending"] == 0 and groups[group]["last-delivered-id"] == last)
 
     _until(done, "the end of the queue")
 
