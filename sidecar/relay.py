@@ -434,12 +434,15 @@ class Relay:
 
     def _read(self, count: int, patience_ms: int | None) -> list[Entry]:
         tenure = self._tenure
+        already: set[str] = set()
+        if tenure.recovers_until:
+            already = self._control.pending_from(tenure.next_new, count)
         entries = self._control.read_new(count, patience_ms)
         tenure.dry = not entries
         if entries:
-            tenure.pending += len(entries)
+            tenure.pending += sum(entry.id not in already for entry in entries)
             if tenure.recovers_until:
-                tenure.pending = self._control.pending().total
+                self._check_pending()  # or what is held would be lost with its pending list
             self._check_gap(entries[0].id)
             tenure.next_new = id_after(entries[-1].id)
             self._observer.read(len(entries))

@@ -144,6 +144,13 @@ class ControlStream:
         lowest, highest = summary["min"] or b"", summary["max"] or b""
         return Pending(int(summary["pending"]), lowest.decode(), highest.decode() or FIRST)
 
+    def pending_from(self, entry_id: str, count: int) -> set[str]:
+        """Return the IDs of the first `count` pending entries at or above `entry_id`."""
+        found = self._command(
+            "XPENDING", self._stream, self._group, entry_id, "+", count, parse_detail=True
+        )
+        return {one["message_id"].decode() for one in found}
+
     def fetch(self, entry_id: str) -> Entry:
         """Return one entry by its ID."""
         found = self._command("XRANGE", self._stream, entry_id, entry_id)
@@ -188,9 +195,9 @@ class ControlStream:
         elif full and 2 * size_bytes <= READ_BYTES:
             self._room = min(2 * self._room, MAX_READ)
 
-    def _command(self, *args: Any, client: Client | None = None) -> Any:  # noqa: ANN401 -- redis-py
+    def _command(self, *args: Any, client: Client | None = None, **options: Any) -> Any:  # noqa: ANN401 -- redis-py
         try:
-            return (client or self._client).execute_command(*args)  # type: ignore[no-untyped-call]
+            return (client or self._client).execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except redis.ResponseError as error:
             if str(error).startswith(("NOGROUP", "UNBLOCKED", "ERR The XGROUP")):
                 raise GroupLost(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -1088,6 +1089,34 @@ def test_a_worker_that_died_while_all_was_delivered_again(rig: Rig) -> None:
     rig.drain()
     assert rig.published() == ["e0", "e1", "e2", "e3"]
     assert rig.pending() == 0
+
+
+def test_a_consumer_deleted_while_all_is_delivered_again(rig: Rig) -> None:
+    """What waits behind a held event is not passed over when its pending list goes meanwhile."""
+    first = rig.emit_artifact("held", put=False)
+    waiting = ["held", *(f"behind{n}" for n in range(9))]
+    for event_id in (*waiting[1:], *(f"e{n}" for n in range(300))):
+        rig.emit(event_id, tenant="t" if event_id in waiting else "other")
+    rig.client.set(rig.keys.low, first)
+    rig.client.xgroup_create(CONTROL, rig.keys.group, first)  # so it is set back, all to come again
+    reads = 0
+
+    class Deleted(ControlStream):
+        def read_new(self, count: int, block_ms: int | None) -> list[Any]:
+            nonlocal reads
+            reads += 1
+            if reads == 2:
+                rig.client.xgroup_delconsumer(CONTROL, rig.keys.group, "worker")
+                rig.plant(ref_of("held"), data_of("held"))
+            if reads > 2 and "held" not in rig.published():
+                time.sleep(0.05)  # the held event is due before all has come again
+            return super().read_new(min(count, 8), block_ms)
+
+    rig.stream_class = Deleted
+    rig.drain(retry_budget_s=30.0)
+    published = rig.published()
+    assert sorted(published) == sorted(rig.sent)
+    assert [event for event in published if event in waiting] == waiting
 
 
 def test_a_stalled_worker_that_sets_the_group_back(rig: Rig) -> None:
