@@ -30,9 +30,9 @@ def parse_since(text: str, now_us: int, *, option: str = "--since") -> Since:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return Since(int(text), is_time=False)
-    time_us = _time_us(text, now_us, f"{option}: {text!r} is none of a control_version"
-                       " (1791234567890123)")  # fmt: skip
-    return Since(max(0, time_us - 1), is_time=True)
+    at_us = _time_us(text, now_us, f"{option}: {text!r} is none of a control_version"
+                     " (1791234567890123)")  # fmt: skip
+    return Since(max(0, at_us - 1), is_time=True)
 
 
 def parse_entry(text: str, now_us: int, *, option: str, last: bool = False) -> str:
@@ -44,9 +44,9 @@ def parse_entry(text: str, now_us: int, *, option: str, last: bool = False) -> s
     if match := _ENTRY.fullmatch(text):
         ms, sequence = int(match[1]), match[2]
     else:
-        time_us = _time_us(text, now_us, f"{option}: {text!r} is none of an entry ID"
-                           " (1791234567890-0, 1791234567890)")  # fmt: skip
-        ms, sequence = time_us // 1000 if last else -(-time_us // 1000), None
+        at_us = _time_us(text, now_us, f"{option}: {text!r} is none of an entry ID"
+                         " (1791234567890-0, 1791234567890)")  # fmt: skip
+        ms, sequence = at_us // 1000 if last else -(-at_us // 1000), None
     if sequence is None:
         sequence = str(2**64 - 1) if last else "0"
     if max(ms, int(sequence)) >= 2**64:
@@ -59,15 +59,26 @@ def _time_us(text: str, now_us: int, problem: str) -> int:
         from sidecar.settings import seconds
 
         return max(0, now_us - int(seconds(match[1]) * 1e6))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+    moment_us = time_us(text)
+    if moment_us is None:
         raise UsageError(
             f"{problem}, an RFC 3339 time with its zone (2026-11-02T10:00:00Z) or a duration before"
             " now (15m, 2h, 7d)"
         )
+    return moment_us
+
+
+def time_us(text: str) -> int | None:
+    """Read an RFC 3339 time with its zone: microseconds since the epoch, 0 for one before it.
+
+    Returns None for anything else.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        return None
     since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
     whole_us = (since_epoch.days * 86400 + since_epoch.seconds) * 10**6 + since_epoch.microseconds
     return max(0, whole_us)

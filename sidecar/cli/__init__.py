@@ -18,6 +18,7 @@ from sidecar.cli import (
     emit,
     halts,
     output,
+    replay,
     run,
     status,
     store,
@@ -44,6 +45,7 @@ app.command(name="pause")(halts.pause)
 app.command(name="resume")(halts.resume)
 app.command(name="audit")(audit.audit)
 app.add_typer(dead.app, name="dead")
+app.add_typer(replay.app, name="replay")
 store.app.command(name="verify")(store_care.verify)
 store.app.command(name="gc")(store_care.gc)
 app.add_typer(store.app, name="store")

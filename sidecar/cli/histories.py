@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sidecar.errors import UsageError
+
 if TYPE_CHECKING:
     from sidecar.history import History
     from store import VersionedStore
@@ -19,8 +21,18 @@ def open_history(
     notify_stream: str,
     dead_stream: str | None,
     fleet_store: str | None,
+    bundle: Path | None,
 ) -> History:
-    """Open what there is of these streams. Raises `UsageError` and `Unreachable`."""
+    """Open what there is of these streams, or what lies in the bundle.
+
+    Raises `UsageError` and `Unreachable`.
+    """
+    if bundle is not None:
+        from sidecar.history.bundle import BundleHistory
+
+        if redis or notify_redis or fleet_store:
+            raise UsageError("--bundle stands in place of --redis and --fleet-store; drop either")
+        return BundleHistory(bundle)
     from sidecar.cli.servers import Servers, keys_of
     from sidecar.history.live import LiveHistory
     from sidecar.redis.client import Side

@@ -29,7 +29,9 @@ class Gap(NamedTuple):
     last: str
     """Entry IDs, both inclusive."""
     why: str
-    """For a person: `trimmed`, `deleted`, `not exported`."""
+    """For a person: `trimmed`, `not exported`."""
+    folded: bool = False
+    """Whether the newest notification of each stack and of each ref in it is there all the same."""
 
 
 class Reach(NamedTuple):
@@ -46,7 +48,9 @@ class Reach(NamedTuple):
         """Return what is missing of the entries from `first` to `last`, cut to these."""
         low, high = id_pair(first), id_pair(last)
         return [
-            Gap(max(gap.first, first, key=id_pair), min(gap.last, last, key=id_pair), gap.why)
+            gap._replace(
+                first=max(gap.first, first, key=id_pair), last=min(gap.last, last, key=id_pair)
+            )
             for gap in self.gaps
             if id_pair(gap.first) <= high and id_pair(gap.last) >= low
         ]
@@ -64,6 +68,8 @@ class About(NamedTuple):
 
 
 ANY: Final = About()
+ALWAYS: Final = (0, 2**63)
+"""The span of a history that nobody cut."""
 
 
 class History(Protocol):
@@ -81,6 +87,11 @@ class History(Protocol):
     @property
     def store(self) -> VersionedStore | None:
         """Where the artifacts lie, if it is known."""
+        ...
+
+    @property
+    def span_us(self) -> tuple[int, int]:
+        """From when to when it goes, both inclusive, in microseconds since the epoch."""
         ...
 
     def describe(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import redis
 
-from sidecar.history.contract import ANY, About, Gap, Reach, Streams
+from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
 from sidecar.redis.client import Side, check_stream, redact, translated
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.publisher import remembered
@@ -33,6 +33,8 @@ class LiveHistory:
         one = keys[0]
         self.streams = Streams(tuple(self._keys), one.notifications, one.dead, one.redriven)
         self.store = store
+
+    span_us = ALWAYS
 
     def check(self) -> None:
         """Raise `UsageError` when a stream's name belongs to something else."""

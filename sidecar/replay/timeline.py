@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sidecar.event import Event, Rejected, decode
 from sidecar.history import History
 from sidecar.history.contract import get
 from sidecar.history.rows import of_line, to_line
+from sidecar.moments import rfc3339, time_us
 from sidecar.notification import parse
 from sidecar.redis.scan import control_version_of, entry_id_of, text
 from sidecar.redis.source import Entry, id_pair
@@ -73,6 +74,27 @@ class Life:
         return int(ms) * 1000 if dash and ms.isascii() and ms.isdigit() else 0
 
     @property
+    def delay_s(self) -> float | None:
+        """How long it took from the entry to the end; None when either is not known.
+
+        Between two servers it is only as good as their clocks agree.
+        """
+        if not (self.begun_us and self.ended_us) or self.end is End.DUPLICATE:
+            return None
+        # An entry's time is cut to the millisecond.
+        return max(0, self.ended_us - self.begun_us) / 1e6
+
+    @property
+    def clock_ahead_s(self) -> float:
+        """How long after its entry the event says that it was made: nobody's clock but a wrong one.
+
+        0 for less than a second, and when it says nothing.
+        """
+        made_us = time_us(self.event.created_at) if self.event else None
+        ahead_s = (made_us - self.begun_us) / 1e6 if made_us and self.begun_us else 0.0
+        return ahead_s if ahead_s > 1 else 0.0
+
+    @property
     def control_version(self) -> int:
         """Of the notification, or of the one that it duplicates; 0 when there is none."""
         told = self.end in (End.PUBLISHED, End.DUPLICATE)
@@ -90,6 +112,31 @@ class Life:
         if self.end is End.REDRIVEN:
             return f"{text(fields, 'reason')} -> {text(fields, 'entry')}"
         return text(fields, "detail") if self.end is End.DEAD else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines; absent is null."""
+        event = self.event
+        return {
+            "end": self.end.value,
+            "event_id": self.event_id or None,
+            "tenant_id": self.tenant_id or None,
+            "stack_id": (event and event.stack_id) or None,
+            "version": (event and event.version) or None,
+            "type": event and event.type,
+            "artifact_ref": (event and event.artifact_ref) or None,
+            "checksum": (event and event.checksum) or None,
+            "manifest_checksum": (event and event.manifest_checksum) or None,
+            "created_at": (event and event.created_at) or None,
+            "origin": self.origin,
+            "entry_at": rfc3339(self.begun_us) if self.begun_us else None,
+            "entry_there": self.entry is not None,
+            "ended_at": rfc3339(self.ended_us) if self.ended_us else None,
+            "delay_s": self.delay_s,
+            "control_version": self.control_version or None,
+            "end_id": self.end_id or None,
+            "reason": self.reason or None,
+            "detail": self.detail or None,
+        }
 
 
 class _Effect(NamedTuple):
@@ -109,6 +156,7 @@ def lives(history: History, window: Window) -> Iterator[Life]:
     In the order in which they ended; those without an end in the window come last, by control
     stream in entry order. Raises as the history does.
     """
+    later = Window(min(window.until_us, history.now_us()))
     causes = {stream: _Causes(history, stream, window) for stream in history.streams.control}
     for effect in _effects(history, window):
         stream, _, entry_id = effect.origin.rpartition("/")
@@ -117,15 +165,23 @@ def lives(history: History, window: Window) -> Iterator[Life]:
     for stream, rest in causes.items():
         entries = rest.drain()
         while batch := list(islice(entries, BATCH)):
-            yield from _without_end(history, stream, batch)
+            yield from _without_end(history, stream, batch, later)
 
 
 def _effects(history: History, window: Window) -> Iterator[_Effect]:
-    names, of_letters = history.streams, (window.first_entry, window.last_entry)
+    notifications = history.streams.notifications
     return heapq.merge(
-        _ends(history, names.notifications, End.PUBLISHED, window.first, window.last),
-        _ends(history, names.dead, End.DEAD, *of_letters),
-        _ends(history, names.redriven, End.REDRIVEN, *of_letters),
+        _ends(history, notifications, End.PUBLISHED, window.first, window.last),
+        _letters(history, window),
+        key=lambda effect: effect.at_us,
+    )
+
+
+def _letters(history: History, window: Window) -> Iterator[_Effect]:
+    names, span = history.streams, (window.first_entry, window.last_entry)
+    return heapq.merge(
+        _ends(history, names.dead, End.DEAD, *span),
+        _ends(history, names.redriven, End.REDRIVEN, *span),
         key=lambda effect: effect.at_us,
     )
 
@@ -153,24 +209,42 @@ def _event_of(effect: _Effect, entry: Entry | None) -> Event | None:
     return decoded(effect.fields) or (decoded(entry.fields) if entry else None)
 
 
-def _without_end(history: History, stream: str, batch: list[Entry]) -> Iterator[Life]:
+def _without_end(
+    history: History, stream: str, batch: list[Entry], later: Window
+) -> Iterator[Life]:
+    """Yield the lives of entries that did not end in the window; others may have, `later`."""
     waiting = history.waiting(stream, [entry.id for entry in batch])
+    done = {f"{stream}/{entry.id}" for entry in batch if entry.id not in waiting}
+    buried = {effect.origin: effect for effect in _letters(history, later) if effect.origin in done}
     events = {entry.id: decoded(entry.fields) for entry in batch}
-    done = [event.event_id for i, event in events.items() if event and i not in waiting]
-    published = history.published(done)
+    published = history.published(
+        [event.event_id for id_, event in events.items() if event and id_ not in waiting]
+    )
     for entry in batch:
-        event = events[entry.id]
+        event, origin = events[entry.id], f"{stream}/{entry.id}"
         event_id, tenant = (event.event_id, event.tenant_id) if event else hints(entry.fields)
-        cv = published.get(event_id, 0) if entry.id not in waiting else 0
-        end = End.WAITING if entry.id in waiting else End.DUPLICATE if cv else End.UNKNOWN
-        origin = f"{stream}/{entry.id}"
-        end_id = entry_id_of(cv) if cv else ""
-        first = get(history, history.streams.notifications, end_id) if cv else None
-        if first and text(first.fields, "origin") == origin:
-            end = End.PUBLISHED  # after the window, or since its ends were read
-        yield Life(
-            origin, end, entry, event, event_id, tenant, cv, end_id, first.fields if first else None
-        )
+        if origin in buried:
+            yield _ended(buried[origin], entry)
+        elif entry.id in waiting:
+            yield Life(origin, End.WAITING, entry, event, event_id, tenant)
+        elif event_id not in published:
+            yield Life(origin, End.UNKNOWN, entry, event, event_id, tenant)
+        else:
+            yield _published(history, origin, entry, event, published[event_id])
+
+
+def _published(
+    history: History, origin: str, entry: Entry, event: Event | None, control_version: int
+) -> Life:
+    """Return the life of an entry whose event was published: after the window, or by another."""
+    end_id = entry_id_of(control_version)
+    first = get(history, history.streams.notifications, end_id)
+    fields = first.fields if first else None
+    end = End.PUBLISHED if fields and text(fields, "origin") == origin else End.DUPLICATE
+    assert event  # noqa: S101 -- it has an event_id
+    return Life(
+        origin, end, entry, event, event.event_id, event.tenant_id, control_version, end_id, fields
+    )
 
 
 def decoded(fields: Mapping[bytes, bytes]) -> Event | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from sidecar.errors import Incomplete, SidecarError, UsageError
 from sidecar.event import Event
 from sidecar.history import Gap, History, Reach
+from sidecar.history.contract import ALWAYS
 from sidecar.moments import parse_since, rfc3339
 from sidecar.redis.scan import entry_id_of
 from sidecar.redis.source import HIGHEST
-
-_LAST_US: Final = 2**63
 
 
 class NothingThere(SidecarError):
@@ -35,8 +34,8 @@ class Window:
     its ID, and that of a control entry is its ID, too, by the clock of its server.
     """
 
-    since_us: int = 0
-    until_us: int = _LAST_US
+    since_us: int = ALWAYS[0]
+    until_us: int = ALWAYS[1]
 
     @property
     def first(self) -> str:
@@ -61,16 +60,19 @@ class Window:
     def __str__(self) -> str:
         """Return it for a person."""
         begin = rfc3339(self.since_us) if self.since_us else "the beginning"
-        end = rfc3339(self.until_us) if self.until_us < _LAST_US else "now"
+        end = rfc3339(self.until_us) if self.until_us < ALWAYS[1] else "now"
         return f"{begin} to {end}"
 
 
-def parse_window(since: str | None, until: str | None, now_us: int) -> Window:
+def parse_window(
+    since: str | None, until: str | None, now_us: int, span_us: tuple[int, int] = ALWAYS
+) -> Window:
     """Read both ends: a control_version (`since` excludes it, as a cursor does), an RFC 3339 time,
-    or a duration before now. Raises `UsageError`.
+    or a duration before now. An end that is not given is that of `span_us`. Raises `UsageError`.
     """
-    first = parse_since(since, now_us).control_version + 1 if since else 0
-    last = _LAST_US
+    first, last = span_us
+    if since:
+        first = parse_since(since, now_us).control_version + 1
     if until:
         end = parse_since(until, now_us, option="--until")
         last = end.control_version + end.is_time

@@ -16,7 +16,7 @@ from tests.simulation.world import simulate
 SEEDS = 240
 PARTS = 6
 QUIET_SEED = 7
-MUTANT_SEEDS = 2000
+MUTANT_SEEDS = 5000
 RARE = {Fault.NO_LETTER, Fault.NO_NOTIFICATION}
 
 

@@ -1,0 +1,381 @@
+"""A history in a bundle, which `replay export` writes: a zip file, or a directory of that layout.
+
+    BUNDLE.json               what is in it: streams, how far they reach, segments with checksums
+    streams/0/000000.jsonl    the rows of a stream, in segments (`history.rows`)
+    waiting.jsonl             control entries that nobody had finished: [stream, entry ID]
+    pins.jsonl                the artifacts that the events name, and what became of each
+    artifacts/…               data and manifests, each named by its SHA-256
+
+Nothing is read by a name from within, but for those of this layout; nothing is ever unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sqlite3
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Final
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sidecar.errors import UsageError
+from sidecar.history.contract import ANY, About, Gap, Reach, Streams
+from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of
+from sidecar.moments import rfc3339
+from sidecar.redis.scan import control_version_of
+from sidecar.redis.source import FIRST, LAST, Entry
+from store import (
+    Artifact,
+    Capability,
+    Corrupt,
+    NotFound,
+    StoreError,
+    Version,
+    VersionedStore,
+    versioned,
+)
+
+FORMAT: Final = 1
+INDEX: Final = "BUNDLE.json"
+WAITING: Final = "waiting.jsonl"
+PINS: Final = "pins.jsonl"
+MAX_INDEX_BYTES: Final = 64 << 20
+MAX_MEMBER_BYTES: Final = 1 << 30
+_HEX: Final = re.compile("[0-9a-f]{64}")
+
+
+class _Part(BaseModel):
+    """A part of what the index says. Fields of a later format are none of ours."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Member(_Part):
+    """A file of the bundle."""
+
+    name: str
+    sha256: str
+    first: str = FIRST
+    last: str = LAST
+    count: int = 0
+
+
+class StreamIndex(_Part):
+    """One stream."""
+
+    name: str
+    known: bool
+    """Whether there was such a stream."""
+    oldest: str | None
+    newest: str
+    gaps: list[tuple[str, str, str, bool]]
+    segments: list[Member]
+
+
+class Index(_Part):
+    """What `BUNDLE.json` says."""
+
+    taken_from: str
+    taken_at_us: int
+    span_us: tuple[int, int]
+    control: list[str]
+    notifications: str
+    dead: str
+    redriven: str
+    streams: list[StreamIndex]
+    waiting: Member
+    pins: Member | None
+    """None for a bundle without artifacts."""
+
+
+def seal(index: Index) -> bytes:
+    """Return the content of `BUNDLE.json`."""
+    body = orjson.dumps(index.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    sha256 = hashlib.sha256(body).hexdigest()
+    return b'{"format":%d,"sha256":"%s","index":%s}\n' % (FORMAT, sha256.encode(), body)
+
+
+def unseal(raw: bytes, path: Path) -> Index:
+    """Read the content of `BUNDLE.json`. Raises `Damaged`, and `UsageError` for a newer format."""
+    try:
+        sealed = orjson.loads(raw)
+        newer = sealed["format"] > FORMAT
+        body = orjson.dumps(sealed["index"], option=orjson.OPT_SORT_KEYS)
+        intact = hashlib.sha256(body).hexdigest() == sealed["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path}: {INDEX} is damaged: {error}") from error
+    if newer:
+        raise UsageError(
+            f"{path} has bundle format {sealed['format']}, and this release reads up to {FORMAT};"
+            " read it with the release that wrote it, or a newer one"
+        )
+    if not intact:
+        raise Damaged(f"{path}: {INDEX} is damaged: it does not have its own checksum")
+    try:
+        return Index.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Damaged(f"{path}: {INDEX}: {first['loc']}: {first['msg']}") from error
+
+
+class _Files:
+    """The files of a bundle. Raises `UsageError` when there is none at the path, and `Damaged`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        if path.is_dir():
+            return
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except FileNotFoundError as error:
+            raise UsageError(f"--bundle {path}: there is no such file or directory") from error
+        except OSError as error:
+            raise UsageError(f"--bundle {path}: {error.strerror}") from error
+        except zipfile.BadZipFile as error:
+            raise Damaged(
+                f"{path} is no bundle, or it was cut short ({error}); copy it again"
+            ) from error
+
+    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
+        """Return a file's content, which may have `limit` bytes."""
+        try:
+            raw = self._read(name, limit)
+        except KeyError as error:
+            raise Damaged(
+                f"{self.path} has no {name}: it is no bundle, or not all of it"
+            ) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise Damaged(f"{self.path}: {name} cannot be read ({error}); copy it again") from error
+        if len(raw) > limit:
+            raise Damaged(f"{self.path}: {name} has over {limit:,} bytes")
+        return raw
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+        if self._zip:
+            return name in self._zip.NameToInfo
+        return (self.path / name).is_file()
+
+    def _read(self, name: str, limit: int) -> bytes:
+        if self._zip:
+            with self._zip.open(name) as member:
+                return member.read(limit + 1)
+        try:
+            # A directory may come from anywhere: no link in it leads out of it.
+            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise KeyError(name) from None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(limit + 1)
+
+
+class BundleHistory:
+    """What a bundle holds, as `History` describes it.
+
+    Raises `UsageError` and `Damaged` when it cannot be opened; each part is checked when it is
+    read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._files = _Files(path)
+        self._index = index = unseal(self._files.read(INDEX, MAX_INDEX_BYTES), path)
+        self.streams = Streams(
+            tuple(index.control), index.notifications, index.dead, index.redriven
+        )
+        self.span_us = index.span_us
+        self._streams = {one.name: one for one in index.streams}
+        self._segments = {
+            one.name: [self._segment(member) for member in one.segments] for one in index.streams
+        }
+
+    @cached_property
+    def store(self) -> VersionedStore | None:
+        """The artifacts, to be read only; None when they were left out."""
+        if self._index.pins is None:
+            return None
+        return versioned(BundleStore(self._files, self._lines(self._index.pins)))
+
+    def describe(self) -> str:
+        """Name the bundle, and what it was taken from."""
+        taken_at = rfc3339(self._index.taken_at_us)
+        return f"{self._files.path} (taken from {self._index.taken_from} at {taken_at})"
+
+    def now_us(self) -> int:
+        """Return when the bundle was taken."""
+        return self._index.taken_at_us
+
+    def reach(self, stream: str) -> Reach | None:
+        """Return how far the stream went when it was exported, and what was not exported."""
+        found = self._streams.get(stream)
+        if found is None or not found.known:
+            return None
+        return Reach(found.oldest, found.newest, tuple(Gap(*gap) for gap in found.gaps))
+
+    def entries(
+        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+    ) -> Iterator[Entry]:
+        """Yield what is in the bundle; `about` leaves nothing out."""
+        del about
+        yield from entries_of(self._segments.get(stream, ()), first, last)
+
+    def entries_back(
+        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+    ) -> Iterator[Entry]:
+        """Yield what is in the bundle, the newest first; `about` leaves nothing out."""
+        del about
+        yield from entries_back_of(self._segments.get(stream, ()), last, first)
+
+    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+        """Return those that nobody had finished when it was taken."""
+        return self._waiting.get(stream, set()).intersection(entry_ids)
+
+    def published(self, event_ids: Collection[str]) -> dict[str, int]:
+        """Return those that have a notification in the bundle."""
+        known = (
+            (one, self._published.execute(
+                "SELECT min(cv) FROM published WHERE event_id = ?", (one,)
+            ).fetchone()[0])
+            for one in event_ids
+        )  # fmt: skip
+        return {event_id: cv for event_id, cv in known if cv is not None}
+
+    @cached_property
+    def _waiting(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for stream, entry_id in self._lines(self._index.waiting):
+            found.setdefault(stream, set()).add(entry_id)
+        return found
+
+    @cached_property
+    def _published(self) -> sqlite3.Connection:
+        """Which event_ids were published as what: in a temporary file, as there may be many."""
+        db = sqlite3.connect("")
+        db.execute("CREATE TABLE published (event_id TEXT, cv INTEGER)")
+        db.executemany("INSERT INTO published VALUES (?, ?)", self._event_ids())
+        db.execute("CREATE INDEX by_event_id ON published (event_id)")
+        return db
+
+    def _event_ids(self) -> Iterator[tuple[str, int]]:
+        for entry in self.entries(self.streams.notifications):
+            try:
+                yield (
+                    str(orjson.loads(entry.fields[b"event"])["event_id"]),
+                    control_version_of(entry.id),
+                )
+            except (ValueError, KeyError, TypeError):
+                continue  # no sidecar wrote it
+
+    def _segment(self, member: Member) -> Segment:
+        return Segment(
+            f"{self._files.path}: {member.name}", member.first, member.last, member.count,
+            member.sha256, partial(self._files.read, member.name),
+        )  # fmt: skip
+
+    def _lines(self, member: Member) -> list[list[str]]:
+        raw = self._files.read(member.name)
+        if hashlib.sha256(raw).hexdigest() != member.sha256:
+            raise Damaged(f"{self._files.path}: {member.name} is damaged; copy the bundle again")
+        return [orjson.loads(line) for line in raw.splitlines()]
+
+
+class Pinned(_Part):
+    """One artifact that an event names, as `pins.jsonl` has it."""
+
+    ref: str
+    checksum: str
+    manifest_checksum: str
+    state: str
+    """`there`, or what else `replay.artifacts` says of it."""
+    size_bytes: int = 0
+    manifest_size_bytes: int = 0
+    stored_at: float = 0.0
+
+
+class BundleStore:
+    """The artifacts of a bundle, to be read only."""
+
+    name = "bundle"
+    capabilities = frozenset({Capability.PINNED_GET, Capability.LIST})
+
+    def __init__(self, files: _Files, pins: list[list[str]]) -> None:
+        self._files = files
+        self._by_ref: dict[str, list[Pinned]] = {}
+        for fields in pins:
+            pinned = Pinned.model_validate(dict(zip(Pinned.model_fields, fields, strict=False)))
+            self._by_ref.setdefault(pinned.ref, []).append(pinned)
+
+    def put(self, ref: str, data: bytes, manifest: bytes) -> None:
+        """Refuse: raises `StoreError`."""
+        del data, manifest
+        raise StoreError(f"{ref} cannot be put: a bundle is read only")
+
+    def get(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> Artifact:
+        """Return an artifact that is in the bundle, verified. Raises `NotFound` and `Corrupt`."""
+        found = self._find(ref, checksum, manifest_checksum)
+        return Artifact(self._blob(ref, found.checksum), self._blob(ref, found.manifest_checksum))
+
+    def exists(
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+    ) -> bool:
+        """Tell whether `get` would return something."""
+        try:
+            self._find(ref, checksum, manifest_checksum)
+        except NotFound:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield the refs at and under `prefix` that have an artifact here."""
+        for ref in self._by_ref:
+            under = not prefix or ref == prefix or ref.startswith(prefix.rstrip("/") + "/")
+            if under and self.exists(ref):
+                yield ref
+
+    def versions(self, ref: str) -> Iterator[Version]:
+        """Yield the versions of `ref` that are here, the newest first. Raises `NotFound`."""
+        self._find(ref, None, None)
+        there = [one for one in self._by_ref[ref] if one.state == "there"]
+        for n, one in enumerate(sorted(there, key=lambda one: -one.stored_at)):
+            yield Version(
+                one.checksum, one.manifest_checksum, one.size_bytes, one.manifest_size_bytes,
+                one.stored_at, current=n == 0,
+            )  # fmt: skip
+
+    def _find(self, ref: str, checksum: str | None, manifest_checksum: str | None) -> Pinned:
+        fits = [
+            one
+            for one in self._by_ref.get(ref, ())
+            if one.state == "there"
+            and checksum in (None, one.checksum)
+            and manifest_checksum in (None, one.manifest_checksum)
+        ]
+        if not fits:
+            raise NotFound(f"{ref} is not in the bundle{' as ' + checksum if checksum else ''}")
+        return max(fits, key=lambda one: one.stored_at)
+
+    def _blob(self, ref: str, checksum: str) -> bytes:
+        digest = checksum.removeprefix("sha256:")
+        if not _HEX.fullmatch(digest):
+            raise Corrupt(f"the bundle names {checksum!r} for {ref}, which is no checksum")
+        try:
+            raw = self._files.read(artifact_name(digest))
+        except Damaged as error:
+            raise Corrupt(str(error)) from error
+        if hashlib.sha256(raw).hexdigest() != digest:
+            raise Corrupt(f"{self._files.path}: {artifact_name(digest)} is damaged")
+        return raw
+
+
+def artifact_name(digest: str) -> str:
+    """Return where the blob with this SHA-256 lies."""
+    return f"artifacts/{digest[:2]}/{digest}"

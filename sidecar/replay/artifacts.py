@@ -1,0 +1,70 @@
+"""What became of an event's artifact in the fleet's store."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sidecar.event import Event
+from sidecar.moments import rfc3339
+from sidecar.stores import explained
+from store import Capability, Corrupt, InvalidRef, NotFound, Version, VersionedStore
+
+
+class State(StrEnum):
+    """Whether an artifact can be had."""
+
+    THERE = "there"
+    GONE = "gone"
+    """There is a version of the ref, but not this one: it was collected since, or never put."""
+    ABSENT = "absent"
+    """There is nothing at the ref."""
+    CORRUPT = "corrupt"
+
+
+class Put(NamedTuple):
+    """An artifact as the store has it now."""
+
+    state: State
+    version: Version | None = None
+    """None when it is not there, or the store does not list what it has."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines."""
+        found = self.version
+        return {
+            "state": self.state.value,
+            "at": rfc3339(found.stored_at * 1e6) if found else None,
+            "size_bytes": found and found.size_bytes,
+            "manifest_size_bytes": found and found.manifest_size_bytes,
+        }
+
+
+def put_of(event: Event | None, store: VersionedStore) -> Put | None:
+    """Look up the version that an event pins, without reading it; None without an artifact.
+
+    Raises `Unreachable` when the store is away.
+    """
+    if event is None or not event.artifact_ref:
+        return None
+    with explained():
+        return _put(event, store)
+
+
+def _put(event: Event, store: VersionedStore) -> Put:
+    pinned = event.artifact_ref, event.checksum, event.manifest_checksum or None
+    try:
+        if Capability.LIST not in store.capabilities:
+            there = store.exists(pinned[0], checksum=pinned[1], manifest_checksum=pinned[2])
+            return Put(State.THERE if there else State.GONE)
+        found = next((v for v in store.versions(event.artifact_ref) if _is(v, event)), None)
+    except (NotFound, InvalidRef):
+        return Put(State.ABSENT)
+    except Corrupt:
+        return Put(State.CORRUPT)
+    return Put(State.THERE, found) if found else Put(State.GONE)
+
+
+def _is(version: Version, event: Event) -> bool:
+    wanted = event.manifest_checksum or version.manifest_checksum
+    return (version.checksum, version.manifest_checksum) == (event.checksum, wanted)

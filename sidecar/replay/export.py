@@ -1,0 +1,368 @@
+"""A part of a history written into a bundle that opens anywhere, without Redis and the stores."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Final
+
+import orjson
+
+from sidecar.errors import SidecarError, UsageError
+from sidecar.event import Event
+from sidecar.evidence import key_of
+from sidecar.history import Gap, History
+from sidecar.history.bundle import (
+    INDEX,
+    PINS,
+    WAITING,
+    Index,
+    Member,
+    Pinned,
+    StreamIndex,
+    artifact_name,
+    seal,
+)
+from sidecar.history.rows import of_line, to_line
+from sidecar.notification import parse
+from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
+from sidecar.replay.artifacts import State, put_of
+from sidecar.replay.state import state_at
+from sidecar.replay.timeline import End, Life, lives
+from sidecar.replay.window import Window
+from sidecar.stores import explained
+from store import (
+    CHUNK_BYTES,
+    Capability,
+    Corrupt,
+    NotFound,
+    Version,
+    VersionedStore,
+    checksum_of,
+)
+
+SEGMENT_ROWS: Final = 5000
+PINS_IN_MEMORY_BYTES: Final = 8 << 20
+_SCHEMA: Final = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+CREATE TABLE rows (stream, at, line, PRIMARY KEY (stream, at)) WITHOUT ROWID;
+CREATE TABLE waiting (stream, at, entry, PRIMARY KEY (stream, at)) WITHOUT ROWID;
+CREATE TABLE pins (ref, checksum, manifest_checksum,
+                   PRIMARY KEY (ref, checksum, manifest_checksum)) WITHOUT ROWID;
+"""
+
+
+@dataclass(slots=True)
+class Exported:
+    """What a bundle came to hold."""
+
+    rows: int = 0
+    artifacts: int = 0
+    size_bytes: int = 0
+    """Of the artifacts, not compressed."""
+    unavailable: int = 0
+    """Artifacts that the store has no more, or only damaged: the bundle tells of them."""
+
+
+def export(
+    history: History,
+    window: Window,
+    path: Path,
+    *,
+    artifacts: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write what the window holds, with all that explains it, into a bundle at `path`.
+
+    Besides the window's own entries, those are taken that began or ended one of them, and the
+    newest notification of each stack and ref before it. Memory does not grow with the window: what
+    must be sorted lies in a temporary SQLite file. The bundle appears whole, or not at all.
+
+    Raises `UsageError` when there is something at `path`, and as the history and its store do.
+    """
+    exported = Exported()
+    with _Target.at(path) as target:
+        gathered = _Gathered(history, window)
+        gathered.gather(tell)
+        streams = [_write_stream(gathered, n, name, target, exported)
+                   for n, name in enumerate(_names(history))]  # fmt: skip
+        waiting = target.write(WAITING, gathered.waiting())
+        pins = None
+        if artifacts and history.store is not None:
+            pins = _write_artifacts(gathered, history.store, target, exported, tell)
+        names = history.streams
+        index = Index(
+            taken_from=history.describe(), taken_at_us=history.now_us(),
+            span_us=(window.since_us, min(window.until_us, history.now_us())),
+            control=list(names.control), notifications=names.notifications, dead=names.dead,
+            redriven=names.redriven, streams=streams, waiting=waiting, pins=pins,
+        )  # fmt: skip
+        target.write(INDEX, [seal(index)])
+    return exported
+
+
+def _names(history: History) -> tuple[str, ...]:
+    return (*history.streams.control, *history.streams[1:])
+
+
+class _Gathered:
+    """What goes into the bundle, in a temporary file: rows in order, what waits, and pins."""
+
+    def __init__(self, history: History, window: Window) -> None:
+        self.history, self.window = history, window
+        self._db = sqlite3.connect("")
+        self._db.executescript(_SCHEMA)
+
+    def gather(self, tell: Callable[[str], None]) -> None:
+        """Find it all."""
+        for entry in state_at(self.history, self.window.since_us - 1).entries():
+            self._row(self.history.streams.notifications, entry)
+            self._pin(parse(entry.fields))
+        for n, life in enumerate(lives(self.history, self.window)):
+            self._life(life)
+            if n % 1000 == 0:
+                tell(f"{n:,} events")
+
+    def _life(self, life: Life) -> None:
+        stream, _, _ = life.origin.rpartition("/")
+        names = self.history.streams
+        if life.entry:
+            self._row(stream, life.entry)
+        if life.end is End.WAITING and life.entry:
+            self._db.execute(
+                "INSERT OR IGNORE INTO waiting VALUES (?, ?, ?)",
+                (stream, key_of(life.entry.id), life.entry.id),
+            )
+        if life.end_id and life.fields is not None:
+            ended_in = {End.DEAD: names.dead, End.REDRIVEN: names.redriven}
+            self._row(ended_in.get(life.end, names.notifications), Entry(life.end_id, life.fields))
+        self._pin(life.event)
+
+    def _row(self, stream: str, entry: Entry) -> None:
+        self._db.execute(
+            "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)",
+            (stream, key_of(entry.id), to_line(entry)),
+        )
+
+    def _pin(self, event: Event | None) -> None:
+        if event and event.artifact_ref:
+            self._db.execute(
+                "INSERT OR IGNORE INTO pins VALUES (?, ?, ?)",
+                (event.artifact_ref, event.checksum, event.manifest_checksum),
+            )
+
+    def rows(self, stream: str) -> Iterator[bytes]:
+        """Yield the lines of a stream, in order."""
+        query = "SELECT line FROM rows WHERE stream = ? ORDER BY at"
+        return (line for (line,) in self._db.execute(query, (stream,)))
+
+    def waiting(self) -> Iterator[bytes]:
+        """Yield the lines of `waiting.jsonl`."""
+        for row in self._db.execute("SELECT stream, entry FROM waiting ORDER BY stream, at"):
+            yield _line(row)
+
+    def pins(self) -> Iterator[Event]:
+        """Yield an event for each artifact that is named."""
+        query = "SELECT ref, checksum, manifest_checksum FROM pins ORDER BY ref"
+        for ref, checksum, manifest_checksum in self._db.execute(query):
+            yield Event(
+                event_id="-", type="-", artifact_ref=ref, checksum=checksum,
+                manifest_checksum=manifest_checksum,
+            )  # fmt: skip
+
+
+def _write_stream(
+    gathered: _Gathered, number: int, name: str, target: _Target, exported: Exported
+) -> StreamIndex:
+    segments: list[Member] = []
+    lines: list[bytes] = []
+    for line in (*gathered.rows(name), None):
+        if line is not None:
+            lines.append(line)
+        if lines and (line is None or len(lines) == SEGMENT_ROWS):
+            member = target.write(f"streams/{number}/{len(segments):06}.jsonl", lines)
+            segments.append(
+                member.model_copy(
+                    update={
+                        "first": of_line(lines[0]).id, "last": of_line(lines[-1]).id,
+                        "count": len(lines),
+                    }
+                )
+            )  # fmt: skip
+            exported.rows += len(lines)
+            lines = []
+    reach = gathered.history.reach(name)
+    return StreamIndex(
+        name=name, known=reach is not None, oldest=segments[0].first if segments else None,
+        newest=reach.last if reach else FIRST, segments=segments,
+        gaps=[(gap.first, gap.last, gap.why, gap.folded) for gap in _gaps(gathered, name)],
+    )  # fmt: skip
+
+
+def _gaps(gathered: _Gathered, stream: str) -> Iterator[Gap]:
+    """Yield what was missing before, and what lies outside the window."""
+    history, window = gathered.history, gathered.window
+    reach = history.reach(stream)
+    if reach is None:
+        return
+    exact = stream == history.streams.notifications
+    first, last = (window.first, window.last) if exact else (window.first_entry, window.last_entry)
+    yield from reach.missing(first, last)
+    if reach.first and id_pair(reach.first) < id_pair(first):
+        earlier = reach.missing(FIRST, first)
+        folded = exact and all(gap.folded for gap in earlier)
+        yield Gap(reach.first, id_before(first), "not exported", folded)
+    if id_pair(reach.last) > id_pair(last):
+        yield Gap(id_after(last), reach.last, "not exported")
+
+
+def _write_artifacts(
+    gathered: _Gathered,
+    store: VersionedStore,
+    target: _Target,
+    exported: Exported,
+    tell: Callable[[str], None],
+) -> Member:
+    """Write each artifact once, whoever names it, and say what became of it."""
+    with tempfile.SpooledTemporaryFile(max_size=PINS_IN_MEMORY_BYTES) as lines:
+        for event in gathered.pins():
+            pinned = _write_artifact(event, store, target)
+            exported.artifacts += pinned.state == State.THERE
+            exported.unavailable += pinned.state != State.THERE
+            exported.size_bytes += pinned.size_bytes + pinned.manifest_size_bytes
+            lines.write(_line(list(pinned.model_dump().values())))
+            tell(f"{exported.artifacts:,} artifacts")
+        lines.seek(0)
+        return target.write(PINS, lines)
+
+
+def _write_artifact(event: Event, store: VersionedStore, target: _Target) -> Pinned:
+    put = put_of(event, store)
+    pinned = Pinned(
+        ref=event.artifact_ref, checksum=event.checksum,
+        manifest_checksum=event.manifest_checksum, state=put.state if put else State.ABSENT,
+    )  # fmt: skip
+    if put is None or put.state is not State.THERE:
+        return pinned
+    try:
+        with explained():
+            return _copy(event, put.version, store, target)
+    except SidecarError as error:
+        if isinstance(error.__cause__, NotFound | Corrupt):
+            gone = isinstance(error.__cause__, NotFound)  # collected since we looked
+            return pinned.model_copy(update={"state": State.GONE if gone else State.CORRUPT})
+        raise
+
+
+def _copy(event: Event, version: Version | None, store: VersionedStore, target: _Target) -> Pinned:
+    manifest_checksum = version.manifest_checksum if version else event.manifest_checksum
+    pin = {"checksum": event.checksum, "manifest_checksum": manifest_checksum or None}
+    if Capability.STREAM in store.capabilities:
+        with store.open(event.artifact_ref, **pin) as reader:
+            manifest = reader.manifest
+            size_bytes = target.add(event.checksum, iter(partial(reader.read, CHUNK_BYTES), b""))
+    else:
+        data, manifest = store.get(event.artifact_ref, **pin)
+        size_bytes = target.add(event.checksum, [data])
+    target.add(checksum_of(manifest), [manifest])
+    return Pinned(
+        ref=event.artifact_ref, checksum=event.checksum, manifest_checksum=checksum_of(manifest),
+        state=State.THERE, size_bytes=size_bytes, manifest_size_bytes=len(manifest),
+        stored_at=version.stored_at if version else 0.0,
+    )  # fmt: skip
+
+
+def _line(row: object) -> bytes:
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class _Target:
+    """A bundle being written: beside its place, and there only once it is whole and durable."""
+
+    def __init__(self, path: Path) -> None:
+        self._zip: zipfile.ZipFile | None = None
+        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._sizes: dict[str, int] = {}
+        if path.suffix == ".zip":
+            self._zip = zipfile.ZipFile(self._part, "x", zipfile.ZIP_DEFLATED, compresslevel=6)
+        else:
+            self._part.mkdir()
+
+    @classmethod
+    @contextmanager
+    def at(cls, path: Path) -> Iterator[_Target]:
+        """Yield what writes the bundle; move it to `path` at the end. Raises `UsageError`."""
+        if path.exists():
+            raise UsageError(f"{path} is there already; remove it, or name another")
+        try:
+            target = cls(path)
+            try:
+                yield target
+                target.finish(path)
+            except BaseException:
+                target.discard()
+                raise
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+
+    def write(self, name: str, lines: Iterable[bytes]) -> Member:
+        """Write a file of lines; return what the index says of it."""
+        sha256 = hashlib.sha256()
+        with self._open(name) as file:
+            for line in lines:
+                sha256.update(line)
+                file.write(line)
+        return Member(name=name, sha256=sha256.hexdigest())
+
+    def add(self, checksum: str, chunks: Iterable[bytes]) -> int:
+        """Write a blob once; return its size in bytes."""
+        name = artifact_name(checksum.removeprefix("sha256:"))
+        if name not in self._sizes:
+            self._sizes[name] = 0
+            with self._open(name) as file:
+                for chunk in chunks:
+                    self._sizes[name] += len(chunk)
+                    file.write(chunk)
+        return self._sizes[name]
+
+    def _open(self, name: str) -> IO[bytes]:
+        if self._zip:
+            return self._zip.open(name, "w", force_zip64=True)
+        (self._part / name).parent.mkdir(parents=True, exist_ok=True)
+        return (self._part / name).open("xb")
+
+    def finish(self, path: Path) -> None:
+        if self._zip:
+            self._zip.close()
+            _flush(self._part)
+        else:
+            for directory, _, files in os.walk(self._part, topdown=False):
+                for name in files:
+                    _flush(Path(directory, name))
+                _flush(Path(directory))
+        self._part.rename(path)
+        _flush(path.parent)
+
+    def discard(self) -> None:
+        if self._zip:
+            self._zip.close()
+            self._part.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(self._part, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,104 @@
+"""What there was at a position: the fleet's state, what waited, and what was dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sidecar.event import Event
+from sidecar.history import Gap, History
+from sidecar.moments import rfc3339
+from sidecar.notification import Notification
+from sidecar.redis.scan import control_version_of, text
+from sidecar.redis.source import FIRST, id_pair
+from sidecar.replay.state import FleetState, state_at
+from sidecar.replay.timeline import End, decoded, hints, lives
+from sidecar.replay.window import Window
+
+
+class Row(NamedTuple):
+    """One thing that was there."""
+
+    what: str
+    """`stack`, `ref`, `waiting` or `dead`."""
+    event: Event | None
+    event_id: str
+    at_us: int
+    """Since when, in microseconds since the epoch."""
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines; absent is null."""
+        event = self.event
+        fields = ("type", "tenant_id", "stack_id", "version", "artifact_ref", "checksum",
+                  "manifest_checksum")  # fmt: skip
+        return {
+            "what": self.what,
+            "since": rfc3339(self.at_us),
+            "event_id": self.event_id or None,
+            **{name: (getattr(event, name) if event else None) or None for name in fields},
+            "control_version": (event and event.control_version) or None,
+            "detail": self.detail or None,
+        }
+
+
+class Moment:
+    """The fleet at a position. Its methods raise as the history does."""
+
+    def __init__(self, history: History, at_us: int, around_us: int, state: FleetState) -> None:
+        self._history, self._at_us, self._around_us = history, at_us, around_us
+        self._state = state
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """Which notifications before have expired: what only they told is missing."""
+        return self._state.gaps
+
+    def rows(self) -> Iterator[Row]:
+        """Yield stacks, refs, what waited and what was dead, in this order."""
+        yield from (_row("stack", note) for note in self._state.stacks())
+        yield from (_row("ref", note) for note in self._state.refs())
+        yield from self._waiting()
+        yield from self._dead()
+
+    def _waiting(self) -> Iterator[Row]:
+        """Yield what had begun by then, not so long before, and had not ended.
+
+        The window begins so long before: what is older and waited all the same is not found.
+        """
+        window = Window(max(0, self._at_us - self._around_us), self._at_us)
+        for life in lives(self._history, window):
+            ended_later = life.ended_us > self._at_us and life.end is not End.DUPLICATE
+            if life.end is End.WAITING or ended_later:
+                yield Row("waiting", life.event, life.event_id, life.begun_us)
+
+    def _dead(self) -> Iterator[Row]:
+        """Yield the letters that had been written by then and not been put back."""
+        names, last = self._history.streams, f"{self._at_us // 1000}-{2**64 - 1}"
+        for letter in self._history.entries(names.dead, FIRST, last):
+            yield self._letter(letter.fields, letter.id)
+        # What has been put back since was still dead then; its letter is gone, its record tells.
+        for record in self._history.entries(names.redriven):
+            letter_id = text(record.fields, "letter")
+            if not letter_id or id_pair(letter_id) > id_pair(last):
+                continue
+            if id_pair(record.id) > id_pair(last):
+                yield self._letter(record.fields, letter_id)
+
+    def _letter(self, fields: Any, letter_id: str) -> Row:  # noqa: ANN401 -- of an entry
+        event = decoded(fields)
+        event_id = event.event_id if event else hints(fields)[0]
+        said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
+        return Row("dead", event, event_id, control_version_of(letter_id), said)
+
+
+def _row(what: str, note: Notification) -> Row:
+    return Row(what, note, note.event_id, note.control_version)
+
+
+def at(history: History, at_us: int, around_us: int) -> Moment:
+    """Return what there was once the control_version `at_us` had been published.
+
+    What waited is looked for among what came at most `around_us` microseconds before.
+    """
+    return Moment(history, at_us, around_us, state_at(history, at_us))
