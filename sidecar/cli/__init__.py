@@ -24,6 +24,7 @@ from sidecar.cli import (
     store,
     store_care,
     tail,
+    trace,
 )
 from sidecar.errors import SidecarError, UsageError
 
@@ -45,6 +46,7 @@ app.command(name="pause")(halts.pause)
 app.command(name="resume")(halts.resume)
 app.command(name="audit")(audit.audit)
 app.add_typer(dead.app, name="dead")
+app.command(name="trace")(trace.trace)
 app.add_typer(replay.app, name="replay")
 store.app.command(name="verify")(store_care.verify)
 store.app.command(name="gc")(store_care.gc)

@@ -1,0 +1,282 @@
+"""One event hop by hop, and how it is found among millions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from sidecar.event import Event
+from sidecar.history import About, History
+from sidecar.history.contract import get
+from sidecar.moments import rfc3339, time_us
+from sidecar.reasons import explain
+from sidecar.redis.scan import control_version_of, entry_id_of, text
+from sidecar.redis.source import Entry, id_pair
+from sidecar.replay.artifacts import Put, State, put_of
+from sidecar.replay.timeline import End, Life, decoded, lives
+from sidecar.replay.window import Window
+
+MAX_FOLLOWED: Final = 16
+"""So often an event that was put back is followed."""
+_ORIGIN: Final = re.compile(r"(.+)/([0-9]{1,20}-[0-9]{1,20})", re.DOTALL)
+_ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_CONTROL_VERSION: Final = re.compile(r"[0-9]{13,17}")
+
+
+class Mark(StrEnum):
+    """How a hop went."""
+
+    OK = "ok"
+    FAILED = "failed"
+    ABSENT = "absent"
+    WAITS = "waits"
+    UNKNOWN = "unknown"
+
+
+class Hop(NamedTuple):
+    """One station of an event."""
+
+    name: str
+    mark: Mark
+    at_us: int | None
+    """When it got there, in microseconds since the epoch, if that is known."""
+    detail: str
+    mend: str = ""
+    """What can be done, where something can."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines; absent is null."""
+        return {
+            "hop": self.name,
+            "mark": self.mark.value,
+            "at": rfc3339(self.at_us) if self.at_us else None,
+            "detail": self.detail or None,
+            "mend": self.mend or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One event's way."""
+
+    life: Life
+    hops: list[Hop] = field(default_factory=list)
+
+
+def traces(history: History, found: list[Life]) -> Iterator[Trace]:
+    """Yield the way of each; what was put back is followed to what became of it."""
+    told: set[str] = set()
+    left = list(found)
+    while left and len(told) < MAX_FOLLOWED:
+        life = left.pop(0)
+        if (key := f"{life.origin} {life.end}") in told:
+            continue
+        told.add(key)
+        yield Trace(life, list(hops(history, life)))
+        if life.end is End.REDRIVEN and life.fields:
+            left = [*by_origin(history, text(life.fields, "entry")), *left]
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def find(history: History, what: str, window: Window, around_us: int) -> list[Life]:
+    """Return the lives of what `what` names, in the order in which they began.
+
+    An event_id, `STREAM/ENTRY_ID`, a control_version, or the ID of a notification or dead letter.
+    Repeats of an event_id are looked for within `around_us` microseconds of what is found at once.
+    """
+    if match := _ORIGIN.fullmatch(what):
+        if match[1] in history.streams.control:
+            return by_origin(history, what)
+    elif _ENTRY_ID.fullmatch(what):
+        return _by_end(history, what)
+    elif _CONTROL_VERSION.fullmatch(what) and (found := _by_end(history, entry_id_of(int(what)))):
+        return found
+    return by_event_id(history, what, window, around_us)
+
+
+def by_origin(history: History, origin: str) -> list[Life]:
+    """Return the lives of one entry of a control stream: more than one if it was put back."""
+    _, _, entry_id = origin.rpartition("/")
+    if not _ENTRY_ID.fullmatch(entry_id):
+        return []
+    ms, _ = id_pair(entry_id)
+    window = Window(ms * 1000, ms * 1000 + 999)
+    return [life for life in lives(history, window) if life.origin == origin]
+
+
+def by_event_id(history: History, event_id: str, window: Window, around_us: int) -> list[Life]:
+    """Return the lives of all entries with this event_id, near where it is known to have been."""
+    points = list(_known_points(history, event_id)) or list(_scanned(history, event_id, window))
+    found: dict[tuple[str, str], Life] = {}
+    for at_us in points:
+        near = Window(max(0, at_us - around_us), at_us + around_us)
+        for life in lives(history, near):
+            if life.event_id == event_id:
+                found[life.origin, life.end_id] = life
+    return sorted(found.values(), key=lambda life: (life.begun_us, life.ended_us))
+
+
+def by_ref(history: History, ref: str, window: Window, count: int) -> list[Life]:
+    """Return the lives of the newest events about an artifact_ref: `count` of each stream."""
+    names, about = history.streams, About(artifact_ref=ref)
+    origins: list[str] = []
+    for stream in names.control:
+        newest = history.entries_back(stream, window.last_entry, window.first_entry, about=about)
+        origins += [f"{stream}/{entry.id}" for entry in islice(_of_ref(newest, ref), count)]
+    for stream in (names.notifications, names.dead):
+        newest = history.entries_back(stream, window.last, window.first, about=about)
+        origins += [text(e.fields, "origin") for e in islice(_of_ref(newest, ref), count)]
+    found = [life for origin in dict.fromkeys(origins) for life in by_origin(history, origin)]
+    return sorted(found, key=lambda life: (life.begun_us, life.ended_us))
+
+
+def _of_ref(entries: Iterator[Entry], ref: str) -> Iterator[Entry]:
+    for entry in entries:
+        event = decoded(entry.fields)
+        if event and event.artifact_ref == ref:
+            yield entry
+
+
+def _by_end(history: History, entry_id: str) -> list[Life]:
+    for stream in (history.streams.notifications, history.streams.dead):
+        entry = get(history, stream, entry_id)
+        if entry:
+            return by_origin(history, text(entry.fields, "origin"))
+    return []
+
+
+def _known_points(history: History, event_id: str) -> Iterator[int]:
+    """Yield when the event began, as far as index, letters and records tell without a search."""
+    names, about = history.streams, About(event_id=event_id)
+    for control_version in history.published([event_id]).values():
+        entry = get(history, names.notifications, entry_id_of(control_version))
+        yield _begun_us(entry) if entry else control_version
+    for stream in (names.dead, names.redriven):
+        for entry in history.entries(stream, about=about):
+            if event_id.encode() in entry.fields.get(b"event", b"") or (
+                text(entry.fields, "event_id") == event_id
+            ):
+                yield _begun_us(entry)
+
+
+def _begun_us(entry: Entry) -> int:
+    _, _, origin_id = text(entry.fields, "origin").rpartition("/")
+    known = _ENTRY_ID.fullmatch(origin_id)
+    return id_pair(origin_id)[0] * 1000 if known else control_version_of(entry.id)
+
+
+def _scanned(history: History, event_id: str, window: Window) -> Iterator[int]:
+    """Yield when the newest entry with this event_id began: read through, the newest first."""
+    about = About(event_id=event_id)
+    needle = orjson.dumps(event_id)[1:-1]
+    for stream in history.streams.control:
+        for entry in history.entries_back(
+            stream, window.last_entry, window.first_entry, about=about
+        ):
+            raw = entry.fields.get(b"event", b"")
+            if needle in raw or b"\\u" in raw:
+                event = decoded(entry.fields)
+                if event and event.event_id == event_id:
+                    yield id_pair(entry.id)[0] * 1000
+                    return
+
+
+# --- hops ----------------------------------------------------------------------------------------
+
+
+def hops(history: History, life: Life) -> Iterator[Hop]:
+    """Yield the stations of one event, in order."""
+    if life.event and life.event.created_at:
+        yield _made(life, life.event.created_at)
+    yield _appended(life)
+    if history.store and life.event and life.event.artifact_ref:
+        yield _stored(life, put_of(life.event, history.store))
+    yield _end(life)
+    if life.end is End.DEAD and life.event:
+        overtaker = _overtaker(history, life, life.event)
+        if overtaker:
+            yield overtaker
+
+
+def _made(life: Life, created_at: str) -> Hop:
+    at_us = time_us(created_at)
+    if life.clock_ahead_s:
+        return Hop("made", Mark.UNKNOWN, at_us, "the producer's clock is wrong: that is after"
+                   " the entry was appended")  # fmt: skip
+    return Hop("made", Mark.OK, at_us, "by the producer's clock")
+
+
+def _appended(life: Life) -> Hop:
+    if life.entry is None:
+        return Hop("entry", Mark.ABSENT, life.begun_us or None,
+                   f"{life.origin}: trimmed or deleted since")  # fmt: skip
+    size = sum(map(len, life.entry.fields)) + sum(map(len, life.entry.fields.values()))
+    parent = text(life.entry.fields, "traceparent")
+    traced = f", traceparent {parent}" if parent else ""
+    return Hop("entry", Mark.OK, life.begun_us, f"{life.origin}, {size:,} bytes{traced}")
+
+
+def _stored(life: Life, put: Put | None) -> Hop:
+    assert put  # noqa: S101 -- it names an artifact
+    assert life.event  # noqa: S101 -- it names an artifact
+    ref = life.event.artifact_ref
+    if put.state is State.THERE:
+        at_us = int(put.version.stored_at * 1e6) if put.version else None
+        size = f", {put.version.size_bytes:,} bytes" if put.version else ""
+        return Hop("put", Mark.OK, at_us, f"{ref} {life.event.checksum}{size}")
+    if life.end in (End.PUBLISHED, End.DUPLICATE):
+        return Hop("put", Mark.FAILED, None, f"{ref} is {put.state.value} in the fleet's store",
+                   "it was there when it was published: collected since, or damaged; `sidecar audit"
+                   " --repair` puts it again from the producer's store")  # fmt: skip
+    return Hop("put", Mark.ABSENT, None, f"{ref} is {put.state.value} in the fleet's store")
+
+
+def _end(life: Life) -> Hop:
+    at_us = life.ended_us or None
+    if life.end is End.PUBLISHED:
+        return Hop("notification", Mark.OK, at_us, f"control_version {life.control_version}")
+    if life.end is End.DUPLICATE:
+        return Hop("duplicate", Mark.OK, None,
+                   f"published before, as control_version {life.control_version}")  # fmt: skip
+    if life.end is End.DEAD:
+        told = explain(life.reason)
+        said = f"{life.end_id} {life.reason}: {life.detail}. {told.meaning}"
+        return Hop("dead letter", Mark.FAILED, at_us, said, told.mend)
+    if life.end is End.REDRIVEN:
+        fields = life.fields or {}
+        return Hop("put back", Mark.OK, at_us, f"by {text(fields, 'by')}: {text(fields, 'reason')};"
+                   f" as {text(fields, 'entry')}")  # fmt: skip
+    if life.end is End.WAITING:
+        return Hop("waits", Mark.WAITS, None, "no worker has finished it",
+                   "`sidecar status` tells of halts, and whether a worker is alive")  # fmt: skip
+    return Hop("end", Mark.UNKNOWN, None, "nothing tells how it ended",
+               "what would tell has expired, or it was lost: `sidecar audit` knows")  # fmt: skip
+
+
+def _overtaker(history: History, life: Life, event: Event) -> Hop | None:
+    """Return the first notification after a dead letter that makes it old news."""
+    stack = event.tenant_id, event.stack_id
+    about = About(tenant_id=event.tenant_id)
+    names = history.streams
+    for entry in history.entries(names.notifications, entry_id_of(life.ended_us), about=about):
+        other = decoded(entry.fields)
+        if other is None or other.event_id == life.event_id:
+            continue
+        same_ref = event.artifact_ref and other.artifact_ref == event.artifact_ref
+        newer = event.version > 0 and other.version >= event.version
+        if same_ref or (event.stack_id and newer and (other.tenant_id, other.stack_id) == stack):
+            return Hop(
+                "overtaken", Mark.FAILED, control_version_of(entry.id),
+                f"by {other.event_id}: {'/'.join(stack)}@{other.version}, control_version"
+                f" {control_version_of(entry.id)}",
+                "leave it dead: what came later has it; to re-drive it would go back",
+            )  # fmt: skip
+    return None

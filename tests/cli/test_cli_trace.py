@@ -1,0 +1,160 @@
+"""`sidecar trace`: one event, or all about a ref, hop by hop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.moments import rfc3339
+from tests.cli.harness import HOSTILE, NOTIFICATIONS, STREAM, Cli
+
+
+def marks(event: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the hops of one event with their marks."""
+    return [(hop["hop"], hop["mark"]) for hop in event["hops"]]
+
+
+def traced(sidecar: Cli, *args: str | Path) -> list[dict[str, Any]]:
+    """Return what a trace tells."""
+    ran = sidecar("trace", "--json", *args)
+    assert ran.code == 0, ran.err
+    return ran.objects()
+
+
+def test_every_station_of_a_published_event(sidecar: Cli) -> None:
+    """From the producer's clock over entry and Put to the notification, each with its time."""
+    sidecar.bring("e1", "rows/a", b"one", "--tenant", "t")
+    sidecar.work()
+    (event,) = traced(sidecar, "e1")
+    assert marks(event) == [("made", "ok"), ("entry", "ok"), ("put", "ok"), ("notification", "ok")]
+    assert all(hop["at"] for hop in event["hops"])
+    assert "3 bytes" in event["hops"][2]["detail"]
+    text = sidecar("trace", "e1").out
+    assert str(event["control_version"]) in text
+    assert event["checksum"] in text
+
+
+def test_an_event_is_found_by_every_name_it_has(sidecar: Cli) -> None:
+    """By event_id, entry, control_version, notification ID and dead letter."""
+    sidecar.emit("other")
+    sidecar.emit("e1")
+    sidecar.client.xadd(STREAM, {"event": '{"event_id":"odd","type":"nobody.knows"}'})
+    sidecar.work()
+    (event,) = traced(sidecar, "e1")
+    (odd,) = traced(sidecar, "odd")
+    names = (event["origin"], str(event["control_version"]), event["end_id"], odd["end_id"])
+    assert [traced(sidecar, name)[0]["event_id"] for name in names] == ["e1", "e1", "e1", "odd"]
+    assert marks(odd)[-1] == ("dead letter", "failed")
+    assert "--allow-type" in odd["hops"][-1]["mend"]
+
+
+def test_all_entries_of_an_event_id_are_told(sidecar: Cli) -> None:
+    """What was published, its repeat, and what came under the same id with other content."""
+    sidecar.emit("e1")
+    sidecar.emit("e1")
+    sidecar.emit("e1", "--tenant", "another")
+    sidecar.work()
+    assert [one["end"] for one in traced(sidecar, "e1")] == ["published", "duplicate", "dead"]
+
+
+def test_what_waits_is_found_though_no_index_knows_it(sidecar: Cli) -> None:
+    """An entry that nobody has read is looked for in the stream."""
+    sidecar.emit("first")
+    sidecar.emit("e1")
+    (event,) = traced(sidecar, "e1")
+    assert marks(event)[-1] == ("waits", "waits")
+
+
+def test_a_letter_is_followed_through_being_put_back(sidecar: Cli) -> None:
+    """Who put it back and why, and what became of it then, as often as it was."""
+    sidecar.client.xadd(STREAM, {"event": '{"event_id":"odd","type":"nobody.knows"}'})
+    sidecar.work()
+    for _ in range(2):
+        ran = sidecar("dead", "redrive", "--all", "--force", "--reason", "try again")
+        assert ran.code == 0, ran.err
+        sidecar.work()
+    ends = [one["end"] for one in traced(sidecar, "odd")]
+    assert sorted(ends) == ["dead", "redriven", "redriven"]
+    assert "try again" in sidecar("trace", "odd").out
+
+
+def test_a_letter_that_was_overtaken_says_by_what(sidecar: Cli) -> None:
+    """After a dead letter, the first newer notification of its stack is named."""
+    for version, kind in (("7", "other.type"), ("8", "stack.activated")):
+        sidecar.bring(f"v{version}", f"stacks/{version}", b"x", "--type", kind, "--tenant", "t",
+                      "--stack", "web", "--version", version)  # fmt: skip
+        sidecar.work()
+    (event,) = traced(sidecar, "v7")
+    assert marks(event)[-2:] == [("dead letter", "failed"), ("overtaken", "failed")]
+    assert "v8" in event["hops"][-1]["detail"]
+
+
+def test_a_ref_with_its_versions_and_events(sidecar: Cli) -> None:
+    """The versions that the store has, the current one marked, and the events about the ref."""
+    sidecar.bring("e1", "rows/a", b"one")
+    sidecar.work()
+    sidecar.bring("e2", "rows/a", b"two!")
+    sidecar.bring("e3", "rows/ab", b"other")
+    sidecar.work()
+    found = traced(sidecar, "rows/a")
+    versions = [one["version"] for one in found if "hops" not in one]
+    assert [(one["size_bytes"], one["current"]) for one in versions] == [(3, False), (4, True)]
+    assert [one["event_id"] for one in found if "hops" in one] == ["e1", "e2"]
+    newest = traced(sidecar, "rows/a", "--as", "ref", "-n", "1")
+    assert [one["event_id"] for one in newest if "hops" in one] == ["e2"]
+
+
+def test_what_never_was_and_what_has_expired(sidecar: Cli) -> None:
+    """1 where there never was such a thing, 3 where it may have expired."""
+    sidecar.emit("e1")
+    sidecar.work()
+    ran = sidecar("trace", "nobody")
+    assert (ran.code, "never was" in ran.err) == (1, True)
+    sidecar.client.xtrim(NOTIFICATIONS, maxlen=0)
+    ran = sidecar("trace", "nobody")
+    assert (ran.code, "trimmed" in ran.err) == (3, True)
+    assert sidecar("trace", "nobody", "--as", "thing").code == 2
+
+
+def test_a_trimmed_entry_and_a_collected_artifact_are_told(sidecar: Cli) -> None:
+    """What is gone is said to be gone; nothing is invented for it."""
+    sidecar.bring("e1", "rows/a", b"one")
+    sidecar.work()
+    sidecar.client.xtrim(STREAM, maxlen=0)
+    for path in (sidecar.directory / "data-dir" / "fleet" / "refs" / "rows").iterdir():
+        path.unlink()
+    (event,) = traced(sidecar, "e1")
+    assert marks(event)[1:] == [("entry", "absent"), ("put", "failed"), ("notification", "ok")]
+
+
+def test_lying_clocks_and_hostile_strings(sidecar: Cli) -> None:
+    """A producer's clock that cannot be right is marked; control characters stay text."""
+    event = {"event_id": "e1", "type": "run.abort", "created_at": rfc3339(4e15), "x": HOSTILE}
+    sidecar.client.xadd(STREAM, {"event": json.dumps(event | {"tenant_id": HOSTILE})})
+    sidecar.work()
+    (found,) = traced(sidecar, "e1")
+    assert marks(found)[0] == ("made", "unknown")
+    out = sidecar("trace", "e1").out
+    assert not set("\x1b\x07\u202e") & set(out)
+    assert sidecar("trace", HOSTILE).code == 1
+
+
+@pytest.mark.parametrize("name", ["b.zip", "b"])
+def test_a_bundle_is_traced_as_redis_is(sidecar: Cli, name: str) -> None:
+    """With the bundle alone, a trace tells the same."""
+    sidecar.bring("e1", "rows/a", b"one")
+    sidecar.client.xadd(STREAM, {"event": '{"event_id":"odd","type":"nobody.knows"}'})
+    sidecar.work()
+    sidecar.emit("late")
+    path = sidecar.directory / name
+    before = [traced(sidecar, what) for what in ("e1", "odd", "late", "rows/a")]
+    assert sidecar("replay", "export", path).code == 0
+    sidecar.client.flushall()
+    after = [
+        sidecar("trace", what, "--json", "--bundle", path, env={"SIDECAR_REDIS": ""}).objects()
+        for what in ("e1", "odd", "late", "rows/a")
+    ]
+    assert after == before
