@@ -15,6 +15,7 @@ from sidecar.cli import (
     audit,
     dead,
     demo,
+    diff,
     emit,
     halts,
     output,
@@ -46,6 +47,7 @@ app.command(name="pause")(halts.pause)
 app.command(name="resume")(halts.resume)
 app.command(name="audit")(audit.audit)
 app.add_typer(dead.app, name="dead")
+app.command(name="diff")(diff.diff)
 app.command(name="trace")(trace.trace)
 app.add_typer(replay.app, name="replay")
 store.app.command(name="verify")(store_care.verify)

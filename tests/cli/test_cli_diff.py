@@ -1,0 +1,120 @@
+"""`sidecar diff`: two versions of a ref, or the fleet at two positions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from store import checksum_of
+from tests.cli.harness import HOSTILE, NOTIFICATIONS, Cli
+
+
+def versions(sidecar: Cli, *blobs: bytes) -> None:
+    """Publish one version of `rows/a` after the other."""
+    for n, blob in enumerate(blobs):
+        sidecar.bring(f"e{n}", "rows/a", blob, "--tenant", "t")
+        sidecar.work()
+
+
+def test_the_newest_version_against_the_one_before(sidecar: Cli) -> None:
+    """Without checksums it is these two; 1 where they differ."""
+    versions(sidecar, b'{"a":1}', b'{"a":2,"b":1}', b'{"b":1, "a":3}')
+    ran = sidecar("diff", "rows/a")
+    assert ran.code == 1
+    assert [line for line in ran.out.splitlines() if line.startswith(("+ ", "- "))] == [
+        '-   "a": 2,'.replace("-   ", "-  "), '+  "a": 3,',
+    ]  # fmt: skip
+    found = sidecar("diff", "rows/a", "--json").object()
+    assert found["old"]["checksum"] == checksum_of(b'{"a":2,"b":1}')
+    assert (found["data"]["kind"], found["manifest"]["identical"]) == ("json", True)
+
+
+def test_versions_are_chosen_by_the_first_digits(sidecar: Cli) -> None:
+    """A checksum may be cut; one that fits none, or several, is refused."""
+    blobs = [b"a\n", b"b\n", b"c\n"]
+    versions(sidecar, *blobs)
+    digits = [checksum_of(blob).removeprefix("sha256:")[:12] for blob in blobs]
+    out = sidecar("diff", "rows/a", digits[0], f"sha256:{digits[2]}").out
+    assert "-a" in out
+    assert "+c" in out
+    assert sidecar("diff", "rows/a", digits[1], digits[1]).code == 0
+    ran = sidecar("diff", "rows/a", "00000000")
+    assert (ran.code, "no version" in ran.err) == (3, True)
+    assert sidecar("diff", "rows/a", "xyz").code == 2
+    assert sidecar("diff", "rows/nothing").code == 3
+
+
+def test_what_says_the_same_is_no_difference(sidecar: Cli) -> None:
+    """JSON with its keys in another order ends with 0, and says so."""
+    versions(sidecar, b'{"a":1,"b":2}', b'{"b":2,"a":1}')
+    ran = sidecar("diff", "rows/a")
+    assert (ran.code, "says the same" in ran.out) == (0, True)
+
+
+def test_a_ref_with_one_version_has_nothing_to_compare(sidecar: Cli) -> None:
+    """That is told apart from being the same."""
+    versions(sidecar, b"one")
+    ran = sidecar("diff", "rows/a")
+    assert (ran.code, "no version before" in ran.err) == (3, True)
+
+
+def test_wrong_use_is_refused(sidecar: Cli) -> None:
+    """A ref or two positions, not both, not one."""
+    versions(sidecar, b"one")
+    for args in (
+        (),
+        ("--at", "1h"),
+        ("rows/a", "--at", "1h", "--at", "2h"),
+        ("--at", "x", "--at", "y"),
+    ):
+        assert sidecar("diff", *args).code == 2
+
+
+def test_control_characters_of_an_artifact_stay_text(sidecar: Cli) -> None:
+    """What is in an artifact cannot steer a terminal."""
+    versions(sidecar, b"one\n", HOSTILE.encode())
+    assert not set("\x1b\x07\u202e") & set(sidecar("diff", "rows/a").out)
+
+
+def test_the_fleet_at_two_positions(sidecar: Cli) -> None:
+    """What came and what changed between them; 0 where nothing did."""
+
+    def activate(version: int) -> int:
+        kind = ("--tenant", "t", "--type", "stack.activated", "--stack", "web")
+        sidecar.bring(f"v{version}", f"stacks/{version}", b"data", *kind, "--version", str(version))
+        sidecar.work()
+        found: int = json.loads(sidecar.entries(NOTIFICATIONS)[-1]["event"])["control_version"]
+        return found
+
+    first = activate(1)
+    versions(sidecar, b"row")
+    last = activate(2)
+    args = ("--at", str(first), "--at", str(last))
+    ran = sidecar("diff", *args, "--json")
+    assert ran.code == 1
+    found: list[dict[str, Any]] = ran.objects()
+    assert [(one["what"], one["name"], one["how"]) for one in found] == [
+        ("stack", "t/web", "changed"), ("ref", "rows/a", "came"), ("ref", "stacks/2", "came"),
+    ]  # fmt: skip
+    assert (found[0]["old"]["version"], found[0]["new"]["version"]) == (1, 2)
+    assert "@1 -> @2" in sidecar("diff", *args).out
+    back = sidecar("diff", *args[2:], *args[:2], "--json").objects()
+    assert [one["how"] for one in back] == ["changed", "went", "went"]
+    assert sidecar("diff", "--at", str(last), "--at", "0s").code == 0
+
+
+def test_positions_of_which_a_part_has_expired(sidecar: Cli) -> None:
+    """What is left is compared, and that something may lack is told."""
+    versions(sidecar, b"one", b"two")
+    sidecar.client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
+    ran = sidecar("diff", "--at", "1", "--at", "0s")
+    assert (ran.code, "expired" in ran.err) == (3, True)
+
+
+def test_versions_of_a_bundle(sidecar: Cli) -> None:
+    """A bundle has what its events name, to be compared without the store."""
+    versions(sidecar, b"one\n", b"two\n")
+    path = sidecar.directory / "b.zip"
+    assert sidecar("replay", "export", path).code == 0
+    ran = sidecar("diff", "rows/a", "--bundle", path, env={"SIDECAR_REDIS": ""})
+    assert (ran.code, "+two" in ran.out) == (1, True)
