@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,9 +15,18 @@ import pytest
 
 import store
 from sidecar import app, logs
-from sidecar.errors import Unreachable, UsageError
+from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.event import Rejected
-from sidecar.feed import Feed, FeedGap, ForeignEntry
+from sidecar.feed import (
+    Applied,
+    AsyncFeed,
+    Feed,
+    FeedGap,
+    FileCursor,
+    ForeignEntry,
+    Notification,
+    RedisCursor,
+)
 from sidecar.producer import Producer
 from sidecar.settings import build
 
@@ -194,3 +208,195 @@ def test_a_producer_passes_wide_numbers_on(
     ((_, fields),) = client.xrange(NOTIFICATIONS)
     assert b'"wide":12345678901234567890123,' in fields[b"event"]
     assert len(feed.poll()) == 1
+
+
+# --- filters, and the position -----------------------------------------------------------------
+
+
+def plant(client: Any, number: int, **fields: str) -> int:
+    """Append the notification that has the control_version 1000 * number; return that."""
+    event = {"id": 0, "event_id": f"e{number}", "type": "key.changed",
+             "control_version": 1000 * number, **fields}  # fmt: skip
+    entry: Any = {"event": json.dumps(event), "origin": f"control:events/{number}-0"}
+    client.xadd(NOTIFICATIONS, entry, id=f"{number}-0")
+    return 1000 * number
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"tenant": "a"}, [1, 3]),
+        ({"type": "run.abort"}, [3]),
+        ({"ref_prefix": "rows/x"}, [1, 4]),
+        ({"ref_prefix": "rows/x/"}, [1, 4]),
+        ({"tenant": "a", "type": "nothing"}, []),
+    ],
+)
+def test_a_feed_is_for_what_it_was_asked(
+    client: Any, redis_url: str, wanted: dict[str, Any], found: list[int]
+) -> None:
+    """Filters leave out the rest; the position moves over it, so that it is not read again."""
+    plant(client, 1, tenant_id="a", artifact_ref="rows/x", checksum="sha256:" + "0" * 64)
+    plant(client, 2, tenant_id="b", artifact_ref="rows/xy", checksum="sha256:" + "0" * 64)
+    plant(client, 3, tenant_id="a", type="run.abort")
+    last = plant(client, 4, artifact_ref="rows/x/1", checksum="sha256:" + "0" * 64)
+    feed = Feed(redis_url, **wanted)
+    assert [n.control_version // 1000 for n in feed.poll()] == found
+    assert feed.position == last
+    one_by_one = Feed(redis_url, **wanted)
+    polled: list[Notification] = []
+    while page := one_by_one.poll(one_by_one.position, limit=1):
+        polled += page
+    assert [n.control_version // 1000 for n in polled] == found
+
+
+def test_the_position_is_never_ahead_of_what_was_yielded(client: Any, redis_url: str) -> None:
+    """While the consumer works at one, the position does not lie past it."""
+    first, _ = plant(client, 1, tenant_id="a"), plant(client, 2, tenant_id="b")
+    third = plant(client, 3, tenant_id="a")
+    feed = Feed(redis_url, tenant="a")
+    following = feed.follow()
+    assert next(following).control_version == feed.position == first
+    assert next(following).control_version == feed.position == third
+
+
+# --- asyncio -----------------------------------------------------------------------------------
+
+
+def test_the_async_face_reads_the_same(producer: Producer, redis_url: str, tmp_path: Path) -> None:
+    """Poll, follow, resolve, open and passed: the same names, awaited."""
+    for n in range(3):
+        producer.publish(
+            type="key.changed", ref="k", data=b"%d" % n, manifest=b"m", event_id=f"e{n}"
+        )
+    relay(redis_url, tmp_path)
+    fleet = store.open_url((tmp_path / "fleet").as_uri())
+
+    async def read() -> tuple[list[str], list[str], list[bytes]]:
+        feed = AsyncFeed(redis_url, store=fleet, reader="r")
+        polled = await feed.poll()
+        followed: list[str] = []
+        async for notification in feed.follow():
+            followed.append(notification.event_id)
+            if len(followed) == len(polled):
+                break
+        assert feed.position == polled[-1].control_version
+        artifacts = await asyncio.gather(*map(feed.resolve, polled))
+        with await feed.open(polled[0]) as reader:
+            assert reader.read() == b"0"
+        await feed.passed(feed.position)
+        with pytest.raises(FeedGap):
+            await feed.poll(2**52)
+        await feed.close()
+        return [n.event_id for n in polled], followed, [a.data for a in artifacts]
+
+    assert asyncio.run(read()) == (["e0", "e1", "e2"], ["e0", "e1", "e2"], [b"0", b"1", b"2"])
+
+
+def test_a_cancelled_read_leaves_the_feed_in_order(client: Any, redis_url: str) -> None:
+    """A task that gives up waiting at any moment disturbs no later read."""
+
+    async def read() -> list[int]:
+        feed = AsyncFeed(redis_url)
+        plant(client, 1)
+        for pause_s in (0.0, 0.001, 0.01, 0.05):
+            waiting = asyncio.create_task(feed.poll(1000, wait_s=1.0))
+            await asyncio.sleep(pause_s)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        plant(client, 2)
+        found = [n.control_version for n in await feed.poll()]
+        await feed.close()
+        return found
+
+    assert asyncio.run(read()) == [1000, 2000]
+
+
+def test_the_async_face_outlives_a_broken_connection(client: Any, redis_url: str) -> None:
+    """A follower whose connection is cut goes on where it was."""
+
+    async def read() -> list[int]:
+        feed, found = AsyncFeed(redis_url), []
+        plant(client, 1)
+        async for notification in feed.follow():
+            found.append(notification.control_version)
+            if len(found) == 3:
+                break
+            client.client_kill_filter(_type="normal", skipme=True)
+            plant(client, len(found) + 1)
+        await feed.close()
+        return found
+
+    assert asyncio.run(read()) == [1000, 2000, 3000]
+
+
+# --- cursors -----------------------------------------------------------------------------------
+
+
+def note(number: int) -> Notification:
+    """Return a notification."""
+    return Notification(event_id=f"e{number}", type="run.abort", control_version=number)
+
+
+def test_what_was_applied_is_no_news(tmp_path: Path) -> None:
+    """An event is news once, whatever its control_version; a rollback takes its note with it."""
+    db = sqlite3.connect(tmp_path / "db")
+    applied = Applied(db)
+    assert applied.cursor == 0
+    with db:
+        assert applied.is_news(note(1))
+    assert applied.is_news(note(2))
+    db.rollback()
+    again = Applied(sqlite3.connect(tmp_path / "db"))
+    assert again.cursor == 1
+    assert again.is_news(note(2))
+    assert not again.is_news(note(1).model_copy(update={"control_version": 3}))
+    assert again.cursor == 3
+
+
+def test_behind_a_snapshot_what_comes_after_it_is_news_again(tmp_path: Path) -> None:
+    """Who begins anew with a snapshot applies again what the snapshot does not have."""
+    applied = Applied(sqlite3.connect(tmp_path / "db"))
+    assert [applied.is_news(note(n)) for n in (1, 2, 3)] == [True] * 3
+    applied.move_to(2)
+    assert applied.cursor == 2
+    assert [applied.is_news(note(n)) for n in (2, 3)] == [False, True]
+
+
+def test_a_file_cursor_is_whole_or_the_one_before(tmp_path: Path) -> None:
+    """A crash while it is stored leaves the old one; what is no cursor is refused."""
+    path = tmp_path / "cursor"
+    cursor = FileCursor(path)
+    assert cursor.load() == 0
+    cursor.store(7)
+    (tmp_path / ".cursor.part").write_text("9")  # a crash before the rename
+    assert FileCursor(path).load() == 7
+    cursor.store(8)
+    assert FileCursor(path).load() == 8
+    path.write_text("8x")
+    with pytest.raises(SidecarError, match="remove it to begin with a snapshot"):
+        cursor.load()
+
+
+def test_a_cursor_in_redis(redis_url: str, client: Any, tmp_path: Path) -> None:
+    """It is there for the next one; another value at its key is refused."""
+    assert RedisCursor(redis_url, "cursor").load() == 0
+    RedisCursor(redis_url, "cursor").store(7)
+    assert RedisCursor(redis_url, "cursor").load() == 7
+    client.set("cursor", "x")
+    with pytest.raises(SidecarError, match="not a control_version"):
+        RedisCursor(redis_url, "cursor").load()
+    with pytest.raises(Unreachable):
+        RedisCursor(f"unix://{tmp_path}/nobody", "cursor").load()
+
+
+def test_it_is_light_to_import() -> None:
+    """A controller that imports the feed brings in no worker, no command line and no backend."""
+    program = "import sys, sidecar.feed; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    heavy = {"typer", "rich", "structlog", "prometheus_client", "sidecar.relay", "sidecar.app",
+             "sidecar.cli", "store.file", "store.object"}  # fmt: skip
+    assert not heavy & set(ran.stdout.split())
