@@ -1,0 +1,349 @@
+"use strict";
+// Everything that comes out of an event goes through textContent, and `visible`: it is data.
+const $ = (id) => document.getElementById(id);
+const MARKS = { published: "●", duplicate: "◌", dead: "✕", redriven: "↻", waiting: "▲", unknown: "?" };
+const SAID = { published: "published", duplicate: "a repeat", dead: "dead", redriven: "put back", waiting: "waits", unknown: "end unknown" };
+const visible = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]/gu,
+  (c) => "\\u{" + c.codePointAt(0).toString(16) + "}");
+const clock = (us) => us ? new Date(us / 1000).toISOString().replace("T", " ") : "–";
+const span = (us) => us < 0 ? "-" + span(-us) : us < 1e3 ? us.toFixed(0) + " µs" : us < 1e6 ? (us / 1e3).toFixed(us < 1e4 ? 1 : 0) + " ms"
+  : us < 6e7 ? (us / 1e6).toFixed(1) + " s" : us < 36e8 ? Math.floor(us / 6e7) + " min " + Math.round(us % 6e7 / 1e6) + " s" : (us / 36e8).toFixed(1) + " h";
+const moment = (id) => Number(id.split("-")[0]) ? clock(Number(id.split("-")[0]) * 1000) : "the beginning";
+function el(name, text, attributes = {}) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = visible(text);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+const put = (parent, ...children) => { parent.replaceChildren(...children); return parent; };
+
+async function read() {
+  const packed = Uint8Array.from(atob($("data").textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+function start(data) {
+  const { head, strings, columns, ends } = data;
+  const total = columns.begun.length;
+  const text = (name, i) => strings[columns[name][i]];
+  const end = (i) => ends[columns.end[i]];
+  const time = (i) => columns.took[i] >= 0 ? columns.begun[i] + columns.took[i] : columns.begun[i];
+  const order = Array.from({ length: total }, (_, i) => i).sort((a, b) => time(a) - time(b));
+  const lanes = [...new Set(columns.tenant)].sort((a, b) => strings[a] < strings[b] ? -1 : 1);
+  const laneOf = new Map(lanes.map((tenant, lane) => [tenant, lane]));
+  const now = { hidden: new Set(), reasons: new Set(), search: "", tenant: "", chosen: order, selected: -1 };
+  const span0 = total ? [time(order[0]) / 1e6 - 0.5, time(order[total - 1]) / 1e6 + 0.5] : [0, 1];
+  let xs = [...span0], ys = [0, Math.max(1, Math.min(lanes.length, 40))];
+
+  // --- what it is -------------------------------------------------------------------------------
+  document.title = visible("Replay, " + head.window);
+  $("window").textContent = visible(head.window);
+  $("source").textContent = visible(`Taken from ${head.history} at ${head.taken_at}. ${total.toLocaleString("en")} events.` + (head.filters ? ` Only ${head.filters}.` : ""));
+  put($("covered"), ...head.covered.map((one) => {
+    const item = el("li", one.stream + ": ");
+    item.append(one.first ? `${moment(one.first)} to ${moment(one.last)}` : "nothing");
+    for (const gap of one.missing) item.append(" ", el("span", `${gap.why}: ${moment(gap.first)} to ${moment(gap.last)} is gone`, { class: "bad" }));
+    return item;
+  }));
+  put($("quiet"), ...(data.quiet.length ? data.quiet.map((one) => {
+    const item = el("li");
+    const link = el("button", `${clock(one.from_us)}, for ${span(one.to_us - one.from_us)}`, { type: "button" });
+    link.onclick = () => { zoom(one.from_us / 1e6 - 1, one.to_us / 1e6 + 1); };
+    item.append(link, ` while ${one.waiting.toLocaleString("en")} events waited`);
+    return item;
+  }) : [el("p", "Never for long.")]));
+  put($("tenants"), ...lanes.slice(0, 2000).map((tenant) => el("option", undefined, { value: visible(strings[tenant]) })));
+
+  // --- choosing ---------------------------------------------------------------------------------
+  const count = (values) => values.reduce((sums, value) => sums.set(value, (sums.get(value) || 0) + 1), new Map());
+  const byEnd = count(columns.end.map((n) => ends[n]));
+  const byReason = count(columns.reason.filter((n) => strings[n]).map((n) => strings[n]));
+  const toggles = (place, counts, off, label) => put(place, ...[...counts].sort((a, b) => b[1] - a[1]).map(([name, n]) => {
+    const button = el("button", undefined, { type: "button", "aria-pressed": "true" });
+    button.append(...label(name), ` ${n.toLocaleString("en")}`);
+    button.onclick = () => { off.has(name) ? off.delete(name) : off.add(name); choose(); };
+    button.sync = () => button.setAttribute("aria-pressed", String(!off.has(name)));
+    return button;
+  }));
+  const dot = (name) => { const mark = el("span", MARKS[name], { class: "dot", "aria-hidden": "true" }); mark.style.color = `var(--${name})`; return mark; };
+  toggles($("ends"), byEnd, now.hidden, (name) => [dot(name), SAID[name]]);
+  toggles($("reasons"), byReason, now.reasons, (name) => [visible(name)]);
+  put($("legend"), ...ends.map((name) => { const item = el("span"); item.append(dot(name), SAID[name]); return item; }));
+
+  function choose() {
+    const wanted = now.search.toLowerCase();
+    const fits = (i) => !now.hidden.has(end(i)) && !(text("reason", i) && now.reasons.has(text("reason", i)))
+      && (!now.tenant || visible(text("tenant", i)) === now.tenant)
+      && (!wanted || ["event_id", "tenant", "stack", "ref", "reason", "type", "detail"].some((name) => text(name, i).toLowerCase().includes(wanted)));
+    now.chosen = order.filter(fits);
+    $("chosen").textContent = `${now.chosen.length.toLocaleString("en")} of ${total.toLocaleString("en")} events`;
+    for (const button of document.querySelectorAll("#ends button, #reasons button")) button.sync();
+    if (now.tenant) ys = laneWindow(now.tenant);
+    delays();
+    table.scrollTop = 0;
+    redraw();
+    link();
+  }
+  function laneWindow(tenant) {
+    const lane = lanes.findIndex((one) => visible(strings[one]) === tenant);
+    return lane < 0 ? ys : [Math.max(0, lane - 5), Math.min(lanes.length, Math.max(0, lane - 5) + 12)];
+  }
+
+  // --- drawing ----------------------------------------------------------------------------------
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+  const shapes = {
+    published: (c, x, y, r) => c.arc(x, y, r, 0, 7), duplicate: (c, x, y, r) => { c.moveTo(x + r, y); c.arc(x, y, r, 0, 7); },
+    dead: (c, x, y, r) => { c.moveTo(x - r, y - r); c.lineTo(x + r, y + r); c.moveTo(x + r, y - r); c.lineTo(x - r, y + r); },
+    redriven: (c, x, y, r) => c.rect(x - r, y - r, 2 * r, 2 * r),
+    waiting: (c, x, y, r) => { c.moveTo(x, y - r); c.lineTo(x + r, y + r); c.lineTo(x - r, y + r); c.closePath(); },
+    unknown: (c, x, y, r) => { c.moveTo(x, y - r); c.lineTo(x + r, y); c.lineTo(x, y + r); c.lineTo(x - r, y); c.closePath(); },
+  };
+  function visibleRange() {  // of now.chosen, which is sorted by time
+    const find = (at) => { let low = 0, high = now.chosen.length; while (low < high) { const mid = (low + high) >> 1; time(now.chosen[mid]) / 1e6 < at ? low = mid + 1 : high = mid; } return low; };
+    return [find(xs[0]), find(xs[1])];
+  }
+  function drawEvents(plot, yOf, keep) {
+    const c = plot.ctx, ratio = devicePixelRatio, r = 4 * ratio;
+    c.save();
+    c.beginPath(); c.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height); c.clip();
+    c.fillStyle = colour("quiet");
+    for (const one of data.quiet) {  // when nothing went on
+      const left = plot.valToPos(one.from_us / 1e6, "x", true), right = plot.valToPos(one.to_us / 1e6, "x", true);
+      c.fillRect(left, plot.bbox.top, right - left, plot.bbox.height);
+    }
+    const [low, high] = visibleRange();
+    for (const name of ends) {
+      c.beginPath();
+      const taken = new Set();  // one mark a few pixels: a hundred thousand are drawn as fluently as ten
+      for (let n = low; n < high; n++) {
+        const i = now.chosen[n];
+        if (end(i) !== name || !keep(i)) continue;
+        const x = Math.round(plot.valToPos(time(i) / 1e6, "x", true)), y = Math.round(plot.valToPos(yOf(i), "y", true));
+        const cell = (x >> 1) * 65536 + (y >> 1);
+        if (taken.has(cell)) continue;
+        taken.add(cell);
+        if (name === "published") c.moveTo(x + r, y);
+        shapes[name](c, x, y, name === "published" ? r * 0.8 : r);
+      }
+      c.strokeStyle = c.fillStyle = colour(name);
+      c.lineWidth = 2 * ratio;
+      name === "dead" || name === "duplicate" ? c.stroke() : c.fill();
+    }
+    if (now.selected >= 0 && keep(now.selected)) {
+      c.beginPath();
+      c.arc(plot.valToPos(time(now.selected) / 1e6, "x", true), plot.valToPos(yOf(now.selected), "y", true), 10 * ratio, 0, 7);
+      c.strokeStyle = colour("mark"); c.lineWidth = 2 * ratio; c.stroke();
+    }
+    c.restore();
+  }
+  const lane = (i) => laneOf.get(columns.tenant[i]) + 0.5;
+  const axis = () => ({ stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") }, font: "12px system-ui" });
+  function chart(place, height, y, yOf, keep) {
+    const plot = new uPlot({
+      width: place.clientWidth || 600, height, legend: { show: false }, cursor: { drag: { x: true, y: false }, points: { show: false }, y: false },
+      scales: { x: { time: true, range: () => xs }, y: y.scale }, series: [{}, { paths: () => null, points: { show: false } }],
+      tzDate: (at) => uPlot.tzDate(new Date(at * 1e3), "Etc/UTC"),
+      axes: [{ ...axis(), space: 90, values: hours }, { ...axis(), ...y.axis }],
+      hooks: {
+        draw: [(plot) => drawEvents(plot, yOf, keep)],
+        setSelect: [(plot) => { if (plot.select.width > 3) { zoom(plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x")); plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false); } }],
+      },
+    }, [[0, 1], [null, null]], place);
+    plot.over.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const width = xs[1] - xs[0];
+      if (event.shiftKey) return pan((event.deltaY || event.deltaX) > 0 ? 0.15 : -0.15);
+      const at = plot.posToVal(event.offsetX, "x"), by = event.deltaY > 0 ? 1.25 : 0.8;
+      zoom(at - (at - xs[0]) * by, at - (at - xs[0]) * by + width * by);
+    }, { passive: false });
+    plot.over.addEventListener("click", (event) => {
+      const near = nearest(plot, event.offsetX, event.offsetY, yOf, keep);
+      if (near >= 0) open(near);
+    });
+    return plot;
+  }
+  function nearest(plot, left, top, yOf, keep) {
+    const [low, high] = visibleRange();
+    let best = -1, least = 15 * 15;
+    for (let n = low; n < high; n++) {
+      const i = now.chosen[n];
+      if (!keep(i)) continue;
+      const dx = plot.valToPos(time(i) / 1e6, "x") - left, dy = plot.valToPos(yOf(i), "y") - top;
+      if (dx * dx + dy * dy < least) { least = dx * dx + dy * dy; best = i; }
+    }
+    return best;
+  }
+  function hours(plot, values) {  // UTC, as fine as the window asks for
+    const width = xs[1] - xs[0], [from, to] = width > 2 * 86400 ? [0, 10] : width > 600 ? [11, 16] : width > 10 ? [11, 19] : [11, 23];
+    return values.map((value) => new Date(value * 1e3).toISOString().slice(from, to));
+  }
+  const names = (plot, values) => values.map((value) => Number.isInteger(value) ? "" : visible(strings[lanes[Math.floor(value)]] ?? "").slice(0, 22) || (lanes[Math.floor(value)] === undefined ? "" : "no tenant"));
+  const inLane = (i) => { const at = lane(i); return at >= ys[0] && at <= ys[1]; };
+  const took = (i) => columns.took[i] >= 0 && end(i) !== "duplicate";
+  let timeline, delay;
+  function build() {
+    for (const id of ["timeline", "delay"]) $(id).replaceChildren();
+    timeline = chart($("timeline"), Math.max(180, Math.min(640, 22 * Math.min(lanes.length, 40) + 60)), {
+      scale: { dir: -1, range: () => ys },
+      axis: { size: 150, splits: () => { const step = Math.max(1, Math.ceil((ys[1] - ys[0]) / 40)); const at = []; for (let n = Math.floor(ys[0]); n < ys[1] && n < lanes.length; n += step) at.push(n + 0.5); return at; }, values: names },
+    }, lane, inLane);
+    delay = chart($("delay"), 190, {
+      scale: { distr: 3, range: () => [1e-4, Math.max(1, ...data.tallest.map((us) => us / 1e6 * 2))] },
+      axis: { size: 150, values: (plot, values) => values.map((value) => value === null ? "" : span(value * 1e6)) },
+    }, (i) => Math.max(columns.took[i] / 1e6, 1e-4), took);
+  }
+  let asked = 0;
+  function redraw() {
+    if (asked) return;
+    asked = requestAnimationFrame(() => { asked = 0; timeline.setScale("x", { min: xs[0], max: xs[1] }); delay.setScale("x", { min: xs[0], max: xs[1] }); timeline.redraw(); delay.redraw(); rows(); });
+  }
+  function zoom(from, to) {
+    const least = 1e-3;
+    if (to - from < least) to = from + least;
+    xs = [from, to];
+    redraw(); link();
+  }
+  const pan = (part) => zoom(xs[0] + part * (xs[1] - xs[0]), xs[1] + part * (xs[1] - xs[0]));
+  function climb(by) {
+    const height = ys[1] - ys[0], first = Math.max(0, Math.min(Math.max(0, lanes.length - height), ys[0] + by));
+    ys = [first, first + height];
+    redraw();
+  }
+  function delays() {
+    const all = now.chosen.filter(took).map((i) => columns.took[i]).sort((a, b) => a - b);
+    const at = (part) => all.length ? span(all[Math.min(all.length - 1, Math.floor(part * all.length))]) : "–";
+    put($("delays"), ...[["median", at(0.5)], ["99 of 100 within", at(0.99)], ["longest", at(1)]].map(([name, value]) => { const pair = el("div"); pair.append(el("dt", name), el("dd", value)); return pair; }));
+  }
+
+  // --- the table --------------------------------------------------------------------------------
+  const table = $("table"), HEIGHT = 28;
+  const whose = (i) => [text("tenant", i), text("stack", i)].filter(Boolean).join("/") + (columns.version[i] ? "@" + columns.version[i] : "") || "–";
+  function rows() {
+    const first = Math.max(0, Math.floor(table.scrollTop / HEIGHT) - 5), last = Math.min(now.chosen.length, first + Math.ceil(table.clientHeight / HEIGHT) + 10);
+    $("rows").style.height = now.chosen.length * HEIGHT + "px";
+    put($("rows"), ...now.chosen.slice(first, last).map((i, n) => {
+      const row = el("div", undefined, { class: "row", role: "option", id: "row" + i, "aria-selected": String(i === now.selected) });
+      row.style.top = (first + n) * HEIGHT + "px";
+      const how = el("span"); how.append(dot(end(i)), SAID[end(i)]);
+      row.append(el("span", clock(time(i)), { class: "wide" }), el("span", took(i) ? span(columns.took[i]) : "", { class: "soft" }), how, el("span", whose(i)), el("span", text("type", i), { class: "wide" }),
+        el("span", text("ref", i), { class: "wide" }), el("span", (text("event_id", i) || "?") + (text("reason", i) ? "  " + text("reason", i) : ""), { class: "wide" }));
+      row.onclick = () => open(i);
+      return row;
+    }));
+    const selected = $("row" + now.selected);
+    selected ? table.setAttribute("aria-activedescendant", selected.id) : table.removeAttribute("aria-activedescendant");
+  }
+  table.addEventListener("scroll", rows);
+  function walk(by) {
+    const at = now.chosen.indexOf(now.selected);
+    const next = now.chosen[Math.max(0, Math.min(now.chosen.length - 1, at < 0 ? 0 : at + by))];
+    if (next === undefined) return;
+    now.selected = next;
+    const n = now.chosen.indexOf(next);
+    if (n * HEIGHT < table.scrollTop) table.scrollTop = n * HEIGHT;
+    if ((n + 1) * HEIGHT > table.scrollTop + table.clientHeight) table.scrollTop = (n + 1) * HEIGHT - table.clientHeight;
+    const at1 = time(next) / 1e6;
+    if (at1 < xs[0] || at1 > xs[1]) zoom(at1 - (xs[1] - xs[0]) / 2, at1 + (xs[1] - xs[0]) / 2);
+    if (!inLane(next)) climb(lane(next) - ys[0] - 2);
+    if (!$("detail").hidden) open(next);
+    redraw();
+  }
+  table.addEventListener("keydown", (event) => {
+    const keys = { ArrowDown: () => walk(1), ArrowUp: () => walk(-1), PageDown: () => walk(12), PageUp: () => walk(-12), Home: () => walk(-1e9), End: () => walk(1e9), Enter: () => now.selected >= 0 && open(now.selected, true) };
+    if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
+  });
+  $("timeline").addEventListener("keydown", (event) => {
+    const middle = (by) => { const at = (xs[0] + xs[1]) / 2, half = (xs[1] - xs[0]) / 2 * by; zoom(at - half, at + half); };
+    const keys = {
+      ArrowLeft: () => pan(-0.2), ArrowRight: () => pan(0.2), ArrowUp: () => climb(-3), ArrowDown: () => climb(3), "+": () => middle(0.5), "=": () => middle(0.5), "-": () => middle(2),
+      0: () => zoom(...span0), n: () => walk(1), p: () => walk(-1), Enter: () => now.selected >= 0 && open(now.selected, true),
+    };
+    if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
+  });
+
+  // --- one event --------------------------------------------------------------------------------
+  let before = null;
+  function open(i, focus = false) {
+    now.selected = i;
+    if ($("detail").hidden) before = document.activeElement;
+    put($("detail-title")).textContent = visible(text("event_id", i) || "an event that cannot be read");
+    $("detail-whose").textContent = visible([text("type", i), whose(i), text("ref", i)].filter(Boolean).join("  ·  "));
+    const hops = [];
+    const hop = (name, at, lines, since, bad) => {
+      const item = el("li");
+      if (since && at) item.append(el("span", "+" + span(at - since), { class: "took" }));
+      item.append(el("strong", name, bad ? { class: "bad" } : {}), " ", el("span", at ? clock(at) : "", { class: "soft" }), ...lines.filter(Boolean).map((line) => el("div", line, { class: "mono" })));
+      hops.push(item);
+    };
+    const began = columns.begun[i], ended = took(i) ? began + columns.took[i] : 0;
+    if (text("created_at", i)) hop("made", 0, [text("created_at", i) + " by the producer's clock", columns.ahead[i] && `That clock is ${span(columns.ahead[i] * 1e6)} ahead: it cannot be right.`], 0, columns.ahead[i] > 0);
+    hop("entry", began, [text("origin", i), columns.there[i] ? "" : "trimmed or deleted since"]);
+    if (text("ref", i)) hop("artifact", 0, [text("ref", i), text("checksum", i), text("put", i) && `${text("put", i)} in the fleet's store`], 0, Boolean(text("put", i)) && text("put", i) !== "there" && end(i) === "published");
+    const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "put back", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];
+    hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), text("mend", i) && "Mend: " + text("mend", i)], began, ["dead", "unknown"].includes(end(i)));
+    put($("hops"), ...hops);
+    const same = text("ref", i) ? order.filter((other) => columns.ref[other] === columns.ref[i]) : [];
+    put($("versions"), ...(same.length ? same.slice(-50).map((other) => {
+      const item = el("li");
+      const go = el("button", `${clock(time(other))}  ${text("event_id", other)}`, { type: "button" });
+      go.onclick = () => open(other, true);
+      item.append(go, ` ${SAID[end(other)]}`, other === i ? " (this one)" : "");
+      for (const diff of data.diffs.filter((one) => one.new === columns.begun[other] + columns.took[other] && strings[columns.ref[other]] === one.ref)) item.append(el("div", `What changed against the version before (${diff.kind}):`, { class: "soft" }), shown(diff.lines));
+      return item;
+    }) : [el("p", "It names no artifact.")]));
+    $("detail").hidden = false;
+    if (focus) $("detail-title").focus();
+    redraw(); link();
+  }
+  function shown(lines) {
+    const block = el("pre", undefined, { tabindex: "0", "aria-label": "difference" });
+    for (const line of lines) block.append(el("span", line || " ", { class: { "+": "came", "-": "went", "@": "hunk" }[line[0]] || "" }), line && "+-@".includes(line[0]) ? "" : "\n");
+    return block;
+  }
+  function close() { $("detail").hidden = true; now.selected = -1; redraw(); link(); if (before) before.focus(); }
+  $("close").onclick = close;
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !$("detail").hidden) close(); });
+
+  // --- links ------------------------------------------------------------------------------------
+  function link() {
+    const parts = new URLSearchParams();
+    if (now.selected >= 0) parts.set("event", text("origin", now.selected) + " " + end(now.selected));
+    if (now.tenant) parts.set("tenant", now.tenant);
+    if (now.search) parts.set("search", now.search);
+    if (xs[0] !== span0[0] || xs[1] !== span0[1]) { parts.set("from", Math.round(xs[0] * 1e6)); parts.set("to", Math.round(xs[1] * 1e6)); }
+    if (now.hidden.size) parts.set("without", [...now.hidden].join(","));
+    history.replaceState(null, "", "#" + parts);
+  }
+  function follow() {
+    const parts = new URLSearchParams(location.hash.slice(1));
+    $("search").value = now.search = parts.get("search") || parts.get("ref") || "";
+    $("tenant").value = now.tenant = parts.get("tenant") || "";
+    now.hidden = new Set((parts.get("without") || "").split(",").filter((name) => ends.includes(name)));
+    toggles($("ends"), byEnd, now.hidden, (name) => [dot(name), SAID[name]]);
+    const [from, to] = [Number(parts.get("from")) / 1e6, Number(parts.get("to")) / 1e6];
+    xs = from > 0 && to > from ? [from, to] : [...span0];
+    const asked = parts.get("event");
+    const found = asked ? order.find((i) => text("origin", i) + " " + end(i) === asked || text("event_id", i) === asked) : undefined;
+    choose();
+    if (found !== undefined) open(found, true);
+  }
+  const later = (work) => { let due; return () => { clearTimeout(due); due = setTimeout(work, 120); }; };
+  $("search").addEventListener("input", later(() => { now.search = $("search").value; choose(); }));
+  $("tenant").addEventListener("input", later(() => { now.tenant = $("tenant").value; choose(); }));
+  $("clear").onclick = () => { now.search = now.tenant = $("search").value = $("tenant").value = ""; now.hidden.clear(); now.reasons.clear(); xs = [...span0]; ys = [0, Math.max(1, Math.min(lanes.length, 40))]; choose(); };
+  $("theme").onclick = () => {
+    const dark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    document.documentElement.dataset.theme = dark ? "light" : "dark";
+    build(); redraw();
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { build(); redraw(); });
+  addEventListener("resize", later(() => { for (const [plot, id] of [[timeline, "timeline"], [delay, "delay"]]) plot.setSize({ width: $(id).clientWidth, height: plot.height }); rows(); }));
+  addEventListener("hashchange", follow);
+  build();
+  follow();
+  $("loading").remove();
+  document.documentElement.dataset.ready = "true";
+}
+
+read().then(start).catch((error) => { $("loading").textContent = "The report cannot be read: " + visible(error.message); throw error; });

@@ -1,0 +1,193 @@
+"""A window as one HTML file: it needs no network, and nothing of an event can act in it.
+
+The page is static; what comes from events lies compressed in it as data, and its scripts and styles
+are allowed by their digests alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import heapq
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any, Final
+
+from sidecar.history import History
+from sidecar.moments import rfc3339
+from sidecar.reasons import explain
+from sidecar.replay.artifacts import State, put_of
+from sidecar.replay.compare import compare
+from sidecar.replay.timeline import End, Life
+from sidecar.replay.window import Covered, Filter, Window
+from store import StoreError, VersionedStore
+
+ENDS: Final = tuple(end.value for end in End)
+QUIET_US: Final = 2_000_000
+"""From so long without an end on, while events waited, it is worth telling."""
+MAX_QUIET: Final = 100
+MAX_DIFFS: Final = 200
+MAX_DIFF_LINES: Final = 400
+_TEXTS: Final = (
+    "tenant", "stack", "type", "ref", "event_id", "origin", "end_id", "reason", "detail", "mend",
+    "checksum", "created_at", "put",
+)  # fmt: skip
+_NUMBERS: Final = ("begun", "took", "end", "version", "ahead", "there")
+
+
+@dataclass(slots=True)
+class Report:
+    """What goes into the page: a column a field, and each text once."""
+
+    history: History
+    window: Window
+    asked: Filter
+    covered: list[Covered]
+    strings: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, list[int]] = field(
+        default_factory=lambda: {name: [] for name in (*_TEXTS, *_NUMBERS)}
+    )
+    diffs: list[dict[str, Any]] = field(default_factory=list)
+    _newest: dict[str, Life] = field(default_factory=dict)
+
+    def add(self, life: Life) -> None:
+        """Take in one event. Raises `Unreachable` when the store is away."""
+        event, columns = life.event, self.columns
+        put = put_of(event, self.history.store) if event and self.history.store else None
+        texts = {
+            "tenant": life.tenant_id, "stack": event and event.stack_id,
+            "type": event and event.type, "ref": event and event.artifact_ref,
+            "event_id": life.event_id, "origin": life.origin, "end_id": life.end_id,
+            "reason": life.reason, "detail": life.detail,
+            "mend": explain(life.reason).mend if life.reason else "",
+            "checksum": event and event.checksum, "created_at": event and event.created_at,
+            "put": put and put.state.value,
+        }  # fmt: skip
+        for name in _TEXTS:
+            columns[name].append(self.strings.setdefault(texts[name] or "", len(self.strings)))
+        took_s = life.delay_s
+        columns["begun"].append(life.begun_us or life.ended_us)
+        columns["took"].append(-1 if took_s is None else round(took_s * 1e6))
+        columns["end"].append(ENDS.index(life.end.value))
+        columns["version"].append(event.version if event else 0)
+        columns["ahead"].append(round(life.clock_ahead_s))
+        columns["there"].append(int(life.entry is not None))
+        if life.end is End.PUBLISHED and put and put.state is State.THERE:
+            self._compare(life)
+
+    def __len__(self) -> int:
+        return len(self.columns["end"])
+
+    def _compare(self, life: Life) -> None:
+        """Say how this version of its ref differs from the one before."""
+        assert life.event  # noqa: S101 -- it names an artifact
+        ref = life.event.artifact_ref
+        before, self._newest[ref] = self._newest.get(ref), life
+        if before is None or before.event is None or len(self.diffs) >= MAX_DIFFS:
+            return
+        blobs = [_data(one, self.history.store) for one in (before, life)]
+        if blobs[0] is None or blobs[1] is None or blobs[0] == blobs[1]:
+            return
+        found = compare(blobs[0], blobs[1])
+        lines = found.lines or ["the same, in another order"]
+        left = len(lines) - MAX_DIFF_LINES
+        more = [f"… {left:,} lines more: sidecar diff {ref}"] if left > 0 else []
+        # The page knows an event by when it ended, as its columns tell that.
+        new = self.columns["begun"][-1] + self.columns["took"][-1]
+        self.diffs.append({
+            "ref": ref, "new": new, "kind": found.kind.value,
+            "lines": [*lines[:MAX_DIFF_LINES], *more],
+        })  # fmt: skip
+
+    def _quiet(self) -> list[dict[str, int]]:
+        """Return when nothing ended for long while there was something to do."""
+        took = [
+            (begun, begun + took)
+            for begun, took in zip(self.columns["begun"], self.columns["took"], strict=True)
+            if took >= 0
+        ]
+        begun, ended = sorted(one for one, _ in took), sorted(one for _, one in took)
+        found = []
+        for at, then in pairwise(ended):
+            if then - at >= QUIET_US:
+                # Those that had come a good while before it went on, less those that had ended.
+                waiting = bisect_left(begun, then - QUIET_US // 2) - bisect_left(ended, then)
+                if waiting > 0:
+                    found.append({"from_us": at, "to_us": then, "waiting": waiting})
+        return heapq.nlargest(MAX_QUIET, found, key=lambda one: one["to_us"] - one["from_us"])
+
+    def data(self) -> bytes:
+        """Return what the page reads."""
+        asked = [f"{name} {value}" for name, value in _given(self.asked)]
+        return json.dumps({
+            "head": {
+                "window": str(self.window), "history": self.history.describe(),
+                "taken_at": rfc3339(self.history.now_us()), "filters": ", ".join(asked),
+                "covered": [one.to_json() for one in self.covered],
+            },
+            "strings": list(self.strings), "columns": self.columns, "ends": ENDS,
+            "diffs": self.diffs, "quiet": self._quiet(),
+            "tallest": [max(self.columns["took"], default=0)],
+        }).encode()  # fmt: skip
+
+    def html(self) -> Iterator[bytes]:
+        """Yield the page, in pieces."""
+        page = {name: _file(name) for name in ("page.css", "page.js", "uPlot.min.css")}
+        page["uPlot.iife.min.js"] = _file("uPlot.iife.min.js")
+        values = {
+            "chart_css": page["uPlot.min.css"], "page_css": page["page.css"],
+            "chart_js": page["uPlot.iife.min.js"], "page_js": page["page.js"],
+            "style_hashes": _hashes(page["uPlot.min.css"], page["page.css"]),
+            "script_hashes": _hashes(page["uPlot.iife.min.js"], page["page.js"]),
+            "data": base64.b64encode(gzip.compress(self.data(), mtime=0)),
+        }  # fmt: skip
+        left = _file("page.html")
+        while b"{" in left:
+            before, _, rest = left.partition(b"{")
+            name, _, left = rest.partition(b"}")
+            yield before
+            yield values[name.decode()]
+        yield left
+
+
+def _given(asked: Filter) -> Iterator[tuple[str, str]]:
+    for name in ("tenant", "stack", "type", "ref"):
+        if value := getattr(asked, name):
+            yield name, value
+
+
+def _data(life: Life, store: VersionedStore | None) -> bytes | None:
+    if life.event is None or store is None:
+        return None
+    try:
+        return store.get(
+            life.event.artifact_ref, checksum=life.event.checksum,
+            manifest_checksum=life.event.manifest_checksum or None,
+        ).data  # fmt: skip
+    except StoreError:
+        return None  # the event's own line tells what is wrong with it
+
+
+def _file(name: str) -> bytes:
+    return files("sidecar.replay").joinpath("page", name).read_bytes()
+
+
+def _hashes(*sources: bytes) -> bytes:
+    """Return the digests by which a page allows its own scripts or styles, and no others."""
+    digests = (base64.b64encode(hashlib.sha256(source).digest()) for source in sources)
+    return b" ".join(b"'sha256-%s'" % digest for digest in digests)
+
+
+def report_of(
+    history: History, window: Window, asked: Filter, covered: list[Covered], lives: Iterable[Life]
+) -> Report:
+    """Return the report of these lives."""
+    report = Report(history, window, asked, covered)
+    for life in lives:
+        report.add(life)
+    return report
