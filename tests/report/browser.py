@@ -51,6 +51,11 @@ class Browser:
             "POST", f"{self._session}/execute/sync", {"script": script, "args": list(arguments)}
         )
 
+    def run_async(self, script: str) -> Any:
+        """Run a script that calls its last argument with what is to be returned."""
+        body = {"script": script, "args": []}
+        return self._call("POST", f"{self._session}/execute/async", body)
+
     def until(self, script: str, *arguments: Any) -> None:
         """Wait until a script returns something true."""
         ends = time.monotonic() + TIMEOUT_S
