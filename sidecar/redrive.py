@@ -2,7 +2,8 @@
 
 A letter is put back before it is removed: a crash in between leaves it, and to re-drive it again
 is absorbed by deduplication. What newer notifications have overtaken is refused: to publish an
-old state after a newer one would be worse than the dead letter.
+old state after a newer one would be worse than the dead letter. So is what would only end as a
+letter again (`prospects`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Final
@@ -18,9 +19,10 @@ from typing import Any, Final
 import orjson
 
 from sidecar.event import Rejected
+from sidecar.prospects import Prospects
 from sidecar.redis.client import Client, Side, translated
 from sidecar.redis.keys import Keys
-from sidecar.redis.letters import DeadLetter, DeadLetters
+from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, Selection
 from sidecar.redis.scan import control_version_of, pages, server_time_us, text
 from sidecar.redis.source import Entry, id_after, id_pair
 
@@ -60,7 +62,7 @@ class Order:
     """The control streams that may be written to."""
     reason: str
     by: str
-    only: Collection[str] = ()
+    selection: Selection = ALL
     force: bool = False
     dry_run: bool = False
     max_rate: float | None = None
@@ -94,6 +96,7 @@ class Redriver:
         notify: Client,
         keys: Keys,
         order: Order,
+        prospects: Prospects,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -103,6 +106,7 @@ class Redriver:
         self._keys = keys
         self._letters = DeadLetters(notify, keys)
         self._order = order
+        self._prospects = prospects
         self._clock = clock
         self._sleep = sleep
         self._next_at = clock()
@@ -119,10 +123,14 @@ class Redriver:
         yield from self._run(iter(letters))
 
     def all(self) -> Iterator[Outcome]:
-        """Re-drive every letter there is now (of `order.only`), not what comes meanwhile."""
+        """Re-drive every letter of the selection that is there now, not what comes meanwhile."""
         last = self._letters.last_id()
-        if last is not None:
-            yield from self._run(self._letters.all(last, self._order.only))
+        if last is None:
+            return
+        asked = self._order.selection
+        if asked.last == "+" or id_pair(asked.last) > id_pair(last):
+            asked = replace(asked, last=last)
+        yield from self._run(self._letters.all(asked))
 
     def _run(self, letters: Iterator[DeadLetter]) -> Iterator[Outcome]:
         while batch := [self._candidate(letter) for letter in islice(letters, BATCH)]:
@@ -136,9 +144,7 @@ class Redriver:
         refusal = self._refusal(letter, stream if slash and _is_id(origin_id) else "")
         try:
             event = letter.event()
-        except Rejected as error:
-            if not self._order.force:
-                refusal = refusal or f"it would end here again: {error}"
+        except Rejected:
             _, event_id = letter.hints()
             return Candidate(
                 letter.id, letter.origin, stream, origin_id, event_id, "", ("", ""), 0, refusal
@@ -150,8 +156,8 @@ class Redriver:
 
     def _refusal(self, letter: DeadLetter, stream: str) -> str:
         """Say what no --force overrides."""
-        if self._order.only and letter.reason not in self._order.only:
-            return f"its reason is {letter.reason}"
+        if not self._order.selection.wants(letter):
+            return f"it is not among those chosen; its reason is {letter.reason}"
         if letter.truncated:
             return "it is truncated: let the producer send the event again"
         if not letter.raw_event:
@@ -168,14 +174,14 @@ class Redriver:
         if not self._order.dry_run:
             self._keep_rate()
             overtakers.advance()
-        overtaker = overtakers.of(candidate.id)
-        if overtaker and not self._order.force:
-            return _outcome(candidate, Result.REFUSED, overtaker)
-        if self._order.dry_run:
-            return _outcome(candidate, Result.WOULD, overtaker)
         letter = self._letters.get(candidate.id)
         if letter is None:
             return _outcome(candidate, Result.ABSENT, "it went away meanwhile")
+        against = overtakers.of(candidate.id) or self._again(letter)
+        if against and not self._order.force:
+            return _outcome(candidate, Result.REFUSED, against)
+        if self._order.dry_run:
+            return _outcome(candidate, Result.WOULD, against)
         entry = self._put_back(candidate, letter)
         if entry is None:
             return _outcome(
@@ -185,7 +191,11 @@ class Redriver:
                 " starts makes it",
             )
         overtakers.note(entry, candidate.origin)
-        return _outcome(candidate, Result.REDRIVEN, overtaker, entry)
+        return _outcome(candidate, Result.REDRIVEN, against, entry)
+
+    def _again(self, letter: DeadLetter) -> str:
+        ends = self._prospects.of(letter)
+        return f"it would end here again: {ends}" if ends else ""
 
     def _put_back(self, candidate: Candidate, letter: DeadLetter) -> str | None:
         """Append the event, then remove the letter. Returns the new entry, None without stream."""

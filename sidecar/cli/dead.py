@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -22,14 +23,18 @@ from sidecar.cli.options import (
     NotifyRedis,
     NotifyStream,
     Redis,
+    SourceStore,
     Streams,
 )
+from sidecar.cli.review import Ref, SinceWindow, Stack, Tenant, Type, UntilWindow
 from sidecar.errors import SidecarError, UsageError
 
 if TYPE_CHECKING:
+    from sidecar.prospects import Prospects
+    from sidecar.redis.client import Client, Side
     from sidecar.redis.keys import Keys
-    from sidecar.redis.letters import DeadLetter, DeadLetters
-    from sidecar.redrive import Outcome, Redriver
+    from sidecar.redis.letters import DeadLetter, DeadLetters, Selection
+    from sidecar.redrive import Outcome
 
 app = typer.Typer(
     help="Dead letters: list, explain, put back.", no_args_is_help=True, rich_markup_mode="rich"
@@ -37,6 +42,7 @@ app = typer.Typer(
 
 TABLE_ROWS: Final = 1000
 """Rows of one table; more begin another, so that memory does not grow with the stream."""
+_HOPEFUL: Final = "nothing is known that would make it end here again"
 MANY: Final = 50
 """From so many letters on a terminal shows progress."""
 
@@ -46,6 +52,30 @@ Only = Annotated[
         envvar="SIDECAR_ONLY",
         metavar="REASON",
         help="Only letters with this reason (artifact_missing, poison, …). Repeatable.",
+    ),
+]
+AllowTypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-type", envvar="SIDECAR_ALLOW_TYPE", metavar="T", help="As the workers have it."
+    ),
+]
+TenantScopes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tenant-scope",
+        envvar="SIDECAR_TENANT_SCOPE",
+        metavar="PATTERN",
+        help="As the workers have it.",
+    ),
+]
+MaxArtifactSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-artifact-size",
+        envvar="SIDECAR_MAX_ARTIFACT_SIZE",
+        metavar="SIZE",
+        help="As the workers have it.",
     ),
 ]
 
@@ -59,10 +89,25 @@ class _NothingLeft(SidecarError):
 @app.command()
 def ls(
     only: Only = None,
+    tenant: Tenant = "",
+    stack: Stack = "",
+    type_: Type = "",
+    ref: Ref = "",
+    since: SinceWindow = None,
+    until: UntilWindow = None,
+    *,
+    each: Annotated[
+        bool,
+        typer.Option("--each", envvar="SIDECAR_EACH", help="A line for each letter, not a group."),
+    ] = False,
     count: Annotated[
         int | None,
         typer.Option(
-            "--count", "-n", envvar="SIDECAR_COUNT", min=1, help="Only the newest so many."
+            "--count",
+            "-n",
+            envvar="SIDECAR_COUNT",
+            min=1,
+            help="Each of the newest so many.",
         ),
     ] = None,
     data_dir: DataDir = DATA_DIR,
@@ -70,32 +115,36 @@ def ls(
     notify_redis: NotifyRedis = None,
     notify_stream: NotifyStream = NOTIFY_STREAM,
     dead_stream: DeadStream = None,
-    *,
     json: Json = False,
 ) -> None:
-    """List dead letters, the oldest first.
+    """List dead letters: grouped by reason and tenant, or each, the oldest first.
 
-    Exit code 6: there are letters, but none with the reasons of --only.
+    Exit code 6: there are letters, but the filters left none.
 
     Examples:
+      sidecar dead ls --since 24h
+
       sidecar dead ls -n 20
 
-      sidecar dead ls --only artifact_missing --json | jq -r .event_id
+      sidecar dead ls --each --only artifact_missing --json | jq -r .event_id
 
     """
     from sidecar.cli import output
     from sidecar.redis.client import translated
 
-    reasons = _reasons(only)
     url, letters, keys = _open(data_dir, redis, notify_redis, notify_stream, dead_stream)
     with translated(url):
-        found = letters.newest(count, reasons) if count else letters.all(only=reasons)
-        shown = _print_json(found) if json else _print_tables(found)
+        asked = _selection(letters.client, only, tenant, stack, type_, ref, since, until)
+        found = letters.newest(count, asked) if count else letters.all(asked)
+        if each or count:
+            shown = _print_json(found) if json else _print_tables(found)
+        else:
+            shown = _print_groups(found, json=json)
         there = len(letters)
     if shown:
         return
-    if there and reasons:
-        raise _NothingLeft(f"none of the {there} dead letters is {' or '.join(reasons)}")
+    if there and asked:
+        raise _NothingLeft(f"the filters left none of the {there} dead letters")
     output.hint(f"no dead letters in {keys.dead}")
 
 
@@ -107,10 +156,15 @@ def show(
     notify_redis: NotifyRedis = None,
     notify_stream: NotifyStream = NOTIFY_STREAM,
     dead_stream: DeadStream = None,
+    source_store: SourceStore = None,
+    allow_type: AllowTypes = None,
+    tenant_scope: TenantScopes = None,
+    max_artifact_size: MaxArtifactSize = None,
     *,
     json: Json = False,
 ) -> None:
-    """Show everything about one dead letter: what its reason means, and how to mend it.
+    """Show everything about one dead letter: what its reason means, how to mend it, and whether it
+    would end here again now.
 
     Exit code 1: there is no such letter.
 
@@ -134,15 +188,71 @@ def show(
         )
     explanation = explain(letter.reason)
     fields = output.jsonable(dict(letter.fields))
+    prospects = _prospects(
+        letters.client, keys, data_dir, source_store, allow_type, tenant_scope, max_artifact_size
+    )
+    with translated(url):
+        again = prospects.of(letter)
     if json:
-        about = {"meaning": explanation.meaning, "mend": explanation.mend}
+        about = {"meaning": explanation.meaning, "mend": explanation.mend, "again": again or None}
         output.json_line({"id": letter.id, **fields, **about})
         return
     event = _pretty(letter.raw_event)
     rows = [("id", letter.id)]
     rows += [(name, value) for name, value in fields.items() if name != "event"]
-    rows += [("meaning", explanation.meaning), ("mend", explanation.mend), ("event", event)]
-    output.pairs(rows, {letter.reason: "bold red", explanation.mend: "green"})
+    rows += [("meaning", explanation.meaning), ("mend", explanation.mend)]
+    rows += [("now", f"it would end here again: {again}" if again else _HOPEFUL), ("event", event)]
+    output.pairs(rows, {letter.reason: "bold red", explanation.mend: "green", _HOPEFUL: "green"})
+
+
+@app.command()
+def history(
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", "-n", envvar="SIDECAR_COUNT", min=1, help="Only the newest so many."
+        ),
+    ] = None,
+    data_dir: DataDir = DATA_DIR,
+    redis: Redis = None,
+    notify_redis: NotifyRedis = None,
+    notify_stream: NotifyStream = NOTIFY_STREAM,
+    dead_stream: DeadStream = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Print what was put back, by whom, when and why, the oldest first.
+
+    `sidecar trace` tells what became of it. About the newest 100,000 are kept.
+
+    Examples:
+      sidecar dead history -n 20
+
+      sidecar dead history --json | jq -r '.by' | sort | uniq -c
+
+    """
+    from collections import deque
+
+    from sidecar.cli import output
+    from sidecar.redis.client import translated
+    from sidecar.redis.scan import text
+
+    url, letters, keys = _open(data_dir, redis, notify_redis, notify_stream, dead_stream)
+    shown = 0
+    with translated(url):
+        records = letters.history()
+        for record in deque(records, count) if count else records:
+            shown += 1
+            if json:
+                output.json_line(output.jsonable(dict(record.fields)))
+                continue
+            names = ("at", "by", "event_id", "letter", "entry", "reason")
+            styles = ("dim", "", "bold", "dim", "", "")
+            parts = [(text(record.fields, name) or "-", style)
+                     for name, style in zip(names, styles, strict=True)]  # fmt: skip
+            output.styled(parts)
+    if not shown:
+        output.hint(f"nothing was put back, says {keys.redriven}")
 
 
 @app.command()
@@ -160,9 +270,18 @@ def redrive(
     ] = "",
     *,
     every: Annotated[
-        bool, typer.Option("--all", envvar="SIDECAR_ALL", help="All letters there are now.")
+        bool,
+        typer.Option(
+            "--all", envvar="SIDECAR_ALL", help="All letters there are now, or that filters leave."
+        ),
     ] = False,
     only: Only = None,
+    tenant: Tenant = "",
+    stack: Stack = "",
+    type_: Type = "",
+    ref: Ref = "",
+    since: SinceWindow = None,
+    until: UntilWindow = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", envvar="SIDECAR_DRY_RUN", help="Tell what would be done."),
@@ -178,9 +297,13 @@ def redrive(
         typer.Option(
             "--force",
             envvar="SIDECAR_FORCE",
-            help="Also what newer notifications have overtaken, and what is still invalid.",
+            help="Also what newer notifications have overtaken, and what would end here again.",
         ),
     ] = False,
+    source_store: SourceStore = None,
+    allow_type: AllowTypes = None,
+    tenant_scope: TenantScopes = None,
+    max_artifact_size: MaxArtifactSize = None,
     data_dir: DataDir = DATA_DIR,
     redis: Redis = None,
     notify_redis: NotifyRedis = None,
@@ -192,11 +315,13 @@ def redrive(
     """Put dead letters back on the control stream they came from.
 
     Refused is what a newer notification of the same artifact_ref, or of the same stack with a
-    version not lower, has overtaken, and what would only end here again; --force overrides both.
-    Never put back is a truncated letter, one without event, or one whose control stream is not
-    among --stream. What was done is kept in the stream {NOTIFY_STREAM}:redriven.
+    version not lower, has overtaken, and what would only end here again: it breaks a rule still,
+    its event_id has been published with other content, or --source-store still lacks the artifact;
+    --force overrides both. Never put back is a truncated letter, one without event, or one whose
+    control stream is not among --stream. Letters that come meanwhile are left alone. What was done
+    is kept in the stream {NOTIFY_STREAM}:redriven.
 
-    Exit codes: 1 a letter asked for is not there, 3 some were refused, 6 --only left nothing.
+    Exit codes: 1 a letter asked for is not there, 3 some were refused, 6 the filters left nothing.
 
     Examples:
       sidecar dead redrive --all --only artifact_missing --dry-run
@@ -207,16 +332,26 @@ def redrive(
 
     """
     from sidecar.cli import output
+    from sidecar.cli.servers import utf8, whoami
     from sidecar.redis.client import translated
-    from sidecar.redrive import Result
+    from sidecar.redis.letters import DeadLetters
+    from sidecar.redrive import Order, Redriver, Result
 
     ids = [_letter_id(letter_id) for letter_id in letter_ids or ()]
-    reasons = _reasons(only)
     _check_use(ids, reason, every=every, dry_run=dry_run, max_rate=max_rate)
-    redriver, letters, keys, url = _redriver(
-        data_dir, redis, notify_redis, stream, notify_stream, dead_stream,
-        reason=reason, only=reasons, force=force, dry_run=dry_run, max_rate=max_rate or None,
+    sides = _sides(data_dir, redis, notify_redis, stream, notify_stream, dead_stream)
+    control, notify, keys, url = sides
+    letters = DeadLetters(notify, keys[0])
+    with translated(url):
+        asked = _selection(notify, only, tenant, stack, type_, ref, since, until)
+    order = Order(
+        frozenset(one.control for one in keys), utf8("--reason", reason), whoami(), asked,
+        force=force, dry_run=dry_run, max_rate=max_rate or None,
     )  # fmt: skip
+    prospects = _prospects(
+        notify, keys[0], data_dir, source_store, allow_type, tenant_scope, max_artifact_size
+    )
+    redriver = Redriver(control, notify, keys[0], order, prospects)
     counts: Counter[str] = Counter()
     with translated(url):
         total = len(letters) if every else len(ids)
@@ -234,8 +369,8 @@ def redrive(
         if counts[Result.REDRIVEN]:
             _tell_of_halts(letters, keys)
     if not counts and every:
-        if total and reasons:
-            raise _NothingLeft(f"none of the {total} dead letters is {' or '.join(reasons)}")
+        if total and asked:
+            raise _NothingLeft(f"the filters left none of the {total} dead letters")
         output.hint(f"no dead letters in {keys[0].dead}")
     if counts[Result.ABSENT] and not every:
         raise typer.Exit(1)
@@ -267,21 +402,16 @@ def _check_use(
         raise UsageError("--max-rate: a number of letters a second, above 0")
 
 
-def _redriver(
+def _sides(
     data_dir: DataDir,
     redis: str | None,
     notify_redis: str | None,
     streams: list[str],
     notify_stream: str,
     dead_stream: str | None,
-    *,
-    reason: str,
-    **order: Any,  # noqa: ANN401 -- the fields of redrive.Order
-) -> tuple[Redriver, DeadLetters, list[Keys], str]:
-    from sidecar.cli.servers import Servers, keys_of, utf8, whoami
+) -> tuple[Side, Client, list[Keys], str]:
+    from sidecar.cli.servers import Servers, keys_of
     from sidecar.redis.client import Side, check_stream, connect
-    from sidecar.redis.letters import DeadLetters
-    from sidecar.redrive import Order, Redriver
 
     servers = Servers(data_dir, redis, notify_redis)
     keys = keys_of(streams, notify_stream, dead_stream)
@@ -291,14 +421,56 @@ def _redriver(
         check_stream(control.at(one.control), control.url, one.control)
     for stream in (keys[0].notifications, keys[0].dead):
         check_stream(notify, servers.notify, stream)
-    asked = Order(
-        streams=frozenset(one.control for one in keys),
-        reason=utf8("--reason", reason),
-        by=whoami(),
-        **order,
-    )
-    redriver = Redriver(control, notify, keys[0], asked)
-    return redriver, DeadLetters(notify, keys[0]), keys, servers.notify
+    return control, notify, keys, servers.notify
+
+
+def _prospects(
+    client: Client,
+    keys: Keys,
+    data_dir: Path,
+    source_store: str | None,
+    allow_type: list[str] | None,
+    tenant_scope: list[str] | None,
+    max_artifact_size: str | None,
+) -> Prospects:
+    """Return what judges letters; of artifacts only where there is a store to look into."""
+    from sidecar.event import KNOWN_TYPES
+    from sidecar.pipeline import DEFAULT_MAX_ARTIFACT_BYTES, Rules
+    from sidecar.prospects import Prospects
+    from sidecar.settings import size_bytes
+    from sidecar.stores import open_existing
+
+    try:
+        limit = size_bytes(max_artifact_size) if max_artifact_size else DEFAULT_MAX_ARTIFACT_BYTES
+    except ValueError as error:
+        raise UsageError(f"--max-artifact-size: {error}") from error
+    default = data_dir / "source"
+    source = None
+    if source_store or default.is_dir():
+        source = open_existing(source_store or None, default)
+    rules = Rules(KNOWN_TYPES | set(allow_type or ()), tuple(tenant_scope or ()), limit)
+    return Prospects(client, keys, source, rules)
+
+
+def _selection(
+    client: Client,
+    only: list[str] | None,
+    tenant: str,
+    stack: str,
+    type_: str,
+    ref: str,
+    since: str | None,
+    until: str | None,
+) -> Selection:
+    from sidecar.redis.letters import Selection
+    from sidecar.redis.scan import server_time_us
+    from sidecar.replay.window import parse_window
+
+    first, last = "-", "+"
+    if since or until:
+        window = parse_window(since or None, until or None, server_time_us(client))
+        first, last = window.first_entry, window.last_entry
+    return Selection(_reasons(only), tenant, stack, type_, ref, first, last)
 
 
 def _open(
@@ -366,6 +538,37 @@ def _print_tables(letters: Iterable[DeadLetter]) -> int:
         output.table(columns, rows, cut=("detail",))
         shown += len(rows)
     return shown
+
+
+def _print_groups(letters: Iterable[DeadLetter], *, json: bool) -> int:
+    """Print how many letters have the same reason and tenant, the most first."""
+    from sidecar.cli import output
+
+    counts: Counter[tuple[str, str]] = Counter()
+    ends: dict[tuple[str, str], tuple[DeadLetter, DeadLetter]] = {}
+    for letter in letters:
+        group = letter.reason, letter.hints()[0]
+        counts[group] += 1
+        oldest, _ = ends.get(group, (letter, letter))
+        ends[group] = oldest, letter
+    rows = [(*group, count, *ends[group]) for group, count in counts.most_common()]
+    if json:
+        for reason, tenant, count, oldest, newest in rows:
+            output.json_line({
+                "reason": reason, "tenant_id": tenant, "count": count, "oldest": oldest.dead_at,
+                "newest": newest.dead_at, "newest_id": newest.id,
+            })  # fmt: skip
+    elif rows:
+        output.table(
+            ("letters", "reason", "tenant", "oldest", "newest", "newest_id", "its detail"),
+            [
+                (f"{count:,}", reason, tenant or "-", oldest.dead_at, newest.dead_at, newest.id,
+                 newest.detail)
+                for reason, tenant, count, oldest, newest in rows
+            ],
+            cut=("its detail",), right=("letters",),
+        )  # fmt: skip
+    return counts.total()
 
 
 def _print_outcome(outcome: Outcome, *, json: bool) -> None:

@@ -12,7 +12,7 @@ from sidecar.event import Event, Rejected, decode
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import pages, pages_back, stream_info, text
-from sidecar.redis.source import Entry
+from sidecar.redis.source import Entry, id_pair
 
 PAGE: Final = 200
 """Letters read at a time: each may have 16 KiB."""
@@ -85,6 +85,46 @@ def _lenient(raw: bytes) -> tuple[str, str]:
     return tenant if isinstance(tenant, str) else "", event_id if isinstance(event_id, str) else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which letters are meant; an empty field means any."""
+
+    reasons: Collection[str] = ()
+    tenant: str = ""
+    stack: str = ""
+    type: str = ""
+    ref: str = ""
+    """This artifact_ref, and what lies under it."""
+    first: str = "-"
+    last: str = "+"
+    """Between which IDs, both inclusive."""
+
+    def __bool__(self) -> bool:
+        return self != Selection()
+
+    def wants(self, letter: DeadLetter) -> bool:
+        """Tell whether a letter is meant; one whose event cannot be read, by reason and tenant."""
+        if self.reasons and letter.reason not in self.reasons:
+            return False
+        if not (self.tenant or self.stack or self.type or self.ref):
+            return True
+        try:
+            event = letter.event()
+        except Rejected:
+            alone = not (self.stack or self.type or self.ref)
+            return alone and letter.hints()[0] == self.tenant
+        ref = event.artifact_ref
+        return (
+            self.tenant in ("", event.tenant_id)
+            and self.stack in ("", event.stack_id)
+            and self.type in ("", event.type)
+            and (not self.ref or ref == self.ref or ref.startswith(self.ref.rstrip("/") + "/"))
+        )
+
+
+ALL: Final = Selection()
+
+
 class DeadLetters:
     """The dead-letter stream of one notification stream. May raise redis-py's errors."""
 
@@ -105,16 +145,21 @@ class DeadLetters:
         found: Any = self.client.xrange(self._keys.dead, letter_id, letter_id)
         return DeadLetter(found[0][0].decode(), found[0][1]) if found else None
 
-    def all(self, last: str = "+", only: Collection[str] = ()) -> Iterator[DeadLetter]:
-        """Yield letters up to the ID `last`, the oldest first; those with a reason of `only`."""
-        for page in pages(self.client, self._keys.dead, last=last, page=PAGE):
-            yield from _letters(page, only)
+    def all(self, asked: Selection = ALL) -> Iterator[DeadLetter]:
+        """Yield letters, the oldest first."""
+        for page in pages(self.client, self._keys.dead, asked.first, asked.last, page=PAGE):
+            yield from _letters(page, asked)
 
-    def newest(self, count: int, only: Collection[str] = ()) -> list[DeadLetter]:
+    def newest(self, count: int, asked: Selection = ALL) -> list[DeadLetter]:
         """Return the newest `count` letters, the oldest of them first."""
         found: list[DeadLetter] = []
-        for page in pages_back(self.client, self._keys.dead, page=min(PAGE, max(count, 1))):
-            found += _letters(page, only)
+        low = (0, 0) if asked.first == "-" else id_pair(asked.first)
+        for page in pages_back(
+            self.client, self._keys.dead, asked.last, page=min(PAGE, max(count, 1))
+        ):
+            found += [one for one in _letters(page, asked) if id_pair(one.id) >= low]
+            if id_pair(page[-1].id) < low:
+                break
             if len(found) >= count:
                 break
         return found[:count][::-1]
@@ -123,7 +168,7 @@ class DeadLetters:
         """Count the newest letters by reason; return the counts and how many were looked at."""
         counts: Counter[str] = Counter()
         for page in pages_back(self.client, self._keys.dead, page=min(PAGE, limit)):
-            counts.update(letter.reason for letter in _letters(page[: limit - counts.total()], ()))
+            counts.update(letter.reason for letter in _letters(page[: limit - counts.total()], ALL))
             if counts.total() >= limit:
                 break
         return dict(counts.most_common()), counts.total()
@@ -139,6 +184,11 @@ class DeadLetters:
         """Record what was put back without a letter."""
         self.client.xadd(self._keys.redriven, record, maxlen=MAX_AUDIT_RECORDS, approximate=True)
 
+    def history(self) -> Iterator[Entry]:
+        """Yield the records of what was put back, the oldest first."""
+        for page in pages(self.client, self._keys.redriven):
+            yield from page
+
     def originals(self) -> dict[str, str]:
         """Return, for each entry that a letter was put back as, the origin that the letter had."""
         return {
@@ -148,8 +198,8 @@ class DeadLetters:
         }
 
 
-def _letters(page: list[Entry], only: Collection[str]) -> Iterator[DeadLetter]:
+def _letters(page: list[Entry], asked: Selection) -> Iterator[DeadLetter]:
     for entry in page:
         letter = DeadLetter(entry.id, entry.fields)
-        if not only or letter.reason in only:
+        if asked.wants(letter):
             yield letter

@@ -9,11 +9,15 @@ import pytest
 import redis
 
 from sidecar.event import Reason
+from sidecar.pipeline import Rules
+from sidecar.prospects import Prospects
 from sidecar.reasons import EXPLANATIONS
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.redrive import Order, Redriver, Result
 from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, REDRIVEN, STREAM, Cli
+
+KEYS = Keys.of(STREAM, NOTIFICATIONS)
 
 
 def _event(event_id: str, **fields: Any) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def _missing(sidecar: Cli, event_id: str, ref: str) -> str:
     fields: dict[Any, Any] = {"event": json.dumps(_event(event_id, **_artifact(ref)))}
     sidecar.client.xadd(STREAM, fields)
     sidecar.drain()
-    return str(sidecar("dead", "ls", "--json", "-n", "1").object()["id"])
+    return str(sidecar("dead", "ls", "--each", "--json", "-n", "1").object()["id"])
 
 
 def _artifact(ref: str) -> dict[str, str]:
@@ -37,6 +41,11 @@ def _artifact(ref: str) -> dict[str, str]:
     import store
 
     return {"artifact_ref": ref, "checksum": store.checksum_of(b"late")}
+
+
+def _judge(client: redis.Redis) -> Prospects:
+    """Return what judges letters without a store."""
+    return Prospects(client, KEYS, None, Rules())
 
 
 def _open_control(sidecar: Cli) -> None:
@@ -50,9 +59,9 @@ def _open_control(sidecar: Cli) -> None:
 def test_ls_lists_what_a_worker_buried(sidecar: Cli) -> None:
     """A table for a person, an object a line for machines."""
     letter = _missing(sidecar, "e1", "nowhere")
-    found = sidecar("dead", "ls", "--json").object()
+    found = sidecar("dead", "ls", "--each", "--json").object()
     assert (found["id"], found["reason"], found["event_id"]) == (letter, "artifact_missing", "e1")
-    table = sidecar("dead", "ls").out.splitlines()
+    table = sidecar("dead", "ls", "--each").out.splitlines()
     assert table[0].split()[:3] == ["ID", "DEAD_AT", "REASON"]
     assert letter in table[1]
 
@@ -63,11 +72,13 @@ def test_ls_filters_and_counts(sidecar: Cli) -> None:
         sidecar.letter(_event(f"e{i}"), f"{i + 1}-0", reason=("poison", "malformed")[i % 2])
         for i in range(6)
     ]
-    listed = sidecar("dead", "ls", "--json", "--only", "poison", "-n", "2").objects()
+    listed = sidecar("dead", "ls", "--each", "--json", "--only", "poison", "-n", "2").objects()
     assert [letter["id"] for letter in listed] == [ids[2], ids[4]]
-    both = sidecar("dead", "ls", "--json", env={"SIDECAR_ONLY": "poison malformed"}).objects()
+    both = sidecar(
+        "dead", "ls", "--each", "--json", env={"SIDECAR_ONLY": "poison malformed"}
+    ).objects()
     assert [letter["id"] for letter in both] == ids
-    none = sidecar("dead", "ls", "--only", "too_large")
+    none = sidecar("dead", "ls", "--each", "--only", "too_large")
     assert (none.code, none.raw) == (6, b"")
     wrong = sidecar("dead", "ls", "--only", "nonsense")
     assert wrong.code == 2
@@ -85,7 +96,7 @@ def test_no_letters_is_no_failure(sidecar: Cli) -> None:
 def test_a_table_is_not_cut_in_a_pipe(sidecar: Cli) -> None:
     """Every cell is whole on one line, however narrow the terminal was."""
     sidecar.letter(_event("e" * 200), "1-0", detail="d" * 3000)
-    lines = sidecar.process("dead", "ls", env={"COLUMNS": "40"}).out.splitlines()
+    lines = sidecar.process("dead", "ls", "--each", env={"COLUMNS": "40"}).out.splitlines()
     assert len(lines) == 2
     assert "d" * 3000 in lines[1]
     assert "e" * 200 in lines[1]
@@ -98,11 +109,13 @@ def test_letters_with_hostile_strings_are_inert(sidecar: Cli) -> None:
         _event(HOSTILE, tenant_id=HOSTILE), "1-0", detail=HOSTILE, reason=HOSTILE
     )
     sidecar.letter(b"\xff\x1b[2J{", "2-0", reason="malformed")
-    for ran in (sidecar("dead", "ls"), sidecar("dead", "show", hostile)):
+    for ran in (
+        sidecar("dead", "ls"), sidecar("dead", "ls", "--each"), sidecar("dead", "show", hostile),
+    ):  # fmt: skip
         assert ran.code == 0
         assert "[bold]x[/bold]" in ran.out
         assert ran.out.replace("\n", "").isprintable()
-    assert sidecar("dead", "ls", "--json").objects()[0]["detail"] == HOSTILE
+    assert sidecar("dead", "ls", "--each", "--json").objects()[0]["detail"] == HOSTILE
 
 
 def test_show_explains_the_reason(sidecar: Cli) -> None:
@@ -168,9 +181,9 @@ def test_redrive_puts_an_event_back_that_is_then_published(sidecar: Cli) -> None
 def test_what_fails_again_has_a_letter_again(sidecar: Cli) -> None:
     """A re-driven entry is a new origin, so nothing is lost when it cannot be published."""
     first = _missing(sidecar, "e1", "never")
-    assert sidecar("dead", "redrive", "--all", "--reason", "x").code == 0
+    assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
     sidecar.drain()
-    again = sidecar("dead", "ls", "--json").object()
+    again = sidecar("dead", "ls", "--each", "--json").object()
     assert again["id"] != first
     assert again["origin"] == sidecar.entries(REDRIVEN)[0]["entry"]
 
@@ -410,9 +423,7 @@ def test_a_crash_before_the_letter_is_removed_publishes_once(sidecar: Cli) -> No
     dying = _DiesBeforeRemoval.from_url(sidecar.url, protocol=2)
     order = Order(streams={STREAM}, reason="x", by="me@here")
     with connect(sidecar.url) as control, dying:
-        redriver = Redriver(
-            Side(control, sidecar.url), dying, Keys.of(STREAM, NOTIFICATIONS), order
-        )
+        redriver = Redriver(Side(control, sidecar.url), dying, KEYS, order, _judge(control))
         with pytest.raises(KeyboardInterrupt):
             list(redriver.all())
     assert (sidecar.client.xlen(DEAD), sidecar.client.xlen(STREAM)) == (1, 1)
@@ -432,9 +443,8 @@ def test_max_rate_spreads_them(sidecar: Cli) -> None:
     slept: list[float] = []
     order = Order(streams={STREAM}, reason="x", by="me", max_rate=2.0)
     with connect(sidecar.url) as client:
-        keys = Keys.of(STREAM, NOTIFICATIONS)
         redriver = Redriver(
-            Side(client, sidecar.url), client, keys, order,
+            Side(client, sidecar.url), client, KEYS, order, _judge(client),
             clock=lambda: sum(slept), sleep=slept.append,
         )  # fmt: skip
         assert [outcome.result for outcome in redriver.all()] == [Result.REDRIVEN] * 5
@@ -448,9 +458,7 @@ def test_a_letter_that_comes_meanwhile_is_left_for_the_next_time(sidecar: Cli) -
         sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
     order = Order(streams={STREAM}, reason="x", by="me")
     with connect(sidecar.url) as client:
-        redriver = Redriver(
-            Side(client, sidecar.url), client, Keys.of(STREAM, NOTIFICATIONS), order
-        )
+        redriver = Redriver(Side(client, sidecar.url), client, KEYS, order, _judge(client))
         done = 0
         for _ in redriver.all():
             done += 1
@@ -475,7 +483,7 @@ def test_a_dead_stream_of_another_name(sidecar: Cli) -> None:
     sidecar.client.xadd("graveyard", letter)
     assert len(sidecar("dead", "ls", "--dead-stream", "graveyard", "--json").objects()) == 1
     env = {"SIDECAR_DEAD_STREAM": "graveyard"}
-    assert len(sidecar("dead", "ls", "--json", env=env).objects()) == 1
+    assert len(sidecar("dead", "ls", "--each", "--json", env=env).objects()) == 1
 
 
 @pytest.mark.parametrize("args", [("ls",), ("show", "1-0"), ("redrive", "1-0", "--dry-run")])
@@ -483,3 +491,117 @@ def test_a_dead_stream_that_is_none_is_exit_2(sidecar: Cli, args: tuple[str, ...
     """The key belongs to something else."""
     sidecar.client.set(DEAD, "x")
     assert sidecar("dead", *args).code == 2
+
+
+# --- groups, filters, and what would end here again ------------------------------------------
+
+
+def test_ls_groups_by_reason_and_tenant(sidecar: Cli) -> None:
+    """The most first, with from when to when, and the newest of each to look at."""
+    ids = [
+        sidecar.letter(_event(f"e{i}", tenant_id="ab"[i // 3]), f"{i + 1}-0", reason=reason)
+        for i, reason in enumerate(["poison", "malformed", "poison", "poison"])
+    ]
+    found = sidecar("dead", "ls", "--json").objects()
+    assert [(one["reason"], one["tenant_id"], one["count"]) for one in found] == [
+        ("poison", "a", 2), ("malformed", "a", 1), ("poison", "b", 1),
+    ]  # fmt: skip
+    assert found[0]["newest_id"] == ids[2]
+    lines = sidecar("dead", "ls").out.splitlines()
+    assert lines[0].split()[:3] == ["LETTERS", "REASON", "TENANT"]
+    assert lines[1].split()[:3] == ["2", "poison", "a"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [
+        (("--tenant", "a"), ["e0", "e2", ""]),
+        (("--stack", "web"), ["e1"]),
+        (("--type", "run.abort"), ["e2"]),
+        (("--ref", "rows/a"), ["e0"]),
+        (("--ref", "rows"), ["e0", "e1"]),
+        (("--tenant", "a", "--only", "malformed"), ["e2", ""]),
+        (("--until", "1h"), []),
+        (("--since", "1h", "--tenant", "b"), ["e1"]),
+    ],
+)
+def test_filters_choose_letters(sidecar: Cli, filters: tuple[str, ...], left: list[str]) -> None:
+    """For ls and redrive alike; what they leave empty is exit 6."""
+    _open_control(sidecar)
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("poison", {"tenant_id": "a", **_artifact("rows/a")}),
+        ("poison", {"tenant_id": "b", "stack_id": "web", **_artifact("rows/ab")}),
+        ("malformed", {"tenant_id": "a", "type": "run.abort"}),
+    ]
+    for i, (reason, fields) in enumerate(kinds):
+        sidecar.letter(_event(f"e{i}", **fields), f"{i + 1}-0", reason=reason)
+    sidecar.letter(b'{"tenant_id":"a","version":"x"}', "9-0", reason="malformed")
+    ran = sidecar("dead", "ls", "--each", "--json", *filters)
+    assert [one["event_id"] for one in ran.objects()] == left
+    assert ran.code == (0 if left else 6)
+    ran = sidecar("dead", "redrive", "--all", "--dry-run", "--json", *filters)
+    assert [one["event_id"] for one in ran.objects()] == left
+    assert ran.code in ((0, 3) if left else (6,))
+
+
+def test_what_would_end_here_again_is_refused(sidecar: Cli) -> None:
+    """The artifact that still lacks, the type that is still unknown, the id that is taken."""
+    letter = _missing(sidecar, "e1", "late/1")
+    odd = sidecar.letter(_event("e2", type="odd"), "2-0", reason="unknown_type")
+    sidecar.emit("taken", "--tenant", "a")
+    sidecar.emit("taken", "--tenant", "b")
+    sidecar.work()
+    ran = sidecar("dead", "redrive", "--all", "--reason", "x", "--json")
+    assert ran.code == 3
+    details = [one["detail"] for one in ran.objects()]
+    assert all("it would end here again: " in one for one in details)
+    for reason in ("artifact_missing", "unknown_type", "id_conflict"):
+        assert any(reason in one for one in details), reason
+    assert "artifact_missing" in sidecar("dead", "show", letter, "--json").object()["again"]
+    data = sidecar.directory / "late"
+    data.write_bytes(b"late")
+    source = (sidecar.directory / "data-dir" / "source").as_uri()
+    assert sidecar("store", "put", "late/1", "--data", data, "--store", source).code == 0
+    assert sidecar("dead", "show", letter, "--json").object()["again"] is None
+    assert "nothing is known" in sidecar("dead", "show", letter).out
+    mended = ("--reason", "mended", "--allow-type", "odd")
+    assert sidecar("dead", "redrive", letter, odd, *mended).code == 0
+    assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
+
+
+def test_other_bytes_at_the_source_are_refused_too(sidecar: Cli) -> None:
+    """The artifact is read and verified by the worker's own code, and nothing is put."""
+    letter = _missing(sidecar, "e1", "late/1")
+    data = sidecar.directory / "other"
+    data.write_bytes(b"other")
+    source = (sidecar.directory / "data-dir" / "source").as_uri()
+    assert sidecar("store", "put", "late/1", "--data", data, "--store", source).code == 0
+    again = sidecar("dead", "show", letter, "--json").object()["again"]
+    assert again.startswith("checksum_mismatch: ")
+    limit = ("--max-artifact-size", "many")
+    assert sidecar("dead", "show", letter, *limit).code == 2
+
+
+def test_a_source_that_is_away_refuses_nothing(sidecar: Cli) -> None:
+    """An outage is no verdict on a letter."""
+    letter = sidecar.letter(_event("e1", **_artifact("a")), "1-0")
+    _open_control(sidecar)
+    nowhere = "s3://bucket/p?endpoint=http://127.0.0.1:1&region=x&retry_s=0"
+    ran = sidecar("dead", "show", letter, "--json", "--source-store", nowhere)
+    assert ran.code in (0, 2)  # 2 where the extra for it is not installed
+    if ran.code == 0:
+        assert ran.object()["again"] is None
+
+
+def test_history_tells_who_put_back_what(sidecar: Cli) -> None:
+    """The audit trail, the oldest first, the newest with -n."""
+    _open_control(sidecar)
+    assert "nothing was put back" in sidecar("dead", "history").err
+    for i in range(3):
+        letter = sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
+        assert sidecar("dead", "redrive", letter, "--reason", f"why {i}").code == 0
+    found = sidecar("dead", "history", "--json").objects()
+    assert [one["event_id"] for one in found] == ["e0", "e1", "e2"]
+    assert all("@" in one["by"] for one in found)
+    lines = sidecar("dead", "history", "-n", "2").out.splitlines()
+    assert ["why 1" in lines[0], "why 2" in lines[1], len(lines)] == [True, True, 2]

@@ -35,7 +35,7 @@ def do_all(url: str, directory: Path) -> None:
 
     assert sidecar("audit", *BOTH, "--repair", "--dry-run").code == 0
 
-    letter = sidecar("dead", "ls", "--json").object()
+    letter = sidecar("dead", "ls", "--each", "--json").object()
     assert sidecar("dead", "show", letter["id"]).code == 0
     again = ("dead", "redrive", *BOTH, "--all", "--force", "--reason", "known by now")
     assert sidecar(*again).code == 0
