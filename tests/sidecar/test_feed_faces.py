@@ -109,16 +109,18 @@ def test_a_server_that_is_started_again(make: Make, tmp_path: Path) -> None:
     """A follower outlives the server, and goes on without a gap or a repeat when it is back."""
     node = server(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
     node.start()
+
+    def start_again() -> None:
+        node.start()
+        publish_once_blocked(connect(node.url), 3000)
+
     try:
         with redis.Redis.from_url(node.url) as client:
             published(client, 1000, 2000)
             following = make(node.url).follow()
             assert versions([next(following), next(following)]) == [1000, 2000]
             node.kill()
-            again = threading.Thread(target=node.start)
-            again.start()
-            late = threading.Thread(target=publish_once_blocked, args=(connect(node.url), 3000))
-            again.join()
+            late = threading.Thread(target=start_again)
             late.start()
             assert next(following).control_version == 3000
             late.join()
