@@ -173,6 +173,121 @@ def idle_latency(url: str, directory: Path, count: int) -> float:
     return statistics.median(latencies[count // 10 :])
 
 
+# --- the feed ------------------------------------------------------------------------------------
+
+
+def bare_reader(url: str, _directory: Path, count: int) -> float:
+    """XREAD by redis-py, a thousand entries at a time; nothing is decoded or checked."""
+    return _read_bare(url, count, lambda _: None)
+
+
+def validating_reader(url: str, _directory: Path, count: int) -> float:
+    """The same loop, each entry validated as the feed does; no gaps, no reconnects."""
+    from sidecar.notification import Notification
+
+    return _read_bare(url, count, Notification.of_entry)
+
+
+def _read_bare(url: str, count: int, check: Callable[[dict[bytes, bytes]], object]) -> float:
+    client: Any = redis.Redis.from_url(url, protocol=2)
+    _fill_notifications(url, count)
+    cursor, seen = b"0", 0
+    began = time.perf_counter()
+    while seen < count:
+        ((_, entries),) = client.xread({NOTIFICATIONS: cursor}, count=1000)
+        for _, fields in entries:
+            check(fields)
+        cursor, seen = entries[-1][0], seen + len(entries)
+    return time.perf_counter() - began
+
+
+def feed(url: str, _directory: Path, count: int) -> float:
+    """`Feed.follow` from the beginning: each notification validated, gaps looked for."""
+    from sidecar.feed import Feed
+
+    _fill_notifications(url, count)
+    following = Feed(url).follow()
+    began = time.perf_counter()
+    for _ in range(count):
+        next(following)
+    return time.perf_counter() - began
+
+
+def async_feed(url: str, _directory: Path, count: int) -> float:
+    """`AsyncFeed.follow`, the same."""
+    from sidecar.feed import AsyncFeed
+
+    async def follow() -> float:
+        async with AsyncFeed(url) as feed:
+            seen = 0
+            began = time.perf_counter()
+            async for _ in feed.follow():
+                seen += 1
+                if seen == count:
+                    break
+            return time.perf_counter() - began
+
+    _fill_notifications(url, count)
+    return asyncio.run(follow())
+
+
+def feed_wakeup(url: str, _directory: Path, count: int) -> float:
+    """Median seconds from a notification appended to an idle stream to `Feed.follow`'s yield."""
+    from sidecar.feed import Feed
+
+    client: Any = redis.Redis.from_url(url)
+    latencies = []
+    began = 0.0
+
+    def append() -> None:
+        nonlocal began
+        time.sleep(random.uniform(0.005, 0.03))
+        now_us = time.time_ns() // 1000
+        began = time.perf_counter()
+        client.xadd(NOTIFICATIONS, _notification(0, now_us), id=_entry_id(now_us))
+
+    following = Feed(url).follow()
+    for _ in range(count):
+        writer = threading.Thread(target=append)
+        writer.start()
+        next(following)
+        latencies.append(time.perf_counter() - began)
+        writer.join()
+    return statistics.median(latencies[count // 10 :])
+
+
+def _fill_notifications(url: str, count: int) -> None:
+    """Append `count` notifications of artifacts, as a worker would."""
+    pipeline = redis.Redis.from_url(url).pipeline(transaction=False)
+    first_us = time.time_ns() // 1000 - count
+    for i in range(count):
+        pipeline.xadd(NOTIFICATIONS, _notification(i, first_us + i), id=_entry_id(first_us + i))  # type: ignore[arg-type]
+        if i % 5000 == 0:
+            pipeline.execute()
+    pipeline.execute()
+
+
+def _notification(i: int, control_version: int) -> dict[str, str]:
+    event = {
+        "id": i,
+        "event_id": f"evt_{i:012}",
+        "type": "stack.activated",
+        "tenant_id": f"t_{i % 20}",
+        "stack_id": "web",
+        "version": i + 1,
+        "artifact_ref": _ref(i),
+        "checksum": f"sha256:{i:064x}",
+        "manifest_checksum": f"sha256:{i:064x}",
+        "created_at": "2026-11-22T12:00:00.000Z",
+        "control_version": control_version,
+    }
+    return {"event": json.dumps(event, separators=(",", ":")), "origin": f"{CONTROL}/{i + 1}-0"}
+
+
+def _entry_id(control_version: int) -> str:
+    return f"{control_version // 1000}-{control_version % 1000}"
+
+
 def _drain(url: str, directory: Path) -> float:
     from sidecar import app, logs, settings
 
@@ -264,6 +379,11 @@ CONTENDERS: dict[str, Callable[[str, Path, int], float]] = {
         faststream_relay,
         faststream_full,
         idle_latency,
+        bare_reader,
+        validating_reader,
+        feed,
+        async_feed,
+        feed_wakeup,
     )
 }
 

@@ -7,6 +7,7 @@ cursor beside that is stored after applying; what was applied last may then come
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +40,6 @@ class Applied:
         self._db = db
         for statement in filter(str.strip, _SCHEMA.split(";")):
             db.execute(statement)
-        db.commit()
 
     @property
     def cursor(self) -> int:
@@ -50,7 +50,7 @@ class Applied:
     def is_news(self, notification: Notification) -> bool:
         """Note a notification, and tell whether its event was not applied before.
 
-        Call it in the transaction that applies it.
+        Call it in the transaction that applies it; it begins one unless one is open.
         """
         self._set(notification.control_version)
         noted = self._db.execute(
@@ -61,12 +61,19 @@ class Applied:
 
     def move_to(self, control_version: int) -> None:
         """Begin anew behind a snapshot that has everything up to there, and nothing after it."""
+        self._begin()
         self._db.execute(
             "DELETE FROM sidecar_applied WHERE control_version > ?", (control_version,)
         )
         self._set(control_version)
 
+    def _begin(self) -> None:
+        """Begin a transaction, for a connection that does not by itself: isolation_level=None."""
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
+
     def _set(self, control_version: int) -> None:
+        self._begin()
         self._db.execute("INSERT OR REPLACE INTO sidecar_cursor VALUES (1, ?)", (control_version,))
 
 
@@ -79,12 +86,12 @@ class FileCursor:
     def load(self) -> int:
         """Return what was stored last; 0 when there is no file. Raises `SidecarError`."""
         try:
-            text = self._path.read_text(encoding="ascii").strip()
+            text = self._path.read_text(encoding="ascii")
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
             raise SidecarError(f"the cursor {self._path} cannot be read: {error}") from error
-        if not text.isdigit():
+        if not re.fullmatch(r"[0-9]+\n", text):  # without its end it would read as a lower one
             raise SidecarError(
                 f"the cursor {self._path} holds {text[:40]!r}, not a control_version; write the"
                 " right one, or remove it to begin with a snapshot"

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.crc import key_slot
@@ -17,8 +19,10 @@ from redis.retry import Retry
 
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.redis.topology import SlotRoute, WrongNode, WrongService, read_url
+from sidecar.redis.topology_async import connection_class
 
 Client = redis.Redis
+AsyncClient = redis.asyncio.Redis
 
 TIMEOUT_S: Final = 5.0
 """Seconds without an answer after which a connection counts as broken."""
@@ -54,15 +58,38 @@ def connect(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -
     return _client(url, None if key is None else _slot(key), block_s)
 
 
+def connect_async(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -> AsyncClient:
+    """Return what `connect` returns, for asyncio. Raises `UsageError`."""
+    slot = None if key is None else _slot(key)
+    with _explained(url):
+        place = read_url(url, _defaults(block_s))
+        kind: Any = connection_class(place)
+        options = place.options | {"retry": AsyncRetry(NoBackoff(), 0), "route": place.route(slot)}
+        pool = redis.asyncio.ConnectionPool(kind, **options)
+        kind(**pool.connection_kwargs)  # an option that does not exist shows here
+    return AsyncClient.from_pool(pool)
+
+
 def _client(url: str, slot: int | None, block_s: float = 0.0) -> Client:
-    defaults = {
+    with _explained(url):
+        place = read_url(url, _defaults(block_s))
+        pool: Any = ConnectionPool(place.connection_class, **place.options, route=place.route(slot))
+        pool.connection_class(**pool.connection_kwargs)  # an option that does not exist shows here
+    return redis.Redis.from_pool(pool)
+
+
+def _defaults(block_s: float) -> dict[str, Any]:
+    return {
         "protocol": 2, "socket_timeout": TIMEOUT_S + block_s, "socket_connect_timeout": TIMEOUT_S,
         "socket_keepalive": True, "retry": Retry(NoBackoff(), 0),
     }  # fmt: skip
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn what redis-py says of a URL into `UsageError`."""
     try:
-        place = read_url(url, defaults)
-        pool: Any = ConnectionPool(place.connection_class, **place.options, route=place.route(slot))
-        pool.connection_class(**pool.connection_kwargs)  # an option that does not exist shows here
+        yield
     except (ValueError, redis.RedisError) as error:
         why, _, _ = str(error).partition(" as ")  # then comes what may be a part of the password
         raise UsageError(f"{redact(url)!r} is no Redis URL: {why}; {_FORMS}") from error
@@ -71,7 +98,6 @@ def _client(url: str, slot: int | None, block_s: float = 0.0) -> Client:
             raise
         option = str(error).rpartition(" ")[2]
         raise UsageError(f"{redact(url)!r}: there is no option {option}; {_FORMS}") from error
-    return redis.Redis.from_pool(pool)
 
 
 def _slot(key: str | bytes) -> int:

@@ -35,8 +35,12 @@ def passed(client: Client, keys: Keys, name: str, control_version: int, ttl_s: i
 
     It expires after `ttl_s` seconds in which it is not heard of. Raises redis-py's errors.
     """
-    value = f"{control_version} {server_time_us(client)} {ttl_s}"
-    client.hset(keys.readers, name, value)
+    client.hset(keys.readers, name, value(control_version, server_time_us(client), ttl_s))
+
+
+def value(control_version: int, now_us: int, ttl_s: int) -> str:
+    """Return what stands in the hash for a reader that is heard of now."""
+    return f"{control_version} {now_us} {ttl_s}"
 
 
 def registered(client: Client, keys: Keys) -> list[Reader]:

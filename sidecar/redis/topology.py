@@ -180,7 +180,40 @@ class SlotRoute:
 # --- connections ---------------------------------------------------------------------------------
 
 
-class _Steered(AbstractConnection):
+class Steering:
+    """What both kinds of connection make of errors, blocking ones and those of asyncio."""
+
+    _route: Route | None
+    _host_error: Callable[[], str]
+    """redis-py's: where it is connected to."""
+
+    @property
+    def _node(self) -> str:
+        return self._host_error()
+
+    def _raise_with_node(self, error: redis.RedisError) -> NoReturn:
+        error.args = (_named(self._node, error),)
+        raise error
+
+    def _check_role(self, answer: Any) -> None:  # noqa: ANN401 -- redis-py
+        role = answer[0].decode()
+        if role != "master":
+            raise Elsewhere(f"{self._node} was named as the master and says that it is a {role}")
+
+    def _problem(self, error: redis.ResponseError) -> Elsewhere | None:
+        """Say what an error answer tells of the node, if it tells anything."""
+        if isinstance(error, _REPLICA) or any(words in str(error) for words in _REPLICA_SAYS):
+            if self._route is None:
+                return WrongNode("is a replica, read-only; name the primary")
+            return Elsewhere(f"{self._node} is not the master any more")
+        if isinstance(error, _CLUSTER):
+            if self._route is None:
+                return WrongNode(f"is a node of a Cluster; write redis+cluster://{self._node}")
+            return Elsewhere(f"{self._node} does not serve the slot now: {error}")
+        return None
+
+
+class _Steered(Steering, AbstractConnection):
     """Goes where its route says, and leaves a node that is not the one to write to."""
 
     def __init__(self, *, route: Route | None = None, **options: Any) -> None:  # noqa: ANN401 -- redis-py
@@ -197,12 +230,9 @@ class _Steered(AbstractConnection):
 
     def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 -- redis-py's
         super().on_connect_check_health(check_health)
-        if self._route is None:
-            return
-        self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
-        role = self.read_response()[0].decode()
-        if role != "master":
-            raise Elsewhere(f"{self._node} was named as the master and says that it is a {role}")
+        if self._route is not None:
+            self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
+            self._check_role(self.read_response())
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ANN401, FBT001, FBT002 -- redis-py's
         try:
@@ -221,26 +251,6 @@ class _Steered(AbstractConnection):
                 raise
             self.disconnect()  # type: ignore[no-untyped-call]
             raise problem from error
-
-    @property
-    def _node(self) -> str:
-        return str(self._host_error())  # type: ignore[no-untyped-call]
-
-    def _raise_with_node(self, error: redis.RedisError) -> NoReturn:
-        error.args = (_named(self._node, error),)
-        raise error
-
-    def _problem(self, error: redis.ResponseError) -> Elsewhere | None:
-        """Say what an error answer tells of the node, if it tells anything."""
-        if isinstance(error, _REPLICA) or any(words in str(error) for words in _REPLICA_SAYS):
-            if self._route is None:
-                return WrongNode("is a replica, read-only; name the primary")
-            return Elsewhere(f"{self._node} is not the master any more")
-        if isinstance(error, _CLUSTER):
-            if self._route is None:
-                return WrongNode(f"is a node of a Cluster; write redis+cluster://{self._node}")
-            return Elsewhere(f"{self._node} does not serve the slot now: {error}")
-        return None
 
 
 class _SteeredTCP(_Steered, redis.Connection):

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 import store
 from sidecar import app, logs
-from sidecar.errors import SidecarError, Unreachable, UsageError
+from sidecar.errors import SidecarError, Unreachable
 from sidecar.event import Rejected
 from sidecar.feed import (
     Applied,
@@ -23,7 +24,6 @@ from sidecar.feed import (
     Feed,
     FeedGap,
     FileCursor,
-    ForeignEntry,
     Notification,
     RedisCursor,
 )
@@ -82,91 +82,12 @@ def test_a_producer_that_sends_again_is_published_once(
     assert [n.event_id for n in feed.poll()] == ["once"]
 
 
-def test_follow_wakes_and_outlives_a_broken_connection(
-    producer: Producer, feed: Feed, client: Any, redis_url: str, tmp_path: Path
-) -> None:
-    """A follower whose connection is cut goes on where it was, without a gap or a repeat."""
-    producer.publish(type="run.abort", event_id="a")
-    relay(redis_url, tmp_path)
-    following = feed.follow()
-    assert next(following).event_id == "a"
-    client.client_kill_filter(_type="normal", skipme=True)
-    producer.publish(type="run.abort", event_id="b")
-    relay(redis_url, tmp_path)
-    assert next(following).event_id == "b"
-
-
-def test_poll_waits_for_the_first(feed: Feed, client: Any) -> None:
-    """A poll that may wait returns a notification that comes meanwhile."""
-    event = b'{"id":0,"event_id":"e","type":"run.abort","control_version":1}'
-    late = threading.Timer(
-        0.1, client.xadd, (NOTIFICATIONS, {"event": event, "origin": "control:events/1-0"})
-    )
-    late.start()
-    assert [n.event_id for n in feed.poll(wait_s=1.0)] == ["e"]
-    late.join()
-
-
 def published(client: Any, *ids: int) -> None:
     """Append notifications with these control_versions."""
     for cv in ids:
         event = b'{"id":0,"event_id":"e%d","type":"run.abort","control_version":%d}' % (cv, cv)
         entry = f"{cv // 1000}-{cv % 1000}"
         client.xadd(NOTIFICATIONS, {"event": event, "origin": "control:events/1-0"}, id=entry)
-
-
-def test_a_cursor_before_what_was_trimmed_is_a_gap(feed: Feed, client: Any) -> None:
-    """A trim that someone made by hand is told to a reader that it overtook, and to no other."""
-    published(client, 1000, 2000, 3000, 4000)
-    client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
-    with pytest.raises(FeedGap):
-        feed.poll(1000)
-    assert [n.control_version for n in feed.poll(0)] == [3000, 4000]
-    assert [n.control_version for n in feed.poll(3000)] == [4000]
-
-
-def test_a_noted_trim_is_no_gap_for_who_has_read_it(feed: Feed, client: Any) -> None:
-    """With the trim noted, a reader whose cursor is where it ended goes on."""
-    published(client, 1000, 2000, 3000)
-    client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
-    client.hset("{control:notifications}:trimmed", NOTIFICATIONS, "2-0")
-    assert [n.control_version for n in feed.poll(2000)] == [3000]
-    with pytest.raises(FeedGap):
-        feed.poll(1000)
-
-
-def test_a_stream_that_lost_its_tail_is_a_gap(feed: Feed, client: Any) -> None:
-    """A cursor above the stream's end, or of a stream that is gone, raises: nothing is skipped."""
-    published(client, 1000)
-    with pytest.raises(FeedGap, match="tail"):
-        feed.poll(2000)
-    client.delete(NOTIFICATIONS)
-    with pytest.raises(FeedGap, match="no stream"):
-        feed.poll(1000)
-
-
-def test_an_entry_of_no_sidecar_stops_the_feed_there(feed: Feed, client: Any) -> None:
-    """What is before a foreign entry is read; then it is told, with the cursor that passes it."""
-    published(client, 1000)
-    client.xadd(NOTIFICATIONS, {"strange": "entry"}, id="2-0")
-    published(client, 3000)
-    assert [n.control_version for n in feed.poll()] == [1000]
-    with pytest.raises(ForeignEntry, match="since=2000"):
-        feed.poll(1000)
-    assert [n.control_version for n in feed.poll(2000)] == [3000]
-
-
-def test_resolving_needs_an_artifact_and_a_store(feed: Feed, client: Any, redis_url: str) -> None:
-    """A notification without artifact, and a feed without store, are errors that say so."""
-    published(client, 1000)
-    (found,) = feed.poll()
-    with pytest.raises(ValueError, match="names no artifact"):
-        feed.resolve(found)
-    named = found.model_copy(update={"artifact_ref": "a", "checksum": "sha256:" + "0" * 64})
-    with pytest.raises(UsageError, match="pinned-get"):
-        Feed(redis_url).resolve(named)
-    with pytest.raises(store.NotFound):
-        feed.resolve(named)
 
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:
@@ -362,6 +283,35 @@ def test_behind_a_snapshot_what_comes_after_it_is_news_again(tmp_path: Path) -> 
     applied.move_to(2)
     assert applied.cursor == 2
     assert [applied.is_news(note(n)) for n in (2, 3)] == [False, True]
+
+
+@pytest.mark.parametrize("options", [{}, {"isolation_level": None}])
+def test_what_is_rolled_back_was_not_applied(tmp_path: Path, options: dict[str, Any]) -> None:
+    """The change, the note and the cursor go together, with either kind of connection."""
+    with closing(sqlite3.connect(tmp_path / "db", **options)) as db:
+        db.execute("CREATE TABLE mine (x)")
+        applied = Applied(db)
+        with suppress(KeyboardInterrupt), db:
+            assert applied.is_news(note(1))
+            db.execute("INSERT INTO mine VALUES (1)")
+            raise KeyboardInterrupt
+    with closing(sqlite3.connect(tmp_path / "db", **options)) as db:
+        applied = Applied(db)
+        assert (applied.cursor, db.execute("SELECT count(*) FROM mine").fetchone()) == (0, (0,))
+        with db:
+            assert applied.is_news(note(1))
+        assert applied.cursor == 1
+
+
+@pytest.mark.parametrize("cut", range(17))
+def test_a_torn_file_is_no_cursor(tmp_path: Path, cut: int) -> None:
+    """A file that lost its end is refused, where it would read as a lower cursor, too."""
+    cursor = FileCursor(tmp_path / "cursor")
+    cursor.store(1_795_000_000_123_456)
+    whole = (tmp_path / "cursor").read_bytes()
+    (tmp_path / "cursor").write_bytes(whole[:cut])
+    with pytest.raises(SidecarError, match="remove it"):
+        cursor.load()
 
 
 def test_a_file_cursor_is_whole_or_the_one_before(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from sidecar.errors import UsageError
 from sidecar.redis.client import Side, check_server, check_stream, connect
 from tests.cli.harness import Cli
 from tests.faults import outside
+from tests.sidecar.faces import FACES
+from tests.sidecar.test_feed_faces import published
 from tests.topology.commands import STREAMS, do_all
 from tests.topology.harness import Cluster, cluster, until
 from tests.topology.load import at_work
@@ -42,6 +44,23 @@ def test_a_worker_outlives_a_slot_that_moves_and_a_master_that_dies(tmp_path: Pa
             gone.start()  # its successor's replica: without one nothing would be acknowledged
             work.goes_on()
         assert work.troubles == []
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_follower_goes_where_its_slot_goes(three: Cluster, face: str) -> None:
+    """Both faces of the feed follow a stream from node to node, without a gap or a repeat."""
+    stream = f"moves:{face}"
+    with (
+        closing(FACES[face](three.url, notify_stream=stream)) as feed,
+        closing(connect(three.url, key=stream)) as client,
+    ):
+        following = feed.follow()
+        for cv, node in enumerate((*three.masters, three.masters[0]), 1000):
+            if node is not three.owner(stream):
+                three.move(stream, node)
+            until(lambda: client.type(stream), "the slot's owner answers")
+            published(client, cv, stream=stream)
+            assert next(following).control_version == cv
 
 
 def test_all_commands_work_on_a_cluster(three: Cluster, tmp_path: Path) -> None:

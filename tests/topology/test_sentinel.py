@@ -10,7 +10,9 @@ import pytest
 import redis
 
 from sidecar.redis.client import connect
+from tests.sidecar.faces import FACES
 from tests.sidecar.harness import Rig, eventually, last_said
+from tests.sidecar.test_feed_faces import published
 from tests.topology import failovers
 from tests.topology.commands import do_all
 from tests.topology.harness import until, watched
@@ -76,6 +78,25 @@ def test_sentinels_may_die_but_one(tmp_path: Path) -> None:
         for _ in range(3):
             with closing(connect(fleet.url)) as client:
                 assert client.ping()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_follower_outlives_a_failover(tmp_path: Path, face: str) -> None:
+    """Both faces of the feed follow the stream to the next master, without a gap or a repeat."""
+    with (
+        watched(tmp_path) as fleet,
+        closing(FACES[face](fleet.url)) as feed,
+        closing(connect(fleet.url)) as client,
+    ):
+        following = feed.follow()
+        for first in (1000, 2000):
+            expected = [*range(first, first + 10)]
+            published(client, *expected)
+            assert [next(following).control_version for _ in expected] == expected
+            if first == 1000:
+                until(lambda: client.wait(2, 100) == 2, "the replicas have it")
+                fleet.fail_over()
+                until(client.ping, "the next master answers")
 
 
 @pytest.mark.slow

@@ -1,0 +1,128 @@
+"""The feed for a controller with threads, or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import redis
+
+from sidecar.feed.face import BLOCK_S, FIRST_PAUSE_S, MAX_PAUSE_S, PAGE, POLL_LIMIT, Face
+from sidecar.feed.reading import Batch
+from sidecar.notification import Notification
+from sidecar.redis import readers
+from sidecar.redis.client import Client, Outage, connect, translated
+from store import Artifact, ArtifactReader
+
+
+class Feed(Face[Client]):
+    """Reads one notification stream. Not for use from several threads at once.
+
+    Close it, or use it as a context manager.
+    """
+
+    _connect = staticmethod(connect)
+
+    def poll(self, since: int = 0, *, wait_s: float = 0.0, limit: int = POLL_LIMIT) -> Batch:
+        """Return at most `limit` notifications with a control_version above `since`, ascending.
+
+        With none there, waits for one up to `wait_s` seconds. `since=0` means from the oldest
+        there is. Raises `FeedGap`, `ForeignEntry`, and `Unreachable` when Redis is away.
+        """
+        deadline = time.monotonic() + wait_s
+        with translated(self._url):
+            batch = self._read(since, limit, 0.0)
+            while not batch and (batch.more or time.monotonic() < deadline):
+                left_s = 0.0 if batch.more else deadline - time.monotonic()
+                batch = self._read(batch.cursor, limit, min(left_s, BLOCK_S))
+        self.position = batch.cursor
+        return batch
+
+    def follow(self, since: int = 0) -> Iterator[Notification]:
+        """Yield notifications above `since` as they come, for ever.
+
+        Wakes at once, and outlives a Redis that goes away and comes back. Raises `FeedGap`,
+        `ForeignEntry`, and `UsageError` when Redis refuses the login or a command.
+        """
+        for batch in self.batches(since):
+            for notification in batch:
+                self.position = notification.control_version
+                yield notification
+            self.position = batch.cursor
+
+    def batches(self, since: int = 0) -> Iterator[Batch]:
+        """Do what `follow` does in batches, each with the cursor to keep once it is applied.
+
+        A batch is empty when all that came was filtered out: its cursor has moved all the same.
+        """
+        wait_s, pause_s = 0.0, FIRST_PAUSE_S
+        while True:
+            with translated(self._url):
+                try:
+                    self._heartbeat()
+                    batch = self._read(since, PAGE, wait_s)
+                except redis.AuthenticationError:
+                    raise  # waiting does not mend it
+                except Outage:
+                    time.sleep(pause_s)
+                    wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
+                    continue
+            has_moved = batch.cursor > since
+            since = batch.cursor
+            wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
+            if has_moved:
+                yield batch
+
+    def resolve(self, notification: Notification) -> Artifact:
+        """Return the artifact that the notification pins, verified.
+
+        Raises `store.StoreError` as the store does, `UsageError` without a store that pins, and
+        `ValueError` for a notification without an artifact.
+        """
+        return self._get(notification)
+
+    def open(self, notification: Notification) -> ArtifactReader:
+        """Open what `resolve` would return, to be read in constant memory and closed.
+
+        What was read is verified when its end is met, not before: damage is raised then. A store
+        that does not declare `stream` reads it at once. Raises as `resolve`.
+        """
+        return self._open(notification)
+
+    def passed(self, control_version: int) -> None:
+        """Note that this reader needs nothing up to `control_version` any more; 0 at the beginning.
+
+        Call it when what was read is durably applied, every so often: `follow` and `batches` only
+        say that the reader is still there. Raises `Unreachable`, and `UsageError` for a feed
+        without the name of a reader.
+        """
+        with translated(self._url):
+            self._tell(control_version)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def __enter__(self) -> Feed:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _read(self, since: int, limit: int, wait_s: float) -> Batch:
+        with self._client.pipeline(transaction=False) as pipeline:
+            self._reading.ask(pipeline, since, limit, wait_s)
+            return self._reading.batch(pipeline.execute(raise_on_error=False), since)
+
+    def _heartbeat(self) -> None:
+        position = self._to_repeat()
+        if position is not None:
+            with suppress(redis.ResponseError):  # a server that takes no writes can be read
+                self._tell(position)
+
+    def _tell(self, control_version: int) -> None:
+        readers.passed(self._client, self._keys, self._name, control_version, self._reader_ttl_s)
+        self._told(control_version)

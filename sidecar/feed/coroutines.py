@@ -1,0 +1,112 @@
+"""The feed for a controller on asyncio: the names of `Feed`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+import redis
+
+from sidecar.feed.face import BLOCK_S, FIRST_PAUSE_S, MAX_PAUSE_S, PAGE, POLL_LIMIT, Face
+from sidecar.feed.reading import Batch
+from sidecar.notification import Notification
+from sidecar.redis import readers
+from sidecar.redis.client import AsyncClient, Outage, connect_async, translated
+from store import Artifact, ArtifactReader
+
+
+class AsyncFeed(Face[AsyncClient]):
+    """Reads one notification stream, for the tasks of one event loop.
+
+    Each method does and raises what that of `Feed` does, and may be cancelled at any moment.
+    Close it, or use it as an asynchronous context manager.
+    """
+
+    _connect = staticmethod(connect_async)
+
+    async def poll(self, since: int = 0, *, wait_s: float = 0.0, limit: int = POLL_LIMIT) -> Batch:
+        """Return at most `limit` notifications above `since`, ascending; see `Feed.poll`."""
+        deadline = time.monotonic() + wait_s
+        with translated(self._url):
+            batch = await self._read(since, limit, 0.0)
+            while not batch and (batch.more or time.monotonic() < deadline):
+                left_s = 0.0 if batch.more else deadline - time.monotonic()
+                batch = await self._read(batch.cursor, limit, min(left_s, BLOCK_S))
+        self.position = batch.cursor
+        return batch
+
+    async def follow(self, since: int = 0) -> AsyncGenerator[Notification, None]:
+        """Yield notifications above `since` as they come, for ever; see `Feed.follow`."""
+        async for batch in self.batches(since):
+            for notification in batch:
+                self.position = notification.control_version
+                yield notification
+            self.position = batch.cursor
+
+    async def batches(self, since: int = 0) -> AsyncGenerator[Batch]:
+        """Do what `follow` does in batches; see `Feed.batches`."""
+        wait_s, pause_s = 0.0, FIRST_PAUSE_S
+        while True:
+            with translated(self._url):
+                try:
+                    await self._heartbeat()
+                    batch = await self._read(since, PAGE, wait_s)
+                except redis.AuthenticationError:
+                    raise  # waiting does not mend it
+                except Outage:
+                    await asyncio.sleep(pause_s)
+                    wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
+                    continue
+            has_moved = batch.cursor > since
+            since = batch.cursor
+            wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
+            if has_moved:
+                yield batch
+
+    async def resolve(self, notification: Notification) -> Artifact:
+        """Return the artifact that the notification pins, verified; see `Feed.resolve`."""
+        return await asyncio.to_thread(self._get, notification)
+
+    async def open(self, notification: Notification) -> ArtifactReader:
+        """Open what `resolve` would return; see `Feed.open`.
+
+        Reading it blocks: `await asyncio.to_thread(reader.read, size)`.
+        """
+        return await asyncio.to_thread(self._open, notification)
+
+    async def passed(self, control_version: int) -> None:
+        """Note that this reader needs nothing up to `control_version` more; see `Feed.passed`."""
+        with translated(self._url):
+            await self._tell(control_version)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> AsyncFeed:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.close()
+
+    async def _read(self, since: int, limit: int, wait_s: float) -> Batch:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            self._reading.ask(pipeline, since, limit, wait_s)
+            return self._reading.batch(await pipeline.execute(raise_on_error=False), since)
+
+    async def _heartbeat(self) -> None:
+        position = self._to_repeat()
+        if position is not None:
+            with suppress(redis.ResponseError):  # a server that takes no writes can be read
+                await self._tell(position)
+
+    async def _tell(self, control_version: int) -> None:
+        name = self._name
+        seconds, microseconds = await self._client.time()
+        value = readers.value(control_version, seconds * 10**6 + microseconds, self._reader_ttl_s)
+        await self._client.hset(self._keys.readers, name, value)
+        self._told(control_version)

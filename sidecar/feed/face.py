@@ -1,0 +1,109 @@
+"""What the two faces of the feed have in common: options, the store, and the registered reader."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+from sidecar.errors import UsageError
+from sidecar.feed.reading import Reading, wanted
+from sidecar.notification import Notification
+from sidecar.redis.keys import Keys
+from sidecar.redis.readers import DEFAULT_TTL_S
+from store import Artifact, ArtifactReader, Capability, Store, VersionedStore, versioned
+
+POLL_LIMIT: Final = 1000
+PAGE: Final = 200
+"""What `follow` reads at a time: few enough to lie in the processor's cache while it is checked."""
+BLOCK_S: Final = 1.0
+FIRST_PAUSE_S: Final = 0.1
+MAX_PAUSE_S: Final = 5.0
+HEARTBEAT_S: Final = 60.0
+
+Client = TypeVar("Client")
+
+
+class Face(Generic[Client]):
+    """Reads one notification stream.
+
+    Attributes:
+        position: the control_version up to which nothing more comes of this feed: all has been
+            returned, or was not for it. Ahead of the last notification where others follow it.
+
+    """
+
+    _connect: ClassVar[Callable[..., Any]]
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        notify_stream: str = "control:notifications",
+        store: Store | None = None,
+        reader: str | None = None,
+        reader_ttl_s: int = DEFAULT_TTL_S,
+        tenant: str | Collection[str] | None = None,
+        type: str | Collection[str] | None = None,  # noqa: A002 -- the contract's name
+        ref_prefix: str = "",
+    ) -> None:
+        """Connect lazily: nothing is sent yet. Raises `UsageError` for a URL that is none.
+
+        With `reader`, a name of this reader alone, what `passed` has not passed is kept for it,
+        until nothing is heard of it for `reader_ttl_s` seconds.
+
+        `tenant` and `type`, one or several, and `ref_prefix` leave out what is not of these. A
+        prefix `stacks/t_1` takes that ref and all under it.
+        """
+        self._url = redis_url
+        self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
+        self._store = versioned(store, Capability.PINNED_GET) if store else None
+        self._keys = Keys.of("", notify_stream)
+        self._reader = reader
+        self._reader_ttl_s = reader_ttl_s
+        self.position = 0
+        self._passed: int | None = None
+        self._told_at = 0.0
+        self._client: Client = self._connect(redis_url, key=notify_stream, block_s=BLOCK_S)
+        # redis-py's own parsing of entries costs more than the rest of reading them.
+        self._client.set_response_callback("XREAD", lambda answer, **_: answer)
+
+    def _get(self, notification: Notification) -> Artifact:
+        store, pin = self._pinned(notification)
+        return store.get(notification.artifact_ref, **pin)
+
+    def _open(self, notification: Notification) -> ArtifactReader:
+        store, pin = self._pinned(notification)
+        if versioned(store, Capability.STREAM):
+            return store.open(notification.artifact_ref, **pin)
+        data, manifest = store.get(notification.artifact_ref, **pin)
+        return ArtifactReader(
+            io.BytesIO(data), checksum=notification.checksum, size_bytes=len(data),
+            manifest=manifest, where=notification.artifact_ref,
+        )  # fmt: skip
+
+    def _pinned(self, notification: Notification) -> tuple[VersionedStore, dict[str, Any]]:
+        """Return where the artifact is, and which version."""
+        if not notification.artifact_ref:
+            raise ValueError(f"{notification.event_id} names no artifact")
+        if self._store is None:
+            raise UsageError("to resolve, the feed needs a store that declares pinned-get")
+        return self._store, {
+            "checksum": notification.checksum,
+            "manifest_checksum": notification.manifest_checksum or None,
+        }
+
+    @property
+    def _name(self) -> str:
+        if not self._reader:
+            raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
+        return self._reader
+
+    def _told(self, control_version: int) -> None:
+        self._passed, self._told_at = control_version, time.monotonic()
+
+    def _to_repeat(self) -> int | None:
+        """Return what to tell of the reader again, lest it expires; None when nothing is due."""
+        patience_s = min(HEARTBEAT_S, self._reader_ttl_s / 3)
+        return self._passed if time.monotonic() - self._told_at > patience_s else None

@@ -1,0 +1,157 @@
+"""What is asked of Redis for a page of notifications, and what its answers mean.
+
+Nothing here sends or waits: the two faces of the feed do, each in its own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Final
+
+import redis
+
+from sidecar.notification import Notification
+from sidecar.redis.keys import Keys
+from sidecar.redis.scan import control_version_of, entry_id_of
+
+NO_STREAM: Final = "no such key"
+
+
+class FeedGap(Exception):
+    """Notifications after the cursor are gone, or the stream ends before it.
+
+    Start again from a snapshot: going on would miss changes in silence.
+    """
+
+
+class ForeignEntry(ValueError):
+    """The notification stream has an entry that is no notification."""
+
+
+class _NoCursor(ValueError):
+    """An entry's ID is not its notification's control_version."""
+
+
+class Batch(list[Notification]):
+    """Notifications in order: a list that knows where reading goes on.
+
+    Attributes:
+        cursor: whatever is wanted up to this control_version is in the list, or was before it.
+            To be kept as the cursor once the list is applied.
+        more: whether the stream had more after it.
+
+    """
+
+    def __init__(self, found: Iterable[Notification], cursor: int, *, more: bool) -> None:
+        super().__init__(found)
+        self.cursor = cursor
+        self.more = more
+
+
+Filter = Callable[[Notification], bool]
+"""Tells whether a notification is wanted."""
+
+
+def wanted(
+    tenants: str | Collection[str] | None, types: str | Collection[str] | None, ref_prefix: str
+) -> Filter | None:
+    """Return a filter that wants what fits all that is given; None when nothing is."""
+    some_tenants, some_types = _names(tenants), _names(types)
+    above = ref_prefix.rstrip("/") + "/"
+
+    def wants(one: Notification) -> bool:
+        return (
+            (not some_tenants or one.tenant_id in some_tenants)
+            and (not some_types or one.type in some_types)
+            and (not ref_prefix or f"{one.artifact_ref}/".startswith(above))
+        )
+
+    return wants if some_tenants or some_types or ref_prefix else None
+
+
+def _names(given: str | Collection[str] | None) -> frozenset[str]:
+    return frozenset([given] if isinstance(given, str) and given else given or ())
+
+
+class Reading:
+    """Asks for what comes after a cursor, and reads the answers."""
+
+    def __init__(self, stream: str, wants: Filter | None) -> None:
+        self._stream = stream
+        self._trimmed = Keys.of("", stream).trimmed
+        self._wants = wants
+
+    def ask(self, pipeline: Any, since: int, limit: int, wait_s: float) -> None:  # noqa: ANN401 -- of either client
+        """Put the commands into `pipeline`: to read, and only then to look for a gap.
+
+        So nothing can be trimmed between the look and the read. They wait up to `wait_s` seconds
+        for a first entry.
+        """
+        if limit < 1:
+            raise ValueError(f"limit is {limit}: it must be at least 1")
+        block = ("BLOCK", max(1, int(wait_s * 1000))) if wait_s > 0 else ()
+        pipeline.execute_command(
+            "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, entry_id_of(since)
+        )
+        pipeline.hget(self._trimmed, self._stream)
+        pipeline.xinfo_stream(self._stream)
+
+    def batch(self, answers: list[Any], since: int) -> Batch:
+        """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and redis-py's errors."""
+        read, noted, info = _without_errors(answers)
+        if since:
+            self._check_gap(since, noted, info)
+        found = self._notifications(read[0][1] if read else [])
+        cursor = found[-1].control_version if found else since
+        more = bool(found) and cursor < _end(info)
+        return Batch(filter(self._wants, found) if self._wants else found, cursor, more=more)
+
+    def _notifications(self, entries: list[tuple[bytes, list[bytes]]]) -> list[Notification]:
+        found: list[Notification] = []
+        for entry_id, flat in entries:
+            fields = iter(flat)
+            try:
+                one = Notification.of_entry(dict(zip(fields, fields)))  # noqa: B905 -- two of one iterator
+                if entry_id != b"%d-%d" % divmod(one.control_version, 1000):
+                    raise _NoCursor
+            except (KeyError, ValueError) as error:
+                if found:
+                    break  # first what is before it
+                raise self._foreign(entry_id, error) from error
+            found.append(one)
+        return found
+
+    def _check_gap(self, since: int, noted: bytes | None, info: dict[str, Any] | None) -> None:
+        if info is None:
+            raise FeedGap(f"the cursor is {since}, and there is no stream {self._stream}")
+        trimmed = control_version_of((noted or b"0-0").decode())
+        end = _end(info)
+        if since > end:
+            raise FeedGap(f"the cursor is {since}, and the stream ends at {end}: its tail is lost")
+        oldest = info["first-entry"]
+        first = control_version_of(oldest[0].decode()) if oldest else end + 1
+        whole = info.get("entries-added") == info["length"]  # known since Redis 7.0
+        # Trimmed by the sidecar, or by hand, which no one noted: then nobody knows how much of it
+        # came after the cursor.
+        if since < trimmed or (trimmed < since < min(first, end) and not whole):
+            raise FeedGap(f"the cursor is {since}, and the stream begins only at {first}")
+
+    def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry:
+        name = entry_id.decode()
+        return ForeignEntry(
+            f"{self._stream} has an entry that no sidecar wrote, {name} ({type(error).__name__});"
+            f" since={control_version_of(name)} passes it"
+        )
+
+
+def _without_errors(answers: list[Any]) -> list[Any]:
+    """Return the answers, None about a stream that is not there; raise the first error."""
+    for answer in answers:
+        if isinstance(answer, redis.RedisError) and NO_STREAM not in str(answer):
+            raise answer
+    return [None if isinstance(answer, redis.RedisError) else answer for answer in answers]
+
+
+def _end(info: dict[str, Any] | None) -> int:
+    """Return the control_version given last, also when that entry is gone."""
+    return control_version_of(info["last-generated-id"].decode()) if info else 0
