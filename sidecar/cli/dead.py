@@ -27,6 +27,7 @@ from sidecar.cli.options import (
     Streams,
 )
 from sidecar.cli.review import Ref, SinceWindow, Stack, Tenant, Type, UntilWindow
+from sidecar.cli.rules import AllowTypes, MaxArtifactSize, TenantScopes
 from sidecar.errors import SidecarError, UsageError
 
 if TYPE_CHECKING:
@@ -52,30 +53,6 @@ Only = Annotated[
         envvar="SIDECAR_ONLY",
         metavar="REASON",
         help="Only letters with this reason (artifact_missing, poison, …). Repeatable.",
-    ),
-]
-AllowTypes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow-type", envvar="SIDECAR_ALLOW_TYPE", metavar="T", help="As the workers have it."
-    ),
-]
-TenantScopes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tenant-scope",
-        envvar="SIDECAR_TENANT_SCOPE",
-        metavar="PATTERN",
-        help="As the workers have it.",
-    ),
-]
-MaxArtifactSize = Annotated[
-    str | None,
-    typer.Option(
-        "--max-artifact-size",
-        envvar="SIDECAR_MAX_ARTIFACT_SIZE",
-        metavar="SIZE",
-        help="As the workers have it.",
     ),
 ]
 
@@ -434,21 +411,15 @@ def _prospects(
     max_artifact_size: str | None,
 ) -> Prospects:
     """Return what judges letters; of artifacts only where there is a store to look into."""
-    from sidecar.event import KNOWN_TYPES
-    from sidecar.pipeline import DEFAULT_MAX_ARTIFACT_BYTES, Rules
+    from sidecar.cli.rules import rules_of
     from sidecar.prospects import Prospects
-    from sidecar.settings import size_bytes
     from sidecar.stores import open_existing
 
-    try:
-        limit = size_bytes(max_artifact_size) if max_artifact_size else DEFAULT_MAX_ARTIFACT_BYTES
-    except ValueError as error:
-        raise UsageError(f"--max-artifact-size: {error}") from error
     default = data_dir / "source"
     source = None
     if source_store or default.is_dir():
         source = open_existing(source_store or None, default)
-    rules = Rules(KNOWN_TYPES | set(allow_type or ()), tuple(tenant_scope or ()), limit)
+    rules = rules_of(allow_type, tenant_scope, max_artifact_size)
     return Prospects(client, keys, source, rules)
 
 

@@ -42,6 +42,15 @@ class LiveHistory:
             side = self._side(stream)
             check_stream(side.at(stream), side.url, stream)
 
+    def is_on(self, other: Side) -> bool:
+        """Tell whether another connection leads to the server with the notifications."""
+        ids = []
+        for side in (self._notify, other):
+            with translated(side.url):
+                info: Any = side.client.info("server")
+            ids.append(info["run_id"])
+        return bool(ids[0] == ids[1])
+
     def describe(self) -> str:
         """Name the servers."""
         return " and ".join(dict.fromkeys(redact(s.url) for s in (self._control, self._notify)))

@@ -1,0 +1,216 @@
+"""The recorded control entries run through today's code, to see whether it does what was done then.
+
+In a sandbox: the real relay on a server of its own, with the recorded artifacts as source, which
+are read and verified, and put nowhere.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+import structlog
+
+from sidecar.embedded import EmbeddedServer
+from sidecar.errors import UsageError
+from sidecar.event import Reason
+from sidecar.evidence import key_of
+from sidecar.history import History
+from sidecar.history.live import LiveHistory
+from sidecar.metrics import Metrics, StreamMetrics
+from sidecar.pipeline import Pipeline, Rules
+from sidecar.redis.client import Client, Side, connect
+from sidecar.redis.keys import Keys
+from sidecar.redis.publisher import Publisher
+from sidecar.redis.source import ControlStream
+from sidecar.relay import IDLE_BLOCK_S, Options, Relay
+from sidecar.replay.timeline import End, Life, lives
+from sidecar.replay.window import Window
+
+BATCH: Final = 500
+LEASE_S: Final = 60.0
+_OUTSIDE: Final = frozenset({
+    Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH, Reason.POISON, Reason.ENTRY_LOST,
+    Reason.ARTIFACT_TOO_LARGE, Reason.FORBIDDEN_REF, Reason.UNKNOWN_TYPE,
+})  # fmt: skip
+"""Reasons that lie in what was around, or in what the operator said, and not in the entry."""
+_SCHEMA: Final = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+CREATE TABLE recorded (stream, at, origin UNIQUE, event_id, end, said, first,
+                       PRIMARY KEY (stream, at)) WITHOUT ROWID;
+CREATE TABLE today (origin PRIMARY KEY, end, said) WITHOUT ROWID;
+"""
+
+
+class Divergence(NamedTuple):
+    """One entry that ends otherwise today."""
+
+    origin: str
+    event_id: str
+    recorded: str
+    today: str
+
+
+class Checked(NamedTuple):
+    """What came of a check."""
+
+    entries: int
+    same: int
+    unjudged: int
+    """Those whose end lay in what was around, or comes of what lies before the window."""
+    divergence: Divergence | None
+    """The first, in entry order."""
+
+
+def check(history: History, window: Window, rules: Rules) -> Checked:
+    """Run the window's control entries again, and compare how each ends.
+
+    `rules` are those that the workers had. Raises `UsageError` without artifacts, or without the
+    embedded server's wheel, and as the history does.
+    """
+    if history.store is None:
+        raise UsageError("there are no artifacts to check with; name the store by --fleet-store")
+    db = sqlite3.connect("")
+    db.executescript(_SCHEMA)
+    for life in lives(history, window):
+        if life.entry is not None and life.end is not End.REDRIVEN:
+            _record(db, "recorded", life)
+    with tempfile.TemporaryDirectory(prefix="sidecar-check-") as directory:
+        server = EmbeddedServer(Path(directory))
+        try:
+            for stream in history.streams.control:
+                keys = Keys.of(stream, history.streams.notifications)
+                _copy(history, window, stream, connect(server.url))
+                _relay(server.url, keys, Pipeline(history.store, history.store, rules))
+                side = Side.open(server.url, stream)
+                for life in lives(LiveHistory(side, side, [keys]), Window()):
+                    _record(db, "today", life)
+        finally:
+            server.close()
+    return _compared(db)
+
+
+def _copy(history: History, window: Window, stream: str, client: Client) -> None:
+    entries = history.entries(stream, window.first_entry, window.last_entry)
+    while batch := list(islice(entries, BATCH)):
+        with client.pipeline(transaction=False) as pipeline:
+            for entry in batch:
+                fields: Any = dict(entry.fields)
+                pipeline.xadd(stream, fields, id=entry.id)
+            pipeline.execute()
+
+
+def _relay(url: str, keys: Keys, pipeline: Pipeline) -> None:
+    """Let the real relay finish the stream."""
+    log: Any = structlog.wrap_logger(
+        structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger("critical")
+    )
+    options = Options(lease_s=LEASE_S, retry_budget_s=0.0, max_consecutive_dead=0, drain=True)
+    with ThreadPoolExecutor(4) as pool:
+        Relay(
+            keys.control,
+            ControlStream(connect(url), connect(url, block_s=IDLE_BLOCK_S), keys),
+            Publisher(connect(url), keys, lease_s=LEASE_S, dedup_window_s=366 * 86400),
+            pipeline, pool, options, StreamMetrics(Metrics(), keys.control), log,
+        ).run(threading.Event())  # fmt: skip
+
+
+def _record(db: sqlite3.Connection, table: str, life: Life) -> None:
+    stream, _, entry_id = life.origin.rpartition("/")
+    if table == "today":
+        row: tuple[object, ...] = (life.origin, life.end.value, _said(life))
+        db.execute("INSERT OR IGNORE INTO today VALUES (?, ?, ?)", row)
+        return
+    row = (
+        stream, key_of(entry_id), life.origin, life.event_id, life.end.value, _said(life),
+        _first_of(life),
+    )  # fmt: skip
+    db.execute("INSERT OR IGNORE INTO recorded VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _said(life: Life) -> str:
+    """Return what must be the same today: the notification but for its position, or the reason."""
+    if life.end is End.DEAD:
+        return life.reason
+    if life.end is not End.PUBLISHED:
+        return ""
+    try:
+        body = orjson.loads((life.fields or {})[b"event"])
+        body.pop("control_version", None)
+    except (KeyError, ValueError, AttributeError):
+        return ""  # no sidecar wrote it
+    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _first_of(life: Life) -> str:
+    """Return the origin of the notification that this one repeats."""
+    repeated = life.end is End.DUPLICATE and life.fields
+    return life.fields.get(b"origin", b"").decode(errors="replace") if repeated else ""  # type: ignore[union-attr]
+
+
+def _compared(db: sqlite3.Connection) -> Checked:
+    entries = same = unjudged = 0
+    found: Divergence | None = None
+    for row in _joined(db):
+        entries += 1
+        if (row.end, row.said) == (row.today, row.today_said):
+            same += 1
+        elif _is_outside(db, row):
+            unjudged += 1
+        elif found is None:
+            found = Divergence(
+                row.origin, row.event_id, _shown(row.end, row.said),
+                _shown(row.today or "nothing", row.today_said),
+            )  # fmt: skip
+    return Checked(entries, same, unjudged, found)
+
+
+class _Row(NamedTuple):
+    origin: str
+    event_id: str
+    end: str
+    said: str
+    first: str
+    today: str
+    today_said: str
+
+
+def _joined(db: sqlite3.Connection) -> Iterator[_Row]:
+    for row in db.execute(
+        "SELECT origin, event_id, r.end, r.said, first, coalesce(t.end, ''), coalesce(t.said, '')"
+        " FROM recorded AS r LEFT JOIN today AS t USING (origin) ORDER BY stream, at"
+    ):
+        yield _Row(*row)
+
+
+def _is_outside(db: sqlite3.Connection, row: _Row) -> bool:
+    """Tell whether the difference may come of what nobody recorded."""
+    if row.end in (End.WAITING, End.UNKNOWN) or row.today == End.WAITING:
+        return True
+    if row.end == End.DUPLICATE and not _is_recorded(db, row.first):
+        return True  # of one before the window
+    if row.end == End.DEAD and row.said in _OUTSIDE:
+        return True
+    if row.end == End.DEAD and row.said == Reason.ID_CONFLICT:
+        earlier = db.execute(
+            "SELECT 1 FROM recorded WHERE event_id = ? AND end = ?", (row.event_id, End.PUBLISHED)
+        )
+        return earlier.fetchone() is None
+    gone = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)
+    return row.today == End.DEAD and row.today_said in gone  # collected since
+
+
+def _is_recorded(db: sqlite3.Connection, origin: str) -> bool:
+    found = db.execute("SELECT 1 FROM recorded WHERE origin = ?", (origin,))
+    return found.fetchone() is not None
+
+
+def _shown(end: str, said: str) -> str:
+    return f"{end}: {said}" if said else end
