@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -113,13 +113,23 @@ def _relay(url: str, keys: Keys, pipeline: Pipeline) -> None:
         structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger("critical")
     )
     options = Options(lease_s=LEASE_S, retry_budget_s=0.0, max_consecutive_dead=0, drain=True)
-    with ThreadPoolExecutor(4) as pool:
-        Relay(
-            keys.control,
-            ControlStream(connect(url), connect(url, block_s=IDLE_BLOCK_S), keys),
-            Publisher(connect(url), keys, lease_s=LEASE_S, dedup_window_s=366 * 86400),
-            pipeline, pool, options, StreamMetrics(Metrics(), keys.control), log,
-        ).run(threading.Event())  # fmt: skip
+    Relay(
+        keys.control,
+        ControlStream(connect(url), connect(url, block_s=IDLE_BLOCK_S), keys),
+        Publisher(connect(url), keys, lease_s=LEASE_S, dedup_window_s=366 * 86400),
+        pipeline, _InOrder(), options, StreamMetrics(Metrics(), keys.control), log,
+    ).run(threading.Event())  # fmt: skip
+
+
+class _InOrder(Executor):
+    """Does at once what it is given: of two uses of one event_id, the earlier one always wins."""
+
+    def submit(  # type: ignore[override]
+        self, work: Callable[..., object], /, *args: object
+    ) -> Future[object]:
+        done: Future[object] = Future()
+        done.set_result(work(*args))
+        return done
 
 
 def _record(db: sqlite3.Connection, table: str, life: Life) -> None:
@@ -199,12 +209,27 @@ def _is_outside(db: sqlite3.Connection, row: _Row) -> bool:
     if row.end == End.DEAD and row.said in _OUTSIDE:
         return True
     if row.end == End.DEAD and row.said == Reason.ID_CONFLICT:
+        # The one that was published came before the window, or was faster than an earlier entry.
         earlier = db.execute(
-            "SELECT 1 FROM recorded WHERE event_id = ? AND end = ?", (row.event_id, End.PUBLISHED)
+            "SELECT 1 FROM recorded AS a JOIN recorded AS b USING (event_id)"
+            " WHERE a.origin = ? AND b.end = ? AND (b.stream != a.stream OR b.at < a.at)",
+            (row.origin, End.PUBLISHED),
         )
         return earlier.fetchone() is None
     gone = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)
-    return row.today == End.DEAD and row.today_said in gone  # collected since
+    if row.today == End.DEAD and row.today_said in gone:
+        return True  # collected since
+    return row.today == End.DEAD and row.today_said == Reason.ID_CONFLICT and _was_raced(db, row)
+
+
+def _was_raced(db: sqlite3.Connection, row: _Row) -> bool:
+    """Tell whether an earlier use of the event_id lost it to this one then."""
+    found = db.execute(
+        "SELECT 1 FROM recorded AS a JOIN recorded AS b USING (event_id)"
+        " WHERE a.origin = ? AND b.said = ? AND b.stream = a.stream AND b.at < a.at",
+        (row.origin, Reason.ID_CONFLICT),
+    )
+    return found.fetchone() is not None
 
 
 def _is_recorded(db: sqlite3.Connection, origin: str) -> bool:

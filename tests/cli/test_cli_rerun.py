@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import store
 from sidecar import notification, pipeline
 from tests.cli.harness import NOTIFICATIONS, STREAM, Cli
 from tests.sidecar.harness import eventually
@@ -205,6 +206,19 @@ def test_what_repeats_something_before_the_window_is_not_judged(sidecar: Cli) ->
     sidecar.work()
     code, found = checked(sidecar, "--since", str(since))
     assert (code, found["unjudged"], found["entries"]) == (0, 1, 2)
+
+
+def test_a_race_for_an_event_id_is_not_judged(sidecar: Cli) -> None:
+    """Which use of an id was published first lay in the moment: a later one that won is left."""
+    store.open_url((sidecar.directory / "data-dir" / "fleet").as_uri())
+    first = {"event_id": "e", "type": "run.abort", "tenant_id": "a"}
+    second = {**first, "tenant_id": "b"}
+    for event, ms in ((first, 1), (second, 2)):
+        sidecar.client.xadd(STREAM, {"event": json.dumps(event)}, id=f"{BASE_MS + ms}-0")
+    sidecar.notification({"id": 0, **second}, f"{BASE_MS + 3}-0", f"{STREAM}/{BASE_MS + 2}-0")
+    sidecar.letter(first, f"{BASE_MS + 1}-0", reason="id_conflict")
+    code, found = checked(sidecar)
+    assert (code, found["unjudged"], found["entries"]) == (0, 2, 2)
 
 
 def test_without_artifacts_there_is_nothing_to_check_with(sidecar: Cli) -> None:
