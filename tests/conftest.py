@@ -13,14 +13,8 @@ from tests.servers import Server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs against a server of `tests.servers`: by a fixture, or started by itself.
-
-    What `make test` runs on every kind of server anyway, `make test-servers` need not.
-    """
+    """Mark what runs against a server of `tests.servers`: by a fixture, or started by itself."""
     for item in items:
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if any(str(value) in servers.BINARIES for value in parameters.values()):
-            continue
         if "_servers" in getattr(item, "fixturenames", ()) or hasattr(
             getattr(item, "module", None), "servers"
         ):
@@ -61,12 +55,6 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
     """A connection to the real, empty server."""
     with redis.Redis.from_url(redis_url, protocol=2) as connection:
         yield connection
-
-
-@pytest.fixture(params=servers.kinds())
-def every_server(request: pytest.FixtureRequest, _servers: Servers) -> str:
-    """The URL of a real, empty server, of each kind in turn, the oldest promised included."""
-    return _emptied(_servers(request.param))
 
 
 def _emptied(server: Server) -> str:

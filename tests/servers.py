@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -64,19 +63,9 @@ BINARIES: Final[dict[str, Callable[[], str | None]]] = {
 def usual() -> str:
     """Return the kind of server that tests run against: the embedded one, unless told otherwise.
 
-    `make test-servers` tells it by SIDECAR_TEST_SERVER.
+    `make test-servers` tells it by SIDECAR_TEST_SERVER, each in turn.
     """
     return os.environ.get("SIDECAR_TEST_SERVER", "valkey")
-
-
-def kinds() -> list[str]:
-    """Return the kinds of server that tests of every server run against, here and now."""
-    if "SIDECAR_TEST_SERVER" in os.environ:
-        return [usual()]
-    wanted = ["valkey"]
-    if sys.version_info < (3, 13):
-        wanted.append("redis-6.2")
-    return wanted + [kind for kind in ("path", "named") if BINARIES[kind]()]
 
 
 counts_deletions: Final = pytest.mark.skipif(

@@ -368,11 +368,11 @@ def test_what_was_trimmed_is_no_culprit(drained: Cli) -> None:
 
 
 @pytest.fixture
-def on_every_server(every_server: str, tmp_path: Path) -> Iterator[Cli]:
-    """A deployment on a server of each kind: four entries published, two buried, by hand."""
+def trimmed(redis_url: str, tmp_path: Path) -> Iterator[Cli]:
+    """A deployment: four entries published, two buried, by hand."""
     (tmp_path / "data-dir" / "fleet").mkdir(parents=True)
-    with redis.Redis.from_url(every_server, protocol=2) as own:
-        made = Cli(every_server, tmp_path, own)
+    with redis.Redis.from_url(redis_url, protocol=2) as own:
+        made = Cli(redis_url, tmp_path, own)
         own.xgroup_create(STREAM, GROUP, "0", mkstream=True)
         for number in range(6):
             entry = _add(made, f"e{number}")
@@ -400,9 +400,9 @@ def _remember(sidecar: Cli) -> None:
         sidecar.client.hset(keys.seen(origin), origin[2:], BURIED + stamp)
 
 
-def test_what_the_trimmer_noted_is_expired_and_nothing_else(on_every_server: Cli) -> None:
+def test_what_the_trimmer_noted_is_expired_and_nothing_else(trimmed: Cli) -> None:
     """On every server: up to what is noted an end was trimmed, above it someone deleted it."""
-    sidecar = on_every_server
+    sidecar = trimmed
     _remember(sidecar)
     letters: Any = sidecar.client.xrange(DEAD)
     sidecar.client.xdel(NOTIFICATIONS, "1-0", "2-0", "3-0")
@@ -419,9 +419,9 @@ def test_what_the_trimmer_noted_is_expired_and_nothing_else(on_every_server: Cli
     assert _audit(sidecar, "--since", "1h")[0].code == 3
 
 
-def test_a_window_that_is_partly_expired_is_exit_3(on_every_server: Cli) -> None:
+def test_a_window_that_is_partly_expired_is_exit_3(trimmed: Cli) -> None:
     """With --since, when the control stream lacks a part of it; a culprit weighs more."""
-    sidecar = on_every_server
+    sidecar = trimmed
     entries: Any = sidecar.client.xrange(STREAM)
     ids = [entry_id.decode() for entry_id, _ in entries]
     sidecar.client.xdel(STREAM, ids[3])  # one that was deleted later tells nothing of those before
@@ -439,9 +439,9 @@ def test_a_window_that_is_partly_expired_is_exit_3(on_every_server: Cli) -> None
     assert _audit(sidecar, "--since", ids[1])[0].code == 1
 
 
-def test_trimming_that_nobody_noted(on_every_server: Cli) -> None:
+def test_trimming_that_nobody_noted(trimmed: Cli) -> None:
     """A control stream trimmed by hand: its window is partly expired, its ends are no culprits."""
-    sidecar = on_every_server
+    sidecar = trimmed
     sidecar.client.xtrim(STREAM, maxlen=3, approximate=False)
     ran, culprits, summary = _audit(sidecar, "--since", "1h")
     assert (ran.code, culprits, summary["entries"]) == (3, [], 3), ran.err
@@ -512,10 +512,10 @@ def test_a_store_that_is_away_is_exit_4(drained: Cli) -> None:
     assert not [one for one in ran.objects() if "guarantee" in one]
 
 
-def test_two_servers_and_two_streams(sidecar: Cli, every_server: str, client: redis.Redis) -> None:
-    """Control streams on one server, notifications on another, of every kind."""
-    client.flushall()
-    options = ("--notify-redis", every_server, "--stream", STREAM, "--stream", "eu")
+def test_two_servers_and_two_streams(sidecar: Cli, redis_url: str) -> None:
+    """Control streams in one place, notifications in another."""
+    other = redis_url.removesuffix("/0") + "/1"
+    options = ("--notify-redis", other, "--stream", STREAM, "--stream", "eu")
     for stream in (STREAM, "eu"):
         event = {"event_id": stream, "type": "key.changed"}
         sidecar.client.xadd(stream, {"event": json.dumps(event)})

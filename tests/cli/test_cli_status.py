@@ -63,18 +63,18 @@ def test_pending_entries_have_an_age(sidecar: Cli) -> None:
     assert "the oldest 1700000000000-0" in sidecar("status").out
 
 
-def test_an_unknown_lag_is_not_zero(sidecar: Cli, every_server: str) -> None:
+def test_an_unknown_lag_is_not_zero(sidecar: Cli, redis_url: str) -> None:
     """After deletes no server knows its lag: few are counted, of many it stays unknown."""
-    with redis.Redis.from_url(every_server, protocol=2) as client:
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
         for i in range(1, 103):
             client.xadd(STREAM, {"event": "{}"}, id=f"{i}-0")
         client.xgroup_create(STREAM, GROUP, "0-0")
         client.xdel(STREAM, "50-0")
-        (stream,) = sidecar("status", "--json", "--redis", every_server).object()["streams"]
+        (stream,) = sidecar("status", "--json", "--redis", redis_url).object()["streams"]
         assert stream["lag"] is None
-        assert re.search(r"lag +unknown", sidecar("status", "--redis", every_server).out)
+        assert re.search(r"lag +unknown", sidecar("status", "--redis", redis_url).out)
         client.xdel(STREAM, "51-0")
-        (stream,) = sidecar("status", "--json", "--redis", every_server).object()["streams"]
+        (stream,) = sidecar("status", "--json", "--redis", redis_url).object()["streams"]
         assert stream["lag"] == 100
 
 

@@ -12,7 +12,7 @@ from tests import servers
 from tests.deploy.harness import DEPLOY, Server, path_of, run_server, wait_until_up
 
 
-@pytest.fixture(params=servers.kinds())
+@pytest.fixture(params=[servers.usual()])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server with the users that `deploy/secrets.sh` made.
 

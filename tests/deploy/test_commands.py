@@ -96,7 +96,7 @@ def _bury(server: Server, run_as: As, version: int, ref: str) -> str:
     return str(letters[0]["id"])
 
 
-@pytest.mark.parametrize("server", [*servers.kinds(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
 def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> None:
     """`emit`, `run` and `tail --resolve` do their jobs as their users, and nothing is denied."""
     controller = run_as("controller")
@@ -129,7 +129,7 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [*servers.kinds(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
 def test_an_operator_looks_and_halts(server: Server, run_as: As) -> None:
     """`status`, `pause`, `resume` and `dead ls|show` work as `operator`, and nothing is denied."""
     operator = run_as("operator")
@@ -154,7 +154,7 @@ def test_an_operator_looks_and_halts(server: Server, run_as: As) -> None:
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [*servers.kinds(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
 def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     """`dead redrive` works as `redriver`, which is granted nothing that it does not send."""
     _bury(server, run_as, 1, "stacks/t_1/web/1")
@@ -182,7 +182,7 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     assert server.denials() == NOT_THE_INDEX
 
 
-@pytest.mark.parametrize("server", [*servers.kinds(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
 def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> None:
     """`audit` works as `operator`; with --repair as `repairer`, which is granted nothing else."""
     _emit(run_as, 1, "stacks/t_1/web/1")
@@ -203,7 +203,7 @@ def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> No
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [*servers.kinds(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
 def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
     """`store gc` works as `collector`, which is granted nothing that it does not send."""
     _emit(run_as, 1, "stacks/t_1/web")

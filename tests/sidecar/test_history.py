@@ -45,9 +45,8 @@ def test_entries_come_in_order_and_back(rig: Rig, client: redis.Redis) -> None:
     assert [e.id for e in history.entries_back(rig.control, ids[3], ids[1])] == ids[3:0:-1]
 
 
-def test_the_reach_tells_what_was_trimmed(every_rig: Rig) -> None:
+def test_the_reach_tells_what_was_trimmed(rig: Rig) -> None:
     """What the sidecar trimmed is missing; what an operator removed from the middle is not."""
-    rig = every_rig
     ids = [rig.emit(f"e{i}") for i in range(5)]
     history = live(rig)
     assert history.reach("nothing") is None

@@ -1,4 +1,4 @@
-"""The register of workers: who is there, who is gone, on each kind of server."""
+"""The register of workers: who is there, who is gone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KEYS = Keys.of("control:events", "control:notifications")
 
 
 @pytest.fixture
-def server(every_server: str) -> Iterator[redis.Redis]:
-    """A connection to each kind of server in turn."""
-    with redis.Redis.from_url(every_server, protocol=2) as client:
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    """A connection to the real, empty server."""
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
         yield client
 
 

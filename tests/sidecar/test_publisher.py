@@ -31,9 +31,9 @@ NOW = "2026-11-22T12:00:00.000Z"
 
 
 @pytest.fixture
-def server(every_server: str) -> Iterator[redis.Redis]:
-    """A connection to each kind of server in turn."""
-    with redis.Redis.from_url(every_server, protocol=2) as client:
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    """A connection to the real, empty server."""
+    with redis.Redis.from_url(redis_url, protocol=2) as client:
         yield client
 
 

@@ -56,9 +56,8 @@ def failing(error: Callable[[], BaseException], only: Iterable[str]) -> Callable
 # --- the straight way ----------------------------------------------------------------------------
 
 
-def test_an_event_becomes_a_notification(every_rig: Rig) -> None:
+def test_an_event_becomes_a_notification(rig: Rig) -> None:
     """An event with an artifact ends as one notification whose artifact is in the fleet."""
-    rig = every_rig
     entry_id = rig.emit_artifact("e", version=3, region="eu")
     observer = rig.drain()
     (note,) = rig.notifications()
@@ -103,18 +102,18 @@ def test_the_trace_is_carried_through(rig: Rig) -> None:
     assert second.keys() == {b"event", b"origin"}
 
 
-def test_many_events_keep_their_order(every_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_events_keep_their_order(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """More events than the window holds, of several tenants, are all published in order."""
     small_windows(monkeypatch)
     for n in range(60):
         if n % 3:
-            every_rig.emit_artifact(f"e{n}", tenant=f"t{n % 4}")
+            rig.emit_artifact(f"e{n}", tenant=f"t{n % 4}")
         else:
-            every_rig.emit(f"e{n}", tenant=f"t{n % 4}")
-    every_rig.drain()
-    assert sorted(every_rig.published()) == sorted(f"e{n}" for n in range(60))
-    every_rig.audit()
-    assert every_rig.pending() == 0
+            rig.emit(f"e{n}", tenant=f"t{n % 4}")
+    rig.drain()
+    assert sorted(rig.published()) == sorted(f"e{n}" for n in range(60))
+    rig.audit()
+    assert rig.pending() == 0
 
 
 def test_entries_appended_while_it_runs(rig: Rig) -> None:
@@ -196,9 +195,8 @@ DEAD: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("reason", DEAD)
-def test_dead_letter(every_rig: Rig, reason: str) -> None:
+def test_dead_letter(rig: Rig, reason: str) -> None:
     """Each reason is reached end to end, and the letter has exactly the fields to re-drive it."""
-    rig = every_rig
     rig.rules = Rules(tenant_scope=("{tenant}/*",), max_artifact_bytes=100)
     rig.source.plant("a/r", b"data")
     rig.source.plant("a/big", b"b" * 101, b"")
@@ -240,9 +238,8 @@ def test_bytes_of_a_letter_are_the_original(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("lost", ["deleted", "trimmed"])
-def test_an_entry_that_is_gone(every_rig: Rig, lost: str) -> None:
+def test_an_entry_that_is_gone(rig: Rig, lost: str) -> None:
     """A pending entry that someone deleted or trimmed is buried as entry_lost, others go on."""
-    rig = every_rig
     gone = rig.emit("gone")
     rig.client.xgroup_create(CONTROL, rig.keys.group, "0")
     rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})
@@ -449,9 +446,8 @@ def test_zero_never_halts(rig: Rig) -> None:
 # --- waiting for an artifact ---------------------------------------------------------------------
 
 
-def test_an_artifact_that_appears_within_the_budget(every_rig: Rig) -> None:
+def test_an_artifact_that_appears_within_the_budget(rig: Rig) -> None:
     """An artifact that appears before the budget is spent is published after all."""
-    rig = every_rig
     rig.emit_artifact("late", put=False)
     with rig.relay(retry_budget_s=60) as run:
         eventually(lambda: run.observer.retries)
@@ -481,9 +477,8 @@ def test_the_letter_tells_of_the_attempts(rig: Rig) -> None:
     assert int(letter["attempts"]) == len(rig.source.gets) > 1
 
 
-def test_a_held_event_holds_back_its_own_tenant_only(every_rig: Rig) -> None:
+def test_a_held_event_holds_back_its_own_tenant_only(rig: Rig) -> None:
     """While one tenant waits the others go on; then its events come in order, each once."""
-    rig = every_rig
     for n in range(12):
         rig.emit_artifact(f"e{n}", tenant=f"t{n % 3}", put=n != 3)
     with rig.relay(retry_budget_s=60) as run:
@@ -748,9 +743,8 @@ def test_an_outage_then_a_missing_artifact(rig: Rig) -> None:
 # --- duplicates and conflicts --------------------------------------------------------------------
 
 
-def test_a_duplicate_is_published_once_and_put_once(every_rig: Rig) -> None:
+def test_a_duplicate_is_published_once_and_put_once(rig: Rig) -> None:
     """An event sent again, in one batch or later, is published once and stored once."""
-    rig = every_rig
     for _ in range(3):
         rig.emit_artifact("e")
     rig.drain()
@@ -1010,9 +1004,8 @@ def test_a_stale_workers_late_read_with_nothing_after(rig: Rig) -> None:
         eventually(lambda: rig.pending() == 0)
 
 
-def test_pending_entries_of_a_predecessor_come_first(every_rig: Rig) -> None:
+def test_pending_entries_of_a_predecessor_come_first(rig: Rig) -> None:
     """A new owner reads the predecessor's pending entries back before anything new."""
-    rig = every_rig
     for n in range(4):
         rig.emit(f"old{n}")
     rig.client.xgroup_create(CONTROL, rig.keys.group, "0")
@@ -1023,9 +1016,8 @@ def test_pending_entries_of_a_predecessor_come_first(every_rig: Rig) -> None:
     assert rig.pending() == 0
 
 
-def test_a_deleted_consumer_loses_nothing(every_rig: Rig) -> None:
+def test_a_deleted_consumer_loses_nothing(rig: Rig) -> None:
     """Pending entries that went with their consumer are delivered again, and published once."""
-    rig = every_rig
     rig.emit("before")
     rig.emit_artifact("held", tenant="held", put=False)
     rig.emit("behind", tenant="held")
@@ -1171,9 +1163,8 @@ def test_a_late_read_while_all_is_delivered_again(
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_destroyed_group_is_made_again(every_rig: Rig, held: bool) -> None:
+def test_a_destroyed_group_is_made_again(rig: Rig, held: bool) -> None:
     """A group that is gone is made again where nothing is lost, and nothing comes twice."""
-    rig = every_rig
     rig.emit("a")
     rig.emit_artifact("b", tenant="b", put=not held)
     rig.emit("c")
@@ -1199,9 +1190,8 @@ def test_a_group_destroyed_between_two_workers(rig: Rig) -> None:
     assert rig.published() == ["a", "b"]
 
 
-def test_a_deleted_stream_is_made_again(every_rig: Rig) -> None:
+def test_a_deleted_stream_is_made_again(rig: Rig) -> None:
     """A control stream that is deleted while the relay runs is read again when it is back."""
-    rig = every_rig
     rig.emit("a")
     with rig.relay() as run:
         eventually(lambda: rig.published() == ["a"])
@@ -1212,9 +1202,8 @@ def test_a_deleted_stream_is_made_again(every_rig: Rig) -> None:
     rig.audit()
 
 
-def test_flushall_while_it_runs(every_rig: Rig) -> None:
+def test_flushall_while_it_runs(rig: Rig) -> None:
     """A Redis that lost its memory is used again, and control_version goes on rising."""
-    rig = every_rig
     rig.emit("a")
     with rig.relay() as run:
         eventually(lambda: rig.published() == ["a"])
@@ -1238,9 +1227,8 @@ def test_flushall_while_events_are_held(rig: Rig) -> None:
     assert not rig.letters()
 
 
-def test_script_flush_while_it_runs(every_rig: Rig) -> None:
+def test_script_flush_while_it_runs(rig: Rig) -> None:
     """Scripts that the server forgot are loaded again."""
-    rig = every_rig
     with rig.relay():
         rig.emit("a")
         eventually(lambda: rig.published() == ["a"])
@@ -1350,9 +1338,9 @@ def test_several_control_streams_share_a_notification_stream(rig: Rig) -> None:
     assert clocks == sorted(set(clocks))
 
 
-def test_another_redis_for_notifications(rig: Rig, every_server: str) -> None:
+def test_another_redis_for_notifications(rig: Rig, redis_url: str) -> None:
     """Control stream and notifications may lie on two servers, or in two databases of one."""
-    url = every_server.removesuffix("/0") + "/1"
+    url = redis_url.removesuffix("/0") + "/1"
     with redis.Redis.from_url(url, protocol=2) as there:
         rig.emit_artifact("e")
         rig.add("{")
