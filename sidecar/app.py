@@ -17,14 +17,17 @@ from structlog.typing import FilteringBoundLogger
 
 import store
 from sidecar import __version__
+from sidecar.archiving import Archiving
 from sidecar.embedded import EmbeddedServer
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.event import KNOWN_TYPES
 from sidecar.health import HealthServer
+from sidecar.history.archiver import Archiver
+from sidecar.history.live import LiveHistory
 from sidecar.housekeeping import Housekeeper
 from sidecar.metrics import Metrics, StreamMetrics
 from sidecar.pipeline import Pipeline, Rules
-from sidecar.redis.client import Client, check_server, check_stream, connect, redact
+from sidecar.redis.client import Client, Side, check_server, check_stream, connect, redact
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Members
 from sidecar.redis.publisher import Publisher
@@ -77,6 +80,10 @@ def run(settings: Settings, log: FilteringBoundLogger, stop: threading.Event) ->
             _relay(settings, redis_url, notify_url, stream, pipeline, pool, observer, share, log)
             for stream, observer in observers.items()
         ]
+        if settings.archive:
+            archiving = _archiving(settings, redis_url, notify_url, fleet, share, log)
+            archiving.start()
+            stack.callback(archiving.close)
         log.info(
             "started", version=__version__, redis=redact(redis_url), streams=settings.streams,
             notify_stream=settings.notify_stream, source=redact(settings.source_url),
@@ -225,10 +232,38 @@ def _housekeeper(
             one,
             policies,
             dedup_window_s=settings.dedup_window_s,
+            archived_first=settings.archive,
         )
         for one in keys
     }
     return Housekeeper(members, share, retentions, _beat_s(settings), log)
+
+
+def _archiving(
+    settings: Settings,
+    redis_url: str,
+    notify_url: str,
+    fleet: Store,
+    share: Share,
+    log: FilteringBoundLogger,
+) -> Archiving:
+    """Return what keeps the archive up. Raises `UsageError` when the store cannot hold one."""
+    store_ = store.versioned(fleet, Capability.LIST, Capability.STREAM)
+    if store_ is None:
+        raise UsageError(
+            f"--archive: the backend {fleet.name!r} cannot hold an archive; choose one that"
+            " declares list and stream, such as file"
+        )
+    keys = {
+        stream: Keys.of(stream, settings.notify_stream, settings.dead_stream)
+        for stream in settings.streams
+    }
+    archivers = {}
+    for stream, one in keys.items():
+        notify = Side.open(notify_url, one.notifications)
+        live = LiveHistory(Side.open(redis_url, stream), notify, [one], store_)
+        archivers[stream] = Archiver(live, store_, notify.client, one)
+    return Archiving(archivers, keys, share, settings.archive_every_s, log)
 
 
 class _Threads:

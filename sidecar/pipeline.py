@@ -36,6 +36,8 @@ from store import (
 )
 
 DEFAULT_MAX_ARTIFACT_BYTES: Final = 1 << 30
+RESERVED: Final = ".sidecar/"
+"""Refs under it are the sidecar's own: its archive lies there, and no event may write into that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,11 @@ class Pipeline:
             check_ref(event.artifact_ref)
         except InvalidRef as error:
             raise Rejected(Reason.BAD_REF, f"artifact_ref: {error}") from error
+        if event.artifact_ref.startswith(RESERVED):
+            raise Rejected(
+                Reason.FORBIDDEN_REF,
+                f"artifact_ref: refs under {RESERVED} are the sidecar's own; choose another",
+            )
         scope = self._rules.tenant_scope
         if scope and not any(_allows(p, event.tenant_id, event.artifact_ref) for p in scope):
             raise Rejected(

@@ -69,6 +69,10 @@ class Settings(BaseModel):
     trim_control: Trimming = Policy(age_s=7 * 86400)
     trim_notifications: Trimming = Policy(age_s=30 * 86400)
     trim_dead: Trimming = Policy(age_s=90 * 86400)
+    archive: bool = False
+    """Whether the streams are archived into the fleet's store before they are trimmed."""
+    archive_every_s: Annotated[Seconds, Field(ge=1)] = 3600.0
+    """After so long a segment is closed, however little is in it."""
     wait_replicas: Annotated[int, Field(ge=0, le=100)] = 0
     """How many replicas must have a notification before its entry is acknowledged."""
     store_threads: Annotated[int, Field(ge=1, le=256)] = 8
@@ -92,6 +96,7 @@ _FLAGS: Final = {
     "retry_budget_s": "--retry-budget",
     "max_artifact_bytes": "--max-artifact-size",
     "dedup_window_s": "--dedup-window",
+    "archive_every_s": "--archive-every",
 }
 
 

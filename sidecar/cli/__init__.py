@@ -12,6 +12,7 @@ import typer
 
 from sidecar import __version__
 from sidecar.cli import (
+    archive,
     audit,
     dead,
     demo,
@@ -47,6 +48,7 @@ app.command(name="pause")(halts.pause)
 app.command(name="resume")(halts.resume)
 app.command(name="audit")(audit.audit)
 app.add_typer(dead.app, name="dead")
+app.command(name="archive")(archive.archive)
 app.command(name="diff")(diff.diff)
 app.command(name="trace")(trace.trace)
 app.add_typer(replay.app, name="replay")

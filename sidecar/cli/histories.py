@@ -10,6 +10,7 @@ from sidecar.errors import UsageError
 
 if TYPE_CHECKING:
     from sidecar.history import History
+    from sidecar.history.live import LiveHistory
     from store import VersionedStore
 
 
@@ -39,14 +40,29 @@ def open_history(
 
     keys = keys_of(streams, notify_stream, dead_stream)
     servers = Servers(data_dir, redis, notify_redis)
+    fleet = _fleet(fleet_store, data_dir)
     live = LiveHistory(
         Side.open(servers.control, keys[0].control),
         Side.open(servers.notify, notify_stream),
         keys,
-        _fleet(fleet_store, data_dir),
+        fleet,
     )
     live.check()
-    return live
+    return live if fleet is None else _with_archive(live, fleet)
+
+
+def _with_archive(live: LiveHistory, fleet: VersionedStore) -> History:
+    """Return what is live, joined with the archive if the store has one."""
+    from sidecar.history.archive import ArchiveHistory
+    from sidecar.history.joined import JoinedHistory
+    from store import Capability
+
+    if not fleet.capabilities.issuperset({Capability.LIST, Capability.STREAM}):
+        return live
+    archive = ArchiveHistory(fleet, live.streams)
+    names = live.streams
+    there = any(archive.names(stream) for stream in (*names.control, *names[1:]))
+    return JoinedHistory(archive, live) if there else live
 
 
 def _fleet(url: str | None, data_dir: Path) -> VersionedStore | None:

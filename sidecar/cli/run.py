@@ -143,6 +143,22 @@ def run(
             " once its ref is rewritten.",
         ),
     ] = False,
+    archive: Annotated[
+        bool,
+        typer.Option(
+            "--archive",
+            envvar="SIDECAR_ARCHIVE",
+            help="Archive the streams into the fleet's store, and trim nothing that is not there.",
+        ),
+    ] = False,
+    archive_every: Annotated[
+        str,
+        typer.Option(
+            envvar="SIDECAR_ARCHIVE_EVERY",
+            metavar="TIME",
+            help="Archive at least so often, however little there is.",
+        ),
+    ] = "1h",
     drain: Annotated[
         bool,
         typer.Option("--drain", envvar="SIDECAR_DRAIN", help="Finish what is there, then exit."),
@@ -186,6 +202,8 @@ def run(
         trim_control=trim_control,
         trim_notifications=trim_notifications,
         trim_dead=trim_dead,
+        archive=archive,
+        archive_every_s=archive_every,
         wait_replicas=wait_replicas,
         store_threads=store_threads,
         log_level=log_level,

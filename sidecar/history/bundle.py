@@ -231,7 +231,7 @@ class BundleHistory:
     ) -> Iterator[Entry]:
         """Yield what is in the bundle, the newest first; `about` leaves nothing out."""
         del about
-        yield from entries_back_of(self._segments.get(stream, ()), last, first)
+        yield from entries_back_of(reversed(self._segments.get(stream, ())), last, first)
 
     def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
         """Return those that nobody had finished when it was taken."""

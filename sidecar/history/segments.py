@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from sidecar.errors import SidecarError
@@ -44,7 +44,7 @@ class Segment(NamedTuple):
 
 
 def entries_of(
-    segments: Sequence[Segment], first: str = FIRST, last: str = LAST
+    segments: Iterable[Segment], first: str = FIRST, last: str = LAST
 ) -> Iterator[Entry]:
     """Yield entries in order, each ID once, from segments sorted by their first IDs.
 
@@ -62,11 +62,11 @@ def entries_of(
 
 
 def entries_back_of(
-    segments: Sequence[Segment], last: str = LAST, first: str = FIRST
+    segments: Iterable[Segment], last: str = LAST, first: str = FIRST
 ) -> Iterator[Entry]:
-    """Yield entries the newest first, each ID once, from segments sorted by their first IDs."""
+    """Yield entries the newest first, each ID once, from segments that come the last one first."""
     low, high = id_pair(first), id_pair(last)
-    for segment in reversed(segments):
+    for segment in segments:
         if id_pair(segment.last) < low or id_pair(segment.first) > high:
             continue
         for entry in reversed(segment.entries()):

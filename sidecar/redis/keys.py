@@ -88,6 +88,11 @@ class Keys:
         """A hash: by stream, the highest entry ID that trimming took, or is about to take."""
         return f"{self.prefix}:trimmed"
 
+    @property
+    def archived(self) -> str:
+        """A hash: by stream, the highest entry ID up to which all lies in the archive."""
+        return f"{self.prefix}:archived"
+
     def seen(self, digest: bytes) -> str:
         """The shard of the deduplication index that holds `digest`."""
         return f"{self.prefix}:seen:{digest[:2].hex()}"

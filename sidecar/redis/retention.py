@@ -3,8 +3,9 @@
 Each stream has a *floor* below which nobody needs anything: what a consumer group has yet to read
 or to acknowledge, what the relay has yet to finish, what a registered reader has yet to pass, and,
 of the notifications, what is younger than the deduplication window, for a duplicate of it would
-otherwise be a duplicate of nothing. A policy never reaches above the floor. How far trimming goes
-is noted before it goes there, so that a reader never takes for unread what it never saw.
+otherwise be a duplicate of nothing; with an archive, what is not in it yet. A policy never reaches
+above the floor. How far trimming goes is noted before it goes there, so that a reader never takes
+for unread what it never saw.
 
 Trimming needs no fence: floors only rise, and what lies below them nobody needs, whoever trims.
 """
@@ -78,13 +79,18 @@ class Retention:
         policies: Mapping[str, Policy],
         *,
         dedup_window_s: float,
+        archived_first: bool = False,
     ) -> None:
-        """`policies` are those of `control`, `notifications` and `dead`."""
+        """`policies` are those of `control`, `notifications` and `dead`.
+
+        With `archived_first`, what is not in the archive yet stays.
+        """
         self._control = control
         self._notify = notify
         self._keys = keys
         self._policies = policies
         self._dedup_window_s = dedup_window_s
+        self._archived_first = archived_first
         self._note = _script(notify, "note_trimmed")
 
     def trim(self) -> list[Trimmed]:
@@ -136,6 +142,9 @@ class Retention:
         if not wanted:
             return None
         floors = [*_group_floors(client, stream), *([floor] if floor else [])]
+        if self._archived_first:
+            archived: Any = self._notify.hget(self._keys.archived, stream)
+            floors.append(id_after(archived.decode()) if archived else FIRST)
         return min([max(wanted, key=id_pair), *floors], key=id_pair)
 
 

@@ -99,14 +99,14 @@ class CollectConformance:
 
     def test_grace_begins_when_the_ref_moves_on(self, store: VersionedStore) -> None:
         """A version that was current for long has its whole grace when another replaces it."""
-        grace_s = 2 * self.smallest_grace_s + 0.3
+        grace_s = 2 * self.smallest_grace_s + 1.3
         put_all(store, REF, [OLDER])
         wait_out(grace_s)
         replaced_at = time.time()
         put_all(store, REF, [CURRENT])
         gone = list(store.collect(Retention(grace_s), lambda: ()))
-        # On a machine that stood still meanwhile the grace may be over.
-        assert gone == [] or time.time() - replaced_at >= grace_s
+        # A service may tell times by the second; on a machine that stood still the grace is over.
+        assert gone == [] or time.time() - replaced_at >= grace_s - 1
 
     @pytest.mark.parametrize("keep_last", [1, 2, 3, 9])
     def test_keep_last(self, store: VersionedStore, keep_last: int) -> None:

@@ -1,0 +1,274 @@
+"""The log outlives Redis: closed segments of its streams, in the fleet's store.
+
+A segment is an artifact. Its data is gzip of rows (`history.rows`), its manifest says what is in
+it, and its ref between which IDs it lies:
+
+    .sidecar/archive/<notification stream>/<stream>/<first ID>..<last ID>
+
+What lay right before a segment, and was gone when that was written, its ref tells as a gap:
+`…~<first ID>..<last ID>`. So the names alone tell the order, and what is missing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sidecar.errors import SidecarError, UsageError
+from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
+from sidecar.history.rows import to_line
+from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of
+from sidecar.pipeline import RESERVED
+from sidecar.redis.source import FIRST, LAST, Entry, id_pair
+from sidecar.stores import explained
+from store import Corrupt, NotFound, VersionedStore
+
+FORMAT: Final = 1
+_ROOT: Final = RESERVED + "archive"
+_MAX_NAME: Final = 200
+_ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
+_NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?")
+MAX_TENANTS: Final = 1000
+_FILTER_BITS: Final = 10
+"""Of a Bloom filter, for each thing in it: one in a hundred is taken for there and is not."""
+_FILTER_HASHES: Final = 7
+
+
+class Header(BaseModel):
+    """The manifest of a segment."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    format: int
+    stream: str
+    first: str
+    last: str
+    rows: int
+    sha256: str
+    """Of the rows, not compressed."""
+    tenants: list[str] | None = None
+    """Whose events are in it; None when there are too many to say."""
+    about: str = ""
+    """A Bloom filter of event_ids and artifact_refs, in base64."""
+
+
+class Name(NamedTuple):
+    """A segment, as its ref tells of it."""
+
+    ref: str
+    first: str
+    last: str
+    gap: tuple[str, str] | None
+    """What was gone already when this was written, right before it."""
+
+
+def place_of(notifications: str, stream: str) -> str:
+    """Return under which ref the segments of a stream lie."""
+    return f"{_ROOT}/{_escaped(notifications)}/{_escaped(stream)}"
+
+
+def _escaped(name: str) -> str:
+    """Return a stream's name as a segment of a ref: what is long, by its digest."""
+    text = quote(name, safe="")
+    return text if len(text) <= _MAX_NAME else hashlib.sha256(name.encode()).hexdigest()
+
+
+def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Name]:
+    """Return the segments of a stream, by their first IDs. Raises as the store does."""
+    prefix = place_of(notifications, stream)
+    found = []
+    for ref in store.list(prefix):
+        if match := _NAME.fullmatch(ref.removeprefix(prefix + "/")):
+            gap = (match[3], match[4]) if match[3] else None
+            found.append(Name(ref, match[1], match[2], gap))
+    return sorted(found, key=lambda name: (id_pair(name.first), id_pair(name.last)))
+
+
+def pack(
+    notifications: str, stream: str, entries: Sequence[Entry], gap: tuple[str, str] | None
+) -> tuple[str, bytes, bytes]:
+    """Return ref, data and manifest of a segment: the same for the same entries."""
+    raw = b"".join(map(to_line, entries))
+    tenants, words = _mentioned(entries)
+    header = Header(
+        format=FORMAT, stream=stream, first=entries[0].id, last=entries[-1].id, rows=len(entries),
+        sha256=hashlib.sha256(raw).hexdigest(),
+        tenants=sorted(tenants) if len(tenants) <= MAX_TENANTS else None,
+        about=b64encode(_filter(words)).decode(),
+    )  # fmt: skip
+    ref = f"{place_of(notifications, stream)}/{header.first}..{header.last}"
+    ref += f"~{gap[0]}..{gap[1]}" if gap else ""
+    return ref, gzip.compress(raw, 6, mtime=0), orjson.dumps(header.model_dump(mode="json"))
+
+
+def _mentioned(entries: Sequence[Entry]) -> tuple[set[str], set[str]]:
+    tenants, words = set(), set()
+    for entry in entries:
+        try:
+            body = orjson.loads(entry.fields.get(b"event", b""))
+            tenants.add(str(body.get("tenant_id") or ""))
+            words |= {str(body.get(name) or "") for name in ("event_id", "artifact_ref")}
+        except (ValueError, AttributeError):
+            continue
+        words.add(entry.fields.get(b"event_id", b"").decode(errors="replace"))  # of a record
+    return tenants, words - {""}
+
+
+def _filter(words: Collection[str]) -> bytes:
+    bits = bytearray(max(8, -(-len(words) * _FILTER_BITS // 8)))
+    for word in words:
+        for bit in _bits(word, len(bits) * 8):
+            bits[bit >> 3] |= 1 << (bit & 7)
+    return bytes(bits)
+
+
+def _bits(word: str, size: int) -> Iterator[int]:
+    digest = hashlib.sha256(word.encode(errors="replace")).digest()
+    one, two = int.from_bytes(digest[:8]), int.from_bytes(digest[8:16])
+    return ((one + n * two) % size for n in range(_FILTER_HASHES))
+
+
+def may_mention(header: Header, about: About) -> bool:
+    """Tell whether a segment may have entries about that."""
+    if about.tenant_id and header.tenants is not None and about.tenant_id not in header.tenants:
+        return False
+    bits = b64decode(header.about)
+    return all(
+        bits[bit >> 3] >> (bit & 7) & 1
+        for word in (about.event_id, about.artifact_ref)
+        if word and bits
+        for bit in _bits(word, len(bits) * 8)
+    )
+
+
+class ArchiveHistory:
+    """What the archive holds, as `History` describes it."""
+
+    def __init__(self, store: VersionedStore, streams: Streams) -> None:
+        """`streams` are those of a notification stream, as Redis knows them."""
+        self.store = store
+        self.streams = streams
+        self.span_us = ALWAYS
+        self._names: dict[str, list[Name]] = {}
+
+    def describe(self) -> str:
+        """Name the store."""
+        return f"the archive in the store {self.store.name}"
+
+    def now_us(self) -> int:
+        """Return the time of the newest notification in it."""
+        names = self.names(self.streams.notifications)
+        ms, seq = id_pair(names[-1].last) if names else (0, 0)
+        return ms * 1000 + seq
+
+    def names(self, stream: str, *, anew: bool = False) -> list[Name]:
+        """Return the segments of a stream; looked for once, or `anew`."""
+        if anew or stream not in self._names:
+            with explained():
+                self._names[stream] = names_of(self.store, self.streams.notifications, stream)
+        return self._names[stream]
+
+    def reach(self, stream: str) -> Reach | None:
+        """Return from where to where the segments go, and what lies between them no more."""
+        names = self.names(stream)
+        if not names:
+            return None
+        gaps = [Gap(*name.gap, "trimmed before it was archived") for name in names if name.gap]
+        last = max((name.last for name in names), key=id_pair)
+        return Reach(names[0].first, last, tuple(gaps))
+
+    def entries(
+        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+    ) -> Iterator[Entry]:
+        """Yield what is in the segments that may mention `about`."""
+        yield from entries_of(self._segments(stream, first, last, about), first, last)
+
+    def entries_back(
+        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+    ) -> Iterator[Entry]:
+        """Yield what is in them, the newest first."""
+        yield from entries_back_of(
+            self._segments(stream, first, last, about, back=True), last, first
+        )
+
+    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+        """Return nothing: the archive does not know who is at work."""
+        del stream, entry_ids
+        return set()
+
+    def published(self, event_ids: Collection[str]) -> dict[str, int]:
+        """Return those that have a notification in it, found by the segments' filters."""
+        found = {}
+        for event_id in event_ids:
+            for entry in self.entries(self.streams.notifications, about=About(event_id=event_id)):
+                if _event_id_of(entry) == event_id:
+                    ms, seq = id_pair(entry.id)
+                    found[event_id] = ms * 1000 + seq
+                    break
+        return found
+
+    def _segments(
+        self, stream: str, first: str, last: str, about: About, *, back: bool = False
+    ) -> Iterator[Segment]:
+        low, high = id_pair(first), id_pair(last)
+        names = self.names(stream)
+        for name in reversed(names) if back else names:
+            if id_pair(name.last) >= low and id_pair(name.first) <= high:
+                segment = self._segment(name, about)
+                if segment is not None:
+                    yield segment
+
+    def _segment(self, name: Name, about: About) -> Segment | None:
+        """Return a segment, unless it cannot mention `about`. Raises `Damaged`, `UsageError`."""
+        where = f"the archive's segment {name.ref}"
+        try:
+            with explained(), self.store.open(name.ref) as reader:
+                header = _header(reader.manifest, where)
+                if not may_mention(header, about):
+                    return None
+                data = reader.readall()
+        except SidecarError as error:
+            if isinstance(error.__cause__, Corrupt | NotFound):
+                raise Damaged(f"{where} is damaged: {error}") from error
+            raise
+        return Segment(
+            where, header.first, header.last, header.rows, header.sha256,
+            partial(_unpacked, where, data),
+        )  # fmt: skip
+
+
+def _header(manifest: bytes, where: str) -> Header:
+    try:
+        header = Header.model_validate_json(manifest)
+    except ValidationError as error:
+        raise Damaged(f"{where} has no header: {error}") from error
+    if header.format > FORMAT:
+        raise UsageError(
+            f"{where} has format {header.format}, and this release reads up to {FORMAT}; read it"
+            " with a newer one"
+        )
+    return header
+
+
+def _unpacked(where: str, data: bytes) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise Damaged(f"{where} is damaged: {error}") from error
+
+
+def _event_id_of(entry: Entry) -> str:
+    try:
+        return str(orjson.loads(entry.fields[b"event"])["event_id"])
+    except (KeyError, ValueError, TypeError):
+        return ""

@@ -1,0 +1,108 @@
+"""Writes what is in the streams into the archive, before trimming takes it.
+
+What is written depends on the entries alone, so that whoever writes again what is there already
+changes nothing. How far it went is noted in Redis, for trimming, and lies in the names of the
+segments, for whoever comes after a Redis that lost its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from sidecar.history.archive import names_of, pack
+from sidecar.history.live import LiveHistory
+from sidecar.redis.client import Client, translated
+from sidecar.redis.keys import Keys
+from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
+from sidecar.stores import explained
+from store import VersionedStore
+
+SEGMENT_ROWS: Final = 20_000
+SEGMENT_BYTES: Final = 8 << 20
+
+
+class Archived(NamedTuple):
+    """One segment that was written."""
+
+    stream: str
+    ref: str
+    rows: int
+    size_bytes: int
+    """As it is stored."""
+
+
+class Archiver:
+    """Archives the streams of one notification stream.
+
+    Methods raise `Unreachable` and `SidecarError`, for Redis as for the store.
+    """
+
+    def __init__(
+        self,
+        live: LiveHistory,
+        store: VersionedStore,
+        notify: Client,
+        keys: Keys,
+        *,
+        rows: int = SEGMENT_ROWS,
+        size_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        """A segment is closed at so many rows, or bytes of rows."""
+        self._live, self._store, self._notify, self._keys = live, store, notify, keys
+        self._rows, self._size_bytes = rows, size_bytes
+
+    def archive(self, stream: str, *, rest: bool) -> Iterator[Archived]:
+        """Write all that fills segments; with `rest`, also what is left over. Yield each."""
+        reached = self._reached(stream)
+        while batch := self._batch(stream, id_after(reached)):
+            entries, full = batch
+            if not (full or rest):
+                return
+            before, within = self._missing(stream, reached, entries)
+            if within:
+                continue  # trimmed by hand while it was read: read again what is left
+            reached = entries[-1].id
+            yield self._write(stream, entries, before)
+
+    def _batch(self, stream: str, first: str) -> tuple[list[Entry], bool] | None:
+        """Return entries for one segment, and whether they fill it; None when there are none."""
+        found: list[Entry] = []
+        size_bytes = 0
+        for entry in self._live.entries(stream, first):
+            found.append(entry)
+            size_bytes += sum(map(len, entry.fields)) + sum(map(len, entry.fields.values()))
+            if len(found) >= self._rows or size_bytes >= self._size_bytes:
+                return found, True
+        return (found, False) if found else None
+
+    def _missing(
+        self, stream: str, reached: str, entries: list[Entry]
+    ) -> tuple[tuple[str, str] | None, bool]:
+        """Return what was trimmed before the entries, and whether anything was among them."""
+        reach = self._live.reach(stream)
+        if reach is None:
+            return None, False
+        before = reach.missing(id_after(reached), id_before(entries[0].id))
+        within = reach.missing(id_after(entries[0].id), entries[-1].id)
+        return ((before[0].first, before[-1].last) if before else None), bool(within)
+
+    def _write(self, stream: str, entries: list[Entry], gap: tuple[str, str] | None) -> Archived:
+        ref, data, manifest = pack(self._keys.notifications, stream, entries, gap)
+        with explained():
+            self._store.put(ref, data, manifest)
+        with translated(self._live.describe()):
+            self._notify.hset(self._keys.archived, stream, entries[-1].id)
+        return Archived(stream, ref, len(entries), len(data) + len(manifest))
+
+    def _reached(self, stream: str) -> str:
+        """Return the last entry that is archived; of a stream made anew, none is."""
+        with translated(self._live.describe()):
+            noted: Any = self._notify.hget(self._keys.archived, stream)
+        reached = noted.decode() if noted else FIRST
+        if not noted:
+            with explained():
+                names = names_of(self._store, self._keys.notifications, stream)
+            reached = max((name.last for name in names), key=id_pair, default=FIRST)
+        reach = self._live.reach(stream)
+        return FIRST if reach and id_pair(reach.last) < id_pair(reached) else reached

@@ -1,0 +1,291 @@
+"""The archive: what is in the streams outlives them, and is read as if it still lay there."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import store
+from sidecar import app, logs
+from sidecar.errors import UsageError
+from sidecar.event import Reason
+from sidecar.history import About, Gap, History
+from sidecar.history.archive import ArchiveHistory, names_of, pack
+from sidecar.history.archiver import Archiver
+from sidecar.history.joined import JoinedHistory
+from sidecar.history.live import LiveHistory
+from sidecar.history.segments import Damaged
+from sidecar.redis.client import Side
+from sidecar.redis.retention import Policy, Retention
+from sidecar.redis.source import Entry
+from sidecar.replay.timeline import lives
+from sidecar.replay.window import Window
+from sidecar.settings import build
+from store import Capability, VersionedStore, versioned
+from tests.sidecar.harness import Rig, eventually
+from tests.sidecar.test_history import live
+
+ROWS = 7
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> VersionedStore:
+    """A fleet's store, on real files."""
+    opened = versioned(store.open_url((tmp_path / "fleet").as_uri()), Capability.STREAM)
+    assert opened
+    return opened
+
+
+def archiver(rig: Rig, fleet: VersionedStore, **options: int) -> Archiver:
+    """Return what archives the rig's streams."""
+    return Archiver(live(rig), fleet, rig.client, rig.keys, **{"rows": ROWS, **options})
+
+
+def archive(rig: Rig, fleet: VersionedStore, *, rest: bool = True) -> int:
+    """Archive all streams; return how many segments came."""
+    streams = (rig.control, rig.notify, rig.keys.dead, rig.keys.redriven)
+    return sum(len(list(archiver(rig, fleet).archive(stream, rest=rest))) for stream in streams)
+
+
+def joined(rig: Rig, fleet: VersionedStore) -> JoinedHistory:
+    """Return archive and Redis as one."""
+    here = live(rig)
+    return JoinedHistory(ArchiveHistory(fleet, here.streams), here)
+
+
+def emit(rig: Rig, count: int, begin: int = 0) -> None:
+    """Let so many events come and end."""
+    for n in range(begin, begin + count):
+        rig.emit(f"e{n}", tenant=f"t{n % 3}", kind=("run.abort", "odd.type")[n % 10 == 9])
+    rig.drain(max_consecutive_dead=0)
+
+
+def told(history: History) -> list[tuple[str, str, str]]:
+    """Return what a history tells of all events."""
+    return [(life.origin, life.end.value, life.end_id) for life in lives(history, Window())]
+
+
+def test_what_trimming_took_is_read_from_the_archive(rig: Rig, fleet: VersionedStore) -> None:
+    """Archived in pieces and trimmed, the streams tell the same as before."""
+    emit(rig, 20)
+    before = told(live(rig))
+    assert archive(rig, fleet, rest=False) == 4  # two full ones of entries, two of notifications
+    emit(rig, 20, begin=20)
+    whole = told(live(rig))
+    assert told(joined(rig, fleet)) == whole
+    assert archive(rig, fleet)
+    for stream in (rig.control, rig.notify, rig.keys.dead):
+        rig.client.xtrim(stream, maxlen=3, approximate=False)
+    history = joined(rig, fleet)
+    assert told(history) == whole
+    assert whole[: len(before)] != whole
+    for stream in (rig.control, rig.notify):
+        reach = history.reach(stream)
+        assert reach
+        assert not reach.gaps
+        ids = [entry.id for entry in history.entries(stream)]
+        assert [entry.id for entry in history.entries_back(stream)] == ids[::-1]
+        assert (reach.first, reach.last) == (ids[0], ids[-1])
+        some = [entry.id for entry in history.entries(stream, ids[3], ids[30])]
+        assert some == ids[3:31]
+        assert [e.id for e in history.entries_back(stream, ids[30], ids[3])] == some[::-1]
+
+
+def test_any_bytes_come_back(rig: Rig, fleet: VersionedStore) -> None:
+    """Entries of any content are archived byte for byte."""
+    chance = random.Random(5)
+    for _ in range(40):
+        rig.client.xadd(rig.control, {chance.randbytes(9): chance.randbytes(chance.randrange(99))})
+    entries = list(live(rig).entries(rig.control))
+    archive(rig, fleet)
+    rig.client.delete(rig.control)
+    alone = ArchiveHistory(fleet, live(rig).streams)
+    assert [(e.id, dict(e.fields)) for e in alone.entries(rig.control)] == [
+        (e.id, dict(e.fields)) for e in entries
+    ]
+
+
+def test_to_archive_again_changes_nothing(rig: Rig, fleet: VersionedStore) -> None:
+    """A worker that died before it noted how far it was, and one that lost Redis, do it again."""
+    emit(rig, 20)
+    archive(rig, fleet)
+    names = names_of(fleet, rig.notify, rig.control)
+    assert archive(rig, fleet) == 0
+    rig.client.hset(rig.keys.archived, rig.control, names[0].last)
+    assert archive(rig, fleet) == len(names) - 1
+    rig.client.delete(rig.keys.archived)
+    assert archive(rig, fleet) == 0
+    assert names_of(fleet, rig.notify, rig.control) == names
+
+
+def test_two_archivers_do_not_double_anything(rig: Rig, fleet: VersionedStore) -> None:
+    """Segments of different sizes overlap, and each entry is read once."""
+    emit(rig, 20)
+    archive(rig, fleet)
+    rig.client.delete(rig.keys.archived)
+    entries = list(live(rig).entries(rig.control))
+    ref, data, manifest = pack(rig.notify, rig.control, entries[3:15], None)
+    fleet.put(ref, data, manifest)
+    history = ArchiveHistory(fleet, live(rig).streams)
+    assert [e.id for e in history.entries(rig.control)] == [e.id for e in entries]
+    assert [e.id for e in history.entries_back(rig.control)] == [e.id for e in entries][::-1]
+
+
+def test_what_was_gone_before_is_a_gap(rig: Rig, fleet: VersionedStore) -> None:
+    """Trimmed by hand between two segments: that something lacks is told, and where."""
+    emit(rig, 10)
+    archive(rig, fleet)
+    emit(rig, 10, begin=10)
+    ids = [entry.id for entry in live(rig).entries(rig.control)]
+    rig.client.xtrim(rig.control, maxlen=4, approximate=False)
+    archive(rig, fleet)
+    reach = joined(rig, fleet).reach(rig.control)
+    assert reach
+    (gap,) = reach.gaps
+    assert gap.why == "trimmed before it was archived"
+    assert reach.missing(ids[12], ids[12]) == [gap._replace(first=ids[12], last=ids[12])]
+    assert not reach.missing(ids[0], ids[9])
+    assert not reach.missing(ids[16], ids[19])
+    rig.client.xtrim(rig.control, maxlen=0)
+    emit(rig, 2, begin=20)
+    rig.client.xtrim(rig.control, maxlen=1, approximate=False)
+    after = joined(rig, fleet).reach(rig.control)
+    assert after
+    assert [one.why for one in after.gaps] == [gap.why, "trimmed"]
+    assert isinstance(after.gaps[0], Gap)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [About(event_id="e17"), About(tenant_id="t1"), About(artifact_ref="rows/3"), About("nobody"),
+     About("e17", "t2")],
+)  # fmt: skip
+def test_a_hint_leaves_out_nothing_that_is_meant(
+    rig: Rig, fleet: VersionedStore, about: About
+) -> None:
+    """What segments are skipped for a hint, have nothing about it."""
+    for n in range(30):
+        rig.emit_artifact(f"e{n}", tenant=f"t{n // 10}", ref=f"rows/{n % 5}")
+    archive(rig, fleet)
+    history = ArchiveHistory(fleet, live(rig).streams)
+
+    def fits(entry: Entry) -> bool:
+        body = json.loads(entry.fields[b"event"])
+        return all(body[name] == value for name, value in about._asdict().items() if value)
+
+    everything = [entry.id for entry in history.entries(rig.control) if fits(entry)]
+    hinted = list(history.entries(rig.control, about=about))
+    assert [entry.id for entry in hinted if fits(entry)] == everything
+    assert len(hinted) < 30 or about == About(artifact_ref="rows/3")
+
+
+def test_events_that_the_index_has_forgotten_are_found(rig: Rig, fleet: VersionedStore) -> None:
+    """What was published long ago is told from the archive."""
+    emit(rig, 20)
+    archive(rig, fleet)
+    known = live(rig).published(["e3", "e18"])
+    rig.client.flushall()
+    assert joined(rig, fleet).published(["e3", "e18", "nobody"]) == known
+
+
+def test_a_damaged_segment_is_named_and_gives_nothing_wrong(
+    rig: Rig, fleet: VersionedStore
+) -> None:
+    """Neither a changed segment nor one of a newer format is taken for what it was."""
+    emit(rig, 5)
+    archive(rig, fleet)
+    (name,) = names_of(fleet, rig.notify, rig.control)
+    data, manifest = fleet.get(name.ref)
+    history = ArchiveHistory(fleet, live(rig).streams)
+    for broken in (b"no gzip", data[:-9], pack(rig.notify, "other", [Entry("1-1", {})], None)[1]):
+        fleet.put(name.ref, broken, manifest)
+        with pytest.raises(Damaged, match="damaged"):
+            list(history.entries(rig.control))
+    fleet.put(name.ref, data, b"{}")
+    with pytest.raises(Damaged, match="no header"):
+        list(history.entries(rig.control))
+    header = json.loads(manifest) | {"format": 9}
+    fleet.put(name.ref, data, json.dumps(header).encode())
+    with pytest.raises(UsageError, match="format 9"):
+        list(history.entries(rig.control))
+
+
+def test_no_event_may_write_into_the_archive(rig: Rig) -> None:
+    """A ref of the sidecar's own ends as a dead letter, and nothing is put there."""
+    ref = f".sidecar/archive/{rig.notify}/{rig.control}/1-1..2-2"
+    rig.emit_artifact("evil", ref=ref)
+    rig.drain()
+    assert rig.reasons() == [Reason.FORBIDDEN_REF]
+    assert not rig.fleet.exists(ref)
+
+
+def test_trimming_waits_for_the_archive(rig: Rig, fleet: VersionedStore) -> None:
+    """Nothing goes that is not archived yet; what is, goes."""
+    emit(rig, 20)
+    policies = {name: Policy(length=1) for name in ("control", "notifications", "dead")}
+    retention = Retention(
+        rig.client, rig.client, rig.keys, policies, dedup_window_s=0, archived_first=True
+    )
+    assert [one.removed for one in retention.trim()] == [0, 0, 0]
+    archive(rig, fleet, rest=False)
+    removed = {one.stream: one.removed for one in retention.trim()}
+    assert removed[rig.control] == 14
+    assert removed[rig.keys.dead] == 0
+    assert told(joined(rig, fleet))[:1] != []
+
+
+@pytest.fixture
+def worker(redis_url: str, tmp_path: Path) -> Iterator[threading.Event]:
+    """A worker that archives every second."""
+    settings = build(
+        redis=redis_url, data_dir=tmp_path, archive=True, archive_every_s="1",
+        trim_control="length=1", trim_notifications="length=1", dedup_window_s="1",
+    )  # fmt: skip
+    stop = threading.Event()
+    thread = threading.Thread(target=app.run, args=(settings, logs.configure("error"), stop))
+    thread.start()
+    yield stop
+    stop.set()
+    thread.join()
+
+
+def test_a_worker_archives_what_it_relays(
+    worker: threading.Event, rig: Rig, redis_url: str, tmp_path: Path, client: redis.Redis
+) -> None:
+    """Control entries, notifications and dead letters come into the store while it runs."""
+    del worker
+    for n in range(5):
+        rig.emit(f"e{n}", kind=("run.abort", "odd.type")[n == 4])
+    side = Side.open(redis_url, "control:events")
+    here = LiveHistory(side, side, [rig.keys], None)
+
+    def archived() -> bool:
+        opened = versioned(store.open_url((tmp_path / "fleet").as_uri()), Capability.STREAM)
+        assert opened
+        history = ArchiveHistory(opened, here.streams)
+        counts = [
+            len(list(history.entries(name))) for name in (rig.control, rig.notify, rig.keys.dead)
+        ]
+        return counts == [5, 4, 1]
+
+    eventually(archived)
+    noted: Any = client.hgetall(rig.keys.archived)
+    assert set(noted) >= {rig.control.encode(), rig.notify.encode(), rig.keys.dead.encode()}
+
+
+def test_a_store_that_cannot_hold_an_archive_is_refused(redis_url: str, tmp_path: Path) -> None:
+    """With the mend, before anything is relayed."""
+    (tmp_path / "go").mkdir()
+    settings = build(
+        redis=redis_url, data_dir=tmp_path, archive=True, allow_unpinned=True,
+        fleet_store=f"chassis-file://{tmp_path / 'go'}",
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="declares list and stream"):
+        app.run(settings, logs.configure("error"), threading.Event())
