@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import MutableMapping
@@ -76,6 +77,7 @@ def _root(
 
 def main() -> None:
     """Run a command; end with the exit code of the contract, and a line instead of a traceback."""
+    gc.set_threshold(50_000)  # what commands read by the million has no cycles to look for
     try:
         read_secret_files(os.environ)
         app()

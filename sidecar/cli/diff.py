@@ -26,9 +26,9 @@ from sidecar.errors import Incomplete, UsageError
 
 if TYPE_CHECKING:
     from sidecar.history import History
+    from sidecar.history.state import FleetState
     from sidecar.replay.changes import Change
     from sidecar.replay.compare import Comparison
-    from sidecar.replay.state import FleetState
     from store import Version, VersionedStore
 
 _CHECKSUM: Final = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
@@ -218,8 +218,8 @@ def _diff_states(history: History, old: str, new: str, *, json: bool) -> bool:
 
 
 def _state(history: History, position: str) -> FleetState:
+    from sidecar.history.state import state_at
     from sidecar.moments import parse_since
-    from sidecar.replay.state import state_at
 
     begin = parse_since(position, history.now_us(), option="--at")
     return state_at(history, begin.control_version + begin.is_time)

@@ -19,23 +19,21 @@ from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sidecar.errors import SidecarError, UsageError
-from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
+from sidecar.history.checkpoints import newest_checkpoint
+from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach, Streams
+from sidecar.history.places import ROOT, escaped
 from sidecar.history.rows import to_line
 from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of
-from sidecar.pipeline import RESERVED
 from sidecar.redis.source import FIRST, LAST, Entry, id_pair
 from sidecar.stores import explained
 from store import Corrupt, NotFound, VersionedStore
 
 FORMAT: Final = 1
-_ROOT: Final = RESERVED + "archive"
-_MAX_NAME: Final = 200
 _ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
 _NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?")
 MAX_TENANTS: Final = 1000
@@ -74,13 +72,7 @@ class Name(NamedTuple):
 
 def place_of(notifications: str, stream: str) -> str:
     """Return under which ref the segments of a stream lie."""
-    return f"{_ROOT}/{_escaped(notifications)}/{_escaped(stream)}"
-
-
-def _escaped(name: str) -> str:
-    """Return a stream's name as a segment of a ref: what is long, by its digest."""
-    text = quote(name, safe="")
-    return text if len(text) <= _MAX_NAME else hashlib.sha256(name.encode()).hexdigest()
+    return f"{ROOT}/{escaped(notifications)}/{escaped(stream)}"
 
 
 def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Name]:
@@ -216,6 +208,16 @@ class ArchiveHistory:
                     found[event_id] = ms * 1000 + seq
                     break
         return found
+
+    def checkpoint(self, last: str) -> Checkpoint | None:
+        """Return the newest one at or before the notification `last`."""
+        return newest_checkpoint(self.store, self.streams.notifications, last)
+
+    def rows(self, name: Name) -> int:
+        """Return how many entries a segment has."""
+        where = f"the archive's segment {name.ref}"
+        with explained(), self.store.open(name.ref) as reader:
+            return _header(reader.manifest, where).rows
 
     def _segments(
         self, stream: str, first: str, last: str, about: About, *, back: bool = False

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from sidecar.history.archive import names_of, pack
+from sidecar.history.archive import ArchiveHistory, names_of, pack
+from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.live import LiveHistory
+from sidecar.history.state import state_at
 from sidecar.redis.client import Client, translated
 from sidecar.redis.keys import Keys
+from sidecar.redis.scan import control_version_of
 from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
 from sidecar.stores import explained
 from store import VersionedStore
 
 SEGMENT_ROWS: Final = 20_000
 SEGMENT_BYTES: Final = 8 << 20
+CHECKPOINT_ROWS: Final = 200_000
 
 
 class Archived(NamedTuple):
@@ -47,10 +51,13 @@ class Archiver:
         *,
         rows: int = SEGMENT_ROWS,
         size_bytes: int = SEGMENT_BYTES,
+        checkpoint_rows: int = CHECKPOINT_ROWS,
     ) -> None:
-        """A segment is closed at so many rows, or bytes of rows."""
+        """A segment is closed at so many rows, or bytes of rows; a checkpoint follows so many."""
         self._live, self._store, self._notify, self._keys = live, store, notify, keys
         self._rows, self._size_bytes = rows, size_bytes
+        self._checkpoint_rows = checkpoint_rows
+        self._counted: dict[str, tuple[int, tuple[int, int]]] = {}
 
     def archive(self, stream: str, *, rest: bool) -> Iterator[Archived]:
         """Write all that fills segments; with `rest`, also what is left over. Yield each."""
@@ -64,6 +71,8 @@ class Archiver:
                 continue  # trimmed by hand while it was read: read again what is left
             reached = entries[-1].id
             yield self._write(stream, entries, before)
+            if stream == self._keys.notifications:
+                self._keep_state(reached)
 
     def _batch(self, stream: str, first: str) -> tuple[list[Entry], bool] | None:
         """Return entries for one segment, and whether they fill it; None when there are none."""
@@ -94,6 +103,25 @@ class Archiver:
         with translated(self._live.describe()):
             self._notify.hset(self._keys.archived, stream, entries[-1].id)
         return Archived(stream, ref, len(entries), len(data) + len(manifest))
+
+    def _keep_state(self, reached: str) -> None:
+        """Write a checkpoint once it is worth it: so that a state is soon found, whatever its size,
+        and all checkpoints together are no larger than the log.
+        """
+        archive = ArchiveHistory(self._store, self._live.streams)
+        before = archive.checkpoint(reached)
+        begin = id_pair(before.last) if before else (0, 0)
+        for name in archive.names(self._keys.notifications):
+            if id_pair(name.last) > begin and name.ref not in self._counted:
+                self._counted[name.ref] = archive.rows(name), id_pair(name.last)
+        self._counted = {r: one for r, one in self._counted.items() if one[1] > begin}
+        since = sum(rows for rows, _ in self._counted.values())
+        if since < self._checkpoint_rows or (before and since < before.rows):
+            return
+        state = state_at(archive, control_version_of(reached))
+        write_checkpoint(
+            self._store, self._keys.notifications, reached, state.entries(), state.gaps
+        )
 
     def _reached(self, stream: str) -> str:
         """Return the last entry that is archived; of a stream made anew, none is."""

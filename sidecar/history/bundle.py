@@ -233,6 +233,10 @@ class BundleHistory:
         del about
         yield from entries_back_of(reversed(self._segments.get(stream, ())), last, first)
 
+    def checkpoint(self, last: str) -> None:
+        """Return nothing: there is none."""
+        del last
+
     def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
         """Return those that nobody had finished when it was taken."""
         return self._waiting.get(stream, set()).intersection(entry_ids)

@@ -5,7 +5,7 @@ A history is read in pages: memory does not grow with its length. Its streams ma
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.redis.source import FIRST, LAST, Entry, id_pair
@@ -72,6 +72,18 @@ ALWAYS: Final = (0, 2**63)
 """The span of a history that nobody cut."""
 
 
+class Checkpoint(NamedTuple):
+    """The fleet's state once a notification had been published."""
+
+    last: str
+    """The ID of that."""
+    rows: int
+    gaps: tuple[Gap, ...]
+    """What was missing already before it."""
+    entries: Callable[[], Iterator[Entry]]
+    """Return the newest notification of each stack and of each ref, in order."""
+
+
 class History(Protocol):
     """Control entries, notifications and dead letters, and the artifacts they name.
 
@@ -116,6 +128,10 @@ class History(Protocol):
         self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield the entries from `last` down to `first`, the newest first."""
+        ...
+
+    def checkpoint(self, last: str) -> Checkpoint | None:
+        """Return the newest checkpoint at or before the notification `last`, if there is one."""
         ...
 
     def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:

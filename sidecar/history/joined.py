@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from sidecar.history.archive import ArchiveHistory
-from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach
+from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach
 from sidecar.history.live import LiveHistory
 from sidecar.redis.source import FIRST, LAST, Entry, id_after, id_pair
 
@@ -60,6 +60,10 @@ class JoinedHistory:
             yield from self._live.entries_back(stream, last, after, about=about)
         if id_pair(first) <= id_pair(begin):
             yield from self._archive.entries_back(stream, last, first, about=about)
+
+    def checkpoint(self, last: str) -> Checkpoint | None:
+        """Return the archive's newest at or before `last`."""
+        return self._archive.checkpoint(last)
 
     def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
         """Return those that nobody has finished: what is archived may yet wait."""

@@ -103,6 +103,10 @@ class LiveHistory:
                     return
                 yield entry
 
+    def checkpoint(self, last: str) -> None:
+        """Return nothing: there is none."""
+        del last
+
     def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
         """Return those that were not handed out, or are pending."""
         if not entry_ids:

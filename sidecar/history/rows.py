@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -31,9 +30,13 @@ def of_line(line: bytes) -> Entry:
     row = orjson.loads(line)
     if not (isinstance(row, list) and len(row) % 2 and isinstance(row[0], str)):
         raise ValueError(f"this is no entry: {line[:80]!r}")
-    flat = [_bytes(part) for part in row[1:]]
-    fields: Mapping[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Entry(row[0], fields)
+    try:
+        flat = [part.encode() for part in row]  # nearly always all is text
+    except AttributeError:
+        flat = [_bytes(part) for part in row]
+    parts = iter(flat)
+    next(parts)
+    return Entry(row[0], dict(zip(parts, parts)))  # noqa: B905 -- two of one iterator
 
 
 def _text(raw: bytes) -> str | dict[str, str]:

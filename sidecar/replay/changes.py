@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
+from sidecar.history.state import FleetState
 from sidecar.notification import Notification
-from sidecar.replay.state import FleetState
 
 
 class Change(NamedTuple):

@@ -33,10 +33,10 @@ from sidecar.history.bundle import (
     seal,
 )
 from sidecar.history.rows import of_line, to_line
+from sidecar.history.state import state_at
 from sidecar.notification import parse
 from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
 from sidecar.replay.artifacts import State, put_of
-from sidecar.replay.state import state_at
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
 from sidecar.stores import explained

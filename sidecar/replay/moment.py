@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from sidecar.event import Event
 from sidecar.history import Gap, History
+from sidecar.history.state import FleetState, state_at
 from sidecar.moments import rfc3339
 from sidecar.notification import Notification
 from sidecar.redis.scan import control_version_of, text
 from sidecar.redis.source import FIRST, id_pair
-from sidecar.replay.state import FleetState, state_at
 from sidecar.replay.timeline import End, decoded, hints, lives
 from sidecar.replay.window import Window
 

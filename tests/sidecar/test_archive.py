@@ -22,6 +22,7 @@ from sidecar.history.archiver import Archiver
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.history.segments import Damaged
+from sidecar.history.state import state_at
 from sidecar.redis.client import Side
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import Entry
@@ -215,6 +216,44 @@ def test_a_damaged_segment_is_named_and_gives_nothing_wrong(
     fleet.put(name.ref, data, json.dumps(header).encode())
     with pytest.raises(UsageError, match="format 9"):
         list(history.entries(rig.control))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_state_is_the_same_from_a_checkpoint(
+    rig: Rig, fleet: VersionedStore, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any position, by checkpoints and spilt or not, the state is that of all notifications."""
+    chance = random.Random(seed)
+    for n in range(60):
+        stack = chance.choice(["", "web", "db"])
+        rig.emit_artifact(f"e{n}", tenant=f"t{chance.randrange(3)}", stack_id=stack,
+                          ref=f"rows/{chance.randrange(9)}", version=n + 1)  # fmt: skip
+    rig.drain()
+    positions = [note["control_version"] for note in rig.notifications()]
+
+    def states(history: History) -> list[list[list[str]]]:
+        found = []
+        for position in [*positions[::7], positions[-1]]:
+            state = state_at(history, position)
+            assert not state.gaps
+            kinds = (state.stacks(), state.refs())
+            found.append([[n.event_id for n in kind] for kind in kinds])
+        return found
+
+    plain = states(live(rig))
+    monkeypatch.setattr("sidecar.history.state.KEYS_IN_MEMORY", 5 if seed else 10**6)
+    writer = archiver(rig, fleet, checkpoint_rows=10)
+    assert len(list(writer.archive(rig.notify, rest=True))) == 9
+    history = joined(rig, fleet)
+    assert history.checkpoint("9999999999999-0")
+    rig.client.xtrim(rig.notify, maxlen=0)
+    assert states(joined(rig, fleet)) == plain
+    refs = [ref for ref in fleet.list(".sidecar") if "@state" in ref]
+    assert 1 < len(refs) < 9
+    for ref in refs:
+        fleet.put(ref, b"broken", fleet.get(ref).manifest)
+    with pytest.raises(Damaged, match="checkpoint"):
+        state_at(joined(rig, fleet), positions[-1])
 
 
 def test_no_event_may_write_into_the_archive(rig: Rig) -> None:

@@ -1,0 +1,110 @@
+"""Checkpoints: the fleet's state every so often, so that a state long ago is soon found.
+
+    .sidecar/archive/<notification stream>@state/<ID of the last notification in it>
+
+The data is gzip of rows, the newest notification of each stack and ref, in order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import IO, Any, Final, cast
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sidecar.errors import UsageError
+from sidecar.history.contract import Checkpoint, Gap
+from sidecar.history.places import ROOT, escaped
+from sidecar.history.rows import of_line, to_line
+from sidecar.history.segments import Damaged
+from sidecar.redis.source import Entry, id_pair
+from sidecar.stores import explained
+from store import VersionedStore
+
+FORMAT: Final = 1
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    format: int
+    rows: int
+    sha256: str
+    """Of the rows, not compressed."""
+    gaps: list[tuple[str, str, str]]
+
+
+def _place_of(notifications: str) -> str:
+    return f"{ROOT}/{escaped(notifications)}@state"
+
+
+def newest_checkpoint(store: VersionedStore, notifications: str, last: str) -> Checkpoint | None:
+    """Return the newest one at or before the notification `last`. Raises `SidecarError`."""
+    place = _place_of(notifications) + "/"
+    with explained():
+        ids = [ref.removeprefix(place) for ref in store.list(place.rstrip("/"))]
+    before = [one for one in ids if id_pair(one) <= id_pair(last)]
+    if not before:
+        return None
+    newest = max(before, key=id_pair)
+    with explained(), store.open(place + newest) as reader:
+        header = _header(reader.manifest, place + newest)
+    gaps = tuple(Gap(*gap) for gap in header.gaps)
+    return Checkpoint(newest, header.rows, gaps, partial(_entries, store, place + newest, header))
+
+
+def write_checkpoint(
+    store: VersionedStore, notifications: str, last: str, entries: Iterable[Entry],
+    gaps: Sequence[Gap],
+) -> None:  # fmt: skip
+    """Write the state as of the notification `last`, in constant memory. Raises `SidecarError`."""
+    digest, rows = hashlib.sha256(), 0
+    with tempfile.TemporaryFile() as file:
+        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0) as packed:
+            for entry in entries:
+                line = to_line(entry)
+                digest.update(line)
+                packed.write(line)
+                rows += 1
+        file.seek(0)
+        header = _Header(
+            format=FORMAT, rows=rows, sha256=digest.hexdigest(),
+            gaps=[(gap.first, gap.last, gap.why) for gap in gaps],
+        )  # fmt: skip
+        manifest = orjson.dumps(header.model_dump(mode="json"))
+        with explained():
+            store.put_from(f"{_place_of(notifications)}/{last}", file, manifest)
+
+
+def _header(manifest: bytes, ref: str) -> _Header:
+    try:
+        header = _Header.model_validate_json(manifest)
+    except ValidationError as error:
+        raise Damaged(f"the archive's checkpoint {ref} has no header: {error}") from error
+    if header.format > FORMAT:
+        raise UsageError(f"the archive's checkpoint {ref} is of a newer release; read it with one")
+    return header
+
+
+def _entries(store: VersionedStore, ref: str, header: _Header) -> Iterator[Entry]:
+    """Yield the rows; at their end raise `Damaged` unless they are what was written."""
+    digest, rows = hashlib.sha256(), 0
+    try:
+        with explained(), store.open(ref) as reader:
+            raw = cast("IO[bytes]", reader)
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                lines: Any = unpacked
+                for line in lines:
+                    digest.update(line)
+                    rows += 1
+                    yield of_line(line)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise Damaged(f"the archive's checkpoint {ref} is damaged: {error}") from error
+    if (rows, digest.hexdigest()) != (header.rows, header.sha256):
+        raise Damaged(f"the archive's checkpoint {ref} is damaged: it is not what was written")
