@@ -1,0 +1,73 @@
+"""`examples/incident`: the recorded incident tells its three causes to who asks as the guide does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MAKE = Path(__file__).parents[2] / "examples" / "incident" / "make.py"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle that the example makes."""
+    path = tmp_path_factory.mktemp("incident") / "incident.zip"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
+    made = subprocess.run(
+        [sys.executable, str(MAKE), str(path)],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return path
+
+
+def told(bundle: Path, *args: str) -> list[dict[str, Any]]:
+    """Return what a command prints of the bundle, as objects."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "sidecar", *args, "--bundle", str(bundle), "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def test_version_7_died_twice_and_was_overtaken(bundle: Path) -> None:
+    """First by a reused id, then behind the halt by a rewritten ref; version 8 came after."""
+    shown = told(bundle, "replay", "show", "--tenant", "t_acme", "--stack", "web")[1:]
+    late = [(one["version"], one["end"], one["reason"]) for one in shown][-4:]
+    assert late == [
+        (6, "published", None), (7, "dead", "id_conflict"), (7, "dead", "checksum_mismatch"),
+        (8, "published", None),
+    ]  # fmt: skip
+    reused = told(bundle, "trace", "t_acme-build-3")
+    assert [(one["version"], one["end"]) for one in reused] == [(3, "published"), (7, "dead")]
+    (again,) = told(bundle, "trace", "t_acme-build-7-again")
+    assert [hop["hop"] for hop in again["hops"]][-2:] == ["dead letter", "overtaken"]
+    assert "keeps no versions" in again["detail"]
+
+
+def test_the_halt_was_another_tenants(bundle: Path) -> None:
+    """A row of one tenant's letters, and then nothing for anyone while events waited."""
+    shown = told(bundle, "replay", "show", "--tenant", "t_krill")[1:]
+    broken = [one for one in shown if one["end"] == "dead"]
+    assert len(broken) == 25
+    assert {one["reason"] for one in broken} == {"invalid_event"}
+    path = bundle.with_name("report.html")
+    assert told(bundle, "replay", "report", str(path))[-1]["events"] > 400
+    assert path.stat().st_size > 50_000
+
+
+def test_today_the_same_would_happen(bundle: Path) -> None:
+    """The recorded entries end the same way in today's code, but for what lay in the moment."""
+    found = told(bundle, "replay", "check")[-1]
+    assert found["divergence"] is None
+    assert found["unjudged"] == 1
