@@ -110,7 +110,7 @@ def show(
     show_line = _print_json if json else _print_line
     for life in lives(history, review.window):
         held += 1
-        if review.asked.wants(life.event):
+        if review.asked.wants(life.event, life.tenant_id):
             shown += 1
             show_line(life, history.store if resolve else None)
     conclude(review, seen, held=held, shown=shown)
@@ -323,7 +323,7 @@ def report(
     with progress(json=json) as tell:
         for life in lives(history, review.window):
             held += 1
-            if review.asked.wants(life.event):
+            if review.asked.wants(life.event, life.tenant_id):
                 made.add(life)
             if len(made) > max_events:
                 raise UsageError(
@@ -420,7 +420,7 @@ def at(
     shown = held = 0
     for row in found.rows():
         held += 1
-        if asked.wants(row.event):
+        if asked.wants(row.event, row.tenant_id):
             shown += 1
             _print_row(row, json=json)
     if found.gaps:

@@ -23,6 +23,7 @@ class Row(NamedTuple):
     """`stack`, `ref`, `waiting` or `dead`."""
     event: Event | None
     event_id: str
+    tenant_id: str
     at_us: int
     """Since when, in microseconds since the epoch."""
     detail: str = ""
@@ -70,7 +71,7 @@ class Moment:
         for life in lives(self._history, window):
             ended_later = life.ended_us > self._at_us and life.end is not End.DUPLICATE
             if life.end is End.WAITING or ended_later:
-                yield Row("waiting", life.event, life.event_id, life.begun_us)
+                yield Row("waiting", life.event, life.event_id, life.tenant_id, life.begun_us)
 
     def _dead(self) -> Iterator[Row]:
         """Yield the letters that had been written by then and not been put back."""
@@ -87,13 +88,13 @@ class Moment:
 
     def _letter(self, fields: Any, letter_id: str) -> Row:  # noqa: ANN401 -- of an entry
         event = decoded(fields)
-        event_id = event.event_id if event else hints(fields)[0]
+        event_id, tenant = (event.event_id, event.tenant_id) if event else hints(fields)
         said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
-        return Row("dead", event, event_id, control_version_of(letter_id), said)
+        return Row("dead", event, event_id, tenant, control_version_of(letter_id), said)
 
 
 def _row(what: str, note: Notification) -> Row:
-    return Row(what, note, note.event_id, note.control_version)
+    return Row(what, note, note.event_id, note.tenant_id, note.control_version)
 
 
 def at(history: History, at_us: int, around_us: int) -> Moment:

@@ -94,10 +94,10 @@ class Filter:
     def __bool__(self) -> bool:
         return bool(self.tenant or self.stack or self.type or self.ref)
 
-    def wants(self, event: Event | None) -> bool:
-        """Tell whether an event is wanted; one that cannot be decoded is by no filter only."""
+    def wants(self, event: Event | None, tenant: str = "") -> bool:
+        """Tell whether an event is wanted; of one that cannot be decoded `tenant` may be known."""
         if event is None:
-            return not self
+            return self.tenant in ("", tenant) and not (self.stack or self.type or self.ref)
         ref = event.artifact_ref
         return (
             (not self.tenant or event.tenant_id == self.tenant)

@@ -85,9 +85,12 @@ def test_filters_and_their_exit_code(sidecar: Cli) -> None:
     assert ends(lives(sidecar, "--type", "stack.activated", "--ref", "stacks")) == ALL[-2:]
     assert ends(lives(sidecar, "--ref", "rows/a")) == ALL[1:3]
     assert sidecar("replay", "show", "--ref", "row").code == 6
+    sidecar.client.xadd(STREAM, {"event": '{"event_id":"x","version":"1","tenant_id":"t_9"}'})
+    sidecar.work()
+    assert ends(lives(sidecar, "--tenant", "t_9")) == [("x", "dead")]
     ran = sidecar("replay", "show", "--tenant", "nobody")
     assert ran.code == 6
-    assert "the filters left nothing of 7 events" in ran.err
+    assert "the filters left nothing of 8 events" in ran.err
 
 
 def test_a_window_that_never_held_anything(sidecar: Cli) -> None:

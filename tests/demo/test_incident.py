@@ -1,4 +1,4 @@
-"""`examples/incident`: the recorded incident tells its three causes to who asks as the guide does."""
+"""`examples/incident`: the incident tells its three causes to who asks as the guide does."""
 
 from __future__ import annotations
 
