@@ -36,10 +36,8 @@ def main(count: int) -> None:
         print(f"{lines:,} lines: the first after {first_s:.2f} s, all after {took_s:.0f} s;"
               f" at most {peak} MiB in any command")  # fmt: skip
         began = time.perf_counter()
-        subprocess.run(
-            [*sidecar, "trace", f"control:events/{report.BASE_MS + 5 * count}-0"], check=True, env=env,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        entry = f"control:events/{report.BASE_MS + 5 * count}-0"
+        subprocess.run([*sidecar, "trace", entry], check=True, env=env, stdout=subprocess.DEVNULL)
         print(f"one event by its entry: {time.perf_counter() - began:.2f} s")
         began = time.perf_counter()
         subprocess.run(
