@@ -22,6 +22,8 @@ from sidecar.cli import (
     halts,
     output,
     replay,
+    replay_again,
+    replay_files,
     run,
     status,
     store,
@@ -52,6 +54,10 @@ app.add_typer(dead.app, name="dead")
 app.command(name="archive")(archive.archive)
 app.command(name="diff")(diff.diff)
 app.command(name="trace")(trace.trace)
+replay.app.command(name="export")(replay_files.export)
+replay.app.command(name="report")(replay_files.report)
+replay.app.command(name="run")(replay_again.run)
+replay.app.command(name="check")(replay_again.check)
 app.add_typer(replay.app, name="replay")
 store.app.command(name="verify")(store_care.verify)
 store.app.command(name="gc")(store_care.gc)
