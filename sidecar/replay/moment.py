@@ -11,7 +11,7 @@ from sidecar.history.state import FleetState, state_at
 from sidecar.moments import rfc3339
 from sidecar.notification import Notification
 from sidecar.redis.scan import control_version_of, text
-from sidecar.redis.source import FIRST, id_pair
+from sidecar.redis.source import FIRST, HIGHEST, id_pair
 from sidecar.replay.timeline import End, decoded, hints, lives
 from sidecar.replay.window import Window
 
@@ -75,15 +75,19 @@ class Moment:
 
     def _dead(self) -> Iterator[Row]:
         """Yield the letters that had been written by then and not been put back."""
-        names, last = self._history.streams, f"{self._at_us // 1000}-{2**64 - 1}"
+        names, last = self._history.streams, f"{self._at_us // 1000}-{HIGHEST}"
+        put_back = {
+            text(record.fields, "letter"): record
+            for record in self._history.entries(names.redriven)
+        }
         for letter in self._history.entries(names.dead, FIRST, last):
-            yield self._letter(letter.fields, letter.id)
-        # What has been put back since was still dead then; its letter is gone, its record tells.
-        for record in self._history.entries(names.redriven):
-            letter_id = text(record.fields, "letter")
-            if not letter_id or id_pair(letter_id) > id_pair(last):
-                continue
-            if id_pair(record.id) > id_pair(last):
+            record = put_back.pop(letter.id, None)
+            if record is None or id_pair(record.id) > id_pair(last):
+                yield self._letter(letter.fields, letter.id)
+        # What has been put back since was dead then; its letter may be gone, its record tells.
+        for letter_id, record in put_back.items():
+            was_there = letter_id and id_pair(letter_id) <= id_pair(last)
+            if was_there and id_pair(record.id) > id_pair(last):
                 yield self._letter(record.fields, letter_id)
 
     def _letter(self, fields: Any, letter_id: str) -> Row:  # noqa: ANN401 -- of an entry

@@ -26,6 +26,7 @@ from sidecar.history.state import state_at
 from sidecar.redis.client import Side
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import Entry
+from sidecar.replay import moment
 from sidecar.replay.timeline import lives
 from sidecar.replay.window import Window
 from sidecar.settings import build
@@ -111,6 +112,27 @@ def test_any_bytes_come_back(rig: Rig, fleet: VersionedStore) -> None:
     assert [(e.id, dict(e.fields)) for e in alone.entries(rig.control)] == [
         (e.id, dict(e.fields)) for e in entries
     ]
+
+
+def test_a_letter_in_the_archive_that_was_put_back_is_dead_no_more(
+    rig: Rig, fleet: VersionedStore
+) -> None:
+    """The archive keeps the letter; from its re-driving on nobody takes it for dead."""
+    rig.emit("odd", kind="odd.type")
+    rig.drain(max_consecutive_dead=0)
+    archive(rig, fleet)
+    (letter,) = live(rig).entries(rig.keys.dead)
+    record: Any = {"letter": letter.id, "event_id": "odd", "origin": f"{rig.control}/1-1"}
+    rig.client.xdel(rig.keys.dead, letter.id)
+    rig.client.xadd(rig.keys.redriven, record)
+    history = joined(rig, fleet)
+
+    def dead(at_us: int) -> list[str]:
+        return [row.event_id for row in moment.at(history, at_us, 0).rows() if row.what == "dead"]
+
+    ms = int(letter.id.partition("-")[0])
+    assert dead((ms + 1) * 1000 - 1) == ["odd"]
+    assert dead(history.now_us() + 10**6) == []
 
 
 def test_to_archive_again_changes_nothing(rig: Rig, fleet: VersionedStore) -> None:
