@@ -29,6 +29,11 @@ def published(sidecar: Cli, count: int) -> list[Any]:
     return list(found)
 
 
+def _position(entry_id: bytes) -> int:
+    ms, _, seq = entry_id.partition(b"-")
+    return int(ms) * 1000 + int(seq)
+
+
 def rerun(sidecar: Cli, *args: str) -> Any:
     """Publish the window into the lab's stream, as fast as it goes."""
     return sidecar(
@@ -45,7 +50,8 @@ def test_the_lab_gets_the_very_same(sidecar: Cli) -> None:
         assert ran.code == 0, ran.err
         assert sidecar.client.xrange(LAB) == notes
     found = sidecar("tail", "--notify-stream", LAB, "--resolve", "--json").objects()
-    assert [one["event_id"] for one in found] == ["e0", "e1", "e2", "e3"]
+    assert [one["control_version"] for one in found] == [_position(at) for at, _ in notes]
+    assert all(one["resolved"]["ok"] for one in found)
 
 
 def test_it_goes_on_where_it_was_stopped(sidecar: Cli) -> None:
