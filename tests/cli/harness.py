@@ -26,6 +26,7 @@ STREAM: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
 DEAD: Final = "{control:notifications}:dead"
 HALT: Final = "{control:notifications}:halt:control:events"
+TRIMMED: Final = "{control:notifications}:trimmed"
 REDRIVEN: Final = "{control:notifications}:redriven"
 _COLOURS: Final = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
 HOSTILE: Final = "\x1b[31mred\x07 [bold]x[/bold] \u202egnp.exe"
@@ -157,6 +158,12 @@ class Cli:
         """Plant a notification under the ID `at`, caused by the entry `origin`."""
         fields: dict[Any, Any] = {"event": json.dumps(event), "origin": origin}
         self.client.xadd(NOTIFICATIONS, fields, id=at)
+
+    def trim(self, stream: str, keep: int) -> None:
+        """Trim a stream as a worker does: how far is noted first."""
+        found: Any = self.client.xrange(stream)
+        self.client.hset(TRIMMED, stream, found[-keep - 1][0])
+        self.client.xtrim(stream, maxlen=keep, approximate=False)
 
     def entries(self, stream: str) -> list[dict[str, str]]:
         """Return the entries of a stream, as text."""

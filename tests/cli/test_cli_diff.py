@@ -106,7 +106,7 @@ def test_the_fleet_at_two_positions(sidecar: Cli) -> None:
 def test_positions_of_which_a_part_has_expired(sidecar: Cli) -> None:
     """What is left is compared, and that something may lack is told."""
     versions(sidecar, b"one", b"two")
-    sidecar.client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
+    sidecar.trim(NOTIFICATIONS, 1)
     ran = sidecar("diff", "--at", "1", "--at", "0s")
     assert (ran.code, "expired" in ran.err) == (3, True)
 

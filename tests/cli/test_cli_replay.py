@@ -105,7 +105,7 @@ def test_a_window_that_never_held_anything(sidecar: Cli) -> None:
 def test_a_window_that_has_expired(sidecar: Cli) -> None:
     """3 where something was trimmed, and what; what is left is shown all the same."""
     everything(sidecar)
-    sidecar.client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
+    sidecar.trim(NOTIFICATIONS, 1)
     ran = sidecar("replay", "show")
     assert ran.code == 3
     assert "trimmed" in ran.err
@@ -193,7 +193,7 @@ def test_a_letter_that_was_put_back_since_was_dead_then(sidecar: Cli) -> None:
 def test_a_state_of_which_a_part_has_expired(sidecar: Cli) -> None:
     """What is left is printed, and that something may be missing."""
     everything(sidecar)
-    sidecar.client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
+    sidecar.trim(NOTIFICATIONS, 1)
     ran = sidecar("replay", "at", "0s")
     assert ran.code == 3
     assert "web2" in ran.out

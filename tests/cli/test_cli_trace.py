@@ -113,7 +113,7 @@ def test_what_never_was_and_what_has_expired(sidecar: Cli) -> None:
     sidecar.work()
     ran = sidecar("trace", "nobody")
     assert (ran.code, "never was" in ran.err) == (1, True)
-    sidecar.client.xtrim(NOTIFICATIONS, maxlen=0)
+    sidecar.trim(NOTIFICATIONS, 0)
     ran = sidecar("trace", "nobody")
     assert (ran.code, "trimmed" in ran.err) == (3, True)
     assert sidecar("trace", "nobody", "--as", "thing").code == 2
@@ -123,7 +123,7 @@ def test_a_trimmed_entry_and_a_collected_artifact_are_told(sidecar: Cli) -> None
     """What is gone is said to be gone; nothing is invented for it."""
     sidecar.bring("e1", "rows/a", b"one")
     sidecar.work()
-    sidecar.client.xtrim(STREAM, maxlen=0)
+    sidecar.trim(STREAM, 0)
     for path in (sidecar.directory / "data-dir" / "fleet" / "refs" / "rows").iterdir():
         path.unlink()
     (event,) = traced(sidecar, "e1")

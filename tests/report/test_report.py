@@ -280,7 +280,7 @@ def test_every_control_has_a_name_and_can_be_reached(sidecar: Cli, browser: Brow
 def test_a_window_partly_expired_says_so(sidecar: Cli, browser: Browser) -> None:
     """What is gone stands on the page, too."""
     everything(sidecar)
-    sidecar.client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
+    sidecar.trim(NOTIFICATIONS, 1)
     path = sidecar.directory / "report.html"
     assert sidecar("replay", "report", path).code == 3
     browser.open(path)
