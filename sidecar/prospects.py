@@ -6,6 +6,8 @@ it and puts nothing.
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from redis.exceptions import NoPermissionError
 
 from sidecar.event import Reason, Rejected
@@ -17,6 +19,21 @@ from sidecar.redis.letters import DeadLetter
 from sidecar.redis.publisher import BURIED, remembered
 from store import Store, StoreError
 from store import open as open_backend
+
+NO_SOURCE: Final = "no --source-store was named: artifacts were not looked for"
+SOURCE_AWAY: Final = "the source store cannot be reached: artifacts were not looked for"
+NO_INDEX: Final = (
+    "this Redis user may not read the deduplication index: event_ids were not looked up"
+)
+
+
+class Prospect(NamedTuple):
+    """What can be said of a letter now."""
+
+    ends: str = ""
+    """As what it would end again; empty when nothing is known against it."""
+    unseen: str = ""
+    """What nobody could look at; empty when all was looked at. That is no verdict."""
 
 
 class Prospects:
@@ -30,34 +47,42 @@ class Prospects:
         judged = source or open_backend("memory")
         self._pipeline = Pipeline(judged, judged, rules)
 
-    def of(self, letter: DeadLetter) -> str:
-        """Say as what it would end again; empty when it would not, or nobody can tell now."""
+    def of(self, letter: DeadLetter) -> Prospect:
+        """Say what would become of it now."""
         try:
             admitted = self._pipeline.admit(letter.to_entry(), letter.origin)
         except Rejected as error:
-            return str(error)
-        return self._conflict(admitted) or self._artifact(admitted)
+            return Prospect(str(error))
+        conflict = self._conflict(admitted)
+        if conflict.ends:
+            return conflict
+        artifact = self._artifact(admitted)
+        unseen = "; ".join(filter(None, (conflict.unseen, artifact.unseen)))
+        return Prospect(artifact.ends, unseen)
 
-    def _conflict(self, admitted: Admitted) -> str:
+    def _conflict(self, admitted: Admitted) -> Prospect:
         event_id = admitted.event.event_id
         try:
             (seen,) = remembered(self._client, self._keys, [identity_digest(event_id)])
         except NoPermissionError:
-            return ""  # a user that may append to what it may read had better not read the index
+            return Prospect(unseen=NO_INDEX)
         if seen is None or seen.content_digest in (admitted.content_digest, BURIED):
-            return ""
-        return (
+            return Prospect()
+        return Prospect(
             f"{Reason.ID_CONFLICT}: {event_id} was published with other content, as control_version"
             f" {seen.control_version}"
         )
 
-    def _artifact(self, admitted: Admitted) -> str:
-        if self._source is None or not admitted.event.artifact_ref:
-            return ""
+    def _artifact(self, admitted: Admitted) -> Prospect:
+        if not admitted.event.artifact_ref:
+            return Prospect()
+        if self._source is None:
+            return Prospect(unseen=NO_SOURCE)
         try:
             self._pipeline.carry(admitted, (0, 0))
         except (StoreError, Rejected, Mismatch) as error:
             verdict = decide(error, attempts=1, elapsed_s=0, budget_s=0)
             if isinstance(verdict, Bury):
-                return f"{verdict.reason}: {verdict.detail.partition(' (tried ')[0]}"
-        return ""  # also when the source is away: that is no verdict
+                return Prospect(f"{verdict.reason}: {verdict.detail.partition(' (tried ')[0]}")
+            return Prospect(unseen=SOURCE_AWAY)
+        return Prospect()

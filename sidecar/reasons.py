@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import Final, NamedTuple
 
-from sidecar.event import Reason
+from sidecar.event import Event, Reason
 
 
 class Explanation(NamedTuple):
@@ -87,3 +89,9 @@ def explain(reason: str) -> Explanation:
         return EXPLANATIONS[Reason(reason)]
     except ValueError:
         return _UNKNOWN
+
+
+def mend_of(reason: str, event: Event) -> str:
+    """Return the mend with the event's own ref and type in it, as a shell takes them."""
+    named = {"REF": event.artifact_ref, "TYPE": event.type}
+    return re.sub(r"\b(REF|TYPE)\b", lambda word: shlex.quote(named[word[0]]), explain(reason).mend)

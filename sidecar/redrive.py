@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from sidecar.event import Rejected
-from sidecar.prospects import Prospects
+from sidecar.prospects import Prospect, Prospects
 from sidecar.redis.client import Client, Side, translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, Selection
@@ -52,6 +52,8 @@ class Outcome:
     event_id: str = ""
     entry: str = ""
     """`<control stream>/<entry id>` of the new entry."""
+    unseen: str = ""
+    """What could not be looked at before that was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,29 +135,15 @@ class Redriver:
         yield from self._run(self._letters.all(asked))
 
     def _run(self, letters: Iterator[DeadLetter]) -> Iterator[Outcome]:
-        while batch := [self._candidate(letter) for letter in islice(letters, BATCH)]:
+        while batch := [_candidate(one, self._refusal(one)) for one in islice(letters, BATCH)]:
             overtakers = Overtakers(self._notify, self._keys, self._letters, batch)
             overtakers.advance()
             for candidate in batch:
                 yield self._one(candidate, overtakers)
 
-    def _candidate(self, letter: DeadLetter) -> Candidate:
-        stream, slash, origin_id = letter.origin.rpartition("/")
-        refusal = self._refusal(letter, stream if slash and _is_id(origin_id) else "")
-        try:
-            event = letter.event()
-        except Rejected:
-            _, event_id = letter.hints()
-            return Candidate(
-                letter.id, letter.origin, stream, origin_id, event_id, "", ("", ""), 0, refusal
-            )
-        return Candidate(
-            letter.id, letter.origin, stream, origin_id, event.event_id, event.artifact_ref,
-            (event.tenant_id, event.stack_id), event.version, refusal,
-        )  # fmt: skip
-
-    def _refusal(self, letter: DeadLetter, stream: str) -> str:
+    def _refusal(self, letter: DeadLetter) -> str:
         """Say what no --force overrides."""
+        stream, _ = _origin(letter)
         if not self._order.selection.wants(letter):
             return f"it is not among those chosen; its reason is {letter.reason}"
         if letter.truncated:
@@ -177,11 +165,13 @@ class Redriver:
         letter = self._letters.get(candidate.id)
         if letter is None:
             return _outcome(candidate, Result.ABSENT, "it went away meanwhile")
-        against = overtakers.of(candidate.id) or self._again(letter)
+        overtaken = overtakers.of(candidate.id)
+        prospect = Prospect() if overtaken else self._prospects.of(letter)
+        against = overtaken or (prospect.ends and f"it would end here again: {prospect.ends}")
         if against and not self._order.force:
             return _outcome(candidate, Result.REFUSED, against)
         if self._order.dry_run:
-            return _outcome(candidate, Result.WOULD, against)
+            return _outcome(candidate, Result.WOULD, against, unseen=prospect.unseen)
         entry = self._put_back(candidate, letter)
         if entry is None:
             return _outcome(
@@ -191,11 +181,7 @@ class Redriver:
                 " starts makes it",
             )
         overtakers.note(entry, candidate.origin)
-        return _outcome(candidate, Result.REDRIVEN, against, entry)
-
-    def _again(self, letter: DeadLetter) -> str:
-        ends = self._prospects.of(letter)
-        return f"it would end here again: {ends}" if ends else ""
+        return _outcome(candidate, Result.REDRIVEN, against, entry, prospect.unseen)
 
     def _put_back(self, candidate: Candidate, letter: DeadLetter) -> str | None:
         """Append the event, then remove the letter. Returns the new entry, None without stream."""
@@ -309,6 +295,40 @@ class Overtakers:
         return origin
 
 
+def overtaken(client: Client, keys: Keys, letter: DeadLetter) -> str:
+    """Say what has overtaken one letter; empty when nothing has. Raises redis-py's errors.
+
+    Reads the notifications since it was sent.
+    """
+    stream, _ = _origin(letter)
+    if not stream:
+        return ""
+    overtakers = Overtakers(client, keys, DeadLetters(client, keys), [_candidate(letter)])
+    overtakers.advance()
+    return overtakers.of(letter.id)
+
+
+def _origin(letter: DeadLetter) -> tuple[str, str]:
+    """Return its control stream and entry ID, both empty when its origin names none."""
+    stream, slash, origin_id = letter.origin.rpartition("/")
+    return (stream, origin_id) if slash and _is_id(origin_id) else ("", "")
+
+
+def _candidate(letter: DeadLetter, refusal: str = "") -> Candidate:
+    stream, origin_id = _origin(letter)
+    try:
+        event = letter.event()
+    except Rejected:
+        _, event_id = letter.hints()
+        return Candidate(
+            letter.id, letter.origin, stream, origin_id, event_id, "", ("", ""), 0, refusal
+        )
+    return Candidate(
+        letter.id, letter.origin, stream, origin_id, event.event_id, event.artifact_ref,
+        (event.tenant_id, event.stack_id), event.version, refusal,
+    )  # fmt: skip
+
+
 def _comes_after(origin: str, entry_id: str, candidate: Candidate) -> bool:
     stream, _, origin_id = origin.rpartition("/")
     if stream == candidate.stream and _is_id(origin_id):
@@ -316,8 +336,12 @@ def _comes_after(origin: str, entry_id: str, candidate: Candidate) -> bool:
     return id_pair(entry_id)[0] >= id_pair(candidate.origin_id)[0]
 
 
-def _outcome(candidate: Candidate, result: Result, detail: str, entry: str = "") -> Outcome:
-    return Outcome(candidate.id, result, detail, candidate.origin, candidate.event_id, entry)
+def _outcome(
+    candidate: Candidate, result: Result, detail: str, entry: str = "", unseen: str = ""
+) -> Outcome:
+    return Outcome(
+        candidate.id, result, detail, candidate.origin, candidate.event_id, entry, unseen
+    )
 
 
 def _is_id(text_: str) -> bool:

@@ -140,8 +140,8 @@ def show(
     *,
     json: Json = False,
 ) -> None:
-    """Show everything about one dead letter: what its reason means, how to mend it, and whether it
-    would end here again now.
+    """Show everything about one dead letter: what its reason means, how to mend it, whether it
+    would end here again now, and what has overtaken it.
 
     Exit code 1: there is no such letter.
 
@@ -154,6 +154,7 @@ def show(
     from sidecar.cli import output
     from sidecar.reasons import explain
     from sidecar.redis.client import redact, translated
+    from sidecar.redrive import overtaken
 
     url, letters, keys = _open(data_dir, redis, notify_redis, notify_stream, dead_stream)
     with translated(url):
@@ -163,23 +164,31 @@ def show(
             f"there is no dead letter {letter_id} in {keys.dead} on {redact(url)};"
             " `sidecar dead ls` lists them"
         )
-    explanation = explain(letter.reason)
+    meaning, mend = explain(letter.reason).meaning, _mend(letter)
     fields = output.jsonable(dict(letter.fields))
     prospects = _prospects(
         letters.client, keys, data_dir, source_store, allow_type, tenant_scope, max_artifact_size
     )
     with translated(url):
-        again = prospects.of(letter)
+        again, unseen = prospects.of(letter)
+        overtaker = overtaken(letters.client, keys, letter)
     if json:
-        about = {"meaning": explanation.meaning, "mend": explanation.mend, "again": again or None}
+        about = {
+            "meaning": meaning, "mend": mend, "again": again or None, "unseen": unseen or None,
+            "overtaken": overtaker or None,
+        }  # fmt: skip
         output.json_line({"id": letter.id, **fields, **about})
         return
     event = _pretty(letter.raw_event)
     rows = [("id", letter.id)]
     rows += [(name, value) for name, value in fields.items() if name != "event"]
-    rows += [("meaning", explanation.meaning), ("mend", explanation.mend)]
-    rows += [("now", f"it would end here again: {again}" if again else _HOPEFUL), ("event", event)]
-    output.pairs(rows, {letter.reason: "bold red", explanation.mend: "green", _HOPEFUL: "green"})
+    rows += [("meaning", meaning), ("mend", mend)]
+    rows += [("now", f"it would end here again: {again}" if again else _HOPEFUL)]
+    rows += [("unseen", unseen)] if unseen else []
+    rows += [("overtaken", overtaker)] if overtaker else []
+    rows += [("event", event)]
+    hopeful = "yellow" if unseen or overtaker else "green"
+    output.pairs(rows, {letter.reason: "bold red", mend: "green", _HOPEFUL: hopeful})
 
 
 @app.command()
@@ -330,6 +339,7 @@ def redrive(
     )
     redriver = Redriver(control, notify, keys[0], order, prospects)
     counts: Counter[str] = Counter()
+    unseen: Counter[str] = Counter()
     with translated(url):
         total = len(letters) if every else len(ids)
         outcomes = redriver.all() if every else redriver.these(ids)
@@ -337,12 +347,13 @@ def redrive(
             with _progress(total, json=json) as advance:
                 for outcome in outcomes:
                     counts[outcome.result] += 1
+                    unseen[outcome.unseen] += 1
                     _print_outcome(outcome, json=json)
                     advance()
         except SystemExit as left:
             raise SystemExit(3) from left  # `| head` ended it before all were put back
         finally:
-            _summarise(counts)
+            _summarise(counts, unseen)
         if counts[Result.REDRIVEN]:
             _tell_of_halts(letters, keys)
     if not counts and every:
@@ -565,9 +576,12 @@ def _print_outcome(outcome: Outcome, *, json: bool) -> None:
     output.styled(parts)
 
 
-def _summarise(counts: Counter[str]) -> None:
+def _summarise(counts: Counter[str], unseen: Counter[str]) -> None:
     from sidecar.cli import output
 
+    for what, count in unseen.items():
+        if what:
+            output.hint(f"of {count} letters: {what}")
     if counts:
         output.hint(", ".join(f"{count} {result}" for result, count in sorted(counts.items())))
 
@@ -588,6 +602,17 @@ def _progress(total: int, *, json: bool) -> Iterator[Callable[[], None]]:
     with progress:
         task = progress.add_task("re-driving", total=total)
         yield lambda: progress.advance(task)
+
+
+def _mend(letter: DeadLetter) -> str:
+    """Return how to mend it, with what its event names where that can be read."""
+    from sidecar.event import Rejected
+    from sidecar.reasons import explain, mend_of
+
+    try:
+        return mend_of(letter.reason, letter.event())
+    except Rejected:
+        return explain(letter.reason).mend
 
 
 def _pretty(raw: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import redis
 
 from sidecar.event import Reason
 from sidecar.pipeline import Rules
-from sidecar.prospects import Prospects
+from sidecar.prospects import NO_SOURCE, SOURCE_AWAY, Prospects
 from sidecar.reasons import EXPLANATIONS
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
@@ -590,7 +591,55 @@ def test_a_source_that_is_away_refuses_nothing(sidecar: Cli) -> None:
     ran = sidecar("dead", "show", letter, "--json", "--source-store", nowhere)
     assert ran.code in (0, 2)  # 2 where the extra for it is not installed
     if ran.code == 0:
-        assert ran.object()["again"] is None
+        found = ran.object()
+        assert (found["again"], found["unseen"]) == (None, SOURCE_AWAY)
+
+
+def test_what_could_not_be_looked_at_is_said(sidecar: Cli) -> None:
+    """Nobody reads an unopened store as good news: show says so, redrive once for all."""
+    _open_control(sidecar)
+    ids = [sidecar.letter(_event(f"e{i}", **_artifact("a")), f"{i + 1}-0") for i in range(2)]
+    bare = sidecar.letter(_event("bare"), "3-0")
+    nowhere = ("--data-dir", sidecar.directory / "none")
+    found = sidecar("dead", "show", ids[0], "--json", "--redis", sidecar.url, *nowhere).object()
+    assert (found["again"], found["unseen"]) == (None, NO_SOURCE)
+    assert NO_SOURCE in sidecar("dead", "show", ids[0], "--redis", sidecar.url, *nowhere).out
+    ran = sidecar(
+        "dead", "redrive", "--all", "--dry-run", "--json", "--redis", sidecar.url, *nowhere
+    )
+    assert [(one["letter"], one["unseen"]) for one in ran.objects()] == [
+        (ids[0], NO_SOURCE), (ids[1], NO_SOURCE), (bare, ""),
+    ]  # fmt: skip
+    assert ran.err.count(NO_SOURCE) == 1
+    assert f"of 2 letters: {NO_SOURCE}" in ran.err
+
+
+def test_show_tells_what_has_overtaken(sidecar: Cli) -> None:
+    """As redrive would refuse it; of what nothing overtook it is null."""
+    old = sidecar.letter(_event("old", **_ref("r")), "1790000000000-0")
+    assert sidecar("dead", "show", old, "--json").object()["overtaken"] is None
+    later = _event("new", **_ref("r"))
+    sidecar.notification(later, "1790000005000-0", f"{STREAM}/1790000000000-1")
+    overtaken = sidecar("dead", "show", old, "--json").object()["overtaken"]
+    assert overtaken == "new overtook it, as control_version 1790000005000000"
+    assert overtaken in sidecar("dead", "show", old).out
+    odd = sidecar.letter(_event("odd", **_ref("r")), "1-0")
+    sidecar.client.xadd(DEAD, {"event": json.dumps(_event("x", **_ref("r"))), "origin": "?"})
+    lost = sidecar("dead", "ls", "--json", "-n", "1").object()["id"]
+    assert sidecar("dead", "show", lost, "--json").object()["overtaken"] is None
+    assert sidecar("dead", "show", odd, "--json").object()["overtaken"] == overtaken
+
+
+def test_the_mend_names_the_ref_and_the_type(sidecar: Cli) -> None:
+    """As a shell takes them, whatever is in them."""
+    ref = "TYPE $(x)/it's"
+    gone = sidecar.letter(_event("e1", **_ref(ref)), "1-0", reason="artifact_missing")
+    odd = sidecar.letter(_event("e2", type="odd; x"), "2-0", reason="unknown_type")
+    broken = sidecar.letter(b"{", "3-0", reason="artifact_missing")
+    mends = [sidecar("dead", "show", one, "--json").object()["mend"] for one in (gone, odd, broken)]
+    assert f"exists {shlex.quote(ref)} --store" in mends[0]
+    assert "--allow-type 'odd; x'" in mends[1]
+    assert "exists REF --store" in mends[2]
 
 
 def test_history_tells_who_put_back_what(sidecar: Cli) -> None:
