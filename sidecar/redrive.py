@@ -165,9 +165,9 @@ class Redriver:
         letter = self._letters.get(candidate.id)
         if letter is None:
             return _outcome(candidate, Result.ABSENT, "it went away meanwhile")
-        overtaken = overtakers.of(candidate.id)
-        prospect = Prospect() if overtaken else self._prospects.of(letter)
-        against = overtaken or (prospect.ends and f"it would end here again: {prospect.ends}")
+        overtaker = overtakers.of(candidate.id)
+        prospect = Prospect() if overtaker else self._prospects.of(letter)
+        against = overtaker or (prospect.ends and f"it would end here again: {prospect.ends}")
         if against and not self._order.force:
             return _outcome(candidate, Result.REFUSED, against)
         if self._order.dry_run:

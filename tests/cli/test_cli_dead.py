@@ -11,7 +11,7 @@ import redis
 
 from sidecar.event import Reason
 from sidecar.pipeline import Rules
-from sidecar.prospects import NO_SOURCE, SOURCE_AWAY, Prospects
+from sidecar.prospects import NO_INDEX, NO_SOURCE, SOURCE_AWAY, Prospects
 from sidecar.reasons import EXPLANATIONS
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
@@ -612,6 +612,16 @@ def test_what_could_not_be_looked_at_is_said(sidecar: Cli) -> None:
     ]  # fmt: skip
     assert ran.err.count(NO_SOURCE) == 1
     assert f"of 2 letters: {NO_SOURCE}" in ran.err
+
+
+def test_a_user_who_may_not_read_the_index_is_told_so(sidecar: Cli) -> None:
+    """What was published under this event_id is not known then, and refuses nothing."""
+    letter = sidecar.letter(_event("e1"), "1-0")
+    readable = [f"~{key}" for key in (DEAD, NOTIFICATIONS, REDRIVEN)]
+    sidecar.client.execute_command("ACL", "SETUSER", "u", "on", "nopass", "+@all", *readable)
+    url = sidecar.url.replace("redis://", "redis://u:x@")
+    found = sidecar("dead", "show", letter, "--json", "--redis", url).object()
+    assert (found["again"], found["unseen"]) == (None, NO_INDEX)
 
 
 def test_show_tells_what_has_overtaken(sidecar: Cli) -> None:
