@@ -39,8 +39,20 @@ class Prospect(NamedTuple):
 class Prospects:
     """Judges letters. `of` raises redis-py's errors."""
 
-    def __init__(self, client: Client, keys: Keys, source: Store | None, rules: Rules) -> None:
-        """Without `source`, nothing is said of artifacts; `rules` are those of the workers."""
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        source: Store | None,
+        rules: Rules,
+        *,
+        without: str = NO_SOURCE,
+    ) -> None:
+        """Without `source`, for the cause `without`, nothing is said of artifacts.
+
+        `rules` are those of the workers.
+        """
+        self._without = without
         self._client = client
         self._keys = keys
         self._source = source
@@ -77,7 +89,7 @@ class Prospects:
         if not admitted.event.artifact_ref:
             return Prospect()
         if self._source is None:
-            return Prospect(unseen=NO_SOURCE)
+            return Prospect(unseen=self._without)
         try:
             self._pipeline.carry(admitted, (0, 0))
         except (StoreError, Rejected, Mismatch) as error:

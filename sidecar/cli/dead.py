@@ -28,7 +28,7 @@ from sidecar.cli.options import (
 )
 from sidecar.cli.review import Ref, SinceWindow, Stack, Tenant, Type, UntilWindow
 from sidecar.cli.rules import AllowTypes, MaxArtifactSize, TenantScopes
-from sidecar.errors import SidecarError, UsageError
+from sidecar.errors import SidecarError, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from sidecar.prospects import Prospects
@@ -423,15 +423,18 @@ def _prospects(
 ) -> Prospects:
     """Return what judges letters; of artifacts only where there is a store to look into."""
     from sidecar.cli.rules import rules_of
-    from sidecar.prospects import Prospects
+    from sidecar.prospects import NO_SOURCE, SOURCE_AWAY, Prospects
     from sidecar.stores import open_existing
 
-    default = data_dir / "source"
-    source = None
-    if source_store or default.is_dir():
-        source = open_existing(source_store or None, default)
     rules = rules_of(allow_type, tenant_scope, max_artifact_size)
-    return Prospects(client, keys, source, rules)
+    default = data_dir / "source"
+    source, without = None, NO_SOURCE
+    if source_store or default.is_dir():
+        try:
+            source = open_existing(source_store or None, default)
+        except Unreachable:
+            without = SOURCE_AWAY
+    return Prospects(client, keys, source, rules, without=without)
 
 
 def _selection(

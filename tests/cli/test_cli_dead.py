@@ -16,9 +16,25 @@ from sidecar.reasons import EXPLANATIONS
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.redrive import Order, Redriver, Result
-from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, REDRIVEN, STREAM, Cli
+from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, REDRIVEN, STREAM, Cli, install
 
 KEYS = Keys.of(STREAM, NOTIFICATIONS)
+
+_AWAY = """
+import store
+
+class Store:
+    name = "away"
+    def __init__(self, config): pass
+    def put(self, ref, data, manifest): pass
+    def get(self, ref): raise store.NotFound(ref)
+    def exists(self, ref): return False
+
+def fail(*_):
+    raise store.Unavailable("not now")
+
+Store.FAILING = fail
+"""
 
 
 def _event(event_id: str, **fields: Any) -> dict[str, Any]:
@@ -583,16 +599,19 @@ def test_other_bytes_at_the_source_are_refused_too(sidecar: Cli) -> None:
     assert sidecar("dead", "show", letter, *limit).code == 2
 
 
-def test_a_source_that_is_away_refuses_nothing(sidecar: Cli) -> None:
-    """An outage is no verdict on a letter."""
+@pytest.mark.parametrize("method", ["__init__", "get"])
+def test_a_source_that_is_away_refuses_nothing(sidecar: Cli, method: str) -> None:
+    """An outage, at once or later, is no verdict on a letter, and is told."""
     letter = sidecar.letter(_event("e1", **_artifact("a")), "1-0")
     _open_control(sidecar)
-    nowhere = "s3://bucket/p?endpoint=http://127.0.0.1:1&region=x&retry_s=0"
-    ran = sidecar("dead", "show", letter, "--json", "--source-store", nowhere)
-    assert ran.code in (0, 2)  # 2 where the extra for it is not installed
-    if ran.code == 0:
-        found = ran.object()
-        assert (found["again"], found["unseen"]) == (None, SOURCE_AWAY)
+    env = install(sidecar.directory / "site", "away", _AWAY.replace("FAILING", method))
+    source = ("--source-store", "away://x")
+    ran = sidecar.process("dead", "show", letter, "--json", *source, env=env)
+    found = ran.object()
+    assert (found["again"], found["unseen"]) == (None, SOURCE_AWAY)
+    ran = sidecar.process("dead", "redrive", "--all", "--reason", "x", *source, env=env)
+    assert ran.code == 0
+    assert SOURCE_AWAY in ran.err
 
 
 def test_what_could_not_be_looked_at_is_said(sidecar: Cli) -> None:
