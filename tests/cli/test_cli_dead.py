@@ -636,8 +636,8 @@ def test_what_could_not_be_looked_at_is_said(sidecar: Cli) -> None:
 def test_a_user_who_may_not_read_the_index_is_told_so(sidecar: Cli) -> None:
     """What was published under this event_id is not known then, and refuses nothing."""
     letter = sidecar.letter(_event("e1"), "1-0")
-    readable = [f"~{key}" for key in (DEAD, NOTIFICATIONS, REDRIVEN)]
-    sidecar.client.execute_command("ACL", "SETUSER", "u", "on", "nopass", "+@all", *readable)
+    readable = [DEAD, NOTIFICATIONS, REDRIVEN]
+    sidecar.client.acl_setuser("u", enabled=True, nopass=True, keys=readable, commands=["+@all"])
     url = sidecar.url.replace("redis://", "redis://u:x@")
     found = sidecar("dead", "show", letter, "--json", "--redis", url).object()
     assert (found["again"], found["unseen"]) == (None, NO_INDEX)
