@@ -24,6 +24,12 @@ from sidecar.redis.client import connect
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
+PORT_TRIES: Final = 5
+"""Between the look for a free port and the server's start a connection of anybody may take it."""
+
+
+class _PortTaken(SidecarError):
+    """Another took the port before the server did."""
 
 
 class EmbeddedServer:
@@ -70,6 +76,12 @@ class EmbeddedServer:
         return True
 
     def _start(self) -> str:
+        for _ in range(PORT_TRIES - 1):
+            with suppress(_PortTaken):
+                return self._start_once()
+        return self._start_once()
+
+    def _start_once(self) -> str:
         binary = _binary()
         password = secrets.token_urlsafe(24)
         port = _free_port()
@@ -104,7 +116,10 @@ class EmbeddedServer:
             time.sleep(0.01)
         process.kill()
         tail = (self._dir / "server.log").read_text(errors="replace").strip().splitlines()[-3:]
-        raise SidecarError(
+        kind = (
+            _PortTaken if any("Address already in use" in line for line in tail) else SidecarError
+        )
+        raise kind(
             f"the embedded server did not start; the end of {self._dir / 'server.log'}: "
             + " | ".join(tail)
         )

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -20,7 +22,11 @@ import redis
 
 START_TIMEOUT_S: Final = 20.0
 BUS_OFFSET: Final = 10_000
-HIGHEST_PORT: Final = 65_535
+LOWEST_PORT: Final = 11_000
+PORTS_EACH: Final = 100
+
+_holds: Final[list[socket.socket]] = []
+"""Kept open as long as the process lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +87,37 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"{what} is not installed")
 
 
-def free_port(*, bus: bool = False) -> int:
-    """Return a port of the loopback interface on which nothing listens.
+def free_port() -> int:
+    """Return a port of the loopback interface on which nothing listens, for a server to start on.
 
-    With `bus` it leaves room for that of a Cluster's bus, which is 10,000 above it.
+    No other process is given it: neither another that runs tests, nor the kernel to a connection
+    on its way out, whose ports lie higher. That of a Cluster's bus, 10,000 above, is free as well.
     """
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if not bus or port + BUS_OFFSET <= HIGHEST_PORT:
-            return port
+    return next(port for port in _own_ports() if _is_free(port) and _is_free(port + BUS_OFFSET))
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Take the next hundred ports for this process, by its hold on the first, and go round them."""
+    for first in range(LOWEST_PORT, LOWEST_PORT + BUS_OFFSET, PORTS_EACH):
+        hold = socket.socket()
+        try:
+            hold.bind(("127.0.0.1", first))
+        except OSError:
+            hold.close()
+            continue
+        _holds.append(hold)
+        return cycle(range(first + 1, first + PORTS_EACH))
+    raise RuntimeError(f"no {PORTS_EACH} ports above {LOWEST_PORT} are free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextmanager
@@ -111,7 +137,7 @@ def running(kind: str, *, arguments: tuple[str, ...] = ()) -> Iterator[Server]:
 
 def _start(kind: str, binary: str, directory: str, arguments: tuple[str, ...]) -> Server:
     log = Path(directory) / "log"
-    for _ in range(5):  # another process may take the port first
+    for _ in range(5):  # a program that is no test may take the port first
         port = free_port()
         with log.open("wb") as out:
             process = subprocess.Popen(

@@ -19,7 +19,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     A test may ask for the kind "cluster": a Cluster of one node.
     """
     is_cluster = request.param == "cluster"
-    port = servers.free_port(bus=is_cluster)
+    port = servers.free_port()
     kind, scheme = ("valkey", "redis+cluster") if is_cluster else (request.param, "redis")
     secrets = tmp_path / "secrets"
     subprocess.run(

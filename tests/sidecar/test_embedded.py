@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import redis
 
 from sidecar import embedded
 from sidecar.embedded import EmbeddedServer
-from sidecar.errors import Unreachable, UsageError
+from sidecar.errors import SidecarError, Unreachable, UsageError
 from tests import servers
 from tests.sidecar.harness import eventually
 
@@ -173,6 +174,25 @@ def test_a_stale_endpoint_is_no_server(tmp_path: Path) -> None:
     (directory / "endpoint").write_text(f"redis://:x@127.0.0.1:{servers.free_port()}/0\n")
     with open_server(tmp_path) as server, connection(server.url) as client:
         assert client.ping()
+
+
+def test_a_port_that_was_taken_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that was quicker to the port costs one more try, not the start."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = iter([other.getsockname()[1], servers.free_port()])
+        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        with open_server(tmp_path) as server, connection(server.url) as client:
+            assert client.ping()
+
+
+def test_a_server_that_does_not_start_is_told_with_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No port will do: the error names the log, and what stands in it."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setattr(embedded, "_free_port", lambda: other.getsockname()[1])
+        with pytest.raises(SidecarError, match=r"server\.log.*in use"):
+            EmbeddedServer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a b", "quote's", 'double"quote', "back\\slash", "ž"])

@@ -59,7 +59,8 @@ class Node:
                 [self.binary, *self.arguments, *arguments], stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        until(lambda: self.call("PING"), f"{self} answers")
+        if not servers.answers(self.port, self.process):
+            raise RuntimeError(f"{self} does not start: {(self.directory / 'log').read_text()}")
 
     def call(self, *command: str | int) -> Any:
         """Return its answer to one command."""
@@ -97,7 +98,7 @@ def server(directory: Path, *arguments: str, binary: str | None = None) -> Node:
     """Return a server that keeps its data in memory only."""
     kind = servers.usual()
     binary = binary or servers.BINARIES[kind]() or servers.missing(f"a server of the kind {kind}")
-    port = servers.free_port(bus=True)
+    port = servers.free_port()
     home = directory / f"server-{port}"
     return Node(
         binary, port, home,
