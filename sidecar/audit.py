@@ -26,16 +26,15 @@ from sidecar.evidence import (
     Evidence,
     Window,
     event_of,
-    id_of,
     identity_of,
-    key_of,
     origin_of,
 )
+from sidecar.history.archive import ArchiveHistory
 from sidecar.redis.client import Side, translated
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.publisher import BURIED, origin_digest
 from sidecar.redis.scan import entry_id_of, server_time_us
-from sidecar.redis.source import FIRST, Entry, id_pair
+from sidecar.redis.source import FIRST, Entry, id_of, id_pair, key_of
 from sidecar.stores import explained
 from store import Capability, Corrupt, InvalidRef, NotFound, Pin, Store, capabilities, versioned
 
@@ -68,6 +67,8 @@ class Order:
     """How many artifacts to read; None is all."""
     seed: int = 0
     dedup_window_s: float = 7 * 86400.0
+    archive: ArchiveHistory | None = None
+    """Where the window's part is that was trimmed."""
 
 
 @dataclass(slots=True)
@@ -115,8 +116,9 @@ class Audit:
             closing(sqlite3.connect(Path(directory) / "index", isolation_level=None)) as self._db,
         ):
             self._evidence = Evidence(
-                self._control, self._notify, self._order.keys, self._order.window, self._db
-            )
+                self._control, self._notify, self._order.keys, self._order.window, self._db,
+                self._order.archive, self._order.dedup_window_s,
+            )  # fmt: skip
             for culprit in self._all():
                 self.found.culprits[culprit.guarantee] += 1
                 yield culprit
@@ -159,7 +161,7 @@ class Audit:
         self._evidence.note_end(entry.fields, "notification", entry.id, "", event.event_id)
         self.found.notifications += 1
         yield from self._out_of_order(entry, event, stream, entry_id)
-        if event.artifact_ref:
+        if event.artifact_ref and self._evidence.is_in_redis(entry.id):
             self._db.execute(
                 "INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?, ?)",
                 (event.artifact_ref, event.checksum, event.manifest_checksum, entry.id,
@@ -236,7 +238,7 @@ class Audit:
         if reach.tells or reach.cut(key_of(self._order.window.since)):
             return reach.cut(key_of(self._order.window.since))
         older = self._db.execute(
-            "SELECT 1 FROM ends WHERE stream = ? AND entry < ? LIMIT 1", (stream, reach.first)
+            "SELECT 1 FROM ends WHERE stream = ? AND entry < ? LIMIT 1", (stream, reach.begin)
         )
         return older.fetchone() is not None
 
@@ -288,6 +290,10 @@ class Audit:
             return _expired(trimmed), "it had a dead letter, which was deleted"
         if known and known[0] == content:
             at = entry_id_of(known[1])
+            first = self._evidence.notification(at)
+            if first:
+                own = origin_of(first.fields) == (keys.control, entry.id)
+                return "notification" if own else "duplicate", detail
             trimmed = notifications is not None and notifications.trimmed(key_of(at))
             return _expired(trimmed), f"it was published as {at}, which is not there any more"
         if known:
@@ -321,7 +327,7 @@ class Audit:
         """Yield ends of entries that the stream does not have, though it goes back that far."""
         for stream in self._evidence.keys:
             reach = self._evidence.control_reach(stream)
-            oldest = max(reach.first, reach.deleted) if reach and not reach.whole else ""
+            oldest = max(reach.begin, reach.deleted) if reach else ""
             for key, kind, at, event_id in self._db.execute(
                 "SELECT entry, kind, at, event_id FROM ends e WHERE stream = ? AND entry > ?"
                 " AND reason != ? AND NOT EXISTS (SELECT 1 FROM entries"

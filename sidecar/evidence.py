@@ -14,18 +14,22 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
 import redis
 
 from sidecar.event import Event, Rejected, content_digest, decode
+from sidecar.history import Reach as Archived
+from sidecar.history.archive import ArchiveHistory
 from sidecar.redis.client import Side, check_stream, translated
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.scan import pages, stream_info, text
-from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
+from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_of, id_pair, key_of
 
 PAGE: Final = 200
 """Entries read at a time: each may have 16 KiB."""
+_DAY_S: Final = 86400
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 SCHEMA: Final = """
@@ -58,7 +62,7 @@ class Reach(NamedTuple):
     """How far back a stream goes, and why not further. All IDs as `key_of` makes them."""
 
     first: str
-    """The oldest entry; what comes next, when there is none."""
+    """The oldest entry in Redis; what comes next, when there is none."""
     deleted: str
     """The highest that was deleted by hand, as far as the server tells."""
     whole: bool
@@ -67,17 +71,49 @@ class Reach(NamedTuple):
     """Whether the server knows what was deleted: Redis 7.0 and newer, every Valkey."""
     noted: str
     """The highest that trimming took, as the trimmer noted."""
+    archived: Archived | None = None
+    """What of it the archive has, if that is read, too."""
+
+    @property
+    def begin(self) -> str:
+        """From where on nothing was trimmed that is not archived."""
+        if self.whole:
+            return NOTHING
+        archived = self.archived
+        if archived is None or self._cut_behind(archived, NOTHING):
+            return self.first
+        lost = [key_of(id_after(gap.last)) for gap in archived.gaps]
+        return max((key_of(archived.first or archived.last), *lost))
 
     def trimmed(self, at: str) -> bool:
         """Tell whether what had the ID `at` was trimmed, rather than deleted or never there."""
         by_hand = self.tells and not self.whole and self.deleted < at < self.first
-        return at <= self.noted or by_hand
+        return (at <= self.noted or by_hand) and not self._archives(at)
 
     def cut(self, since: str) -> bool:
         """Tell whether something at or after `since` was trimmed."""
+        archived = self.archived
+        if archived is None:
+            return self._cut(since)
+        missing = archived.missing(id_of(since), archived.last)
+        return bool(missing) or self._cut_behind(archived, since)
+
+    def _cut_behind(self, archived: Archived, since: str) -> bool:
+        """Tell whether something was trimmed that came after all that is archived."""
+        if self.noted == key_of(archived.last):
+            return False  # the trimmer took the last that is archived, and nothing since
+        return self._cut(max(since, key_of(id_after(archived.last))))
+
+    def _cut(self, since: str) -> bool:
         by_hand = self.tells and not self.whole and self.deleted < self.first
         noted = NOTHING < self.noted >= since
         return since < self.first and (noted or by_hand)
+
+    def _archives(self, at: str) -> bool:
+        archived = self.archived
+        if archived is None or at > key_of(archived.last):
+            return False
+        return not archived.missing(id_of(at), id_of(at))
 
 
 class Evidence:
@@ -85,17 +121,22 @@ class Evidence:
 
     def __init__(
         self, control: Side, notify: Side, keys: Sequence[Keys], window: Window,
-        db: sqlite3.Connection,
+        db: sqlite3.Connection, archive: ArchiveHistory | None = None, before_s: float = 0,
     ) -> None:  # fmt: skip
+        """With `archive`, what was trimmed is read from there; of outbound streams, from `before_s`
+        seconds before the window on.
+        """
         db.executescript(SCHEMA)
         db.execute("BEGIN")  # never committed: each statement would write its pages by itself
         self._control, self._notify = control, notify
         self._window, self._db = window, db
+        self._archive, self._before_s = archive, before_s
         self.keys = {each.control: each for each in keys}
         self._one = keys[0]
         self._last: dict[str, str] = {}
         self._delivered: dict[str, str] = {}
         self._next: dict[str, str] = {}
+        self._oldest: dict[str, str] = {}
 
     def check(self) -> None:
         """Raise `UsageError` when a stream's name belongs to something else."""
@@ -186,21 +227,20 @@ class Evidence:
 
     def entries(self, stream: str) -> Iterator[list[Entry]]:
         """Yield the entries in the window, in pages, and note that they are there."""
-        with translated(self._control.url):
-            for page in pages(
-                self._control.at(stream), stream, self._window.since, self._last[stream], page=PAGE
-            ):
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO entries VALUES (?, ?)",
-                    [(stream, key_of(entry.id)) for entry in page],
-                )
-                yield page
+        for page in self._pages(self._control, stream, self._window.since, self._last[stream]):
+            self._db.executemany(
+                "INSERT OR IGNORE INTO entries VALUES (?, ?)",
+                [(stream, key_of(entry.id)) for entry in page],
+            )
+            yield page
 
     def entry(self, stream: str, entry_id: str) -> Entry | None:
         """Return one entry of a control stream; None when it is gone."""
-        with translated(self._control.url):
-            raw: Any = self._control.at(stream).xrange(stream, entry_id, entry_id)
-        return Entry(entry_id, raw[0][1]) if raw else None
+        return self._one_of(self._control, stream, entry_id)
+
+    def notification(self, entry_id: str) -> Entry | None:
+        """Return one notification; None when it is gone."""
+        return self._one_of(self._notify, self._one.notifications, entry_id)
 
     def read_letters(self) -> None:
         """Note the dead letters and the records of what was put back that came meanwhile."""
@@ -220,6 +260,10 @@ class Evidence:
         """Yield the notifications that came meanwhile, in pages."""
         return self._new(self._one.notifications)
 
+    def is_in_redis(self, notification_id: str) -> bool:
+        """Tell whether a notification was in Redis when they were read first."""
+        return id_pair(notification_id) >= id_pair(self._oldest[self._one.notifications])
+
     def note_end(
         self, fields: Mapping[bytes, bytes], kind: str, at: str, reason: str, event_id: str = ""
     ) -> None:
@@ -235,11 +279,51 @@ class Evidence:
         """Yield what is in an outbound stream up to its end now and was not read before."""
         with translated(self._notify.url):
             info = stream_info(self._notify.client, stream)
-            if info is None:
-                return
-            first = self._next.get(stream, "-")
-            yield from pages(self._notify.client, stream, first, info.last_id, page=PAGE)
+        if info is None:
+            return
+        self._oldest.setdefault(stream, info.first_id or id_after(info.last_id))
+        first = self._next.get(stream) or self._outbound_first(stream)
+        yield from self._pages(self._notify, stream, first, info.last_id)
         self._next[stream] = id_after(info.last_id)
+
+    def _outbound_first(self, stream: str) -> str:
+        """Return from where an outbound stream is read: whole, but for what is archived.
+
+        An end comes after its entry, and what an event could repeat, not long before that. A day
+        is for clocks that differ.
+        """
+        if self._archive is None:
+            return FIRST
+        ms = id_pair(self._window.since)[0] - int(self._before_s + _DAY_S) * 1000
+        return min(f"{max(ms, 0)}-0", self._oldest[stream], key=id_pair)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def _pages(self, side: Side, stream: str, first: str, last: str) -> Iterator[list[Entry]]:
+        """Yield the entries, in pages; what was trimmed, even while this reads, as archived."""
+        with translated(side.url):
+            for page in chain(pages(side.at(stream), stream, first, last, page=PAGE), ([],)):
+                if self._archive:
+                    info = stream_info(side.at(stream), stream)
+                    ends = [page[0].id] if page else [id_after(last)]
+                    ends += [info.first_id or id_after(info.last_id)] if info else []
+                    yield from self._archived(stream, first, min(ends, key=id_pair))
+                if page:
+                    yield page
+                    first = id_after(page[-1].id)
+
+    def _archived(self, stream: str, first: str, end: str) -> Iterator[list[Entry]]:
+        """Yield the entries from `first` to before `end` as archived."""
+        if self._archive is None or id_pair(end) <= id_pair(first):
+            return
+        self._archive.names(stream, anew=True)
+        entries = self._archive.entries(stream, first, id_before(end))
+        while page := list(islice(entries, PAGE)):
+            yield page
+
+    def _one_of(self, side: Side, stream: str, entry_id: str) -> Entry | None:
+        found = next(self._pages(side, stream, entry_id, entry_id), None)
+        return found[0] if found else None
 
     # --- how far back -------------------------------------------------------------------------
 
@@ -265,19 +349,8 @@ class Evidence:
             info.added == info.length,
             info.added is not None,
             key_of(noted.decode()) if noted else NOTHING,
+            self._archive.reach(stream) if self._archive else None,
         )
-
-
-def key_of(entry_id: str) -> str:
-    """Return an ID so that SQLite compares it as Redis does."""
-    ms, seq = id_pair(entry_id)
-    return f"{ms:020}-{seq:020}"
-
-
-def id_of(key: str) -> str:
-    """Return the ID that `key_of` made a key of."""
-    ms, seq = id_pair(key)
-    return f"{ms}-{seq}"
 
 
 def origin_of(fields: Mapping[bytes, bytes]) -> tuple[str, str]:

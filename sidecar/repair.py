@@ -20,6 +20,8 @@ from typing import Any, Final, NamedTuple
 from sidecar.audit import Culprit, what_is_wrong
 from sidecar.event import Event, Rejected, content_digest, decode
 from sidecar.evidence import event_of, identity_of
+from sidecar.history.archive import ArchiveHistory
+from sidecar.history.contract import get
 from sidecar.moments import rfc3339
 from sidecar.pipeline import Admitted, Pipeline, Rules
 from sidecar.policy import Mismatch
@@ -70,6 +72,8 @@ class Order:
     by: str
     force: bool = False
     dry_run: bool = False
+    archive: ArchiveHistory | None = None
+    """Where entries are that were trimmed."""
 
 
 class Repair:
@@ -170,7 +174,9 @@ class Repair:
     def _entry(self, stream: str, entry_id: str) -> Entry | None:
         with translated(self._control.url):
             raw: Any = self._control.at(stream).xrange(stream, entry_id, entry_id)
-        return Entry(entry_id, raw[0][1]) if raw else None
+        if raw:
+            return Entry(entry_id, raw[0][1])
+        return get(self._order.archive, stream, entry_id) if self._order.archive else None
 
     # --- artifacts ----------------------------------------------------------------------------
 

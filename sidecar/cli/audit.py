@@ -125,10 +125,12 @@ def audit(
     is published twice. G3: every control entry ends as exactly one of notification, duplicate,
     dead letter, or is waiting. G4: a tenant's notifications are in entry order.
 
-    May run while workers do. Changes nothing, but with --repair. What was trimmed is no culprit:
-    the summary tells what was covered, and how many entries' ends have expired. The window says
-    which entries are judged; notifications and dead letters are read whole, for an ID proves no
-    age. With --json a line for each culprit, then a summary.
+    May run while workers do. Changes nothing, but with --repair. The window says which entries
+    are judged; notifications and dead letters are read whole, for an ID proves no age. With
+    --since, what was trimmed is read from the archive, if the fleet's store has one; artifacts of
+    what lies there alone may have been collected, and are not asked for. What is nowhere is no
+    culprit: the summary tells what was covered, and how many entries' ends have expired. With
+    --json a line for each culprit, then a summary.
 
     --repair appends each lost entry to its control stream again, for the worker to do, and puts
     artifacts that are missing or damaged again from --source-store. Refused is what a newer
@@ -155,8 +157,10 @@ def audit(
     import random
 
     from sidecar.audit import Audit, Order
+    from sidecar.cli.histories import archive_of
     from sidecar.cli.progress import progress
     from sidecar.cli.servers import Servers, keys_of, utf8, whoami
+    from sidecar.history.live import LiveHistory
     from sidecar.redis.client import Side, translated
     from sidecar.redis.scan import server_time_us
     from sidecar.repair import Order as Repairs
@@ -175,13 +179,14 @@ def audit(
         window_s = seconds(dedup_window)
     except ValueError as error:
         raise UsageError(f"--dedup-window: {error}") from error
-    order = Order(
-        keys, _window(since, until, now_us), sample,
-        random.SystemRandom().getrandbits(32) if seed is None else seed, window_s,
-    )  # fmt: skip
     fleet = needs(
         open_chosen(None, fleet_store, data_dir), Capability.PINNED_GET, "cannot be audited"
     )
+    order = Order(
+        keys, _window(since, until, now_us), sample,
+        random.SystemRandom().getrandbits(32) if seed is None else seed, window_s,
+        archive_of(LiveHistory(control, notify, keys).streams, fleet) if since else None,
+    )  # fmt: skip
     told: Counter[str] = Counter()
     with progress(json=json) as show:
         auditing = Audit(control, notify, fleet, order, _seldom(show))
@@ -189,7 +194,8 @@ def audit(
         if repair:
             culprits = Repair(
                 control, notify, keys, _source(source_store, data_dir), fleet,
-                Repairs(utf8("--reason", reason), whoami(), force=force, dry_run=dry_run),
+                Repairs(utf8("--reason", reason), whoami(), force=force, dry_run=dry_run,
+                        archive=order.archive),
             ).of(auditing.run())  # fmt: skip
         with (
             summed_up(

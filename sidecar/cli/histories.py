@@ -10,7 +10,8 @@ from sidecar.errors import UsageError
 
 if TYPE_CHECKING:
     from sidecar.history import History
-    from sidecar.history.live import LiveHistory
+    from sidecar.history import Streams as StreamNames
+    from sidecar.history.archive import ArchiveHistory
     from store import VersionedStore
 
 
@@ -35,6 +36,7 @@ def open_history(
             raise UsageError("--bundle stands in place of --redis and --fleet-store; drop either")
         return BundleHistory(bundle)
     from sidecar.cli.servers import Servers, keys_of
+    from sidecar.history.joined import JoinedHistory
     from sidecar.history.live import LiveHistory
     from sidecar.redis.client import Side
 
@@ -48,21 +50,20 @@ def open_history(
         fleet,
     )
     live.check()
-    return live if fleet is None else _with_archive(live, fleet)
+    archive = archive_of(live.streams, fleet) if fleet else None
+    return JoinedHistory(archive, live) if archive else live
 
 
-def _with_archive(live: LiveHistory, fleet: VersionedStore) -> History:
-    """Return what is live, joined with the archive if the store has one."""
+def archive_of(streams: StreamNames, fleet: VersionedStore) -> ArchiveHistory | None:
+    """Return the archive of these streams; None when the store has none."""
     from sidecar.history.archive import ArchiveHistory
-    from sidecar.history.joined import JoinedHistory
     from store import Capability
 
     if not fleet.capabilities.issuperset({Capability.LIST, Capability.STREAM}):
-        return live
-    archive = ArchiveHistory(fleet, live.streams)
-    names = live.streams
-    there = any(archive.names(stream) for stream in (*names.control, *names[1:]))
-    return JoinedHistory(archive, live) if there else live
+        return None
+    archive = ArchiveHistory(fleet, streams)
+    there = any(archive.names(stream) for stream in (*streams.control, *streams[1:]))
+    return archive if there else None
 
 
 def _fleet(url: str | None, data_dir: Path) -> VersionedStore | None:

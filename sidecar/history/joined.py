@@ -33,8 +33,9 @@ class JoinedHistory:
         archived, live = self._archive.reach(stream), self._live.reach(stream)
         if archived is None or live is None:
             return archived or live
-        after = id_after(archived.last)
-        left = live.missing(after, LAST)
+        # Where trimming ended with the archive, what comes next may be much later: no gap.
+        in_step = self._live.trimmed_to(stream) == archived.last
+        left = [] if in_step else live.missing(id_after(archived.last), LAST)
         first = min(filter(None, (archived.first, live.first)), key=id_pair)
         last = max(archived.last, live.last, key=id_pair)
         return Reach(first, last, (*archived.gaps, *(Gap(*gap[:3]) for gap in left)))

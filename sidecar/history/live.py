@@ -71,16 +71,20 @@ class LiveHistory:
             if info is None:
                 return None
             raw: Any = side.at(stream).xinfo_stream(stream)
-        with translated(self._notify.url):
-            noted: Any = self._notify.client.hget(self._one.trimmed, stream)
         begin = info.first_id or id_after(info.last_id)
-        gone = min(noted.decode(), id_before(begin), key=id_pair) if noted else FIRST
+        gone = min(self.trimmed_to(stream), id_before(begin), key=id_pair)
         deleted = raw.get("max-deleted-entry-id", FIRST.encode()).decode()
         by_hand = info.added is not None and info.added != info.length
         if by_hand and id_pair(deleted) < id_pair(begin):
             gone = id_before(begin)  # trimmed: what XDEL takes is told, what XTRIM takes is not
         gaps = (Gap(_FIRST_POSSIBLE, gone, "trimmed"),) if gone != FIRST else ()
         return Reach(info.first_id, info.last_id, gaps)
+
+    def trimmed_to(self, stream: str) -> str:
+        """Return the highest ID that the sidecar trimmed, as it noted; FIRST for none."""
+        with translated(self._notify.url):
+            noted: Any = self._notify.client.hget(self._one.trimmed, stream)
+        return str(noted.decode()) if noted else FIRST
 
     def entries(
         self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import orjson
 
-from sidecar.evidence import key_of
 from sidecar.history import Gap, History
 from sidecar.history.rows import of_line, to_line
 from sidecar.notification import Notification, parse
 from sidecar.redis.scan import entry_id_of
-from sidecar.redis.source import FIRST, Entry, id_after, id_pair
+from sidecar.redis.source import FIRST, Entry, id_after, id_pair, key_of
 
 KEYS_IN_MEMORY: Final = 250_000
 _SCHEMA: Final = """

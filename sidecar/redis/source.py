@@ -51,6 +51,18 @@ def id_pair(entry_id: str) -> tuple[int, int]:
     return int(ms), int(seq or 0)
 
 
+def key_of(entry_id: str) -> str:
+    """Return an ID so that SQLite compares it as Redis does."""
+    ms, seq = id_pair(entry_id)
+    return f"{ms:020}-{seq:020}"
+
+
+def id_of(key: str) -> str:
+    """Return the ID that `key_of` made a key of."""
+    ms, seq = id_pair(key)
+    return f"{ms}-{seq}"
+
+
 def id_before(entry_id: str) -> str:
     """Return the greatest entry ID below `entry_id`."""
     ms, seq = id_pair(entry_id)

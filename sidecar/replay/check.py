@@ -21,7 +21,6 @@ import structlog
 from sidecar.embedded import EmbeddedServer
 from sidecar.errors import UsageError
 from sidecar.event import Reason
-from sidecar.evidence import key_of
 from sidecar.history import History
 from sidecar.history.live import LiveHistory
 from sidecar.metrics import Metrics, StreamMetrics
@@ -29,7 +28,7 @@ from sidecar.pipeline import Pipeline, Rules
 from sidecar.redis.client import Client, Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
-from sidecar.redis.source import ControlStream
+from sidecar.redis.source import ControlStream, key_of
 from sidecar.relay import IDLE_BLOCK_S, Options, Relay
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
@@ -19,7 +20,6 @@ import orjson
 
 from sidecar.errors import SidecarError, UsageError
 from sidecar.event import Event
-from sidecar.evidence import key_of
 from sidecar.history import Gap, History
 from sidecar.history.bundle import (
     INDEX,
@@ -35,7 +35,7 @@ from sidecar.history.bundle import (
 from sidecar.history.rows import of_line, to_line
 from sidecar.history.state import state_at
 from sidecar.notification import parse
-from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
+from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair, key_of
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
@@ -184,22 +184,18 @@ def _write_stream(
     gathered: _Gathered, number: int, name: str, target: _Target, exported: Exported
 ) -> StreamIndex:
     segments: list[Member] = []
-    lines: list[bytes] = []
-    for line in (*gathered.rows(name), None):
-        if line is not None:
-            lines.append(line)
-        if lines and (line is None or len(lines) == SEGMENT_ROWS):
-            member = target.write(f"streams/{number}/{len(segments):06}.jsonl", lines)
-            segments.append(
-                member.model_copy(
-                    update={
-                        "first": of_line(lines[0]).id, "last": of_line(lines[-1]).id,
-                        "count": len(lines),
-                    }
-                )
-            )  # fmt: skip
-            exported.rows += len(lines)
-            lines = []
+    rows = gathered.rows(name)
+    while lines := list(islice(rows, SEGMENT_ROWS)):
+        member = target.write(f"streams/{number}/{len(segments):06}.jsonl", lines)
+        segments.append(
+            member.model_copy(
+                update={
+                    "first": of_line(lines[0]).id, "last": of_line(lines[-1]).id,
+                    "count": len(lines),
+                }
+            )
+        )  # fmt: skip
+        exported.rows += len(lines)
     reach = gathered.history.reach(name)
     return StreamIndex(
         name=name, known=reach is not None, oldest=segments[0].first if segments else None,

@@ -107,6 +107,17 @@ def test_what_trimming_took_is_read_from_the_archive(rig: Rig, fleet: VersionedS
         assert [e.id for e in history.entries_back(stream, ids[30], ids[3])] == some[::-1]
 
 
+def test_what_comes_long_after_the_archive_leaves_no_gap(rig: Rig, fleet: VersionedStore) -> None:
+    """Trimmed exactly as far as it is archived, and gone on later: nothing is missing between."""
+    emit(rig, 9)
+    archive(rig, fleet)
+    emit(rig, 1, begin=9)
+    trim(rig, 1)
+    reach = joined(rig, fleet).reach(rig.control)
+    assert reach
+    assert not reach.gaps
+
+
 def test_any_bytes_come_back(rig: Rig, fleet: VersionedStore) -> None:
     """Entries of any content are archived byte for byte."""
     chance = random.Random(5)

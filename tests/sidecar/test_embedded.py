@@ -178,7 +178,8 @@ def test_a_stale_endpoint_is_no_server(tmp_path: Path) -> None:
 
 def test_a_port_that_was_taken_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program that was quicker to the port costs one more try, not the start."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
         ports = iter([other.getsockname()[1], servers.free_port()])
         monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
         with open_server(tmp_path) as server, connection(server.url) as client:
@@ -189,7 +190,8 @@ def test_a_server_that_does_not_start_is_told_with_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No port will do: the error names the log, and what stands in it."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
         monkeypatch.setattr(embedded, "_free_port", lambda: other.getsockname()[1])
         with pytest.raises(SidecarError, match=r"server\.log.*in use"):
             EmbeddedServer(tmp_path)

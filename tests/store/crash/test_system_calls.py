@@ -16,7 +16,7 @@ from tests.store.crash.judge import Expected
 from tests.store.crash.memory import in_memory
 from tests.store.crash.sequence import COPY, SEQUENCE
 
-FEW = 3
+FEW = 2
 """How many of each kind of call the normal tests try, spread over all that occur."""
 STORE = {"STORE", "refs", "objects", "locks", "quarantine", "tmp"}
 # Where a disk may be full.
