@@ -50,6 +50,7 @@ class Prospects:
     ) -> None:
         """Without `source`, for the cause `without`, nothing is said of artifacts.
 
+        Nor is it once the source was away: each letter would wait for it anew.
         `rules` are those of the workers.
         """
         self._without = without
@@ -96,5 +97,6 @@ class Prospects:
             verdict = decide(error, attempts=1, elapsed_s=0, budget_s=0)
             if isinstance(verdict, Bury):
                 return Prospect(f"{verdict.reason}: {verdict.detail.partition(' (tried ')[0]}")
+            self._source, self._without = None, SOURCE_AWAY  # who is away is not asked again
             return Prospect(unseen=SOURCE_AWAY)
         return Prospect()

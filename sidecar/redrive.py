@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Final
@@ -126,13 +126,9 @@ class Redriver:
 
     def all(self) -> Iterator[Outcome]:
         """Re-drive every letter of the selection that is there now, not what comes meanwhile."""
-        last = self._letters.last_id()
-        if last is None:
-            return
-        asked = self._order.selection
-        if asked.last == "+" or id_pair(asked.last) > id_pair(last):
-            asked = replace(asked, last=last)
-        yield from self._run(self._letters.all(asked))
+        asked = self._letters.frozen(self._order.selection)
+        if asked:
+            yield from self._run(self._letters.all(asked))
 
     def _run(self, letters: Iterator[DeadLetter]) -> Iterator[Outcome]:
         while batch := [_candidate(one, self._refusal(one)) for one in islice(letters, BATCH)]:

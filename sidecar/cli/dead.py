@@ -286,6 +286,9 @@ def redrive(
             help="Also what newer notifications have overtaken, and what would end here again.",
         ),
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", envvar="SIDECAR_YES", help="Do not ask on a terminal.")
+    ] = False,
     source_store: SourceStore = None,
     allow_type: AllowTypes = None,
     tenant_scope: TenantScopes = None,
@@ -304,10 +307,12 @@ def redrive(
     version not lower, has overtaken, and what would only end here again: it breaks a rule still,
     its event_id has been published with other content, or --source-store still lacks the artifact;
     --force overrides both. Never put back is a truncated letter, one without event, or one whose
-    control stream is not among --stream. Letters that come meanwhile are left alone. What was done
-    is kept in the stream {NOTIFY_STREAM}:redriven.
+    control stream is not among --stream. Letters that come meanwhile are left alone. With --all it
+    says first how many there are of each reason, and asks on a terminal. What was done is kept in
+    the stream {NOTIFY_STREAM}:redriven.
 
-    Exit codes: 1 a letter asked for is not there, 3 some were refused, 6 the filters left nothing.
+    Exit codes: 1 a letter asked for is not there, or nobody said yes, 3 some were refused, 6 the
+    filters left nothing.
 
     Examples:
       sidecar dead redrive --all --only artifact_missing --dry-run
@@ -341,7 +346,11 @@ def redrive(
     counts: Counter[str] = Counter()
     unseen: Counter[str] = Counter()
     with translated(url):
-        total = len(letters) if every else len(ids)
+        there, total = len(letters), len(ids)
+        if every:
+            reasons = _reasons_among(letters, asked)
+            total = reasons.total()
+            _confirm(reasons, ask=not (yes or dry_run or json))
         outcomes = redriver.all() if every else redriver.these(ids)
         try:
             with _progress(total, json=json) as advance:
@@ -357,13 +366,36 @@ def redrive(
         if counts[Result.REDRIVEN]:
             _tell_of_halts(letters, keys)
     if not counts and every:
-        if total and asked:
-            raise _NothingLeft(f"the filters left none of the {total} dead letters")
+        if there and asked:
+            raise _NothingLeft(f"the filters left none of the {there} dead letters")
         output.hint(f"no dead letters in {keys[0].dead}")
+    _exit_by(counts, every=every)
+
+
+def _exit_by(counts: Counter[str], *, every: bool) -> None:
+    from sidecar.redrive import Result
+
     if counts[Result.ABSENT] and not every:
         raise typer.Exit(1)
     if counts[Result.REFUSED]:
         raise typer.Exit(3)
+
+
+def _reasons_among(letters: DeadLetters, asked: Selection) -> Counter[str]:
+    frozen = letters.frozen(asked)
+    return Counter(letter.reason for letter in letters.all(frozen)) if frozen else Counter()
+
+
+def _confirm(reasons: Counter[str], *, ask: bool) -> None:
+    """Say what is chosen; on a terminal, let a person agree."""
+    from sidecar.cli import output
+
+    if not reasons:
+        return
+    each = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    output.hint(f"{reasons.total():,} dead letters: {each}")
+    if ask and sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm("Put them back?", abort=True, err=True)
 
 
 def _tell_of_halts(letters: DeadLetters, keys: list[Keys]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sidecar.event import Event, Rejected, decode
@@ -139,6 +139,14 @@ class DeadLetters:
         """Return the ID that was given last; None while there has been no letter."""
         info = stream_info(self.client, self._keys.dead)
         return info.last_id if info else None
+
+    def frozen(self, asked: Selection) -> Selection | None:
+        """Return the selection without what comes from now on; None while there was no letter."""
+        last = self.last_id()
+        if last is None:
+            return None
+        bound = asked.last != "+" and id_pair(asked.last) <= id_pair(last)
+        return asked if bound else replace(asked, last=last)
 
     def get(self, letter_id: str) -> DeadLetter | None:
         """Return one letter; None when it is not there."""

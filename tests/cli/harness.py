@@ -200,15 +200,28 @@ def install(site: Path, name: str, source: str) -> dict[str, str]:
 
 def on_terminal(sidecar: Cli, *args: str, stream: str = "stdout") -> tuple[int, str]:
     """Run a command with a terminal as its standard output, or error; return what that showed."""
+    return _on_terminal(sidecar, args, (stream,), "")
+
+
+def dialogue(sidecar: Cli, *args: str, answer: str) -> tuple[int, str]:
+    """Run a command at a terminal at which a person types the answer; return what that showed."""
+    return _on_terminal(sidecar, args, ("stdin", "stdout", "stderr"), answer)
+
+
+def _on_terminal(
+    sidecar: Cli, args: tuple[str, ...], streams: tuple[str, ...], answer: str
+) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     env = {k: v for k, v in sidecar._environment(None).items() if k not in _COLOURS}
-    ends = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+    away = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(
         sidecar.argv(*args),
         env=env | {"TERM": "xterm"},
-        **ends,  # type: ignore[call-overload]
+        **(away | dict.fromkeys(streams, theirs)),  # type: ignore[call-overload]
     ) as process:
         os.close(theirs)
+        if answer:
+            os.write(ours, answer.encode() + b"\n")
         seen = b""
         try:
             while piece := os.read(ours, 65536):

@@ -16,11 +16,22 @@ from sidecar.reasons import EXPLANATIONS
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.redrive import Order, Redriver, Result
-from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, REDRIVEN, STREAM, Cli, install
+from tests.cli.harness import (
+    DEAD,
+    HALT,
+    HOSTILE,
+    NOTIFICATIONS,
+    REDRIVEN,
+    STREAM,
+    Cli,
+    dialogue,
+    install,
+)
 
 KEYS = Keys.of(STREAM, NOTIFICATIONS)
 
 _AWAY = """
+import sys
 import store
 
 class Store:
@@ -31,6 +42,7 @@ class Store:
     def exists(self, ref): return False
 
 def fail(*_):
+    sys.stderr.write("ASKED\\n")
     raise store.Unavailable("not now")
 
 Store.FAILING = fail
@@ -599,10 +611,41 @@ def test_other_bytes_at_the_source_are_refused_too(sidecar: Cli) -> None:
     assert sidecar("dead", "show", letter, *limit).code == 2
 
 
+def test_all_says_first_what_that_is(sidecar: Cli) -> None:
+    """Before anything is done it counts by reason what the filters leave."""
+    _open_control(sidecar)
+    for i, reason in enumerate(("poison", "too_large", "poison", "malformed")):
+        sidecar.letter(_event(f"e{i}"), f"{i + 1}-0", reason=reason)
+    only = ("--only", "poison", "--only", "too_large")
+    ran = sidecar("dead", "redrive", "--all", "--reason", "x", *only)
+    assert ran.code == 0
+    assert ran.err.startswith("sidecar: 3 dead letters: 2 poison, 1 too_large\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "args", "code", "left"),
+    [("n", (), 1, 2), ("y", (), 0, 0), ("", ("--yes",), 0, 0), ("", ("--dry-run",), 0, 2)],
+)
+def test_on_a_terminal_a_person_agrees_first(
+    sidecar: Cli, answer: str, args: tuple[str, ...], code: int, left: int
+) -> None:
+    """Without a yes nothing is put back; --yes and --dry-run do not ask."""
+    _open_control(sidecar)
+    for i in range(2):
+        sidecar.letter(_event(f"e{i}"), f"{i + 1}-0", reason="poison")
+    ended, seen = dialogue(
+        sidecar, "dead", "redrive", "--all", "--reason", "x", *args, answer=answer
+    )
+    assert ended == code, seen
+    assert ("Put them back?" in seen) == bool(answer)
+    assert sidecar.client.xlen(DEAD) == left
+
+
 @pytest.mark.parametrize("method", ["__init__", "get"])
 def test_a_source_that_is_away_refuses_nothing(sidecar: Cli, method: str) -> None:
-    """An outage, at once or later, is no verdict on a letter, and is told."""
+    """An outage, at once or later, is no verdict on a letter, and is told; one is waited for."""
     letter = sidecar.letter(_event("e1", **_artifact("a")), "1-0")
+    sidecar.letter(_event("e2", **_artifact("b")), "2-0")
     _open_control(sidecar)
     env = install(sidecar.directory / "site", "away", _AWAY.replace("FAILING", method))
     source = ("--source-store", "away://x")
@@ -611,7 +654,8 @@ def test_a_source_that_is_away_refuses_nothing(sidecar: Cli, method: str) -> Non
     assert (found["again"], found["unseen"]) == (None, SOURCE_AWAY)
     ran = sidecar.process("dead", "redrive", "--all", "--reason", "x", *source, env=env)
     assert ran.code == 0
-    assert SOURCE_AWAY in ran.err
+    assert f"of 2 letters: {SOURCE_AWAY}" in ran.err
+    assert ran.err.count("ASKED") == 1
 
 
 def test_what_could_not_be_looked_at_is_said(sidecar: Cli) -> None:
