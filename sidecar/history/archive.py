@@ -198,6 +198,10 @@ class ArchiveHistory:
         del stream, entry_ids
         return set()
 
+    def readers(self) -> dict[str, int]:
+        """Return nothing: the archive does not know who reads."""
+        return {}
+
     def published(self, event_ids: Collection[str]) -> dict[str, int]:
         """Return those that have a notification in it, found by the segments' filters."""
         found = {}

@@ -241,6 +241,10 @@ class BundleHistory:
         """Return those that nobody had finished when it was taken."""
         return self._waiting.get(stream, set()).intersection(entry_ids)
 
+    def readers(self) -> dict[str, int]:
+        """Return nothing: a bundle has what was published, not who has read it."""
+        return {}
+
     def published(self, event_ids: Collection[str]) -> dict[str, int]:
         """Return those that have a notification in the bundle."""
         known = (

@@ -145,6 +145,10 @@ class History(Protocol):
         """Return the control_version of each of these events that is known to be published."""
         ...
 
+    def readers(self) -> dict[str, int]:
+        """Return of each registered reader up to which control_version it is."""
+        ...
+
 
 def get(history: History, stream: str, entry_id: str) -> Entry | None:
     """Return one entry; None when it is not there."""

@@ -75,6 +75,10 @@ class JoinedHistory:
         known = self._live.published(event_ids)
         return self._archive.published([one for one in event_ids if one not in known]) | known
 
+    def readers(self) -> dict[str, int]:
+        """Return those registered in Redis."""
+        return self._live.readers()
+
     def _archived_to(self, stream: str) -> str:
         """Return the last ID that is archived now: trimming may follow right behind it."""
         names = self._archive.names(stream, anew=True)

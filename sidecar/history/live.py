@@ -12,6 +12,7 @@ from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
 from sidecar.redis.client import Side, check_stream, redact, translated
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.publisher import remembered
+from sidecar.redis.readers import registered
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import FIRST, LAST, Entry, id_after, id_before, id_pair
 from store import VersionedStore
@@ -132,6 +133,12 @@ class LiveHistory:
             for one, seen in zip(event_ids, known, strict=True)
             if seen is not None
         }
+
+    def readers(self) -> dict[str, int]:
+        """Return those that were heard of within their time."""
+        with translated(self._notify.url):
+            readers = registered(self._notify.client, self._one)
+        return {one.name: one.control_version for one in readers if not one.expired}
 
     def _delivered(self, stream: str) -> str:
         """Return up to where entries were handed out; a lost group begins at the low again."""

@@ -200,6 +200,8 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
     if history.store and life.event and life.event.artifact_ref:
         yield _stored(life, put_of(life.event, history.store))
     yield _end(life)
+    if life.end is End.PUBLISHED and (readers := history.readers()):
+        yield _read(life.control_version, readers)
     if life.end is End.DEAD and life.event:
         overtaker = _overtaker(history, life, life.event)
         if overtaker:
@@ -259,6 +261,15 @@ def _end(life: Life) -> Hop:
                    "`sidecar status` tells of halts, and whether a worker is alive")  # fmt: skip
     return Hop("end", Mark.UNKNOWN, None, "nothing tells how it ended",
                "what would tell has expired, or it was lost: `sidecar audit` knows")  # fmt: skip
+
+
+def _read(control_version: int, readers: dict[str, int]) -> Hop:
+    """Tell which registered readers have passed it."""
+    passed = [name for name, at in readers.items() if at >= control_version]
+    left = [name for name in readers if name not in passed]
+    said = [f"passed by {', '.join(passed)}"] if passed else []
+    said += [f"not yet by {', '.join(left)}"] if left else []
+    return Hop("readers", Mark.WAITS if left else Mark.OK, None, "; ".join(said))
 
 
 def _overtaker(history: History, life: Life, event: Event) -> Hop | None:

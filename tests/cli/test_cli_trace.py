@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sidecar.moments import rfc3339
+from sidecar.redis.keys import Keys
+from sidecar.redis.readers import passed, value
 from tests.cli.harness import HOSTILE, NOTIFICATIONS, STREAM, Cli
 
 
@@ -35,6 +37,25 @@ def test_every_station_of_a_published_event(sidecar: Cli) -> None:
     text = sidecar("trace", "e1").out
     assert str(event["control_version"]) in text
     assert event["checksum"] in text
+
+
+def test_registered_readers_are_the_last_station(sidecar: Cli) -> None:
+    """Who has passed it, and for whom it is still new; who has expired is not waited for."""
+    sidecar.emit("e1")
+    sidecar.work()
+    (event,) = traced(sidecar, "e1")
+    keys, version = Keys.of(STREAM, NOTIFICATIONS), event["control_version"]
+    assert marks(event)[-1] == ("notification", "ok")
+    passed(sidecar.client, keys, "lab", version, 60)
+    sidecar.client.hset(keys.readers, "gone", value(1, 1, 1))
+    assert traced(sidecar, "e1")[0]["hops"][-1] == {
+        "hop": "readers", "mark": "ok", "at": None, "detail": "passed by lab", "mend": None,
+    }  # fmt: skip
+    passed(sidecar.client, keys, "fleet", version - 1, 60)
+    (event,) = traced(sidecar, "e1")
+    assert marks(event)[-1] == ("readers", "waits")
+    assert event["hops"][-1]["detail"] == "passed by lab; not yet by fleet"
+    assert "not yet by fleet" in sidecar("trace", "e1").out
 
 
 def test_an_event_is_found_by_every_name_it_has(sidecar: Cli) -> None:
