@@ -1,4 +1,4 @@
-"""`python -m bench.timeline [EVENTS]`: `replay show` and `trace` of a million live events."""
+"""`python -m bench.timeline [EVENTS]`: `replay show`, `export`, `trace` of a million live events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import redis
 
@@ -35,6 +37,16 @@ def main(count: int) -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
         print(f"{lines:,} lines: the first after {first_s:.2f} s, all after {took_s:.0f} s;"
               f" at most {peak} MiB in any command")  # fmt: skip
+        with tempfile.TemporaryDirectory() as directory:
+            bundle, began = Path(directory) / "bundle.zip", time.perf_counter()
+            export = [*sidecar, "replay", "export", bundle, "--no-artifacts"]
+            with subprocess.Popen(export, stderr=subprocess.DEVNULL, env=env) as exported:
+                _, status, usage = os.wait4(exported.pid, 0)
+                exported.returncode = os.waitstatus_to_exitcode(status)
+            assert exported.returncode == 0
+            size_mib = bundle.stat().st_size >> 20
+        print(f"exported after {time.perf_counter() - began:.0f} s: {size_mib} MiB;"
+              f" at most {usage.ru_maxrss // 1024} MiB held")  # fmt: skip
         began = time.perf_counter()
         entry = f"control:events/{report.BASE_MS + 5 * count}-0"
         subprocess.run([*sidecar, "trace", entry], check=True, env=env, stdout=subprocess.DEVNULL)
