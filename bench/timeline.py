@@ -1,4 +1,4 @@
-"""`python -m bench.timeline [EVENTS]`: `replay show`, `export`, `trace` of a million live events."""
+"""`python -m bench.timeline [EVENTS]`: a million live events, looked at, exported, found."""
 
 from __future__ import annotations
 
