@@ -20,7 +20,7 @@ from sidecar import app, housekeeping, logs
 from sidecar.errors import Unreachable, UsageError
 from sidecar.redis import readers
 from sidecar.settings import build
-from store import Unavailable, registry
+from store import Unavailable
 from tests import servers
 from tests.sidecar.harness import (
     Rig,
@@ -31,15 +31,6 @@ from tests.sidecar.harness import (
     ref_of,
     silent_log,
 )
-
-
-@pytest.fixture
-def stores(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Register the rig's stores; return the settings that name them."""
-    monkeypatch.setattr(registry, "_registered", {})
-    store.register("source", lambda _: rig.source)
-    store.register("fleet", lambda _: rig.fleet)
-    return {"source_store": "source:", "fleet_store": "fleet:"}
 
 
 def drained(rig: Rig, stores: dict[str, str], **options: Any) -> int:

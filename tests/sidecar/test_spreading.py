@@ -8,27 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import pytest
-
-import store
 from sidecar import app
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import registered_workers
 from sidecar.settings import build
-from store import registry
 from tests.sidecar.harness import NOTIFICATIONS, Rig, eventually, silent_log
 
 STREAMS = [f"control:{number}" for number in range(6)]
 KEYS = Keys.of(STREAMS[0], NOTIFICATIONS)
-
-
-@pytest.fixture
-def stores(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Register the rig's stores; return the settings that name them."""
-    monkeypatch.setattr(registry, "_registered", {})
-    store.register("source", lambda _: rig.source)
-    store.register("fleet", lambda _: rig.fleet)
-    return {"source_store": "source:", "fleet_store": "fleet:"}
 
 
 @contextmanager
