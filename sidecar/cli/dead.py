@@ -393,7 +393,8 @@ def _confirm(reasons: Counter[str], *, ask: bool) -> None:
     if not reasons:
         return
     each = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
-    output.hint(f"{reasons.total():,} dead letters: {each}")
+    plural = "" if reasons.total() == 1 else "s"
+    output.hint(f"{reasons.total():,} dead letter{plural}: {each}")
     if ask and sys.stdin.isatty() and sys.stderr.isatty():
         typer.confirm("Put them back?", abort=True, err=True)
 
