@@ -281,6 +281,10 @@ class Audit:
         notifications = self._evidence.outbound_reach(keys.notifications)
         letters = self._evidence.outbound_reach(keys.dead)
         identity, content = identity_of(entry.fields)
+        first = self._evidence.archived(entry)
+        if first and identity_of(first.fields) == (identity, content):
+            own = origin_of(first.fields) == (keys.control, entry.id)
+            return "notification" if own else "duplicate", detail
         buried = self._known(keys, origin_digest(f"{keys.control}/{entry.id}"))
         known = self._known(keys, identity) if identity else None
         if buried and buried[0] == BURIED:
@@ -290,10 +294,6 @@ class Audit:
             return _expired(trimmed), "it had a dead letter, which was deleted"
         if known and known[0] == content:
             at = entry_id_of(known[1])
-            first = self._evidence.notification(at)
-            if first:
-                own = origin_of(first.fields) == (keys.control, entry.id)
-                return "notification" if own else "duplicate", detail
             trimmed = notifications is not None and notifications.trimmed(key_of(at))
             return _expired(trimmed), f"it was published as {at}, which is not there any more"
         if known:

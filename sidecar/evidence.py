@@ -22,9 +22,10 @@ import redis
 from sidecar.event import Event, Rejected, content_digest, decode
 from sidecar.history import Reach as Archived
 from sidecar.history.archive import ArchiveHistory
+from sidecar.history.contract import get
 from sidecar.redis.client import Side, check_stream, translated
 from sidecar.redis.keys import Keys, identity_digest
-from sidecar.redis.scan import pages, stream_info, text
+from sidecar.redis.scan import entry_id_of, pages, stream_info, text
 from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_of, id_pair, key_of
 
 PAGE: Final = 200
@@ -236,11 +237,18 @@ class Evidence:
 
     def entry(self, stream: str, entry_id: str) -> Entry | None:
         """Return one entry of a control stream; None when it is gone."""
-        return self._one_of(self._control, stream, entry_id)
+        found = next(self._pages(self._control, stream, entry_id, entry_id), None)
+        return found[0] if found else None
 
-    def notification(self, entry_id: str) -> Entry | None:
-        """Return one notification; None when it is gone."""
-        return self._one_of(self._notify, self._one.notifications, entry_id)
+    def archived(self, entry: Entry) -> Entry | None:
+        """Return the notification of an entry's event that was trimmed, wherever it lay."""
+        event = event_of(entry.fields)
+        if self._archive is None or event is None:
+            return None
+        at = self._archive.published([event.event_id]).get(event.event_id)
+        if at is None or self.is_in_redis(entry_id_of(at)):
+            return None
+        return get(self._archive, self._one.notifications, entry_id_of(at))
 
     def read_letters(self) -> None:
         """Note the dead letters and the records of what was put back that came meanwhile."""
@@ -320,10 +328,6 @@ class Evidence:
         entries = self._archive.entries(stream, first, id_before(end))
         while page := list(islice(entries, PAGE)):
             yield page
-
-    def _one_of(self, side: Side, stream: str, entry_id: str) -> Entry | None:
-        found = next(self._pages(side, stream, entry_id, entry_id), None)
-        return found[0] if found else None
 
     # --- how far back -------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -145,6 +147,27 @@ def test_what_the_archive_has_stands(relayed: Cli) -> None:
     trim(relayed)
     ran, told, _ = audit(relayed, "--since", "1h")
     assert (ran.code, told) == (0, []), ran.err
+
+
+def test_an_entry_from_the_future_has_its_end_long_before(sidecar: Cli) -> None:
+    """A producer's ID proves no age: what looks lost is looked for in all of the archive."""
+    (sidecar.directory / "data-dir" / "fleet").mkdir(parents=True)
+    ahead = int(time.time() * 1000) + 60 * 86400 * 1000
+    for n in range(3):
+        event = json.dumps({"event_id": f"e{n // 2}", "type": "key.changed"})
+        sidecar.client.xadd(STREAM, {"event": event}, id=f"{ahead + n}-0")
+    sidecar.work()
+    archive(sidecar)
+    for n in range(2):
+        event = json.dumps({"event_id": f"later{n}", "type": "key.changed"})
+        sidecar.client.xadd(STREAM, {"event": event}, id=f"{ahead + 9 + n}-0")
+    sidecar.work()
+    archive(sidecar)
+    trim(sidecar)
+    for key in sidecar.client.scan_iter("*:seen:*"):
+        sidecar.client.delete(key)
+    ran, told, summary = audit(sidecar, "--since", f"{ahead}-0")
+    assert (told, summary["notifications"], summary["duplicates"]) == ([], 4, 1), ran.err
 
 
 def test_what_redis_still_has_is_judged_by_redis(relayed: Cli) -> None:
