@@ -270,7 +270,8 @@ class Evidence:
 
     def is_in_redis(self, notification_id: str) -> bool:
         """Tell whether a notification was in Redis when they were read first."""
-        return id_pair(notification_id) >= id_pair(self._oldest[self._one.notifications])
+        oldest = self._oldest.get(self._one.notifications)
+        return oldest is not None and id_pair(notification_id) >= id_pair(oldest)
 
     def note_end(
         self, fields: Mapping[bytes, bytes], kind: str, at: str, reason: str, event_id: str = ""

@@ -149,6 +149,18 @@ def test_what_the_archive_has_stands(relayed: Cli) -> None:
     assert (ran.code, told) == (0, []), ran.err
 
 
+def test_without_a_notification_stream_what_was_published_is_found_all_the_same(
+    relayed: Cli,
+) -> None:
+    """Deleted after it was archived: only what came after that is lost."""
+    archive(relayed)
+    relayed.client.delete(NOTIFICATIONS)
+    group, later = f"sidecar:{NOTIFICATIONS}", relayed.emit("later")
+    relayed.client.xreadgroup(group, "w", {STREAM: ">"})
+    relayed.client.xack(STREAM, group, ids(relayed, STREAM)[-1])
+    assert audit(relayed, "--since", "1h")[1] == [("G3", "lost", later["event_id"])]
+
+
 def test_an_entry_from_the_future_has_its_end_long_before(sidecar: Cli) -> None:
     """A producer's ID proves no age: what looks lost is looked for in all of the archive."""
     (sidecar.directory / "data-dir" / "fleet").mkdir(parents=True)

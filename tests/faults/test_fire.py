@@ -91,7 +91,7 @@ def test_the_fire_finds_a_mutant(name: str, guarantee: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("name", "guarantees"),
     [
@@ -103,8 +103,11 @@ def test_the_fire_finds_a_mutant(name: str, guarantee: str, tmp_path: Path) -> N
 def test_the_fire_finds_a_mutant_that_hides(
     name: str, guarantees: set[str], tmp_path: Path
 ) -> None:
-    """A mechanism that is needed at rare moments only is missed within some hundred kills."""
-    assert guarantees & caught(name, tmp_path, kills=1000)
+    """A mechanism that is needed at rare moments only is missed within some thousand kills.
+
+    Without the fence a worker must stall between its look at the lease and its publishing.
+    """
+    assert guarantees & caught(name, tmp_path, kills=6000)
 
 
 @pytest.mark.parametrize("name", sorted(mutants.MUTANTS))
