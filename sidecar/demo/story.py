@@ -38,6 +38,7 @@ CHANGES: Final = 320
 CALM_PER_S: Final = 160.0
 BUSY_PER_S: Final = 200.0
 PATIENCE_S: Final = 30.0
+"""How long nothing at all may happen; on a slow disk the whole takes as long as it takes."""
 LOOK_EVERY_S: Final = 0.02
 BACKLOG: Final = 40
 """Entries that come up while the worker is stalled, before it is let go on and killed."""
@@ -488,17 +489,25 @@ class Demo:
     def _until(
         self, done: Callable[[], bool], what: str, show: Callable[[], None] = lambda: None
     ) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        seen, since = self._progress(), time.monotonic()
         with translated(self._url):
             while not done():
                 self._check()
                 show()
-                if time.monotonic() > deadline:
+                if (now := self._progress()) != seen:
+                    seen, since = now, time.monotonic()
+                if time.monotonic() > since + PATIENCE_S:
                     raise Stuck(
                         f"waited {PATIENCE_S:.0f} s for {what}, in vain; the end of the worker's"
                         f" log:\n{self._worker.last_words()}"
                     )
                 time.sleep(LOOK_EVERY_S)
+
+    def _progress(self) -> tuple[int, int, int]:
+        """Return what grows as long as anything goes on."""
+        streams = (KEYS.control, KEYS.notifications)
+        sent, published = (self._redis.xlen(stream) for stream in streams)
+        return sent, published, self._fleet().applied
 
     def _settle(self) -> None:
         self._until(self._is_settled, "the worker to finish")

@@ -312,6 +312,6 @@ def test_progress_is_shown_on_a_terminal(known: Cli) -> None:
 
 def test_a_reader_that_leaves_ends_it(known: Cli) -> None:
     """`| head` is told that not all was done: exit 3."""
-    _put(known, "r", *(b"%d" % i for i in range(2000)))
+    _put(known, "r", *(b"%d" % i for i in range(1000)))
     ran = known.shell(f"sidecar store gc {' '.join(NOW)} --json | head -1")
     assert (ran.code, ran.err) == (3, "")

@@ -67,6 +67,7 @@ def tables(path: Path) -> dict[str, list[Any]]:
         }
 
 
+@pytest.mark.timeout(300)
 def test_all_of_it_holds(tmp_path: Path) -> None:
     """With --json every line is an object, every claim holds, and the kept directory agrees."""
     kept = tmp_path / "kept"
@@ -109,6 +110,7 @@ def _check_streams(kept: Path, told: dict[str, Any]) -> None:
             assert "sha256:" + hashlib.sha256(data).hexdigest() == event["checksum"]
 
 
+@pytest.mark.timeout(300)
 def test_plain_and_nothing_left(tmp_path: Path) -> None:
     """In a pipe it prints plain lines; its temporary directory and its processes are gone."""
     demo = start(tmp_path)
@@ -169,6 +171,7 @@ class Damaged(Demo):
         super()._read_from_outside()
 
 
+@pytest.mark.timeout(300)
 def test_damage_is_told(tmp_path: Path) -> None:
     """What was planted makes just the claims fail that are about it."""
     stage = Recorder()
