@@ -312,6 +312,7 @@ def test_progress_is_shown_on_a_terminal(known: Cli) -> None:
 
 def test_a_reader_that_leaves_ends_it(known: Cli) -> None:
     """`| head` is told that not all was done: exit 3."""
-    _put(known, "r", *(b"%d" % i for i in range(1000)))
+    long = "/".join(["r" * 200] * 4)  # 1.2 KB a line, so that 150 do not fit into the pipe
+    _put(known, long, *(b"%d" % i for i in range(150)))
     ran = known.shell(f"sidecar store gc {' '.join(NOW)} --json | head -1")
     assert (ran.code, ran.err) == (3, "")
