@@ -25,7 +25,7 @@ from sidecar.history.state import FleetState, state_at
 from sidecar.redis.source import Entry
 from store import Capability, versioned
 
-STREAMS = Streams(("control:events",), "control:notifications", "dead", "redriven")
+STREAMS = Streams(("control:events",), "control:notifications", "dead", "redriven", "halts")
 BASE_MS = 1_790_000_000_000
 TENANTS, REFS = 2000, 200_000
 YEAR = 365 * 10_000_000

@@ -70,7 +70,7 @@ class Archiving:
         first = min(self._keys)
         if first in self._share.owned:
             keys = self._keys[first]
-            for stream in (keys.notifications, keys.dead, keys.redriven):
+            for stream in (keys.notifications, keys.dead, keys.redriven, keys.halts):
                 yield first, stream
 
     def _archive(self, control: str, stream: str, *, rest: bool) -> None:

@@ -106,6 +106,11 @@ def _change(
                 f"no worker has run for {keys.control!r} with {notify_stream!r} here; are the"
                 " names and the server right?"
             )
+        if change.unrecorded:
+            output.hint(
+                f"it is done, but {keys.halts} has no record of it, for incident reviews:"
+                f" {change.unrecorded}"
+            )
         if json:
             halted = verb == "pause"
             output.json_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -24,6 +25,7 @@ from sidecar.errors import Incomplete, UsageError
 
 if TYPE_CHECKING:
     from sidecar.event import Event
+    from sidecar.history.halts import Halt
     from sidecar.replay.moment import Row
     from sidecar.replay.timeline import Life
     from store import VersionedStore
@@ -39,7 +41,10 @@ _STYLES: Final = {
     "waiting": "yellow", "unknown": "bold yellow",
 }  # fmt: skip
 
-_ROW_STYLES: Final = {"stack": "green", "ref": "", "waiting": "yellow", "dead": "bold red"}
+_ROW_STYLES: Final = {
+    "stack": "green", "ref": "", "waiting": "yellow", "dead": "bold red", "halt": "bold yellow",
+}  # fmt: skip
+_MILLISECOND_US: Final = 1000
 
 
 @app.command()
@@ -74,6 +79,7 @@ def show(
     A line has the time at which the event ended and how long that took from its entry, how it
     ended, whose it is, its type and artifact_ref, its event_id and what there is to say. In the
     order in which they ended; what waits, was a duplicate or got lost comes last, in entry order.
+    A halt of a control stream has a line of its own, whatever the filters, where it began.
     The window that is really covered is told first, on standard error, or as the first JSON line.
 
     Exit codes: 3 a part of the window has expired, 5 the window never held anything, 6 the
@@ -89,6 +95,7 @@ def show(
     """
     from sidecar.cli.histories import open_history
     from sidecar.cli.review import Review, conclude, tell_covered
+    from sidecar.history.halts import halts_of
     from sidecar.replay.timeline import lives
 
     history = open_history(
@@ -101,12 +108,32 @@ def show(
     tell_covered(review, seen, json=json)
     held = shown = 0
     show_line = _print_json if json else _print_line
+    halts = deque(halts_of(history, review.window.since_us, review.window.until_us))
     for life in lives(history, review.window):
         held += 1
+        # A halt comes after what ended in the same millisecond: that may have led to it.
+        while halts and not 0 < life.ended_us < halts[0].since_us + _MILLISECOND_US:
+            _print_halt(halts.popleft(), json=json)
         if review.asked.wants(life.event, life.tenant_id):
             shown += 1
             show_line(life, history.store if resolve else None)
+    for halt in halts:
+        _print_halt(halt, json=json)
     conclude(review, seen, held=held, shown=shown)
+
+
+def _print_halt(halt: Halt, *, json: bool) -> None:
+    from sidecar.cli import output
+    from sidecar.moments import rfc3339, span
+
+    if json:
+        output.json_line(halt.to_json())
+        return
+    took = "" if halt.until_us is None else span((halt.until_us - halt.since_us) / 1e6)
+    output.styled([
+        (rfc3339(halt.since_us), "dim"), (f"{took:>8}", "dim"), (f"{'halted':<9}", "bold yellow"),
+        (str(halt), "yellow"),
+    ])  # fmt: skip
 
 
 def _print_line(life: Life, store: VersionedStore | None) -> None:

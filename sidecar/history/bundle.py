@@ -89,6 +89,8 @@ class Index(_Part):
     notifications: str
     dead: str
     redriven: str
+    halts: str = ""
+    """Empty in a bundle of a release that kept no record of halts."""
     streams: list[StreamIndex]
     waiting: Member
     pins: Member | None
@@ -188,7 +190,7 @@ class BundleHistory:
         self._files = _Files(path)
         self._index = index = unseal(self._files.read(INDEX, MAX_INDEX_BYTES), path)
         self.streams = Streams(
-            tuple(index.control), index.notifications, index.dead, index.redriven
+            tuple(index.control), index.notifications, index.dead, index.redriven, index.halts
         )
         self.span_us = index.span_us
         self._streams = {one.name: one for one in index.streams}

@@ -20,6 +20,8 @@ class Streams(NamedTuple):
     dead: str
     redriven: str
     """Which dead letters were put back, when, why, and as what."""
+    halts: str
+    """Which control streams were halted and resumed, when, why, and by whom."""
 
 
 class Gap(NamedTuple):

@@ -32,7 +32,9 @@ class LiveHistory:
         self._notify = notify
         self._keys = {one.control: one for one in keys}
         one = keys[0]
-        self.streams = Streams(tuple(self._keys), one.notifications, one.dead, one.redriven)
+        self.streams = Streams(
+            tuple(self._keys), one.notifications, one.dead, one.redriven, one.halts
+        )
         self.store = store
 
     span_us = ALWAYS

@@ -1,4 +1,8 @@
-"""Halting a control stream by hand, and letting it go on."""
+"""Halting a control stream by hand, and letting it go on.
+
+Each change is recorded in the stream `{N}:halts`, as `what` (halted, resumed), `stream`, `reason`
+and `by`; the worker records there what it halts.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
 
 FIELDS: Final = ("reason", "since", "by")
+MAX_HALT_RECORDS: Final = 10_000
+"""So many records are kept, or a few more."""
 
 
 class Halt(NamedTuple):
@@ -26,6 +32,8 @@ class Change(NamedTuple):
     """False when the stream was halted before it was to be paused, or not before resumed."""
     halt: Halt
     """The halt that is in force, or that was lifted; empty when there was none."""
+    unrecorded: str
+    """Why the change is not on record; empty when it is, or when nothing changed."""
 
 
 def in_force(client: Client, keys: Keys) -> Halt | None:
@@ -48,6 +56,9 @@ def resume(client: Client, keys: Keys, *, reason: str, by: str, now: str) -> Cha
 
 def _run(client: Client, name: str, keys: Keys, *args: str) -> Change:
     source = files("sidecar.redis").joinpath("lua", f"{name}.lua").read_text()
-    answer: Any = client.eval(source, 1, keys.halt, *args)
-    changed, *halt = answer
-    return Change(bool(changed), Halt(*(part.decode(errors="replace") for part in halt)))
+    answer: Any = client.eval(
+        source, 2, keys.halt, keys.halts, *args, keys.control, str(MAX_HALT_RECORDS)
+    )
+    changed, *texts = answer
+    reason, since, who, unrecorded = (part.decode(errors="replace") for part in texts)
+    return Change(bool(changed), Halt(reason, since, who), unrecorded)

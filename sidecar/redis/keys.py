@@ -69,6 +69,11 @@ class Keys:
         return f"{self.prefix}:halt:{self.control}"
 
     @property
+    def halts(self) -> str:
+        """A stream: which control stream was halted or resumed, when, why and by whom."""
+        return f"{self.prefix}:halts"
+
+    @property
     def redriven(self) -> str:
         """A stream: which dead letters were put back, when and why."""
         return f"{self.prefix}:redriven"

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from redis.commands.core import Script
 
 from sidecar.redis.client import TIMEOUT_S, Client
+from sidecar.redis.halts import MAX_HALT_RECORDS
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.source import id_pair
 
@@ -338,13 +339,13 @@ class Publisher:
             event = letter.identity or origin
             keys = [
                 self._keys.fence, self._keys.halt, self._keys.low, self._keys.dead,
-                self._keys.seen(event), self._keys.seen(origin),
+                self._keys.seen(event), self._keys.seen(origin), self._keys.halts,
             ]  # fmt: skip
             args = [
                 self._token, low_then, self._window_s, max_in_a_row,
                 letter.identity[2:], origin[2:],
                 f"{max_in_a_row} dead letters in a row, of late {letter.fields['reason']!s}",
-                now, low_before, int(letter.begins_row),
+                now, low_before, int(letter.begins_row), self._keys.control, MAX_HALT_RECORDS,
                 *(item for pair in letter.fields.items() for item in pair),
             ]  # fmt: skip
             script(keys=keys, args=args, client=pipeline)
@@ -367,7 +368,8 @@ class Publisher:
         """Name the keys that are there as something else than what the sidecar makes of them."""
         keys = self._keys
         wanted = dict.fromkeys((keys.fence, keys.lease, keys.low), "string")
-        wanted |= {keys.halt: "hash", keys.notifications: "stream", keys.dead: "stream"}
+        wanted |= dict.fromkeys((keys.notifications, keys.dead, keys.halts), "stream")
+        wanted[keys.halt] = "hash"
         found: dict[str, Any] = {key: self._client.type(key) for key in wanted}
         return [
             f"{key} is a {kind.decode()}, not a {wanted[key]}"

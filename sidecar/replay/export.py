@@ -104,14 +104,14 @@ def export(
             taken_from=history.describe(), taken_at_us=history.now_us(),
             span_us=(window.since_us, min(window.until_us, history.now_us())),
             control=list(names.control), notifications=names.notifications, dead=names.dead,
-            redriven=names.redriven, streams=streams, waiting=waiting, pins=pins,
+            redriven=names.redriven, halts=names.halts, streams=streams, waiting=waiting, pins=pins,
         )  # fmt: skip
         target.write(INDEX, [seal(index)])
     return exported
 
 
 def _names(history: History) -> tuple[str, ...]:
-    return (*history.streams.control, *history.streams[1:])
+    return tuple(filter(None, (*history.streams.control, *history.streams[1:])))
 
 
 class _Gathered:
@@ -127,6 +127,8 @@ class _Gathered:
         for entry in state_at(self.history, self.window.since_us - 1).entries():
             self._row(self.history.streams.notifications, entry)
             self._pin(parse(entry.fields))
+        for entry in self.history.entries(self.history.streams.halts):
+            self._row(self.history.streams.halts, entry)  # all: few, and each explains the next
         for n, life in enumerate(lives(self.history, self.window)):
             self._life(life)
             if n % 1000 == 0:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sidecar.event import Event
 from sidecar.history import Gap, History
+from sidecar.history.halts import halts_of
 from sidecar.history.state import FleetState, state_at
 from sidecar.moments import rfc3339
 from sidecar.notification import Notification
@@ -20,7 +21,7 @@ class Row(NamedTuple):
     """One thing that was there."""
 
     what: str
-    """`stack`, `ref`, `waiting` or `dead`."""
+    """`stack`, `ref`, `waiting`, `dead` or `halt`."""
     event: Event | None
     event_id: str
     tenant_id: str
@@ -56,11 +57,13 @@ class Moment:
         return self._state.gaps
 
     def rows(self) -> Iterator[Row]:
-        """Yield stacks, refs, what waited and what was dead, in this order."""
+        """Yield stacks, refs, what waited, what was dead and what was halted, in this order."""
         yield from (_row("stack", note) for note in self._state.stacks())
         yield from (_row("ref", note) for note in self._state.refs())
         yield from self._waiting()
         yield from self._dead()
+        for halt in halts_of(self._history, self._at_us, self._at_us):
+            yield Row("halt", None, "", "", halt.since_us, f"{halt.stream}: {halt.reason}")
 
     def _waiting(self) -> Iterator[Row]:
         """Yield what had begun by then, not so long before, and had not ended.

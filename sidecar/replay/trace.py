@@ -20,6 +20,7 @@ from sidecar.redis.scan import control_version_of, entry_id_of, text
 from sidecar.redis.source import Entry, id_pair
 from sidecar.replay.artifacts import Put, State, put_of
 from sidecar.replay.timeline import End, Life, decoded, lives
+from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
 
 MAX_FOLLOWED: Final = 16
@@ -197,6 +198,8 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
     if life.event and life.event.created_at:
         yield _made(life, life.event.created_at)
     yield _appended(life)
+    for wait in waits(history, life):
+        yield Hop(wait.name, Mark.WAITS, wait.at_us, wait.detail)
     if history.store and life.event and life.event.artifact_ref:
         yield _stored(life, put_of(life.event, history.store))
     yield _end(life)

@@ -43,7 +43,8 @@ def told(bundle: Path, *args: str) -> list[dict[str, Any]]:
 def test_version_7_died_twice_and_was_overtaken(bundle: Path) -> None:
     """First by a reused id, then behind the halt by a rewritten ref; version 8 came after."""
     shown = told(bundle, "replay", "show", "--tenant", "t_acme", "--stack", "web")[1:]
-    late = [(one["version"], one["end"], one["reason"]) for one in shown][-4:]
+    events = [one for one in shown if "end" in one]
+    late = [(one["version"], one["end"], one["reason"]) for one in events][-4:]
     assert late == [
         (6, "published", None), (7, "dead", "id_conflict"), (7, "dead", "checksum_mismatch"),
         (8, "published", None),
@@ -51,14 +52,29 @@ def test_version_7_died_twice_and_was_overtaken(bundle: Path) -> None:
     reused = told(bundle, "trace", "t_acme-build-3")
     assert [(one["version"], one["end"]) for one in reused] == [(3, "published"), (7, "dead")]
     (again,) = told(bundle, "trace", "t_acme-build-7-again")
-    assert [hop["hop"] for hop in again["hops"]][-2:] == ["dead letter", "overtaken"]
+    hops = [hop["hop"] for hop in again["hops"]]
+    assert hops == ["made", "entry", "halt", "put", "dead letter", "overtaken"]
+    assert "25 dead letters in a row" in again["hops"][2]["detail"]
+    assert "ticket 4711" in again["hops"][2]["detail"]
     assert "keeps no versions" in again["detail"]
+
+
+def test_the_next_version_waited_for_the_one_that_was_tried_in_vain(bundle: Path) -> None:
+    """Version 8 was behind the second attempt at 7, and its trace says so."""
+    (next_one,) = told(bundle, "trace", "t_acme-build-8")
+    (held,) = [hop["detail"] for hop in next_one["hops"] if hop["hop"] == "held"]
+    assert held.endswith("by t_acme-build-7-again")
 
 
 def test_the_halt_was_another_tenants(bundle: Path) -> None:
     """A row of one tenant's letters, and then nothing for anyone while events waited."""
     shown = told(bundle, "replay", "show", "--tenant", "t_krill")[1:]
-    broken = [one for one in shown if one["end"] == "dead"]
+    broken = [one for one in shown if one.get("end") == "dead"]
+    (halt,) = [one for one in shown if "halted" in one]
+    assert (halt["by"], halt["resumed_why"]) == (
+        "sidecar",
+        "krill's letters are known, ticket 4711",
+    )
     assert len(broken) == 25
     assert {one["reason"] for one in broken} == {"invalid_event"}
     path = bundle.with_name("report.html")

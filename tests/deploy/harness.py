@@ -22,8 +22,8 @@ STREAM: Final = "control:events"
 NOTIFY_STREAM: Final = "control:notifications"
 KEYS: Final = Keys.of(STREAM, NOTIFY_STREAM)
 USERS: Final = (
-    "sidecar", "producer", "controller", "operator", "redriver", "repairer", "collector",
-    "health",
+    "sidecar", "producer", "controller", "operator", "halter", "redriver", "repairer",
+    "collector", "health",
 )  # fmt: skip
 
 WAY: Final = {"role", "cluster|slots"}

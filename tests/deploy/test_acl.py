@@ -151,10 +151,10 @@ def test_what_was_published_is_not_published_again(server: Server) -> None:
     assert server.denials() == set()
 
 
-def test_an_operator_halts_and_resumes(server: Server) -> None:
-    """While the operator halts the stream nothing is published; afterwards everything is."""
+def test_a_halter_halts_and_resumes(server: Server) -> None:
+    """While the halter halts the stream nothing is published; afterwards everything is."""
     note = {"by": "me", "now": "2026-01-01T00:00:00Z"}
-    with closing(server.client("operator")) as client:
+    with closing(server.client("halter")) as client:
         assert halts.pause(client, KEYS, reason="maintenance", **note).changed
     _produce(server, 2)
     assert _relay(server) == 3
@@ -167,7 +167,7 @@ def test_an_operator_halts_and_resumes(server: Server) -> None:
             owner.publish([Outbound(b"0" * 32, b"{", "o", b"")], "0-1")
         owner.release()
 
-    with closing(server.client("operator")) as client:
+    with closing(server.client("halter")) as client:
         assert halts.resume(client, KEYS, reason="done", **note).changed
 
     assert _relay(server) == 0
@@ -212,8 +212,18 @@ FOR_A_REDRIVER: Final = (
 DENIED: Final = {
     "sidecar": (*FOR_NO_ONE, *NO_SCRIPT),
     "operator": (
-        *FOR_NO_ONE, *FOR_NO_READER, "XADD control:events * f v", "MULTI",
+        *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "XADD control:events * f v", "MULTI",
         "XDEL {control:notifications}:dead 1-1", "XADD {control:notifications}:redriven * f v",
+        "HSET {control:notifications}:halt:control:events reason x",
+        "HDEL {control:notifications}:seen:00 f",
+    ),
+    "halter": (
+        *FOR_NO_ONE, *FOR_NO_READER, "INFO", "XADD control:events * f v", "MULTI", "TIME",
+        "XRANGE control:notifications - +", "XRANGE {control:notifications}:dead - +",
+        "XDEL {control:notifications}:dead 1-1", "XADD {control:notifications}:dead * f v",
+        "XADD {control:notifications}:redriven * f v", "HSET {control:notifications}:seen:00 f v",
+        "XDEL {control:notifications}:halts 1-1", "DEL {control:notifications}:halt:control:events",
+        "SET {control:notifications}:fence:control:events x",
     ),
     "controller": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "XADD control:events * f v",
@@ -274,15 +284,15 @@ def test_a_user_can_do_nothing_else(server: Server, user: str) -> None:
     assert allowed == []
 
 
-def test_a_script_gives_an_operator_no_more_rights(server: Server) -> None:
-    """The operator's scripts, which halt and resume, cannot write a stream or flush the server."""
+def test_a_script_gives_a_halter_no_more_rights(server: Server) -> None:
+    """The halter's scripts, which halt and resume, cannot write another stream or flush the server."""
     for script in (
         "redis.call('XADD', KEYS[1], '*', 'f', 'v')",
         "redis.call('FLUSHALL')",
         "redis.call('SET', 'other', 1)",
     ):
         with pytest.raises(redis.ResponseError):
-            server.call("operator", "EVAL", script, 1, NOTIFY_STREAM)
+            server.call("halter", "EVAL", script, 1, NOTIFY_STREAM)
     assert server.call("admin", "DBSIZE") == 0
     assert server.denials() != set()
 

@@ -52,7 +52,7 @@ def archiver(rig: Rig, fleet: VersionedStore, **options: int) -> Archiver:
 
 def archive(rig: Rig, fleet: VersionedStore, *, rest: bool = True) -> int:
     """Archive all streams; return how many segments came."""
-    streams = (rig.control, rig.notify, rig.keys.dead, rig.keys.redriven)
+    streams = (rig.control, rig.notify, rig.keys.dead, rig.keys.redriven, rig.keys.halts)
     return sum(len(list(archiver(rig, fleet).archive(stream, rest=rest))) for stream in streams)
 
 

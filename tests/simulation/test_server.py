@@ -150,6 +150,7 @@ def test_the_scripts_have_the_answers_of_a_real_server(both: Both, seed: int) ->
     both.send("HMGET", "halt", "reason", "since", "by", "unclean", "dead_in_a_row")
     both.send("XRANGE", "notes", "-", "+")
     both.send("XLEN", "dead")
+    both.send("XLEN", "halts")
     for event in range(12):
         both.send("HGET", "seen", _digest(event))
 
@@ -163,17 +164,17 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
             ("acquire", ["fence", "lease", "halt"], [token, 60_000]),
             ("renew", ["fence", "lease", "halt"], [token, 60_000]),
             ("release", ["fence", "lease", "halt"], [token]),
-            ("pause", ["halt"], ["by hand", "now", "me"]),
-            ("resume", ["halt"], ["go on", "now", "me"]),
-            ("resume", ["halt"], ["go on", "now", "me"]),
+            ("pause", ["halt", "halts"], ["by hand", "now", "me", "S", 1000]),
+            ("resume", ["halt", chance.choice(["halts", "halt"])], ["go on", "now", "me", "S", 9]),
+            ("resume", ["halt", "halts"], ["go on", "now", "me", "S", 1000]),
             (
                 "bury",
-                ["fence", "halt", "low", "dead", "seen", "buried"],
+                ["fence", "halt", "low", "dead", "seen", "buried", "halts"],
                 [
                     token, f"{number}-0", 1000, chance.choice([0, 0, 3]),
                     chance.choice([b"", _digest(event) + content]), _digest(number % 40),
                     "too many", "now", chance.choice(["", "7-0"]),
-                    chance.randrange(2), "reason", "malformed",
+                    chance.randrange(2), "S", 1000, "reason", "malformed",
                 ],
             ),
             *[

@@ -1,7 +1,7 @@
 -- Write one dead letter, under the fence, once an origin, never for a published event.
 --
 -- KEYS  1 fence   2 halt   3 low   4 dead-letter stream
---       5 index shard of the event_id   6 index shard of the origin
+--       5 index shard of the event_id   6 index shard of the origin   7 the record of halts
 -- ARGV  1 token   2 lowest entry unfinished after this letter
 --       3 seconds the index remembers   4 dead letters in a row that halt, 0 = never
 --       5 14 bytes of event_id digest and 16 of content digest, or empty
@@ -10,6 +10,7 @@
 --       9 what must be noted as the lowest unfinished entry for it to be moved, empty = anything:
 --         letters are sent in a row, and one that fails must not be passed over
 --       10 1: it begins a new row of dead letters
+--       11 the control stream   12 records of halts to keep
 --       then the letter's fields and values
 -- Answer  2 written, and the stream is halted now   1 written   0 the fence is another's
 --         -1 halted   -3 this origin has its letter   -4 the event is published
@@ -35,7 +36,7 @@ if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then
   return -3
 end
 -- The letter first: should it fail, the script ends, and the origin is not marked.
-redis.call('XADD', KEYS[4], '*', unpack(ARGV, 11))
+redis.call('XADD', KEYS[4], '*', unpack(ARGV, 13))
 redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)
 redis.call('EXPIRE', KEYS[6], ARGV[3])
 note_low()
@@ -44,4 +45,7 @@ if ARGV[10] == '1' then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
 local limit = tonumber(ARGV[4])
 if limit == 0 or redis.call('HINCRBY', KEYS[2], 'dead_in_a_row', 1) < limit then return 1 end
 redis.call('HSET', KEYS[2], 'reason', ARGV[7], 'since', ARGV[8], 'by', 'sidecar')
+-- A record that cannot be written must not keep the stream from being halted.
+redis.pcall('XADD', KEYS[7], 'MAXLEN', '~', ARGV[12], '*', 'what', 'halted', 'stream', ARGV[11],
+  'reason', ARGV[7], 'by', 'sidecar')
 return 2

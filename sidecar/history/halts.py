@@ -1,0 +1,78 @@
+"""When control streams were halted: what the record of halts and resumptions says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sidecar.history.contract import History
+from sidecar.moments import rfc3339, span
+from sidecar.redis.scan import control_version_of, text
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A time in which nothing of a control stream was published, nor buried.
+
+    Times are in microseconds since the epoch, by the clock of the server with the notifications.
+    """
+
+    stream: str
+    since_us: int
+    reason: str
+    by: str
+    until_us: int | None = None
+    """When it was resumed; None while it was not."""
+    resumed_why: str = ""
+    resumed_by: str = ""
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        said = f"{self.stream} was halted by {self.by}: {self.reason}"
+        if self.until_us is None:
+            return f"{said}; nobody has resumed it"
+        why = f": {self.resumed_why}" if self.resumed_why else ", who did not say why"
+        took = span((self.until_us - self.since_us) / 1e6)
+        return f"{said}; resumed after {took} by {self.resumed_by}{why}"
+
+    def overlaps(self, since_us: int, until_us: int) -> bool:
+        """Tell whether it was in force within a time, both ends inclusive."""
+        return self.since_us <= until_us and (self.until_us is None or self.until_us >= since_us)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines; absent is null."""
+        resumed = self.until_us is not None
+        return {
+            "halted": self.stream,
+            "since": rfc3339(self.since_us),
+            "until": rfc3339(self.until_us) if self.until_us is not None else None,
+            "reason": self.reason,
+            "by": self.by,
+            "resumed_why": self.resumed_why if resumed else None,
+            "resumed_by": self.resumed_by if resumed else None,
+        }
+
+
+def halts_of(history: History, since_us: int, until_us: int) -> list[Halt]:
+    """Return what was in force within a time, the earliest first. Raises as the history does.
+
+    All records are read: they are few, and the first may be of a halt that never ended.
+    """
+    done: list[Halt] = []
+    open_: dict[str, Halt] = {}
+    for entry in history.entries(history.streams.halts):
+        what, stream, reason, by = (
+            text(entry.fields, name) for name in ("what", "stream", "reason", "by")
+        )
+        at_us = control_version_of(entry.id)
+        if what == "halted":
+            open_.setdefault(stream, Halt(stream, at_us, reason, by))
+        elif what == "resumed" and stream in open_:
+            halt = open_.pop(stream)
+            done.append(replace(halt, until_us=at_us, resumed_why=reason, resumed_by=by))
+    return _sorted(halt for halt in (*done, *open_.values()) if halt.overlaps(since_us, until_us))
+
+
+def _sorted(halts: Iterable[Halt]) -> list[Halt]:
+    return sorted(halts, key=lambda halt: (halt.since_us, halt.stream))
