@@ -99,6 +99,7 @@ def trace(
       sidecar trace 1791234567890123 --bundle incident.zip
 
     """
+    from sidecar.cli import output
     from sidecar.cli.histories import open_history
     from sidecar.cli.progress import progress
     from sidecar.cli.review import Review
@@ -115,6 +116,8 @@ def trace(
         found, versions = _found(review, what, kind, count, look_around)
     if not (found or versions):
         raise _absent(review, what)
+    if history.store is None:
+        output.hint("no store to look for artifacts in: name it with --fleet-store")
     for version in versions:
         _print_version(what, version, json=json)
     for one in traces(history, found):

@@ -13,7 +13,7 @@ import heapq
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -220,6 +220,7 @@ def _without_end(
     published = history.published(
         [event.event_id for id_, event in events.items() if event and id_ not in waiting]
     )
+    repeated: set[str] = set()
     for entry in batch:
         event, origin = events[entry.id], f"{stream}/{entry.id}"
         event_id, tenant = (event.event_id, event.tenant_id) if event else hints(entry.fields)
@@ -230,21 +231,32 @@ def _without_end(
         elif event_id not in published:
             yield Life(origin, End.UNKNOWN, entry, event, event_id, tenant)
         else:
-            yield _published(history, origin, entry, event, published[event_id])
+            life = _published(history, origin, entry, event, published[event_id])
+            yield replace(life, end=End.DUPLICATE) if event_id in repeated else life
+            repeated.add(event_id)
 
 
 def _published(
     history: History, origin: str, entry: Entry, event: Event | None, control_version: int
 ) -> Life:
-    """Return the life of an entry whose event was published: after the window, or by another."""
+    """Return the life of an entry whose event was published: after the window, or by another.
+
+    Where the notification has expired, and so nothing tells of whom it was, it was of the first
+    entry with that event_id.
+    """
     end_id = entry_id_of(control_version)
     first = get(history, history.streams.notifications, end_id)
     fields = first.fields if first else None
-    end = End.PUBLISHED if fields and text(fields, "origin") == origin else End.DUPLICATE
+    own = text(fields, "origin") == origin if fields else _came_by(entry, control_version)
     assert event  # noqa: S101 -- it has an event_id
     return Life(
-        origin, end, entry, event, event.event_id, event.tenant_id, control_version, end_id, fields
-    )
+        origin, End.PUBLISHED if own else End.DUPLICATE, entry, event, event.event_id,
+        event.tenant_id, control_version, end_id, fields,
+    )  # fmt: skip
+
+
+def _came_by(entry: Entry, control_version: int) -> bool:
+    return id_pair(entry.id)[0] <= control_version // 1000
 
 
 def decoded(fields: Mapping[bytes, bytes]) -> Event | None:

@@ -236,7 +236,10 @@ def _stored(life: Life, put: Put | None) -> Hop:
     if put.state is State.THERE:
         at_us = int(put.version.stored_at * 1e6) if put.version else None
         size = f", {put.version.size_bytes:,} bytes" if put.version else ""
-        return Hop("put", Mark.OK, at_us, f"{ref} {life.event.checksum}{size}")
+        said = f"{ref} {life.event.checksum}{size}"
+        if at_us and life.end is End.PUBLISHED and at_us > life.ended_us:
+            said, at_us = f"{said}; put again since, at {rfc3339(at_us)}", None
+        return Hop("put", Mark.OK, at_us, said)
     if life.end in (End.PUBLISHED, End.DUPLICATE):
         return Hop("put", Mark.FAILED, None, f"{ref} is {put.state.value} in the fleet's store",
                    "it was there when it was published: collected since, or damaged; `sidecar audit"
@@ -247,7 +250,9 @@ def _stored(life: Life, put: Put | None) -> Hop:
 def _end(life: Life) -> Hop:
     at_us = life.ended_us or None
     if life.end is End.PUBLISHED:
-        return Hop("notification", Mark.OK, at_us, f"control_version {life.control_version}")
+        expired = "" if life.fields else ", expired since"
+        return Hop("notification", Mark.OK, at_us,
+                   f"control_version {life.control_version}{expired}")  # fmt: skip
     if life.end is End.DUPLICATE:
         return Hop("duplicate", Mark.OK, None,
                    f"published before, as control_version {life.control_version}")  # fmt: skip

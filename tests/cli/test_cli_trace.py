@@ -128,6 +128,30 @@ def test_a_ref_with_its_versions_and_events(sidecar: Cli) -> None:
     assert [one["event_id"] for one in newest if "hops" in one] == ["e2"]
 
 
+def test_an_artifact_that_was_put_again_later_is_told_as_such(sidecar: Cli) -> None:
+    """A Put of the same content after the notification does not look as if it had come too late."""
+    sidecar.bring("e1", "rows/a", b"one")
+    sidecar.work()
+    sidecar.bring("e2", "rows/a", b"two")
+    sidecar.work()
+    sidecar.bring("e3", "rows/a", b"one")
+    sidecar.work()
+    (first,) = traced(sidecar, "e1")
+    put = next(hop for hop in first["hops"] if hop["hop"] == "put")
+    assert (put["mark"], put["at"]) == ("ok", None)
+    assert "put again since" in put["detail"]
+
+
+def test_a_notification_that_has_expired_is_told_as_such(sidecar: Cli) -> None:
+    """The event was published, as the deduplication index remembers."""
+    sidecar.emit("e1")
+    sidecar.work()
+    sidecar.trim(NOTIFICATIONS, 0)
+    (found,) = traced(sidecar, "e1")
+    assert marks(found)[-1] == ("notification", "ok")
+    assert "expired since" in found["hops"][-1]["detail"]
+
+
 def test_what_never_was_and_what_has_expired(sidecar: Cli) -> None:
     """1 where there never was such a thing, 3 where it may have expired."""
     sidecar.emit("e1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import sleep
+
 import pytest
 
 from sidecar.moments import rfc3339
@@ -87,3 +89,26 @@ def test_a_lost_entry_is_unknown(rig: Rig) -> None:
     rig.drain()
     rig.client.delete(rig.notify, *rig.client.keys("*seen*"))
     assert ends(told(rig)) == [("e", "unknown")]
+
+
+def test_what_was_published_stays_so_when_its_notification_has_expired(rig: Rig) -> None:
+    """The first entry of an event_id was published; later ones are repeats of it."""
+    rig.emit("good")
+    rig.emit("good", id=7)
+    rig.drain()
+    rig.emit("good", id=8)
+    rig.drain()
+    rig.client.xtrim(rig.notify, maxlen=0)
+    assert ends(told(rig)) == [("good", "published"), ("good", "duplicate"), ("good", "duplicate")]
+
+
+def test_a_repeat_whose_original_expired_is_a_repeat(rig: Rig) -> None:
+    """It came after the event had been published, though nothing else is left to tell."""
+    rig.emit("good")
+    rig.drain()
+    sleep(0.002)
+    rig.emit("good", id=7)
+    rig.drain()
+    rig.client.xtrim(rig.control, maxlen=1, approximate=False)
+    rig.client.xtrim(rig.notify, maxlen=0, approximate=False)
+    assert ends(told(rig)) == [("good", "duplicate")]
