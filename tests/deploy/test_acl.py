@@ -285,7 +285,7 @@ def test_a_user_can_do_nothing_else(server: Server, user: str) -> None:
 
 
 def test_a_script_gives_a_halter_no_more_rights(server: Server) -> None:
-    """The halter's scripts, which halt and resume, cannot write another stream or flush the server."""
+    """Its scripts, which halt and resume, cannot write another stream or flush the server."""
     for script in (
         "redis.call('XADD', KEYS[1], '*', 'f', 'v')",
         "redis.call('FLUSHALL')",
