@@ -122,9 +122,8 @@ def test_the_fleet_at_a_position_was_halted(sidecar: Cli) -> None:
     sidecar.emit("e1")
     sidecar.work()
     halt(sidecar, "bad deploy", "rolled back")
-    began, ended = (
-        int(entry_id.split(b"-")[0]) for entry_id, _ in sidecar.client.xrange(HALTS)
-    )  # fmt: skip
+    records: Any = sidecar.client.xrange(HALTS)
+    began, ended = (int(entry_id.split(b"-")[0]) for entry_id, _ in records)
     positions = (f"{began}000", f"{ended + 1}000", f"{began - 1}999")
     found = [sidecar("replay", "at", one, "--json").objects() for one in positions]
     assert ["halt" in [row["what"] for row in rows] for rows in found] == [True, False, False]
