@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from sidecar.history.contract import History
 from sidecar.moments import rfc3339, span
 from sidecar.redis.scan import control_version_of, text
+
+_UNRECORDED: Final = ("somebody", "at the latest then; there is no record of it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ def halts_of(history: History, since_us: int, until_us: int) -> list[Halt]:
             text(entry.fields, name) for name in ("what", "stream", "reason", "by")
         )
         at_us = control_version_of(entry.id)
+        if stream in open_:
+            # Halted again, it was resumed before by somebody who could not record it.
+            who, why = (by, reason) if what == "resumed" else _UNRECORDED
+            done.append(replace(open_.pop(stream), until_us=at_us, resumed_by=who, resumed_why=why))
         if what == "halted":
-            open_.setdefault(stream, Halt(stream, at_us, reason, by))
-        elif what == "resumed" and stream in open_:
-            halt = open_.pop(stream)
-            done.append(replace(halt, until_us=at_us, resumed_why=reason, resumed_by=by))
+            open_[stream] = Halt(stream, at_us, reason, by)
     return _sorted(halt for halt in (*done, *open_.values()) if halt.overlaps(since_us, until_us))
 
 

@@ -164,7 +164,20 @@ def test_a_bundle_of_before_there_was_a_record_opens(sidecar: Cli) -> None:
     again = sidecar.directory / "again.zip"
     offline = replace(sidecar, url="")
     assert offline("replay", "export", again, "--bundle", old).code == 0
+    assert "" not in [one.name for one in BundleHistory(again)._index.streams]
     assert offline("trace", "e1", "--bundle", again).code == 0
+
+
+def test_a_resumption_that_is_not_on_record_is_told_as_such(sidecar: Cli) -> None:
+    """A stream that was halted twice was resumed between, at a time that nobody knows."""
+    for reason in ("first", "second"):
+        record: Any = {"what": "halted", "stream": STREAM, "reason": reason, "by": "me"}
+        sidecar.client.xadd(HALTS, record)
+    sidecar.emit("e1")
+    first, second = shown(sidecar)
+    assert (first["reason"], first["until"]) == ("first", second["since"])
+    assert "no record" in first["resumed_why"]
+    assert second["until"] is None
 
 
 # --- what an event waited for --------------------------------------------------------------------
@@ -181,6 +194,14 @@ def test_an_event_that_waited_through_a_halt_says_so(sidecar: Cli) -> None:
     halt(sidecar, "after", "over")
     (told,) = hops(sidecar, "e1", "halt")
     assert "while it waited; resumed after" in told
+
+
+def test_a_halt_of_another_control_stream_held_nothing(sidecar: Cli) -> None:
+    """Only the stream that the event came by had to go on."""
+    assert sidecar("pause", "--stream", "other:events", "--reason", "not this one").code == 0
+    sidecar.emit("e1")
+    streams = ("--stream", STREAM, "--stream", "other:events")
+    assert hops(sidecar, "e1", "halt", *streams) == []
 
 
 def test_an_event_names_the_one_that_it_waited_for(sidecar: Cli) -> None:
