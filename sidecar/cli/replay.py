@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from store import VersionedStore
 
 app = typer.Typer(
-    help="Incident review: what happened in a window, the fleet as it was, and all of it offline.",
+    help="""Incident review: what happened in a window, the fleet as it was, and all of it offline.
+
+    Reviewing an incident?
+      sidecar replay export incident.zip --since 2h
+      sidecar replay report incident.html --bundle incident.zip
+      sidecar trace EVENT_ID --bundle incident.zip
+    docs/review.md goes through one.
+    """,
     no_args_is_help=True,
     rich_markup_mode="rich",
 )

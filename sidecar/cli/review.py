@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.cli.options import CONNECTION
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -54,6 +56,7 @@ Bundle = Annotated[
         "--bundle",
         envvar="SIDECAR_BUNDLE",
         metavar="PATH",
+        rich_help_panel=CONNECTION,
         help="Read what `replay export` wrote, in place of Redis and the stores.",
     ),
 ]
