@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -46,6 +47,10 @@ _STYLES: Final = {
     "waiting": "yellow", "unknown": "bold yellow",
 }  # fmt: skip
 
+_COLUMNS: Final = (
+    f"{'time':<24}", f"{'took':>8}", f"{'end':<9}", f"{'whose':<18}", f"{'type':<18}",
+    f"{'artifact_ref':<24}", "event_id", "what there is to say",
+)  # fmt: skip
 _ROW_STYLES: Final = {"stack": "green", "ref": "", "waiting": "yellow", "dead": "bold red"}
 
 
@@ -57,6 +62,15 @@ def show(
     stack: Stack = "",
     type_: Type = "",
     ref: Ref = "",
+    end: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SIDECAR_END",
+            metavar="KIND",
+            help="Only events that ended so: published, duplicate, dead, redriven; or waiting,"
+            " unknown. Repeatable.",
+        ),
+    ] = None,
     *,
     resolve: Annotated[
         bool,
@@ -81,7 +95,8 @@ def show(
     A line has the time at which the event ended and how long that took from its entry, how it
     ended, whose it is, its type and artifact_ref, its event_id and what there is to say. In the
     order in which they ended; what waits, was a duplicate or got lost comes last, in entry order.
-    The window that is really covered is told first, on standard error, or as the first JSON line.
+    The window that is really covered is told first, on standard error, or as the first JSON line;
+    how many events ended in which way last, on standard error.
 
     Exit codes: 3 a part of the window has expired, 5 the window never held anything, 6 the
     filters left nothing.
@@ -89,11 +104,14 @@ def show(
     Examples:
       sidecar replay show --since 2h --tenant t_1
 
+      sidecar replay show --bundle incident.zip --end dead --end waiting
+
       sidecar replay show --since 2026-11-02T10:00:00Z --until 2026-11-02T10:30:00Z --stack web
 
       sidecar replay show --json | jq -r 'select(.end == "dead") | .reason' | sort | uniq -c
 
     """
+    from sidecar.cli import output
     from sidecar.cli.histories import open_history
     from sidecar.cli.review import Review, conclude, tell_covered
     from sidecar.replay.timeline import lives
@@ -103,17 +121,41 @@ def show(
     )
     if resolve and history.store is None:
         raise UsageError("--resolve: there is no store to look into; name one with --fleet-store")
-    review = Review.of(history, since, until, tenant=tenant, stack=stack, type_=type_, ref=ref)
+    review = Review.of(
+        history, since, until, tenant=tenant, stack=stack, type_=type_, ref=ref, ends=_ends(end)
+    )
     seen = review.covered()
     tell_covered(review, seen, json=json)
-    held = shown = 0
+    if not json:
+        output.heading(_COLUMNS)
+    held = 0
+    shown: Counter[str] = Counter()
     show_line = _print_json if json else _print_line
     for life in lives(history, review.window):
         held += 1
-        if review.asked.wants(life.event, life.tenant_id):
-            shown += 1
+        if review.asked.wants(life.event, life.tenant_id, life.end):
+            shown[life.end] += 1
             show_line(life, history.store if resolve else None)
-    conclude(review, seen, held=held, shown=shown)
+    _sum_up(shown)
+    conclude(review, seen, held=held, shown=shown.total())
+
+
+def _ends(asked: list[str] | None) -> list[str]:
+    from sidecar.replay.timeline import End
+
+    for end in asked or ():
+        if end not in list(End):
+            raise UsageError(f"--end: {end!r} is no end; there are {', '.join(End)}")
+    return asked or []
+
+
+def _sum_up(shown: Counter[str]) -> None:
+    from sidecar.cli import output
+
+    total = shown.total()
+    if total:
+        each = ", ".join(f"{count:,} {end}" for end, count in shown.most_common())
+        output.hint(f"{total:,} event{'' if total == 1 else 's'}: {each}")
 
 
 def _print_line(life: Life, store: VersionedStore | None) -> None:

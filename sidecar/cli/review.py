@@ -11,7 +11,7 @@ import typer
 from sidecar.cli.options import CONNECTION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sidecar.history import History
     from sidecar.replay.window import Covered, Filter, Window
@@ -81,12 +81,13 @@ class Review:
         stack: str = "",
         type_: str = "",
         ref: str = "",
+        ends: Collection[str] = (),
     ) -> Review:
         """Read what the options say. Raises `UsageError`."""
         from sidecar.replay.window import Filter, parse_window
 
         window = parse_window(since or None, until or None, history.now_us(), history.span_us)
-        return cls(history, window, Filter(tenant, stack, type_, ref))
+        return cls(history, window, Filter(tenant, stack, type_, ref, frozenset(ends)))
 
     def covered(self) -> list[Covered]:
         """Return how much of the window can be seen."""

@@ -6,8 +6,10 @@ import pytest
 
 from tests.cli.harness import Cli
 
-CONNECTION = ("--data-dir", "--redis", "--notify-redis", "--stream", "--notify-stream",
-              "--dead-stream", "--source-store", "--fleet-store", "--store", "--bundle")  # fmt: skip
+CONNECTION = {
+    "--data-dir", "--redis", "--notify-redis", "--stream", "--notify-stream", "--dead-stream",
+    "--source-store", "--fleet-store", "--store", "--bundle",
+}  # fmt: skip
 
 
 def panels(sidecar: Cli, *command: str) -> dict[str, set[str]]:
@@ -35,8 +37,8 @@ def test_a_commands_own_options_come_before_the_connection(sidecar: Cli, command
     found = panels(sidecar, *command.split())
     assert list(found)[-1] == "Connection"
     connection = found.pop("Connection")
-    assert connection <= set(CONNECTION)
-    assert not set(CONNECTION) & set().union(*found.values())
+    assert connection <= CONNECTION
+    assert not CONNECTION & set().union(*found.values())
 
 
 def test_the_help_of_replay_begins_with_a_recipe(sidecar: Cli) -> None:
