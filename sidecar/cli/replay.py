@@ -51,7 +51,8 @@ _COLUMNS: Final = (
     f"{'time':<24}", f"{'took':>8}", f"{'end':<9}", f"{'whose':<18}", f"{'type':<18}",
     f"{'artifact_ref':<24}", "event_id", "what there is to say",
 )  # fmt: skip
-_ROW_STYLES: Final = {"stack": "green", "ref": "", "waiting": "yellow", "dead": "bold red"}
+_ROW_STYLES: Final = {"stack": "green", "waiting": "yellow", "dead": "bold red", "ref": ""}
+_SINCE: Final = {"stack": "published", "waiting": "entered", "dead": "died", "ref": "published"}
 
 
 @app.command()
@@ -265,9 +266,11 @@ def at(
     dead_stream: DeadStream = None,
     fleet_store: FleetStore = None,
 ) -> None:
-    """Print the fleet as it was: each stack's version, each ref, what waited and what was dead.
+    """Print the fleet as it was: each stack's version, what waited, what was dead, and each ref.
 
-    The notification at POSITION counts, as for a controller that has it as its cursor.
+    The notification at POSITION counts, as for a controller that has it as its cursor. A line says
+    since when it has been so: when the stack or ref was published, when what waited entered the
+    control stream, or when what was dead died; in JSON all of these are `since`.
 
     Exit codes: 3 notifications before the position have expired, so that older stacks and refs may
     be missing, 5 there was nothing yet, 6 the filters left nothing.
@@ -326,7 +329,7 @@ def _print_row(row: Row, *, json: bool) -> None:
         (f"{whose_event(event) if event else '-':<18}", "bold"),
         (f"{event.artifact_ref if event and event.artifact_ref else '-':<24}", ""),
         (f"{event.type if event else '?':<18}", "cyan"),
-        (f"since {rfc3339(row.at_us)}", "dim"),
+        (f"{_SINCE[row.what]:<9} {rfc3339(row.at_us)}", "dim"),
         (row.event_id or "?", ""),
         *([(row.detail, "red")] if row.detail else []),
     ])  # fmt: skip

@@ -206,6 +206,16 @@ def test_the_fleet_at_a_position(sidecar: Cli) -> None:
     assert sidecar("replay", "at", "yesterday").code == 2
 
 
+def test_refs_come_last_and_each_line_says_what_its_time_is(sidecar: Cli) -> None:
+    """Stacks, what waited, what was dead, refs: published, entered, died, published."""
+    everything(sidecar)
+    found = [line.split() for line in sidecar("replay", "at", "0s").out.splitlines()]
+    assert [words[0] for words in found] == ["stack", "waiting", "dead", "dead", "ref", "ref"]
+    times = {"published": "stack ref", "entered": "waiting", "died": "dead"}
+    assert all(words[0] in times[words[4]] for words in found)
+    assert all(one["since"] for one in sidecar("replay", "at", "0s", "--json").objects())
+
+
 def test_a_letter_that_was_put_back_since_was_dead_then(sidecar: Cli) -> None:
     """Before it was put back it was dead, after that it is not."""
     sidecar.client.xadd(STREAM, {"event": '{"event_id":"odd","type":"nobody.knows"}'})
