@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from sidecar.event import Event
-from sidecar.history import About, History
+from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
 from sidecar.moments import rfc3339, time_us
 from sidecar.reasons import explain
@@ -23,7 +23,7 @@ from sidecar.replay.timeline import End, Life, decoded, lives
 from sidecar.replay.window import Window
 
 MAX_FOLLOWED: Final = 16
-"""So often an event that was put back is followed."""
+"""So many times is it followed what became of a letter that was put back."""
 _ORIGIN: Final = re.compile(r"(.+)/([0-9]{1,20}-[0-9]{1,20})", re.DOTALL)
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _CONTROL_VERSION: Final = re.compile(r"[0-9]{13,17}")
@@ -72,14 +72,16 @@ class Trace:
 def traces(history: History, found: list[Life]) -> Iterator[Trace]:
     """Yield the way of each; what was put back is followed to what became of it."""
     told: set[str] = set()
+    followed = 0
     left = list(found)
-    while left and len(told) < MAX_FOLLOWED:
+    while left:
         life = left.pop(0)
         if (key := f"{life.origin} {life.end}") in told:
             continue
         told.add(key)
         yield Trace(life, list(hops(history, life)))
-        if life.end is End.REDRIVEN and life.fields:
+        if life.end is End.REDRIVEN and life.fields and followed < MAX_FOLLOWED:
+            followed += 1
             left = [*by_origin(history, text(life.fields, "entry")), *left]
 
 
@@ -125,23 +127,48 @@ def by_event_id(history: History, event_id: str, window: Window, around_us: int)
 
 
 def by_ref(history: History, ref: str, window: Window, count: int) -> list[Life]:
-    """Return the lives of the newest events about an artifact_ref: `count` of each stream."""
-    names, about = history.streams, About(artifact_ref=ref)
+    """Return the lives of the newest `count` events about an artifact_ref."""
+    about = About(artifact_ref=ref)
+    return _newest(history, about, window, count, lambda event: event.artifact_ref == ref)
+
+
+def by_stack(history: History, what: str, window: Window, count: int) -> list[Life]:
+    """Return the lives of the newest `count` events of `TENANT/STACK`, or `TENANT/STACK@VERSION`.
+
+    As it is printed: a tenant or stack may have a slash, too.
+    """
+    tenant, slash, rest = what.partition("/")
+    if not slash:
+        return []
+    about = ANY if "/" in rest else About(tenant_id=tenant)
+
+    def wanted(event: Event) -> bool:
+        stack = f"{event.tenant_id}/{event.stack_id}"
+        return bool(event.stack_id) and what in (stack, f"{stack}@{event.version}")
+
+    return _newest(history, about, window, count, wanted)
+
+
+def _newest(
+    history: History, about: About, window: Window, count: int, wanted: Callable[[Event], bool]
+) -> list[Life]:
+    """Read each stream back until it has told of `count`."""
+    names = history.streams
     origins: list[str] = []
     for stream in names.control:
         newest = history.entries_back(stream, window.last_entry, window.first_entry, about=about)
-        origins += [f"{stream}/{entry.id}" for entry in islice(_of_ref(newest, ref), count)]
+        origins += [f"{stream}/{entry.id}" for entry in islice(_of(newest, wanted), count)]
     for stream in (names.notifications, names.dead):
         newest = history.entries_back(stream, window.last, window.first, about=about)
-        origins += [text(e.fields, "origin") for e in islice(_of_ref(newest, ref), count)]
+        origins += [text(e.fields, "origin") for e in islice(_of(newest, wanted), count)]
     found = [life for origin in dict.fromkeys(origins) for life in by_origin(history, origin)]
-    return sorted(found, key=lambda life: (life.begun_us, life.ended_us))
+    return sorted(found, key=lambda life: (life.begun_us, life.ended_us))[-count:]
 
 
-def _of_ref(entries: Iterator[Entry], ref: str) -> Iterator[Entry]:
+def _of(entries: Iterator[Entry], wanted: Callable[[Event], bool]) -> Iterator[Entry]:
     for entry in entries:
         event = decoded(entry.fields)
-        if event and event.artifact_ref == ref:
+        if event and wanted(event):
             yield entry
 
 
