@@ -226,13 +226,15 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
     yield _appended(life)
     if history.store and life.event and life.event.artifact_ref:
         yield _stored(life, put_of(life.event, history.store))
-    yield _end(life)
-    if life.end is End.PUBLISHED and (readers := history.readers()):
-        yield _read(life.control_version, readers)
+    overtaker = None
     if life.end is End.DEAD and life.event:
         overtaker = _overtaker(history, life, life.event)
-        if overtaker:
-            yield overtaker
+    end = _end(life)
+    yield end._replace(mend="") if overtaker else end  # one mend, the one that still holds
+    if life.end is End.PUBLISHED and (readers := history.readers()):
+        yield _read(life.control_version, readers)
+    if overtaker:
+        yield overtaker
 
 
 def _made(life: Life, created_at: str) -> Hop:

@@ -103,7 +103,7 @@ def test_a_letter_is_followed_through_being_put_back(sidecar: Cli) -> None:
 
 
 def test_a_letter_that_was_overtaken_says_by_what(sidecar: Cli) -> None:
-    """After a dead letter, the first newer notification of its stack is named."""
+    """After a dead letter, the first newer notification of its stack is named; its is the mend."""
     for version, kind in (("7", "other.type"), ("8", "stack.activated")):
         sidecar.bring(f"v{version}", f"stacks/{version}", b"x", "--type", kind, "--tenant", "t",
                       "--stack", "web", "--version", version)  # fmt: skip
@@ -111,6 +111,7 @@ def test_a_letter_that_was_overtaken_says_by_what(sidecar: Cli) -> None:
     (event,) = traced(sidecar, "v7")
     assert marks(event)[-2:] == [("dead letter", "failed"), ("overtaken", "failed")]
     assert "v8" in event["hops"][-1]["detail"]
+    assert [hop["mend"] is not None for hop in event["hops"][-2:]] == [False, True]
 
 
 def test_a_ref_with_its_versions_and_events(sidecar: Cli) -> None:
