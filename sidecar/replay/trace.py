@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -137,16 +138,29 @@ def by_stack(history: History, what: str, window: Window, count: int) -> list[Li
 
     As it is printed: a tenant or stack may have a slash, too.
     """
-    tenant, slash, rest = what.partition("/")
-    if not slash:
-        return []
-    about = ANY if "/" in rest else About(tenant_id=tenant)
+    return _newest(history, _about_stack(what), window, count, partial(_is_of_stack, what))
 
-    def wanted(event: Event) -> bool:
-        stack = f"{event.tenant_id}/{event.stack_id}"
-        return bool(event.stack_id) and what in (stack, f"{stack}@{event.version}")
 
-    return _newest(history, about, window, count, wanted)
+def artifact_of_stack(history: History, what: str) -> Event | None:
+    """Return the newest notification of `TENANT/STACK@VERSION` that names an artifact."""
+    stream = history.streams.notifications
+    for entry in _of(
+        history.entries_back(stream, about=_about_stack(what)), partial(_is_of_stack, what)
+    ):
+        event = decoded(entry.fields)
+        if event and event.artifact_ref:
+            return event
+    return None
+
+
+def _about_stack(what: str) -> About:
+    tenant, _, stack = what.partition("/")
+    return ANY if "/" in stack else About(tenant_id=tenant)
+
+
+def _is_of_stack(what: str, event: Event) -> bool:
+    stack = f"{event.tenant_id}/{event.stack_id}"
+    return bool(event.stack_id) and what in (stack, f"{stack}@{event.version}")
 
 
 def _newest(
