@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.cli.options import CONNECTION
+from sidecar.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -60,6 +61,22 @@ Bundle = Annotated[
         help="Read what `replay export` wrote, in place of Redis and the stores.",
     ),
 ]
+
+
+def _refuse_bundle(context: typer.Context, bundle: Path | None) -> None:
+    if bundle is not None:
+        raise UsageError(
+            f"`{context.command_path}` works on a live system only; of a bundle `sidecar replay`"
+            " and `sidecar dead ls` tell what happened, and `sidecar trace ID` tells of one event"
+            " or letter"
+        )
+
+
+LiveOnly = Annotated[
+    Path | None,
+    typer.Option("--bundle", hidden=True, callback=_refuse_bundle, expose_value=False),
+]
+"""For commands that cannot do with a bundle: whoever tries one reads what can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,38 @@ def test_ls_filters_and_counts(sidecar: Cli) -> None:
     assert "artifact_missing" in wrong.err
 
 
+def test_ls_reads_a_bundle(sidecar: Cli) -> None:
+    """Without Redis it lists the same letters, grouped, each, the newest, and filtered."""
+    for n in range(4):
+        sidecar.letter(_event(f"e{n}", tenant_id=f"t_{n % 2}"), f"{n + 1}-0",
+                       reason=("poison", "malformed")[n % 2])  # fmt: skip
+    path = sidecar.directory / "b.zip"
+    assert sidecar("replay", "export", path).code == 0
+    asked = (
+        (), ("--each",), ("-n", "2", "--json"), ("--only", "poison", "--json"),
+        ("--tenant", "t_1", "--each"), ("--since", "1h", "-n", "3"),
+    )  # fmt: skip
+    before = [sidecar("dead", "ls", *args).out for args in asked]
+    sidecar.client.flushall()
+    env = {"SIDECAR_REDIS": ""}
+    after = [sidecar("dead", "ls", *args, "--bundle", path, env=env).out for args in asked]
+    assert all(after)
+    assert after == before
+    none = sidecar("dead", "ls", "--tenant", "nobody", "--bundle", path, env=env)
+    assert (none.code, "none of the 4 dead letters" in none.err) == (6, True)
+
+
+@pytest.mark.parametrize("command", [
+    "dead show 1-0", "dead redrive --all --reason x", "dead history", "status", "audit",
+])  # fmt: skip
+def test_what_needs_a_live_system_refuses_a_bundle(sidecar: Cli, command: str) -> None:
+    """It says so, and which commands read one."""
+    ran = sidecar(*command.split(), "--bundle", "incident.zip")
+    assert ran.code == 2
+    assert "live system only" in ran.err
+    assert "`sidecar trace ID`" in ran.err
+
+
 def test_no_letters_is_no_failure(sidecar: Cli) -> None:
     """An empty list is good news: exit 0, nothing on standard output."""
     for args in (("ls",), ("ls", "--json"), ("redrive", "--all", "--reason", "x")):
