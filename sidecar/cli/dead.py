@@ -31,10 +31,12 @@ from sidecar.cli.rules import AllowTypes, MaxArtifactSize, TenantScopes
 from sidecar.errors import SidecarError, Unreachable, UsageError
 
 if TYPE_CHECKING:
+    from sidecar.aftermath import Became
     from sidecar.prospects import Prospects
     from sidecar.redis.client import Client, Side
     from sidecar.redis.keys import Keys
     from sidecar.redis.letters import DeadLetter, DeadLetters, Selection
+    from sidecar.redis.source import Entry
     from sidecar.redrive import Outcome
     from sidecar.replay.letters import RecordedLetters
 
@@ -215,38 +217,57 @@ def history(
     json: Json = False,
     _bundle: LiveOnly = None,
 ) -> None:
-    """Print what was put back, by whom, when and why, the oldest first.
+    """Print what was put back, by whom, when and why, the oldest first, and what became of it.
 
-    `sidecar trace` tells what became of it. About the newest 100,000 are kept.
+    Published, dead again, or put back again; `-` where nothing tells: it may wait, and
+    `sidecar trace` looks through the streams. About the newest 100,000 are kept.
 
     Examples:
       sidecar dead history -n 20
 
       sidecar dead history --json | jq -r '.by' | sort | uniq -c
 
+      sidecar dead history --json | jq -r 'select(.became == "dead") | .became_as'
+
     """
     from collections import deque
 
+    from sidecar.aftermath import Aftermath
     from sidecar.cli import output
     from sidecar.redis.client import translated
-    from sidecar.redis.scan import text
 
     url, letters, keys = _open(data_dir, redis, notify_redis, notify_stream, dead_stream)
-    shown = 0
+    show_line = _print_record_json if json else _print_record
+    aftermath = None
     with translated(url):
         records = letters.history()
-        for record in deque(records, count) if count else records:
-            shown += 1
-            if json:
-                output.json_line(output.jsonable(dict(record.fields)))
-                continue
-            names = ("at", "by", "event_id", "letter", "entry", "reason")
-            styles = ("dim", "", "bold", "dim", "", "")
-            parts = [(text(record.fields, name) or "-", style)
-                     for name, style in zip(names, styles, strict=True)]  # fmt: skip
-            output.styled(parts)
-    if not shown:
+        left = iter(deque(records, count) if count else records)
+        while batch := list(islice(left, TABLE_ROWS)):
+            aftermath = aftermath or Aftermath(letters.client, keys, batch[0])
+            for record, became in zip(batch, aftermath.of(batch), strict=True):
+                show_line(record, became)
+    if aftermath is None:
         output.hint(f"nothing was put back, says {keys.redriven}")
+
+
+def _print_record_json(record: Entry, became: Became) -> None:
+    from sidecar.cli import output
+
+    fields = output.jsonable(dict(record.fields))
+    output.json_line(fields | {"became": became.what or None, "became_as": became.as_ or None})
+
+
+def _print_record(record: Entry, became: Became) -> None:
+    from sidecar.cli import output
+    from sidecar.redis.scan import text
+
+    names = ("at", "by", "event_id", "letter", "entry", "reason")
+    styles = ("dim", "", "bold", "dim", "", "")
+    parts = [(text(record.fields, name) or "-", style)
+             for name, style in zip(names, styles, strict=True)]  # fmt: skip
+    again = "" if became.what in ("", "published") else "again "
+    parts.append((f"{became.what} {again}as {became.as_}" if became.what else "-", ""))
+    output.styled(parts)
 
 
 @app.command()

@@ -759,3 +759,36 @@ def test_history_tells_who_put_back_what(sidecar: Cli) -> None:
     assert all("@" in one["by"] for one in found)
     lines = sidecar("dead", "history", "-n", "2").out.splitlines()
     assert ["why 1" in lines[0], "why 2" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_history_tells_what_became_of_it(sidecar: Cli) -> None:
+    """Published, dead again, put back again; nothing of what waits, or was published before."""
+    _open_control(sidecar)
+    sidecar.emit("before")
+    sidecar.work()
+    ids = [
+        sidecar.letter(event, f"{n + 1}-0")
+        for n, event in enumerate(
+            (_event("good"), _event("odd", type="nobody.knows"), _event("before", tenant_id="x"))
+        )
+    ]
+
+    def put_back(*letters: str) -> None:
+        args = ("dead", "redrive", *letters, "--force", "--reason", "try")
+        assert sidecar(*args).code == 0
+
+    def told() -> list[tuple[str, str]]:
+        found = sidecar("dead", "history", "--json").objects()
+        return sorted((one["event_id"], one["became"] or "?") for one in found)
+
+    put_back(*ids)
+    assert told() == [("before", "?"), ("good", "?"), ("odd", "?")]
+    sidecar.work()
+    assert told() == [("before", "dead"), ("good", "published"), ("odd", "dead")]
+    dead = sidecar("dead", "ls", "--only", "unknown_type", "--each", "--json").object()["id"]
+    assert f"dead again as {dead}" in sidecar("dead", "history").out
+    put_back(dead)
+    assert told()[2:] == [("odd", "?"), ("odd", "put back")]
+    note = json.loads(sidecar.entries(NOTIFICATIONS)[-1]["event"])
+    line = next(one for one in sidecar("dead", "history").out.splitlines() if "good" in one)
+    assert line.endswith(f"published as {note['control_version']}")
