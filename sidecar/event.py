@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAX_ENTRY_BYTES: Final = 16 * 1024
 MAX_NESTING: Final = 64
+MAX_SHOWN_CHARS: Final = 60
+"""So much of a wrong value is told."""
 
 KNOWN_TYPES: Final = frozenset({
     "stack.activated",
@@ -223,8 +225,16 @@ def _refuse_other_case(body: Mapping[str, Any]) -> None:
 
 
 def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{first['loc'][0]}: {first['msg']}"
+    first = error.errors(include_url=False)[0]
+    said = f"{first['loc'][0]}: {first['msg']}"
+    return said if first["type"] == "missing" else f"{said}, not {_shown(first['input'])}"
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 -- any JSON value
+    """Return the beginning of a value, as JSON; what cannot be printed is escaped."""
+    text = orjson.dumps(value).decode()
+    cut = text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
 # --- JSON as the contract wants it -------------------------------------------------------------

@@ -36,6 +36,7 @@ from store import (
 )
 
 DEFAULT_MAX_ARTIFACT_BYTES: Final = 1 << 30
+_SHORT_CHARS: Final = len("sha256:") + 12
 RESERVED: Final = ".sidecar/"
 """Refs under it are the sidecar's own: its archive lies there, and no event may write into that."""
 
@@ -121,8 +122,8 @@ class Pipeline:
             if self._pins_source:
                 raise
             raise Mismatch(
-                f"{mismatch}; {self._source.name} keeps no versions: once a ref is rewritten, an"
-                " event of what was there before cannot be resolved"
+                f"{mismatch}; that store ({self._source.name}) keeps only the newest of each ref:"
+                " once one is rewritten, an event of what was there before cannot be resolved"
             ) from mismatch
         admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
 
@@ -196,7 +197,7 @@ class Pipeline:
             else:
                 self._fleet.put(ref, _checked_data(event, artifact), manifest, **at)
         except ChecksumMismatch as error:
-            raise Mismatch(f"at the source, {error}") from error
+            raise _mismatch(event, artifact.found) from error
         except (InvalidRef, Unavailable):
             raise
         except StoreError as error:
@@ -221,8 +222,8 @@ def _check_manifest(event: Event, artifact: ArtifactReader) -> str:
     checksum = checksum_of(artifact.manifest)
     if event.manifest_checksum not in ("", checksum):
         raise Mismatch(
-            f"the manifest of {event.artifact_ref!r} at the source is {checksum},"
-            f" not {event.manifest_checksum}"
+            f"the event pins the manifest {_short(event.manifest_checksum)}, the producer's store"
+            f" has the manifest {_short(checksum)} at {event.artifact_ref!r}"
         )
     return checksum
 
@@ -244,7 +245,21 @@ def _checked_data(event: Event, artifact: ArtifactReader) -> bytes:
 
 def _compare(event: Event, checksum: str) -> None:
     if checksum != event.checksum:
-        raise Mismatch(f"{event.artifact_ref!r} at the source is {checksum}, not {event.checksum}")
+        raise _mismatch(event, checksum)
+
+
+def _mismatch(event: Event, found: str | None) -> Mismatch:
+    """Return what says that the data is other than the event's; `found` is its checksum."""
+    there = _short(found) if found else "other data"
+    return Mismatch(
+        f"the event pins {_short(event.checksum)}, the producer's store has {there} at"
+        f" {event.artifact_ref!r}"
+    )
+
+
+def _short(checksum: str) -> str:
+    """Return so much of a checksum as a person compares."""
+    return f"{checksum[:_SHORT_CHARS]}…"
 
 
 def _same_storage(source: Store, fleet: Store) -> bool:

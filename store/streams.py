@@ -36,6 +36,7 @@ class ArtifactReader(io.RawIOBase):
             verified.
         size_bytes: of the data.
         manifest: the manifest, verified.
+        found: the checksum of what was read, once the end was met.
         error: what reading raised, when it raised a `StoreError`: so that who hands the reader
             to another store can tell the two stores' errors apart.
 
@@ -56,6 +57,7 @@ class ArtifactReader(io.RawIOBase):
         self.checksum = checksum
         self.size_bytes = size_bytes
         self.manifest = manifest
+        self.found: str | None = None
         self.error: StoreError | None = None
         self._raw = raw
         self._where = where
@@ -106,9 +108,10 @@ class ArtifactReader(io.RawIOBase):
     def check(self, size_bytes: int, digest: str) -> None:
         """Raise `Corrupt` unless this is the data's size and its SHA-256 in hex."""
         fault = None
+        self.found = f"sha256:{digest}"
         if size_bytes != self.size_bytes:
             fault = f"{size_bytes} of {self.size_bytes} bytes"
-        elif self.checksum not in (None, f"sha256:{digest}"):
+        elif self.checksum not in (None, self.found):
             fault = "the data fails its checksum"
         if fault:
             self.error = Corrupt(f"{self._where} is damaged: {fault}")

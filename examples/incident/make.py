@@ -10,6 +10,7 @@ Which three stands below, in `Incident`. Try docs/review.md before you read on.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -210,4 +211,6 @@ def _finish(url: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit("say where the bundle goes: python examples/incident/make.py incident.zip")
+    if os.path.lexists(sys.argv[1]):
+        raise SystemExit(f"{sys.argv[1]} is there already: remove it, or name another path")
     main(Path(sys.argv[1]).absolute())

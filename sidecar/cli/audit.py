@@ -23,6 +23,7 @@ from sidecar.cli.options import (
     SourceStore,
     Streams,
 )
+from sidecar.cli.review import LiveOnly
 from sidecar.cli.store import needs, open_chosen
 from sidecar.cli.store_care import summed_up
 from sidecar.errors import Incomplete, SidecarError, UsageError
@@ -118,6 +119,7 @@ def audit(
     source_store: SourceStore = None,
     fleet_store: FleetStore = None,
     json: Json = False,
+    _bundle: LiveOnly = None,
 ) -> None:
     """Check the guarantees from outside: resolvable, once, conserved, ordered.
 

@@ -26,16 +26,19 @@ from sidecar.cli.options import (
     SourceStore,
     Streams,
 )
-from sidecar.cli.review import Ref, SinceWindow, Stack, Tenant, Type, UntilWindow
+from sidecar.cli.review import Bundle, LiveOnly, Ref, SinceWindow, Stack, Tenant, Type, UntilWindow
 from sidecar.cli.rules import AllowTypes, MaxArtifactSize, TenantScopes
 from sidecar.errors import SidecarError, Unreachable, UsageError
 
 if TYPE_CHECKING:
+    from sidecar.aftermath import Became
     from sidecar.prospects import Prospects
     from sidecar.redis.client import Client, Side
     from sidecar.redis.keys import Keys
     from sidecar.redis.letters import DeadLetter, DeadLetters, Selection
+    from sidecar.redis.source import Entry
     from sidecar.redrive import Outcome
+    from sidecar.replay.letters import RecordedLetters
 
 app = typer.Typer(
     help="Dead letters: list, explain, put back.", no_args_is_help=True, rich_markup_mode="rich"
@@ -87,6 +90,7 @@ def ls(
             help="Each of the newest so many.",
         ),
     ] = None,
+    bundle: Bundle = None,
     data_dir: DataDir = DATA_DIR,
     redis: Redis = None,
     notify_redis: NotifyRedis = None,
@@ -103,15 +107,19 @@ def ls(
 
       sidecar dead ls -n 20
 
+      sidecar dead ls --bundle incident.zip
+
       sidecar dead ls --each --only artifact_missing --json | jq -r .event_id
 
     """
     from sidecar.cli import output
     from sidecar.redis.client import translated
 
-    url, letters, keys = _open(data_dir, redis, notify_redis, notify_stream, dead_stream)
+    url, letters, where = _to_read(
+        data_dir, redis, notify_redis, notify_stream, dead_stream, bundle
+    )
     with translated(url):
-        asked = _selection(letters.client, only, tenant, stack, type_, ref, since, until)
+        asked = _selection(letters, only, tenant, stack, type_, ref, since, until)
         found = letters.newest(count, asked) if count else letters.all(asked)
         if each or count:
             shown = _print_json(found) if json else _print_tables(found)
@@ -122,7 +130,7 @@ def ls(
         return
     if there and asked:
         raise _NothingLeft(f"the filters left none of the {there} dead letters")
-    output.hint(f"no dead letters in {keys.dead}")
+    output.hint(f"no dead letters in {where}")
 
 
 @app.command()
@@ -139,6 +147,7 @@ def show(
     max_artifact_size: MaxArtifactSize = None,
     *,
     json: Json = False,
+    _bundle: LiveOnly = None,
 ) -> None:
     """Show everything about one dead letter: what its reason means, how to mend it, whether it
     would end here again now, and what has overtaken it.
@@ -206,39 +215,59 @@ def history(
     dead_stream: DeadStream = None,
     *,
     json: Json = False,
+    _bundle: LiveOnly = None,
 ) -> None:
-    """Print what was put back, by whom, when and why, the oldest first.
+    """Print what was put back, by whom, when and why, the oldest first, and what became of it.
 
-    `sidecar trace` tells what became of it. About the newest 100,000 are kept.
+    Published, dead again, or put back again; `-` where nothing tells: it may wait, and
+    `sidecar trace` looks through the streams. About the newest 100,000 are kept.
 
     Examples:
       sidecar dead history -n 20
 
       sidecar dead history --json | jq -r '.by' | sort | uniq -c
 
+      sidecar dead history --json | jq -r 'select(.became == "dead") | .became_as'
+
     """
     from collections import deque
 
+    from sidecar.aftermath import Aftermath
     from sidecar.cli import output
     from sidecar.redis.client import translated
-    from sidecar.redis.scan import text
 
     url, letters, keys = _open(data_dir, redis, notify_redis, notify_stream, dead_stream)
-    shown = 0
+    show_line = _print_record_json if json else _print_record
+    aftermath = None
     with translated(url):
         records = letters.history()
-        for record in deque(records, count) if count else records:
-            shown += 1
-            if json:
-                output.json_line(output.jsonable(dict(record.fields)))
-                continue
-            names = ("at", "by", "event_id", "letter", "entry", "reason")
-            styles = ("dim", "", "bold", "dim", "", "")
-            parts = [(text(record.fields, name) or "-", style)
-                     for name, style in zip(names, styles, strict=True)]  # fmt: skip
-            output.styled(parts)
-    if not shown:
+        left = iter(deque(records, count) if count else records)
+        while batch := list(islice(left, TABLE_ROWS)):
+            aftermath = aftermath or Aftermath(letters.client, keys, batch[0])
+            for record, became in zip(batch, aftermath.of(batch), strict=True):
+                show_line(record, became)
+    if aftermath is None:
         output.hint(f"nothing was put back, says {keys.redriven}")
+
+
+def _print_record_json(record: Entry, became: Became) -> None:
+    from sidecar.cli import output
+
+    fields = output.jsonable(dict(record.fields))
+    output.json_line(fields | {"became": became.what or None, "became_as": became.as_ or None})
+
+
+def _print_record(record: Entry, became: Became) -> None:
+    from sidecar.cli import output
+    from sidecar.redis.scan import text
+
+    names = ("at", "by", "event_id", "letter", "entry", "reason")
+    styles = ("dim", "", "bold", "dim", "", "")
+    parts = [(text(record.fields, name) or "-", style)
+             for name, style in zip(names, styles, strict=True)]  # fmt: skip
+    again = "" if became.what in ("", "published") else "again "
+    parts.append((f"{became.what} {again}as {became.as_}" if became.what else "-", ""))
+    output.styled(parts)
 
 
 @app.command()
@@ -300,6 +329,7 @@ def redrive(
     notify_stream: NotifyStream = NOTIFY_STREAM,
     dead_stream: DeadStream = None,
     json: Json = False,
+    _bundle: LiveOnly = None,
 ) -> None:
     """Put dead letters back on the control stream they came from.
 
@@ -334,7 +364,7 @@ def redrive(
     control, notify, keys, url = sides
     letters = DeadLetters(notify, keys[0])
     with translated(url):
-        asked = _selection(notify, only, tenant, stack, type_, ref, since, until)
+        asked = _selection(letters, only, tenant, stack, type_, ref, since, until)
     order = Order(
         frozenset(one.control for one in keys), utf8("--reason", reason), whoami(), asked,
         force=force, dry_run=dry_run, max_rate=max_rate or None,
@@ -471,7 +501,7 @@ def _prospects(
 
 
 def _selection(
-    client: Client,
+    letters: DeadLetters | RecordedLetters,
     only: list[str] | None,
     tenant: str,
     stack: str,
@@ -481,14 +511,34 @@ def _selection(
     until: str | None,
 ) -> Selection:
     from sidecar.redis.letters import Selection
-    from sidecar.redis.scan import server_time_us
     from sidecar.replay.window import parse_window
 
     first, last = "-", "+"
     if since or until:
-        window = parse_window(since or None, until or None, server_time_us(client))
+        window = parse_window(since or None, until or None, letters.now_us())
         first, last = window.first_entry, window.last_entry
     return Selection(_reasons(only), tenant, stack, type_, ref, first, last)
+
+
+def _to_read(
+    data_dir: DataDir,
+    redis: str | None,
+    notify_redis: str | None,
+    notify_stream: str,
+    dead_stream: str | None,
+    bundle: Path | None,
+) -> tuple[str, DeadLetters | RecordedLetters, str]:
+    """Return the server's URL, its letters or those of the bundle, and where they are."""
+    if bundle is None:
+        url, letters, keys = _open(data_dir, redis, notify_redis, notify_stream, dead_stream)
+        return url, letters, keys.dead
+    from sidecar.cli.histories import open_history
+    from sidecar.replay.letters import RecordedLetters
+
+    history = open_history(
+        data_dir, redis, notify_redis, [STREAM], notify_stream, dead_stream, None, bundle
+    )
+    return "", RecordedLetters(history), history.describe()
 
 
 def _open(

@@ -62,6 +62,12 @@ def hint(text: str) -> None:
     sys.stderr.write(f"sidecar: {visible(text)}\n")
 
 
+def heading(columns: Sequence[str]) -> None:
+    """Name the columns of the lines that follow to a person, beside the data."""
+    if on_terminal():
+        sys.stderr.write("  ".join(columns).upper() + "\n")
+
+
 def on_terminal() -> bool:
     """Tell whether a person reads standard output."""
     return sys.stdout.isatty()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -25,13 +25,21 @@ from sidecar.errors import Incomplete, UsageError
 
 if TYPE_CHECKING:
     from sidecar.event import Event
+    from sidecar.history import Gap
     from sidecar.history.halts import Halt
     from sidecar.replay.moment import Row
     from sidecar.replay.timeline import Life
     from store import VersionedStore
 
 app = typer.Typer(
-    help="Incident review: what happened in a window, the fleet as it was, and all of it offline.",
+    help="""Incident review: what happened in a window, the fleet as it was, and all of it offline.
+
+    Reviewing an incident?
+      sidecar replay export incident.zip --since 2h
+      sidecar replay report incident.html --bundle incident.zip
+      sidecar trace EVENT_ID --bundle incident.zip
+    docs/review.md goes through one.
+    """,
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -41,8 +49,17 @@ _STYLES: Final = {
     "waiting": "yellow", "unknown": "bold yellow",
 }  # fmt: skip
 
+_COLUMNS: Final = (
+    f"{'time':<24}", f"{'took':>8}", f"{'end':<9}", f"{'whose':<18}", f"{'type':<18}",
+    f"{'artifact_ref':<24}", "event_id", "what there is to say",
+)  # fmt: skip
 _ROW_STYLES: Final = {
-    "stack": "green", "ref": "", "waiting": "yellow", "dead": "bold red", "halt": "bold yellow",
+    "stack": "green", "waiting": "yellow", "dead": "bold red", "halt": "bold yellow",
+    "ref": "",
+}  # fmt: skip
+_SINCE: Final = {
+    "stack": "published", "waiting": "entered", "dead": "died", "halt": "began",
+    "ref": "published",
 }  # fmt: skip
 _MILLISECOND_US: Final = 1000
 
@@ -55,6 +72,15 @@ def show(
     stack: Stack = "",
     type_: Type = "",
     ref: Ref = "",
+    end: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SIDECAR_END",
+            metavar="KIND",
+            help="Only events that ended so: published, duplicate, dead, redriven; or waiting,"
+            " unknown. Repeatable.",
+        ),
+    ] = None,
     *,
     resolve: Annotated[
         bool,
@@ -80,7 +106,8 @@ def show(
     ended, whose it is, its type and artifact_ref, its event_id and what there is to say. In the
     order in which they ended; what waits, was a duplicate or got lost comes last, in entry order.
     A halt of a control stream has a line of its own, whatever the filters, where it began.
-    The window that is really covered is told first, on standard error, or as the first JSON line.
+    The window that is really covered is told first, on standard error, or as the first JSON line;
+    how many events ended in which way last, on standard error.
 
     Exit codes: 3 a part of the window has expired, 5 the window never held anything, 6 the
     filters left nothing.
@@ -88,11 +115,14 @@ def show(
     Examples:
       sidecar replay show --since 2h --tenant t_1
 
+      sidecar replay show --bundle incident.zip --end dead --end waiting
+
       sidecar replay show --since 2026-11-02T10:00:00Z --until 2026-11-02T10:30:00Z --stack web
 
       sidecar replay show --json | jq -r 'select(.end == "dead") | .reason' | sort | uniq -c
 
     """
+    from sidecar.cli import output
     from sidecar.cli.histories import open_history
     from sidecar.cli.review import Review, conclude, tell_covered
     from sidecar.history.halts import halts_of
@@ -103,10 +133,15 @@ def show(
     )
     if resolve and history.store is None:
         raise UsageError("--resolve: there is no store to look into; name one with --fleet-store")
-    review = Review.of(history, since, until, tenant=tenant, stack=stack, type_=type_, ref=ref)
+    review = Review.of(
+        history, since, until, tenant=tenant, stack=stack, type_=type_, ref=ref, ends=_ends(end)
+    )
     seen = review.covered()
     tell_covered(review, seen, json=json)
-    held = shown = 0
+    if not json:
+        output.heading(_COLUMNS)
+    held = 0
+    shown: Counter[str] = Counter()
     show_line = _print_json if json else _print_line
     halts = deque(halts_of(history, review.window.since_us, review.window.until_us))
     for life in lives(history, review.window):
@@ -114,12 +149,31 @@ def show(
         # A halt comes after what ended in the same millisecond: that may have led to it.
         while halts and not 0 < life.ended_us < halts[0].since_us + _MILLISECOND_US:
             _print_halt(halts.popleft(), json=json)
-        if review.asked.wants(life.event, life.tenant_id):
-            shown += 1
+        if review.asked.wants(life.event, life.tenant_id, life.end):
+            shown[life.end] += 1
             show_line(life, history.store if resolve else None)
     for halt in halts:
         _print_halt(halt, json=json)
-    conclude(review, seen, held=held, shown=shown)
+    _sum_up(shown)
+    conclude(review, seen, held=held, shown=shown.total())
+
+
+def _ends(asked: list[str] | None) -> list[str]:
+    from sidecar.replay.timeline import End
+
+    for end in asked or ():
+        if end not in list(End):
+            raise UsageError(f"--end: {end!r} is no end; there are {', '.join(End)}")
+    return asked or []
+
+
+def _sum_up(shown: Counter[str]) -> None:
+    from sidecar.cli import output
+
+    total = shown.total()
+    if total:
+        each = ", ".join(f"{count:,} {end}" for end, count in shown.most_common())
+        output.hint(f"{total:,} event{'' if total == 1 else 's'}: {each}")
 
 
 def _print_halt(halt: Halt, *, json: bool) -> None:
@@ -243,9 +297,11 @@ def at(
     dead_stream: DeadStream = None,
     fleet_store: FleetStore = None,
 ) -> None:
-    """Print the fleet as it was: each stack's version, each ref, what waited and what was dead.
+    """Print the fleet as it was: each stack's version, what waited, what was dead, and each ref.
 
-    The notification at POSITION counts, as for a controller that has it as its cursor.
+    The notification at POSITION counts, as for a controller that has it as its cursor. A line says
+    since when it has been so: when the stack or ref was published, when what waited entered the
+    control stream, or when what was dead died; in JSON all of these are `since`.
 
     Exit codes: 3 notifications before the position have expired, so that older stacks and refs may
     be missing, 5 there was nothing yet, 6 the filters left nothing.
@@ -260,7 +316,7 @@ def at(
     from sidecar.cli.histories import open_history
     from sidecar.moments import parse_since, rfc3339
     from sidecar.replay.moment import at as moment_at
-    from sidecar.replay.window import Filter, FilteredOut, NothingThere
+    from sidecar.replay.window import Filter
     from sidecar.settings import seconds
 
     history = open_history(
@@ -277,14 +333,26 @@ def at(
     asked = Filter(tenant=tenant, stack=stack, ref=ref)
     found = moment_at(history, at_us, around_us)
     shown = held = 0
+    for row in found.halts():  # they are everybody's, whatever the filters
+        _print_row(row, json=json)
     for row in found.rows():
         held += 1
         if asked.wants(row.event, row.tenant_id):
             shown += 1
             _print_row(row, json=json)
-    if found.gaps:
-        gaps = "; ".join(f"{moment(g.first)} to {moment(g.last)} ({g.why})" for g in found.gaps)
-        raise Incomplete(f"notifications have expired: {gaps}. What only they told is missing here")
+    _conclude_at(found.gaps, at_us, held, shown)
+
+
+def _conclude_at(gaps: list[Gap], at_us: int, held: int, shown: int) -> None:
+    """Raise what tells that something is missing, if so it is."""
+    from sidecar.moments import rfc3339
+    from sidecar.replay.window import FilteredOut, NothingThere
+
+    if gaps:
+        which = "; ".join(f"{moment(gap.first)} to {moment(gap.last)} ({gap.why})" for gap in gaps)
+        raise Incomplete(
+            f"notifications have expired: {which}. What only they told is missing here"
+        )
     if not held:
         raise NothingThere(f"there was nothing yet at {at_us} ({rfc3339(at_us)})")
     if not shown:
@@ -301,10 +369,10 @@ def _print_row(row: Row, *, json: bool) -> None:
     event = row.event
     output.styled([
         (f"{row.what:<7}", _ROW_STYLES[row.what]),
-        (f"{whose_event(event) if event else '-':<18}", "bold"),
+        (f"{whose_event(event) if event else row.tenant_id or '-':<18}", "bold"),
         (f"{event.artifact_ref if event and event.artifact_ref else '-':<24}", ""),
         (f"{event.type if event else '?':<18}", "cyan"),
-        (f"since {rfc3339(row.at_us)}", "dim"),
+        (f"{_SINCE[row.what]:<9} {rfc3339(row.at_us)}", "dim"),
         (row.event_id or "?", ""),
         *([(row.detail, "red")] if row.detail else []),
     ])  # fmt: skip

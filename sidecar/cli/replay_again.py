@@ -24,9 +24,12 @@ from sidecar.cli.rules import AllowTypes, MaxArtifactSize, TenantScopes
 from sidecar.errors import Incomplete, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidecar.cli.review import Review
     from sidecar.history import History
     from sidecar.redis.client import Side
+    from sidecar.replay.check import Checked
 
 
 def run(
@@ -178,7 +181,7 @@ def check(
     In a sandbox, on a server of its own; nothing is written anywhere else. Each entry must end as
     it did: published with the same content, a repeat, or dead for the same reason. What lay in what
     was around (an artifact that was missing, or has been collected since), and what repeats an
-    event from before the window, is counted apart: nobody can judge it now.
+    event from before the window, is counted apart, and named: nobody can judge it now.
 
     Exit codes: 1 something ends otherwise today; the first is told, 3 a part of the window has
     expired, 5 the window never held anything.
@@ -206,14 +209,26 @@ def check(
     first = found.divergence
     if json:
         counts = {"entries": found.entries, "same": found.same, "unjudged": found.unjudged}
-        output.json_line({**counts, "divergence": first and first._asdict()})
+        told = [one._asdict() for one in found.unjudged_first]
+        output.json_line({
+            **counts, "unjudged_first": told, "divergence": first and first._asdict(),
+        })  # fmt: skip
     else:
         output.pairs([
             ("entries", f"{found.entries:,}"), ("the same", f"{found.same:,}"),
-            ("cannot be judged", f"{found.unjudged:,}"),
+            ("cannot be judged", f"{found.unjudged:,}"), *_unjudged(found),
             *([("first otherwise", f"{first.origin} {first.event_id}"),
                ("  recorded", first.recorded), ("  today", first.today)] if first else []),
         ])  # fmt: skip
     if first:
         raise typer.Exit(1)
     conclude(review, seen, held=found.entries, shown=found.entries)
+
+
+def _unjudged(found: Checked) -> Iterator[tuple[str, str]]:
+    """Yield which entries cannot be judged, and why."""
+    for one in found.unjudged_first:
+        yield "", f"{one.origin} {one.event_id}: {one.recorded}, today {one.today}; {one.why}"
+    more = found.unjudged - len(found.unjudged_first)
+    if more:
+        yield "", f"and {more:,} more"

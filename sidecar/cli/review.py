@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidecar.cli.options import CONNECTION
+from sidecar.errors import UsageError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sidecar.history import History
     from sidecar.replay.window import Covered, Filter, Window
@@ -54,9 +57,26 @@ Bundle = Annotated[
         "--bundle",
         envvar="SIDECAR_BUNDLE",
         metavar="PATH",
+        rich_help_panel=CONNECTION,
         help="Read what `replay export` wrote, in place of Redis and the stores.",
     ),
 ]
+
+
+def _refuse_bundle(context: typer.Context, bundle: Path | None) -> None:
+    if bundle is not None:
+        raise UsageError(
+            f"`{context.command_path}` works on a live system only; of a bundle `sidecar replay`"
+            " and `sidecar dead ls` tell what happened, and `sidecar trace ID` tells of one event"
+            " or letter"
+        )
+
+
+LiveOnly = Annotated[
+    Path | None,
+    typer.Option("--bundle", hidden=True, callback=_refuse_bundle, expose_value=False),
+]
+"""For commands that cannot do with a bundle: whoever tries one reads what can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +98,13 @@ class Review:
         stack: str = "",
         type_: str = "",
         ref: str = "",
+        ends: Collection[str] = (),
     ) -> Review:
         """Read what the options say. Raises `UsageError`."""
         from sidecar.replay.window import Filter, parse_window
 
         window = parse_window(since or None, until or None, history.now_us(), history.span_us)
-        return cls(history, window, Filter(tenant, stack, type_, ref))
+        return cls(history, window, Filter(tenant, stack, type_, ref, frozenset(ends)))
 
     def covered(self) -> list[Covered]:
         """Return how much of the window can be seen."""

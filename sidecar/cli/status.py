@@ -16,6 +16,7 @@ from sidecar.cli.options import (
     Redis,
     Streams,
 )
+from sidecar.cli.review import LiveOnly
 
 if TYPE_CHECKING:
     from sidecar.redis.members import Member
@@ -34,6 +35,7 @@ def status(
     dead_stream: DeadStream = None,
     *,
     json: Json = False,
+    _bundle: LiveOnly = None,
 ) -> None:
     """Show streams, lag, pending entries, leases, halts, dead letters and readers.
 

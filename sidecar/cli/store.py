@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import typer
 
-from sidecar.cli.options import DATA_DIR, DataDir, FleetStore, Json
+from sidecar.cli.options import CONNECTION, DATA_DIR, DataDir, FleetStore, Json
 from sidecar.errors import SidecarError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ app = typer.Typer(
 Ref = Annotated[str, typer.Argument(metavar="REF", help="Such as stacks/t_1/web/7.")]
 StoreUrl = Annotated[
     str | None,
-    typer.Option(envvar="SIDECAR_STORE", metavar="URL", help="Default: the fleet's store."),
+    typer.Option(
+        envvar="SIDECAR_STORE",
+        metavar="URL",
+        rich_help_panel=CONNECTION,
+        help="Default: the fleet's store.",
+    ),
 ]
 Checksum = Annotated[
     str | None,

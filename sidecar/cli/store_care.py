@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from sidecar.cli.options import (
+    CONNECTION,
     DATA_DIR,
     NOTIFY_STREAM,
     STREAM,
@@ -37,6 +38,7 @@ Streams = Annotated[
     typer.Option(
         envvar="SIDECAR_STREAM",
         metavar="NAME",
+        rich_help_panel=CONNECTION,
         help="Control stream besides those that are found. Repeatable. Default:"
         f" {STREAM}, if there is one.",
     ),
@@ -46,6 +48,7 @@ DeadStreams = Annotated[
     typer.Option(
         envvar="SIDECAR_DEAD_STREAM",
         metavar="NAME",
+        rich_help_panel=CONNECTION,
         help="Dead-letter stream besides those that are found. Repeatable.",
     ),
 ]

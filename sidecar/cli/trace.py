@@ -1,4 +1,4 @@
-"""`sidecar trace`: one event, or all about a ref, hop by hop."""
+"""`sidecar trace`: one event, or all about a ref or stack, hop by hop."""
 
 from __future__ import annotations
 
@@ -26,28 +26,31 @@ if TYPE_CHECKING:
     from sidecar.cli.review import Review
     from sidecar.replay.timeline import Life
     from sidecar.replay.trace import Trace
-    from store import Version
+    from store import Version, VersionedStore
 
 _STYLES: Final = {
     "ok": "green", "failed": "bold red", "absent": "red", "waits": "yellow", "unknown": "yellow",
 }  # fmt: skip
 _SIGNS: Final = {"ok": "+", "failed": "!", "absent": "-", "waits": "~", "unknown": "?"}
-_KINDS: Final = ("event", "ref")
+_KINDS: Final = ("event", "ref", "stack")
 
 
 def trace(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="ID|REF",
+            metavar="ID|REF|TENANT/STACK[@VERSION]",
             help="An event_id, STREAM/ENTRY_ID, a control_version, the ID of a notification or dead"
-            " letter, or else an artifact_ref.",
+            " letter; else an artifact_ref; else a stack, or one version of it.",
         ),
     ],
     kind: Annotated[
         str | None,
         typer.Option(
-            "--as", envvar="SIDECAR_AS", metavar="KIND", help="Take it for an event, or for a ref."
+            "--as",
+            envvar="SIDECAR_AS",
+            metavar="KIND",
+            help="Take it for an event, a ref, or a stack.",
         ),
     ] = None,
     count: Annotated[
@@ -57,7 +60,7 @@ def trace(
             "-n",
             envvar="SIDECAR_COUNT",
             min=1,
-            help="Of a ref, only the newest so many.",
+            help="Of a ref or stack, only the newest so many events.",
         ),
     ] = 20,
     look_around: Annotated[
@@ -81,7 +84,7 @@ def trace(
     dead_stream: DeadStream = None,
     fleet_store: FleetStore = None,
 ) -> None:
-    """Tell of one event, or of all about a ref, hop by hop: with status, times and the mend.
+    """Tell of one event, or of all about a ref or stack, hop by hop: status, times and the mend.
 
     From the producer's clock over the control entry and the artifact in the fleet's store to the
     notification, or to the dead letter and what came of that. Of a ref also the versions that the
@@ -96,6 +99,8 @@ def trace(
 
       sidecar trace stacks/t_1/web/7 --as ref
 
+      sidecar trace t_1/web@7
+
       sidecar trace 1791234567890123 --bundle incident.zip
 
     """
@@ -106,7 +111,7 @@ def trace(
     from sidecar.replay.trace import traces
 
     if kind not in (None, *_KINDS):
-        raise UsageError(f"--as {kind!r}: say event or ref")
+        raise UsageError(f"--as {kind!r}: say event, ref or stack")
     history = open_history(
         data_dir, redis, notify_redis, stream, notify_stream, dead_stream, fleet_store, bundle
     )
@@ -127,26 +132,31 @@ def trace(
 def _found(
     review: Review, what: str, kind: str | None, count: int, look_around: str
 ) -> tuple[list[Life], list[Version]]:
-    from sidecar.replay.trace import by_ref, find
+    from sidecar.replay.trace import by_ref, by_stack, find
     from sidecar.settings import seconds
 
     try:
         around_us = int(seconds(look_around) * 1e6)
     except ValueError as error:
         raise UsageError(f"--look-around: {error}") from error
-    if kind != "ref":
-        found = find(review.history, what, review.window, around_us)
-        if found or kind == "event":
-            return found, []
-    return by_ref(review.history, what, review.window, count), _versions(review, what)
+    history, window = review.history, review.window
+    found: list[Life] = []
+    versions: list[Version] = []
+    if kind in (None, "event"):
+        found = find(history, what, window, around_us)
+    if kind == "ref" or (kind is None and not found):
+        found, versions = by_ref(history, what, window, count), _versions(review, what)
+    if kind == "stack" or (kind is None and not (found or versions)):
+        found = by_stack(history, what, window, count)
+    return found, versions
 
 
 def _versions(review: Review, ref: str) -> list[Version]:
     from sidecar.stores import explained
-    from store import Capability, InvalidRef, NotFound
+    from store import InvalidRef, NotFound
 
-    store = review.history.store
-    if store is None or Capability.LIST not in store.capabilities:
+    store = _listing(review)
+    if store is None:
         return []
     with explained():
         try:
@@ -155,8 +165,17 @@ def _versions(review: Review, ref: str) -> list[Version]:
             return []
 
 
+def _listing(review: Review) -> VersionedStore | None:
+    """Return the store, if it can say what is in it."""
+    from store import Capability
+
+    store = review.history.store
+    return store if store and Capability.LIST in store.capabilities else None
+
+
 def _absent(review: Review, what: str) -> SidecarError:
     from sidecar.cli.review import moment
+    from sidecar.replay.window import Window
 
     gaps = [
         f"{one.stream} before {moment(gap.last)} ({gap.why})"
@@ -167,10 +186,27 @@ def _absent(review: Review, what: str) -> SidecarError:
         return Incomplete(
             f"nothing is left of {what!r}: it may have been in what has expired: {'; '.join(gaps)}"
         )
+    never = ", and there never was" if review.window == Window() else ""
+    under = _ref_under(review, what)
+    mend = f"; refs lie under it: `sidecar replay show --ref {what}` shows them" if under else ""
     return SidecarError(
-        f"there is no event and no ref {what!r} in {review.history.describe()}, {review.window},"
-        " and there never was"
+        f"there is no event, ref or stack {what!r} in {review.history.describe()},"
+        f" {review.window}{never}{mend}"
     )
+
+
+def _ref_under(review: Review, ref: str) -> bool:
+    from sidecar.stores import explained
+    from store import InvalidRef
+
+    store = _listing(review)
+    if store is None:
+        return False
+    with explained():
+        try:
+            return next(store.list(ref.rstrip("/")), None) is not None
+        except InvalidRef:
+            return False
 
 
 def _print_version(ref: str, version: Version, *, json: bool) -> None:

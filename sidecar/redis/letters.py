@@ -11,7 +11,7 @@ from typing import Any, Final
 from sidecar.event import Event, Rejected, decode
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
-from sidecar.redis.scan import pages, pages_back, stream_info, text
+from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info, text
 from sidecar.redis.source import Entry, id_pair
 
 PAGE: Final = 200
@@ -134,6 +134,10 @@ class DeadLetters:
 
     def __len__(self) -> int:
         return int(self.client.xlen(self._keys.dead))
+
+    def now_us(self) -> int:
+        """Return the clock of the server that has them, in microseconds since the epoch."""
+        return server_time_us(self.client)
 
     def last_id(self) -> str | None:
         """Return the ID that was given last; None while there has been no letter."""

@@ -34,12 +34,16 @@ from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
 
 BATCH: Final = 500
+MAX_UNJUDGED_TOLD: Final = 20
+"""So many entries that cannot be judged are named; all are counted."""
 LEASE_S: Final = 60.0
 _OUTSIDE: Final = frozenset({
     Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH, Reason.POISON, Reason.ENTRY_LOST,
     Reason.ARTIFACT_TOO_LARGE, Reason.FORBIDDEN_REF, Reason.UNKNOWN_TYPE,
 })  # fmt: skip
 """Reasons that lie in what was around, or in what the operator said, and not in the entry."""
+_GONE: Final = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)
+"""Reasons for which an entry ends today whose artifact has been collected since."""
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE recorded (stream, at, origin UNIQUE, event_id, end, said, first,
@@ -57,6 +61,16 @@ class Divergence(NamedTuple):
     today: str
 
 
+class Unjudged(NamedTuple):
+    """One entry that ends otherwise today, which says nothing of today's code."""
+
+    origin: str
+    event_id: str
+    recorded: str
+    today: str
+    why: str
+
+
 class Checked(NamedTuple):
     """What came of a check."""
 
@@ -64,6 +78,8 @@ class Checked(NamedTuple):
     same: int
     unjudged: int
     """Those whose end lay in what was around, or comes of what lies before the window."""
+    unjudged_first: list[Unjudged]
+    """The first `MAX_UNJUDGED_TOLD` of them, in entry order."""
     divergence: Divergence | None
     """The first, in entry order."""
 
@@ -166,19 +182,22 @@ def _first_of(life: Life) -> str:
 
 def _compared(db: sqlite3.Connection) -> Checked:
     entries = same = unjudged = 0
+    told: list[Unjudged] = []
     found: Divergence | None = None
     for row in _joined(db):
         entries += 1
         if (row.end, row.said) == (row.today, row.today_said):
             same += 1
-        elif _is_outside(db, row):
+        elif why := _outside(db, row):
             unjudged += 1
+            if len(told) < MAX_UNJUDGED_TOLD:
+                told.append(Unjudged(row.origin, row.event_id, *_ends(row), why))
         elif found is None:
             found = Divergence(
                 row.origin, row.event_id, _shown(row.end, row.said),
                 _shown(row.today or "nothing", row.today_said),
             )  # fmt: skip
-    return Checked(entries, same, unjudged, found)
+    return Checked(entries, same, unjudged, told, found)
 
 
 class _Row(NamedTuple):
@@ -199,26 +218,41 @@ def _joined(db: sqlite3.Connection) -> Iterator[_Row]:
         yield _Row(*row)
 
 
-def _is_outside(db: sqlite3.Connection, row: _Row) -> bool:
-    """Tell whether the difference may come of what nobody recorded."""
+def _outside(db: sqlite3.Connection, row: _Row) -> str:
+    """Say why the difference may come of what nobody recorded; empty when it may not."""
+    return _outside_then(db, row) or _outside_today(db, row)
+
+
+def _outside_then(db: sqlite3.Connection, row: _Row) -> str:
     if row.end in (End.WAITING, End.UNKNOWN) or row.today == End.WAITING:
-        return True
+        return "how it ended was not recorded, or it has no end today"
     if row.end == End.DUPLICATE and not _is_recorded(db, row.first):
-        return True  # of one before the window
+        return "it repeats an event from before the window"
     if row.end == End.DEAD and row.said in _OUTSIDE:
-        return True
-    if row.end == End.DEAD and row.said == Reason.ID_CONFLICT:
-        # The one that was published came before the window, or was faster than an earlier entry.
-        earlier = db.execute(
-            "SELECT 1 FROM recorded AS a JOIN recorded AS b USING (event_id)"
-            " WHERE a.origin = ? AND b.end = ? AND (b.stream != a.stream OR b.at < a.at)",
-            (row.origin, End.PUBLISHED),
-        )
-        return earlier.fetchone() is None
-    gone = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)
-    if row.today == End.DEAD and row.today_said in gone:
-        return True  # collected since
-    return row.today == End.DEAD and row.today_said == Reason.ID_CONFLICT and _was_raced(db, row)
+        return "that lay in what was around: the stores, the workers' options, or a failure"
+    conflict = row.end == End.DEAD and row.said == Reason.ID_CONFLICT
+    if conflict and not _is_after_published(db, row):
+        return "its event_id was published before the window, or in a race"
+    return ""
+
+
+def _outside_today(db: sqlite3.Connection, row: _Row) -> str:
+    if row.today == End.DEAD and row.today_said in _GONE:
+        return "its artifact is not to be had any more"
+    conflict = row.today == End.DEAD and row.today_said == Reason.ID_CONFLICT
+    if conflict and _was_raced(db, row):
+        return "its event_id was published in a race"
+    return ""
+
+
+def _is_after_published(db: sqlite3.Connection, row: _Row) -> bool:
+    """Tell whether an earlier entry of the window was published under its event_id."""
+    earlier = db.execute(
+        "SELECT 1 FROM recorded AS a JOIN recorded AS b USING (event_id)"
+        " WHERE a.origin = ? AND b.end = ? AND (b.stream != a.stream OR b.at < a.at)",
+        (row.origin, End.PUBLISHED),
+    )
+    return earlier.fetchone() is not None
 
 
 def _was_raced(db: sqlite3.Connection, row: _Row) -> bool:
@@ -234,6 +268,12 @@ def _was_raced(db: sqlite3.Connection, row: _Row) -> bool:
 def _is_recorded(db: sqlite3.Connection, origin: str) -> bool:
     found = db.execute("SELECT 1 FROM recorded WHERE origin = ?", (origin,))
     return found.fetchone() is not None
+
+
+def _ends(row: _Row) -> tuple[str, str]:
+    """Return how it ended then and today; of what was published, not with what."""
+    then = _shown(row.end, row.said if row.end == End.DEAD else "")
+    return then, _shown(row.today or "nothing", row.today_said if row.today == End.DEAD else "")
 
 
 def _shown(end: str, said: str) -> str:

@@ -21,12 +21,13 @@ class Row(NamedTuple):
     """One thing that was there."""
 
     what: str
-    """`stack`, `ref`, `waiting`, `dead` or `halt`."""
+    """`stack`, `waiting`, `dead`, `halt` or `ref`."""
     event: Event | None
     event_id: str
     tenant_id: str
     at_us: int
-    """Since when, in microseconds since the epoch."""
+    """When it was published, when its entry came, or when it died: since when it has been so, in
+    microseconds since the epoch."""
     detail: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -56,14 +57,17 @@ class Moment:
         """Which notifications before have expired: what only they told is missing."""
         return self._state.gaps
 
-    def rows(self) -> Iterator[Row]:
-        """Yield stacks, refs, what waited, what was dead and what was halted, in this order."""
-        yield from (_row("stack", note) for note in self._state.stacks())
-        yield from (_row("ref", note) for note in self._state.refs())
-        yield from self._waiting()
-        yield from self._dead()
+    def halts(self) -> Iterator[Row]:
+        """Yield the halts that were in force."""
         for halt in halts_of(self._history, self._at_us, self._at_us):
             yield Row("halt", None, "", "", halt.since_us, f"{halt.stream}: {halt.reason}")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield stacks, what waited, what was dead, and refs, in this order: refs are many."""
+        yield from (_row("stack", note) for note in self._state.stacks())
+        yield from self._waiting()
+        yield from self._dead()
+        yield from (_row("ref", note) for note in self._state.refs())
 
     def _waiting(self) -> Iterator[Row]:
         """Yield what had begun by then, not so long before, and had not ended.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from sidecar.event import Event
-from sidecar.history import About, History
+from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
 from sidecar.moments import rfc3339, time_us
 from sidecar.reasons import explain
@@ -24,7 +25,7 @@ from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
 
 MAX_FOLLOWED: Final = 16
-"""So often an event that was put back is followed."""
+"""So many times is it followed what became of a letter that was put back."""
 _ORIGIN: Final = re.compile(r"(.+)/([0-9]{1,20}-[0-9]{1,20})", re.DOTALL)
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _CONTROL_VERSION: Final = re.compile(r"[0-9]{13,17}")
@@ -73,14 +74,16 @@ class Trace:
 def traces(history: History, found: list[Life]) -> Iterator[Trace]:
     """Yield the way of each; what was put back is followed to what became of it."""
     told: set[str] = set()
+    followed = 0
     left = list(found)
-    while left and len(told) < MAX_FOLLOWED:
+    while left:
         life = left.pop(0)
         if (key := f"{life.origin} {life.end}") in told:
             continue
         told.add(key)
         yield Trace(life, list(hops(history, life)))
-        if life.end is End.REDRIVEN and life.fields:
+        if life.end is End.REDRIVEN and life.fields and followed < MAX_FOLLOWED:
+            followed += 1
             left = [*by_origin(history, text(life.fields, "entry")), *left]
 
 
@@ -126,23 +129,61 @@ def by_event_id(history: History, event_id: str, window: Window, around_us: int)
 
 
 def by_ref(history: History, ref: str, window: Window, count: int) -> list[Life]:
-    """Return the lives of the newest events about an artifact_ref: `count` of each stream."""
-    names, about = history.streams, About(artifact_ref=ref)
+    """Return the lives of the newest `count` events about an artifact_ref."""
+    about = About(artifact_ref=ref)
+    return _newest(history, about, window, count, lambda event: event.artifact_ref == ref)
+
+
+def by_stack(history: History, what: str, window: Window, count: int) -> list[Life]:
+    """Return the lives of the newest `count` events of `TENANT/STACK`, or `TENANT/STACK@VERSION`.
+
+    As it is printed: a tenant or stack may have a slash, too.
+    """
+    return _newest(history, _about_stack(what), window, count, partial(_is_of_stack, what))
+
+
+def artifact_of_stack(history: History, what: str) -> Event | None:
+    """Return the newest notification of `TENANT/STACK@VERSION` that names an artifact."""
+    stream = history.streams.notifications
+    for entry in _of(
+        history.entries_back(stream, about=_about_stack(what)), partial(_is_of_stack, what)
+    ):
+        event = decoded(entry.fields)
+        if event and event.artifact_ref:
+            return event
+    return None
+
+
+def _about_stack(what: str) -> About:
+    tenant, _, stack = what.partition("/")
+    return ANY if "/" in stack else About(tenant_id=tenant)
+
+
+def _is_of_stack(what: str, event: Event) -> bool:
+    stack = f"{event.tenant_id}/{event.stack_id}"
+    return bool(event.stack_id) and what in (stack, f"{stack}@{event.version}")
+
+
+def _newest(
+    history: History, about: About, window: Window, count: int, wanted: Callable[[Event], bool]
+) -> list[Life]:
+    """Read each stream back until it has told of `count`."""
+    names = history.streams
     origins: list[str] = []
     for stream in names.control:
         newest = history.entries_back(stream, window.last_entry, window.first_entry, about=about)
-        origins += [f"{stream}/{entry.id}" for entry in islice(_of_ref(newest, ref), count)]
+        origins += [f"{stream}/{entry.id}" for entry in islice(_of(newest, wanted), count)]
     for stream in (names.notifications, names.dead):
         newest = history.entries_back(stream, window.last, window.first, about=about)
-        origins += [text(e.fields, "origin") for e in islice(_of_ref(newest, ref), count)]
+        origins += [text(e.fields, "origin") for e in islice(_of(newest, wanted), count)]
     found = [life for origin in dict.fromkeys(origins) for life in by_origin(history, origin)]
-    return sorted(found, key=lambda life: (life.begun_us, life.ended_us))
+    return sorted(found, key=lambda life: (life.begun_us, life.ended_us))[-count:]
 
 
-def _of_ref(entries: Iterator[Entry], ref: str) -> Iterator[Entry]:
+def _of(entries: Iterator[Entry], wanted: Callable[[Event], bool]) -> Iterator[Entry]:
     for entry in entries:
         event = decoded(entry.fields)
-        if event and event.artifact_ref == ref:
+        if event and wanted(event):
             yield entry
 
 
@@ -202,13 +243,15 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
         yield Hop(wait.name, Mark.WAITS, wait.at_us, wait.detail)
     if history.store and life.event and life.event.artifact_ref:
         yield _stored(life, put_of(life.event, history.store))
-    yield _end(life)
-    if life.end is End.PUBLISHED and (readers := history.readers()):
-        yield _read(life.control_version, readers)
+    overtaker = None
     if life.end is End.DEAD and life.event:
         overtaker = _overtaker(history, life, life.event)
-        if overtaker:
-            yield overtaker
+    end = _end(life)
+    yield end._replace(mend="") if overtaker else end  # one mend, the one that still holds
+    if life.end is End.PUBLISHED and (readers := history.readers()):
+        yield _read(life.control_version, readers)
+    if overtaker:
+        yield overtaker
 
 
 def _made(life: Life, created_at: str) -> Hop:

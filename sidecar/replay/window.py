@@ -90,12 +90,16 @@ class Filter:
     type: str = ""
     ref: str = ""
     """This artifact_ref, and what lies under it."""
+    ends: frozenset[str] = frozenset()
+    """How it ended: one of these."""
 
     def __bool__(self) -> bool:
-        return bool(self.tenant or self.stack or self.type or self.ref)
+        return self != Filter()
 
-    def wants(self, event: Event | None, tenant: str = "") -> bool:
+    def wants(self, event: Event | None, tenant: str = "", end: str = "") -> bool:
         """Tell whether an event is wanted; of one that cannot be decoded `tenant` may be known."""
+        if self.ends and end not in self.ends:
+            return False
         if event is None:
             return self.tenant in ("", tenant) and not (self.stack or self.type or self.ref)
         ref = event.artifact_ref

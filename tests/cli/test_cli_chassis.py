@@ -81,7 +81,10 @@ def test_a_rewritten_ref_at_a_go_source(sidecar: Cli, go: Path) -> None:
     assert published(sidecar) == ["new"]
     (letter,) = sidecar.entries(DEAD)
     assert letter["reason"] == "checksum_mismatch"
-    assert "chassis-file keeps no versions: once a ref is rewritten" in letter["detail"]
+    assert (
+        "(chassis-file) keeps only the newest of each ref: once one is rewritten"
+        in letter["detail"]
+    )
 
 
 def test_half_a_pair_at_a_go_source(sidecar: Cli, go: Path) -> None:

@@ -114,6 +114,38 @@ def test_ls_filters_and_counts(sidecar: Cli) -> None:
     assert "artifact_missing" in wrong.err
 
 
+def test_ls_reads_a_bundle(sidecar: Cli) -> None:
+    """Without Redis it lists the same letters, grouped, each, the newest, and filtered."""
+    for n in range(4):
+        sidecar.letter(_event(f"e{n}", tenant_id=f"t_{n % 2}"), f"{n + 1}-0",
+                       reason=("poison", "malformed")[n % 2])  # fmt: skip
+    path = sidecar.directory / "b.zip"
+    assert sidecar("replay", "export", path).code == 0
+    asked = (
+        (), ("--each",), ("-n", "2", "--json"), ("--only", "poison", "--json"),
+        ("--tenant", "t_1", "--each"), ("--since", "1h", "-n", "3"),
+    )  # fmt: skip
+    before = [sidecar("dead", "ls", *args).out for args in asked]
+    sidecar.client.flushall()
+    env = {"SIDECAR_REDIS": ""}
+    after = [sidecar("dead", "ls", *args, "--bundle", path, env=env).out for args in asked]
+    assert all(after)
+    assert after == before
+    none = sidecar("dead", "ls", "--tenant", "nobody", "--bundle", path, env=env)
+    assert (none.code, "none of the 4 dead letters" in none.err) == (6, True)
+
+
+@pytest.mark.parametrize("command", [
+    "dead show 1-0", "dead redrive --all --reason x", "dead history", "status", "audit",
+])  # fmt: skip
+def test_what_needs_a_live_system_refuses_a_bundle(sidecar: Cli, command: str) -> None:
+    """It says so, and which commands read one."""
+    ran = sidecar(*command.split(), "--bundle", "incident.zip")
+    assert ran.code == 2
+    assert "live system only" in ran.err
+    assert "`sidecar trace ID`" in ran.err
+
+
 def test_no_letters_is_no_failure(sidecar: Cli) -> None:
     """An empty list is good news: exit 0, nothing on standard output."""
     for args in (("ls",), ("ls", "--json"), ("redrive", "--all", "--reason", "x")):
@@ -727,3 +759,36 @@ def test_history_tells_who_put_back_what(sidecar: Cli) -> None:
     assert all("@" in one["by"] for one in found)
     lines = sidecar("dead", "history", "-n", "2").out.splitlines()
     assert ["why 1" in lines[0], "why 2" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_history_tells_what_became_of_it(sidecar: Cli) -> None:
+    """Published, dead again, put back again; nothing of what waits, or was published before."""
+    _open_control(sidecar)
+    sidecar.emit("before")
+    sidecar.work()
+    ids = [
+        sidecar.letter(event, f"{n + 1}-0")
+        for n, event in enumerate(
+            (_event("good"), _event("odd", type="nobody.knows"), _event("before", tenant_id="x"))
+        )
+    ]
+
+    def put_back(*letters: str) -> None:
+        args = ("dead", "redrive", *letters, "--force", "--reason", "try")
+        assert sidecar(*args).code == 0
+
+    def told() -> list[tuple[str, str]]:
+        found = sidecar("dead", "history", "--json").objects()
+        return sorted((one["event_id"], one["became"] or "?") for one in found)
+
+    put_back(*ids)
+    assert told() == [("before", "?"), ("good", "?"), ("odd", "?")]
+    sidecar.work()
+    assert told() == [("before", "dead"), ("good", "published"), ("odd", "dead")]
+    dead = sidecar("dead", "ls", "--only", "unknown_type", "--each", "--json").object()["id"]
+    assert f"dead again as {dead}" in sidecar("dead", "history").out
+    put_back(dead)
+    assert told()[2:] == [("odd", "?"), ("odd", "put back")]
+    note = json.loads(sidecar.entries(NOTIFICATIONS)[-1]["event"])
+    line = next(one for one in sidecar("dead", "history").out.splitlines() if "good" in one)
+    assert line.endswith(f"published as {note['control_version']}")

@@ -1,4 +1,4 @@
-"""`sidecar diff`: two versions of a ref, or the fleet at two positions."""
+"""`sidecar diff`: two versions of a ref, two refs, or the fleet at two positions."""
 
 from __future__ import annotations
 
@@ -52,10 +52,64 @@ def test_what_says_the_same_is_no_difference(sidecar: Cli) -> None:
 
 
 def test_a_ref_with_one_version_has_nothing_to_compare(sidecar: Cli) -> None:
-    """That is told apart from being the same."""
+    """That is told apart from being the same, and how to compare it with another ref."""
     versions(sidecar, b"one")
     ran = sidecar("diff", "rows/a")
     assert (ran.code, "no version before" in ran.err) == (3, True)
+    assert "`sidecar diff OTHER_REF rows/a`" in ran.err
+    versions(sidecar, b"one", b"two")
+    ran = sidecar("diff", "rows/a", "--json", checksum_of(b"one"), checksum_of(b"two"))
+    assert ran.object()["new_ref"] == "rows/a"
+
+
+def activate(sidecar: Cli, version: int, data: bytes) -> None:
+    """Publish a version of the stack `web` at a ref of its own."""
+    sidecar.bring(f"v{version}", f"stacks/t/web/{version}", data, "--type", "stack.activated",
+                  "--tenant", "t", "--stack", "web", "--version", str(version))  # fmt: skip
+    sidecar.work()
+
+
+def test_two_refs_are_compared(sidecar: Cli) -> None:
+    """The newest of each, or the versions that checksums say: first the old one's."""
+    activate(sidecar, 1, b"one\n")
+    activate(sidecar, 2, b"two\n")
+    activate(sidecar, 2, b"two\n")
+    sidecar.bring("again", "stacks/t/web/1", b"more\n")
+    sidecar.work()
+    refs = ("stacks/t/web/1", "stacks/t/web/2")
+    ran = sidecar("diff", *refs)
+    assert (ran.code, "-more" in ran.out, "+two" in ran.out) == (1, True, True)
+    ran = sidecar("diff", *refs, checksum_of(b"one\n")[:20])
+    assert (ran.code, "-one" in ran.out, "+two" in ran.out) == (1, True, True)
+    assert sidecar("diff", refs[0], refs[0]).code == 0
+    assert sidecar("diff", refs[0], "stacks/t/web/3").code == 3
+    assert sidecar("diff", *refs, "00000000", "11111111", "22222222").code == 2
+
+
+def test_versions_of_a_stack_are_compared(sidecar: Cli) -> None:
+    """TENANT/STACK@VERSION is what was published as that, also out of a bundle."""
+    activate(sidecar, 1, b"one\n")
+    activate(sidecar, 2, b"two\n")
+    sidecar.bring("again", "stacks/t/web/1", b"more\n")
+    sidecar.work()
+    path = sidecar.directory / "b.zip"
+    assert sidecar("replay", "export", path).code == 0
+    for args in ((), ("--bundle", path)):
+        env = {"SIDECAR_REDIS": ""} if args else None
+        ran = sidecar("diff", "t/web@1", "t/web@2", *args, env=env)
+        assert (ran.code, "-one" in ran.out, "+two" in ran.out) == (1, True, True)
+        assert sidecar("diff", "t/web@2", "stacks/t/web/2", *args, env=env).code == 0
+        ran = sidecar("diff", "t/web@1", "t/web@3", *args, env=env)
+        assert (ran.code, "`sidecar trace t/web@3`" in ran.err) == (3, True)
+
+
+def test_a_ref_with_an_at_sign_comes_before_a_stack(sidecar: Cli) -> None:
+    """What is there as a ref is taken for one."""
+    activate(sidecar, 1, b"one\n")
+    sidecar.bring("odd", "t/web@1", b"odd\n")
+    sidecar.work()
+    ran = sidecar("diff", "t/web@1", "stacks/t/web/1")
+    assert (ran.code, "-odd" in ran.out) == (1, True)
 
 
 def test_wrong_use_is_refused(sidecar: Cli) -> None:

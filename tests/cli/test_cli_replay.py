@@ -12,7 +12,7 @@ import pytest
 from sidecar.history.bundle import INDEX, BundleHistory, artifact_name
 from sidecar.moments import rfc3339
 from store import Corrupt, checksum_of
-from tests.cli.harness import DEAD, HOSTILE, NOTIFICATIONS, STREAM, Cli
+from tests.cli.harness import DEAD, HOSTILE, NOTIFICATIONS, STREAM, Cli, dialogue
 
 NOWHERE = "redis://127.0.0.1:1"
 
@@ -91,6 +91,36 @@ def test_filters_and_their_exit_code(sidecar: Cli) -> None:
     ran = sidecar("replay", "show", "--tenant", "nobody")
     assert ran.code == 6
     assert "the filters left nothing of 8 events" in ran.err
+
+
+def test_events_are_chosen_by_how_they_ended(sidecar: Cli) -> None:
+    """--end keeps these ends, and filters as the others do: 6 when it leaves nothing."""
+    everything(sidecar)
+    found = lives(sidecar, "--end", "dead", "--end", "waiting")
+    assert sorted(one["end"] for one in found) == ["dead", "dead", "waiting"]
+    ran = sidecar("replay", "show", "--end", "redriven")
+    assert ran.code == 6
+    assert "the filters left nothing of 7 events" in ran.err
+    wrong = sidecar("replay", "show", "--end", "died")
+    assert (wrong.code, "published, duplicate, dead" in wrong.err) == (2, True)
+
+
+def test_what_was_shown_is_counted_by_end(sidecar: Cli) -> None:
+    """At the end, on standard error, so that the data stays as it is."""
+    everything(sidecar)
+    whole = "7 events: 3 published, 2 dead, 1 duplicate, 1 waiting"
+    for args in ((), ("--json",)):
+        assert sidecar("replay", "show", *args).err.splitlines()[-1] == f"sidecar: {whole}"
+    assert "1 event: 1 waiting" in sidecar("replay", "show", "--end", "waiting").err
+
+
+def test_a_person_at_a_terminal_reads_what_the_columns_are(sidecar: Cli) -> None:
+    """Neither a pipe nor a machine is told."""
+    everything(sidecar)
+    _, seen = dialogue(sidecar, "replay", "show", answer="")
+    assert "EVENT_ID" in seen
+    assert "EVENT_ID" not in dialogue(sidecar, "replay", "show", "--json", answer="")[1]
+    assert "EVENT_ID" not in sidecar("replay", "show").err
 
 
 def test_a_window_that_never_held_anything(sidecar: Cli) -> None:
@@ -174,6 +204,16 @@ def test_the_fleet_at_a_position(sidecar: Cli) -> None:
     assert sidecar("replay", "at", "1").code == 5
     assert sidecar("replay", "at", "0s", "--tenant", "nobody").code == 6
     assert sidecar("replay", "at", "yesterday").code == 2
+
+
+def test_refs_come_last_and_each_line_says_what_its_time_is(sidecar: Cli) -> None:
+    """Stacks, what waited, what was dead, refs: published, entered, died, published."""
+    everything(sidecar)
+    found = [line.split() for line in sidecar("replay", "at", "0s").out.splitlines()]
+    assert [words[0] for words in found] == ["stack", "waiting", "dead", "dead", "ref", "ref"]
+    times = {"published": "stack ref", "entered": "waiting", "died": "dead"}
+    assert all(words[0] in times[words[4]] for words in found)
+    assert all(one["since"] for one in sidecar("replay", "at", "0s", "--json").objects())
 
 
 def test_a_letter_that_was_put_back_since_was_dead_then(sidecar: Cli) -> None:

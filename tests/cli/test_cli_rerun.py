@@ -13,6 +13,7 @@ import pytest
 
 import store
 from sidecar import notification, pipeline
+from sidecar.replay import check
 from tests.cli.harness import NOTIFICATIONS, STREAM, Cli
 from tests.sidecar.harness import eventually
 
@@ -162,6 +163,23 @@ def test_the_same_code_does_the_same(sidecar: Cli) -> None:
     assert (code, found["divergence"]) == (0, None)
     assert (found["entries"], found["same"], found["unjudged"]) == (9, 8, 1)
     assert everything_in(sidecar) == before
+
+
+def test_what_cannot_be_judged_is_named(sidecar: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with the reason, for a person and for machines; of many the first."""
+    everything(sidecar)
+    _, found = checked(sidecar)
+    (one,) = found["unjudged_first"]
+    assert (one["event_id"], one["recorded"]) == ("late", "waiting")
+    assert "not recorded" in one["why"]
+    line = next(one for one in sidecar("replay", "check").out.splitlines() if "late" in one)
+    assert one["origin"] in line
+    assert "not recorded" in line
+    monkeypatch.setattr(check, "MAX_UNJUDGED_TOLD", 1)
+    sidecar.emit("later")
+    _, found = checked(sidecar)
+    assert (found["unjudged"], len(found["unjudged_first"])) == (2, 1)
+    assert "and 1 more" in sidecar("replay", "check").out
 
 
 def test_a_bundle_is_checked_offline(sidecar: Cli) -> None:

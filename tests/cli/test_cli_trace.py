@@ -1,4 +1,4 @@
-"""`sidecar trace`: one event, or all about a ref, hop by hop."""
+"""`sidecar trace`: one event, or all about a ref or stack, hop by hop."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_letter_is_followed_through_being_put_back(sidecar: Cli) -> None:
 
 
 def test_a_letter_that_was_overtaken_says_by_what(sidecar: Cli) -> None:
-    """After a dead letter, the first newer notification of its stack is named."""
+    """After a dead letter, the first newer notification of its stack is named; its is the mend."""
     for version, kind in (("7", "other.type"), ("8", "stack.activated")):
         sidecar.bring(f"v{version}", f"stacks/{version}", b"x", "--type", kind, "--tenant", "t",
                       "--stack", "web", "--version", version)  # fmt: skip
@@ -111,6 +111,7 @@ def test_a_letter_that_was_overtaken_says_by_what(sidecar: Cli) -> None:
     (event,) = traced(sidecar, "v7")
     assert marks(event)[-2:] == [("dead letter", "failed"), ("overtaken", "failed")]
     assert "v8" in event["hops"][-1]["detail"]
+    assert [hop["mend"] is not None for hop in event["hops"][-2:]] == [False, True]
 
 
 def test_a_ref_with_its_versions_and_events(sidecar: Cli) -> None:
@@ -150,6 +151,62 @@ def test_a_notification_that_has_expired_is_told_as_such(sidecar: Cli) -> None:
     (found,) = traced(sidecar, "e1")
     assert marks(found)[-1] == ("notification", "ok")
     assert "expired since" in found["hops"][-1]["detail"]
+
+
+def activate(sidecar: Cli, version: int, *, tenant: str = "t", ref: str = "") -> None:
+    """Emit the activation of a version of a tenant's stack `web`."""
+    sidecar.bring(f"{tenant}-v{version}", ref or f"stacks/{tenant}/{version}", b"x", "--type",
+                  "stack.activated", "--tenant", tenant, "--stack", "web",
+                  "--version", str(version))  # fmt: skip
+
+
+def test_a_stack_is_traced_by_the_name_that_is_printed(sidecar: Cli) -> None:
+    """All events of TENANT/STACK, those of one version with @VERSION, the newest --count."""
+    for version in (1, 2, 12):
+        activate(sidecar, version)
+    activate(sidecar, 2, tenant="other")
+    sidecar.work()
+    activate(sidecar, 13)
+    every = [one["event_id"] for one in traced(sidecar, "t/web")]
+    assert every == ["t-v1", "t-v2", "t-v12", "t-v13"]
+    assert [one["event_id"] for one in traced(sidecar, "t/web@2")] == ["t-v2"]
+    newest = traced(sidecar, "t/web", "--as", "stack", "-n", "2")
+    assert [one["event_id"] for one in newest] == ["t-v12", "t-v13"]
+    for absent in ("t/web@3", "t/we", "web", "t/"):
+        assert sidecar("trace", absent, "--as", "stack").code == 1
+
+
+def test_a_ref_that_looks_like_a_stack_comes_first(sidecar: Cli) -> None:
+    """What is there as a ref is taken for one; --as stack says that the stack is meant."""
+    sidecar.bring("e1", "t/web@2", b"one")
+    activate(sidecar, 2)
+    sidecar.work()
+    assert traced(sidecar, "t/web@2")[-1]["event_id"] == "e1"
+    assert traced(sidecar, "t/web@2", "--as", "stack")[-1]["event_id"] == "t-v2"
+
+
+def test_as_many_events_are_told_as_were_asked_for(sidecar: Cli) -> None:
+    """The bound on following what was put back is none on what is told."""
+    for n in range(20):
+        sidecar.bring(f"e{n}", "rows/a", b"one")
+    sidecar.work()
+    found = [one for one in traced(sidecar, "rows/a", "-n", "18") if "hops" in one]
+    assert [one["event_id"] for one in found] == [f"e{n}" for n in range(2, 20)]
+
+
+def test_an_absence_claims_no_more_than_was_looked_at(sidecar: Cli) -> None:
+    """In a window it says nothing of the rest; where refs lie under it, it says how to see them."""
+    sidecar.bring("e1", "rows/a", b"one")
+    sidecar.work()
+    ran = sidecar("trace", "nobody", "--since", "1h")
+    assert (ran.code, "never was" in ran.err) == (1, False)
+    ran = sidecar("trace", "rows")
+    assert (ran.code, "`sidecar replay show --ref rows`" in ran.err) == (1, True)
+    path = sidecar.directory / "b.zip"
+    assert sidecar("replay", "export", path).code == 0
+    ran = sidecar("trace", "rows/", "--bundle", path, env={"SIDECAR_REDIS": ""})
+    assert (ran.code, "never was" in ran.err, "--ref rows" in ran.err) == (1, False, True)
+    assert "replay show" not in sidecar("trace", "row").err
 
 
 def test_what_never_was_and_what_has_expired(sidecar: Cli) -> None:

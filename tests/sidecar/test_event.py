@@ -281,6 +281,30 @@ def test_a_value_of_another_form_is_invalid(field: str, values: list[Any]) -> No
         assert (rejected.reason, rejected.detail.split(":")[0]) == (Reason.INVALID_EVENT, field)
 
 
+@pytest.mark.parametrize(
+    ("literal", "shown"),
+    [
+        ('"1"', ', not "1"'),
+        ("1.50", ", not 1.50"),
+        ("99999999999999999999", ", not 99999999999999999999"),
+        ('["a", {"b": 2e0}]', ', not ["a",{"b":2e0}]'),
+        ('"\\u202e\\u0007\\u001b"', r', not "\u202e\u0007\u001b"'),
+        (json.dumps("x" * 5000), ', not "' + "x" * 59 + "…"),
+    ],
+)
+def test_a_wrong_value_is_told(literal: str, shown: str) -> None:
+    """`detail` ends with the value as it came: cut, and inert on a terminal."""
+    rejected = refused(f'{{"event_id":"e","type":"run.abort","version":{literal}}}')
+    assert rejected.detail.startswith("version: ")
+    assert rejected.detail.endswith(shown)
+    assert rejected.detail.isprintable()
+
+
+def test_a_field_that_is_not_there_has_no_value_to_tell() -> None:
+    """The event as a whole is not told in its place."""
+    assert refused('{"type":"run.abort","version":1}').detail == "event_id: Field required"
+
+
 @pytest.mark.parametrize("literal", ["42.0", "4.2e1", "42e0", "1E0", "0.0", "-0.0"])
 def test_an_integer_is_written_as_an_integer(literal: str) -> None:
     """An integral value in any other spelling than an integer's is invalid."""

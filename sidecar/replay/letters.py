@@ -1,0 +1,47 @@
+"""The dead letters of a history, as `DeadLetters` has those of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from sidecar.history import History
+from sidecar.redis.letters import ALL, DeadLetter, Selection
+from sidecar.redis.source import FIRST, LAST
+
+
+class RecordedLetters:
+    """Dead letters to be read only. Its methods raise as the history does."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._stream = history.streams.dead
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.all())
+
+    def now_us(self) -> int:
+        """Return the time that relative times count from, in microseconds since the epoch."""
+        return self._history.now_us()
+
+    def all(self, asked: Selection = ALL) -> Iterator[DeadLetter]:
+        """Yield letters, the oldest first."""
+        first, last = _span(asked)
+        for entry in self._history.entries(self._stream, first, last):
+            letter = DeadLetter(entry.id, entry.fields)
+            if asked.wants(letter):
+                yield letter
+
+    def newest(self, count: int, asked: Selection = ALL) -> list[DeadLetter]:
+        """Return the newest `count` letters, the oldest of them first."""
+        first, last = _span(asked)
+        back = self._history.entries_back(self._stream, last, first)
+        letters = (DeadLetter(entry.id, entry.fields) for entry in back)
+        return list(islice(filter(asked.wants, letters), count))[::-1]
+
+
+def _span(asked: Selection) -> tuple[str, str]:
+    return (
+        FIRST if asked.first == ALL.first else asked.first,
+        LAST if asked.last == ALL.last else asked.last,
+    )
