@@ -48,8 +48,10 @@ def dead(sidecar: Cli, event_id: str, at_ms: int, reason: str, **more: Any) -> N
 
 def stack(version: int) -> dict[str, Any]:
     """Return what an event tells of the victim's stack."""
-    return {"tenant_id": "t_acme", "stack_id": "web", "version": version,
-            "artifact_ref": f"stacks/t_acme/web/{version}", "checksum": "sha256:" + "ab" * 32}  # fmt: skip
+    return {
+        "tenant_id": "t_acme", "stack_id": "web", "version": version,
+        "artifact_ref": f"stacks/t_acme/web/{version}", "checksum": "sha256:" + "ab" * 32,
+    }  # fmt: skip
 
 
 def incident(sidecar: Cli) -> None:
