@@ -135,7 +135,7 @@ def test_a_long_list_shows_what_is_around(sidecar: Cli, browser: Browser) -> Non
         published(sidecar, f"e{n}", 10 * n, **stack(n + 1))
     browser.open(made(sidecar), "event=e40")
     listed = browser.text("#stack")
-    assert "this one" in listed
+    assert "(this one)" in listed
     assert "50 of 120 events" in listed
     assert browser.run("return document.querySelectorAll('#stack li').length") == 50
 
