@@ -123,9 +123,13 @@ def report(
 ) -> None:
     """Write the window as one HTML file, to be looked at in a browser; it needs no network.
 
-    A timeline by tenant, delays, dead letters by reason, when nothing went on while events waited,
-    each event's hops, what changed between the versions of a ref; search, filters, and links to
-    what is on the screen.
+    What went wrong, a timeline by tenant, delays, when nothing went on while events waited (of all
+    tenants, whatever the filters), each event's hops, what overtook a dead letter, what changed
+    between the versions of a ref; search and filters.
+
+    The address of what is on the screen is a link to it. One can be written by hand, too, after the
+    file's name: #event=EVENT_ID, #search=TEXT, #tenant=TENANT, or #from=US&to=US, in microseconds
+    since the epoch as control_versions are; several are joined with &.
 
     Exit codes: 3 a part of the window has expired (the report tells which), 5 the window never held
     anything, 6 the filters left nothing.
@@ -154,8 +158,7 @@ def report(
     with progress(json=json) as tell:
         for life in lives(history, review.window):
             held += 1
-            if review.asked.wants(life.event, life.tenant_id):
-                made.add(life)
+            made.add(life)
             if len(made) > max_events:
                 raise UsageError(
                     f"the window has over {max_events:,} events, more than a browser shows with"

@@ -9,13 +9,10 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import heapq
 import json
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
-from itertools import pairwise
 from typing import Any, Final
 
 from sidecar.history import History
@@ -23,14 +20,13 @@ from sidecar.moments import rfc3339
 from sidecar.reasons import explain
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.compare import compare
+from sidecar.replay.overtaking import LEAVE_IT, Overtaking
+from sidecar.replay.stalls import Stalls
 from sidecar.replay.timeline import End, Life
 from sidecar.replay.window import Covered, Filter, Window
 from store import StoreError, VersionedStore
 
 ENDS: Final = tuple(end.value for end in End)
-QUIET_US: Final = 2_000_000
-"""From so long without an end on, while events waited, it is worth telling."""
-MAX_QUIET: Final = 100
 MAX_DIFFS: Final = 200
 MAX_DIFF_LINES: Final = 400
 _TEXTS: Final = (
@@ -54,9 +50,23 @@ class Report:
     )
     diffs: list[dict[str, Any]] = field(default_factory=list)
     _newest: dict[str, Life] = field(default_factory=dict)
+    _stalls: Stalls = field(default_factory=Stalls)
+    _overtaking: Overtaking = field(default_factory=Overtaking)
 
     def add(self, life: Life) -> None:
-        """Take in one event. Raises `Unreachable` when the store is away."""
+        """Take in one event. Raises `Unreachable` when the store is away.
+
+        What is not asked for gets no row, but may be what waited, or what overtook.
+        """
+        wanted = self.asked.wants(life.event, life.tenant_id)
+        self._stalls.add(life)
+        self._overtaking.see(life, len(self) if wanted else None)
+        if wanted:
+            self._add_row(life)
+
+    def _add_row(self, life: Life) -> None:
+        if life.end is End.DEAD:
+            self._overtaking.watch(len(self), life)
         event, columns = life.event, self.columns
         put = put_of(event, self.history.store) if event and self.history.store else None
         texts = {
@@ -104,22 +114,16 @@ class Report:
             "lines": [*lines[:MAX_DIFF_LINES], *more],
         })  # fmt: skip
 
-    def _quiet(self) -> list[dict[str, int]]:
-        """Return when nothing ended for long while there was something to do."""
-        took = [
-            (begun, begun + took)
-            for begun, took in zip(self.columns["begun"], self.columns["took"], strict=True)
-            if took >= 0
-        ]
-        begun, ended = sorted(one for one, _ in took), sorted(one for _, one in took)
-        found = []
-        for at, then in pairwise(ended):
-            if then - at >= QUIET_US:
-                # Those that had come a good while before it went on, less those that had ended.
-                waiting = bisect_left(begun, then - QUIET_US // 2) - bisect_left(ended, then)
-                if waiting > 0:
-                    found.append({"from_us": at, "to_us": then, "waiting": waiting})
-        return heapq.nlargest(MAX_QUIET, found, key=lambda one: one["to_us"] - one["from_us"])
+    def _overtaken(self) -> dict[int, dict[str, Any]]:
+        """Return, by row, what made a dead letter old news."""
+        found = {}
+        for row, (life, its_row) in self._overtaking.of.items():
+            assert life.event  # noqa: S101 -- a notification that cannot be read overtakes nothing
+            found[row] = {
+                "event_id": life.event_id, "tenant": life.tenant_id, "stack": life.event.stack_id,
+                "version": life.event.version, "at_us": life.ended_us, "row": its_row,
+            }  # fmt: skip
+        return found
 
     def data(self) -> bytes:
         """Return what the page reads."""
@@ -131,7 +135,8 @@ class Report:
                 "covered": [one.to_json() for one in self.covered],
             },
             "strings": list(self.strings), "columns": self.columns, "ends": ENDS,
-            "diffs": self.diffs, "quiet": self._quiet(),
+            "diffs": self.diffs, "quiet": [stall._asdict() for stall in self._stalls.found()],
+            "overtaken": self._overtaken(), "leave_it": LEAVE_IT,
             "tallest": [max(self.columns["took"], default=0)],
         }).encode()  # fmt: skip
 
@@ -181,13 +186,3 @@ def _hashes(*sources: bytes) -> bytes:
     """Return the digests by which a page allows its own scripts or styles, and no others."""
     digests = (base64.b64encode(hashlib.sha256(source).digest()) for source in sources)
     return b" ".join(b"'sha256-%s'" % digest for digest in digests)
-
-
-def report_of(
-    history: History, window: Window, asked: Filter, covered: list[Covered], lives: Iterable[Life]
-) -> Report:
-    """Return the report of these lives."""
-    report = Report(history, window, asked, covered)
-    for life in lives:
-        report.add(life)
-    return report

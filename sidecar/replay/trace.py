@@ -20,6 +20,7 @@ from sidecar.reasons import explain
 from sidecar.redis.scan import control_version_of, entry_id_of, text
 from sidecar.redis.source import Entry, id_pair
 from sidecar.replay.artifacts import Put, State, put_of
+from sidecar.replay.overtaking import LEAVE_IT, overtakes
 from sidecar.replay.timeline import End, Life, decoded, lives
 from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
@@ -325,20 +326,15 @@ def _read(control_version: int, readers: dict[str, int]) -> Hop:
 
 def _overtaker(history: History, life: Life, event: Event) -> Hop | None:
     """Return the first notification after a dead letter that makes it old news."""
-    stack = event.tenant_id, event.stack_id
     about = About(tenant_id=event.tenant_id)
     names = history.streams
     for entry in history.entries(names.notifications, entry_id_of(life.ended_us), about=about):
         other = decoded(entry.fields)
-        if other is None or other.event_id == life.event_id:
-            continue
-        same_ref = event.artifact_ref and other.artifact_ref == event.artifact_ref
-        newer = event.version > 0 and other.version >= event.version
-        if same_ref or (event.stack_id and newer and (other.tenant_id, other.stack_id) == stack):
+        if other and overtakes(other, event, life.event_id):
             return Hop(
                 "overtaken", Mark.FAILED, control_version_of(entry.id),
-                f"by {other.event_id}: {'/'.join(stack)}@{other.version}, control_version"
-                f" {control_version_of(entry.id)}",
-                "leave it dead: what came later has it; to re-drive it would go back",
+                f"by {other.event_id}: {other.tenant_id}/{other.stack_id}@{other.version},"
+                f" control_version {control_version_of(entry.id)}",
+                LEAVE_IT,
             )  # fmt: skip
     return None

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from sidecar.moments import rfc3339
 from tests.cli.harness import HOSTILE, NOTIFICATIONS, STREAM, Cli
-from tests.report.browser import Browser, driver
+from tests.report.browser import Browser
 
 BASE_MS = 1_790_000_000_000
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=document.title='owned'>"
 NOBODY = {"SIDECAR_REDIS": ""}
-
-
-@pytest.fixture
-def sidecar(redis_url: str, client: redis.Redis, tmp_path: Path) -> Cli:
-    """The commands, on the real, empty server and an empty data directory."""
-    return Cli(redis_url, tmp_path, client)
-
-
-@pytest.fixture(scope="session")
-def window() -> Iterator[Callable[..., Browser]]:
-    """What opens windows of a browser."""
-    with driver() as opened:
-        yield opened
-
-
-@pytest.fixture
-def browser(window: Callable[..., Browser]) -> Browser:
-    """A window of a browser."""
-    return window()
 
 
 def everything(sidecar: Cli) -> None:

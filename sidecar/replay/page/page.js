@@ -8,6 +8,10 @@ const visible = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061
 const clock = (us) => us ? new Date(us / 1000).toISOString().replace("T", " ") : "–";
 const span = (us) => us < 0 ? "-" + span(-us) : us < 1e3 ? us.toFixed(0) + " µs" : us < 1e6 ? (us / 1e3).toFixed(us < 1e4 ? 1 : 0) + " ms"
   : us < 6e7 ? (us / 1e6).toFixed(1) + " s" : us < 36e8 ? Math.floor(us / 6e7) + " min " + Math.round(us % 6e7 / 1e6) + " s" : (us / 36e8).toFixed(1) + " h";
+const some = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
+// Ticks of the delay chart, in seconds: where a person would put them.
+const TICKS = new Map([[1e-4, "100 µs"], [1e-3, "1 ms"], [1e-2, "10 ms"], [0.1, "100 ms"], [1, "1 s"], [10, "10 s"], [60, "1 min"], [600, "10 min"], [3600, "1 h"], [36e3, "10 h"], [36e4, "100 h"]]);
+const MOST_TICKS = 7, MOST_GROUPS = 50, MOST_LISTED = 50;
 const moment = (id) => Number(id.split("-")[0]) ? clock(Number(id.split("-")[0]) * 1000) : "the beginning";
 function el(name, text, attributes = {}) {
   const made = document.createElement(name);
@@ -39,21 +43,51 @@ function start(data) {
   // --- what it is -------------------------------------------------------------------------------
   document.title = visible("Replay, " + head.window);
   $("window").textContent = visible(head.window);
-  $("source").textContent = visible(`Taken from ${head.history} at ${head.taken_at}. ${total.toLocaleString("en")} events.` + (head.filters ? ` Only ${head.filters}.` : ""));
+  $("source").textContent = visible(`Taken from ${head.history} at ${head.taken_at}. ${some(total, "event")}.` + (head.filters ? ` Only ${head.filters}.` : ""));
   put($("covered"), ...head.covered.map((one) => {
     const item = el("li", one.stream + ": ");
     item.append(one.first ? `${moment(one.first)} to ${moment(one.last)}` : "nothing");
     for (const gap of one.missing) item.append(" ", el("span", `${gap.why}: ${moment(gap.first)} to ${moment(gap.last)} is gone`, { class: "bad" }));
     return item;
   }));
+  if (head.filters) $("quiet-hint").append(visible(` This is about all events of the window, not only ${head.filters}.`));
+  const after = (one) => one.letters ? `, right after ${some(one.letters, "dead letter")} in a row` + (one.tenants > 1 ? `, of ${some(one.tenants, "tenant")}` : one.tenant && `, all of ${one.tenant}`) : "";
   put($("quiet"), ...(data.quiet.length ? data.quiet.map((one) => {
     const item = el("li");
     const link = el("button", `${clock(one.from_us)}, for ${span(one.to_us - one.from_us)}`, { type: "button" });
     link.onclick = () => { zoom(one.from_us / 1e6 - 1, one.to_us / 1e6 + 1); };
-    item.append(link, ` while ${one.waiting.toLocaleString("en")} events waited`);
+    item.append(link, visible(` while ${some(one.waiting, "event")} waited${after(one)}`));
     return item;
   }) : [el("p", "Never for long.")]));
   put($("tenants"), ...lanes.slice(0, 2000).map((tenant) => el("option", undefined, { value: visible(strings[tenant]) })));
+
+  // --- what went wrong --------------------------------------------------------------------------
+  function groups() {  // the dead letters by reason and tenant, the most first
+    const found = new Map();
+    for (const i of order.filter((i) => end(i) === "dead")) {
+      const key = columns.reason[i] + " " + columns.tenant[i], group = found.get(key) || { first: i, count: 0 };
+      found.set(key, { ...group, last: i, count: group.count + 1 });
+    }
+    return [...found.values()].sort((a, b) => b.count - a.count);
+  }
+  function wrong() {
+    const all = groups(), left = all.slice(MOST_GROUPS);
+    put($("wrong"), ...all.slice(0, MOST_GROUPS).map(({ first, last, count }) => {
+      const item = el("li"), reason = visible(text("reason", first)), tenant = visible(text("tenant", first));
+      const button = el("button", `${some(count, "dead letter")}: ${reason}, ${tenant || "no tenant"}`, { type: "button" });
+      button.onclick = () => {
+        now.search = $("search").value = reason;
+        now.tenant = $("tenant").value = tenant;
+        now.hidden.clear(); now.reasons.clear();
+        xs = [time(first) / 1e6 - 1, time(last) / 1e6 + 1];
+        choose();
+      };
+      item.append(button, " ", el("span", count > 1 ? `${clock(time(first))} to ${clock(time(last))}` : clock(time(first)), { class: "soft" }));
+      return item;
+    }));
+    if (!all.length) put($("wrong"), el("p", "Nothing ended badly."));
+    if (left.length) $("wrong").append(el("p", `And ${some(left.reduce((sum, one) => sum + one.count, 0), "dead letter")} of ${some(left.length, "smaller group")}.`, { class: "soft" }));
+  }
 
   // --- choosing ---------------------------------------------------------------------------------
   const count = (values) => values.reduce((sums, value) => sums.set(value, (sums.get(value) || 0) + 1), new Map());
@@ -71,13 +105,15 @@ function start(data) {
   toggles($("reasons"), byReason, now.reasons, (name) => [visible(name)]);
   put($("legend"), ...ends.map((name) => { const item = el("span"); item.append(dot(name), SAID[name]); return item; }));
 
+  let searched = null;  // each text as it is shown, in lower case: made when somebody searches
   function choose() {
-    const wanted = now.search.toLowerCase();
+    const wanted = visible(now.search).toLowerCase();
+    if (wanted) searched ??= strings.map((one) => visible(one).toLowerCase());
     const fits = (i) => !now.hidden.has(end(i)) && !(text("reason", i) && now.reasons.has(text("reason", i)))
       && (!now.tenant || visible(text("tenant", i)) === now.tenant)
-      && (!wanted || ["event_id", "tenant", "stack", "ref", "reason", "type", "detail"].some((name) => text(name, i).toLowerCase().includes(wanted)));
+      && (!wanted || ["event_id", "tenant", "stack", "ref", "reason", "type", "detail"].some((name) => searched[columns[name][i]].includes(wanted)));
     now.chosen = order.filter(fits);
-    $("chosen").textContent = `${now.chosen.length.toLocaleString("en")} of ${total.toLocaleString("en")} events`;
+    $("chosen").textContent = `${now.chosen.length.toLocaleString("en")} of ${some(total, "event")}`;
     for (const button of document.querySelectorAll("#ends button, #reasons button")) button.sync();
     if (now.tenant) ys = laneWindow(now.tenant);
     delays();
@@ -103,7 +139,7 @@ function start(data) {
     const find = (at) => { let low = 0, high = now.chosen.length; while (low < high) { const mid = (low + high) >> 1; time(now.chosen[mid]) / 1e6 < at ? low = mid + 1 : high = mid; } return low; };
     return [find(xs[0]), find(xs[1])];
   }
-  function drawEvents(plot, yOf, keep) {
+  function drawEvents(plot, yOf, keep, heaped) {
     const c = plot.ctx, ratio = devicePixelRatio, r = 4 * ratio;
     c.save();
     c.beginPath(); c.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height); c.clip();
@@ -115,10 +151,16 @@ function start(data) {
     const marks = ends.map(() => []), [low, high] = visibleRange();
     const { left, top, width, height } = plot.bbox, across = (width >> 1) + 1, scale = width / (xs[1] - xs[0]);
     const taken = ends.map(() => new Uint8Array(across * ((height >> 1) + 1)));  // one mark a few pixels: a hundred thousand are drawn as fluently as ten
+    const newest = new Map(), heaps = [];  // of dead marks in a lane that touch: they come from left to right
     for (let n = low; n < high; n++) {
       const i = now.chosen[n], code = columns.end[i];
       if (!keep(i)) continue;
       const x = (time(i) / 1e6 - xs[0]) * scale, y = plot.valToPos(yOf(i), "y", true) - top;
+      if (heaped && code === DEAD) {
+        let heap = newest.get(columns.tenant[i]);
+        if (!heap || x - heap.to > 2 * r) { heap = { from: x, y, count: 0 }; heaps.push(heap); newest.set(columns.tenant[i], heap); }
+        heap.to = x; heap.count++;
+      }
       const cell = (x >> 1) + across * (y >> 1);
       if (taken[code][cell]) continue;
       taken[code][cell] = 1;
@@ -137,6 +179,15 @@ function start(data) {
       c.lineWidth = 2 * ratio;
       name === "dead" || name === "duplicate" ? c.stroke() : c.fill();
     });
+    c.font = `600 ${11 * ratio}px system-ui`; c.textBaseline = "middle";
+    c.lineWidth = 3 * ratio; c.strokeStyle = colour("card"); c.fillStyle = colour("dead");
+    for (const { from, to, y, count } of heaps) {
+      if (count < 2) continue;
+      const said = String(count), fits = to + r + (6 + 8 * said.length) * ratio < width;
+      const at = left + (fits ? to + r + 3 * ratio : from - r - 3 * ratio);
+      c.textAlign = fits ? "left" : "right";
+      c.strokeText(said, at, top + y); c.fillText(said, at, top + y);
+    }
     if (now.selected >= 0 && keep(now.selected)) {
       c.beginPath();
       c.arc(plot.valToPos(time(now.selected) / 1e6, "x", true), plot.valToPos(yOf(now.selected), "y", true), 10 * ratio, 0, 7);
@@ -144,6 +195,7 @@ function start(data) {
     }
     c.restore();
   }
+  const DEAD = ends.indexOf("dead");
   const lane = (i) => laneOf.get(columns.tenant[i]) + 0.5;
   const axis = () => ({ stroke: colour("soft"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") }, font: "12px system-ui" });
   function chart(place, height, y, yOf, keep) {
@@ -153,7 +205,7 @@ function start(data) {
       tzDate: (at) => uPlot.tzDate(new Date(at * 1e3), "Etc/UTC"),
       axes: [{ ...axis(), space: 90, values: hours }, { ...axis(), ...y.axis }],
       hooks: {
-        draw: [(plot) => drawEvents(plot, yOf, keep)],
+        draw: [(plot) => drawEvents(plot, yOf, keep, y.heaped)],
         setSelect: [(plot) => { if (plot.select.width > 3) { zoom(plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x")); plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false); } }],
       },
     }, [[0, 1], [null, null]], place);
@@ -185,6 +237,10 @@ function start(data) {
     const width = xs[1] - xs[0], [from, to] = width > 2 * 86400 ? [0, 10] : width > 600 ? [11, 16] : width > 10 ? [11, 19] : [11, 23];
     return values.map((value) => new Date(value * 1e3).toISOString().slice(from, to));
   }
+  function ticks(plot, axis, least, most) {
+    const all = [...TICKS.keys()].filter((at) => at >= least && at <= most), step = Math.ceil(all.length / MOST_TICKS);
+    return all.filter((_, n) => n % step === 0);
+  }
   const names = (plot, values) => values.map((value) => Number.isInteger(value) ? "" : visible(strings[lanes[Math.floor(value)]] ?? "").slice(0, 22) || (lanes[Math.floor(value)] === undefined ? "" : "no tenant"));
   const inLane = (i) => { const at = lane(i); return at >= ys[0] && at <= ys[1]; };
   const took = (i) => columns.took[i] >= 0 && end(i) !== "duplicate";
@@ -192,12 +248,12 @@ function start(data) {
   function build() {
     for (const id of ["timeline", "delay"]) $(id).replaceChildren();
     timeline = chart($("timeline"), Math.max(180, Math.min(640, 22 * Math.min(lanes.length, 40) + 60)), {
-      scale: { dir: -1, range: () => ys },
+      heaped: true, scale: { dir: -1, range: () => ys },
       axis: { size: 150, splits: () => { const step = Math.max(1, Math.ceil((ys[1] - ys[0]) / 40)); const at = []; for (let n = Math.floor(ys[0]); n < ys[1] && n < lanes.length; n += step) at.push(n + 0.5); return at; }, values: names },
     }, lane, inLane);
     delay = chart($("delay"), 190, {
       scale: { distr: 3, range: () => [1e-4, Math.max(1, ...data.tallest.map((us) => us / 1e6 * 2))] },
-      axis: { size: 150, values: (plot, values) => values.map((value) => value === null ? "" : span(value * 1e6)) },
+      axis: { size: 150, splits: ticks, filter: (plot, values) => values, values: (plot, values) => values.map((value) => TICKS.get(value)) },
     }, (i) => Math.max(columns.took[i] / 1e6, 1e-4), took);
   }
   let asked = 0;
@@ -225,16 +281,17 @@ function start(data) {
 
   // --- the table --------------------------------------------------------------------------------
   const table = $("table"), HEIGHT = 28;
-  const whose = (i) => [text("tenant", i), text("stack", i)].filter(Boolean).join("/") + (columns.version[i] ? "@" + columns.version[i] : "") || "–";
+  const named = (tenant, stack, version) => [tenant, stack].filter(Boolean).join("/") + (version ? "@" + version : "") || "–";
+  const whose = (i) => named(text("tenant", i), text("stack", i), columns.version[i]);
   function rows() {
     const first = Math.max(0, Math.floor(table.scrollTop / HEIGHT) - 5), last = Math.min(now.chosen.length, first + Math.ceil(table.clientHeight / HEIGHT) + 10);
     $("rows").style.height = now.chosen.length * HEIGHT + "px";
     put($("rows"), ...now.chosen.slice(first, last).map((i, n) => {
       const row = el("div", undefined, { class: "row", role: "option", id: "row" + i, "aria-selected": String(i === now.selected) });
       row.style.top = (first + n) * HEIGHT + "px";
-      const how = el("span"); how.append(dot(end(i)), SAID[end(i)]);
+      const how = el("span"); how.append(dot(end(i)), SAID[end(i)], visible(text("reason", i) && ": " + text("reason", i)));
       row.append(el("span", clock(time(i)), { class: "wide" }), el("span", took(i) ? span(columns.took[i]) : "", { class: "soft" }), how, el("span", whose(i)), el("span", text("type", i), { class: "wide" }),
-        el("span", text("ref", i), { class: "wide" }), el("span", (text("event_id", i) || "?") + (text("reason", i) ? "  " + text("reason", i) : ""), { class: "wide" }));
+        el("span", text("ref", i), { class: "wide" }), el("span", text("event_id", i) || "?", { class: "wide" }));
       row.onclick = () => open(i);
       return row;
     }));
@@ -280,29 +337,47 @@ function start(data) {
     const hop = (name, at, lines, since, bad) => {
       const item = el("li");
       if (since && at) item.append(el("span", "+" + span(at - since), { class: "took" }));
-      item.append(el("strong", name, bad ? { class: "bad" } : {}), " ", el("span", at ? clock(at) : "", { class: "soft" }), ...lines.filter(Boolean).map((line) => el("div", line, { class: "mono" })));
+      item.append(el("strong", name, bad ? { class: "bad" } : {}), " ", el("span", at ? clock(at) : "", { class: "soft" }), ...lines.filter(Boolean).map((line) => line instanceof Node ? line : el("div", line, { class: "mono" })));
       hops.push(item);
     };
     const began = columns.begun[i], ended = took(i) ? began + columns.took[i] : 0;
     if (text("created_at", i)) hop("made", 0, [text("created_at", i) + " by the producer's clock", columns.ahead[i] && `That clock is ${span(columns.ahead[i] * 1e6)} ahead: it cannot be right.`], 0, columns.ahead[i] > 0);
     hop("entry", began, [text("origin", i), columns.there[i] ? "" : "trimmed or deleted since"]);
     if (text("ref", i)) hop("artifact", 0, [text("ref", i), text("checksum", i), text("put", i) && `${text("put", i)} in the fleet's store`], 0, Boolean(text("put", i)) && text("put", i) !== "there" && end(i) === "published");
+    const over = data.overtaken[i];
     const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "put back", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];
-    hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), text("mend", i) && "Mend: " + text("mend", i)], began, ["dead", "unknown"].includes(end(i)));
+    hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), !over && text("mend", i) && "Mend: " + text("mend", i)], began, ["dead", "unknown"].includes(end(i)));
+    if (over) hop("overtaken", over.at_us, [overtaker(over), "Mend: " + data.leave_it], ended, true);
     put($("hops"), ...hops);
-    const same = text("ref", i) ? order.filter((other) => columns.ref[other] === columns.ref[i]) : [];
-    put($("versions"), ...(same.length ? same.slice(-50).map((other) => {
-      const item = el("li");
-      const go = el("button", `${clock(time(other))}  ${text("event_id", other)}`, { type: "button" });
-      go.onclick = () => open(other, true);
-      item.append(go, ` ${SAID[end(other)]}`, other === i ? " (this one)" : "");
-      for (const diff of data.diffs.filter((one) => one.new === columns.begun[other] + columns.took[other] && strings[columns.ref[other]] === one.ref)) item.append(el("div", `What changed against the version before (${diff.kind}):`, { class: "soft" }), shown(diff.lines));
-      return item;
-    }) : [el("p", "It names no artifact.")]));
+    const alike = (...names) => text(names[0], i) ? order.filter((other) => names.every((name) => columns[name][other] === columns[name][i])) : [];
+    related($("versions"), alike("ref"), i, "It names no artifact.", changed);
+    related($("stack"), alike("stack", "tenant"), i, "It names no stack.");
     $("detail").hidden = false;
     if (focus) $("detail-title").focus();
     redraw(); link();
   }
+  function overtaker(over) {
+    const line = el("div", "by ", { class: "mono" }), there = over.row !== null;
+    const name = el(there ? "button" : "span", over.event_id, there ? { type: "button" } : {});
+    if (there) name.onclick = () => open(over.row, true);
+    line.append(name, visible(`, ${named(over.tenant, over.stack, over.version)}`), there ? "" : ", which the filters left out");
+    return line;
+  }
+  function related(place, all, i, none, more = () => []) {  // a bounded list: those around this one
+    const from = Math.max(0, Math.min(all.indexOf(i) - MOST_LISTED / 2, all.length - MOST_LISTED));
+    put(place, ...all.slice(from, from + MOST_LISTED).map((other) => {
+      const item = el("li"), version = columns.version[other];
+      const go = el("button", `${clock(time(other))}  ${text("event_id", other)}`, { type: "button" });
+      go.onclick = () => open(other, true);
+      item.append(go, ` ${version ? "@" + version + " " : ""}${SAID[end(other)]}${other === i ? " (this one)" : ""}`, ...more(other));
+      return item;
+    }));
+    place.start = from + 1;
+    if (!all.length) put(place, el("p", none));
+    if (all.length > MOST_LISTED) place.append(el("p", `${MOST_LISTED} of ${some(all.length, "event")}: those around this one.`, { class: "soft" }));
+  }
+  const changed = (i) => data.diffs.filter((one) => one.new === columns.begun[i] + columns.took[i] && text("ref", i) === one.ref)
+    .flatMap((diff) => [el("div", `What changed against the version before (${diff.kind}):`, { class: "soft" }), shown(diff.lines)]);
   function shown(lines) {
     const block = el("pre", undefined, { tabindex: "0", "aria-label": "difference" });
     for (const line of lines) block.append(el("span", line || " ", { class: { "+": "came", "-": "went", "@": "hunk" }[line[0]] || "" }), line && "+-@".includes(line[0]) ? "" : "\n");
@@ -347,6 +422,7 @@ function start(data) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { build(); redraw(); });
   addEventListener("resize", later(() => { for (const [plot, id] of [[timeline, "timeline"], [delay, "delay"]]) plot.setSize({ width: $(id).clientWidth, height: plot.height }); rows(); }));
   addEventListener("hashchange", follow);
+  wrong();
   build();
   follow();
   $("loading").remove();
