@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from sidecar.history import History
+from sidecar.history.halts import halts_of
 from sidecar.moments import rfc3339
 from sidecar.reasons import explain
 from sidecar.replay.artifacts import State, put_of
@@ -27,6 +28,7 @@ from sidecar.replay.window import Covered, Filter, Window
 from store import StoreError, VersionedStore
 
 ENDS: Final = tuple(end.value for end in End)
+MAX_HALTS: Final = 100
 MAX_DIFFS: Final = 200
 MAX_DIFF_LINES: Final = 400
 _TEXTS: Final = (
@@ -125,6 +127,18 @@ class Report:
             }  # fmt: skip
         return found
 
+    def _halts(self) -> list[dict[str, Any]]:
+        """Return the newest halts in the window, the oldest of them first."""
+        until_us = min(self.window.until_us, self.history.now_us())
+        found = halts_of(self.history, self.window.since_us, until_us)
+        return [
+            {
+                "stream": halt.stream, "from_us": halt.since_us,
+                "to_us": until_us if halt.until_us is None else halt.until_us, "said": str(halt),
+            }
+            for halt in found[-MAX_HALTS:]
+        ]  # fmt: skip
+
     def data(self) -> bytes:
         """Return what the page reads."""
         asked = [f"{name} {value}" for name, value in _given(self.asked)]
@@ -136,7 +150,7 @@ class Report:
             },
             "strings": list(self.strings), "columns": self.columns, "ends": ENDS,
             "diffs": self.diffs, "quiet": [stall._asdict() for stall in self._stalls.found()],
-            "overtaken": self._overtaken(), "leave_it": LEAVE_IT,
+            "halts": self._halts(), "overtaken": self._overtaken(), "leave_it": LEAVE_IT,
             "tallest": [max(self.columns["took"], default=0)],
         }).encode()  # fmt: skip
 

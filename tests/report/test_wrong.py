@@ -16,6 +16,7 @@ from tests.cli.harness import DEAD, HOSTILE, STREAM, Cli
 from tests.report.browser import Browser
 from tests.report.test_report import BASE_MS, made, quiet
 
+HALTS = "{control:notifications}:halts"
 WAITS_MS = 5000
 DRAWN = """
 const done = arguments[arguments.length - 1], told = [];
@@ -76,6 +77,58 @@ def data_of(path: Path) -> dict[str, Any]:
 def drawn(browser: Browser, place: str) -> list[str]:
     """Return what a chart says in letters and figures."""
     return [text for chart, text in browser.run_async(DRAWN) if chart == place]
+
+
+# --- halts ---------------------------------------------------------------------------------------
+
+
+def halted(sidecar: Cli, from_ms: int, to_ms: int, reason: str, stream: str = STREAM) -> None:
+    """Plant the record of a halt and of its end."""
+    for what, at_ms, why in (("halted", from_ms, reason), ("resumed", to_ms, "it is known")):
+        record: dict[Any, Any] = {"what": what, "stream": stream, "reason": why, "by": "op@node"}
+        sidecar.client.xadd(HALTS, record, id=f"{BASE_MS + at_ms}-*")
+
+
+def test_a_halt_is_told_first_of_what_went_wrong(sidecar: Cli, browser: Browser) -> None:
+    """With its reason and how it ended; a click leads there, and the stall names it."""
+    incident(sidecar)
+    halted(sidecar, 1001, 5900, "25 dead letters in a row")
+    browser.open(made(sidecar, "--tenant", "t_acme"))
+    first = browser.text("#wrong li")
+    assert "control:events was halted by op@node: 25 dead letters in a row" in first
+    assert "resumed after 4.9s by op@node: it is known" in first
+    assert "while control:events was halted, right after 25 dead letters" in browser.text("#quiet")
+    browser.click("#wrong button")
+    address = browser.run("return location.hash")
+    assert f"from={(BASE_MS + 1) * 1000}" in address
+    quiet(browser)
+
+
+def test_the_panel_tells_the_halts_that_an_event_waited_through(
+    sidecar: Cli, browser: Browser
+) -> None:
+    """Those of its own stream between its entry and its end, and no others."""
+    incident(sidecar)
+    halted(sidecar, 1001, 1400, "its own")
+    halted(sidecar, 1500, 5800, "of another stream", "other:events")
+    halted(sidecar, 6700, 6800, "later")
+    browser.open(made(sidecar), "event=juno-1")
+    hops = browser.text("#hops")
+    assert "its own" in hops
+    assert "of another stream" not in hops
+    assert "later" not in hops
+    browser.open(made(sidecar), "event=acme-9")
+    assert "halt" not in browser.text("#hops")
+
+
+def test_a_hostile_reason_of_a_halt_stays_text(sidecar: Cli, browser: Browser) -> None:
+    """Whoever pauses writes what they want; the page shows it and runs nothing."""
+    incident(sidecar)
+    halted(sidecar, 1001, 5900, f"<img src=x onerror=alert(1)>{HOSTILE}")
+    browser.open(made(sidecar))
+    assert "<img src=x onerror=alert(1)>" in browser.text("#wrong li")
+    assert browser.run("return document.querySelectorAll('#wrong img').length") == 0
+    quiet(browser)
 
 
 # --- a dead letter and what came after it --------------------------------------------------------

@@ -51,12 +51,14 @@ function start(data) {
     return item;
   }));
   if (head.filters) $("quiet-hint").append(visible(` This is about all events of the window, not only ${head.filters}.`));
+  const halted = (one) => data.halts.filter((halt) => halt.from_us < one.to_us && halt.to_us > one.from_us);
+  const held = (one) => [...new Set(halted(one).map((halt) => `, while ${halt.stream} was halted`))].join("");
   const after = (one) => one.letters ? `, right after ${some(one.letters, "dead letter")} in a row` + (one.tenants > 1 ? `, of ${some(one.tenants, "tenant")}` : one.tenant && `, all of ${one.tenant}`) : "";
   put($("quiet"), ...(data.quiet.length ? data.quiet.map((one) => {
     const item = el("li");
     const link = el("button", `${clock(one.from_us)}, for ${span(one.to_us - one.from_us)}`, { type: "button" });
     link.onclick = () => { zoom(one.from_us / 1e6 - 1, one.to_us / 1e6 + 1); };
-    item.append(link, visible(` while ${some(one.waiting, "event")} waited${after(one)}`));
+    item.append(link, visible(` while ${some(one.waiting, "event")} waited${held(one)}${after(one)}`));
     return item;
   }) : [el("p", "Never for long.")]));
   put($("tenants"), ...lanes.slice(0, 2000).map((tenant) => el("option", undefined, { value: visible(strings[tenant]) })));
@@ -72,7 +74,12 @@ function start(data) {
   }
   function wrong() {
     const all = groups(), left = all.slice(MOST_GROUPS);
-    put($("wrong"), ...all.slice(0, MOST_GROUPS).map(({ first, last, count }) => {
+    put($("wrong"), ...data.halts.map((halt) => {
+      const item = el("li"), button = el("button", halt.said, { type: "button" });
+      button.onclick = () => zoom(halt.from_us / 1e6 - 1, halt.to_us / 1e6 + 1);
+      item.append(button, " ", el("span", `${clock(halt.from_us)} to ${clock(halt.to_us)}`, { class: "soft" }));
+      return item;
+    }), ...all.slice(0, MOST_GROUPS).map(({ first, last, count }) => {
       const item = el("li"), reason = visible(text("reason", first)), tenant = visible(text("tenant", first));
       const button = el("button", `${some(count, "dead letter")}: ${reason}, ${tenant || "no tenant"}`, { type: "button" });
       button.onclick = () => {
@@ -85,7 +92,7 @@ function start(data) {
       item.append(button, " ", el("span", count > 1 ? `${clock(time(first))} to ${clock(time(last))}` : clock(time(first)), { class: "soft" }));
       return item;
     }));
-    if (!all.length) put($("wrong"), el("p", "Nothing ended badly."));
+    if (!all.length && !data.halts.length) put($("wrong"), el("p", "Nothing ended badly."));
     if (left.length) $("wrong").append(el("p", `And ${some(left.reduce((sum, one) => sum + one.count, 0), "dead letter")} of ${some(left.length, "smaller group")}.`, { class: "soft" }));
   }
 
@@ -144,7 +151,7 @@ function start(data) {
     c.save();
     c.beginPath(); c.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height); c.clip();
     c.fillStyle = colour("quiet");
-    for (const one of data.quiet) {  // when nothing went on
+    for (const one of [...data.quiet, ...data.halts]) {  // when nothing went on
       const left = plot.valToPos(one.from_us / 1e6, "x", true), right = plot.valToPos(one.to_us / 1e6, "x", true);
       c.fillRect(left, plot.bbox.top, right - left, plot.bbox.height);
     }
@@ -343,6 +350,8 @@ function start(data) {
     const began = columns.begun[i], ended = took(i) ? began + columns.took[i] : 0;
     if (text("created_at", i)) hop("made", 0, [text("created_at", i) + " by the producer's clock", columns.ahead[i] && `That clock is ${span(columns.ahead[i] * 1e6)} ahead: it cannot be right.`], 0, columns.ahead[i] > 0);
     hop("entry", began, [text("origin", i), columns.there[i] ? "" : "trimmed or deleted since"]);
+    const stream = text("origin", i).slice(0, text("origin", i).lastIndexOf("/"));
+    if (ended || end(i) === "waiting") for (const halt of halted({ from_us: began, to_us: ended || Infinity })) if (halt.stream === stream) hop("halt", Math.max(halt.from_us, began), [halt.said], began, true);
     if (text("ref", i)) hop("artifact", 0, [text("ref", i), text("checksum", i), text("put", i) && `${text("put", i)} in the fleet's store`], 0, Boolean(text("put", i)) && text("put", i) !== "there" && end(i) === "published");
     const over = data.overtaken[i];
     const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "put back", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];
