@@ -6,7 +6,7 @@ Nothing here sends or waits: the two faces of the feed do, each in its own way.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import redis
 
@@ -21,7 +21,29 @@ class FeedGap(Exception):
     """Notifications after the cursor are gone, or the stream ends before it.
 
     Start again from a snapshot: going on would miss changes in silence.
+
+    Attributes:
+        kind: `trimmed`, what came after the cursor; or `tail_lost`, the stream ends before it.
+        cursor: after which nothing can be told.
+        first: the control_version of the oldest notification there is; `end + 1` without any.
+        end: the one that was given last; 0 without a stream.
+
     """
+
+    def __init__(
+        self,
+        words: str,
+        kind: Literal["trimmed", "tail_lost"],
+        *,
+        cursor: int,
+        first: int,
+        end: int,
+    ) -> None:
+        super().__init__(words)
+        self.kind = kind
+        self.cursor = cursor
+        self.first = first
+        self.end = end
 
 
 class ForeignEntry(ValueError):
@@ -123,18 +145,21 @@ class Reading:
 
     def _check_gap(self, since: int, noted: bytes | None, info: dict[str, Any] | None) -> None:
         if info is None:
-            raise FeedGap(f"the cursor is {since}, and there is no stream {self._stream}")
+            words = f"the cursor is {since}, and there is no stream {self._stream}"
+            raise FeedGap(words, "tail_lost", cursor=since, first=1, end=0)
         trimmed = control_version_of((noted or b"0-0").decode())
         end = _end(info)
-        if since > end:
-            raise FeedGap(f"the cursor is {since}, and the stream ends at {end}: its tail is lost")
         oldest = info["first-entry"]
         first = control_version_of(oldest[0].decode()) if oldest else end + 1
+        if since > end:
+            words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost"
+            raise FeedGap(words, "tail_lost", cursor=since, first=first, end=end)
         whole = info.get("entries-added") == info["length"]  # known since Redis 7.0
         # Trimmed by the sidecar, or by hand, which no one noted: then nobody knows how much of it
         # came after the cursor.
         if since < trimmed or (trimmed < since < min(first, end) and not whole):
-            raise FeedGap(f"the cursor is {since}, and the stream begins only at {first}")
+            words = f"the cursor is {since}, and the stream begins only at {first}"
+            raise FeedGap(words, "trimmed", cursor=since, first=first, end=end)
 
     def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry:
         name = entry_id.decode()

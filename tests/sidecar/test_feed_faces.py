@@ -185,6 +185,28 @@ def test_a_stream_that_lost_its_tail_is_a_gap(feed: Any, client: Any) -> None:
         feed.poll(1000)
 
 
+def test_a_gap_tells_which_and_where(feed: Any, client: Any) -> None:
+    """A gap says whether the beginning or the tail is gone, and where the stream lies now."""
+    with pytest.raises(FeedGap) as nothing:
+        feed.poll(1000)
+    published(client, 1000, 2000, 3000, 4000)
+    client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
+    with pytest.raises(FeedGap) as trimmed:
+        feed.poll(1000)
+    with pytest.raises(FeedGap) as lost:
+        next(feed.follow(9000))
+    client.xtrim(NOTIFICATIONS, maxlen=0, approximate=False)
+    with pytest.raises(FeedGap) as emptied:
+        feed.poll(1000)
+    gaps = [found.value for found in (nothing, trimmed, lost, emptied)]
+    assert [(gap.kind, gap.cursor, gap.first, gap.end) for gap in gaps] == [
+        ("tail_lost", 1000, 1, 0),
+        ("trimmed", 1000, 3000, 4000),
+        ("tail_lost", 9000, 3000, 4000),
+        ("trimmed", 1000, 4001, 4000),
+    ]
+
+
 def test_an_entry_of_no_sidecar_stops_the_feed_there(feed: Any, client: Any) -> None:
     """What is before a foreign entry is read; then it is told, with the cursor that passes it."""
     published(client, 1000)
