@@ -42,8 +42,9 @@ class Feed(Face[Client]):
     def follow(self, since: int = 0) -> Iterator[Notification]:
         """Yield notifications above `since` as they come, for ever.
 
-        Wakes at once, and outlives a Redis that goes away and comes back. Raises `FeedGap`,
-        `ForeignEntry`, and `UsageError` when Redis refuses the login or a command.
+        Wakes at once, and outlives a Redis that goes away and comes back, of which it logs both
+        (`sidecar.feed`). Raises `FeedGap`, `ForeignEntry`, and `UsageError` when Redis refuses the
+        login or a command.
         """
         for batch in self.batches(since):
             for notification in batch:
@@ -64,10 +65,12 @@ class Feed(Face[Client]):
                     batch = self._read(since, PAGE, wait_s)
                 except redis.AuthenticationError:
                     raise  # waiting does not mend it
-                except Outage:
+                except Outage as error:
+                    self._away(error)
                     time.sleep(pause_s)
                     wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
                     continue
+            self._back()
             has_moved = batch.cursor > since
             since = batch.cursor
             wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S

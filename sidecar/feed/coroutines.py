@@ -55,10 +55,12 @@ class AsyncFeed(Face[AsyncClient]):
                     batch = await self._read(since, PAGE, wait_s)
                 except redis.AuthenticationError:
                     raise  # waiting does not mend it
-                except Outage:
+                except Outage as error:
+                    self._away(error)
                     await asyncio.sleep(pause_s)
                     wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
                     continue
+            self._back()
             has_moved = batch.cursor > since
             since = batch.cursor
             wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 from sidecar.errors import UsageError
 from sidecar.feed.reading import Reading, wanted
 from sidecar.notification import Notification
+from sidecar.redis.client import outage, redact
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S
 from store import Artifact, ArtifactReader, Capability, Store, VersionedStore, versioned
@@ -23,6 +25,8 @@ MAX_PAUSE_S: Final = 5.0
 HEARTBEAT_S: Final = 60.0
 
 Client = TypeVar("Client")
+
+_log: Final = logging.getLogger("sidecar.feed")
 
 
 class Face(Generic[Client]):
@@ -65,6 +69,7 @@ class Face(Generic[Client]):
         self.position = 0
         self._passed: int | None = None
         self._told_at = 0.0
+        self._is_away = False
         self._client: Client = self._connect(redis_url, key=notify_stream, block_s=BLOCK_S)
         # redis-py's own parsing of entries costs more than the rest of reading them.
         self._client.set_response_callback("XREAD", lambda answer, **_: answer)
@@ -93,6 +98,18 @@ class Face(Generic[Client]):
             "checksum": notification.checksum,
             "manifest_checksum": notification.manifest_checksum or None,
         }
+
+    def _away(self, error: Exception) -> None:
+        """Log that Redis is away, once until it is back."""
+        if not self._is_away:
+            _log.warning("waiting: %s", outage(self._url, error))
+        self._is_away = True
+
+    def _back(self) -> None:
+        """Log that Redis is back, if it was away."""
+        if self._is_away:
+            _log.info("%s is back", redact(self._url))
+        self._is_away = False
 
     @property
     def _name(self) -> str:

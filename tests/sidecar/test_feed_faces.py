@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -143,6 +144,34 @@ def test_a_server_that_lost_everything(make: Make, tmp_path: Path) -> None:
                 next(following)
     finally:
         node.kill()
+
+
+def test_an_outage_is_told_once(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A follower warns when its server goes away, whatever it tries, and tells when it is back."""
+    caplog.set_level("INFO", "sidecar.feed")
+    node = server(tmp_path)
+    secret = node.url.replace("://", "://default:secret@")
+
+    def start_later() -> None:
+        eventually(lambda: caplog.records)
+        time.sleep(0.5)  # it tries again meanwhile
+        node.start()
+        publish_once_blocked(connect(secret), 1000)
+
+    late = threading.Thread(target=start_later)
+    late.start()
+    try:
+        assert versions([next(make(secret).follow())]) == [1000]
+        late.join()
+    finally:
+        node.kill()
+    away, back = caplog.records
+    assert (away.levelname, back.levelname) == ("WARNING", "INFO")
+    shown = secret.replace("secret", "***")
+    assert away.getMessage().startswith(f"waiting: {shown} cannot be reached (Error 111")
+    assert back.getMessage() == f"{shown} is back"
 
 
 def test_a_login_that_is_refused_is_not_waited_out(make: Make, redis_url: str) -> None:
