@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import redis
+from redis.exceptions import NoPermissionError
 
 from sidecar.errors import UsageError
 from sidecar.feed.reading import Reading, wanted
@@ -27,6 +31,14 @@ HEARTBEAT_S: Final = 60.0
 Client = TypeVar("Client")
 
 _log: Final = logging.getLogger("sidecar.feed")
+
+
+def is_lasting(error: redis.ResponseError) -> bool:
+    """Tell whether a note about the reader will be refused next time, too.
+
+    A server that takes no writes just now, a replica or one without memory, can be read.
+    """
+    return isinstance(error, NoPermissionError) or str(error).startswith("WRONGTYPE")
 
 
 class Face(Generic[Client]):
@@ -54,8 +66,9 @@ class Face(Generic[Client]):
     ) -> None:
         """Connect lazily: nothing is sent yet. Raises `UsageError` for a URL that is none.
 
-        With `reader`, a name of this reader alone, what `passed` has not passed is kept for it,
-        until nothing is heard of it for `reader_ttl_s` seconds.
+        With `reader`, a name of this reader alone, what comes after where it began to follow, or
+        `passed` has passed since, is kept for it until nothing is heard of it for `reader_ttl_s`
+        seconds.
 
         `tenant` and `type`, one or several, and `ref_prefix` leave out what is not of these. A
         prefix `stacks/t_1` takes that ref and all under it.
@@ -68,7 +81,7 @@ class Face(Generic[Client]):
         self._reader_ttl_s = reader_ttl_s
         self.position = 0
         self._passed: int | None = None
-        self._told_at = 0.0
+        self._told_at = -math.inf
         self._is_away = False
         self._client: Client = self._connect(redis_url, key=notify_stream, block_s=BLOCK_S)
         # redis-py's own parsing of entries costs more than the rest of reading them.
@@ -117,10 +130,15 @@ class Face(Generic[Client]):
             raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
         return self._reader
 
+    def _begin(self, since: int) -> None:
+        """Have the reader, if it has a name, registered with the first heartbeat."""
+        if self._reader:
+            self._passed, self._told_at = since, -math.inf
+
     def _told(self, control_version: int) -> None:
         self._passed, self._told_at = control_version, time.monotonic()
 
-    def _to_repeat(self) -> int | None:
-        """Return what to tell of the reader again, lest it expires; None when nothing is due."""
+    def _due(self) -> int | None:
+        """Return what to tell of the reader, at first or lest it expires; None: nothing is due."""
         patience_s = min(HEARTBEAT_S, self._reader_ttl_s / 3)
         return self._passed if time.monotonic() - self._told_at > patience_s else None

@@ -350,6 +350,52 @@ def test_a_filtered_tail_moves_the_cursor(make: Make, client: Any) -> None:
 # --- the registered reader -------------------------------------------------------------------
 
 
+def test_a_follower_registers_where_it_begins(make: Make, client: Any) -> None:
+    """A reader is known before anything comes to it, as one that needs what is after its cursor."""
+    published(client, 500)
+
+    def publish_once_registered() -> None:
+        eventually(lambda: registered(client, KEYS))
+        published(client, 1000)
+
+    late = threading.Thread(target=publish_once_registered)
+    late.start()
+    assert next(make(reader="c1").follow(500)).control_version == 1000
+    late.join()
+    assert positions(client) == {"c1": 500}
+
+
+def test_a_cursor_in_a_gap_registers_nothing(make: Make, client: Any) -> None:
+    """Who has to begin anew keeps nothing from being trimmed until then, and then from there."""
+    published(client, 1000, 2000)
+    feed = make(reader="c1")
+    with pytest.raises(FeedGap):
+        next(feed.follow(9000))
+    assert positions(client) == {}
+    next(feed.follow(1000))
+    assert positions(client) == {"c1": 1000}
+
+
+def test_a_reader_that_may_not_register_is_told(make: Make, client: Any, redis_url: str) -> None:
+    """A reader whose user may not note its position is refused, not left unprotected."""
+    published(client, 1000)
+    client.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], categories=["+@all"],
+                       commands=["-hset"])  # fmt: skip
+    try:
+        feed = make(redis_url.replace("://", "://meek:x@"), reader="c1")
+        with pytest.raises(UsageError, match="lacks a permission"):
+            next(feed.follow())
+        with pytest.raises(UsageError, match="lacks a permission"):
+            feed.passed(1000)
+    finally:
+        client.acl_deluser("meek")
+
+
+def positions(client: Any) -> dict[str, int]:
+    """Return what each registered reader has passed."""
+    return {reader.name: reader.control_version for reader in registered(client, KEYS)}
+
+
 def test_an_idle_reader_does_not_expire(
     make: Make, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,8 +404,8 @@ def test_an_idle_reader_does_not_expire(
     feed = make(reader="c1")
     feed.passed(500)
     (before,) = registered(client, KEYS)
-    published(client, 1000)
-    following = feed.follow()
+    published(client, 500, 1000)
+    following = feed.follow(500)
     assert next(following).control_version == 1000
     (after,) = registered(client, KEYS)
     assert after.seen_us > before.seen_us
