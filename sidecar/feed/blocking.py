@@ -106,11 +106,18 @@ class Feed(Face[Client]):
         """Note that this reader needs nothing up to `control_version` any more; 0 at the beginning.
 
         Call it when what was read is durably applied, every so often: `follow` and `batches` only
-        say that the reader is still there. Raises `Unreachable`, and `UsageError` for a feed
-        without the name of a reader.
+        say that the reader is still there. While Redis is away, or takes no writes, it is only
+        remembered, and told later by them or by the next call. Raises `UsageError` for a feed
+        without the name of a reader, and when Redis refuses the login or lacks the permission.
         """
+        self._owe(control_version)
         with translated(self._url):
-            self._tell(control_version)
+            try:
+                self._heartbeat()
+            except redis.AuthenticationError:
+                raise
+            except Outage as error:
+                self._away(error)
 
     def close(self) -> None:
         """Close the connection."""
@@ -140,5 +147,5 @@ class Feed(Face[Client]):
                 raise
 
     def _tell(self, control_version: int) -> None:
-        readers.passed(self._client, self._keys, self._name, control_version, self._reader_ttl_s)
+        readers.passed(self._client, self._keys, self._reader, control_version, self._reader_ttl_s)
         self._told(control_version)

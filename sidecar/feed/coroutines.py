@@ -88,8 +88,14 @@ class AsyncFeed(Face[AsyncClient]):
 
     async def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` more; see `Feed.passed`."""
+        self._owe(control_version)
         with translated(self._url):
-            await self._tell(control_version)
+            try:
+                await self._heartbeat()
+            except redis.AuthenticationError:
+                raise
+            except Outage as error:
+                self._away(error)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -119,8 +125,7 @@ class AsyncFeed(Face[AsyncClient]):
                 raise
 
     async def _tell(self, control_version: int) -> None:
-        name = self._name
         seconds, microseconds = await self._client.time()
         value = readers.value(control_version, seconds * 10**6 + microseconds, self._reader_ttl_s)
-        await self._client.hset(self._keys.readers, name, value)
+        await self._client.hset(self._keys.readers, self._reader, value)
         self._told(control_version)

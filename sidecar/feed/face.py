@@ -77,7 +77,7 @@ class Face(Generic[Client]):
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
         self._store = versioned(store, Capability.PINNED_GET) if store else None
         self._keys = Keys.of("", notify_stream)
-        self._reader = reader
+        self._reader = reader or ""
         self._reader_ttl_s = reader_ttl_s
         self.position = 0
         self._passed: int | None = None
@@ -124,19 +124,21 @@ class Face(Generic[Client]):
             _log.info("%s is back", redact(self._url))
         self._is_away = False
 
-    @property
-    def _name(self) -> str:
-        if not self._reader:
-            raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
-        return self._reader
-
     def _begin(self, since: int) -> None:
         """Have the reader, if it has a name, registered with the first heartbeat."""
         if self._reader:
-            self._passed, self._told_at = since, -math.inf
+            self._owe(since)
+
+    def _owe(self, control_version: int) -> None:
+        """Have the next heartbeat tell that the reader needs nothing up to there."""
+        if not self._reader:
+            raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
+        self._passed, self._told_at = control_version, -math.inf
 
     def _told(self, control_version: int) -> None:
-        self._passed, self._told_at = control_version, time.monotonic()
+        if control_version == self._passed:  # else another task has passed more meanwhile
+            self._told_at = time.monotonic()
+        self._back()
 
     def _due(self) -> int | None:
         """Return what to tell of the reader, at first or lest it expires; None: nothing is due."""

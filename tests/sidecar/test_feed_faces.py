@@ -391,6 +391,55 @@ def test_a_reader_that_may_not_register_is_told(make: Make, client: Any, redis_u
         client.acl_deluser("meek")
 
 
+def test_a_note_that_does_not_get_through_is_told_later(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader that passes something while Redis is away goes on, and is not forgotten."""
+    node = server(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    node.start()
+    try:
+        with redis.Redis.from_url(node.url) as client:
+            published(client, 1000)
+            feed = make(node.url, reader="c1")
+            following = feed.follow()
+            next(following)
+            node.kill()
+            feed.passed(1000)
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+            node.start()
+            late = threading.Thread(target=publish_once_blocked, args=(client, 2000))
+            late.start()
+            next(following)
+            late.join()
+            assert positions(client) == {"c1": 1000}
+    finally:
+        node.kill()
+
+
+def test_a_server_that_takes_no_writes_can_be_followed(make: Make, client: Any) -> None:
+    """What refuses a note for a while, such as a lack of memory, ends no controller."""
+    published(client, 1000)
+    before = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", 1)
+    try:
+        feed = make(reader="c1")
+        following = feed.follow()
+        next(following)
+        feed.passed(1000)
+    finally:
+        client.config_set("maxmemory", before)
+    published(client, 2000)
+    next(following)
+    assert positions(client) == {"c1": 1000}
+
+
+def test_only_a_reader_with_a_name_can_pass(feed: Any) -> None:
+    """A feed without the name of a reader says so, and can be read as before."""
+    with pytest.raises(UsageError, match="needs a name"):
+        feed.passed(1000)
+    assert feed.poll() == []
+
+
 def positions(client: Any) -> dict[str, int]:
     """Return what each registered reader has passed."""
     return {reader.name: reader.control_version for reader in registered(client, KEYS)}
