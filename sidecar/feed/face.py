@@ -64,14 +64,14 @@ class Face(Generic[Client]):
         type: str | Collection[str] | None = None,  # noqa: A002 -- the contract's name
         ref_prefix: str = "",
     ) -> None:
-        """Connect lazily: nothing is sent yet. Raises `UsageError` for a URL that is none.
+        """Connect lazily: nothing is sent yet. Raises `UsageError` for what cannot be meant.
 
         With `reader`, a name of this reader alone, what comes after where it began to follow, or
         `passed` has passed since, is kept for it until nothing is heard of it for `reader_ttl_s`
         seconds.
 
-        `tenant` and `type`, one or several, and `ref_prefix` leave out what is not of these. A
-        prefix `stacks/t_1` takes that ref and all under it.
+        `tenant` and `type`, one or several but not none, and `ref_prefix` leave out what is not of
+        these. A prefix `stacks/t_1` takes that ref and all under it.
         """
         self._url = redis_url
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))

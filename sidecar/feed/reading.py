@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import redis
 
+from sidecar.errors import UsageError
 from sidecar.notification import Notification
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import control_version_of, entry_id_of
@@ -77,8 +78,11 @@ Filter = Callable[[Notification], bool]
 def wanted(
     tenants: str | Collection[str] | None, types: str | Collection[str] | None, ref_prefix: str
 ) -> Filter | None:
-    """Return a filter that wants what fits all that is given; None when nothing is."""
-    some_tenants, some_types = _names(tenants), _names(types)
+    """Return a filter that wants what fits all that is given; None when nothing is.
+
+    Raises `UsageError` for names that are empty: a computed set would read everything in silence.
+    """
+    some_tenants, some_types = _names("tenant", tenants), _names("type", types)
     above = ref_prefix.rstrip("/") + "/"
 
     def wants(one: Notification) -> bool:
@@ -91,8 +95,13 @@ def wanted(
     return wants if some_tenants or some_types or ref_prefix else None
 
 
-def _names(given: str | Collection[str] | None) -> frozenset[str]:
-    return frozenset([given] if isinstance(given, str) and given else given or ())
+def _names(option: str, given: str | Collection[str] | None) -> frozenset[str]:
+    if given is None:
+        return frozenset()
+    names = frozenset([given] if isinstance(given, str) and given else given)
+    if not names:
+        raise UsageError(f"{option}={given!r} is empty; leave it out to read every {option}")
+    return names
 
 
 class Reading:

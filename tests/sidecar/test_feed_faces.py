@@ -305,7 +305,8 @@ def test_large_artifacts_are_opened(make: Make, client: Any, keeps: type[MemoryS
         ({"ref_prefix": "rows/keys"}, [2000, 3000]),
         ({"ref_prefix": "rows/keys/t_1/"}, [3000]),
         ({"ref_prefix": "rows/key"}, []),
-        ({"tenant": [], "type": [], "ref_prefix": ""}, [1000, 2000, 3000, 4000]),
+        ({"tenant": [""]}, [4000]),
+        ({"tenant": None, "type": None, "ref_prefix": ""}, [1000, 2000, 3000, 4000]),
     ],
 )
 def test_filters(make: Make, client: Any, only: dict[str, Any], found: list[int]) -> None:
@@ -316,6 +317,14 @@ def test_filters(make: Make, client: Any, only: dict[str, Any], found: list[int]
     published(client, 4000)
     batch = make(**only).poll()
     assert (versions(batch), batch.cursor, batch.more) == (found, 4000, False)
+
+
+@pytest.mark.parametrize("option", ["tenant", "type"])
+@pytest.mark.parametrize("empty", [[], set(), ""])
+def test_a_filter_that_is_empty_is_refused(make: Make, option: str, empty: Any) -> None:
+    """A set of names that came out empty does not read everything."""
+    with pytest.raises(UsageError, match=f"{option}=.* is empty; leave it out"):
+        make(**{option: empty})
 
 
 def test_a_poll_reads_on_until_something_fits(make: Make, client: Any) -> None:
