@@ -16,7 +16,6 @@ import pytest
 
 import store
 from sidecar import app, logs
-from sidecar.errors import SidecarError, Unreachable
 from sidecar.event import Rejected
 from sidecar.feed import (
     Applied,
@@ -26,6 +25,8 @@ from sidecar.feed import (
     FileCursor,
     Notification,
     RedisCursor,
+    SidecarError,
+    Unreachable,
 )
 from sidecar.producer import Producer
 from sidecar.settings import build

@@ -14,8 +14,7 @@ import pytest
 import redis
 
 import store
-from sidecar.errors import UsageError
-from sidecar.feed import FeedGap, ForeignEntry, face
+from sidecar.feed import FeedGap, ForeignEntry, UsageError, face
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import registered
