@@ -1,9 +1,6 @@
-"""A fleet controller: keeps a SQLite database equal to what one tenant's producer has.
+"""Usage: python examples/controller.py REDIS_URL STORE_URL DATABASE TENANT.
 
-    python examples/controller.py REDIS_URL STORE_URL DATABASE TENANT
-
-From nothing it begins with the newest snapshot, an artifact with all rows, and goes on from there;
-later from its own cursor. It may be killed at any moment: rows and cursor move in one transaction.
+A fleet controller: keeps a SQLite database equal to what one tenant's producer has.
 """
 
 import json
@@ -17,16 +14,19 @@ SNAPSHOT = "stack.activated"
 
 
 def apply(db: sqlite3.Connection, feed: Feed, n: Notification) -> None:
-    """Bring one change into the database."""
+    """Bring one change into the database; end at one that cannot be read, lest it is missed."""
     data = feed.resolve(n).data  # verified, and pinned: whatever was put at the ref since
-    rows = json.loads(data) if n.type == SNAPSHOT else {n.artifact_ref: data.decode()}
-    if n.type == SNAPSHOT:
-        db.execute("DELETE FROM rows")
-    db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", rows.items())
+    try:
+        rows = json.loads(data) if n.type == SNAPSHOT else {n.artifact_ref: data.decode()}
+        if n.type == SNAPSHOT:
+            db.execute("DELETE FROM rows")
+        db.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", rows.items())
+    except (AttributeError, ValueError, sqlite3.ProgrammingError) as error:
+        sys.exit(f"{n.event_id}: {n.artifact_ref} is no {n.type} of rows ({error}); not applied")
 
 
-def bootstrap(db: sqlite3.Connection, feed: Feed, applied: Applied) -> None:
-    """Begin with the newest snapshot there is, or else with the oldest notification."""
+def bootstrap(db: sqlite3.Connection, feed: Feed, applied: Applied) -> int:
+    """Begin with the newest snapshot, all rows in an artifact, or with the oldest notification."""
     newest = None
     while page := feed.poll(feed.position):
         newest = next((n for n in reversed(page) if n.type == SNAPSHOT), newest)
@@ -35,25 +35,25 @@ def bootstrap(db: sqlite3.Connection, feed: Feed, applied: Applied) -> None:
         applied.move_to(newest.control_version if newest else 0)
         if newest:
             apply(db, feed, newest)
+    return applied.cursor
 
 
 def main(redis_url: str, store_url: str, path: str, tenant: str) -> None:
-    """Follow for ever."""
-    db = sqlite3.connect(path)
-    applied = Applied(db)
+    """Follow for ever; killed at any moment, for rows and cursor move in one transaction."""
+    applied = Applied(db := sqlite3.connect(path))
     while True:
         feed = Feed(redis_url, store=store.open_url(store_url), tenant=tenant, reader=tenant)
         try:
-            if not applied.cursor:
-                bootstrap(db, feed, applied)
-            for n in feed.follow(since=applied.cursor):
+            for batch in feed.batches(since=applied.cursor or bootstrap(db, feed, applied)):
                 with db:
-                    if applied.is_news(n) and n.artifact_ref:
+                    for n in (n for n in batch if applied.is_news(n) and n.artifact_ref):
                         apply(db, feed, n)
-                feed.passed(n.control_version)  # it may be trimmed now
+                    applied.advance(batch.cursor)  # over what is of other tenants, too
+                feed.passed(batch.cursor)  # it may be trimmed now
         except FeedGap:
-            applied.move_to(0)  # what came in between is gone: begin again
+            with db:
+                applied.move_to(0)  # what came in between is gone: begin again
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    main(*sys.argv[1:]) if len(sys.argv) == 5 else sys.exit(__doc__)

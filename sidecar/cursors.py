@@ -26,13 +26,18 @@ class Applied:
     """Cursor and applied-events guard in the controller's own SQLite database.
 
         applied = Applied(db)
-        for n in feed.follow(since=applied.cursor):
+        for batch in feed.batches(since=applied.cursor):
             with db:  # one transaction
-                if applied.is_news(n):
-                    apply(db, n)
+                for n in batch:
+                    if applied.is_news(n):
+                        apply(db, n)
+                applied.advance(batch.cursor)
 
     The guard knows every event_id that was ever applied: a tail that Redis lost and a producer
     sent again has a new control_version, and the same event_id.
+
+    Whatever writes begins a transaction unless one is open, and leaves it to the caller to commit,
+    with what it applied: call it inside `with db`.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -48,10 +53,7 @@ class Applied:
         return int(found[0]) if found else 0
 
     def is_news(self, notification: Notification) -> bool:
-        """Note a notification, and tell whether its event was not applied before.
-
-        Call it in the transaction that applies it; it begins one unless one is open.
-        """
+        """Note a notification, and tell whether its event was not applied before."""
         self._set(notification.control_version)
         noted = self._db.execute(
             "INSERT OR IGNORE INTO sidecar_applied VALUES (?, ?)",
@@ -59,8 +61,16 @@ class Applied:
         )
         return noted.rowcount == 1
 
+    def advance(self, control_version: int) -> None:
+        """Move the cursor on to there, over what was not for this controller; never back."""
+        if control_version > self.cursor:
+            self._set(control_version)
+
     def move_to(self, control_version: int) -> None:
-        """Begin anew behind a snapshot that has everything up to there, and nothing after it."""
+        """Begin anew behind a snapshot that has everything up to there, and nothing after it.
+
+        What was applied from there on is forgotten: it comes again, and is news.
+        """
         self._begin()
         self._db.execute(
             "DELETE FROM sidecar_applied WHERE control_version > ?", (control_version,)

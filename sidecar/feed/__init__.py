@@ -12,6 +12,7 @@ has applied already is known by its `event_id`. docs/feed.md has the whole of it
 """
 
 from sidecar.cursors import Applied, FileCursor, RedisCursor
+from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.feed.blocking import Feed
 from sidecar.feed.coroutines import AsyncFeed
 from sidecar.feed.reading import Batch, FeedGap, ForeignEntry
@@ -19,5 +20,5 @@ from sidecar.notification import Notification
 
 __all__ = [
     "Applied", "AsyncFeed", "Batch", "Feed", "FeedGap", "FileCursor", "ForeignEntry",
-    "Notification", "RedisCursor",
+    "Notification", "RedisCursor", "SidecarError", "Unreachable", "UsageError",
 ]  # fmt: skip

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import redis
 
-from sidecar.feed.face import BLOCK_S, FIRST_PAUSE_S, MAX_PAUSE_S, PAGE, POLL_LIMIT, Face
+from sidecar.feed.face import (
+    BLOCK_S,
+    FIRST_PAUSE_S,
+    MAX_PAUSE_S,
+    PAGE,
+    POLL_LIMIT,
+    Face,
+    is_lasting,
+)
 from sidecar.feed.reading import Batch
 from sidecar.notification import Notification
 from sidecar.redis import readers
@@ -42,8 +49,10 @@ class Feed(Face[Client]):
     def follow(self, since: int = 0) -> Iterator[Notification]:
         """Yield notifications above `since` as they come, for ever.
 
-        Wakes at once, and outlives a Redis that goes away and comes back. Raises `FeedGap`,
-        `ForeignEntry`, and `UsageError` when Redis refuses the login or a command.
+        Wakes at once, and outlives a Redis that goes away and comes back, of which it logs both
+        (`sidecar.feed`). Registers the reader, if it has a name, as one that needs nothing up to
+        `since`. Raises `FeedGap`, `ForeignEntry`, and `UsageError` when Redis refuses the login or
+        a command.
         """
         for batch in self.batches(since):
             for notification in batch:
@@ -56,18 +65,21 @@ class Feed(Face[Client]):
 
         A batch is empty when all that came was filtered out: its cursor has moved all the same.
         """
+        self._begin(since)
         wait_s, pause_s = 0.0, FIRST_PAUSE_S
         while True:
             with translated(self._url):
                 try:
-                    self._heartbeat()
                     batch = self._read(since, PAGE, wait_s)
+                    self._heartbeat()  # not before: a cursor in a gap is no reader's
                 except redis.AuthenticationError:
                     raise  # waiting does not mend it
-                except Outage:
+                except Outage as error:
+                    self._away(error)
                     time.sleep(pause_s)
                     wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
                     continue
+            self._back()
             has_moved = batch.cursor > since
             since = batch.cursor
             wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
@@ -94,11 +106,18 @@ class Feed(Face[Client]):
         """Note that this reader needs nothing up to `control_version` any more; 0 at the beginning.
 
         Call it when what was read is durably applied, every so often: `follow` and `batches` only
-        say that the reader is still there. Raises `Unreachable`, and `UsageError` for a feed
-        without the name of a reader.
+        say that the reader is still there. While Redis is away, or takes no writes, it is only
+        remembered, and told later by them or by the next call. Raises `UsageError` for a feed
+        without the name of a reader, and when Redis refuses the login or lacks the permission.
         """
+        self._owe(control_version)
         with translated(self._url):
-            self._tell(control_version)
+            try:
+                self._heartbeat()
+            except redis.AuthenticationError:
+                raise
+            except Outage as error:
+                self._away(error)
 
     def close(self) -> None:
         """Close the connection."""
@@ -118,11 +137,15 @@ class Feed(Face[Client]):
             return self._reading.batch(pipeline.execute(raise_on_error=False), since)
 
     def _heartbeat(self) -> None:
-        position = self._to_repeat()
-        if position is not None:
-            with suppress(redis.ResponseError):  # a server that takes no writes can be read
-                self._tell(position)
+        position = self._due()
+        if position is None:
+            return
+        try:
+            self._tell(position)
+        except redis.ResponseError as error:
+            if is_lasting(error):
+                raise
 
     def _tell(self, control_version: int) -> None:
-        readers.passed(self._client, self._keys, self._name, control_version, self._reader_ttl_s)
+        readers.passed(self._client, self._keys, self._reader, control_version, self._reader_ttl_s)
         self._told(control_version)

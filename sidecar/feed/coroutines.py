@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 
 import redis
 
-from sidecar.feed.face import BLOCK_S, FIRST_PAUSE_S, MAX_PAUSE_S, PAGE, POLL_LIMIT, Face
+from sidecar.feed.face import (
+    BLOCK_S,
+    FIRST_PAUSE_S,
+    MAX_PAUSE_S,
+    PAGE,
+    POLL_LIMIT,
+    Face,
+    is_lasting,
+)
 from sidecar.feed.reading import Batch
 from sidecar.notification import Notification
 from sidecar.redis import readers
@@ -47,18 +54,21 @@ class AsyncFeed(Face[AsyncClient]):
 
     async def batches(self, since: int = 0) -> AsyncGenerator[Batch]:
         """Do what `follow` does in batches; see `Feed.batches`."""
+        self._begin(since)
         wait_s, pause_s = 0.0, FIRST_PAUSE_S
         while True:
             with translated(self._url):
                 try:
-                    await self._heartbeat()
                     batch = await self._read(since, PAGE, wait_s)
+                    await self._heartbeat()  # not before: a cursor in a gap is no reader's
                 except redis.AuthenticationError:
                     raise  # waiting does not mend it
-                except Outage:
+                except Outage as error:
+                    self._away(error)
                     await asyncio.sleep(pause_s)
                     wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
                     continue
+            self._back()
             has_moved = batch.cursor > since
             since = batch.cursor
             wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
@@ -78,8 +88,14 @@ class AsyncFeed(Face[AsyncClient]):
 
     async def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` more; see `Feed.passed`."""
+        self._owe(control_version)
         with translated(self._url):
-            await self._tell(control_version)
+            try:
+                await self._heartbeat()
+            except redis.AuthenticationError:
+                raise
+            except Outage as error:
+                self._away(error)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -99,14 +115,17 @@ class AsyncFeed(Face[AsyncClient]):
             return self._reading.batch(await pipeline.execute(raise_on_error=False), since)
 
     async def _heartbeat(self) -> None:
-        position = self._to_repeat()
-        if position is not None:
-            with suppress(redis.ResponseError):  # a server that takes no writes can be read
-                await self._tell(position)
+        position = self._due()
+        if position is None:
+            return
+        try:
+            await self._tell(position)
+        except redis.ResponseError as error:
+            if is_lasting(error):
+                raise
 
     async def _tell(self, control_version: int) -> None:
-        name = self._name
         seconds, microseconds = await self._client.time()
         value = readers.value(control_version, seconds * 10**6 + microseconds, self._reader_ttl_s)
-        await self._client.hset(self._keys.readers, name, value)
+        await self._client.hset(self._keys.readers, self._reader, value)
         self._told(control_version)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import logging
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
+import redis
+from redis.exceptions import NoPermissionError
+
 from sidecar.errors import UsageError
 from sidecar.feed.reading import Reading, wanted
 from sidecar.notification import Notification
+from sidecar.redis.client import outage, redact
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S
 from store import Artifact, ArtifactReader, Capability, Store, VersionedStore, versioned
@@ -23,6 +29,16 @@ MAX_PAUSE_S: Final = 5.0
 HEARTBEAT_S: Final = 60.0
 
 Client = TypeVar("Client")
+
+_log: Final = logging.getLogger("sidecar.feed")
+
+
+def is_lasting(error: redis.ResponseError) -> bool:
+    """Tell whether a note about the reader will be refused next time, too.
+
+    A server that takes no writes just now, a replica or one without memory, can be read.
+    """
+    return isinstance(error, NoPermissionError) or str(error).startswith("WRONGTYPE")
 
 
 class Face(Generic[Client]):
@@ -48,23 +64,25 @@ class Face(Generic[Client]):
         type: str | Collection[str] | None = None,  # noqa: A002 -- the contract's name
         ref_prefix: str = "",
     ) -> None:
-        """Connect lazily: nothing is sent yet. Raises `UsageError` for a URL that is none.
+        """Connect lazily: nothing is sent yet. Raises `UsageError` for what cannot be meant.
 
-        With `reader`, a name of this reader alone, what `passed` has not passed is kept for it,
-        until nothing is heard of it for `reader_ttl_s` seconds.
+        With `reader`, a name of this reader alone, what comes after where it began to follow, or
+        `passed` has passed since, is kept for it until nothing is heard of it for `reader_ttl_s`
+        seconds.
 
-        `tenant` and `type`, one or several, and `ref_prefix` leave out what is not of these. A
-        prefix `stacks/t_1` takes that ref and all under it.
+        `tenant` and `type`, one or several but not none, and `ref_prefix` leave out what is not of
+        these. A prefix `stacks/t_1` takes that ref and all under it.
         """
         self._url = redis_url
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
         self._store = versioned(store, Capability.PINNED_GET) if store else None
         self._keys = Keys.of("", notify_stream)
-        self._reader = reader
+        self._reader = reader or ""
         self._reader_ttl_s = reader_ttl_s
         self.position = 0
         self._passed: int | None = None
-        self._told_at = 0.0
+        self._told_at = -math.inf
+        self._is_away = False
         self._client: Client = self._connect(redis_url, key=notify_stream, block_s=BLOCK_S)
         # redis-py's own parsing of entries costs more than the rest of reading them.
         self._client.set_response_callback("XREAD", lambda answer, **_: answer)
@@ -94,16 +112,35 @@ class Face(Generic[Client]):
             "manifest_checksum": notification.manifest_checksum or None,
         }
 
-    @property
-    def _name(self) -> str:
+    def _away(self, error: Exception) -> None:
+        """Log that Redis is away, once until it is back."""
+        if not self._is_away:
+            _log.warning("waiting: %s", outage(self._url, error))
+        self._is_away = True
+
+    def _back(self) -> None:
+        """Log that Redis is back, if it was away."""
+        if self._is_away:
+            _log.info("%s is back", redact(self._url))
+        self._is_away = False
+
+    def _begin(self, since: int) -> None:
+        """Have the reader, if it has a name, registered with the first heartbeat."""
+        if self._reader:
+            self._owe(since)
+
+    def _owe(self, control_version: int) -> None:
+        """Have the next heartbeat tell that the reader needs nothing up to there."""
         if not self._reader:
             raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
-        return self._reader
+        self._passed, self._told_at = control_version, -math.inf
 
     def _told(self, control_version: int) -> None:
-        self._passed, self._told_at = control_version, time.monotonic()
+        if control_version == self._passed:  # else another task has passed more meanwhile
+            self._told_at = time.monotonic()
+        self._back()
 
-    def _to_repeat(self) -> int | None:
-        """Return what to tell of the reader again, lest it expires; None when nothing is due."""
+    def _due(self) -> int | None:
+        """Return what to tell of the reader, at first or lest it expires; None: nothing is due."""
         patience_s = min(HEARTBEAT_S, self._reader_ttl_s / 3)
         return self._passed if time.monotonic() - self._told_at > patience_s else None

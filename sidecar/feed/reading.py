@@ -6,10 +6,11 @@ Nothing here sends or waits: the two faces of the feed do, each in its own way.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import redis
 
+from sidecar.errors import UsageError
 from sidecar.notification import Notification
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import control_version_of, entry_id_of
@@ -21,7 +22,29 @@ class FeedGap(Exception):
     """Notifications after the cursor are gone, or the stream ends before it.
 
     Start again from a snapshot: going on would miss changes in silence.
+
+    Attributes:
+        kind: `trimmed`, what came after the cursor; or `tail_lost`, the stream ends before it.
+        cursor: after which nothing can be told.
+        first: the control_version of the oldest notification there is; `end + 1` without any.
+        end: the one that was given last; 0 without a stream.
+
     """
+
+    def __init__(
+        self,
+        words: str,
+        kind: Literal["trimmed", "tail_lost"],
+        *,
+        cursor: int,
+        first: int,
+        end: int,
+    ) -> None:
+        super().__init__(words)
+        self.kind = kind
+        self.cursor = cursor
+        self.first = first
+        self.end = end
 
 
 class ForeignEntry(ValueError):
@@ -55,8 +78,11 @@ Filter = Callable[[Notification], bool]
 def wanted(
     tenants: str | Collection[str] | None, types: str | Collection[str] | None, ref_prefix: str
 ) -> Filter | None:
-    """Return a filter that wants what fits all that is given; None when nothing is."""
-    some_tenants, some_types = _names(tenants), _names(types)
+    """Return a filter that wants what fits all that is given; None when nothing is.
+
+    Raises `UsageError` for names that are empty: a computed set would read everything in silence.
+    """
+    some_tenants, some_types = _names("tenant", tenants), _names("type", types)
     above = ref_prefix.rstrip("/") + "/"
 
     def wants(one: Notification) -> bool:
@@ -69,8 +95,13 @@ def wanted(
     return wants if some_tenants or some_types or ref_prefix else None
 
 
-def _names(given: str | Collection[str] | None) -> frozenset[str]:
-    return frozenset([given] if isinstance(given, str) and given else given or ())
+def _names(option: str, given: str | Collection[str] | None) -> frozenset[str]:
+    if given is None:
+        return frozenset()
+    names = frozenset([given] if isinstance(given, str) and given else given)
+    if not names:
+        raise UsageError(f"{option}={given!r} is empty; leave it out to read every {option}")
+    return names
 
 
 class Reading:
@@ -123,18 +154,21 @@ class Reading:
 
     def _check_gap(self, since: int, noted: bytes | None, info: dict[str, Any] | None) -> None:
         if info is None:
-            raise FeedGap(f"the cursor is {since}, and there is no stream {self._stream}")
+            words = f"the cursor is {since}, and there is no stream {self._stream}"
+            raise FeedGap(words, "tail_lost", cursor=since, first=1, end=0)
         trimmed = control_version_of((noted or b"0-0").decode())
         end = _end(info)
-        if since > end:
-            raise FeedGap(f"the cursor is {since}, and the stream ends at {end}: its tail is lost")
         oldest = info["first-entry"]
         first = control_version_of(oldest[0].decode()) if oldest else end + 1
+        if since > end:
+            words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost"
+            raise FeedGap(words, "tail_lost", cursor=since, first=first, end=end)
         whole = info.get("entries-added") == info["length"]  # known since Redis 7.0
         # Trimmed by the sidecar, or by hand, which no one noted: then nobody knows how much of it
         # came after the cursor.
         if since < trimmed or (trimmed < since < min(first, end) and not whole):
-            raise FeedGap(f"the cursor is {since}, and the stream begins only at {first}")
+            words = f"the cursor is {since}, and the stream begins only at {first}"
+            raise FeedGap(words, "trimmed", cursor=since, first=first, end=end)
 
     def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry:
         name = entry_id.decode()

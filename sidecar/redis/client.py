@@ -167,7 +167,7 @@ def translated(url: str) -> Iterator[None]:
             " what the sidecar needs"
         ) from error
     except Outage as error:
-        raise _outage(url, error) from error
+        raise outage(url, error) from error
     except redis.ResponseError as error:
         if str(error).startswith("WRONGTYPE"):
             raise UsageError(
@@ -176,7 +176,7 @@ def translated(url: str) -> Iterator[None]:
         raise SidecarError(f"{redact(url)} answers: {error}") from error
 
 
-def _outage(url: str, error: Exception) -> SidecarError:
+def outage(url: str, error: Exception) -> SidecarError:
     """Return what an outage means: to wait is no mend when the URL is wrong."""
     if isinstance(error, WrongNode):
         return UsageError(f"{redact(url)} {error}")

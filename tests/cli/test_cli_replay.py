@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import store
+from sidecar.feed import Feed, Notification
 from sidecar.history.bundle import INDEX, BundleHistory, artifact_name
 from sidecar.moments import rfc3339
 from store import Corrupt, checksum_of
@@ -404,3 +406,19 @@ def test_export_replaces_nothing_and_leaves_nothing_behind(sidecar: Cli, tmp_pat
     assert sidecar("replay", "export", tmp_path / "b.zip").code == 2
     assert sidecar("replay", "export", tmp_path / "none" / "b.zip").code == 2
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_controller_begins_with_the_fleet_as_it_is(sidecar: Cli) -> None:
+    """Each stack and ref that `at` tells can be resolved, and what comes after them followed."""
+    everything(sidecar)
+    fleet = store.open_url((sidecar.directory / "data-dir" / "fleet").as_uri())
+    with Feed(sidecar.url, store=fleet) as feed:
+        now = [
+            Notification(**{name: value for name, value in line.items() if value is not None})
+            for line in sidecar("replay", "at", "0s", "--json").objects()
+            if line["what"] in ("stack", "ref")
+        ]
+        found = {n.artifact_ref: feed.resolve(n).data for n in now}
+        assert found == {"rows/a": b"one", "stacks/web": b"v2"}
+        sidecar.work()
+        assert [n.event_id for n in feed.poll(max(n.control_version for n in now))] == ["late"]

@@ -9,15 +9,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 import store
 from sidecar.producer import Producer
+from sidecar.redis.scan import control_version_of
 from tests.sidecar.harness import eventually
 from tests.sidecar.test_feed import relay
 
+NOTIFICATIONS = "control:notifications"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "controller.py"
 
 
@@ -36,13 +39,17 @@ class Tenant:
             type="key.changed", tenant_id="t", ref=f"rows/{name}", data=value.encode()
         )
 
-    def snapshot(self) -> None:
-        """Tell of all rows."""
+    def snapshot(self, data: bytes | None = None) -> str:
+        """Tell of all rows, or of what is none; return the event's id."""
         self._version += 1
-        self._producer.publish(
+        return self._producer.publish(
             type="stack.activated", tenant_id="t", stack_id="db", version=self._version,
-            ref=f"snapshots/{self._version}", data=json.dumps(self.rows).encode(),
-        )  # fmt: skip
+            ref=f"snapshots/{self._version}", data=data or json.dumps(self.rows).encode(),
+        ).event_id  # fmt: skip
+
+    def other(self) -> None:
+        """Tell of another tenant."""
+        self._producer.publish(type="tenant.created", tenant_id="u")
 
 
 @pytest.fixture
@@ -52,13 +59,17 @@ def tenant(redis_url: str, tmp_path: Path) -> Tenant:
     return Tenant(Producer(redis_url, "control:events", source))
 
 
+def command(redis_url: str, tmp_path: Path) -> list[str]:
+    """Return the example's command line."""
+    fleet, database = (tmp_path / "fleet").as_uri(), str(tmp_path / "fleet.db")
+    return [sys.executable, str(EXAMPLE), redis_url, fleet, database, "t"]
+
+
 @contextmanager
 def controller(redis_url: str, tmp_path: Path) -> Iterator[Path]:
     """Run the example until it is killed."""
     database = tmp_path / "fleet.db"
-    command = [sys.executable, str(EXAMPLE), redis_url, (tmp_path / "fleet").as_uri(),
-               str(database), "t"]  # fmt: skip
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command(redis_url, tmp_path)) as process:
         try:
             yield database
             assert process.poll() is None
@@ -97,6 +108,63 @@ def test_it_ends_up_equal_though_it_is_killed(
     tenant.change("lost", "with what was trimmed")
     tenant.snapshot()
     relay(redis_url, tmp_path)
-    client.xtrim("control:notifications", maxlen=1, approximate=False)
+    client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
     with controller(redis_url, tmp_path) as database:
         eventually(lambda: rows(database) == tenant.rows)
+
+
+def test_it_is_in_no_gap_when_others_events_were_trimmed(
+    tenant: Tenant, redis_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    """While nothing comes for its tenant its cursor goes on with what comes for others."""
+    tenant.change("mine", "1")
+    relay(redis_url, tmp_path)
+    with controller(redis_url, tmp_path) as database:
+        eventually(lambda: rows(database) == tenant.rows)
+        tenant.other()
+        relay(redis_url, tmp_path)
+        last: Any = client.xinfo_stream(NOTIFICATIONS)["last-generated-id"]
+        end = control_version_of(last.decode())
+        eventually(lambda: number(database, "SELECT control_version FROM sidecar_cursor") == end)
+    client.hset("{control:notifications}:trimmed", NOTIFICATIONS, last)
+    client.xtrim(NOTIFICATIONS, maxlen=0, approximate=False)
+    tenant.change("late", "2")
+    relay(redis_url, tmp_path)
+    with controller(redis_url, tmp_path) as database:
+        eventually(lambda: rows(database) == tenant.rows)
+        assert number(database, "SELECT count(*) FROM sidecar_applied") == 2  # not begun again
+
+
+def number(database: Path, query: str) -> int:
+    """Return a number that the controller keeps."""
+    with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True) as db:
+        return int(db.execute(query).fetchone()[0])
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"no JSON", b"[]", b'{"ref": {}}'])
+def test_it_ends_at_a_snapshot_that_is_none(
+    tenant: Tenant, redis_url: str, tmp_path: Path, data: bytes
+) -> None:
+    """It says in one line which event it is, whenever it is started, and keeps what it had."""
+    tenant.change("mine", "1")
+    relay(redis_url, tmp_path)
+    with controller(redis_url, tmp_path) as database:
+        eventually(lambda: rows(database) == tenant.rows)
+    event_id = tenant.snapshot(data)
+    relay(redis_url, tmp_path)
+    for _ in range(2):
+        ran = subprocess.run(
+            command(redis_url, tmp_path), check=False, capture_output=True, text=True
+        )
+        (line,) = ran.stderr.splitlines()
+        assert (ran.returncode, line.partition(":")[0]) == (1, event_id)
+    assert rows(database) == tenant.rows
+
+
+def test_without_arguments_it_says_what_it_wants() -> None:
+    """Nothing given is a usage line, and no traceback."""
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLE)], check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("Usage: python examples/controller.py REDIS_URL STORE_URL")

@@ -16,7 +16,6 @@ import pytest
 
 import store
 from sidecar import app, logs
-from sidecar.errors import SidecarError, Unreachable
 from sidecar.event import Rejected
 from sidecar.feed import (
     Applied,
@@ -26,6 +25,8 @@ from sidecar.feed import (
     FileCursor,
     Notification,
     RedisCursor,
+    SidecarError,
+    Unreachable,
 )
 from sidecar.producer import Producer
 from sidecar.settings import build
@@ -283,6 +284,33 @@ def test_behind_a_snapshot_what_comes_after_it_is_news_again(tmp_path: Path) -> 
     applied.move_to(2)
     assert applied.cursor == 2
     assert [applied.is_news(note(n)) for n in (2, 3)] == [False, True]
+
+
+def test_the_cursor_advances_over_what_brings_nothing(tmp_path: Path) -> None:
+    """It moves forward only, and what was applied is still known."""
+    applied = Applied(sqlite3.connect(tmp_path / "db"))
+    assert applied.is_news(note(5))
+    applied.advance(9)
+    assert applied.cursor == 9
+    applied.advance(7)
+    assert applied.cursor == 9
+    assert not applied.is_news(note(5).model_copy(update={"control_version": 10}))
+
+
+@pytest.mark.parametrize("options", [{}, {"isolation_level": None}])
+def test_an_advance_is_committed_by_its_caller(tmp_path: Path, options: dict[str, Any]) -> None:
+    """It belongs to the transaction that applies, first or last in it: both last, or neither."""
+    with closing(sqlite3.connect(tmp_path / "db", **options)) as db:
+        applied = Applied(db)
+        with suppress(KeyboardInterrupt), db:
+            applied.advance(9)
+            raise KeyboardInterrupt
+        assert (applied.cursor, db.in_transaction) == (0, False)
+        with db:
+            applied.advance(9)
+        assert db.in_transaction is False
+    with closing(sqlite3.connect(tmp_path / "db", **options)) as db:
+        assert Applied(db).cursor == 9
 
 
 @pytest.mark.parametrize("options", [{}, {"isolation_level": None}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +14,7 @@ import pytest
 import redis
 
 import store
-from sidecar.errors import UsageError
-from sidecar.feed import FeedGap, ForeignEntry, face
+from sidecar.feed import FeedGap, ForeignEntry, UsageError, face
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import registered
@@ -145,6 +145,34 @@ def test_a_server_that_lost_everything(make: Make, tmp_path: Path) -> None:
         node.kill()
 
 
+def test_an_outage_is_told_once(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A follower warns when its server goes away, whatever it tries, and tells when it is back."""
+    caplog.set_level("INFO", "sidecar.feed")
+    node = server(tmp_path)
+    secret = node.url.replace("://", "://default:secret@")
+
+    def start_later() -> None:
+        eventually(lambda: caplog.records)
+        time.sleep(0.5)  # it tries again meanwhile
+        node.start()
+        publish_once_blocked(connect(secret), 1000)
+
+    late = threading.Thread(target=start_later)
+    late.start()
+    try:
+        assert versions([next(make(secret).follow())]) == [1000]
+        late.join()
+    finally:
+        node.kill()
+    away, back = caplog.records
+    assert (away.levelname, back.levelname) == ("WARNING", "INFO")
+    shown = secret.replace("secret", "***")
+    assert away.getMessage().startswith(f"waiting: {shown} cannot be reached (Error 111")
+    assert back.getMessage() == f"{shown} is back"
+
+
 def test_a_login_that_is_refused_is_not_waited_out(make: Make, redis_url: str) -> None:
     """A follower whose password is wrong says so instead of trying for ever."""
     wrong = make(redis_url.replace("://", "://:wrong@"))
@@ -183,6 +211,28 @@ def test_a_stream_that_lost_its_tail_is_a_gap(feed: Any, client: Any) -> None:
     client.delete(NOTIFICATIONS)
     with pytest.raises(FeedGap, match="no stream"):
         feed.poll(1000)
+
+
+def test_a_gap_tells_which_and_where(feed: Any, client: Any) -> None:
+    """A gap says whether the beginning or the tail is gone, and where the stream lies now."""
+    with pytest.raises(FeedGap) as nothing:
+        feed.poll(1000)
+    published(client, 1000, 2000, 3000, 4000)
+    client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
+    with pytest.raises(FeedGap) as trimmed:
+        feed.poll(1000)
+    with pytest.raises(FeedGap) as lost:
+        next(feed.follow(9000))
+    client.xtrim(NOTIFICATIONS, maxlen=0, approximate=False)
+    with pytest.raises(FeedGap) as emptied:
+        feed.poll(1000)
+    gaps = [found.value for found in (nothing, trimmed, lost, emptied)]
+    assert [(gap.kind, gap.cursor, gap.first, gap.end) for gap in gaps] == [
+        ("tail_lost", 1000, 1, 0),
+        ("trimmed", 1000, 3000, 4000),
+        ("tail_lost", 9000, 3000, 4000),
+        ("trimmed", 1000, 4001, 4000),
+    ]
 
 
 def test_an_entry_of_no_sidecar_stops_the_feed_there(feed: Any, client: Any) -> None:
@@ -254,7 +304,8 @@ def test_large_artifacts_are_opened(make: Make, client: Any, keeps: type[MemoryS
         ({"ref_prefix": "rows/keys"}, [2000, 3000]),
         ({"ref_prefix": "rows/keys/t_1/"}, [3000]),
         ({"ref_prefix": "rows/key"}, []),
-        ({"tenant": [], "type": [], "ref_prefix": ""}, [1000, 2000, 3000, 4000]),
+        ({"tenant": [""]}, [4000]),
+        ({"tenant": None, "type": None, "ref_prefix": ""}, [1000, 2000, 3000, 4000]),
     ],
 )
 def test_filters(make: Make, client: Any, only: dict[str, Any], found: list[int]) -> None:
@@ -265,6 +316,14 @@ def test_filters(make: Make, client: Any, only: dict[str, Any], found: list[int]
     published(client, 4000)
     batch = make(**only).poll()
     assert (versions(batch), batch.cursor, batch.more) == (found, 4000, False)
+
+
+@pytest.mark.parametrize("option", ["tenant", "type"])
+@pytest.mark.parametrize("empty", [[], set(), ""])
+def test_a_filter_that_is_empty_is_refused(make: Make, option: str, empty: Any) -> None:
+    """A set of names that came out empty does not read everything."""
+    with pytest.raises(UsageError, match=f"{option}=.* is empty; leave it out"):
+        make(**{option: empty})
 
 
 def test_a_poll_reads_on_until_something_fits(make: Make, client: Any) -> None:
@@ -299,6 +358,101 @@ def test_a_filtered_tail_moves_the_cursor(make: Make, client: Any) -> None:
 # --- the registered reader -------------------------------------------------------------------
 
 
+def test_a_follower_registers_where_it_begins(make: Make, client: Any) -> None:
+    """A reader is known before anything comes to it, as one that needs what is after its cursor."""
+    published(client, 500)
+
+    def publish_once_registered() -> None:
+        eventually(lambda: registered(client, KEYS))
+        published(client, 1000)
+
+    late = threading.Thread(target=publish_once_registered)
+    late.start()
+    assert next(make(reader="c1").follow(500)).control_version == 1000
+    late.join()
+    assert positions(client) == {"c1": 500}
+
+
+def test_a_cursor_in_a_gap_registers_nothing(make: Make, client: Any) -> None:
+    """Who has to begin anew keeps nothing from being trimmed until then, and then from there."""
+    published(client, 1000, 2000)
+    feed = make(reader="c1")
+    with pytest.raises(FeedGap):
+        next(feed.follow(9000))
+    assert positions(client) == {}
+    next(feed.follow(1000))
+    assert positions(client) == {"c1": 1000}
+
+
+def test_a_reader_that_may_not_register_is_told(make: Make, client: Any, redis_url: str) -> None:
+    """A reader whose user may not note its position is refused, not left unprotected."""
+    published(client, 1000)
+    client.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], categories=["+@all"],
+                       commands=["-hset"])  # fmt: skip
+    try:
+        feed = make(redis_url.replace("://", "://meek:x@"), reader="c1")
+        with pytest.raises(UsageError, match="lacks a permission"):
+            next(feed.follow())
+        with pytest.raises(UsageError, match="lacks a permission"):
+            feed.passed(1000)
+    finally:
+        client.acl_deluser("meek")
+
+
+def test_a_note_that_does_not_get_through_is_told_later(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader that passes something while Redis is away goes on, and is not forgotten."""
+    node = server(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
+    node.start()
+    try:
+        with redis.Redis.from_url(node.url) as client:
+            published(client, 1000)
+            feed = make(node.url, reader="c1")
+            following = feed.follow()
+            next(following)
+            node.kill()
+            feed.passed(1000)
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+            node.start()
+            late = threading.Thread(target=publish_once_blocked, args=(client, 2000))
+            late.start()
+            next(following)
+            late.join()
+            assert positions(client) == {"c1": 1000}
+    finally:
+        node.kill()
+
+
+def test_a_server_that_takes_no_writes_can_be_followed(make: Make, client: Any) -> None:
+    """What refuses a note for a while, such as a lack of memory, ends no controller."""
+    published(client, 1000)
+    before = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", 1)
+    try:
+        feed = make(reader="c1")
+        following = feed.follow()
+        next(following)
+        feed.passed(1000)
+    finally:
+        client.config_set("maxmemory", before)
+    published(client, 2000)
+    next(following)
+    assert positions(client) == {"c1": 1000}
+
+
+def test_only_a_reader_with_a_name_can_pass(feed: Any) -> None:
+    """A feed without the name of a reader says so, and can be read as before."""
+    with pytest.raises(UsageError, match="needs a name"):
+        feed.passed(1000)
+    assert feed.poll() == []
+
+
+def positions(client: Any) -> dict[str, int]:
+    """Return what each registered reader has passed."""
+    return {reader.name: reader.control_version for reader in registered(client, KEYS)}
+
+
 def test_an_idle_reader_does_not_expire(
     make: Make, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,8 +461,8 @@ def test_an_idle_reader_does_not_expire(
     feed = make(reader="c1")
     feed.passed(500)
     (before,) = registered(client, KEYS)
-    published(client, 1000)
-    following = feed.follow()
+    published(client, 500, 1000)
+    following = feed.follow(500)
     assert next(following).control_version == 1000
     (after,) = registered(client, KEYS)
     assert after.seen_us > before.seen_us
