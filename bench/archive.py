@@ -21,6 +21,7 @@ from sidecar.history import About, Streams
 from sidecar.history.archive import ArchiveHistory, pack
 from sidecar.history.archiver import CHECKPOINT_ROWS, SEGMENT_ROWS
 from sidecar.history.checkpoints import write_checkpoint
+from sidecar.history.rows import to_line
 from sidecar.history.state import FleetState, state_at
 from sidecar.redis.source import Entry
 from store import Capability, versioned
@@ -77,10 +78,10 @@ def main(millions: float) -> None:
                 written += len(data) + len(manifest)
             packing_s += time.perf_counter() - began
             notes = [note for _, note in batch]
-            state.fold(notes)
+            state.fold(to_line(note).rstrip() for note in notes)
             since += len(batch)
             if since >= max(CHECKPOINT_ROWS, len(state)):
-                write_checkpoint(fleet, STREAMS.notifications, notes[-1].id, state.entries(), [])
+                write_checkpoint(fleet, STREAMS.notifications, notes[-1].id, state.lines(), [])
                 since = 0
             batch = []
         stored = sum(os.stat(Path(d, f)).st_size for d, _, fs in os.walk(directory) for f in fs)

@@ -28,7 +28,14 @@ from sidecar.history.checkpoints import newest_checkpoint
 from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach, Streams
 from sidecar.history.places import ROOT, escaped
 from sidecar.history.rows import to_line
-from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of
+from sidecar.history.segments import (
+    Damaged,
+    Segment,
+    entries_back_of,
+    entries_of,
+    lines_of,
+    read_ahead,
+)
 from sidecar.redis.source import FIRST, LAST, Entry, id_pair
 from sidecar.stores import explained
 from store import Corrupt, NotFound, VersionedStore
@@ -183,7 +190,13 @@ class ArchiveHistory:
         self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in the segments that may mention `about`."""
-        yield from entries_of(self._segments(stream, first, last, about), first, last)
+        segments = self._segments(stream, first, last, about)
+        # Whoever looks for something stops at what was found: for them the next is not read.
+        yield from entries_of(read_ahead(segments) if about == ANY else segments, first, last)
+
+    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+        """Yield what is in the segments, as it lies there."""
+        yield from lines_of(read_ahead(self._segments(stream, first, last, ANY)), first, last)
 
     def entries_back(
         self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY

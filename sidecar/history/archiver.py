@@ -119,9 +119,7 @@ class Archiver:
         if since < self._checkpoint_rows or (before and since < before.rows):
             return
         state = state_at(archive, control_version_of(reached))
-        write_checkpoint(
-            self._store, self._keys.notifications, reached, state.entries(), state.gaps
-        )
+        write_checkpoint(self._store, self._keys.notifications, reached, state.lines(), state.gaps)
 
     def _reached(self, stream: str) -> str:
         """Return the last entry that is archived; of a stream made anew, none is."""

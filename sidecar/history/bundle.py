@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sidecar.errors import UsageError
 from sidecar.history.contract import ANY, About, Gap, Reach, Streams
-from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of
+from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of, lines_of
 from sidecar.moments import rfc3339
 from sidecar.redis.scan import control_version_of
 from sidecar.redis.source import FIRST, LAST, Entry
@@ -227,6 +227,10 @@ class BundleHistory:
         """Yield what is in the bundle; `about` leaves nothing out."""
         del about
         yield from entries_of(self._segments.get(stream, ()), first, last)
+
+    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+        """Yield what is in the bundle, as it lies there."""
+        yield from lines_of(self._segments.get(stream, ()), first, last)
 
     def entries_back(
         self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY

@@ -13,7 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import IO, Any, Final, cast
+from typing import IO, Final, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,13 +21,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sidecar.errors import UsageError
 from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
-from sidecar.history.rows import of_line, to_line
-from sidecar.history.segments import Damaged
-from sidecar.redis.source import Entry, id_pair
+from sidecar.history.segments import Damaged, ahead
+from sidecar.redis.source import id_pair
 from sidecar.stores import explained
 from store import VersionedStore
 
 FORMAT: Final = 1
+CHUNK_BYTES: Final = 1 << 20
 
 
 class _Header(BaseModel):
@@ -56,21 +56,20 @@ def newest_checkpoint(store: VersionedStore, notifications: str, last: str) -> C
     with explained(), store.open(place + newest) as reader:
         header = _header(reader.manifest, place + newest)
     gaps = tuple(Gap(*gap) for gap in header.gaps)
-    return Checkpoint(newest, header.rows, gaps, partial(_entries, store, place + newest, header))
+    return Checkpoint(newest, header.rows, gaps, partial(_lines, store, place + newest, header))
 
 
 def write_checkpoint(
-    store: VersionedStore, notifications: str, last: str, entries: Iterable[Entry],
+    store: VersionedStore, notifications: str, last: str, lines: Iterable[bytes],
     gaps: Sequence[Gap],
 ) -> None:  # fmt: skip
     """Write the state as of the notification `last`, in constant memory. Raises `SidecarError`."""
     digest, rows = hashlib.sha256(), 0
     with tempfile.TemporaryFile() as file:
         with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0) as packed:
-            for entry in entries:
-                line = to_line(entry)
-                digest.update(line)
-                packed.write(line)
+            for line in lines:
+                digest.update(line + b"\n")
+                packed.write(line + b"\n")
                 rows += 1
         file.seek(0)
         header = _Header(
@@ -92,19 +91,23 @@ def _header(manifest: bytes, ref: str) -> _Header:
     return header
 
 
-def _entries(store: VersionedStore, ref: str, header: _Header) -> Iterator[Entry]:
+def _lines(store: VersionedStore, ref: str, header: _Header) -> Iterator[bytes]:
     """Yield the rows; at their end raise `Damaged` unless they are what was written."""
-    digest, rows = hashlib.sha256(), 0
+    digest, rows, rest = hashlib.sha256(), 0, b""
     try:
-        with explained(), store.open(ref) as reader:
-            raw = cast("IO[bytes]", reader)
-            with gzip.GzipFile(fileobj=raw) as unpacked:
-                lines: Any = unpacked
-                for line in lines:
-                    digest.update(line)
-                    rows += 1
-                    yield of_line(line)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+        for chunk in ahead(_chunks(store, ref)):
+            digest.update(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            rows += len(lines)
+            yield from lines
+    except (OSError, EOFError, zlib.error) as error:
         raise Damaged(f"the archive's checkpoint {ref} is damaged: {error}") from error
     if (rows, digest.hexdigest()) != (header.rows, header.sha256):
         raise Damaged(f"the archive's checkpoint {ref} is damaged: it is not what was written")
+
+
+def _chunks(store: VersionedStore, ref: str) -> Iterator[bytes]:
+    with explained(), store.open(ref) as reader:
+        raw = cast("IO[bytes]", reader)
+        with gzip.GzipFile(fileobj=raw) as unpacked:
+            yield from iter(partial(unpacked.read, CHUNK_BYTES), b"")

@@ -82,8 +82,8 @@ class Checkpoint(NamedTuple):
     rows: int
     gaps: tuple[Gap, ...]
     """What was missing already before it."""
-    entries: Callable[[], Iterator[Entry]]
-    """Return the newest notification of each stack and of each ref, in order."""
+    lines: Callable[[], Iterator[bytes]]
+    """Return the newest notification of each stack and of each ref, in order, as rows."""
 
 
 class History(Protocol):
@@ -124,6 +124,13 @@ class History(Protocol):
         self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield the entries from `first` to `last`, the oldest first."""
+        ...
+
+    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+        """Yield what `entries` does as rows (`history.rows`), each without its line feed.
+
+        For whoever decodes few of them.
+        """
         ...
 
     def entries_back(

@@ -51,6 +51,12 @@ class JoinedHistory:
         if id_pair(after) <= id_pair(last):
             yield from self._live.entries(stream, after, last, about=about)
 
+    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+        """Yield what is archived, then what is not."""
+        begin = self._archived_to(stream)
+        yield from self._archive.lines(stream, first, min(last, begin, key=id_pair))
+        yield from self._live.lines(stream, max(first, id_after(begin), key=id_pair), last)
+
     def entries_back(
         self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:

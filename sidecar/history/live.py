@@ -9,6 +9,7 @@ from typing import Any, Final
 import redis
 
 from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
+from sidecar.history.rows import to_line
 from sidecar.redis.client import Side, check_stream, redact, translated
 from sidecar.redis.keys import Keys, identity_digest
 from sidecar.redis.publisher import remembered
@@ -97,6 +98,10 @@ class LiveHistory:
         side = self._side(stream)
         with translated(side.url):
             yield from chain.from_iterable(pages(side.at(stream), stream, first, last, page=PAGE))
+
+    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+        """Yield what is in the stream, as rows."""
+        return (to_line(entry).rstrip() for entry in self.entries(stream, first, last))
 
     def entries_back(
         self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY

@@ -31,9 +31,9 @@ def of_line(line: bytes) -> Entry:
     if not (isinstance(row, list) and len(row) % 2 and isinstance(row[0], str)):
         raise ValueError(f"this is no entry: {line[:80]!r}")
     try:
-        flat = [part.encode() for part in row]  # nearly always all is text
-    except AttributeError:
-        flat = [_bytes(part) for part in row]
+        flat = list(map(str.encode, row))  # nearly always all is text
+    except TypeError:
+        flat = list(map(_bytes, row))
     parts = iter(flat)
     next(parts)
     return Entry(row[0], dict(zip(parts, parts)))  # noqa: B905 -- two of one iterator

@@ -1,18 +1,19 @@
 """The fleet as a position saw it: the newest notification of each stack, and of each ref.
 
-Memory is bounded: a state of many keys lies in a temporary SQLite file.
+Notifications are kept as rows, as they lie in segments: most give way to a newer one before anybody
+wants to read them. Memory is bounded: a state of many keys lies in a temporary SQLite file.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from sidecar.history import Gap, History
-from sidecar.history.rows import of_line, to_line
+from sidecar.history.rows import of_line
 from sidecar.notification import Notification, parse
 from sidecar.redis.scan import entry_id_of
 from sidecar.redis.source import FIRST, Entry, id_after, id_pair, key_of
@@ -22,7 +23,6 @@ _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE newest (kind, a, b, at, line, PRIMARY KEY (kind, a, b)) WITHOUT ROWID;
 """
-_Key = tuple[str, str, str]
 _STACK: Final = "stack"
 _REF: Final = "ref"
 
@@ -33,63 +33,87 @@ class FleetState:
     def __init__(self, gaps: list[Gap]) -> None:
         self.gaps = gaps
         """What nobody can tell: notifications that have expired. Empty when the state is whole."""
-        self._here: dict[_Key, Entry] = {}
+        self._refs: dict[str, bytes] = {}
+        self._stacks: dict[tuple[str, str], bytes] = {}
         self._spilt: sqlite3.Connection | None = None
 
     def stacks(self) -> Iterator[Notification]:
         """Yield the newest of each tenant and stack, in their order."""
-        return (parse(entry.fields) for entry in self._of_kind(_STACK))
+        here = (self._stacks[key] for key in sorted(self._stacks))
+        return map(_notification, self._of_kind(_STACK) if self._spilt else here)
 
     def refs(self) -> Iterator[Notification]:
         """Yield the newest of each artifact_ref, in their order."""
-        return (parse(entry.fields) for entry in self._of_kind(_REF))
+        here = (self._refs[key] for key in sorted(self._refs))
+        return map(_notification, self._of_kind(_REF) if self._spilt else here)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries of them all, each once, in order."""
+        return map(of_line, self.lines())
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the rows of them all, each once, in order."""
         if self._spilt:
             self._spill()
             return _read(self._spilt, "GROUP BY at ORDER BY at")
-        once = {id_pair(entry.id): entry for entry in self._here.values()}
+        once = {id_pair(_id_of(line)): line for line in self._all()}
         return (once[at] for at in sorted(once))
 
     def __len__(self) -> int:
         if not self._spilt:
-            return len(self._here)
+            return len(self._refs) + len(self._stacks)
         self._spill()
         return int(self._spilt.execute("SELECT count(*) FROM newest").fetchone()[0])
 
-    def fold(self, entries: Iterable[Entry]) -> None:
+    def fold(self, lines: Iterable[bytes]) -> None:
         """Take in notifications, in order."""
-        here = self._here
-        for entry in entries:
-            for key in _keys(entry):
-                here[key] = entry
-            if len(here) >= KEYS_IN_MEMORY:
+        refs, stacks = self._refs, self._stacks
+        for line in lines:
+            ref, stack = _keys(line)
+            if ref:
+                refs[ref] = line
+            if stack:
+                stacks[stack] = line
+            if len(refs) + len(stacks) >= KEYS_IN_MEMORY:
                 self._spill()
 
-    def _of_kind(self, kind: str) -> Iterator[Entry]:
-        if self._spilt:
-            self._spill()
-            yield from _read(self._spilt, "WHERE kind = ? ORDER BY a, b", kind)
-            return
-        for key in sorted(key for key in self._here if key[0] == kind):
-            yield self._here[key]
+    def _all(self) -> Iterator[bytes]:
+        yield from self._refs.values()
+        yield from self._stacks.values()
+
+    def _of_kind(self, kind: str) -> Iterator[bytes]:
+        assert self._spilt  # noqa: S101 -- looked at before
+        self._spill()
+        return _read(self._spilt, "WHERE kind = ? ORDER BY a, b", kind)
 
     def _spill(self) -> None:
         """Move what is in memory into a temporary file."""
         if self._spilt is None:
             self._spilt = sqlite3.connect("")
             self._spilt.executescript(_SCHEMA)
+        keyed = [
+            *(((_REF, ref, ""), line) for ref, line in self._refs.items()),
+            *(((_STACK, *stack), line) for stack, line in self._stacks.items()),
+        ]
         self._spilt.executemany(
             "INSERT OR REPLACE INTO newest VALUES (?, ?, ?, ?, ?)",
-            [(*key, key_of(entry.id), to_line(entry)) for key, entry in self._here.items()],
+            [(*key, key_of(_id_of(line)), line) for key, line in keyed],
         )
-        self._here.clear()
+        self._refs.clear()
+        self._stacks.clear()
 
 
-def _read(db: sqlite3.Connection, which: str, *arguments: str) -> Iterator[Entry]:
+def _read(db: sqlite3.Connection, which: str, *arguments: str) -> Iterator[bytes]:
     for (line,) in db.execute(f"SELECT line FROM newest {which}", arguments):  # noqa: S608
-        yield of_line(line)
+        yield line
+
+
+def _notification(line: bytes) -> Notification:
+    return parse(of_line(line).fields)
+
+
+def _id_of(line: bytes) -> str:
+    return str(orjson.loads(line)[0])
 
 
 def state_at(history: History, position: int) -> FleetState:
@@ -104,23 +128,25 @@ def state_at(history: History, position: int) -> FleetState:
     if checkpoint is not None:
         first = id_after(checkpoint.last)
         gaps += checkpoint.gaps
-        state.fold(checkpoint.entries())
+        state.fold(checkpoint.lines())
     reach = history.reach(stream)
     missing = reach.missing(first, last) if reach else []
     gaps += [gap for gap in missing if not gap.folded]
-    state.fold(history.entries(stream, first, last))
+    state.fold(history.lines(stream, first, last))
     return state
 
 
-def _keys(entry: Entry) -> list[_Key]:
-    """Return what a notification is the newest of: its stack, its ref."""
+def _keys(line: bytes) -> tuple[str | None, tuple[str, str] | None]:
+    """Return what a notification is the newest of: its ref, its tenant and stack."""
     try:
-        body: dict[str, Any] = orjson.loads(entry.fields[b"event"])
-        tenant, stack = body.get("tenant_id") or "", body.get("stack_id") or ""
-        ref = body.get("artifact_ref") or ""
-    except (KeyError, ValueError, AttributeError):
-        return []  # no sidecar wrote it
-    found = [(_REF, ref, "")] if ref else []
-    if stack and body.get("version"):
-        found.append((_STACK, tenant, stack))
-    return found
+        row = orjson.loads(line)
+        body = orjson.loads(row[row.index("event", 1) + 1])
+        ref, tenant, stack, version = map(
+            body.get, ("artifact_ref", "tenant_id", "stack_id", "version")
+        )
+    except (ValueError, IndexError, AttributeError):
+        return None, None  # no sidecar wrote it
+    return (
+        ref if isinstance(ref, str) else None,
+        (str(tenant or ""), str(stack)) if stack and version else None,
+    )

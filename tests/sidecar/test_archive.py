@@ -21,7 +21,7 @@ from sidecar.history.archive import ArchiveHistory, names_of, pack
 from sidecar.history.archiver import Archiver
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
-from sidecar.history.segments import Damaged
+from sidecar.history.segments import Damaged, ahead
 from sidecar.history.state import state_at
 from sidecar.redis.client import Side
 from sidecar.redis.retention import Policy, Retention
@@ -282,6 +282,7 @@ def test_a_state_is_the_same_from_a_checkpoint(
 
     plain = states(live(rig))
     monkeypatch.setattr("sidecar.history.state.KEYS_IN_MEMORY", 5 if seed else 10**6)
+    monkeypatch.setattr("sidecar.history.checkpoints.CHUNK_BYTES", 7 if seed else 1 << 20)
     writer = archiver(rig, fleet, checkpoint_rows=10)
     assert len(list(writer.archive(rig.notify, rest=True))) == 9
     history = joined(rig, fleet)
@@ -294,6 +295,34 @@ def test_a_state_is_the_same_from_a_checkpoint(
         fleet.put(ref, b"broken", fleet.get(ref).manifest)
     with pytest.raises(Damaged, match="checkpoint"):
         state_at(joined(rig, fleet), positions[-1])
+
+
+def test_what_no_sidecar_wrote_is_of_no_state(rig: Rig, fleet: VersionedStore) -> None:
+    """Notifications of odd shapes are passed over, live and archived, and the rest is told."""
+    rig.emit_artifact("good", ref="rows/1")
+    rig.drain()
+    for body in ("[]", "7", "null", "{", '{"artifact_ref":["x"],"stack_id":{},"version":1}'):
+        rig.client.xadd(rig.notify, {"event": body, "origin": "x"})
+    rig.client.xadd(rig.notify, {"other": "event", "event": b"\xff"})
+    archive(rig, fleet)
+    histories: tuple[History, ...] = (live(rig), joined(rig, fleet))
+    for history in histories:
+        state = state_at(history, 2**52)
+        assert [note.event_id for note in state.refs()] == ["good"]
+
+
+def test_an_error_in_what_is_read_ahead_reaches_the_reader() -> None:
+    """After what was read before it; who stops before it never meets it."""
+
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        raise Damaged("here")
+
+    seen: list[int] = []
+    with pytest.raises(Damaged, match="here"):
+        seen.extend(ahead(items()))
+    assert seen == [1, 2]
+    assert next(ahead(items())) == 1
 
 
 def test_no_event_may_write_into_the_archive(rig: Rig) -> None:
