@@ -1,4 +1,4 @@
-"""What each reason of a dead letter means, and how to mend it: one text a reason."""
+"""What each reason of a dead letter means, and how to mend it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ class Explanation(NamedTuple):
 
     meaning: str
     mend: str
+    prevent: str = ""
+    """What keeps it from happening again, where the mend does not say it."""
 
 
 EXPLANATIONS: Final[dict[Reason, Explanation]] = {
@@ -34,6 +36,7 @@ EXPLANATIONS: Final[dict[Reason, Explanation]] = {
     Reason.INVALID_EVENT: Explanation(
         "The event breaks a rule of the contract; `detail` names the field.",
         "Mend the producer and let it send the event again, with that field set right.",
+        "Mend the producer: it sends what breaks the contract.",
     ),
     Reason.UNKNOWN_TYPE: Explanation(
         "The event's type is neither one of the contract's nor one that the worker allows.",
@@ -54,6 +57,8 @@ EXPLANATIONS: Final[dict[Reason, Explanation]] = {
         "An event with this event_id was published before, with other content.",
         "Let the producer send the change again under an event_id of its own; re-driving ends"
         " here again for as long as the deduplication window remembers the first.",
+        "An event_id is for one event, also after its producer was set up anew: a UUID, or a"
+        " counter that outlives the machine.",
     ),
     Reason.ARTIFACT_MISSING: Explanation(
         "Nothing lies at artifact_ref in the source store, and nothing came within the retry"
@@ -66,6 +71,7 @@ EXPLANATIONS: Final[dict[Reason, Explanation]] = {
         " is corrupt.",
         "Put the right bytes there and re-drive. Where the ref has been rewritten since (a store"
         " without versions), a later event carries the change and this one can be left.",
+        "Nobody writes to a ref again that an event names, or the source store keeps versions.",
     ),
     Reason.ARTIFACT_TOO_LARGE: Explanation(
         "The artifact is larger than the workers' --max-artifact-size.",

@@ -37,7 +37,7 @@ app = typer.Typer(
     Reviewing an incident?
       sidecar replay export incident.zip --since 2h
       sidecar replay report incident.html --bundle incident.zip
-      sidecar trace EVENT_ID --bundle incident.zip
+      sidecar trace TENANT/STACK --bundle incident.zip
     docs/review.md goes through one.
     """,
     no_args_is_help=True,
@@ -154,7 +154,7 @@ def show(
             show_line(life, history.store if resolve else None)
     for halt in halts:
         _print_halt(halt, json=json)
-    _sum_up(shown)
+    _sum_up(shown, alone=bool(end))
     conclude(review, seen, held=held, shown=shown.total())
 
 
@@ -167,13 +167,14 @@ def _ends(asked: list[str] | None) -> list[str]:
     return asked or []
 
 
-def _sum_up(shown: Counter[str]) -> None:
+def _sum_up(shown: Counter[str], *, alone: bool) -> None:
     from sidecar.cli import output
 
     total = shown.total()
     if total:
         each = ", ".join(f"{count:,} {end}" for end, count in shown.most_common())
-        output.hint(f"{total:,} event{'' if total == 1 else 's'}: {each}")
+        more = "" if alone or not shown["dead"] else "; --end dead shows what died alone"
+        output.hint(f"{total:,} event{'' if total == 1 else 's'}: {each}{more}")
 
 
 def _print_halt(halt: Halt, *, json: bool) -> None:

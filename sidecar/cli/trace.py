@@ -120,7 +120,7 @@ def trace(
         tell("looking for it")
         found, versions = _found(review, what, kind, count, look_around)
     if not (found or versions):
-        raise _absent(review, what)
+        raise _absent(review, what, kind)
     if history.store is None:
         output.hint("no store to look for artifacts in: name it with --fleet-store")
     for version in versions:
@@ -173,7 +173,7 @@ def _listing(review: Review) -> VersionedStore | None:
     return store if store and Capability.LIST in store.capabilities else None
 
 
-def _absent(review: Review, what: str) -> SidecarError:
+def _absent(review: Review, what: str, kind: str | None) -> SidecarError:
     from sidecar.cli.review import moment
     from sidecar.replay.window import Window
 
@@ -190,7 +190,7 @@ def _absent(review: Review, what: str) -> SidecarError:
     under = _ref_under(review, what)
     mend = f"; refs lie under it: `sidecar replay show --ref {what}` shows them" if under else ""
     return SidecarError(
-        f"there is no event, ref or stack {what!r} in {review.history.describe()},"
+        f"there is no {kind or 'event, ref or stack'} {what!r} in {review.history.describe()},"
         f" {review.window}{never}{mend}"
     )
 

@@ -36,7 +36,9 @@ class Halt:
             return f"{said}; nobody has resumed it"
         why = f": {self.resumed_why}" if self.resumed_why else ", who did not say why"
         took = span((self.until_us - self.since_us) / 1e6)
-        return f"{said}; resumed after {took} by {self.resumed_by}{why}"
+        return (
+            f"{said}; resumed after {took}, at {rfc3339(self.until_us)}, by {self.resumed_by}{why}"
+        )
 
     def overlaps(self, since_us: int, until_us: int) -> bool:
         """Tell whether it was in force within a time, both ends inclusive."""

@@ -344,7 +344,7 @@ class Publisher:
             args = [
                 self._token, low_then, self._window_s, max_in_a_row,
                 letter.identity[2:], origin[2:],
-                f"{max_in_a_row} dead letters in a row, of late {letter.fields['reason']!s}",
+                f"{max_in_a_row} dead letters in a row, the last for {letter.fields['reason']!s}",
                 now, low_before, int(letter.begins_row), self._keys.control, MAX_HALT_RECORDS,
                 *(item for pair in letter.fields.items() for item in pair),
             ]  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any, Final
 from sidecar.history import History
 from sidecar.history.halts import halts_of
 from sidecar.moments import rfc3339
-from sidecar.reasons import explain
+from sidecar.reasons import EXPLANATIONS, explain
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.compare import compare
 from sidecar.replay.overtaking import LEAVE_IT, Overtaking
@@ -151,6 +151,7 @@ class Report:
             "strings": list(self.strings), "columns": self.columns, "ends": ENDS,
             "diffs": self.diffs, "quiet": [stall._asdict() for stall in self._stalls.found()],
             "halts": self._halts(), "overtaken": self._overtaken(), "leave_it": LEAVE_IT,
+            "prevent": {reason: told.prevent for reason, told in EXPLANATIONS.items()},
             "tallest": [max(self.columns["took"], default=0)],
         }).encode()  # fmt: skip
 

@@ -248,7 +248,8 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
     if life.end is End.DEAD and life.event:
         overtaker = _overtaker(history, life, life.event)
     end = _end(life)
-    yield end._replace(mend="") if overtaker else end  # one mend, the one that still holds
+    # Of an overtaken letter one mend holds, and what keeps it from happening again.
+    yield end._replace(mend=explain(life.reason).prevent) if overtaker else end
     if life.end is End.PUBLISHED and (readers := history.readers()):
         yield _read(life.control_version, readers)
     if overtaker:

@@ -76,7 +76,7 @@ def test_a_row_of_dead_letters_is_recorded(sidecar: Cli) -> None:
     assert ran.code in (0, 3), ran.err
     (record,) = sidecar.entries(HALTS)
     assert (record["what"], record["stream"], record["by"]) == ("halted", STREAM, "sidecar")
-    assert record["reason"] == "3 dead letters in a row, of late malformed"
+    assert record["reason"] == "3 dead letters in a row, the last for malformed"
 
 
 def test_a_halt_that_cannot_be_recorded_is_a_halt(sidecar: Cli) -> None:

@@ -135,12 +135,14 @@ def test_a_hostile_reason_of_a_halt_stays_text(sidecar: Cli, browser: Browser) -
 
 
 def test_a_letter_that_was_overtaken_is_to_be_left_dead(sidecar: Cli, browser: Browser) -> None:
-    """The panel names what overtook it, with a link, and that to leave it is the one mend."""
+    """The panel names what overtook it, with a link, what to do with it, and with its cause."""
     incident(sidecar)
     browser.open(made(sidecar), "event=acme-7")
     hops = browser.text("#hops")
     assert "by acme-8, t_acme/web@8" in hops
-    assert re.findall("Mend: [^;:]*", hops) == ["Mend: leave it dead"]
+    assert re.findall("Mend: [^;:,]*", hops) == [
+        "Mend: Nobody writes to a ref again that an event names", "Mend: leave it dead",
+    ]  # fmt: skip
     browser.click("#hops button")
     assert browser.text("#detail-title") == "acme-8"
     assert "overtaken" not in browser.text("#hops")

@@ -458,7 +458,7 @@ def test_letters_in_a_row_halt(server: redis.Redis) -> None:
     assert len(entries(server, KEYS.dead)) == 3
     halt: Any = server.hgetall(KEYS.halt)
     assert (halt[b"reason"], halt[b"since"], halt[b"by"]) == (
-        b"3 dead letters in a row, of late malformed", NOW.encode(), b"sidecar",
+        b"3 dead letters in a row, the last for malformed", NOW.encode(), b"sidecar",
     )  # fmt: skip
     assert one.renew().startswith("3 dead letters")
 
