@@ -80,8 +80,8 @@ def main(millions: float) -> None:
             notes = [note for _, note in batch]
             state.fold(to_line(note).rstrip() for note in notes)
             since += len(batch)
-            if since >= max(CHECKPOINT_ROWS, len(state)):
-                write_checkpoint(fleet, STREAMS.notifications, notes[-1].id, state.lines(), [])
+            if since >= max(CHECKPOINT_ROWS, len(state) // 2):
+                write_checkpoint(fleet, STREAMS.notifications, notes[-1].id, state.keyed(), [])
                 since = 0
             batch = []
         stored = sum(os.stat(Path(d, f)).st_size for d, _, fs in os.walk(directory) for f in fs)

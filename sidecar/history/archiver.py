@@ -23,7 +23,7 @@ from store import VersionedStore
 
 SEGMENT_ROWS: Final = 20_000
 SEGMENT_BYTES: Final = 8 << 20
-CHECKPOINT_ROWS: Final = 200_000
+CHECKPOINT_ROWS: Final = 100_000
 
 
 class Archived(NamedTuple):
@@ -106,7 +106,7 @@ class Archiver:
 
     def _keep_state(self, reached: str) -> None:
         """Write a checkpoint once it is worth it: so that a state is soon found, whatever its size,
-        and all checkpoints together are no larger than the log.
+        and all checkpoints together have no more than twice the rows of the log.
         """
         archive = ArchiveHistory(self._store, self._live.streams)
         before = archive.checkpoint(reached)
@@ -116,10 +116,10 @@ class Archiver:
                 self._counted[name.ref] = archive.rows(name), id_pair(name.last)
         self._counted = {r: one for r, one in self._counted.items() if one[1] > begin}
         since = sum(rows for rows, _ in self._counted.values())
-        if since < self._checkpoint_rows or (before and since < before.rows):
+        if since < self._checkpoint_rows or (before and 2 * since < before.rows):
             return
         state = state_at(archive, control_version_of(reached))
-        write_checkpoint(self._store, self._keys.notifications, reached, state.lines(), state.gaps)
+        write_checkpoint(self._store, self._keys.notifications, reached, state.keyed(), state.gaps)
 
     def _reached(self, stream: str) -> str:
         """Return the last entry that is archived; of a stream made anew, none is."""

@@ -2,7 +2,9 @@
 
     .sidecar/archive/<notification stream>@state/<ID of the last notification in it>
 
-The data is gzip of rows, the newest notification of each stack and ref, in order.
+The data is gzip of lines, the newest notification of each ref and of each stack: what it is the
+newest of, [ref] or [tenant, stack] in JSON, a tab, and its row. So whoever has a newer one need not
+decode it. A checkpoint only saves reading: one of another format is as good as none.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from sidecar.redis.source import id_pair
 from sidecar.stores import explained
 from store import VersionedStore
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CHUNK_BYTES: Final = 1 << 20
 
 
@@ -55,21 +57,24 @@ def newest_checkpoint(store: VersionedStore, notifications: str, last: str) -> C
     newest = max(before, key=id_pair)
     with explained(), store.open(place + newest) as reader:
         header = _header(reader.manifest, place + newest)
+    if header.format < FORMAT:
+        return None
     gaps = tuple(Gap(*gap) for gap in header.gaps)
-    return Checkpoint(newest, header.rows, gaps, partial(_lines, store, place + newest, header))
+    return Checkpoint(newest, header.rows, gaps, partial(_keyed, store, place + newest, header))
 
 
 def write_checkpoint(
-    store: VersionedStore, notifications: str, last: str, lines: Iterable[bytes],
-    gaps: Sequence[Gap],
+    store: VersionedStore, notifications: str, last: str,
+    keyed: Iterable[tuple[Sequence[str], bytes]], gaps: Sequence[Gap],
 ) -> None:  # fmt: skip
     """Write the state as of the notification `last`, in constant memory. Raises `SidecarError`."""
     digest, rows = hashlib.sha256(), 0
     with tempfile.TemporaryFile() as file:
         with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0) as packed:
-            for line in lines:
-                digest.update(line + b"\n")
-                packed.write(line + b"\n")
+            for key, row in keyed:
+                line = b"%s\t%s\n" % (orjson.dumps(key), row)
+                digest.update(line)
+                packed.write(line)
                 rows += 1
         file.seek(0)
         header = _Header(
@@ -91,16 +96,20 @@ def _header(manifest: bytes, ref: str) -> _Header:
     return header
 
 
-def _lines(store: VersionedStore, ref: str, header: _Header) -> Iterator[bytes]:
-    """Yield the rows; at their end raise `Damaged` unless they are what was written."""
+def _keyed(
+    store: VersionedStore, ref: str, header: _Header
+) -> Iterator[tuple[Sequence[str], bytes]]:
+    """Yield keys and rows; at their end raise `Damaged` unless they are what was written."""
     digest, rows, rest = hashlib.sha256(), 0, b""
     try:
         for chunk in ahead(_chunks(store, ref)):
             digest.update(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             rows += len(lines)
-            yield from lines
-    except (OSError, EOFError, zlib.error) as error:
+            for line in lines:
+                key, _, row = line.partition(b"\t")
+                yield orjson.loads(key), row
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise Damaged(f"the archive's checkpoint {ref} is damaged: {error}") from error
     if (rows, digest.hexdigest()) != (header.rows, header.sha256):
         raise Damaged(f"the archive's checkpoint {ref} is damaged: it is not what was written")

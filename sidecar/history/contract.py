@@ -5,7 +5,7 @@ A history is read in pages: memory does not grow with its length. Its streams ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.redis.source import FIRST, LAST, Entry, id_pair
@@ -82,8 +82,8 @@ class Checkpoint(NamedTuple):
     rows: int
     gaps: tuple[Gap, ...]
     """What was missing already before it."""
-    lines: Callable[[], Iterator[bytes]]
-    """Return the newest notification of each stack and of each ref, in order, as rows."""
+    keyed: Callable[[], Iterator[tuple[Sequence[str], bytes]]]
+    """Return the newest notification of each [ref] and of each [tenant, stack], as rows."""
 
 
 class History(Protocol):

@@ -7,7 +7,7 @@ wants to read them. Memory is bounded: a state of many keys lies in a temporary 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import orjson
@@ -16,13 +16,15 @@ from sidecar.history import Gap, History
 from sidecar.history.rows import of_line
 from sidecar.notification import Notification, parse
 from sidecar.redis.scan import entry_id_of
-from sidecar.redis.source import FIRST, Entry, id_after, id_pair, key_of
+from sidecar.redis.source import FIRST, Entry, id_after
 
 KEYS_IN_MEMORY: Final = 250_000
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-CREATE TABLE newest (kind, a, b, at, line, PRIMARY KEY (kind, a, b)) WITHOUT ROWID;
+CREATE TABLE newest (kind, a, b, line, PRIMARY KEY (kind, a, b)) WITHOUT ROWID;
 """
+_REPLACE: Final = "INSERT OR REPLACE INTO newest VALUES (?, ?, ?, ?)"
+_KEEP: Final = "INSERT OR IGNORE INTO newest VALUES (?, ?, ?, ?)"
 _STACK: Final = "stack"
 _REF: Final = "ref"
 
@@ -36,6 +38,8 @@ class FleetState:
         self._refs: dict[str, bytes] = {}
         self._stacks: dict[tuple[str, str], bytes] = {}
         self._spilt: sqlite3.Connection | None = None
+        self._older = False
+        """Whether what comes is older than what is here."""
 
     def stacks(self) -> Iterator[Notification]:
         """Yield the newest of each tenant and stack, in their order."""
@@ -47,17 +51,21 @@ class FleetState:
         here = (self._refs[key] for key in sorted(self._refs))
         return map(_notification, self._of_kind(_REF) if self._spilt else here)
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield the entries of them all, each once, in order."""
-        return map(of_line, self.lines())
-
-    def lines(self) -> Iterator[bytes]:
-        """Yield the rows of them all, each once, in order."""
+    def keyed(self) -> Iterator[tuple[Sequence[str], bytes]]:
+        """Yield what each is the newest of, [ref] or [tenant, stack], and its row, in order."""
         if self._spilt:
             self._spill()
-            return _read(self._spilt, "GROUP BY at ORDER BY at")
-        once = {id_pair(_id_of(line)): line for line in self._all()}
-        return (once[at] for at in sorted(once))
+            for kind, a, b, row in self._spilt.execute(
+                "SELECT kind, a, b, line FROM newest ORDER BY kind, a, b"
+            ):
+                yield ([a] if kind == _REF else [a, b]), row
+            return
+        yield from (([ref], self._refs[ref]) for ref in sorted(self._refs))
+        yield from ((stack, self._stacks[stack]) for stack in sorted(self._stacks))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries of them all; of what is the newest in two ways, twice."""
+        return (of_line(row) for _, row in self.keyed())
 
     def __len__(self) -> int:
         if not self._spilt:
@@ -77,9 +85,19 @@ class FleetState:
             if len(refs) + len(stacks) >= KEYS_IN_MEMORY:
                 self._spill()
 
-    def _all(self) -> Iterator[bytes]:
-        yield from self._refs.values()
-        yield from self._stacks.values()
+    def fold_older(self, keyed: Iterable[tuple[Sequence[str], bytes]]) -> None:
+        """Take in what a state before had, where nothing newer is here."""
+        if self._spilt:
+            self._spill()
+        self._older = True
+        refs, stacks = self._refs, self._stacks
+        for key, row in keyed:
+            if len(key) == 1:
+                refs.setdefault(key[0], row)
+            else:
+                stacks.setdefault((key[0], key[1]), row)
+            if len(refs) + len(stacks) >= KEYS_IN_MEMORY:
+                self._spill()
 
     def _of_kind(self, kind: str) -> Iterator[bytes]:
         assert self._spilt  # noqa: S101 -- looked at before
@@ -96,8 +114,8 @@ class FleetState:
             *(((_STACK, *stack), line) for stack, line in self._stacks.items()),
         ]
         self._spilt.executemany(
-            "INSERT OR REPLACE INTO newest VALUES (?, ?, ?, ?, ?)",
-            [(*key, key_of(_id_of(line)), line) for key, line in keyed],
+            _KEEP if self._older else _REPLACE,
+            [(*key, line) for key, line in keyed],
         )
         self._refs.clear()
         self._stacks.clear()
@@ -112,10 +130,6 @@ def _notification(line: bytes) -> Notification:
     return parse(of_line(line).fields)
 
 
-def _id_of(line: bytes) -> str:
-    return str(orjson.loads(line)[0])
-
-
 def state_at(history: History, position: int) -> FleetState:
     """Return the state that the notifications up to the control_version `position` make.
 
@@ -128,11 +142,12 @@ def state_at(history: History, position: int) -> FleetState:
     if checkpoint is not None:
         first = id_after(checkpoint.last)
         gaps += checkpoint.gaps
-        state.fold(checkpoint.lines())
     reach = history.reach(stream)
     missing = reach.missing(first, last) if reach else []
     gaps += [gap for gap in missing if not gap.folded]
     state.fold(history.lines(stream, first, last))
+    if checkpoint is not None:
+        state.fold_older(checkpoint.keyed())
     return state
 
 

@@ -112,8 +112,10 @@ def test_what_was_shown_is_counted_by_end(sidecar: Cli) -> None:
     everything(sidecar)
     whole = "7 events: 3 published, 2 dead, 1 duplicate, 1 waiting"
     for args in ((), ("--json",)):
-        assert sidecar("replay", "show", *args).err.splitlines()[-1] == f"sidecar: {whole}"
-    assert "1 event: 1 waiting" in sidecar("replay", "show", "--end", "waiting").err
+        last = sidecar("replay", "show", *args).err.splitlines()[-1]
+        assert last == f"sidecar: {whole}; --end dead shows what died alone"
+    last = sidecar("replay", "show", "--end", "waiting").err.splitlines()[-1]
+    assert last == "sidecar: 1 event: 1 waiting"
 
 
 def test_a_person_at_a_terminal_reads_what_the_columns_are(sidecar: Cli) -> None:

@@ -297,6 +297,22 @@ def test_a_state_is_the_same_from_a_checkpoint(
         state_at(joined(rig, fleet), positions[-1])
 
 
+def test_a_checkpoint_of_an_older_format_is_as_good_as_none(
+    rig: Rig, fleet: VersionedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is told all the same, from the segments."""
+    for n in range(8):
+        rig.emit_artifact(f"e{n}", ref=f"rows/{n % 3}")
+    rig.drain()
+    monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 1)
+    assert list(archiver(rig, fleet, checkpoint_rows=4).archive(rig.notify, rest=True))
+    assert joined(rig, fleet).checkpoint("9999999999999-0")
+    monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 2)
+    history = joined(rig, fleet)
+    assert history.checkpoint("9999999999999-0") is None
+    assert [note.event_id for note in state_at(history, 2**52).refs()] == ["e6", "e7", "e5"]
+
+
 def test_what_no_sidecar_wrote_is_of_no_state(rig: Rig, fleet: VersionedStore) -> None:
     """Notifications of odd shapes are passed over, live and archived, and the rest is told."""
     rig.emit_artifact("good", ref="rows/1")
