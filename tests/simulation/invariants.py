@@ -39,6 +39,7 @@ class Watch:
         self.lease = prefix + b"lease:" + self._control
         self.low = prefix + b"low:" + self._control
         self.halt = prefix + b"halt:" + self._control
+        self.halts = prefix + b"halts"
         self.group = b"sidecar:" + self._notifications
         self.published: dict[str, str] = {}
         """What each published event said, by event_id."""
@@ -49,6 +50,7 @@ class Watch:
         self._last_of_tenant: dict[str, Id] = {}
         self._last_version = 0
         self._low: bytes | None = None
+        self._recorded = b"resumed"
         self._actor: Process | None = None
 
     # --- at every command ----------------------------------------------------------------------
@@ -94,6 +96,9 @@ class Watch:
             return
         named = dict(zip(fields[::2], fields[1::2], strict=True))
         halt = self._world.server.data.get(self.halt) or {}
+        if key == self.halts:
+            self._halt_record(named, is_halted=b"reason" in halt)
+            return
         self._expect(b"reason" not in halt, "halt", f"{key!r} grew while halted")
         assert self._actor is not None
         self._expect(
@@ -104,6 +109,13 @@ class Watch:
             self._notification(entry_id, named, sum(map(len, fields)))
         elif key == self.dead:
             self._letter(named)
+
+    def _halt_record(self, named: dict[bytes, bytes], *, is_halted: bool) -> None:
+        what = named[b"what"]
+        wanted = b"halted" if is_halted else b"resumed"
+        self._expect(what == wanted, "halt", f"the record says {what!r}, and it is {wanted!r}")
+        self._expect(what != self._recorded, "halt", f"it is on record twice as {what!r}")
+        self._recorded = what
 
     def delivered(self, _: bytes, entry_id: Id) -> None:
         """Note how many owners there had been when an entry was handed out first."""
