@@ -155,7 +155,7 @@ def test_an_outage_is_told_once(
 
     def start_later() -> None:
         eventually(lambda: caplog.records)
-        time.sleep(0.5)  # it tries again meanwhile
+        time.sleep(0.5)  # so long several tries fail, of which none may warn again
         node.start()
         publish_once_blocked(connect(secret), 1000)
 

@@ -353,9 +353,9 @@ function start(data) {
     const stream = text("origin", i).slice(0, text("origin", i).lastIndexOf("/"));
     if (ended || end(i) === "waiting") for (const halt of halted({ from_us: began, to_us: ended || Infinity })) if (halt.stream === stream) hop("halt", Math.max(halt.from_us, began), [halt.said], began, true);
     if (text("ref", i)) hop("artifact", 0, [text("ref", i), text("checksum", i), text("put", i) && `${text("put", i)} in the fleet's store`], 0, Boolean(text("put", i)) && text("put", i) !== "there" && end(i) === "published");
-    const over = data.overtaken[i];
+    const over = data.overtaken[i], mend = over ? data.prevent[text("reason", i)] : text("mend", i);
     const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "put back", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];
-    hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), (over ? data.prevent[text("reason", i)] : text("mend", i)) && "Mend: " + (over ? data.prevent[text("reason", i)] : text("mend", i))], began, ["dead", "unknown"].includes(end(i)));
+    hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), mend && "Mend: " + mend], began, ["dead", "unknown"].includes(end(i)));
     if (over) hop("overtaken", over.at_us, [overtaker(over), "Mend: " + data.leave_it], ended, true);
     put($("hops"), ...hops);
     const alike = (...names) => text(names[0], i) ? order.filter((other) => names.every((name) => columns[name][other] === columns[name][i])) : [];
