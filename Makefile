@@ -7,16 +7,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 LOCKED := --require-hashes --only-binary :all: -r
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-servers mutants fire failovers simulate check bench bench-store bench-million lock clean
+.PHONY: help demo test unit test-slow test-servers mutants fire failovers simulate check bench bench-store bench-million lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
-demo: $(VENV)/run.stamp ## Run the whole path on real snapshots, on an embedded server
-	@$(BIN)/sidecar demo
+demo: $(VENV)/run.stamp ## Run the whole path on real snapshots: DEMO="--keep demo" keeps it, DEMO=--help
+	@$(BIN)/python -m examples.demo $(DEMO)
 
 test: $(VENV)/dev.stamp ## Run the tests, in parallel and in random order
 	@$(BIN)/pytest -q -m "not slow"
+
+unit: $(VENV)/dev.stamp ## Run the tests that need no server, in seconds
+	@$(BIN)/pytest -q -n 0 -m unit tests/sidecar tests/store
 
 test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 2 --timeout 1800 -m slow
@@ -49,9 +52,11 @@ check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-simulate: $(VENV)/dev.stamp ## Simulate: SEEDS=1000 seeds [JOBS=2], or replay one: SEED=42
-	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0) \
-	  --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED))
+simulate: $(VENV)/dev.stamp ## Simulate: SEEDS=1000 seeds [JOBS=2] [KIND=whole], or one: SEED=42
+	@for kind in $(or $(KIND),$(if $(SEED),narrow,narrow whole)); do \
+	  $(BIN)/python -m tests.simulation --kind $$kind --seeds $(or $(SEEDS),1000) \
+	    --first $(or $(FIRST),0) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) || exit 1; \
+	done
 
 bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run
 	@$(BIN)/python -m bench

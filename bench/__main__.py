@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.contenders import CONTENDERS
 from bench.neighbours import Directories
-from sidecar.embedded import EmbeddedServer
+from sidecar.redis.embedded import EmbeddedServer
 
 COUNTS = {
     "bare_loop": 100_000,

@@ -110,11 +110,11 @@ def relay(url: str, directory: Path, count: int) -> float:
 
 def relay_beside_trouble(url: str, directory: Path, count: int) -> float:
     """The same, until all are published, beside a tenant whose artifacts are missing."""
-    from sidecar import app, logs, settings
+    from sidecar.worker import app, logs, settings
 
     fill(url, count, artifacts=False, trouble=True)
     stop = threading.Event()
-    chosen = settings.build(redis=url, data_dir=directory, retry_budget_s=3600)
+    chosen = settings.build(redis=url, **_stores(directory), retry_budget_s=3600)
     log = logs.configure("info")
     client: Any = redis.Redis.from_url(url)
     began = time.perf_counter()
@@ -142,10 +142,10 @@ def full_job(url: str, directory: Path, count: int) -> float:
 def idle_latency(url: str, directory: Path, count: int) -> float:
     """Median seconds from an entry appended to an idle stream to its notification, read."""
     import store
-    from sidecar import app, logs, settings
+    from sidecar.worker import app, logs, settings
 
     stop = threading.Event()
-    chosen = settings.build(redis=url, data_dir=directory)
+    chosen = settings.build(redis=url, **_stores(directory))
     log = logs.configure("info")
     source = store.open_url(chosen.source_url)
     worker = threading.Thread(target=app.run, args=(chosen, log, stop))
@@ -183,7 +183,7 @@ def bare_reader(url: str, _directory: Path, count: int) -> float:
 
 def validating_reader(url: str, _directory: Path, count: int) -> float:
     """The same loop, each entry validated as the feed does; no gaps, no reconnects."""
-    from sidecar.notification import Notification
+    from sidecar.wire.notification import Notification
 
     return _read_bare(url, count, Notification.of_entry)
 
@@ -288,10 +288,14 @@ def _entry_id(control_version: int) -> str:
     return f"{control_version // 1000}-{control_version % 1000}"
 
 
-def _drain(url: str, directory: Path) -> float:
-    from sidecar import app, logs, settings
+def _stores(directory: Path) -> dict[str, str]:
+    return {f"{name}_store": (directory / name).as_uri() for name in ("source", "fleet")}
 
-    chosen = settings.build(redis=url, data_dir=directory, drain=True)
+
+def _drain(url: str, directory: Path) -> float:
+    from sidecar.worker import app, logs, settings
+
+    chosen = settings.build(redis=url, **_stores(directory), drain=True)
     log = logs.configure("info")
     began = time.perf_counter()
     code = app.run(chosen, log, threading.Event())

@@ -25,7 +25,7 @@ _DEADLINE_S = 20.0
 
 
 class NoSlowDiskError(Exception):
-    """It cannot be built here; the message says why, and the mend."""
+    """It cannot be built here; the message says why, and the fix."""
 
 
 @contextmanager

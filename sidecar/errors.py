@@ -1,8 +1,8 @@
-"""What can stop a command, by the exit code it ends with (section 6 of the contract)."""
+"""What can stop a command, by the exit code it ends with (docs/contract.md, "Command line")."""
 
 
 class SidecarError(Exception):
-    """A failure with a message for a person: what happened, and how to mend it."""
+    """A failure with a message for a person: what happened, and how to fix it."""
 
     exit_code = 1
 
@@ -23,3 +23,15 @@ class Unreachable(SidecarError):
     """A backend cannot be reached."""
 
     exit_code = 4
+
+
+class NothingThere(SidecarError):
+    """The window never held anything."""
+
+    exit_code = 5
+
+
+class FilteredOut(SidecarError):
+    """The filters left nothing of what there is."""
+
+    exit_code = 6

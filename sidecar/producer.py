@@ -8,9 +8,9 @@ import uuid
 from functools import partial
 from typing import Any, Final
 
-from sidecar.event import Event, Reason, Rejected, decode
-from sidecar.moments import rfc3339
 from sidecar.redis.client import connect, translated
+from sidecar.wire.event import Event, Reason, Rejected, decode
+from sidecar.wire.moments import rfc3339
 from store import Capability, Readable, Store, check_ref, checksum_of, versioned
 
 _BLOBS: Final = (bytes, bytearray, memoryview)
@@ -48,7 +48,7 @@ class Producer:
 
         `data` may be a binary file: it is read to its end, in constant memory where the store
         declares `stream`. Without `data` the event names no artifact. `fields` are those of the
-        contract's table (`tenant_id`, `stack_id`, `version`, …) and any others, which are passed
+        event (`tenant_id`, `stack_id`, `version`, …) and any others, which are passed
         on as they are. A caller that may retry passes its own `event_id`: the same one again is
         published once.
 

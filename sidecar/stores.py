@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import store
 from sidecar.errors import SidecarError, Unreachable, UsageError
-from store import Store
+from sidecar.wire.urls import redact
+from store import ArtifactReader, Capability, Store, VersionedStore, checksum_of, versioned
+
+CHUNK_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -30,25 +36,118 @@ def explained(url: str = "") -> Iterator[None]:
 def _message(url: str, error: store.StoreError) -> str:
     if not url:
         return str(error)
-    from sidecar.redis.client import redact  # not before it is needed: it brings redis-py
 
     return f"the store {redact(url)}: {error}"
 
 
-def open_store(url: str) -> Store:
-    """Open the store that `url` names. Raises `UsageError` or `Unreachable`."""
+def open_store(url: str, *, create: bool = True) -> Store:
+    """Open the store that `url` names; see `store.open_url`.
+
+    Raises `UsageError` or `Unreachable`.
+    """
     with explained(url):
-        return store.open_url(url)
+        return store.open_url(url, create=create)
 
 
-def open_existing(url: str | None, default: Path) -> Store:
+def open_existing(option: str, url: str | None, default: Path, server: str | None = None) -> Store:
     """Open a store to read from: `url`, else the one in the directory `default`.
 
-    A directory that is not there is not made: reading from the wrong place would look like
-    reading from an empty one. Raises as `open_store`.
+    One that is not there is not made, and none is taken for that of a server that the user named:
+    reading from the wrong place would look like reading from an empty one. `option` names the
+    store. Raises as `open_store`.
     """
-    if url is None and not default.is_dir():
-        raise UsageError(
-            f"there is no store at {default}; name one by its URL, or the right --data-dir"
+    if not has_store(url, default, server):
+        raise UsageError(no_store(option, default, server))
+    return open_store(url or default.absolute().as_uri(), create=False)
+
+
+def has_store(url: str | None, default: Path, server: str | None) -> bool:
+    """Tell whether there is a store to read from: named, or beside the embedded server."""
+    return bool(url) or (not server and default.is_dir())
+
+
+def no_store(option: str, default: Path, server: str | None) -> str:
+    """Say what lacks, and what to do."""
+    if server:
+        return (
+            f"give {option}: only the embedded server has a store under --data-dir, and another"
+            " one is named (--redis, --notify-redis, or their variables)"
         )
-    return open_store(url or default.absolute().as_uri())
+    return (
+        f"there is no store at {default}; name one by its URL ({option}), or the right --data-dir"
+    )
+
+
+def needs(opened: Store, capability: Capability, lack: str) -> VersionedStore:
+    """Return the store as one that can do more. Raises `UsageError` with what it lacks."""
+    found = versioned(opened, capability)
+    if found is None:
+        raise UsageError(
+            f"the backend {opened.name!r} {lack}: it does not declare {capability.value!r}; choose"
+            " another --store"
+        )
+    return found
+
+
+def put_file(opened: Store, ref: str, file: BinaryIO, manifest: bytes) -> tuple[str, int]:
+    """Put what `file` holds, in constant memory where the backend can; return checksum and size."""
+    streaming = versioned(opened, Capability.STREAM, Capability.PINNED_GET)
+    if streaming is None:
+        blob = file.read()
+        opened.put(ref, blob, manifest)
+        return checksum_of(blob), len(blob)
+    checksum = streaming.put_from(ref, file, manifest)
+    with streaming.open(ref, checksum=checksum) as stored:
+        return checksum, stored.size_bytes
+
+
+def open_reader(opened: Store, ref: str, pin: dict[str, Any]) -> ArtifactReader:
+    """Open an artifact for reading: in constant memory where the backend can."""
+    streaming = versioned(opened, Capability.STREAM)
+    if streaming is not None:
+        return streaming.open(ref, **pin)
+    found = opened.get(ref, **pin)
+    return ArtifactReader(
+        io.BytesIO(found.data), checksum=None, size_bytes=len(found.data),
+        manifest=found.manifest, where=ref,
+    )  # fmt: skip
+
+
+def check_pin(opened: Store, pin: dict[str, str]) -> None:
+    """Raise `UsageError` unless the checksums in `pin` are some, and the store can go by them."""
+    if not pin:
+        return
+    needs(opened, Capability.PINNED_GET, "keeps no versions to choose by --checksum")
+    for name, value in pin.items():
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option}: {value!r} is no checksum; write sha256: and 64 hex digits")
+    if "checksum" not in pin:
+        raise UsageError("--manifest-checksum pins nothing alone; give --checksum, too")
+
+
+def verified_chunks(artifact: ArtifactReader) -> Iterator[bytes]:
+    """Yield an artifact's data, the last of it once all was found intact.
+
+    Each chunk waits for the next: so a small artifact that is damaged is not yielded at all.
+    """
+    held = artifact.read(CHUNK_BYTES)
+    while held:
+        following = artifact.read(CHUNK_BYTES)
+        yield held
+        held = following
+
+
+def distrusted(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass chunks on to where nothing can be taken back; say so if they end in damage."""
+    passed = 0
+    try:
+        for chunk in chunks:
+            yield chunk
+            passed += len(chunk)
+    except store.Corrupt as error:
+        if not passed:
+            raise
+        raise SidecarError(
+            f"{error}; do not use the {passed:,} bytes that went to standard output"
+        ) from error

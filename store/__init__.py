@@ -67,6 +67,7 @@ __all__ = [
     "capabilities",
     "check_ref",
     "checksum_of",
+    "identity_of",
     "open",
     "open_url",
     "register",
@@ -78,6 +79,12 @@ def capabilities(store: Store) -> frozenset[Capability]:
     """Return what `store` can do beyond put, get, exists and name: nothing, if it does not say."""
     declared: frozenset[Capability] = getattr(store, "capabilities", frozenset())
     return declared
+
+
+def identity_of(store: Store) -> str | None:
+    """Return the identity of `store`; None when its backend has none. Raises `Unavailable`."""
+    found = versioned(store, Capability.IDENTITY)
+    return found.identity if found else None
 
 
 def versioned(store: Store, *needed: Capability) -> VersionedStore | None:

@@ -92,7 +92,7 @@ class Checked(NamedTuple):
     size_bytes: int
     """How much was read."""
     error: str | None
-    """What is wrong with it, and the mend; None when it is intact."""
+    """What is wrong with it, and the fix; None when it is intact."""
     quarantined: str | None = None
     """Where the damaged bytes lie now; None when they were left where they are."""
 
@@ -144,6 +144,7 @@ class Capability(StrEnum):
     STREAM = "stream"
     VERIFY = "verify"
     COLLECT = "collect"
+    IDENTITY = "identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +155,15 @@ class StoreConfig:
         file_dir: root directory, for backends that keep files.
         timeout_s: seconds without progress after which an operation is `Unavailable`.
         url: the URL that the store was opened by, for backends that take their options there.
+        create: whether a store that is not there is made; else opening it is a `ConfigError`.
+            Who only reads wants that: at a typo an empty store would answer.
 
     """
 
     file_dir: str | PathLike[str] | None = None
     timeout_s: float = 30.0
     url: str = ""
+    create: bool = True
 
 
 @runtime_checkable
@@ -205,8 +209,18 @@ class VersionedStore(Store, Protocol):
         ...
 
     @property
-    def identity(self) -> str:
+    def location(self) -> str:
         """Equal for two handles exactly when both show the same storage."""
+        ...
+
+    @property
+    def identity(self) -> str | None:
+        """A random id of this store, 32 hex digits, the same by whatever path or URL it is opened.
+
+        Made once, at the latest when it is first asked for; None where it is not there and may not
+        be written. A copy of the store has that of its original. Raises `Unavailable`, and
+        `Corrupt` when it was overwritten.
+        """
         ...
 
     def put(

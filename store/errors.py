@@ -2,7 +2,7 @@
 
 
 class StoreError(Exception):
-    """Any failure of a store. Its message says what happened and how to mend it."""
+    """Any failure of a store. Its message says what happened and how to fix it."""
 
 
 class NotFound(StoreError):
@@ -27,3 +27,10 @@ class Unavailable(StoreError):
 
 class ConfigError(StoreError):
     """The store cannot be opened as asked: unknown backend, wrong URL, newer format."""
+
+
+def no_store(where: str) -> ConfigError:
+    """Return the error for a store that is not there, and not to be made."""
+    return ConfigError(
+        f"there is no store at {where}: name the right one, or let who writes make it first"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import secrets
 import threading
 import time
 import zlib
@@ -88,7 +89,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self.quarantine: dict[str, Artifact] = {}
         """What `verify` moved aside, by where it lay."""
-        self.identity = f"memory:{id(self)}"
+        self.location = f"memory:{id(self)}"
+        self.identity = secrets.token_hex(16)
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
 

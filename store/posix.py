@@ -31,7 +31,7 @@ Identity = tuple[int, int]
 """Of a file or a directory: its device and inode."""
 
 MISPLACED = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
-_MENDS = {
+_FIXES = {
     errno.ENOENT: "part of the store is gone: mount or restore it, then open the store again",
     errno.ENOSPC: "free space or inodes on it",
     errno.EDQUOT: "free space or raise the quota",
@@ -201,9 +201,9 @@ class explained:  # noqa: N801 - it is used as a function; as a generator it wou
             return
         if error.errno in MISPLACED:
             raise misplaced(f"{self._root}: {error.filename2 or error.filename}") from error
-        mend = _MENDS.get(error.errno or 0, "try again; if it stays, look at that directory")
+        fix = _FIXES.get(error.errno or 0, "try again; if it stays, look at that directory")
         raise Unavailable(
-            f"cannot {self._doing} under {self._root}: {error.strerror or error}: {mend}"
+            f"cannot {self._doing} under {self._root}: {error.strerror or error}: {fix}"
         ) from error
 
 

@@ -43,11 +43,12 @@ _HEADER = re.compile(
 
 
 class Quarantined(Corrupt):
-    """A record was damaged and moved aside, to `kept`."""
+    """A record was damaged and moved aside, to `kept`; `record` is what its header said."""
 
-    def __init__(self, path: str, kept: str) -> None:
+    def __init__(self, path: str, kept: str, record: Record | None) -> None:
         super().__init__(f"{path} was damaged, what was left lies at {kept}: put it again")
         self.kept = kept
+        self.record = record
 
 
 class Record(NamedTuple):
@@ -85,12 +86,14 @@ def describe(
     )
 
 
-def note_of_damage(quarantined: str) -> bytes:
+def note_of_damage(quarantined: str, record: Record | None = None) -> bytes:
     """Return what stands in a damaged record's place once its bytes lie in quarantine.
 
-    It is no record, so that reading it stays `Corrupt` and the next Put replaces it.
+    It is no record, so that reading it stays `Corrupt` and the next Put replaces it. It repeats
+    the header, if that could be read: its position bars earlier ones still.
     """
-    return b"%b\n%b\n" % (_DAMAGED, quarantined.encode())
+    header = header_of(record) if record else b""
+    return b"%b\n%b\n%b" % (_DAMAGED, quarantined.encode(), header)
 
 
 def header_of(record: Record) -> bytes:
@@ -113,11 +116,29 @@ def header_of(record: Record) -> bytes:
 def parse(content: bytes, path: str) -> tuple[Record, int]:
     """Return a record and where its body starts. Raises `Corrupt`."""
     if content.startswith(_DAMAGED):
-        raise Quarantined(path, content.split(b"\n")[1].decode(errors="replace"))
+        _, kept, header = (content + b"\n\n").split(b"\n", 2)
+        raise Quarantined(path, kept.decode(errors="replace"), _record_of(_HEADER.match(header)))
     found = _HEADER.match(content)
-    if found is None or hashlib.sha256(found[1]).hexdigest().encode() != found[11]:
+    record = _record_of(found)
+    if found is None or record is None:
         raise Corrupt(f"{path} is damaged: its header is cut short or fails its checksum")
-    record = Record(
+    return record, found.end()
+
+
+def header_left(content: bytes) -> Record | None:
+    """Return what a record's header says, whatever the rest is; None when it cannot be read."""
+    try:
+        return parse(content, "")[0]
+    except Quarantined as damage:
+        return damage.record
+    except Corrupt:
+        return None
+
+
+def _record_of(found: re.Match[bytes] | None) -> Record | None:
+    if found is None or hashlib.sha256(found[1]).hexdigest().encode() != found[11]:
+        return None
+    return Record(
         found[2].decode(),
         found[3].decode(),
         int(found[4]),
@@ -127,7 +148,6 @@ def parse(content: bytes, path: str) -> tuple[Record, int]:
         found[9].decode(),
         found[10] == b"inline",
     )
-    return record, found.end()
 
 
 def version_of(record: Record, *, current: bool) -> Version:

@@ -31,7 +31,7 @@ _HASHED = "%%"
 
 
 def check_ref(ref: object) -> None:
-    """Return when `ref` is legal. Raises `InvalidRef`, which says what is wrong and the mend."""
+    """Return when `ref` is legal. Raises `InvalidRef`, which says what is wrong and the fix."""
     if isinstance(ref, str) and len(ref) <= _SURELY_SHORT and _LEGAL.match(ref):
         return
     fault = _fault(ref)

@@ -70,10 +70,11 @@ def open(name: str, config: StoreConfig | None = None) -> Store:  # noqa: A001 -
     return opened
 
 
-def open_url(url: str) -> Store:
+def open_url(url: str, *, create: bool = True) -> Store:
     """Open the store that `url` names: its scheme is the backend, which reads the rest itself.
 
-    Raises as `open`, and `ConfigError` for text that is no URL.
+    Where there is none it is made, unless not `create`: who only reads says so. Raises as `open`,
+    and `ConfigError` for text that is no URL.
     """
     scheme, colon, _rest = url.partition(":")
     if not colon or not _NAME.fullmatch(scheme):
@@ -81,7 +82,7 @@ def open_url(url: str) -> Store:
             f"{url!r} is no store URL: write file:///absolute/directory, memory:,"
             f" or NAME://… for another backend; {_known_names()}"
         )
-    return open(scheme, StoreConfig(url=url))
+    return open(scheme, StoreConfig(url=url, create=create))
 
 
 def _check_name(name: str, source: str) -> None:

@@ -28,7 +28,7 @@ def root_of(config: StoreConfig, backend: str) -> str:
 def directory_of(url: str) -> str:
     """Return the absolute directory that `SCHEME:///dir` names, percent-decoded.
 
-    Raises `ConfigError` for a relative path, a host, a query or a fragment, with the mend.
+    Raises `ConfigError` for a relative path, a host, a query or a fragment, with the fix.
     """
     parts = urlsplit(url)
     if parts.netloc:

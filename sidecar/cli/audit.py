@@ -2,122 +2,106 @@
 
 from __future__ import annotations
 
-import time
+import random
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final
+from dataclasses import dataclass
 
 import typer
 
-from sidecar.cli.options import (
-    DATA_DIR,
-    NOTIFY_STREAM,
-    STREAM,
-    DataDir,
-    DeadStream,
-    FleetStore,
-    Json,
-    NotifyRedis,
-    NotifyStream,
-    Redis,
-    SourceStore,
-    Streams,
-)
-from sidecar.cli.review import LiveOnly
-from sidecar.cli.store import needs, open_chosen
-from sidecar.cli.store_care import summed_up
-from sidecar.errors import Incomplete, SidecarError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from sidecar.audit import Audit, Culprit, Order
-    from sidecar.evidence import Window
-    from sidecar.redis.client import Side
-    from sidecar.redis.keys import Keys
-    from sidecar.repair import Outcome
-    from store import Store
-
-_SHOW_EVERY_S: Final = 0.1
-_ENDS: Final = ("notification", "duplicate", "dead_letter", "waiting", "expired")
-_GUARANTEES: Final = ("G1", "G2", "G3", "G4")
+from sidecar.cli.halts import tell_of_halts
+from sidecar.cli.histories import Everything
+from sidecar.cli.options import Json, LiveOnly
+from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
+from sidecar.history.archive import ArchiveHistory, archive_in
+from sidecar.history.live import LiveHistory
+from sidecar.ops.audit import ENDS, GUARANTEES, Audit, Culprit, Order
+from sidecar.ops.repair import Order as Repairs
+from sidecar.ops.repair import Outcome, Repair, Result
+from sidecar.ops.waiting import Window
+from sidecar.redis.client import translated
+from sidecar.redis.keys import CONSUMER
+from sidecar.redis.scan import server_time_us
+from sidecar.stores import needs
+from sidecar.terminal import output
+from sidecar.terminal.groups import flag, option
+from sidecar.terminal.person import utf8, whoami
+from sidecar.terminal.progress import progress, seldom, summed_up
+from sidecar.wire.ids import FIRST, id_pair
+from sidecar.wire.moments import parse_entry
+from sidecar.wire.units import seconds
+from store import Capability, VersionedStore
 
 
-class _NothingThere(SidecarError):
-    """The window holds nothing."""
+@dataclass(frozen=True)
+class Judged:
+    """The options that say what is judged."""
 
-    exit_code = 5
+    since: str | None = option(
+        None,
+        "Control entries from there on: an entry's ID, milliseconds, a control_version, an RFC"
+        " 3339 time, or a duration before now. Default: all.",
+        "POSITION",
+    )
+    until: str | None = option(None, "Control entries up to there.", "POSITION")
+    sample: int | None = option(
+        None, "Read only so many artifacts, at random. Default: all.", "N", min=0
+    )
+    seed: int | None = option(None, "Choose the same sample as another time.", "N")
+    dedup_window: float = option("7d", "The one that the worker has.", "TIME", unit=seconds)
+
+    def order(self, where: Everything, archive: ArchiveHistory | None) -> Order:
+        """Return what to audit. Raises `UsageError`."""
+        with translated(where.control.url):
+            now_us = server_time_us(where.control.client)
+        seed = random.SystemRandom().getrandbits(32) if self.seed is None else self.seed
+        window = self._window(now_us)
+        return Order(where.keys, window, self.sample, seed, self.dedup_window, archive)
+
+    def _window(self, now_us: int) -> Window:
+        since, until = self.since, self.until
+        first = parse_entry(since, now_us, option="--since") if since else FIRST
+        last = parse_entry(until, now_us, option="--until", last=True) if until else None
+        if last and id_pair(last) < id_pair(first):
+            raise UsageError(f"--until {until} is before --since {since}; swap them")
+        return Window(first, last)
+
+
+@dataclass(frozen=True)
+class Mending:
+    """The options that say whether to repair what is broken, and how."""
+
+    repair: bool = flag("Publish what is missing.")
+    reason: str = option("", "Why; kept with what --repair did.", "TEXT")
+    dry_run: bool = flag("Tell what --repair would do.")
+    force: bool = flag(
+        "Have --repair send again also what newer events have overtaken, or may have."
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for options that lack another."""
+        if not self.repair and (self.reason or self.dry_run or self.force):
+            raise UsageError(
+                "--reason, --dry-run and --force belong to --repair; add it, or leave them"
+            )
+        if self.repair and not self.dry_run and not self.reason.strip():
+            raise UsageError("--reason: say why; it is kept with what was repaired")
+
+    def begun(
+        self, where: Everything, fleet: VersionedStore, archive: ArchiveHistory | None
+    ) -> Repair:
+        """Return what repairs."""
+        order = Repairs(utf8("--reason", self.reason), whoami(), force=self.force,
+                        dry_run=self.dry_run, archive=archive)  # fmt: skip
+        return Repair(where.control, where.notify, where.keys, where.source(), fleet, order)
 
 
 def audit(
-    since: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SIDECAR_SINCE",
-            metavar="ENTRY|TIME",
-            help="Control entries from there on: an entry's ID or milliseconds, an RFC 3339 time,"
-            " or a duration before now. Default: all.",
-        ),
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SIDECAR_UNTIL", metavar="ENTRY|TIME", help="Control entries up to there."
-        ),
-    ] = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            envvar="SIDECAR_SAMPLE",
-            metavar="N",
-            min=0,
-            help="Read only so many artifacts, at random. Default: all.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            envvar="SIDECAR_SEED", metavar="N", help="Choose the same sample as another time."
-        ),
-    ] = None,
+    judged: Judged,
+    fixing: Mending,
+    where: Everything,
     *,
-    repair: Annotated[
-        bool,
-        typer.Option("--repair", envvar="SIDECAR_REPAIR", help="Publish what is missing."),
-    ] = False,
-    reason: Annotated[
-        str,
-        typer.Option(
-            envvar="SIDECAR_REASON", metavar="TEXT", help="Why; kept with what --repair did."
-        ),
-    ] = "",
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", envvar="SIDECAR_DRY_RUN", help="Tell what --repair would do."),
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force",
-            envvar="SIDECAR_FORCE",
-            help="Have --repair send again also what newer notifications have overtaken.",
-        ),
-    ] = False,
-    dedup_window: Annotated[
-        str,
-        typer.Option(
-            envvar="SIDECAR_DEDUP_WINDOW", metavar="TIME", help="The one that the worker has."
-        ),
-    ] = "7d",
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
-    dead_stream: DeadStream = None,
-    source_store: SourceStore = None,
-    fleet_store: FleetStore = None,
     json: Json = False,
     _bundle: LiveOnly = None,
 ) -> None:
@@ -135,14 +119,17 @@ def audit(
     --json a line for each culprit, then a summary.
 
     --repair appends each lost entry to its control stream again, for the worker to do, and puts
-    artifacts that are missing or damaged again from --source-store. Refused is what a newer
-    notification of the same artifact_ref, or of the same stack with a version not lower, has
-    overtaken. What readers may have seen is never taken back. What was done is kept in the stream
-    {NOTIFY_STREAM}:redriven. Audit again once the worker has been over it.
+    artifacts that are missing or damaged again from --source-store. Refused is what a newer event
+    of the same subject has overtaken, or may have, as `dead redrive` refuses it. What readers may
+    have seen is never taken back. What was done is kept in the stream {NOTIFY_STREAM}:redriven.
+    Audit again once the worker has been over it.
+
+    What Redis was found to have forgotten is named: what came in that time may be missing, and no
+    guarantee is vouched for; with --since after it, it does not count.
 
     Exit codes: 1 a guarantee is broken (with --repair: something remains), 3 stopped before the
-    end, or a window with --since is partly expired, 4 Redis or a store is out of reach, 5 the
-    window holds nothing.
+    end, Redis forgot a part of the window, or one with --since is partly expired, 4 Redis or a
+    store is out of reach, 5 the window holds nothing.
 
     Examples:
       sidecar audit
@@ -156,85 +143,55 @@ def audit(
       sidecar audit --repair --reason "notifications deleted by mistake, see #4711"
 
     """
-    import random
-
-    from sidecar.audit import Audit, Order
-    from sidecar.cli.histories import archive_of
-    from sidecar.cli.progress import progress
-    from sidecar.cli.servers import Servers, keys_of, utf8, whoami
-    from sidecar.history.live import LiveHistory
-    from sidecar.redis.client import Side, translated
-    from sidecar.redis.scan import server_time_us
-    from sidecar.repair import Order as Repairs
-    from sidecar.repair import Repair, Result
-    from sidecar.settings import seconds
-    from store import Capability
-
-    _check_use(reason, repair=repair, dry_run=dry_run, force=force)
-    keys = keys_of(stream, notify_stream, dead_stream)
-    servers = Servers(data_dir, redis, notify_redis)
-    control = Side.open(servers.control, keys[0].control)
-    notify = Side.open(servers.notify, notify_stream)
-    with translated(control.url):
-        now_us = server_time_us(control.client)
-    try:
-        window_s = seconds(dedup_window)
-    except ValueError as error:
-        raise UsageError(f"--dedup-window: {error}") from error
-    fleet = needs(
-        open_chosen(None, fleet_store, data_dir), Capability.PINNED_GET, "cannot be audited"
-    )
-    order = Order(
-        keys, _window(since, until, now_us), sample,
-        random.SystemRandom().getrandbits(32) if seed is None else seed, window_s,
-        archive_of(LiveHistory(control, notify, keys).streams, fleet) if since else None,
-    )  # fmt: skip
-    told: Counter[str] = Counter()
+    fixing.check()
+    control, notify, fleet = where.control, where.notify, _fleet(where)
+    streams = LiveHistory(control, notify, where.keys).streams
+    archive = archive_in(fleet, streams) if judged.since or fixing.repair else None
+    order = judged.order(where, archive if judged.since else None)
+    repair = fixing.begun(where, fleet, archive) if fixing.repair else None
     with progress(json=json) as show:
-        auditing = Audit(control, notify, fleet, order, _seldom(show))
-        culprits: Iterator[tuple[Culprit, Outcome | None]] = ((one, None) for one in auditing.run())
-        if repair:
-            culprits = Repair(
-                control, notify, keys, _source(source_store, data_dir), fleet,
-                Repairs(utf8("--reason", reason), whoami(), force=force, dry_run=dry_run,
-                        archive=order.archive),
-            ).of(auditing.run())  # fmt: skip
-        with (
-            summed_up(
-                lambda *, complete: _summarise(
-                    auditing, order, told if repair else None, json=json, complete=complete
-                )
-            ),
-            _no_verdict(),
-        ):
-            for culprit, outcome in culprits:
-                _print(culprit, outcome, json=json)
-                told[outcome.result if outcome else "remains"] += 1
-            if not (auditing.found.entries or auditing.found.notifications):
-                raise _NothingThere("the window holds nothing: neither entry nor notification")
-    if told[Result.MENDED]:
-        _tell_of_halts(notify, keys)
+        auditing = Audit(control, notify, fleet, order, seldom(show))
+        told = _print_all(auditing, order, repair, json=json)
+    if told[Result.FIXED]:
+        tell_of_halts(notify, where.keys)
     if told[Result.REMAINS] or told[Result.REFUSED]:
         raise typer.Exit(1)
-    if auditing.partly_expired:
-        raise Incomplete("the window is partly expired: what was trimmed could not be judged")
+    auditing.check_whole()
 
 
-def _check_use(reason: str, *, repair: bool, dry_run: bool, force: bool) -> None:
-    if not repair and (reason or dry_run or force):
-        raise UsageError(
-            "--reason, --dry-run and --force belong to --repair; add it, or leave them"
-        )
-    if repair and not dry_run and not reason.strip():
-        raise UsageError("--reason: say why; it is kept with what was repaired")
+def _fleet(where: Everything) -> VersionedStore:
+    """Open the fleet's store, unless it is another than the notifications name.
+
+    In such a one all would look lost. Raises `UsageError`.
+    """
+    fleet = needs(where.fleet(), Capability.PINNED_GET, "cannot be audited")
+    if other := where.other_store(fleet):
+        raise UsageError(f"--fleet-store: {other}; audit that one")
+    return fleet
 
 
-def _source(url: str | None, data_dir: Path) -> Store | None:
-    """Open the producer's store; None when none is named, nor lies where one would."""
-    from sidecar.stores import open_existing
+def _print_all(auditing: Audit, order: Order, repair: Repair | None, *, json: bool) -> Counter[str]:
+    """Print what is found, with what became of it; return how often that was what."""
+    told: Counter[str] = Counter()
+    culprits: Iterator[tuple[Culprit, Outcome | None]] = ((one, None) for one in auditing.run())
+    if repair:
+        culprits = repair.of(auditing.run())
 
-    default = data_dir / "source"
-    return open_existing(url or None, default) if url or default.is_dir() else None
+    def summarise(*, complete: bool) -> None:
+        repaired = told if repair else None
+        if json and auditing.found:
+            summary = auditing.found.to_json(order, repaired, complete=complete)
+            output.json_line({"summary": summary})
+        elif auditing.found:
+            _print_summary(auditing, order, repaired, complete=complete)
+
+    with summed_up(summarise), _no_verdict():
+        for culprit, outcome in culprits:
+            _print(culprit, outcome, json=json)
+            told[outcome.result if outcome else "remains"] += 1
+        if not (auditing.found.entries or auditing.found.notifications):
+            raise NothingThere("the window holds nothing: neither entry nor notification")
+    return told
 
 
 @contextmanager
@@ -248,48 +205,7 @@ def _no_verdict() -> Iterator[None]:
         raise
 
 
-def _tell_of_halts(notify: Side, keys: list[Keys]) -> None:
-    from sidecar.cli import output
-    from sidecar.redis.client import translated
-    from sidecar.redis.halts import in_force
-
-    for one in keys:
-        with translated(notify.url):
-            halt = in_force(notify.client, one)
-        if halt:
-            output.hint(
-                f"{one.control} is halted ({halt.reason}): nothing is published until"
-                " `sidecar resume`"
-            )
-
-
-def _window(since: str | None, until: str | None, now_us: int) -> Window:
-    from sidecar.evidence import Window
-    from sidecar.moments import parse_entry
-    from sidecar.redis.source import FIRST, id_pair
-
-    first = parse_entry(since, now_us, option="--since") if since else FIRST
-    last = parse_entry(until, now_us, option="--until", last=True) if until else None
-    if last and id_pair(last) < id_pair(first):
-        raise UsageError(f"--until {until} is before --since {since}; swap them")
-    return Window(first, last)
-
-
-def _seldom(show: Callable[[str], None]) -> Callable[[str], None]:
-    due = 0.0
-
-    def seldom(text: str) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            show(text)
-            due = time.monotonic() + _SHOW_EVERY_S
-
-    return seldom
-
-
 def _print(culprit: Culprit, outcome: Outcome | None, *, json: bool) -> None:
-    from sidecar.cli import output
-
     if json:
         repair = {"repair": outcome._asdict()} if outcome else {}
         output.json_line({**culprit._asdict(), **repair})
@@ -302,48 +218,49 @@ def _print(culprit: Culprit, outcome: Outcome | None, *, json: bool) -> None:
     ]  # fmt: skip
     output.styled([part for part in parts if part[0]])
     if outcome:
-        style = "green" if outcome.result in ("mended", "would be mended") else "bold red"
+        style = "green" if outcome.result in ("fixed", "would be fixed") else "bold red"
         again = f"as {outcome.entry}" if outcome.entry else ""
         parts = [("  " + outcome.result, style), (again, ""), (outcome.detail, "dim")]
         output.styled([part for part in parts if part[0]])
 
 
-def _summarise(
-    auditing: Audit,
-    order: Order,
-    repaired: Counter[str] | None,
-    *,
-    json: bool,
-    complete: bool,
+def _print_summary(
+    auditing: Audit, order: Order, repaired: Counter[str] | None, *, complete: bool
 ) -> None:
-    from sidecar.cli import output
-
     found = auditing.found
-    if not (found.entries or found.notifications or found.culprits):
-        return
-    seed = None if order.sample is None else order.seed
-    if json:
-        output.json_line({"summary": {
-            "entries": found.entries, **{f"{end}s": found.ends[end] for end in _ENDS[:3]},
-            **{end: found.ends[end] for end in _ENDS[3:]}, "artifacts": found.artifacts,
-            "size_bytes": found.size_bytes, "sample_seed": seed, "covered": found.covered,
-            "culprits": {name: found.culprits[name] for name in _GUARANTEES},
-            **({"repair": dict(repaired)} if repaired is not None else {}), "complete": complete,
-        }})  # fmt: skip
-        return
     rows = [("entries", f"{found.entries:,}")]
-    rows += [(f"  {end.replace('_', ' ')}", f"{found.ends[end]:,}") for end in _ENDS]
+    rows += [(f"  {end.replace('_', ' ')}", f"{found.ends[end]:,}") for end in ENDS]
+    if expired := found.ends["expired"]:
+        rows.append(("", f"{expired:,} of them expired: what came of these nobody can tell"))
     rows.append(("artifacts", f"{found.artifacts:,} read, {found.size_bytes:,} bytes"))
-    if seed is not None:
-        rows.append(("", f"a sample; --sample {order.sample} --seed {seed} chooses it again"))
-    for one in found.covered:
-        span = f"{one['first']} to {one['last']}" if one["first"] else "nothing"
-        rows.append(("covered", f"{one['stream']}: {span}"))
-        if one["trimmed"]:
-            rows.append(("", "what was before it has been trimmed or deleted"))
-    broken = [f"{name} {found.culprits[name]:,}" for name in _GUARANTEES if found.culprits[name]]
+    if order.sample is not None:
+        again = f"--sample {order.sample} --seed {order.seed}"
+        rows.append(("", f"a sample; {again} chooses it again"))
+    rows += [*_covered(auditing), *_pending(auditing)]
+    rows += [("Redis forgot", str(one)) for one in found.forgotten]
+    broken = [f"{name} {found.culprits[name]:,}" for name in GUARANTEES if found.culprits[name]]
     verdict = "G1 to G4 hold" if complete else "G1 to G4 hold so far"
+    verdict += " for what is there, not for what Redis forgot" if found.may_miss else ""
     rows.append(("verdict", f"broken: {', '.join(broken)}" if broken else verdict))
     if repaired:
         rows.append(("repair", ", ".join(f"{n:,} {what}" for what, n in sorted(repaired.items()))))
     output.pairs(rows)
+
+
+def _covered(auditing: Audit) -> Iterator[tuple[str, str]]:
+    for one in auditing.found.covered:
+        span = f"{one['first']} to {one['last']}" if one["first"] else "nothing"
+        yield "covered", f"{one['stream']}: {span}"
+        if one["trimmed"]:
+            yield "", "what was before it has been trimmed or deleted"
+        if one["position_beyond_end"]:
+            where = f"the group's position, {one['position_beyond_end']}, lay beyond the end"
+            yield "", f"{where}: a worker sets it back"
+
+
+def _pending(auditing: Audit) -> Iterator[tuple[str, str]]:
+    for stream, consumers in auditing.found.pending.items():
+        for name, count in consumers.items():
+            if name != CONSUMER:
+                under = f"{stream}: {count:,} under consumer {name!r}"
+                yield "pending", f"{under}; a worker takes them over"

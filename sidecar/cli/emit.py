@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
 import typer
 
-from sidecar.cli.options import DATA_DIR, STREAM, DataDir, Redis, SourceStore, Stream
+from sidecar.cli.options import connection
+from sidecar.cli.servers import Control, Source
 from sidecar.errors import UsageError
-
-if TYPE_CHECKING:
-    from sidecar.event import Event, Rejected
+from sidecar.producer import Producer
+from sidecar.redis.client import check_stream, connect
+from sidecar.stores import explained, no_store, open_store
+from sidecar.terminal import files, output
+from sidecar.terminal.groups import option
+from sidecar.terminal.person import utf8
+from sidecar.wire.defaults import STREAM
+from sidecar.wire.event import KNOWN_TYPES, Event, Rejected
 
 INT64_MAX: Final = 2**63 - 1
 
@@ -21,72 +28,91 @@ _OPTIONS: Final = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Stream(Control):
+    """A control stream to append to."""
+
+    stream: str = connection(STREAM, "Control stream.", "NAME")
+
+
+@dataclass(frozen=True)
+class Produced(Source, _Stream):
+    """Where an artifact and its event go."""
+
+    def target(self) -> str:
+        """Return the URL of the store to put into. Raises `UsageError` when none is known."""
+        if self.redis and not self.source_store:
+            raise UsageError(no_store("--source-store", self.source_default, self.redis))
+        return self.source_store or self.source_default.absolute().as_uri()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The options that say which artifact an event brings, if any."""
+
+    ref: str = option("", "Where the artifact is put.", "REF")
+    data: str | None = option(
+        None,
+        "The artifact's data; - is standard input. Default: an event without artifact.",
+        "FILE",
+    )
+    manifest: str | None = option(
+        None, "The artifact's manifest; - is standard input. Default: an empty one.", "FILE"
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for options that lack another."""
+        if self.data and not self.ref:
+            raise UsageError("--data needs --ref: where shall the artifact be put?")
+        if (self.ref or self.manifest) and not self.data:
+            raise UsageError(
+                "--ref and --manifest need --data: an event names the artifact it brings"
+            )
+        files.check_one_standard(self.data, self.manifest, "input")
+
+
+@dataclass(frozen=True)
+class Change:
+    """The options that say what changed; the fields of an event that it may lack."""
+
+    tenant: str = option("", "Whose change it is.", "ID")
+    stack: str = option("", "Which stack changed.", "ID")
+    version: int = option(0, "The stack's version, from 1.", "N")
+    base_version: int = option(0, "The version that the producer saw before.", "N")
+    event_id: str | None = option(
+        None,
+        "Who may try again passes its own: one event_id is published once. Default: a new one.",
+        "ID",
+    )
+    traceparent: str | None = option(
+        None, "Trace context; it is carried to the notification.", "W3C"
+    )
+
+    def check(self) -> None:
+        """Raise `UsageError` for a value that no event can have."""
+        texts = {"--tenant": self.tenant, "--stack": self.stack, "--event-id": self.event_id,
+                 "--traceparent": self.traceparent}  # fmt: skip
+        for name, value in texts.items():
+            utf8(name, value or "")
+        for name, number in (("--version", self.version), ("--base-version", self.base_version)):
+            if not 0 <= number <= INT64_MAX:
+                raise UsageError(f"{name} {number}: an integer from 0 to {INT64_MAX}")
+
+    def fields(self) -> dict[str, Any]:
+        """Return what is given, as `Producer.publish` takes it."""
+        given = {
+            "tenant_id": self.tenant, "stack_id": self.stack, "version": self.version,
+            "base_version": self.base_version, "event_id": self.event_id,
+            "traceparent": self.traceparent,
+        }  # fmt: skip
+        return {name: value for name, value in given.items() if value}
+
+
 def emit(
-    type_: Annotated[
-        str,
-        typer.Option(
-            "--type", envvar="SIDECAR_TYPE", metavar="TYPE", help="What happened: stack.activated."
-        ),
-    ],
-    ref: Annotated[
-        str,
-        typer.Option(envvar="SIDECAR_REF", metavar="REF", help="Where the artifact is put."),
-    ] = "",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SIDECAR_DATA",
-            metavar="FILE",
-            help="The artifact's data; - is standard input. Default: an event without artifact.",
-        ),
-    ] = None,
-    manifest: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SIDECAR_MANIFEST",
-            metavar="FILE",
-            help="The artifact's manifest; - is standard input. Default: an empty one.",
-        ),
-    ] = None,
-    tenant: Annotated[
-        str, typer.Option(envvar="SIDECAR_TENANT", metavar="ID", help="Whose change it is.")
-    ] = "",
-    stack: Annotated[
-        str, typer.Option(envvar="SIDECAR_STACK", metavar="ID", help="Which stack changed.")
-    ] = "",
-    version: Annotated[
-        int,
-        typer.Option(envvar="SIDECAR_VERSION", metavar="N", help="The stack's version, from 1."),
-    ] = 0,
-    base_version: Annotated[
-        int,
-        typer.Option(
-            envvar="SIDECAR_BASE_VERSION",
-            metavar="N",
-            help="The version that the producer saw before.",
-        ),
-    ] = 0,
-    event_id: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SIDECAR_EVENT_ID",
-            metavar="ID",
-            help="Who may try again passes its own: one event_id is published once."
-            " Default: a new one.",
-        ),
-    ] = None,
-    traceparent: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SIDECAR_TRACEPARENT",
-            metavar="W3C",
-            help="Trace context; it is carried to the notification.",
-        ),
-    ] = None,
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    stream: Stream = STREAM,
-    source_store: SourceStore = None,
+    type_: Annotated[str, typer.Option(metavar="TYPE", help="What happened: stack.activated.")],
+    artifact: Artifact,
+    change: Change,
+    where: Produced,
 ) -> None:
     """Put an artifact into the producer's store, then append its event.
 
@@ -101,36 +127,25 @@ def emit(
       pg_dump app | sidecar emit --type actor.changed --ref rows/actors/9 --data -
 
     """
-    from sidecar.cli import files, output
-    from sidecar.cli.servers import Servers, utf8
-    from sidecar.event import KNOWN_TYPES, Rejected
-    from sidecar.producer import Producer
-    from sidecar.redis.client import check_stream, connect
-    from sidecar.stores import explained, open_store
-
-    texts = {"--type": type_, "--ref": ref, "--tenant": tenant, "--stack": stack}
-    for option, value in {**texts, "--event-id": event_id, "--traceparent": traceparent}.items():
-        utf8(option, value or "")
-    for option, number in (("--version", version), ("--base-version", base_version)):
-        if not 0 <= number <= INT64_MAX:
-            raise UsageError(f"{option} {number}: an integer from 0 to {INT64_MAX}")
-    _check_use(ref, data, manifest)
-    fields = _given(tenant_id=tenant, stack_id=stack, version=version, base_version=base_version)
+    for name, value in (("--type", type_), ("--ref", artifact.ref)):
+        utf8(name, value)
+    change.check()
+    artifact.check()
+    data, manifest = artifact.data, artifact.manifest
     manifest_blob = files.read("--manifest", manifest) if manifest else b""
-    url = Servers(data_dir, redis).control
-    check_stream(connect(url, key=stream), url, stream)
+    url = where.control_url
+    check_stream(connect(url, key=where.stream), url, where.stream)
     file = files.opened("--data", data) if data else nullcontext()
     with explained(), file as opened:
         # Without an artifact no store is touched: a producer of events alone needs none.
-        target = source_store or (data_dir / "source").absolute().as_uri() if data else "memory:"
-        producer = Producer(url, stream, open_store(target))
+        producer = Producer(url, where.stream, open_store(where.target() if data else "memory:"))
         try:
             event = producer.publish(
-                type=type_, ref=ref, data=opened, manifest=manifest_blob,
-                event_id=event_id or None, traceparent=traceparent or None, **fields,
+                type=type_, ref=artifact.ref, data=opened, manifest=manifest_blob,
+                **change.fields(),
             )  # fmt: skip
         except Rejected as error:
-            raise UsageError(_mend(error)) from error
+            raise UsageError(_fix(error)) from error
     if type_ not in KNOWN_TYPES:
         output.hint(
             f"the type {type_!r} is not one of the contract's: workers dead-letter it unless they"
@@ -139,25 +154,12 @@ def emit(
     output.json_line(_as_appended(event))
 
 
-def _check_use(ref: str, data: str | None, manifest: str | None) -> None:
-    if data and not ref:
-        raise UsageError("--data needs --ref: where shall the artifact be put?")
-    if (ref or manifest) and not data:
-        raise UsageError("--ref and --manifest need --data: an event names the artifact it brings")
-    if data == manifest == "-":
-        raise UsageError("--data and --manifest cannot both be standard input; name a file")
-
-
-def _given(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 -- JSON values
-    return {name: value for name, value in fields.items() if value}
-
-
-def _mend(error: Rejected) -> str:
+def _fix(error: Rejected) -> str:
     field, colon, problem = error.detail.partition(": ")
-    option = _OPTIONS.get(field)
-    if not colon or option is None:
+    name = _OPTIONS.get(field)
+    if not colon or name is None:
         return f"{error}; nothing was written"
-    return f"{option}: {problem} ({error.reason}, {field}); nothing was written"
+    return f"{name}: {problem} ({error.reason}, {field}); nothing was written"
 
 
 def _as_appended(event: Event) -> dict[str, Any]:

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import typer
 
-from sidecar.cli.options import (
-    DATA_DIR,
-    NOTIFY_STREAM,
-    STREAM,
-    DataDir,
-    Json,
-    NotifyRedis,
-    NotifyStream,
-    Redis,
-    Streams,
-)
+from sidecar.cli.options import Json
+from sidecar.cli.servers import ControlStreams
 from sidecar.errors import UsageError
-
-if TYPE_CHECKING:
-    from sidecar.redis.halts import Change
+from sidecar.redis import halts
+from sidecar.redis.client import Side, connect, translated
+from sidecar.redis.halts import Change
+from sidecar.redis.keys import Keys
+from sidecar.terminal import output
+from sidecar.terminal.person import utf8, whoami
+from sidecar.wire.moments import rfc3339
 
 
 def pause(
-    reason: Annotated[
-        str,
-        typer.Option(envvar="SIDECAR_REASON", metavar="TEXT", help="Why; whoever looks reads it."),
-    ],
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
+    where: ControlStreams,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept for those who look.")],
     *,
     json: Json = False,
 ) -> None:
@@ -49,23 +39,16 @@ def pause(
     """
     if not reason.strip():
         raise UsageError("--reason: say why, for whoever finds the stream halted")
-    _change("pause", reason, data_dir, redis, notify_redis, stream, notify_stream, json=json)
+    _change(where, halts.pause, reason, json=json)
 
 
 def resume(
-    reason: Annotated[
-        str,
-        typer.Option(envvar="SIDECAR_REASON", metavar="TEXT", help="Why it may go on; kept."),
-    ] = "",
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
+    where: ControlStreams,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it may continue; kept.")] = "",
     *,
     json: Json = False,
 ) -> None:
-    """Let halted control streams go on, whoever halted them.
+    """Resume halted control streams, no matter who halted them.
 
     The count of dead letters in a row begins anew.
 
@@ -75,35 +58,21 @@ def resume(
       sidecar resume --stream eu:events --reason "producer rolled back"
 
     """
-    _change("resume", reason, data_dir, redis, notify_redis, stream, notify_stream, json=json)
+    _change(where, halts.resume, reason, json=json)
 
 
-def _change(
-    verb: str,
-    reason: str,
-    data_dir: DataDir,
-    redis: str | None,
-    notify_redis: str | None,
-    streams: list[str],
-    notify_stream: str,
-    *,
-    json: bool,
-) -> None:
-    from sidecar.cli import output
-    from sidecar.cli.servers import Servers, keys_of, now, utf8, whoami
-    from sidecar.redis import halts
-    from sidecar.redis.client import connect, translated
-
-    act = halts.pause if verb == "pause" else halts.resume
-    url = Servers(data_dir, redis, notify_redis).notify
-    client, by = connect(url, key=notify_stream), whoami()
-    for keys in keys_of(streams, notify_stream, None):
+def _change(where: ControlStreams, act: Callable[..., Change], reason: str, *, json: bool) -> None:
+    pausing = act is halts.pause
+    url = where.notify_url
+    client, by = connect(url, key=where.notify_stream), whoami()
+    now = rfc3339(time.time() * 1e6)
+    for keys in where.keys:
         with translated(url):
-            change = act(client, keys, reason=utf8("--reason", reason), by=by, now=now())
+            change = act(client, keys, reason=utf8("--reason", reason), by=by, now=now)
             known = client.exists(keys.fence)
         if not known:
             output.hint(
-                f"no worker has run for {keys.control!r} with {notify_stream!r} here; are the"
+                f"no worker has run for {keys.control!r} with {where.notify_stream!r} here; are the"
                 " names and the server right?"
             )
         if change.unrecorded:
@@ -112,20 +81,36 @@ def _change(
                 f" {change.unrecorded}"
             )
         if json:
-            halted = verb == "pause"
-            output.json_line(
-                {"stream": keys.control, "halted": halted, "changed": change.changed}
-                | change.halt._asdict()
-            )
+            changed = {"stream": keys.control, "halted": pausing, "changed": change.changed}
+            output.json_line(changed | change.halt._asdict())
         else:
-            output.line(f"{output.visible(keys.control)}: {_words(verb, change)}")
+            said = _paused(change) if pausing else _resumed(change)
+            output.line(f"{output.visible(keys.control)}: {said}")
 
 
-def _words(verb: str, change: Change) -> str:
-    from sidecar.cli.output import visible
+def _paused(change: Change) -> str:
+    about = _about(change)
+    return f"paused: {about}" if change.changed else f"halted already, left as it was: {about}"
 
+
+def _resumed(change: Change) -> str:
+    if not change.changed:
+        return "not halted, nothing to resume"
+    return f"resumed; it was halted: {_about(change)}"
+
+
+def _about(change: Change) -> str:
     halt = change.halt
-    about = visible(f"{halt.reason} (since {halt.since} by {halt.by})")
-    if verb == "pause":
-        return f"paused: {about}" if change.changed else f"halted already, left as it was: {about}"
-    return f"resumed; it was halted: {about}" if change.changed else "not halted, nothing to resume"
+    return output.visible(f"{halt.reason} (since {halt.since} by {halt.by})")
+
+
+def tell_of_halts(notify: Side, keys: Iterable[Keys]) -> None:
+    """Tell a person which of the streams are halted: nothing comes of what was appended there."""
+    for one in keys:
+        with translated(notify.url):
+            halt = halts.in_force(notify.client, one)
+        if halt:
+            output.hint(
+                f"{one.control} is halted ({halt.reason}): nothing is published until"
+                " `sidecar resume`"
+            )

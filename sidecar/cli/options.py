@@ -1,101 +1,89 @@
-"""The options that commands share. Each is also an environment variable."""
+"""The options that commands share, in groups, with what they mean.
+
+A flag, its help and its check are declared once, here or beside the one command that has it; see
+`sidecar.terminal.groups` for how a name becomes a flag and a variable. Those of `sidecar run` are
+in `sidecar.worker.settings`.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from sidecar.errors import UsageError
+from sidecar.terminal.groups import not_empty, option
+from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
+
 CONNECTION: Final = "Connection"
 """Where the help shows what leads to servers and stores: after a command's own options."""
+connection: Final = partial(option, rich_help_panel=CONNECTION)
+"""Declare an option that leads to servers or stores."""
 
-DataDir = Annotated[
-    Path,
+
+def url(help_: str) -> Any:  # noqa: ANN401 -- as option
+    """Declare a URL that need not be given."""
+    return connection(None, help_, "URL", callback=not_empty)
+
+
+# What several groups have.
+
+
+def data_dir() -> Any:  # noqa: ANN401 -- as option
+    """Declare --data-dir."""
+    return connection(DATA_DIR, "Where the embedded server and stores live.")
+
+
+def redis_url() -> Any:  # noqa: ANN401 -- as option
+    """Declare --redis."""
+    return url(
+        "Redis with the control stream: redis://, rediss://, unix://, redis+sentinel:// or"
+        " redis+cluster://. Default: the embedded server."
+    )
+
+
+def notify_stream() -> Any:  # noqa: ANN401 -- as option
+    """Declare --notify-stream."""
+    return connection(NOTIFY_STREAM, "Notification stream.", "NAME")
+
+
+def dead_stream() -> Any:  # noqa: ANN401 -- as option
+    """Declare --dead-stream."""
+    help_ = "Dead-letter stream. Default: {NOTIFY_STREAM}:dead."
+    return connection(None, help_, "NAME", callback=not_empty)
+
+
+def fleet_store() -> Any:  # noqa: ANN401 -- as option
+    """Declare --fleet-store."""
+    return url("The fleet's store. Default: DATA_DIR/fleet.")
+
+
+Json = Annotated[bool, typer.Option(help="One JSON object a line, for machines.")]
+
+
+Bundle = Annotated[
+    Path | None,
     typer.Option(
-        envvar="SIDECAR_DATA_DIR",
+        metavar="PATH",
         rich_help_panel=CONNECTION,
-        help="Where the embedded server and stores live.",
+        help="Read what `replay export` wrote, in place of Redis and the stores.",
     ),
-]
-Redis = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SIDECAR_REDIS",
-        metavar="URL",
-        rich_help_panel=CONNECTION,
-        help="Redis with the control stream: redis://, rediss://, unix://, redis+sentinel:// or"
-        " redis+cluster://. Default: the embedded server.",
-    ),
-]
-NotifyRedis = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SIDECAR_NOTIFY_REDIS",
-        metavar="URL",
-        rich_help_panel=CONNECTION,
-        help="Redis with the notification stream. Default: the same.",
-    ),
-]
-Streams = Annotated[
-    list[str],
-    typer.Option(
-        envvar="SIDECAR_STREAM",
-        metavar="NAME",
-        rich_help_panel=CONNECTION,
-        help="Control stream. Repeatable.",
-    ),
-]
-Stream = Annotated[
-    str,
-    typer.Option(
-        envvar="SIDECAR_STREAM",
-        metavar="NAME",
-        rich_help_panel=CONNECTION,
-        help="Control stream.",
-    ),
-]
-NotifyStream = Annotated[
-    str,
-    typer.Option(
-        envvar="SIDECAR_NOTIFY_STREAM",
-        metavar="NAME",
-        rich_help_panel=CONNECTION,
-        help="Notification stream.",
-    ),
-]
-DeadStream = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SIDECAR_DEAD_STREAM",
-        metavar="NAME",
-        rich_help_panel=CONNECTION,
-        help="Dead-letter stream. Default: {NOTIFY_STREAM}:dead.",
-    ),
-]
-SourceStore = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SIDECAR_SOURCE_STORE",
-        metavar="URL",
-        rich_help_panel=CONNECTION,
-        help="The producer's store. Default: DATA_DIR/source.",
-    ),
-]
-FleetStore = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SIDECAR_FLEET_STORE",
-        metavar="URL",
-        rich_help_panel=CONNECTION,
-        help="The fleet's store. Default: DATA_DIR/fleet.",
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", envvar="SIDECAR_JSON", help="One JSON object a line, for machines."),
 ]
 
-DATA_DIR = Path(".sidecar")
-STREAM = "control:events"
-NOTIFY_STREAM = "control:notifications"
+
+def _refuse_bundle(context: typer.Context, bundle: Path | None) -> None:
+    if bundle is not None:
+        raise UsageError(
+            f"`{context.command_path}` works on a live system only; of a bundle `sidecar replay`"
+            " and `sidecar dead ls` tell what happened, and `sidecar trace ID` tells of one event"
+            " or letter"
+        )
+
+
+LiveOnly = Annotated[
+    Path | None,
+    typer.Option("--bundle", hidden=True, callback=_refuse_bundle, expose_value=False),
+]
+"""For commands that cannot do with a bundle: the error names the commands that can."""

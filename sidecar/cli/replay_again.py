@@ -2,84 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
-from sidecar.cli.options import (
-    DATA_DIR,
-    NOTIFY_STREAM,
-    STREAM,
-    DataDir,
-    DeadStream,
-    FleetStore,
-    Json,
-    NotifyRedis,
-    NotifyStream,
-    Redis,
-    Streams,
-)
-from sidecar.cli.review import Bundle, Ref, SinceWindow, Stack, Tenant, Type, UntilWindow, moment
-from sidecar.cli.rules import AllowTypes, MaxArtifactSize, TenantScopes
+from sidecar.cli.filters import Between, Of
+from sidecar.cli.histories import Archived
+from sidecar.cli.options import Bundle, Json
+from sidecar.cli.review import Review
+from sidecar.cli.rules import WorkerRules
 from sidecar.errors import Incomplete, UsageError
+from sidecar.history import History
+from sidecar.history.live import LiveHistory
+from sidecar.redis.client import Side
+from sidecar.replay.check import Checked
+from sidecar.replay.check import check as check_window
+from sidecar.replay.rerun import check_target, left_after, publish, speed_of, wanted
+from sidecar.replay.window import moment
+from sidecar.terminal import output
+from sidecar.terminal.groups import REQUIRED, option
+from sidecar.terminal.progress import progress
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-    from sidecar.cli.review import Review
-    from sidecar.history import History
-    from sidecar.redis.client import Side
-    from sidecar.replay.check import Checked
+@dataclass(frozen=True)
+class Lab:
+    """The options that say where the window is published again, and how fast."""
+
+    to_redis: str = option(REQUIRED, "The lab's Redis.", "URL")
+    to_stream: str = option("replay:notifications", "The stream that it publishes to.", "NAME")
+    speed: float | None = option("1", "So many times as fast as it was.", "N|max", unit=speed_of)
 
 
 def run(
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to-redis", envvar="SIDECAR_TO_REDIS", metavar="URL", help="The lab's Redis."
-        ),
-    ],
-    to_stream: Annotated[
-        str,
-        typer.Option(
-            envvar="SIDECAR_TO_STREAM", metavar="NAME", help="The stream that it publishes to."
-        ),
-    ] = "replay:notifications",
-    speed: Annotated[
-        str,
-        typer.Option(
-            envvar="SIDECAR_SPEED", metavar="N|max", help="So many times as fast as it was."
-        ),
-    ] = "1",
-    since: SinceWindow = None,
-    until: UntilWindow = None,
-    tenant: Tenant = "",
-    stack: Stack = "",
-    type_: Type = "",
-    ref: Ref = "",
+    lab: Lab,
+    between: Between,
+    of: Of,
     *,
     yes: Annotated[
-        bool,
-        typer.Option(
-            "--yes", envvar="SIDECAR_YES", help="Also into the very Redis that is under review."
-        ),
+        bool, typer.Option(help="Also into the very Redis that is under review.")
     ] = False,
     json: Json = False,
     bundle: Bundle = None,
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
-    dead_stream: DeadStream = None,
-    fleet_store: FleetStore = None,
+    where: Archived,
 ) -> None:
     """Publish the window's notifications again, into another stream, for a controller in a lab.
 
     With the IDs, control_versions and content that they had, at the pace that they had: the same
-    each time. Stopped and started again, it goes on where it was. A stream that holds anything else
-    is never written to, nor is one of the streams under review. The artifacts stay where they are:
-    give the lab's controller the fleet's store, or an unpacked bundle's.
+    each time. Stopped and started again, it continues where it was. A stream that holds anything
+    else is never written to, nor is one of the streams under review. The artifacts stay where they
+    are: give the lab's controller the fleet's store, or an unpacked bundle's.
 
     Exit codes: 3 stopped before the end, or a part of the window has expired, 5 the window never
     held anything, 6 the filters left nothing.
@@ -90,65 +63,44 @@ def run(
       sidecar replay run --since 2h --until 1h --to-redis redis://lab --speed max --tenant t_1
 
     """
-    from sidecar.cli import output
-    from sidecar.cli.histories import open_history
-    from sidecar.cli.progress import progress
-    from sidecar.cli.review import Review, conclude, tell_covered
-    from sidecar.redis.client import Side
-    from sidecar.replay.rerun import check_target, left_after, publish, wanted
-
-    history = open_history(
-        data_dir, redis, notify_redis, stream, notify_stream, dead_stream, fleet_store, bundle
-    )
-    factor = _speed(speed)
-    review = Review.of(history, since, until, tenant=tenant, stack=stack, type_=type_, ref=ref)
-    seen = review.covered()
-    tell_covered(review, seen, json=json)
-    target = Side.open(to, to_stream)
-    check_target(history, target, to_stream)
-    if not yes and bundle is None and _same_server(history, target):
+    review = Review.opened(where, bundle, between, of, json=json)
+    target = Side.open(lab.to_redis, lab.to_stream)
+    check_target(review.history, target, lab.to_stream)
+    if not yes and bundle is None and _same_server(review.history, target):
         raise UsageError(
             "--to-redis is the Redis under review; replay into another, or say --yes if that is"
             " what you want"
         )
-    entries = wanted(history, review.window, review.asked)
+    done, stopped = _publish(review, target, lab.to_stream, lab.speed, json=json)
+    if json:
+        output.json_line({"stream": lab.to_stream, "published": done, "complete": not stopped})
+    else:
+        output.line(f"{output.visible(lab.to_stream)}: {done:,} notifications published")
+    if stopped:
+        raise Incomplete("stopped; the same command continues from here")
+    there = target.at(lab.to_stream).xlen(lab.to_stream)
+    review.conclude(held=int(there) or _held(review), shown=int(there))
+
+
+def _publish(
+    review: Review, target: Side, stream: str, factor: float | None, *, json: bool
+) -> tuple[int, bool]:
+    """Publish what is not there yet; return how many, and whether the keyboard stopped it."""
+    entries = wanted(review.history, review.window, review.asked)
     done = 0
-    stopped = False
     with progress(json=json) as tell:
         try:
-            left = left_after(entries, target, to_stream)
-            for entry in publish(left, target, to_stream, speed=factor):
+            left = left_after(entries, target, stream)
+            for entry in publish(left, target, stream, speed=factor):
                 done += 1
                 tell(f"{done:,} notifications, at {moment(entry.id)}")
         except KeyboardInterrupt:
-            stopped = True
-    if json:
-        output.json_line({"stream": to_stream, "published": done, "complete": not stopped})
-    else:
-        output.line(f"{output.visible(to_stream)}: {done:,} notifications published")
-    if stopped:
-        raise Incomplete("stopped; the same command goes on from here")
-    there = target.at(to_stream).xlen(to_stream)
-    conclude(review, seen, held=int(there) or _held(review), shown=int(there))
-
-
-def _speed(text: str) -> float | None:
-    """Read `--speed`: None is as fast as it goes."""
-    if text == "max":
-        return None
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < float("inf"):
-        raise UsageError(f"--speed {text!r}: a number above 0 (10 is ten times as fast), or max")
-    return factor
+            return done, True
+    return done, False
 
 
 def _same_server(history: History, target: Side) -> bool:
     """Tell whether the target is the server that the notifications come from."""
-    from sidecar.history.live import LiveHistory
-
     return isinstance(history, LiveHistory) and history.is_on(target)
 
 
@@ -160,21 +112,12 @@ def _held(review: Review) -> int:
 
 
 def check(
-    since: SinceWindow = None,
-    until: UntilWindow = None,
+    between: Between,
+    rules: WorkerRules,
     *,
-    allow_type: AllowTypes = None,
-    tenant_scope: TenantScopes = None,
-    max_artifact_size: MaxArtifactSize = None,
     json: Json = False,
     bundle: Bundle = None,
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
-    dead_stream: DeadStream = None,
-    fleet_store: FleetStore = None,
+    where: Archived,
 ) -> None:
     """Run the window's control entries through today's code, and compare with what was done then.
 
@@ -192,20 +135,8 @@ def check(
       sidecar replay check --since 2h --allow-type site.moved --json
 
     """
-    from sidecar.cli import output
-    from sidecar.cli.histories import open_history
-    from sidecar.cli.review import Review, conclude, tell_covered
-    from sidecar.cli.rules import rules_of
-    from sidecar.replay.check import check as check_window
-
-    history = open_history(
-        data_dir, redis, notify_redis, stream, notify_stream, dead_stream, fleet_store, bundle
-    )
-    review = Review.of(history, since, until)
-    seen = review.covered()
-    tell_covered(review, seen, json=json)
-    rules = rules_of(allow_type, tenant_scope, max_artifact_size)
-    found = check_window(history, review.window, rules)
+    review = Review.opened(where, bundle, between, json=json)
+    found = check_window(review.history, review.window, rules.rules())
     first = found.divergence
     if json:
         counts = {"entries": found.entries, "same": found.same, "unjudged": found.unjudged}
@@ -222,7 +153,7 @@ def check(
         ])  # fmt: skip
     if first:
         raise typer.Exit(1)
-    conclude(review, seen, held=found.entries, shown=found.entries)
+    review.conclude(held=found.entries, shown=found.entries)
 
 
 def _unjudged(found: Checked) -> Iterator[tuple[str, str]]:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sidecar.cli.options import (
-    DATA_DIR,
-    NOTIFY_STREAM,
-    STREAM,
-    DataDir,
-    DeadStream,
-    FleetStore,
-    Json,
-    NotifyRedis,
-    NotifyStream,
-    Redis,
-    Streams,
-)
-from sidecar.cli.review import Bundle, Ref, SinceWindow, Stack, Tenant, Type, UntilWindow
+from sidecar.cli.filters import Between, Of
+from sidecar.cli.histories import Archived
+from sidecar.cli.options import Bundle, Json
+from sidecar.cli.review import Review
 from sidecar.errors import UsageError
+from sidecar.replay.export import export as export_to
+from sidecar.replay.report import Report
+from sidecar.replay.timeline import lives
+from sidecar.terminal import files, output
+from sidecar.terminal.progress import progress, size
 
 
 def export(
@@ -33,26 +27,18 @@ def export(
             metavar="DIR|FILE.zip", help="Where the bundle goes; nothing may be there yet."
         ),
     ],
-    since: SinceWindow = None,
-    until: UntilWindow = None,
+    between: Between,
     *,
     artifacts: Annotated[
         bool,
         typer.Option(
             "--artifacts/--no-artifacts",
-            envvar="SIDECAR_ARTIFACTS",
             help="Take the artifacts with it, or only what is said of them.",
         ),
     ] = True,
     json: Json = False,
     bundle: Bundle = None,
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
-    dead_stream: DeadStream = None,
-    fleet_store: FleetStore = None,
+    where: Archived,
 ) -> None:
     """Write the window into a bundle that opens on any machine, without Redis and the stores.
 
@@ -71,59 +57,35 @@ def export(
       sidecar replay export incident/ --since 2026-11-02T10:00:00Z --until 2026-11-02T11:00:00Z
 
     """
-    from sidecar.cli import output
-    from sidecar.cli.histories import open_history
-    from sidecar.cli.progress import progress, size
-    from sidecar.cli.review import Review, conclude, tell_covered
-    from sidecar.replay.export import export as export_to
-
-    history = open_history(
-        data_dir, redis, notify_redis, stream, notify_stream, dead_stream, fleet_store, bundle
-    )
-    review = Review.of(history, since, until)
-    seen = review.covered()
-    tell_covered(review, seen, json=json)
+    review = Review.opened(where, bundle, between, json=json)
     with progress(json=json) as tell:
-        done = export_to(history, review.window, path, artifacts=artifacts, tell=tell)
+        done = export_to(review.history, review.window, path, artifacts=artifacts, tell=tell)
     if json:
         output.json_line({"bundle": str(path), **asdict(done)})
     else:
         held = f"{done.rows:,} entries, {done.artifacts:,} artifacts ({size(done.size_bytes)})"
         gone = f"; {done.unavailable:,} artifacts are not to be had" if done.unavailable else ""
         output.line(f"{output.visible(str(path))}: {held}{gone}")
-    conclude(review, seen, held=done.rows, shown=done.rows)
+    review.conclude(held=done.rows, shown=done.rows)
 
 
 def report(
     path: Annotated[
         Path, typer.Argument(metavar="FILE.html", help="Where the report goes; it is replaced.")
     ],
-    since: SinceWindow = None,
-    until: UntilWindow = None,
-    tenant: Tenant = "",
-    stack: Stack = "",
-    type_: Type = "",
-    ref: Ref = "",
+    between: Between,
+    of: Of,
     *,
     max_events: Annotated[
-        int,
-        typer.Option(
-            envvar="SIDECAR_MAX_EVENTS", min=1, help="Refuse a window that has more than so many."
-        ),
+        int, typer.Option(min=1, help="Refuse a window that has more than so many.")
     ] = 200_000,
     json: Json = False,
     bundle: Bundle = None,
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
-    dead_stream: DeadStream = None,
-    fleet_store: FleetStore = None,
+    where: Archived,
 ) -> None:
     """Write the window as one HTML file, to be looked at in a browser; it needs no network.
 
-    What went wrong, a timeline by tenant, delays, when nothing went on while events waited (of all
+    What went wrong, a timeline by tenant, delays, when nothing moved while events waited (of all
     tenants, whatever the filters), each event's hops, what overtook a dead letter, what changed
     between the versions of a ref; search and filters.
 
@@ -140,23 +102,24 @@ def report(
       sidecar replay report incident.html --bundle incident.zip --tenant t_1
 
     """
-    from sidecar.cli import output
-    from sidecar.cli.histories import open_history
-    from sidecar.cli.progress import progress, size
-    from sidecar.cli.review import Review, conclude, tell_covered
-    from sidecar.replay.report import Report
-    from sidecar.replay.timeline import lives
+    review = Review.opened(where, bundle, between, of, json=json)
+    made = Report(review.history, review.window, review.asked, review.seen)
+    held = _read(review, made, max_events, json=json)
+    if made:
+        size_bytes = files.replace(path, made.html())
+        if json:
+            output.json_line({"report": str(path), "events": len(made), "size_bytes": size_bytes})
+        else:
+            said = f"{len(made):,} events, {size(size_bytes)}"
+            output.line(f"{output.visible(str(path))}: {said}; open it in a browser")
+    review.conclude(held=held, shown=len(made))
 
-    history = open_history(
-        data_dir, redis, notify_redis, stream, notify_stream, dead_stream, fleet_store, bundle
-    )
-    review = Review.of(history, since, until, tenant=tenant, stack=stack, type_=type_, ref=ref)
-    seen = review.covered()
-    tell_covered(review, seen, json=json)
-    made = Report(history, review.window, review.asked, seen)
+
+def _read(review: Review, made: Report, max_events: int, *, json: bool) -> int:
+    """Add the window's events to the report; return how many there are. Raises `UsageError`."""
     held = 0
     with progress(json=json) as tell:
-        for life in lives(history, review.window):
+        for life in lives(review.history, review.window):
             held += 1
             made.add(life)
             if len(made) > max_events:
@@ -166,23 +129,4 @@ def report(
                 )
             if held % 1000 == 0:
                 tell(f"{held:,} events")
-    if made:
-        size_bytes = _replace(path, made.html())
-        if json:
-            output.json_line({"report": str(path), "events": len(made), "size_bytes": size_bytes})
-        else:
-            said = f"{len(made):,} events, {size(size_bytes)}"
-            output.line(f"{output.visible(str(path))}: {said}; open it in a browser")
-    conclude(review, seen, held=held, shown=len(made))
-
-
-def _replace(path: Path, pieces: Iterator[bytes]) -> int:
-    """Write a file beside its place, and move it there when it is whole; return its size."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            size_bytes = sum(map(file.write, pieces))
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-    return size_bytes
+    return held

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from sidecar.cli.options import (
-    DATA_DIR,
-    NOTIFY_STREAM,
-    STREAM,
-    DataDir,
-    DeadStream,
-    Json,
-    NotifyRedis,
-    NotifyStream,
-    Redis,
-    Streams,
+from sidecar.cli.options import Json, LiveOnly
+from sidecar.cli.servers import Live
+from sidecar.ops.status import (
+    ControlStatus,
+    DeadStatus,
+    NotifyStatus,
+    ReaderStatus,
+    Status,
+    collect,
 )
-from sidecar.cli.review import LiveOnly
-
-if TYPE_CHECKING:
-    from sidecar.redis.members import Member
-    from sidecar.status import ControlStatus, DeadStatus, NotifyStatus, ReaderStatus, Status
+from sidecar.redis.fleet import Noted
+from sidecar.redis.keys import CONSUMER
+from sidecar.redis.members import Member
+from sidecar.terminal import output
+from sidecar.wire.moments import rfc3339, span
 
 _NOBODY: Final = "none alive"
 _UNKNOWN: Final = "unknown"
 
 
-def status(
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = [STREAM],  # noqa: B006 -- read only; typer shows it in the help
-    notify_stream: NotifyStream = NOTIFY_STREAM,
-    dead_stream: DeadStream = None,
-    *,
-    json: Json = False,
-    _bundle: LiveOnly = None,
-) -> None:
-    """Show streams, lag, pending entries, leases, halts, dead letters and readers.
+def status(where: Live, *, json: Json = False, _bundle: LiveOnly = None) -> None:
+    """Show streams, lag, pending entries, leases, halts, dead letters, readers, what Redis forgot.
 
     Changes nothing. A lag that the server does not know is shown as unknown (null in JSON).
 
@@ -49,15 +37,7 @@ def status(
       sidecar status --json | jq '.streams[] | select(.halt)'
 
     """
-    from sidecar.cli import output
-    from sidecar.cli.servers import Servers, keys_of
-    from sidecar.redis.client import Side
-    from sidecar.status import collect
-
-    servers = Servers(data_dir, redis, notify_redis)
-    keys = keys_of(stream, notify_stream, dead_stream)
-    control = Side.open(servers.control, keys[0].control)
-    found = collect(control, Side.open(servers.notify, notify_stream), keys)
+    found = collect(where.control, where.notify, where.keys)
     if json:
         output.json_line(found.to_json())
         return
@@ -65,26 +45,29 @@ def status(
 
 
 def _print(found: Status) -> None:
-    from sidecar.cli import output
-
     for stream in found.streams:
         _print_stream(stream)
         output.line()
-    _print_notifications(found.notifications)
+    _print_notifications(found.notifications, found.fleet)
     _print_dead(found.dead)
     if found.readers:
         output.line()
         output.table(
             ("reader", "has passed", "last heard of"), [_reader(one) for one in found.readers]
         )
+    if found.forgotten:
+        output.line()
+    for forgotten in found.forgotten:
+        output.styled([("REDIS FORGOT ", "bold red"), (str(forgotten), "")])
+    for damaged in found.damaged:
+        output.line()
+        output.styled([("DAMAGED ", "bold red"), (damaged, "")])
     if len(found.workers) > 1:
         output.line()
         output.table(("worker", "owns"), [_worker(one) for one in found.workers])
 
 
 def _reader(reader: ReaderStatus) -> tuple[str, str, str]:
-    from sidecar.moments import span
-
     heard = f"{span(reader.silent_s)} ago"
     if reader.expired:
         heard += "; EXPIRED: what it has not read may be trimmed"
@@ -96,8 +79,6 @@ def _worker(worker: Member) -> tuple[str, str]:
 
 
 def _print_stream(stream: ControlStatus) -> None:
-    from sidecar.cli import output
-
     output.styled([("control stream", "bold"), (stream.stream, "bold cyan")])
     if not stream.exists:
         output.line("  there is no such stream yet")
@@ -105,6 +86,7 @@ def _print_stream(stream: ControlStatus) -> None:
         ("  length", f"{stream.length:,}"),
         ("  lag", _lag(stream)),
         ("  pending", _pending(stream)),
+        *_elsewhere(stream),
         ("  worker", _owner(stream)),
     ]
     if stream.dead_in_a_row:
@@ -113,7 +95,7 @@ def _print_stream(stream: ControlStatus) -> None:
     if stream.halt:
         rows += [
             ("  HALTED", stream.halt.reason),
-            ("", f"since {stream.halt.since} by {stream.halt.by}; `sidecar resume` lets it go on"),
+            ("", f"since {stream.halt.since} by {stream.halt.by}; `sidecar resume` resumes it"),
         ]
         styles[stream.halt.reason] = "bold red"
     output.pairs(rows, styles)
@@ -122,16 +104,26 @@ def _print_stream(stream: ControlStatus) -> None:
 def _lag(stream: ControlStatus) -> str:
     if not stream.group:
         return "no worker has read it yet"
+    if stream.position_beyond_end:
+        return f"{_UNKNOWN}: the group's position was set beyond the end; a worker sets it back"
     return _UNKNOWN if stream.lag is None else f"{stream.lag:,} not read yet"
 
 
 def _pending(stream: ControlStatus) -> str:
-    from sidecar.moments import span
-
-    if stream.oldest_pending_age_s is None:
+    if stream.oldest_pending is None:
         return f"{stream.pending:,}"
-    age = span(stream.oldest_pending_age_s)
-    return f"{stream.pending:,}, the oldest {stream.oldest_pending} appended {age} ago"
+    said = f"{stream.pending:,}, the oldest {stream.oldest_pending}"
+    if stream.oldest_pending_age_s is None:
+        return f"{said}, of unknown age"
+    return f"{said} appended {span(stream.oldest_pending_age_s)} ago"
+
+
+def _elsewhere(stream: ControlStatus) -> list[tuple[str, str]]:
+    return [
+        ("", f"{count:,} of them under consumer {name!r}, not a worker's; a worker takes them over")
+        for name, count in stream.pending_by_consumer.items()
+        if name != CONSUMER
+    ]
 
 
 def _owner(stream: ControlStatus) -> str:
@@ -140,10 +132,7 @@ def _owner(stream: ControlStatus) -> str:
     return f"alive, its lease runs {stream.lease_remaining_ms} ms more"
 
 
-def _print_notifications(found: NotifyStatus) -> None:
-    from sidecar.cli import output
-    from sidecar.moments import rfc3339, span
-
+def _print_notifications(found: NotifyStatus, fleet: Noted) -> None:
     output.styled([("notifications", "bold"), (found.stream, "bold cyan")])
     last = "none yet"
     if found.last_control_version is not None and found.last_age_s is not None:
@@ -152,13 +141,13 @@ def _print_notifications(found: NotifyStatus) -> None:
     rows = [("  length", f"{found.length:,}"), ("  last", last)]
     if found.trimmed:
         rows.append(("  trimmed", f"up to {found.trimmed} ({rfc3339(found.trimmed)})"))
+    if fleet.store:
+        rows.append(("  fleet store", f"{fleet.store} (noted as {fleet.url or _UNKNOWN})"))
     output.pairs(rows)
     output.line()
 
 
 def _print_dead(found: DeadStatus) -> None:
-    from sidecar.cli import output
-
     output.styled([("dead letters", "bold"), (found.stream, "bold cyan")])
     rows = [("  length", f"{found.length:,}")]
     rows += [(f"  {reason}", f"{count:,}") for reason, count in found.by_reason.items()]

@@ -2,82 +2,47 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.options import (
-    CONNECTION,
-    DATA_DIR,
-    NOTIFY_STREAM,
-    STREAM,
-    DataDir,
-    FleetStore,
-    Json,
-    NotifyRedis,
-    Redis,
-)
-from sidecar.cli.store import StoreUrl, needs, open_chosen, url_of
-from sidecar.errors import Incomplete, SidecarError, UsageError
-
-if TYPE_CHECKING:
-    from sidecar.redis.census import Named
-    from store import Checked, Collected, Pin, VersionedStore
+from sidecar.cli import options
+from sidecar.cli.options import Json, connection
+from sidecar.cli.servers import Servers
+from sidecar.cli.store import Place, Prefix
+from sidecar.errors import SidecarError, UsageError
+from sidecar.ops.asking import all_pins, check_all_asked, forget_all, to_ask
+from sidecar.ops.verifying import Order, cores
+from sidecar.ops.verifying import verify as verified
+from sidecar.redis.census import Named
+from sidecar.stores import explained, needs
+from sidecar.terminal import output
+from sidecar.terminal.groups import flag, none_empty, option, read
+from sidecar.terminal.person import utf8, whoami
+from sidecar.terminal.progress import progress, seldom, size, summed_up
+from sidecar.wire.defaults import STREAM
+from sidecar.wire.logbook import Forgotten, Log
+from sidecar.wire.moments import rfc3339
+from sidecar.wire.units import seconds
+from store import Capability, Checked, Collected, Pin, Retention, check_ref
 
 SHORTEST_GRACE_S: Final = 60.0
-_SHOW_EVERY_S: Final = 0.1
-
-Streams = Annotated[
-    list[str] | None,
-    typer.Option(
-        envvar="SIDECAR_STREAM",
-        metavar="NAME",
-        rich_help_panel=CONNECTION,
-        help="Control stream besides those that are found. Repeatable. Default:"
-        f" {STREAM}, if there is one.",
-    ),
-]
-DeadStreams = Annotated[
-    list[str] | None,
-    typer.Option(
-        envvar="SIDECAR_DEAD_STREAM",
-        metavar="NAME",
-        rich_help_panel=CONNECTION,
-        help="Dead-letter stream besides those that are found. Repeatable.",
-    ),
-]
 
 
-def verify(
-    prefix: Annotated[
-        str, typer.Argument(metavar="PREFIX", help="A ref, or what refs lie under. Default: all.")
-    ] = "",
-    store: StoreUrl = None,
-    fleet_store: FleetStore = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            envvar="SIDECAR_PROCESSES", metavar="N", min=1, help="Default: one a processor core."
-        ),
-    ] = None,
-    *,
-    no_quarantine: Annotated[
-        bool,
-        typer.Option(
-            "--no-quarantine",
-            envvar="SIDECAR_NO_QUARANTINE",
-            help="Leave what is damaged where it is.",
-        ),
-    ] = False,
-    data_dir: DataDir = DATA_DIR,
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True)
+class Verifying:
+    """The options that say how."""
+
+    processes: int | None = option(None, "Default: one a processor core.", "N", min=1)
+    no_quarantine: bool = flag("Leave what is damaged where it is.")
+
+
+def verify(where: Place, how: Verifying, prefix: Prefix = "", *, json: Json = False) -> None:
     """Read all that is stored, and tell what is damaged.
 
     What is damaged is moved aside: reading it stays an error, and the next put of the same
@@ -94,16 +59,12 @@ def verify(
       sidecar store verify --store file:///var/lib/node --processes 2
 
     """
-    from sidecar.cli.progress import progress
-    from sidecar.verifying import Order, cores
-    from sidecar.verifying import verify as verified
-    from store import Capability
-
     prefix = prefix.removesuffix("/")
-    _check_prefix(prefix)
-    needs(open_chosen(store, fleet_store, data_dir), Capability.VERIFY, "cannot be verified")
-    url = url_of(store, fleet_store, data_dir)
-    order = Order(url, prefix, not no_quarantine, processes or cores())
+    with explained():
+        if prefix:
+            check_ref(prefix)
+    needs(where.opened(), Capability.VERIFY, "cannot be verified")
+    order = Order(where.url, prefix, not how.no_quarantine, how.processes or cores())
     found = _Verified(json=json)
     with (
         progress(json=json) as show,
@@ -119,76 +80,117 @@ def verify(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The options that say what stays."""
+
+    keep_last: int = option(
+        1, "Keep so many newest versions of every ref, the current one counted.", "N", min=1
+    )
+    keep_newer: float = option(
+        "0s", "Keep versions that were stored within that time.", "DURATION", unit=seconds
+    )
+    grace: str = option(
+        "24h",
+        "Remove nothing that was in use within that time: longer than any Put takes, and than any"
+        " way from a Put to its event.",
+        "DURATION",
+    )
+    allow_short_grace: bool = flag(
+        "Let --grace be under a minute: nobody stores here now, or nobody is slower."
+    )
+
+    def retention(self) -> Retention:
+        """Return what stays of every ref. Raises `UsageError`."""
+        grace_s = read(seconds, "--grace", self.grace)
+        if grace_s < SHORTEST_GRACE_S and not self.allow_short_grace:
+            raise UsageError(
+                f"--grace {self.grace}: under a minute, what a slow producer has just stored could"
+                " go before its event comes; give a longer one, or --allow-short-grace when nobody"
+                " is that slow"
+            )
+        return Retention(grace_s=grace_s, keep_last=self.keep_last, keep_newer_s=self.keep_newer)
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The options that say which logs are gone for good."""
+
+    forget: list[str] | None = option(
+        None, "A log that is registered in this store, and is gone for good. Repeatable.", "LOG"
+    )
+    reason: str = option("", "Why it is forgotten; kept on record.", "TEXT")
+
+    def logs(self) -> tuple[str, ...]:
+        """Return their ids. Raises `UsageError`."""
+        if self.forget and not self.reason.strip():
+            raise UsageError("--forget wants --reason: it is kept with the log's record")
+        return tuple(self.forget or ())
+
+
+@dataclass(frozen=True)
+class Logs(Place):
+    """The options that say where there are logs whose events name the store."""
+
+    redis: str | None = options.redis_url()
+    notify_redis: list[str] | None = connection(
+        None,
+        "Redis with a notification stream. Repeatable: one for each log that publishes into this"
+        " store. Default: the same.",
+        "URL",
+        callback=none_empty,
+    )
+    stream: list[str] | None = connection(
+        None,
+        "Control stream besides those that are found. Repeatable. Default:"
+        f" {STREAM}, if there is one.",
+        "NAME",
+    )
+    dead_stream: list[str] | None = connection(
+        None, "Dead-letter stream besides those that are found. Repeatable.", "NAME"
+    )
+
+    @property
+    def servers(self) -> Servers:
+        """The first pair of servers."""
+        return Servers(self.data_dir, self.redis, next(iter(self.notify_redis or ()), None))
+
+    @property
+    def others(self) -> list[str]:
+        """The further servers with notifications."""
+        return (self.notify_redis or [])[1:]
+
+    def named(self, notifications: list[str] | None) -> Named:
+        """Return the streams that are named beside those that are found."""
+        return Named(tuple(self.stream or ()), STREAM, tuple(notifications or ()),
+                     tuple(self.dead_stream or ()))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The options that say whose events name the store."""
+
+    keep_from_stream: list[str] | None = option(
+        None, "Notification stream besides those that are found. Repeatable.", "NAME"
+    )
+    without_stream: bool = flag("No log names this store: ask no Redis.")
+
+
 def gc(
-    store: StoreUrl = None,
-    fleet_store: FleetStore = None,
-    keep_last: Annotated[
-        int,
-        typer.Option(
-            envvar="SIDECAR_KEEP_LAST",
-            metavar="N",
-            min=1,
-            help="Keep so many newest versions of every ref, the current one counted.",
-        ),
-    ] = 1,
-    keep_newer: Annotated[
-        str,
-        typer.Option(
-            envvar="SIDECAR_KEEP_NEWER",
-            metavar="DURATION",
-            help="Keep versions that were stored within that time.",
-        ),
-    ] = "0s",
-    grace: Annotated[
-        str,
-        typer.Option(
-            envvar="SIDECAR_GRACE",
-            metavar="DURATION",
-            help="Remove nothing that was in use within that time: longer than any Put takes, and"
-            " than any way from a Put to its event.",
-        ),
-    ] = "24h",
-    keep_from_stream: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="SIDECAR_KEEP_FROM_STREAM",
-            metavar="NAME",
-            help="Notification stream besides those that are found. Repeatable.",
-        ),
-    ] = None,
+    where: Logs,
+    kept: Kept,
     *,
-    without_stream: Annotated[
-        bool,
-        typer.Option(
-            "--without-stream",
-            envvar="SIDECAR_WITHOUT_STREAM",
-            help="No log names this store: ask no Redis.",
-        ),
-    ] = False,
-    allow_short_grace: Annotated[
-        bool,
-        typer.Option(
-            "--allow-short-grace",
-            envvar="SIDECAR_ALLOW_SHORT_GRACE",
-            help="Let --grace be under a minute: nobody stores here now, or nobody is slower.",
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", envvar="SIDECAR_DRY_RUN", help="Tell what would be removed."),
-    ] = False,
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    stream: Streams = None,
-    dead_stream: DeadStreams = None,
+    registered: Registered,
+    gone: Gone,
+    dry_run: Annotated[bool, typer.Option(help="Tell what would be removed.")] = False,
     json: Json = False,
 ) -> None:
     """Remove the versions that nobody needs, and data that no version names.
 
     Refs stay, and with them what they point at now. Kept is also what any event in Redis names:
-    of every notification, control and dead-letter stream there, found by itself. May run while
-    workers and producers do. With --json a line for each piece removed, then a summary.
+    of every notification, control and dead-letter stream there, found by itself. Every log that
+    publishes into the store is registered in it; nothing is removed while one was not asked. May
+    run while workers and producers do. With --json a line for each piece removed, then a summary.
 
     Exit codes: 2 this Redis does not look like the one whose events name this store, or the
     backend collects no garbage; 3 stopped before the end; 4 Redis or the store is out of reach.
@@ -196,38 +198,38 @@ def gc(
     Examples:
       sidecar store gc --dry-run
 
-      sidecar store gc --redis redis://localhost --keep-last 3 --keep-newer 7d
+      sidecar store gc --redis redis://localhost --fleet-store s3://fleet --keep-last 3
 
       sidecar store gc --store file:///var/lib/archive --without-stream --json
 
     """
-    from sidecar.cli.progress import progress
-    from sidecar.redis.census import Named
-    from sidecar.stores import explained
-    from store import Capability, Retention
-
-    retention = Retention(
-        grace_s=_grace(grace, allow_short=allow_short_grace),
-        keep_last=keep_last,
-        keep_newer_s=_duration("--keep-newer", keep_newer),
-    )
+    retention = kept.retention()
+    servers = where.servers
     opened = needs(
-        open_chosen(store, fleet_store, data_dir), Capability.COLLECT, "collects no garbage"
+        where.opened(None if registered.without_stream else servers.named),
+        Capability.COLLECT,
+        "collects no garbage",
     )
-    named = Named(tuple(stream or ()), STREAM, tuple(keep_from_stream or ()),
-                  tuple(dead_stream or ()))  # fmt: skip
-    if without_stream:
-        _check_without(named)
+    named, forgotten = where.named(registered.keep_from_stream), gone.logs()
+    with explained():
+        logs = to_ask(opened, forgotten)
+    if registered.without_stream:
+        _check_without(named, logs)
         pins: Callable[[], Iterable[Pin]] = tuple
     else:
-        pins = _pins(opened, data_dir, redis, notify_redis, named)
+        urls = (servers.control_url, servers.notify_url)
+        pins = all_pins(opened, urls, where.others, named, logs)
+    if not dry_run:
+        record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), utf8("--reason", gone.reason))
+        with explained():
+            forget_all(opened, forgotten, record)
     found = _Collected(dry_run=dry_run, json=json)
     with progress(json=json) as show, summed_up(found.summarise), explained():
         show("looking for what could go")
         try:
             collecting = opened.collect(retention, _told(pins, show), dry_run=dry_run)
         except ValueError as error:
-            raise UsageError(f"--grace {grace}: {error}") from error
+            raise UsageError(f"--grace {kept.grace}: {error}") from error
         for piece in collecting:
             found.add(piece)
             show(found.text())
@@ -250,8 +252,6 @@ class _Verified:
             self._print(damaged)
 
     def text(self) -> str:
-        from sidecar.cli.progress import size
-
         rate = self.size_bytes / max(time.monotonic() - self._since, 0.001)
         return (
             f"{self.pieces:,} checked, {size(self.size_bytes)}, {size(rate)}/s,"
@@ -259,8 +259,6 @@ class _Verified:
         )
 
     def summarise(self, *, complete: bool) -> None:
-        from sidecar.cli import output
-
         if not (complete or self.pieces):
             return  # it was refused, or went wrong before it began
         if self._json:
@@ -275,8 +273,6 @@ class _Verified:
         output.line(f"{self.pieces:,} checked, {self.size_bytes:,} bytes: {verdict}")
 
     def _print(self, damaged: Checked) -> None:
-        from sidecar.cli import output
-
         if self._json:
             output.json_line(damaged._asdict())
             return
@@ -299,22 +295,16 @@ class _Collected:
         self._size_bytes: Counter[str] = Counter()
 
     def add(self, piece: Collected) -> None:
-        from sidecar.cli import output
-
         self._pieces[piece.kind] += 1
         self._size_bytes[piece.kind] += piece.size_bytes
         if self._json:
             output.json_line(piece._asdict())
 
     def text(self) -> str:
-        from sidecar.cli.progress import size
-
         doing = "would remove" if self._dry_run else "removed"
         return f"{doing} {self._pieces.total():,} pieces, {size(self._size_bytes.total())}"
 
     def summarise(self, *, complete: bool) -> None:
-        from sidecar.cli import output
-
         if not (complete or self._pieces):
             return  # it was refused, or went wrong before it began
         kinds = ("version", "object", "leftover")
@@ -333,94 +323,24 @@ class _Collected:
         output.table((head, "pieces", "bytes"), rows, right=("pieces", "bytes"))
 
 
-@contextmanager
-def summed_up(summarise: Callable[..., None]) -> Iterator[None]:
-    """Sum up what was done, also when it ends early. Ctrl-C and SIGTERM end it (exit code 3)."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    complete = False
-    try:
-        yield
-        complete = True
-    except KeyboardInterrupt:
-        raise Incomplete("stopped before the end") from None
-    except SystemExit as left:
-        raise SystemExit(Incomplete.exit_code) from left  # `| head` has had enough
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        summarise(complete=complete)
-
-
 def _told(
     pins: Callable[[], Iterable[Pin]], show: Callable[[str], None]
 ) -> Callable[[], Iterator[Pin]]:
     """Show how many pins have been read."""
 
     def told() -> Iterator[Pin]:
-        due = 0.0
+        tell = seldom(show)
         for number, pin in enumerate(pins()):
-            if time.monotonic() >= due:
-                show(f"reading what events name: {number:,}")
-                due = time.monotonic() + _SHOW_EVERY_S
+            tell(f"reading what events name: {number:,}")
             yield pin
 
     return told
 
 
-def _pins(
-    opened: VersionedStore,
-    data_dir: Path,
-    redis: str | None,
-    notify_redis: str | None,
-    named: Named,
-) -> Callable[[], Iterable[Pin]]:
-    """Return the pins of all events, once the servers look like the right ones."""
-    from sidecar.cli.servers import Servers
-    from sidecar.pins import Acquainted, Pins
-    from sidecar.redis.census import Registrar
-    from sidecar.redis.client import Side
-
-    servers = Servers(data_dir, redis, notify_redis)
-    control, notify = Side.open(servers.control, STREAM), Side.open(servers.notify, NOTIFY_STREAM)
-    registrar = Registrar(control, notify, named)
-    registrar.take()  # a wrong one is told before the store is walked
-    return Acquainted(opened, Pins(control, notify, registrar), servers.notify)
-
-
-def _check_without(named: Named) -> None:
+def _check_without(named: Named, logs: list[Log]) -> None:
+    check_all_asked(logs, ())
     if named.notifications:
         raise UsageError(
             "--without-stream says that no log names this store; --keep-from-stream names one:"
             " choose"
         )
-
-
-def _grace(text: str, *, allow_short: bool) -> float:
-    grace_s = _duration("--grace", text)
-    if grace_s < SHORTEST_GRACE_S and not allow_short:
-        raise UsageError(
-            f"--grace {text}: under a minute, what a slow producer has just stored could go before"
-            " its event comes; give a longer one, or --allow-short-grace when nobody is that slow"
-        )
-    return grace_s
-
-
-def _duration(option: str, text: str) -> float:
-    from sidecar.settings import seconds
-
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from error
-
-
-def _check_prefix(prefix: str) -> None:
-    from sidecar.stores import explained
-    from store import check_ref
-
-    with explained():
-        if prefix:
-            check_ref(prefix)

@@ -5,69 +5,63 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from sidecar.cli.options import (
-    DATA_DIR,
-    NOTIFY_STREAM,
-    DataDir,
-    FleetStore,
-    Json,
-    NotifyRedis,
-    NotifyStream,
-    Redis,
-)
-from sidecar.errors import Incomplete, SidecarError
+import store
+from sidecar.cli.options import Json
+from sidecar.cli.servers import Fleet, Notifications
+from sidecar.errors import Incomplete, NothingThere, SidecarError
+from sidecar.feed import Feed, FeedGap, ForeignEntry, Notification
+from sidecar.feed.begin import cursor_of, retained
+from sidecar.redis.client import check_stream, connect, translated
+from sidecar.stores import explained
+from sidecar.terminal import output
+from sidecar.terminal.groups import flag, option
+from sidecar.wire.moments import rfc3339
+from sidecar.wire.urls import redact
 
-if TYPE_CHECKING:
-    from sidecar.feed import Feed
-    from sidecar.notification import Notification
-    from sidecar.redis.client import Client
-    from sidecar.redis.scan import StreamInfo
+
+@dataclass(frozen=True)
+class Followed(Fleet, Notifications):
+    """A notification stream, and the store that its artifacts are in."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options that say which notifications are printed."""
+
+    since: str | None = option(
+        None,
+        "Begin after this control_version, or at this entry ID or time: milliseconds, RFC 3339, or"
+        " so long ago (15m, 2h, 7d). Default: the oldest retained.",
+        "POSITION",
+    )
+    count: int | None = option(
+        None,
+        "Only the last so many; with --since, the first so many after it.",
+        None,
+        "--count",
+        "-n",
+        min=0,
+    )
+    follow: bool = flag("Go on with what comes.", "--follow", "-f")
 
 
 def tail(
-    since: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SIDECAR_SINCE",
-            metavar="POSITION",
-            help="Begin after this control_version, or at this time: RFC 3339, or so long ago"
-            " (15m, 2h, 7d). Default: the oldest retained.",
-        ),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "--count",
-            "-n",
-            envvar="SIDECAR_COUNT",
-            min=0,
-            help="Only the last so many; with --since, the first so many after it.",
-        ),
-    ] = None,
+    where: Followed,
+    wanted: Wanted,
     *,
-    follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", envvar="SIDECAR_FOLLOW", help="Go on with what comes."),
-    ] = False,
     resolve: Annotated[
         bool,
         typer.Option(
-            "--resolve",
-            envvar="SIDECAR_RESOLVE",
-            help="Fetch and verify each artifact from the fleet's store; exit 1 if one fails.",
+            help="Fetch and verify each artifact from the fleet's store; exit 1 if one fails."
         ),
     ] = False,
     json: Json = False,
-    data_dir: DataDir = DATA_DIR,
-    redis: Redis = None,
-    notify_redis: NotifyRedis = None,
-    notify_stream: NotifyStream = NOTIFY_STREAM,
-    fleet_store: FleetStore = None,
 ) -> None:
     """Print notifications, the oldest first.
 
@@ -85,78 +79,24 @@ def tail(
       sidecar tail --since 1791234567890123 --json | jq -r .artifact_ref
 
     """
-    from sidecar.cli.servers import Servers
-    from sidecar.feed import Feed
-    from sidecar.redis.client import check_stream, connect, redact
-    from sidecar.stores import open_existing
-
-    store = open_existing(fleet_store or None, data_dir / "fleet") if resolve else None
-    url = Servers(data_dir, redis, notify_redis).notify
-    client = connect(url, key=notify_stream)
-    check_stream(client, url, notify_stream)
+    fleet = where.fleet() if resolve else None
+    url, stream = where.notify_url, where.notify_stream
+    client = connect(url, key=stream)
+    check_stream(client, url, stream)
     with _told(url):
-        cursor = _begin(client, notify_stream, since, count)
-        feed = Feed(url, notify_stream=notify_stream, store=store)
-        found = _following(feed, cursor) if follow else _retained(feed, cursor)
-        if count is not None and (since or not follow):
-            found = islice(found, count)
+        cursor = cursor_of(client, stream, wanted.since, wanted.count)
+        feed = Feed(url, notify_stream=stream, store=fleet)
+        found = _following(feed, cursor) if wanted.follow else retained(feed, cursor)
+        if wanted.count is not None and (wanted.since or not wanted.follow):
+            found = islice(found, wanted.count)
         show = _Printer(feed if resolve else None, json=json)
         for notification in found:
             show(notification)
     if show.failed:
         raise typer.Exit(1)
-    if not (show.printed or follow or count == 0):
-        window = f" since {since}" if since else ""
-        raise _NothingThere(f"there is no notification{window} in {notify_stream} on {redact(url)}")
-
-
-class _NothingThere(SidecarError):
-    """The window is empty."""
-
-    exit_code = 5
-
-
-def _begin(client: Client, stream: str, since: str | None, count: int | None) -> int:
-    """Return the control_version after which to begin; 0 is with the oldest there is."""
-    from sidecar.moments import parse_since
-    from sidecar.redis.scan import control_version_of, pages_back, server_time_us, stream_info
-
-    info = stream_info(client, stream)
-    end = control_version_of(info.last_id) if info else 0
-    if since:
-        begin = parse_since(since, server_time_us(client))
-        cursor = begin.control_version
-        return _from_time(cursor, info) if begin.is_time else cursor
-    if count is None:
-        return 0
-    if count == 0:
-        return end
-    for page in pages_back(client, stream):
-        if count <= len(page):
-            return control_version_of(page[count - 1].id) - 1
-        count -= len(page)
-    return 0
-
-
-def _from_time(cursor: int, info: StreamInfo | None) -> int:
-    """Return the cursor for a time, at which there need not be a notification."""
-    from sidecar.redis.scan import control_version_of
-
-    if info is None:
-        return 0
-    if info.added is None and info.first_id and cursor < control_version_of(info.first_id):
-        return 0  # before Redis 7.0 nothing tells whether there was anything before the oldest
-    # After the last notification a cursor would have lost the stream's tail; a time has not.
-    return min(cursor, control_version_of(info.last_id))
-
-
-def _retained(feed: Feed, cursor: int) -> Iterator[Notification]:
-    while True:
-        found = feed.poll(cursor)
-        yield from found
-        if not found:
-            return
-        cursor = found[-1].control_version
+    if not (show.printed or wanted.follow or wanted.count == 0):
+        window = f" since {wanted.since}" if wanted.since else ""
+        raise NothingThere(f"there is no notification{window} in {stream} on {redact(url)}")
 
 
 def _following(feed: Feed, cursor: int) -> Iterator[Notification]:
@@ -175,9 +115,6 @@ def _following(feed: Feed, cursor: int) -> Iterator[Notification]:
 @contextmanager
 def _told(url: str) -> Iterator[None]:
     """Turn what a feed raises into words for a person."""
-    from sidecar.feed import FeedGap, ForeignEntry
-    from sidecar.redis.client import translated
-
     try:
         with translated(url):
             yield
@@ -210,9 +147,6 @@ class _Printer:
             self._print_line(notification, resolved)
 
     def _resolve(self, notification: Notification) -> dict[str, Any] | None:
-        import store
-        from sidecar.stores import explained
-
         assert self._feed  # noqa: S101 -- asked by the caller
         if not notification.artifact_ref:
             return None
@@ -226,22 +160,12 @@ class _Printer:
         return {"ok": True, "size_bytes": len(data), "manifest_size_bytes": len(manifest)}
 
     def _print_json(self, notification: Notification, resolved: dict[str, Any] | None) -> None:
-        from sidecar.cli import output
-
-        body = notification.model_dump(mode="json") | {
-            "origin": notification.origin,
-            "traceparent": notification.traceparent,
-        }
-        always = ("id", "event_id", "type", "control_version")
-        body = {k: v for k, v in body.items() if k in always or v or k not in _OPTIONAL}
+        body = notification.to_json()
         if resolved is not None:
             body["resolved"] = resolved
         output.json_line(body)
 
     def _print_line(self, notification: Notification, resolved: dict[str, Any] | None) -> None:
-        from sidecar.cli import output
-        from sidecar.moments import rfc3339
-
         whose = "/".join(part for part in (notification.tenant_id, notification.stack_id) if part)
         if notification.version:
             whose += f"@{notification.version}"
@@ -256,12 +180,6 @@ class _Printer:
         if self._feed:
             parts.append(_verdict(resolved))
         output.styled(parts)
-
-
-_OPTIONAL = frozenset({
-    "tenant_id", "stack_id", "version", "base_version", "artifact_ref", "checksum",
-    "manifest_checksum", "created_at", "traceparent",
-})  # fmt: skip
 
 
 def _verdict(resolved: dict[str, Any] | None) -> tuple[str, str]:

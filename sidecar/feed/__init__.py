@@ -11,14 +11,15 @@ in one transaction (`Applied`), or beside it (`FileCursor`, `RedisCursor`); a no
 has applied already is known by its `event_id`. docs/feed.md has the whole of it.
 """
 
-from sidecar.cursors import Applied, FileCursor, RedisCursor
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.feed.blocking import Feed
 from sidecar.feed.coroutines import AsyncFeed
+from sidecar.feed.cursors import Applied, FileCursor, RedisCursor
 from sidecar.feed.reading import Batch, FeedGap, ForeignEntry
-from sidecar.notification import Notification
+from sidecar.wire.incarnations import Cursor
+from sidecar.wire.notification import Notification
 
 __all__ = [
-    "Applied", "AsyncFeed", "Batch", "Feed", "FeedGap", "FileCursor", "ForeignEntry",
+    "Applied", "AsyncFeed", "Batch", "Cursor", "Feed", "FeedGap", "FileCursor", "ForeignEntry",
     "Notification", "RedisCursor", "SidecarError", "Unreachable", "UsageError",
 ]  # fmt: skip

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import redis
+from redis.exceptions import NoPermissionError
 
 from sidecar.feed.face import (
     BLOCK_S,
@@ -14,12 +17,12 @@ from sidecar.feed.face import (
     PAGE,
     POLL_LIMIT,
     Face,
-    is_lasting,
 )
 from sidecar.feed.reading import Batch
-from sidecar.notification import Notification
 from sidecar.redis import readers
 from sidecar.redis.client import Client, Outage, connect, translated
+from sidecar.redis.fleet import STORE
+from sidecar.wire.notification import Notification
 from store import Artifact, ArtifactReader
 
 
@@ -37,7 +40,7 @@ class Feed(Face[Client]):
         With none there, waits for one up to `wait_s` seconds. `since=0` means from the oldest
         there is. Raises `FeedGap`, `ForeignEntry`, and `Unreachable` when Redis is away.
         """
-        deadline = time.monotonic() + wait_s
+        since, deadline = self._known(since), time.monotonic() + wait_s
         with translated(self._url):
             batch = self._read(since, limit, 0.0)
             while not batch and (batch.more or time.monotonic() < deadline):
@@ -56,7 +59,7 @@ class Feed(Face[Client]):
         """
         for batch in self.batches(since):
             for notification in batch:
-                self.position = notification.control_version
+                self.position = self._at(notification, batch)
                 yield notification
             self.position = batch.cursor
 
@@ -66,6 +69,7 @@ class Feed(Face[Client]):
         A batch is empty when all that came was filtered out: its cursor has moved all the same.
         """
         self._begin(since)
+        since = self._known(since)
         wait_s, pause_s = 0.0, FIRST_PAUSE_S
         while True:
             with translated(self._url):
@@ -73,15 +77,14 @@ class Feed(Face[Client]):
                     batch = self._read(since, PAGE, wait_s)
                     self._heartbeat()  # not before: a cursor in a gap is no reader's
                 except redis.AuthenticationError:
-                    raise  # waiting does not mend it
+                    raise  # waiting does not fix it
                 except Outage as error:
                     self._away(error)
                     time.sleep(pause_s)
                     wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
                     continue
             self._back()
-            has_moved = batch.cursor > since
-            since = batch.cursor
+            has_moved, since = batch.cursor > since, batch.cursor
             wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
             if has_moved:
                 yield batch
@@ -89,9 +92,11 @@ class Feed(Face[Client]):
     def resolve(self, notification: Notification) -> Artifact:
         """Return the artifact that the notification pins, verified.
 
-        Raises `store.StoreError` as the store does, `UsageError` without a store that pins, and
-        `ValueError` for a notification without an artifact.
+        Raises `store.StoreError` as the store does, `UsageError` without a store that pins, or with
+        another one than the notifications name, and `ValueError` for a notification without an
+        artifact.
         """
+        self._compare_store()
         return self._get(notification)
 
     def open(self, notification: Notification) -> ArtifactReader:
@@ -100,6 +105,7 @@ class Feed(Face[Client]):
         What was read is verified when its end is met, not before: damage is raised then. A store
         that does not declare `stream` reads it at once. Raises as `resolve`.
         """
+        self._compare_store()
         return self._open(notification)
 
     def passed(self, control_version: int) -> None:
@@ -136,6 +142,20 @@ class Feed(Face[Client]):
             self._reading.ask(pipeline, since, limit, wait_s)
             return self._reading.batch(pipeline.execute(raise_on_error=False), since)
 
+    def _compare_store(self) -> None:
+        """Compare the store with the one that is noted, once; Redis need not be there, nor let us.
+
+        Raises `UsageError` when it is another.
+        """
+        if not self._is_fleets:
+            with suppress(*Outage):
+                self._check_store(self._noted_store())
+
+    def _noted_store(self) -> Any:  # noqa: ANN401 -- redis-py's answer
+        with suppress(NoPermissionError):
+            return self._client.hget(self._keys.fleet, STORE.decode())
+        return None
+
     def _heartbeat(self) -> None:
         position = self._due()
         if position is None:
@@ -143,8 +163,7 @@ class Feed(Face[Client]):
         try:
             self._tell(position)
         except redis.ResponseError as error:
-            if is_lasting(error):
-                raise
+            self._refuse(error)
 
     def _tell(self, control_version: int) -> None:
         readers.passed(self._client, self._keys, self._reader, control_version, self._reader_ttl_s)

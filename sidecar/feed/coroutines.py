@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
 
 import redis
+from redis.exceptions import NoPermissionError
 
 from sidecar.feed.face import (
     BLOCK_S,
@@ -15,12 +18,12 @@ from sidecar.feed.face import (
     PAGE,
     POLL_LIMIT,
     Face,
-    is_lasting,
 )
 from sidecar.feed.reading import Batch
-from sidecar.notification import Notification
 from sidecar.redis import readers
 from sidecar.redis.client import AsyncClient, Outage, connect_async, translated
+from sidecar.redis.fleet import STORE
+from sidecar.wire.notification import Notification
 from store import Artifact, ArtifactReader
 
 
@@ -35,7 +38,7 @@ class AsyncFeed(Face[AsyncClient]):
 
     async def poll(self, since: int = 0, *, wait_s: float = 0.0, limit: int = POLL_LIMIT) -> Batch:
         """Return at most `limit` notifications above `since`, ascending; see `Feed.poll`."""
-        deadline = time.monotonic() + wait_s
+        since, deadline = self._known(since), time.monotonic() + wait_s
         with translated(self._url):
             batch = await self._read(since, limit, 0.0)
             while not batch and (batch.more or time.monotonic() < deadline):
@@ -48,13 +51,14 @@ class AsyncFeed(Face[AsyncClient]):
         """Yield notifications above `since` as they come, for ever; see `Feed.follow`."""
         async for batch in self.batches(since):
             for notification in batch:
-                self.position = notification.control_version
+                self.position = self._at(notification, batch)
                 yield notification
             self.position = batch.cursor
 
     async def batches(self, since: int = 0) -> AsyncGenerator[Batch]:
         """Do what `follow` does in batches; see `Feed.batches`."""
         self._begin(since)
+        since = self._known(since)
         wait_s, pause_s = 0.0, FIRST_PAUSE_S
         while True:
             with translated(self._url):
@@ -62,21 +66,21 @@ class AsyncFeed(Face[AsyncClient]):
                     batch = await self._read(since, PAGE, wait_s)
                     await self._heartbeat()  # not before: a cursor in a gap is no reader's
                 except redis.AuthenticationError:
-                    raise  # waiting does not mend it
+                    raise  # waiting does not fix it
                 except Outage as error:
                     self._away(error)
                     await asyncio.sleep(pause_s)
                     wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
                     continue
             self._back()
-            has_moved = batch.cursor > since
-            since = batch.cursor
+            has_moved, since = batch.cursor > since, batch.cursor
             wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
             if has_moved:
                 yield batch
 
     async def resolve(self, notification: Notification) -> Artifact:
         """Return the artifact that the notification pins, verified; see `Feed.resolve`."""
+        await self._compare_store()
         return await asyncio.to_thread(self._get, notification)
 
     async def open(self, notification: Notification) -> ArtifactReader:
@@ -84,6 +88,7 @@ class AsyncFeed(Face[AsyncClient]):
 
         Reading it blocks: `await asyncio.to_thread(reader.read, size)`.
         """
+        await self._compare_store()
         return await asyncio.to_thread(self._open, notification)
 
     async def passed(self, control_version: int) -> None:
@@ -114,6 +119,17 @@ class AsyncFeed(Face[AsyncClient]):
             self._reading.ask(pipeline, since, limit, wait_s)
             return self._reading.batch(await pipeline.execute(raise_on_error=False), since)
 
+    async def _compare_store(self) -> None:
+        """Compare the store with the one that is noted, once; see `Feed`."""
+        if not self._is_fleets:
+            with suppress(*Outage):
+                await asyncio.to_thread(self._check_store, await self._noted_store())
+
+    async def _noted_store(self) -> Any:  # noqa: ANN401 -- redis-py's answer
+        with suppress(NoPermissionError):
+            return await self._client.hget(self._keys.fleet, STORE.decode())
+        return None
+
     async def _heartbeat(self) -> None:
         position = self._due()
         if position is None:
@@ -121,8 +137,7 @@ class AsyncFeed(Face[AsyncClient]):
         try:
             await self._tell(position)
         except redis.ResponseError as error:
-            if is_lasting(error):
-                raise
+            self._refuse(error)
 
     async def _tell(self, control_version: int) -> None:
         seconds, microseconds = await self._client.time()

@@ -13,11 +13,13 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from sidecar.errors import UsageError
-from sidecar.feed.reading import Reading, wanted
-from sidecar.notification import Notification
-from sidecar.redis.client import outage, redact
+from sidecar.feed.reading import Batch, Reading, wanted
+from sidecar.redis.client import outage
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S
+from sidecar.wire.incarnations import Cursor
+from sidecar.wire.notification import Notification
+from sidecar.wire.urls import redact
 from store import Artifact, ArtifactReader, Capability, Store, VersionedStore, versioned
 
 POLL_LIMIT: Final = 1000
@@ -47,6 +49,7 @@ class Face(Generic[Client]):
     Attributes:
         position: the control_version up to which nothing more comes of this feed: all has been
             returned, or was not for it. Ahead of the last notification where others follow it.
+            A `Cursor` once something was read.
 
     """
 
@@ -76,13 +79,16 @@ class Face(Generic[Client]):
         self._url = redis_url
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
         self._store = versioned(store, Capability.PINNED_GET) if store else None
+        self._is_fleets = store is None or not versioned(store, Capability.IDENTITY)
+        """Whether nothing is left to compare: the store is theirs, or nobody can tell."""
         self._keys = Keys.of("", notify_stream)
         self._reader = reader or ""
         self._reader_ttl_s = reader_ttl_s
-        self.position = 0
+        self.position: int = 0
         self._passed: int | None = None
         self._told_at = -math.inf
         self._is_away = False
+        self._is_refused = False
         self._client: Client = self._connect(redis_url, key=notify_stream, block_s=BLOCK_S)
         # redis-py's own parsing of entries costs more than the rest of reading them.
         self._client.set_response_callback("XREAD", lambda answer, **_: answer)
@@ -112,6 +118,24 @@ class Face(Generic[Client]):
             "manifest_checksum": notification.manifest_checksum or None,
         }
 
+    def _check_store(self, noted: Any) -> None:  # noqa: ANN401 -- of either client
+        """Raise `UsageError` when the store is not the one whose identity is noted, if any is."""
+        identity = self._store.identity if self._store and noted else None
+        if identity and noted.decode(errors="replace") != identity:
+            raise UsageError(
+                f"the feed's store is {identity}, and the notifications on {redact(self._url)} name"
+                f" the store {noted.decode(errors='replace')}; open that one"
+            )
+        self._is_fleets = True
+
+    def _at(self, notification: Notification, batch: Batch) -> Cursor:
+        """Return the cursor at one of a batch."""
+        return Cursor(notification.control_version, batch.cursor.incarnation)
+
+    def _known(self, since: int) -> int:
+        """Return the cursor, with what this feed knows of it when it has just been there."""
+        return self.position if since == self.position else since
+
     def _away(self, error: Exception) -> None:
         """Log that Redis is away, once until it is back."""
         if not self._is_away:
@@ -135,7 +159,24 @@ class Face(Generic[Client]):
             raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
         self._passed, self._told_at = control_version, -math.inf
 
+    def _refuse(self, error: redis.ResponseError) -> None:
+        """Log that the note about the reader was refused, once until it is taken.
+
+        It is tried again with each heartbeat. Raises what will be refused next time, too.
+        """
+        if is_lasting(error):
+            raise error
+        if not self._is_refused:
+            _log.warning(
+                "%s takes no note of the reader %r, so what it has not passed may be trimmed; it is"
+                " tried again: %s", redact(self._url), self._reader, error,
+            )  # fmt: skip
+        self._is_refused = True
+
     def _told(self, control_version: int) -> None:
+        if self._is_refused:
+            _log.info("%s has taken note of the reader %r", redact(self._url), self._reader)
+        self._is_refused = False
         if control_version == self._passed:  # else another task has passed more meanwhile
             self._told_at = time.monotonic()
         self._back()

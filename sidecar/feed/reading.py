@@ -5,26 +5,34 @@ Nothing here sends or waits: the two faces of the feed do, each in its own way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Literal
 
 import redis
+from redis.exceptions import NoPermissionError
 
 from sidecar.errors import UsageError
-from sidecar.notification import Notification
+from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.keys import Keys
-from sidecar.redis.scan import control_version_of, entry_id_of
+from sidecar.wire.ids import FIRST, control_version_of, entry_id_of
+from sidecar.wire.incarnations import Cursor, Incarnation, incarnation_of, is_lost, parse
+from sidecar.wire.notification import Notification
 
 NO_STREAM: Final = "no such key"
+
+_log: Final = logging.getLogger("sidecar.feed")
 
 
 class FeedGap(Exception):
     """Notifications after the cursor are gone, or the stream ends before it.
 
-    Start again from a snapshot: going on would miss changes in silence.
+    Start again from a snapshot: continuing would miss changes in silence.
 
     Attributes:
-        kind: `trimmed`, what came after the cursor; or `tail_lost`, the stream ends before it.
+        kind: `trimmed`, what came after the cursor; `tail_lost`, the stream ends before it; or
+            `made_anew`, the server lost its memory, or its tail, and the stream continued since
+            without what the cursor knows.
         cursor: after which nothing can be told.
         first: the control_version of the oldest notification there is; `end + 1` without any.
         end: the one that was given last; 0 without a stream.
@@ -34,7 +42,7 @@ class FeedGap(Exception):
     def __init__(
         self,
         words: str,
-        kind: Literal["trimmed", "tail_lost"],
+        kind: Literal["trimmed", "tail_lost", "made_anew"],
         *,
         cursor: int,
         first: int,
@@ -56,16 +64,17 @@ class _NoCursor(ValueError):
 
 
 class Batch(list[Notification]):
-    """Notifications in order: a list that knows where reading goes on.
+    """Notifications in order: a list that knows where reading continues.
 
     Attributes:
         cursor: whatever is wanted up to this control_version is in the list, or was before it.
-            To be kept as the cursor once the list is applied.
+            To be kept as the cursor once the list is applied, best as it is: a `Cursor` knows of
+            which incarnation of the stream it is.
         more: whether the stream had more after it.
 
     """
 
-    def __init__(self, found: Iterable[Notification], cursor: int, *, more: bool) -> None:
+    def __init__(self, found: Iterable[Notification], cursor: Cursor, *, more: bool) -> None:
         super().__init__(found)
         self.cursor = cursor
         self.more = more
@@ -109,33 +118,68 @@ class Reading:
 
     def __init__(self, stream: str, wants: Filter | None) -> None:
         self._stream = stream
-        self._trimmed = Keys.of("", stream).trimmed
+        self._keys = Keys.of("", stream)
         self._wants = wants
+        self._is_blind = False
+        self._is_warned = False
 
     def ask(self, pipeline: Any, since: int, limit: int, wait_s: float) -> None:  # noqa: ANN401 -- of either client
         """Put the commands into `pipeline`: to read, and only then to look for a gap.
 
-        So nothing can be trimmed between the look and the read. They wait up to `wait_s` seconds
-        for a first entry.
+        So nothing can be trimmed, nor the stream be made anew, between the look and the read. They
+        wait up to `wait_s` seconds for a first entry.
         """
         if limit < 1:
             raise ValueError(f"limit is {limit}: it must be at least 1")
         block = ("BLOCK", max(1, int(wait_s * 1000))) if wait_s > 0 else ()
+        pipeline.hget(self._keys.incarnations, "list")
         pipeline.execute_command(
             "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, entry_id_of(since)
         )
-        pipeline.hget(self._trimmed, self._stream)
+        pipeline.hget(self._keys.trimmed, self._stream)
         pipeline.xinfo_stream(self._stream)
+        pipeline.xrange(self._stream, entry_id_of(since), entry_id_of(since))
+        pipeline.hget(self._keys.incarnations, "list")
 
     def batch(self, answers: list[Any], since: int) -> Batch:
         """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and redis-py's errors."""
-        read, noted, info = _without_errors(answers)
+        before, after = self._seen(answers.pop(0)), self._seen(answers.pop())
+        read, noted, info, there = _without_errors(answers)
         if since:
-            self._check_gap(since, noted, info)
+            lost = after is not None and is_lost(since, after, is_there=bool(there))
+            self._check_gap(since, noted, info, lost=lost)
         found = self._notifications(read[0][1] if read else [])
-        cursor = found[-1].control_version if found else since
+        # Of which incarnation it is is sure only where no other began while it was read.
+        own = after[-1].id if after and before == after else ""
+        if not found:
+            own = own or incarnation_of(since)
+        cursor = Cursor(found[-1].control_version if found else since, own)
         more = bool(found) and cursor < _end(info)
         return Batch(filter(self._wants, found) if self._wants else found, cursor, more=more)
+
+    def _seen(self, answer: Any) -> list[Incarnation] | None:  # noqa: ANN401 -- redis-py
+        """Return the stream's incarnations; None for a login that must not see them."""
+        if not isinstance(answer, NoPermissionError):
+            return parse(*_without_errors([answer]))
+        if not self._is_blind:
+            _log.warning(
+                "a stream that was made anew is not noticed: Redis does not let this login read"
+                " %s; grant it", self._keys.incarnations,
+            )  # fmt: skip
+        self._is_blind = True
+        return None
+
+    def _trimmed(self, noted: bytes | None) -> tuple[int, bool]:
+        """Return up to where the sidecar trimmed, and whether that can be told."""
+        try:
+            return control_version_of(trimmed_id(self._keys, self._stream, noted) or FIRST), True
+        except Damaged as damaged:
+            if not self._is_warned:
+                _log.warning(
+                    "what was trimmed cannot be told, so gaps are taken for real: %s", damaged
+                )
+            self._is_warned = True
+            return 0, False
 
     def _notifications(self, entries: list[tuple[bytes, list[bytes]]]) -> list[Notification]:
         found: list[Notification] = []
@@ -152,18 +196,27 @@ class Reading:
             found.append(one)
         return found
 
-    def _check_gap(self, since: int, noted: bytes | None, info: dict[str, Any] | None) -> None:
+    def _check_gap(
+        self, since: int, noted: bytes | None, info: dict[str, Any] | None, *, lost: bool
+    ) -> None:
         if info is None:
             words = f"the cursor is {since}, and there is no stream {self._stream}"
             raise FeedGap(words, "tail_lost", cursor=since, first=1, end=0)
-        trimmed = control_version_of((noted or b"0-0").decode())
+        trimmed, is_told = self._trimmed(noted)
         end = _end(info)
         oldest = info["first-entry"]
         first = control_version_of(oldest[0].decode()) if oldest else end + 1
         if since > end:
             words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost"
             raise FeedGap(words, "tail_lost", cursor=since, first=first, end=end)
-        whole = info.get("entries-added") == info["length"]  # known since Redis 7.0
+        if lost:
+            words = (
+                f"the cursor is {since}, of a history of {self._stream} that the server lost: the"
+                f" stream was made anew, or restored, and ends at {end}"
+            )
+            raise FeedGap(words, "made_anew", cursor=since, first=first, end=end)
+        # Known since Redis 7.0.
+        whole = is_told and info.get("entries-added") == info["length"]
         # Trimmed by the sidecar, or by hand, which no one noted: then nobody knows how much of it
         # came after the cursor.
         if since < trimmed or (trimmed < since < min(first, end) and not whole):

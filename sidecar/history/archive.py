@@ -6,7 +6,8 @@ it, and its ref between which IDs it lies:
     .sidecar/archive/<notification stream>/<stream>/<first ID>..<last ID>
 
 What lay right before a segment, and was gone when that was written, its ref tells as a gap:
-`…~<first ID>..<last ID>`. So the names alone tell the order, and what is missing.
+`…~<first ID>..<last ID>`. So the names alone tell the order, and what is missing. A stream that was
+made anew may have other rows between the same IDs: their ref ends in `+` and digits of a checksum.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 import re
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -34,15 +35,15 @@ from sidecar.history.segments import (
     entries_back_of,
     entries_of,
     lines_of,
-    read_ahead,
 )
-from sidecar.redis.source import FIRST, LAST, Entry, id_pair
+from sidecar.redis.source import Entry
 from sidecar.stores import explained
-from store import Corrupt, NotFound, VersionedStore
+from sidecar.wire.ids import FIRST, LAST, id_after, id_before, id_pair
+from store import Capability, Corrupt, NotFound, VersionedStore
 
 FORMAT: Final = 1
 _ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
-_NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?")
+_NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?(?:\+[0-9a-f]{{12}})?")
 MAX_TENANTS: Final = 1000
 _FILTER_BITS: Final = 10
 """Of a Bloom filter, for each thing in it: one in a hundred is taken for there and is not."""
@@ -110,6 +111,20 @@ def pack(
     return ref, gzip.compress(raw, 6, mtime=0), orjson.dumps(header.model_dump(mode="json"))
 
 
+def apart(store: VersionedStore, ref: str, manifest: bytes) -> str:
+    """Return the ref for a segment: another than `ref` where that has other rows already.
+
+    Raises as the store does, and `Damaged`.
+    """
+    ours = _header(manifest, ref).sha256
+    try:
+        with store.open(ref) as reader:
+            is_other = _header(reader.manifest, ref).sha256 != ours
+    except (NotFound, Corrupt, Damaged):
+        return ref  # what is damaged is healed by what is put there
+    return f"{ref}+{ours[:12]}" if is_other else ref
+
+
 def _mentioned(entries: Sequence[Entry]) -> tuple[set[str], set[str]]:
     tenants, words = set(), set()
     for entry in entries:
@@ -166,8 +181,7 @@ class ArchiveHistory:
 
     def now_us(self) -> int:
         """Return the time of the newest notification in it."""
-        names = self.names(self.streams.notifications)
-        ms, seq = id_pair(names[-1].last) if names else (0, 0)
+        ms, seq = id_pair(self.last(self.streams.notifications))
         return ms * 1000 + seq
 
     def names(self, stream: str, *, anew: bool = False) -> list[Name]:
@@ -182,29 +196,37 @@ class ArchiveHistory:
         names = self.names(stream)
         if not names:
             return None
-        gaps = [Gap(*name.gap, "trimmed before it was archived") for name in names if name.gap]
-        last = max((name.last for name in names), key=id_pair)
-        return Reach(names[0].first, last, tuple(gaps))
+        gaps = [
+            Gap(first, last, "trimmed before it was archived")
+            for name in names
+            if name.gap
+            for first, last in _uncovered(name.gap, names)
+        ]
+        gaps.sort(key=lambda gap: (id_pair(gap.first), id_pair(gap.last)))
+        return Reach(names[0].first, self.last(stream), tuple(dict.fromkeys(gaps)))
+
+    def last(self, stream: str, *, anew: bool = False) -> str:
+        """Return the highest ID in its segments; FIRST without any."""
+        names = self.names(stream, anew=anew)
+        return max((name.last for name in names), key=id_pair, default=FIRST)
 
     def entries(
         self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in the segments that may mention `about`."""
-        segments = self._segments(stream, first, last, about)
+        pieces = self._pieces(stream, about)
         # Whoever looks for something stops at what was found: for them the next is not read.
-        yield from entries_of(read_ahead(segments) if about == ANY else segments, first, last)
+        yield from entries_of(pieces, first, last, eager=about == ANY)
 
     def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
         """Yield what is in the segments, as it lies there."""
-        yield from lines_of(read_ahead(self._segments(stream, first, last, ANY)), first, last)
+        yield from lines_of(self._pieces(stream, ANY), first, last, eager=True)
 
     def entries_back(
         self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in them, the newest first."""
-        yield from entries_back_of(
-            self._segments(stream, first, last, about, back=True), last, first
-        )
+        yield from entries_back_of(self._pieces(stream, about), last, first)
 
     def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
         """Return nothing: the archive does not know who is at work."""
@@ -236,16 +258,11 @@ class ArchiveHistory:
         with explained(), self.store.open(name.ref) as reader:
             return _header(reader.manifest, where).rows
 
-    def _segments(
-        self, stream: str, first: str, last: str, about: About, *, back: bool = False
-    ) -> Iterator[Segment]:
-        low, high = id_pair(first), id_pair(last)
-        names = self.names(stream)
-        for name in reversed(names) if back else names:
-            if id_pair(name.last) >= low and id_pair(name.first) <= high:
-                segment = self._segment(name, about)
-                if segment is not None:
-                    yield segment
+    def _pieces(self, stream: str, about: About) -> list[_Piece]:
+        return [
+            _Piece(name.first, name.last, partial(self._segment, name, about))
+            for name in self.names(stream)
+        ]
 
     def _segment(self, name: Name, about: About) -> Segment | None:
         """Return a segment, unless it cannot mention `about`. Raises `Damaged`, `UsageError`."""
@@ -264,6 +281,14 @@ class ArchiveHistory:
             where, header.first, header.last, header.rows, header.sha256,
             partial(_unpacked, where, data),
         )  # fmt: skip
+
+
+class _Piece(NamedTuple):
+    """A segment that was not opened yet."""
+
+    first: str
+    last: str
+    open: Callable[[], Segment | None]
 
 
 def _header(manifest: bytes, where: str) -> Header:
@@ -286,8 +311,32 @@ def _unpacked(where: str, data: bytes) -> bytes:
         raise Damaged(f"{where} is damaged: {error}") from error
 
 
+def _uncovered(gap: tuple[str, str], names: Sequence[Name]) -> Iterator[tuple[str, str]]:
+    """Yield what no segment has of a gap: another archiver may have been in time."""
+    first, last = gap
+    for name in names:
+        if id_pair(name.last) < id_pair(first):
+            continue
+        if id_pair(name.first) > id_pair(last):
+            break
+        if id_pair(first) < id_pair(name.first):
+            yield first, id_before(name.first)
+        first = id_after(name.last)
+    if id_pair(first) <= id_pair(last):
+        yield first, last
+
+
 def _event_id_of(entry: Entry) -> str:
     try:
         return str(orjson.loads(entry.fields[b"event"])["event_id"])
     except (KeyError, ValueError, TypeError):
         return ""
+
+
+def archive_in(fleet: VersionedStore, streams: Streams) -> ArchiveHistory | None:
+    """Return the archive of these streams; None when the store has none."""
+    if not fleet.capabilities.issuperset({Capability.LIST, Capability.STREAM}):
+        return None
+    archive = ArchiveHistory(fleet, streams)
+    there = any(archive.names(stream) for stream in (*streams.control, *streams[1:]))
+    return archive if there else None

@@ -1,29 +1,36 @@
 """Writes what is in the streams into the archive, before trimming takes it.
 
 What is written depends on the entries alone, so that whoever writes again what is there already
-changes nothing. How far it went is noted in Redis, for trimming, and lies in the names of the
-segments, for whoever comes after a Redis that lost its memory.
+changes nothing. How far it went is noted in Redis (`redis.archived`), for trimming, and lies in the
+names of the segments, for whoever comes after a Redis that lost its memory. Who archives a stream
+claims it, so that two seldom write the same; where they do, readers take each entry once.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple
 
-from sidecar.history.archive import ArchiveHistory, names_of, pack
+from sidecar.errors import SidecarError
+from sidecar.history.archive import ArchiveHistory, apart, pack
 from sidecar.history.checkpoints import write_checkpoint
+from sidecar.history.contract import get
 from sidecar.history.live import LiveHistory
 from sidecar.history.state import state_at
+from sidecar.redis.archived import Claim, is_due, note_archived
 from sidecar.redis.client import Client, translated
 from sidecar.redis.keys import Keys
-from sidecar.redis.scan import control_version_of
-from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair
+from sidecar.redis.source import Entry
 from sidecar.stores import explained
+from sidecar.wire.ids import FIRST, control_version_of, id_after, id_before, id_pair
 from store import VersionedStore
 
 SEGMENT_ROWS: Final = 20_000
 SEGMENT_BYTES: Final = 8 << 20
 CHECKPOINT_ROWS: Final = 100_000
+LOOK_EVERY_S: Final = 0.2
 
 
 class Archived(NamedTuple):
@@ -59,8 +66,39 @@ class Archiver:
         self._checkpoint_rows = checkpoint_rows
         self._counted: dict[str, tuple[int, tuple[int, int]]] = {}
 
-    def archive(self, stream: str, *, rest: bool) -> Iterator[Archived]:
-        """Write all that fills segments; with `rest`, also what is left over. Yield each."""
+    def is_due(self, stream: str, every_s: float) -> bool:
+        """Tell whether the stream's last segment was closed so long ago, by whomever."""
+        with translated(self._live.describe()):
+            return is_due(self._notify, self._keys, stream, every_s)
+
+    def archive(self, stream: str, *, rest: bool, wait_s: float = 0.0) -> Iterator[Archived]:
+        """Write all that fills segments; with `rest`, also what is left over. Yield each.
+
+        Nothing is written while another archives the stream; after `wait_s` seconds of that raises
+        `SidecarError`, unless it is 0.
+        """
+        claim = Claim(self._notify, self._keys, stream)
+        if not self._claimed(claim, stream, wait_s):
+            return
+        try:
+            yield from self._archive(claim, stream, rest=rest)
+        finally:
+            with suppress(SidecarError), translated(self._live.describe()):
+                claim.release()  # else it runs out
+
+    def _claimed(self, claim: Claim, stream: str, wait_s: float) -> bool:
+        ends_at = time.monotonic() + wait_s
+        while True:
+            with translated(self._live.describe()):
+                if claim.hold():
+                    return True
+            if not wait_s:
+                return False
+            if time.monotonic() >= ends_at:
+                raise SidecarError(f"{stream} is being archived by another; try again later")
+            time.sleep(LOOK_EVERY_S)
+
+    def _archive(self, claim: Claim, stream: str, *, rest: bool) -> Iterator[Archived]:
         reached = self._reached(stream)
         while batch := self._batch(stream, id_after(reached)):
             entries, full = batch
@@ -70,9 +108,12 @@ class Archiver:
             if within:
                 continue  # trimmed by hand while it was read: read again what is left
             reached = entries[-1].id
-            yield self._write(stream, entries, before)
-            if stream == self._keys.notifications:
-                self._keep_state(reached)
+            done = self._write(stream, entries, before)
+            with translated(self._live.describe()):
+                if not claim.hold():
+                    return  # another took over meanwhile, and its mark may be higher
+                note_archived(self._notify, self._keys, stream, entries[-1])
+            yield done
 
     def _batch(self, stream: str, first: str) -> tuple[list[Entry], bool] | None:
         """Return entries for one segment, and whether they fill it; None when there are none."""
@@ -99,15 +140,20 @@ class Archiver:
     def _write(self, stream: str, entries: list[Entry], gap: tuple[str, str] | None) -> Archived:
         ref, data, manifest = pack(self._keys.notifications, stream, entries, gap)
         with explained():
+            ref = apart(self._store, ref, manifest)
             self._store.put(ref, data, manifest)
-        with translated(self._live.describe()):
-            self._notify.hset(self._keys.archived, stream, entries[-1].id)
         return Archived(stream, ref, len(entries), len(data) + len(manifest))
 
-    def _keep_state(self, reached: str) -> None:
+    def keep_state(self) -> None:
         """Write a checkpoint once it is worth it: so that a state is soon found, whatever its size,
         and all checkpoints together have no more than twice the rows of the log.
+
+        Call it after each segment of the notifications. Raises `OSError` besides: what it makes
+        may need room on the disk.
         """
+        reached = self._reached(self._keys.notifications)
+        if reached == FIRST:
+            return
         archive = ArchiveHistory(self._store, self._live.streams)
         before = archive.checkpoint(reached)
         begin = id_pair(before.last) if before else (0, 0)
@@ -123,12 +169,13 @@ class Archiver:
 
     def _reached(self, stream: str) -> str:
         """Return the last entry that is archived; of a stream made anew, none is."""
-        with translated(self._live.describe()):
-            noted: Any = self._notify.hget(self._keys.archived, stream)
-        reached = noted.decode() if noted else FIRST
-        if not noted:
-            with explained():
-                names = names_of(self._store, self._keys.notifications, stream)
-            reached = max((name.last for name in names), key=id_pair, default=FIRST)
+        noted = self._live.archived_to(stream)
+        if noted is not None:
+            return noted
+        archive = ArchiveHistory(self._store, self._live.streams)
+        last = archive.last(stream)
         reach = self._live.reach(stream)
-        return FIRST if reach and id_pair(reach.last) < id_pair(reached) else reached
+        if reach is None or reach.first is None or id_pair(reach.first) > id_pair(last):
+            return last
+        there = get(self._live, stream, last)
+        return last if there is not None and there in archive.entries(stream, last, last) else FIRST

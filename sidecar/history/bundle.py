@@ -28,9 +28,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sidecar.errors import UsageError
 from sidecar.history.contract import ANY, About, Gap, Reach, Streams
 from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of, lines_of
-from sidecar.moments import rfc3339
-from sidecar.redis.scan import control_version_of
-from sidecar.redis.source import FIRST, LAST, Entry
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import FIRST, LAST, control_version_of
+from sidecar.wire.moments import rfc3339
 from store import (
     Artifact,
     Capability,
@@ -237,7 +237,7 @@ class BundleHistory:
     ) -> Iterator[Entry]:
         """Yield what is in the bundle, the newest first; `about` leaves nothing out."""
         del about
-        yield from entries_back_of(reversed(self._segments.get(stream, ())), last, first)
+        yield from entries_back_of(self._segments.get(stream, ()), last, first)
 
     def checkpoint(self, last: str) -> None:
         """Return nothing: there is none."""

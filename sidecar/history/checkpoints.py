@@ -24,8 +24,8 @@ from sidecar.errors import UsageError
 from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
 from sidecar.history.segments import Damaged, ahead
-from sidecar.redis.source import id_pair
 from sidecar.stores import explained
+from sidecar.wire.ids import id_pair
 from store import VersionedStore
 
 FORMAT: Final = 2

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from sidecar.redis.source import FIRST, LAST, Entry, id_pair
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import FIRST, LAST, id_pair
 from store import VersionedStore
 
 
@@ -19,7 +20,7 @@ class Streams(NamedTuple):
     notifications: str
     dead: str
     redriven: str
-    """Which dead letters were put back, when, why, and as what."""
+    """Which dead letters were redriven, when, why, and as what."""
     halts: str
     """Which control streams were halted and resumed, when, why, and by whom."""
 

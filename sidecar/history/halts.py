@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sidecar.history.contract import History
-from sidecar.moments import rfc3339, span
-from sidecar.redis.scan import control_version_of, text
+from sidecar.redis.scan import text
+from sidecar.wire.ids import control_version_of
+from sidecar.wire.moments import rfc3339, span
 
 _UNRECORDED: Final = ("somebody", "at the latest then; there is no record of it")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
 
 from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach
 from sidecar.history.live import LiveHistory
-from sidecar.redis.source import FIRST, LAST, Entry, id_after, id_pair
+from sidecar.history.rows import id_of_line
+from sidecar.history.segments import Id, merged, turned
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import FIRST, LAST, id_after, id_pair
+
+T = TypeVar("T")
 
 
 class JoinedHistory:
@@ -44,29 +50,68 @@ class JoinedHistory:
         self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is archived, then what is not."""
-        begin = self._archived_to(stream)
-        if id_pair(first) <= id_pair(begin):
-            yield from self._archive.entries(stream, first, last, about=about)
-        after = max(first, id_after(begin), key=id_pair)
-        if id_pair(after) <= id_pair(last):
-            yield from self._live.entries(stream, after, last, about=about)
+        yield from self._forwards(
+            stream, first, last,
+            lambda low, high: self._archive.entries(stream, low, high, about=about),
+            lambda low, high: self._live.entries(stream, low, high, about=about),
+            lambda entry: id_pair(entry.id),
+        )  # fmt: skip
 
     def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
         """Yield what is archived, then what is not."""
-        begin = self._archived_to(stream)
-        yield from self._archive.lines(stream, first, min(last, begin, key=id_pair))
-        yield from self._live.lines(stream, max(first, id_after(begin), key=id_pair), last)
+        yield from self._forwards(
+            stream, first, last,
+            lambda low, high: self._archive.lines(stream, low, high),
+            lambda low, high: self._live.lines(stream, low, high),
+            id_of_line,
+        )  # fmt: skip
 
     def entries_back(
         self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is not archived, the newest first, then what is."""
-        begin = self._archived_to(stream)
+        begin, is_apart = self._seam(stream)
         after = max(first, id_after(begin), key=id_pair)
-        if id_pair(after) <= id_pair(last):
-            yield from self._live.entries_back(stream, last, after, about=about)
-        if id_pair(first) <= id_pair(begin):
+
+        def live() -> Iterator[Entry]:
+            if id_pair(after) <= id_pair(last):
+                yield from self._live.entries_back(stream, last, after, about=about)
+
+        def archived() -> Iterator[Entry]:
             yield from self._archive.entries_back(stream, last, first, about=about)
+
+        if is_apart:
+            yield from live()
+            yield from archived()
+        else:
+            low = turned(id_pair(LAST), back=True)
+            yield from merged(
+                ((low, live), (low, archived)), lambda entry: turned(id_pair(entry.id), back=True)
+            )
+
+    def _forwards(
+        self,
+        stream: str,
+        first: str,
+        last: str,
+        archived: Callable[[str, str], Iterator[T]],
+        live: Callable[[str, str], Iterator[T]],
+        key: Callable[[T], Id],
+    ) -> Iterator[T]:
+        begin, is_apart = self._seam(stream)
+        while is_apart and id_pair(first) <= id_pair(begin):
+            yield from archived(first, min(begin, last, key=id_pair))
+            first = id_after(begin)
+            begin, is_apart = self._seam(stream)  # trimming may have followed meanwhile
+        after = max(first, id_after(begin), key=id_pair)
+        if is_apart:
+            if id_pair(after) <= id_pair(last):
+                yield from live(after, last)
+            return
+        low = id_pair(FIRST)
+        yield from merged(
+            ((low, lambda: archived(first, last)), (low, lambda: live(after, last))), key
+        )
 
     def checkpoint(self, last: str) -> Checkpoint | None:
         """Return the archive's newest at or before `last`."""
@@ -85,7 +130,18 @@ class JoinedHistory:
         """Return those registered in Redis."""
         return self._live.readers()
 
-    def _archived_to(self, stream: str) -> str:
-        """Return the last ID that is archived now: trimming may follow right behind it."""
-        names = self._archive.names(stream, anew=True)
-        return max((name.last for name in names), key=id_pair, default=FIRST)
+    def _seam(self, stream: str) -> tuple[str, bool]:
+        """Return up to which ID Redis need not be asked, for the archive has it all, and whether
+        all that Redis has lies behind all that is archived.
+
+        It does not where archivers overlapped, or the stream was made anew with lower IDs.
+        """
+        noted = self._live.archived_to(stream)  # before the names: trimming follows right behind it
+        last = self._archive.last(stream, anew=True)
+        begin = noted if noted is not None and id_pair(noted) <= id_pair(last) else FIRST
+        if begin == last:
+            return begin, True
+        reach = self._live.reach(stream)
+        if reach is None or reach.first is None or id_pair(reach.first) > id_pair(last):
+            return last, True
+        return begin, False

@@ -6,16 +6,20 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
 
-import redis
-
 from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
 from sidecar.history.rows import to_line
-from sidecar.redis.client import Side, check_stream, redact, translated
-from sidecar.redis.keys import Keys, identity_digest
+from sidecar.redis.archived import archived_to
+from sidecar.redis.client import Side, check_stream, translated
+from sidecar.redis.damage import trimmed_of
+from sidecar.redis.groups import delivered, pending
+from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import remembered
 from sidecar.redis.readers import registered
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
-from sidecar.redis.source import FIRST, LAST, Entry, id_after, id_before, id_pair
+from sidecar.redis.source import Entry
+from sidecar.wire.identity import identity_digest
+from sidecar.wire.ids import FIRST, LAST, id_after, id_before, id_pair
+from sidecar.wire.urls import redact
 from store import VersionedStore
 
 PAGE: Final = 500
@@ -87,8 +91,13 @@ class LiveHistory:
     def trimmed_to(self, stream: str) -> str:
         """Return the highest ID that the sidecar trimmed, as it noted; FIRST for none."""
         with translated(self._notify.url):
-            noted: Any = self._notify.client.hget(self._one.trimmed, stream)
-        return str(noted.decode()) if noted else FIRST
+            return trimmed_of(self._notify.client, self._one, stream) or FIRST
+
+    def archived_to(self, stream: str) -> str | None:
+        """Return up to where all that is in the stream is archived; None when nobody can tell."""
+        side = self._side(stream)
+        with translated(side.url), translated(self._notify.url):
+            return archived_to(side.at(stream), self._notify.client, self._one, stream)
 
     def entries(
         self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
@@ -124,10 +133,12 @@ class LiveHistory:
         if not entry_ids:
             return set()
         low, high = min(entry_ids, key=id_pair), max(entry_ids, key=id_pair)
+        client, keys = self._control.at(stream), self._keys[stream]
+        read_to = id_pair(delivered(self._control, self._notify, keys))
+        unread = {one for one in entry_ids if id_pair(one) > read_to}
         with translated(self._control.url):
-            delivered = self._delivered(stream)
-            unread = {one for one in entry_ids if id_pair(one) > id_pair(delivered)}
-            return unread | (set(self._pending(stream, low, high)) & set(entry_ids))
+            found = chain.from_iterable(pending(client, stream, keys.group, low, high, page=PAGE))
+            return unread | ({entry_id for entry_id, _ in found} & set(entry_ids))
 
     def published(self, event_ids: Collection[str]) -> dict[str, int]:
         """Return those that the deduplication index remembers."""
@@ -146,32 +157,6 @@ class LiveHistory:
         with translated(self._notify.url):
             readers = registered(self._notify.client, self._one)
         return {one.name: one.control_version for one in readers if not one.expired}
-
-    def _delivered(self, stream: str) -> str:
-        """Return up to where entries were handed out; a lost group begins at the low again."""
-        client = self._control.at(stream)
-        groups: Any = client.xinfo_groups(stream) if client.exists(stream) else ()
-        for group in groups:
-            if group["name"] == self._keys[stream].group.encode():
-                return str(group["last-delivered-id"].decode())
-        with translated(self._notify.url):
-            low: Any = self._notify.client.get(self._keys[stream].low)
-        return id_before(low.decode()) if low else FIRST
-
-    def _pending(self, stream: str, first: str, last: str) -> Iterator[str]:
-        while True:
-            try:
-                page: Any = self._control.at(stream).xpending_range(
-                    stream, self._keys[stream].group, first, last, PAGE
-                )
-            except redis.ResponseError as error:
-                if str(error).startswith("NOGROUP"):
-                    return
-                raise
-            yield from (one["message_id"].decode() for one in page)
-            if len(page) < PAGE:
-                return
-            first = id_after(page[-1]["message_id"].decode())
 
     @property
     def _one(self) -> Keys:

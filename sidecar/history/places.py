@@ -6,7 +6,7 @@ import hashlib
 from typing import Final
 from urllib.parse import quote
 
-from sidecar.pipeline import RESERVED
+from sidecar.wire.event import RESERVED
 
 ROOT: Final = RESERVED + "archive"
 _MAX_NAME: Final = 200

@@ -25,6 +25,14 @@ def to_line(entry: Entry) -> bytes:
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
+def id_of_line(line: bytes) -> tuple[int, int]:
+    """Return the ID of a line, as a pair, without decoding the rest. Raises `ValueError`."""
+    ms, dash, seq = line[2 : line.index(b'"', 2)].partition(b"-")
+    if not (line.startswith(b'["') and dash):
+        raise ValueError(f"this is no entry: {line[:80]!r}")
+    return int(ms), int(seq)
+
+
 def of_line(line: bytes) -> Entry:
     """Return the entry of a line. Raises `ValueError` when it is none."""
     row = orjson.loads(line)

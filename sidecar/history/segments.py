@@ -1,24 +1,52 @@
-"""Streams that lie in closed segments: runs of rows, each read and checked as a whole."""
+"""Streams that lie in closed segments: runs of rows, each read and checked as a whole.
+
+Segments may overlap, and one may have rows that another lacks: two writers that did not know of
+each other, or a stream that was made anew. What they have is merged: each row comes once, in order,
+forwards as backwards. Two rows with one ID and other content are two rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, TypeVar
+from heapq import heappop, heappush
+from itertools import islice
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from sidecar.errors import SidecarError
-from sidecar.history.rows import of_line
-from sidecar.redis.source import FIRST, LAST, Entry, id_pair
+from sidecar.history.rows import id_of_line, of_line
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import FIRST, LAST, id_pair
 
 T = TypeVar("T")
 Id = tuple[int, int]
 """An entry ID as a pair."""
+CHUNK_ROWS: Final = 1000
 
 
 class Damaged(SidecarError):
     """What is stored is not what was written."""
+
+
+class Piece(Protocol):
+    """A segment that may not have been opened yet."""
+
+    @property
+    def first(self) -> str:
+        """The lowest ID in it."""
+        ...
+
+    @property
+    def last(self) -> str:
+        """The highest."""
+        ...
+
+    def open(self) -> Segment | None:
+        """Return it; None when what is looked for is not in it. Raises `SidecarError`."""
+        ...
 
 
 class Segment(NamedTuple):
@@ -45,18 +73,14 @@ class Segment(NamedTuple):
             raise Damaged(f"{self.name} is damaged: {len(found)} rows instead of {self.rows}")
         if low <= id_pair(self.first) and id_pair(self.last) <= high:
             return found
-        ids = [id_pair(entry.id) for entry in self._decoded(found)]
-        return [line for line, at in zip(found, ids, strict=True) if low <= at <= high]
-
-    def entries(self, low: Id, high: Id) -> list[Entry]:
-        """Return what is in it from `low` to `high`. Raises `Damaged` rather than return others."""
-        return self._decoded(self.lines(low, high))
-
-    def _decoded(self, lines: list[bytes]) -> list[Entry]:
         try:
-            return [of_line(line) for line in lines]
+            return [line for line in found if low <= id_of_line(line) <= high]
         except ValueError as error:
             raise Damaged(f"{self.name} is damaged: {error}") from error
+
+    def open(self) -> Segment:
+        """Return itself."""
+        return self
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -71,52 +95,134 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def read_ahead(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Yield segments that have been read, each while the one before it is dealt with."""
+class Rows(NamedTuple):
+    """Some rows, in order."""
 
-    def read() -> Iterator[Segment]:
-        for segment in segments:
-            raw = segment.read()
-            yield segment._replace(read=partial(bytes, raw))
-
-    return ahead(read())
+    where: str
+    """For words about them."""
+    lines: list[bytes]
 
 
-def lines_of(segments: Iterable[Segment], first: str = FIRST, last: str = LAST) -> Iterator[bytes]:
-    """Yield rows in order, each ID once, from segments sorted by their first IDs."""
-    for segment, low, high in _parts(segments, first, last):
-        yield from segment.lines(low, high)
+def lines_of(
+    pieces: Iterable[Piece], first: str = FIRST, last: str = LAST, *, eager: bool = False
+) -> Iterator[bytes]:
+    """Yield rows in order, each once.
+
+    `eager` reads a segment while the one before it is dealt with: for whoever wants all of them.
+    """
+    for rows in _rows(pieces, first, last, eager=eager):
+        yield from rows.lines
 
 
 def entries_of(
-    segments: Iterable[Segment], first: str = FIRST, last: str = LAST
+    pieces: Iterable[Piece], first: str = FIRST, last: str = LAST, *, eager: bool = False
 ) -> Iterator[Entry]:
-    """Yield entries in order, each ID once, from segments sorted by their first IDs."""
-    for segment, low, high in _parts(segments, first, last):
-        yield from segment.entries(low, high)
+    """Yield entries in order, each once; `eager` as for `lines_of`."""
+    return _decoded(_rows(pieces, first, last, eager=eager))
 
 
 def entries_back_of(
-    segments: Iterable[Segment], last: str = LAST, first: str = FIRST
+    pieces: Iterable[Piece], last: str = LAST, first: str = FIRST
 ) -> Iterator[Entry]:
-    """Yield entries the newest first, each ID once, from segments that come the last one first."""
+    """Yield entries the newest first, each once."""
+    return _decoded(_rows(pieces, first, last, back=True))
+
+
+def _decoded(found: Iterable[Rows]) -> Iterator[Entry]:
+    for rows in found:
+        try:
+            yield from list(map(of_line, rows.lines))
+        except ValueError as error:
+            raise Damaged(f"{rows.where} is damaged: {error}") from error
+
+
+def _rows(
+    pieces: Iterable[Piece], first: str, last: str, *, back: bool = False, eager: bool = False
+) -> Iterator[Rows]:
+    """Yield the rows of a span, segment by segment, and where these overlap merged."""
     low, high = id_pair(first), id_pair(last)
-    for segment in segments:
-        if id_pair(segment.last) >= low and id_pair(segment.first) <= high:
-            for entry in reversed(segment.entries(low, high)):
-                yield entry
-                ms, seq = id_pair(entry.id)
-                high = (ms, seq - 1)
+    span = [one for one in pieces if id_pair(one.last) >= low and id_pair(one.first) <= high]
+    groups = overlapping(span, back=back)
+    for group in ahead(_loaded(groups)) if eager else groups:
+        if len(group) > 1:
+            yield from _merged(group, low, high, back=back)
+        elif segment := group[0].open():
+            lines = segment.lines(low, high)
+            yield Rows(segment.name, lines[::-1] if back else lines)
 
 
-def _parts(segments: Iterable[Segment], first: str, last: str) -> Iterator[tuple[Segment, Id, Id]]:
-    """Yield the segments that reach into a span, and from where to where to read each.
+def _loaded(groups: Iterable[list[Piece]]) -> Iterator[list[Piece]]:
+    """Read what stands alone; what has to be merged is read when it is its turn."""
+    for group in groups:
+        if len(group) > 1:
+            yield group
+        elif segment := group[0].open():
+            yield [segment._replace(read=partial(bytes, segment.read()))]
 
-    They may overlap: two writers that did not know of each other.
+
+def overlapping(pieces: Iterable[Piece], *, back: bool = False) -> Iterator[list[Piece]]:
+    """Yield the pieces in order, in lists of those that overlap, one with the other, in a row."""
+    group: list[Piece] = []
+    reach: Id = (0, 0)
+    for piece in sorted(pieces, key=lambda one: begins(one, back=back)):
+        begin, end = begins(piece, back=back), begins(piece, back=not back)
+        end = (-end[0], -end[1])
+        if group and begin > reach:
+            yield group
+            group = []
+        reach = max(reach, end) if group else end
+        group.append(piece)
+    if group:
+        yield group
+
+
+def begins(piece: Piece, *, back: bool) -> Id:
+    """Return where a piece begins, so that what comes first is the lowest in either direction."""
+    return turned(id_pair(piece.last if back else piece.first), back=back)
+
+
+def turned(at: Id, *, back: bool) -> Id:
+    """Return an ID so that what comes first is the lowest in either direction."""
+    return (-at[0], -at[1]) if back else at
+
+
+def _merged(group: list[Piece], low: Id, high: Id, *, back: bool) -> Iterator[Rows]:
+    def lines(piece: Piece) -> Iterator[bytes]:
+        segment = piece.open()
+        found = segment.lines(low, high) if segment else []
+        return iter(found[::-1] if back else found)
+
+    sources = ((begins(piece, back=back), partial(lines, piece)) for piece in group)
+    rows = merged(sources, lambda line: turned(id_of_line(line), back=back))
+    where = f"a segment between {group[0].first} and {group[-1].last}"
+    try:
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            yield Rows(where, chunk)
+    except ValueError as error:
+        raise Damaged(f"{where} is damaged: {error}") from error
+
+
+def merged(
+    sources: Iterable[tuple[Id, Callable[[], Iterator[T]]]], key: Callable[[T], Id]
+) -> Iterator[T]:
+    """Yield what is in all sources by rising keys, each once.
+
+    Sources come by the key at which each begins, at the earliest, and are opened no sooner. Items
+    of one key that differ are all yielded.
     """
-    low, high = id_pair(first), id_pair(last)
-    for segment in segments:
-        if id_pair(segment.last) >= low and id_pair(segment.first) <= high:
-            yield segment, low, high
-            ms, seq = id_pair(segment.last)
-            low = (ms, seq + 1)
+    waiting = deque(sources)
+    heap: list[tuple[Id, int, T, Iterator[T]]] = []
+    count, at, seen = 0, None, list[T]()
+    while waiting or heap:
+        if waiting and (not heap or waiting[0][0] <= heap[0][0]):
+            items = waiting.popleft()[1]()
+        else:
+            now, _, item, items = heappop(heap)
+            if now != at:
+                at, seen = now, []
+            if item not in seen:
+                seen.append(item)
+                yield item
+        for item in islice(items, 1):
+            count += 1
+            heappush(heap, (key(item), count, item, items))

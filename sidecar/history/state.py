@@ -14,9 +14,9 @@ import orjson
 
 from sidecar.history import Gap, History
 from sidecar.history.rows import of_line
-from sidecar.notification import Notification, parse
-from sidecar.redis.scan import entry_id_of
-from sidecar.redis.source import FIRST, Entry, id_after
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import FIRST, entry_id_of, id_after
+from sidecar.wire.notification import Notification, parse
 
 KEYS_IN_MEMORY: Final = 250_000
 _SCHEMA: Final = """

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sidecar.errors import Unreachable, UsageError
-from sidecar.redis.client import Side, check_server, check_stream, redact, translated
+from sidecar.redis.client import Side, check_server, check_stream, translated
+from sidecar.redis.fleet import LOG
 from sidecar.redis.keys import Keys, hash_tagged
 from sidecar.redis.scan import stream_info
-from sidecar.redis.source import id_pair
+from sidecar.wire.ids import id_pair
+from sidecar.wire.urls import redact
 
 GROUP_PREFIX: Final = b"sidecar:"
 FENCE: Final = ":fence:"
@@ -78,6 +80,13 @@ class Registrar:
         self._remember(self._control, census.control)
         self._remember(self._notify, census.notifications | census.dead)
         return census
+
+    def logs(self, census: Census) -> frozenset[str]:
+        """Return the ids of the logs of notifications, as workers noted them."""
+        keys = [_bytes(Keys.of("", _text(name)).fleet) for name in census.notifications]
+        with translated(self._notify.url):
+            found: list[Any] = [self._notify.at(key).hget(key, LOG) for key in keys]
+        return frozenset(_text(one) for one in found if one)
 
     def confirm(self) -> None:
         """Raise `Unreachable` when a server lost what it had at the census: entries may lack."""
@@ -167,7 +176,7 @@ class Registrar:
             return bool(self._notify.at(key).exists(_bytes(key)))
 
     def _remember(self, side: Side, streams: set[bytes]) -> None:
-        for stream in streams:
+        for stream in sorted(streams):
             with translated(side.url):
                 info = stream_info(side.at(stream), stream)
             if info is None:

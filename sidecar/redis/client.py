@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from redis.retry import Retry
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.redis.topology import SlotRoute, WrongNode, WrongService, read_url
 from sidecar.redis.topology_async import connection_class
+from sidecar.wire.urls import redact
 
 Client = redis.Redis
 AsyncClient = redis.asyncio.Redis
@@ -32,7 +32,7 @@ _FORMS: Final = (
     "write redis://[user:password@]host:port/db, rediss://… for TLS, unix:///path,"
     " redis+sentinel://host:port,host:port/MASTER or redis+cluster://host:port,host:port"
 )
-_CERTIFICATE_MENDS: Final = {
+_CERTIFICATE_FIXES: Final = {
     "CERTIFICATE_VERIFY_FAILED": "name the authority that signed the server's certificate with"
     " ?ssl_ca_certs=/path/ca.pem, and the host as the certificate has it",
     "CERTIFICATE_REQUIRED": "the server wants a certificate: ?ssl_certfile=…&ssl_keyfile=…",
@@ -42,6 +42,9 @@ _CLOSED: Final = (
     "reset by peer", "closed by server", "Timeout connecting", "EOF occurred", "WRONG_VERSION",
 )  # fmt: skip
 """How it looks when one side speaks TLS and the other does not, or a certificate lacks."""
+
+FULL: Final = "Redis is full"
+"""How a relay's state begins that waits for memory."""
 
 Outage = (redis.ConnectionError, redis.TimeoutError, InvalidResponse)
 """What redis-py raises while a server is away, loading or replaced, or a proxy answers for it."""
@@ -148,12 +151,6 @@ def _route(client: Client) -> SlotRoute | None:
     return route if isinstance(route, SlotRoute) else None
 
 
-def redact(url: str) -> str:
-    """Return `url` without its passwords, fit for a log."""
-    shown = re.sub(r"(password=)[^&]*", r"\1***", url)
-    return re.sub(r"(://[^:@/]*):.*@", r"\1:***@", shown, flags=re.DOTALL)
-
-
 @contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turn redis-py's errors into ours: `Unreachable` (exit 4) or `UsageError` (exit 2)."""
@@ -177,7 +174,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def outage(url: str, error: Exception) -> SidecarError:
-    """Return what an outage means: to wait is no mend when the URL is wrong."""
+    """Return what an outage means: to wait is no fix when the URL is wrong."""
     if isinstance(error, WrongNode):
         return UsageError(f"{redact(url)} {error}")
     if isinstance(error, WrongService):
@@ -185,9 +182,9 @@ def outage(url: str, error: Exception) -> SidecarError:
             f"{redact(url)}: nobody there knows the way ({error}); are the hosts, their ports and"
             " the name right?"
         )
-    for sign, mend in _CERTIFICATE_MENDS.items():
+    for sign, fix in _CERTIFICATE_FIXES.items():
         if sign in str(error):
-            return UsageError(f"{redact(url)}: {error}; {mend}")
+            return UsageError(f"{redact(url)}: {error}; {fix}")
     return Unreachable(
         f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
         + (_tls_hint(url) if any(sign in str(error) for sign in _CLOSED) else "")
@@ -253,14 +250,20 @@ def check_stream(client: Client, url: str, stream: str | bytes) -> None:
         )
 
 
-_MENDS: Final = {
-    "maxmemory": "nothing is lost; raise maxmemory, or trim streams, and it goes on",
-    "is a replica": "it goes on as soon as the URL leads to the primary",
-    "WRONGTYPE": "a key is not what its name says; remove it, and it goes on",
-    "MISCONF": "the server cannot save to its disk; mend that, and it goes on",
+_FIXES: Final = {
+    "'maxmemory'": "nothing is lost; what is finished is trimmed by policy all the while; raise"
+    " maxmemory, or shorten --trim-control, --trim-notifications or --trim-dead, and it continues",
+    "is a replica": "it continues as soon as the URL leads to the primary",
+    "WRONGTYPE": "a key is not what its name says; remove it, and it continues",
+    "MISCONF": "the server cannot save to its disk; fix that, and it continues",
 }
 
 
-def mend_of(error: Exception) -> str:
+def is_full(error: Exception) -> bool:
+    """Tell whether the server refused a write because it has no memory for it."""
+    return "'maxmemory'" in str(error)
+
+
+def fix_of(error: Exception) -> str:
     """Return what a running worker's operator can do about `error`, to be put behind it."""
-    return "".join(f"; {mend}" for words, mend in _MENDS.items() if words in str(error))
+    return "".join(f"; {fix}" for words, fix in _FIXES.items() if words in str(error))

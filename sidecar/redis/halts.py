@@ -1,4 +1,4 @@
-"""Halting a control stream by hand, and letting it go on.
+"""Halting a control stream by hand, and resuming it.
 
 Each change is recorded in the stream `{N}:halts`, as `what` (halted, resumed), `stream`, `reason`
 and `by`; the worker records there what it halts.

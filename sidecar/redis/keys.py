@@ -1,14 +1,14 @@
-"""Key names (public: section 4 of the contract) and the deduplication index's shape."""
+"""Key names (public: docs/contract.md, "Keys in Redis") and the deduplication index's shape."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Final
 
 from sidecar.errors import UsageError
 
 CONSUMER: Final = "worker"
+SHARDS: Final = 65_536
 
 
 def hash_tagged(stream: str) -> str:
@@ -49,6 +49,11 @@ class Keys:
         return f"sidecar:{self.notifications}"
 
     @property
+    def stream(self) -> str:
+        """Holds the notification stream's name: `x` and `{x}` have the same prefix."""
+        return f"{self.prefix}:stream"
+
+    @property
     def fence(self) -> str:
         """Holds the active worker's token; never expires."""
         return f"{self.prefix}:fence:{self.control}"
@@ -75,8 +80,13 @@ class Keys:
 
     @property
     def redriven(self) -> str:
-        """A stream: which dead letters were put back, when and why."""
+        """A stream: which dead letters were redriven, when and why."""
         return f"{self.prefix}:redriven"
+
+    @property
+    def tenures(self) -> str:
+        """A stream: what owners of control streams found Redis to have forgotten."""
+        return f"{self.prefix}:tenures"
 
     @property
     def workers(self) -> str:
@@ -98,15 +108,34 @@ class Keys:
         """A hash: by stream, the highest entry ID up to which all lies in the archive."""
         return f"{self.prefix}:archived"
 
+    @property
+    def fleet(self) -> str:
+        """A hash: which store the notifications name, and the id of this log of them."""
+        return f"{self.prefix}:fleet"
+
+    @property
+    def segments(self) -> str:
+        """A hash: by stream, where its last segment in the archive ends, and when it was closed."""
+        return f"{self.prefix}:segments"
+
+    def archiving(self, stream: str) -> str:
+        """Holds the token of who archives `stream` just now."""
+        return f"{self.prefix}:archiving:{stream}"
+
+    @property
+    def incarnations(self) -> str:
+        """A hash: which histories the notification stream has had, the current one last."""
+        return f"{self.prefix}:incarnations"
+
+    @property
+    def pruned(self) -> str:
+        """Holds how far the deduplication index is pruned: microseconds since the epoch."""
+        return f"{self.prefix}:pruned"
+
     def seen(self, digest: bytes) -> str:
         """The shard of the deduplication index that holds `digest`."""
-        return f"{self.prefix}:seen:{digest[:2].hex()}"
+        return self.shard(int.from_bytes(digest[:2]))
 
-
-def identity_digest(text: str) -> bytes:
-    """Return 16 bytes for an event_id (or an origin): the first two choose the shard.
-
-    So the index has 65,536 shards: each stays a packed hash, which is what makes a remembered
-    event cheap, up to eight million events in the window at Redis's default of 128 fields.
-    """
-    return hashlib.sha256(text.encode()).digest()[:16]
+    def shard(self, number: int) -> str:
+        """A hash: one of the `SHARDS` parts of the deduplication index."""
+        return f"{self.prefix}:seen:{number:04x}"

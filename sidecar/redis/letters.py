@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sidecar.event import Event, Rejected, decode
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info, text
-from sidecar.redis.source import Entry, id_pair
+from sidecar.redis.source import Entry
+from sidecar.wire.event import Event, Rejected, decode
+from sidecar.wire.ids import id_pair
 
 PAGE: Final = 200
 """Letters read at a time: each may have 16 KiB."""
 MAX_AUDIT_RECORDS: Final = 100_000
-"""About so many records of re-driven letters are kept."""
+"""About so many records of redriven letters are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One entry of the dead-letter stream (section 3 of the contract)."""
+    """One entry of the dead-letter stream (docs/contract.md, "Dead letters")."""
 
     id: str
     fields: Mapping[bytes, bytes]
@@ -186,23 +187,23 @@ class DeadLetters:
         return dict(counts.most_common()), counts.total()
 
     def settle(self, letter_id: str, record: dict[Any, Any]) -> None:
-        """Remove a letter that has been put back, and record that, both or neither."""
+        """Remove a letter that has been redriven, and record that, both or neither."""
         with self.client.pipeline(transaction=True) as both:
             both.xdel(self._keys.dead, letter_id)
             both.xadd(self._keys.redriven, record, maxlen=MAX_AUDIT_RECORDS, approximate=True)
             both.execute()
 
     def record(self, record: dict[Any, Any]) -> None:
-        """Record what was put back without a letter."""
+        """Record what was redriven without a letter."""
         self.client.xadd(self._keys.redriven, record, maxlen=MAX_AUDIT_RECORDS, approximate=True)
 
     def history(self) -> Iterator[Entry]:
-        """Yield the records of what was put back, the oldest first."""
+        """Yield the records of what was redriven, the oldest first."""
         for page in pages(self.client, self._keys.redriven):
             yield from page
 
     def originals(self) -> dict[str, str]:
-        """Return, for each entry that a letter was put back as, the origin that the letter had."""
+        """Return, for each entry that a letter was redriven as, the origin that the letter had."""
         return {
             text(entry.fields, "entry"): text(entry.fields, "origin")
             for page in pages(self.client, self._keys.redriven)
@@ -215,3 +216,33 @@ def _letters(page: list[Entry], asked: Selection) -> Iterator[DeadLetter]:
         letter = DeadLetter(entry.id, entry.fields)
         if asked.wants(letter):
             yield letter
+
+
+class Group(NamedTuple):
+    """Letters with the same reason and tenant."""
+
+    reason: str
+    tenant: str
+    size: int
+    oldest: DeadLetter
+    newest: DeadLetter
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines."""
+        return {
+            "reason": self.reason, "tenant_id": self.tenant, "count": self.size,
+            "oldest": self.oldest.dead_at, "newest": self.newest.dead_at,
+            "newest_id": self.newest.id,
+        }  # fmt: skip
+
+
+def grouped(letters: Iterable[DeadLetter]) -> list[Group]:
+    """Return groups of letters, which come the oldest first: the largest group first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    ends: dict[tuple[str, str], tuple[DeadLetter, DeadLetter]] = {}
+    for letter in letters:
+        group = letter.reason, letter.hints()[0]
+        counts[group] += 1
+        oldest, _ = ends.get(group, (letter, letter))
+        ends[group] = oldest, letter
+    return [Group(*group, count, *ends[group]) for group, count in counts.most_common()]

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.redis.client import Client
+from sidecar.redis.damage import Damaged
 from sidecar.redis.keys import Keys
+from sidecar.redis.scripts import noting
 
 GONE_AFTER_LEASES: Final = 1.5
 FORGOTTEN_AFTER_LEASES: Final = 10
@@ -46,6 +48,7 @@ class Members:
     ) -> None:
         self.id = secrets.token_hex(8)
         self._client = client
+        self._note = noting(client)
         self._key = keys.workers
         self._name = name
         self._serves = list(serves)
@@ -55,12 +58,17 @@ class Members:
         self._seen: dict[bytes, tuple[bytes, float]] = {}
         """By member: what it wrote last, and when that was new to us."""
 
-    def beat(self, owns: Collection[str]) -> list[Member]:
-        """Tell of this worker, and return the others that are alive."""
+    def beat(self, owns: Collection[str], unable: Collection[str] = ()) -> list[Member]:
+        """Tell of this worker, and return the others that are alive.
+
+        What it is `unable` to serve now it does not tell of: nobody is to leave that to it.
+        """
         self._beats += 1
-        told = {"name": self._name, "serves": self._serves, "owns": sorted(owns)}
+        serves = [stream for stream in self._serves if stream not in unable]
+        told: dict[str, Any] = {"name": self._name, "serves": serves, "owns": sorted(owns)}
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.hset(self._key, self.id, json.dumps(told | {"beat": self._beats}))
+        told["beat"] = self._beats
+        self._note(keys=[self._key], args=[self.id, json.dumps(told)], client=pipeline)
         pipeline.expire(self._key, int(FORGOTTEN_AFTER_LEASES * self._lease_s) + 1)
         pipeline.hgetall(self._key)
         *_, found = pipeline.execute()
@@ -92,16 +100,31 @@ def registered_workers(client: Client, keys: Keys) -> list[Member]:
     return _parse(found)
 
 
+def damaged_workers(client: Client, keys: Keys) -> list[Damaged]:
+    """Return what no worker wrote into the register. Raises redis-py's errors."""
+    found: Any = client.hgetall(keys.workers)
+    fix = "nothing rests on it; a worker removes it after ten leases"
+    return [
+        Damaged(keys.workers, raw, fix)
+        for id_, raw in sorted(found.items())
+        if _member(id_, raw) is None
+    ]
+
+
 def _parse(found: dict[bytes, bytes]) -> list[Member]:
     """Read the register; whatever is no worker's is left out."""
-    members = []
-    for id_, raw in sorted(found.items()):
-        try:
-            told: Any = json.loads(raw)
-            members.append(
-                Member(id_.decode(), str(told["name"]), frozenset(told["serves"]),
-                       frozenset(told["owns"]))
-            )  # fmt: skip
-        except (ValueError, KeyError, TypeError):
-            continue
-    return members
+    return [member for one in sorted(found.items()) if (member := _member(*one))]
+
+
+def _member(id_: bytes, raw: bytes) -> Member | None:
+    try:
+        told: Any = json.loads(raw)
+        lists = told["serves"], told["owns"]
+        if not all(isinstance(one, list) for one in lists):
+            return None
+        serves, owns = map(frozenset, lists)
+        if not all(isinstance(stream, str) for stream in serves | owns):
+            return None
+        return Member(id_.decode(), str(told["name"]), serves, owns)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

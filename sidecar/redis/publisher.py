@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from redis.commands.core import Script
-
 from sidecar.redis.client import TIMEOUT_S, Client
+from sidecar.redis.damage import Damaged
+from sidecar.redis.ends import Ends, look
+from sidecar.redis.forgotten import Loss, put_on_record
 from sidecar.redis.halts import MAX_HALT_RECORDS
-from sidecar.redis.keys import Keys, identity_digest
-from sidecar.redis.source import id_pair
-
-
-class Fenced(Exception):
-    """Another worker owns the control stream now, or the fence was lost with Redis's memory."""
+from sidecar.redis.keys import Keys
+from sidecar.redis.lease import Fenced, Lease
+from sidecar.redis.scripts import script_of
+from sidecar.wire.identity import identity_digest
+from sidecar.wire.ids import FIRST, id_pair
 
 
 class Halted(Exception):
@@ -28,13 +25,6 @@ class Halted(Exception):
 
 class NotReplicated(Exception):
     """Fewer replicas than asked for have what was written. It may be published, or be lost yet."""
-
-
-class Damaged(Exception):
-    """A key of the sidecar's holds what no sidecar wrote. Nothing is done until it is mended."""
-
-    def __init__(self, key: str, value: bytes, mend: str) -> None:
-        super().__init__(f"the key {key} holds {value[:64]!r}, which no sidecar wrote: {mend}")
 
 
 class Outcome(Enum):
@@ -88,7 +78,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One dead letter (section 3 of the contract)."""
+    """One dead letter (docs/contract.md, "Dead letters")."""
 
     origin: str
     identity: bytes
@@ -130,8 +120,8 @@ def _seen(keys: Keys, digest: bytes, known: bytes) -> Seen:
     return Seen(known[:16], int(known[16:]))
 
 
-class Publisher:
-    """The lease, the publish and the dead letters of one control stream.
+class Publisher(Lease):
+    """The publish and the dead letters of one control stream, by the owner of its lease.
 
     Not for use from several threads. Every method may raise redis-py's errors.
     """
@@ -146,91 +136,21 @@ class Publisher:
         wait_replicas: int = 0,
     ) -> None:
         """With `wait_replicas`, what is written counts only once so many replicas have it."""
-        self._client = client
-        self._keys = keys
-        self._token = secrets.token_hex(16)
-        self._lease_ms = int(lease_s * 1000)
+        super().__init__(client, keys, lease_s=lease_s)
         self._window_s = int(dedup_window_s)
         self._wait_replicas = wait_replicas
         self._highest = 0
+        self.found = FIRST
+        """The notification stream's last ID before the last run."""
         self._loaded = False
         self._sent: Any = None
         """The connection on which a publish waits for its answer."""
-        self._scripts = {name: _script(client, name) for name in _SCRIPTS}
-
-    # --- lease -----------------------------------------------------------------------------
+        self._scripts = {name: script_of(client, name) for name in _SCRIPTS}
 
     def acquire(self) -> int | None:
-        """Become the owner of the control stream.
-
-        Returns None while another owns it, else how many owners in a row ended without
-        settling or giving the lease back.
-        """
+        """As `Lease.acquire`."""
         self._loaded = False  # it may be another server than before
-        owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
-        return int(unclean) if owner else None
-
-    def is_owned(self) -> bool:
-        """Tell whether a lease of the control stream runs."""
-        return bool(self._client.exists(self._keys.lease))
-
-    def renew(self) -> str:
-        """Keep the lease; return why the stream is halted, or an empty string.
-
-        Raises `Fenced` when another worker has taken over.
-        """
-        owner, halted = self._call("renew", self._lease_keys, [self._token, self._lease_ms])
-        if not owner:
-            raise Fenced
-        return str(halted.decode(errors="replace"))
-
-    def release(self) -> None:
-        """Give the lease back, if it is still ours."""
-        self._call("release", self._lease_keys, [self._token])
-
-    def lowest_unfinished(self) -> str | None:
-        """Return the lowest entry that may be unfinished, as last noted. Raises `Damaged`."""
-        low: Any = self._client.get(self._keys.low)
-        if low is None:
-            return None
-        if not _ENTRY_ID.fullmatch(low):
-            raise Damaged(
-                self._keys.low, low, "delete it; then destroy the group, to have all read again"
-            )
-        return str(low, "ascii")
-
-    def forget_lowest(self) -> None:
-        """Forget the lowest unfinished entry: it was one of another stream of the same name."""
-        self._client.delete(self._keys.low)
-
-    def note_lowest(self, low: str) -> None:
-        """Note the lowest entry that may be unfinished, where none is noted yet.
-
-        Without the fence: what was the lowest once never is too high, and nothing is replaced.
-        """
-        self._client.set(self._keys.low, low, nx=True)
-
-    def settle(self) -> None:
-        """Note that this owner got through what its predecessors left."""
-        self._client.hdel(self._keys.halt, "unclean", "alone", "alone_deaths")
-
-    def run_alone(self, entry_id: str) -> int:
-        """Note that `entry_id` is about to be run alone.
-
-        Returns how often that was noted before without the worker living to note another.
-        Raises `Damaged`.
-        """
-        found: Any = self._client.hmget(self._keys.halt, "alone", "alone_deaths")
-        before, deaths = found
-        if deaths and not deaths.isdigit():
-            raise Damaged(self._keys.halt, deaths, "HDEL its field alone_deaths")
-        count = int(deaths or 0) if before == entry_id.encode() else 0
-        self._client.hset(self._keys.halt, mapping={"alone": entry_id, "alone_deaths": count + 1})
-        return count
-
-    def survived_alone(self) -> None:
-        """Note that the entry that ran alone did not take the worker with it."""
-        self._client.hdel(self._keys.halt, "alone", "alone_deaths")
+        return super().acquire()
 
     # --- deduplication, publish, dead letters ----------------------------------------------
 
@@ -239,25 +159,29 @@ class Publisher:
         return remembered(self._client, self._keys, event_digests)
 
     def publish(
-        self, events: Sequence[Outbound], low: str, *, ends_row: bool = True
+        self, events: Sequence[Outbound], low: str, *, row_ends_from: int = 1
     ) -> list[Verdict]:
         """Publish `events` in order, each event_id once; note `low` as the lowest unfinished entry.
 
-        The answer ends early at an event that the index has forgotten, and `low` is noted only
-        when every one is published. With `ends_row`, a row of dead letters ends with this run.
+        The answer ends early at an event that the index has forgotten, or that the server has no
+        memory for, and `low` is noted only when every one is published. A row of dead letters ends
+        when the event of the number `row_ends_from`, from 1, or a later one is published, and no
+        duplicate of an earlier.
         Raises `Fenced` or `Halted`: nothing was published then. Raises `NotReplicated`.
         """
-        self.begin(events, low, ends_row=ends_row)
+        self.begin(events, low, row_ends_from=row_ends_from)
         return self.finish()
 
-    def begin(self, events: Sequence[Outbound], low: str, *, ends_row: bool = True) -> None:
+    def begin(self, events: Sequence[Outbound], low: str, *, row_ends_from: int = 1) -> None:
         """Send what `publish` sends, and do not wait for the answer.
 
         So the worker admits the next entries while Redis publishes these, in one thread: a
         second one would contend with it for the interpreter. `finish` is due before the next.
         """
-        keys = [self._keys.fence, self._keys.halt, self._keys.low, self._keys.notifications]
-        args: list[Any] = [self._token, low, self._highest, self._window_s, int(ends_row)]
+        one = self._keys
+        keys = [one.fence, one.halt, one.low, one.notifications]
+        keys += [one.incarnations, one.trimmed, one.archived, one.readers]
+        args: list[Any] = [self._token, low, self._highest, self._window_s, row_ends_from]
         for event in events:
             keys.append(self._keys.seen(event.identity))
             args += (event.identity[2:], event.json, event.origin, event.traceparent)
@@ -278,7 +202,7 @@ class Publisher:
     def finish(self) -> list[Verdict]:
         """Return the verdicts on what was begun, as `publish` does."""
         try:
-            state, highest, *results = self._sent.read_response()
+            state, highest, found, *results = self._sent.read_response()
             reached = self._sent.read_response() if self._wait_replicas else 0
         except BaseException:
             self._loaded = False  # it may be that the script is gone
@@ -289,7 +213,7 @@ class Publisher:
             raise Fenced
         if state == -1:
             raise Halted
-        self._highest = highest
+        self._highest, self.found = highest, found.decode()
         self._check_replicas(reached)
         return [_verdict(result) for result in results]
 
@@ -306,6 +230,11 @@ class Publisher:
     def _release(self) -> None:
         self._client.connection_pool.release(self._sent)
         self._sent = None
+
+    @property
+    def window_s(self) -> float:
+        """How long the index remembers, at least."""
+        return self._window_s
 
     @property
     def _wait_ms(self) -> int:
@@ -364,38 +293,25 @@ class Publisher:
         self._check_replicas(reached)
         return done
 
-    def misplaced(self) -> list[str]:
-        """Name the keys that are there as something else than what the sidecar makes of them."""
-        keys = self._keys
-        wanted = dict.fromkeys((keys.fence, keys.lease, keys.low), "string")
-        wanted |= dict.fromkeys((keys.notifications, keys.dead, keys.halts), "stream")
-        wanted[keys.halt] = "hash"
-        found: dict[str, Any] = {key: self._client.type(key) for key in wanted}
-        return [
-            f"{key} is a {kind.decode()}, not a {wanted[key]}"
-            for key, kind in found.items()
-            if kind.decode() not in (wanted[key], "none")
-        ]
+    def look(self, known: str) -> Ends:
+        """Hold the notification stream against a notification that it is known to have had."""
+        return look(self._client, self.notifications, known, self._keys.incarnations)
+
+    def put_on_record(self, loss: Loss) -> bool:
+        """Put on record what Redis forgot; False when somebody did."""
+        return put_on_record(self._client, self._keys, loss)
 
     @property
-    def _lease_keys(self) -> list[str]:
-        return [self._keys.fence, self._keys.lease, self._keys.halt]
-
-    def _call(self, name: str, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 -- Lua
-        return self._scripts[name](keys=keys, args=args)
+    def notifications(self) -> str:
+        """The notification stream's name."""
+        return self._keys.notifications
 
 
-_ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
-_SCRIPTS: Final = ("acquire", "renew", "release", "publish", "bury")
+_SCRIPTS: Final = ("publish", "bury")
 
 
 def _entry_of(letter: Letter) -> str:
     return letter.origin.rpartition("/")[2]
-
-
-def _script(client: Client, name: str) -> Script:
-    source = files("sidecar.redis").joinpath("lua", f"{name}.lua").read_text()
-    return client.register_script(source)
 
 
 def _verdict(result: int) -> Verdict:

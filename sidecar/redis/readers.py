@@ -12,6 +12,7 @@ import re
 from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
+from sidecar.redis.damage import Damaged
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import server_time_us
 
@@ -52,7 +53,23 @@ def registered(client: Client, keys: Keys) -> list[Reader]:
         if match := _VALUE.fullmatch(value):
             position, seen_us, ttl_s = map(int, match.groups())
             expired = now_us > seen_us + ttl_s * 10**6
-            readers.append(
-                Reader(name.decode(errors="backslashreplace"), position, seen_us, ttl_s, expired)
-            )
+            readers.append(Reader(_name(name), position, seen_us, ttl_s, expired))
     return readers
+
+
+def damaged_readers(client: Client, keys: Keys) -> list[Damaged]:
+    """Return those of whom nobody can tell what they have passed. Raises redis-py's errors."""
+    found: Any = client.hgetall(keys.readers)
+    return [
+        Damaged(
+            keys.readers, value,
+            f"have the reader {_name(name)!r} tell of itself again, or HDEL its field if it needs"
+            " nothing; until then no notification is trimmed",
+        )
+        for name, value in sorted(found.items())
+        if not _VALUE.fullmatch(value)
+    ]  # fmt: skip
+
+
+def _name(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")

@@ -15,17 +15,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from redis.commands.core import Script
-
+from sidecar.redis.archived import archived_to
 from sidecar.redis.client import Client
+from sidecar.redis.damage import check_archived, low_of
+from sidecar.redis.groups import position_of
 from sidecar.redis.keys import Keys
-from sidecar.redis.readers import Reader, registered
-from sidecar.redis.scan import entry_id_of, server_time_us
-from sidecar.redis.source import FIRST, id_after, id_before, id_pair
+from sidecar.redis.readers import Reader, damaged_readers, registered
+from sidecar.redis.scan import server_time_us, stream_info
+from sidecar.redis.scripts import script_of
+from sidecar.wire.ids import FIRST, entry_id_of, id_after, id_before, id_pair
 
+KINDS: Final = ("control", "notifications", "dead")
 ROUND: Final = 1000
 """Entries trimmed in one go: more would keep Redis from its other clients."""
 
@@ -40,7 +42,7 @@ class Policy:
 
 def parse_policy(text: str) -> Policy:
     """Read `never`, or one or both of `age=7d` and `length=1000000`. Raises `ValueError`."""
-    from sidecar.settings import seconds
+    from sidecar.wire.units import seconds
 
     if text.strip() == "never":
         return Policy()
@@ -69,7 +71,10 @@ class Trimmed(NamedTuple):
 
 
 class Retention:
-    """Trims the streams of one control stream's keys. Methods raise redis-py's errors."""
+    """Trims the streams of one control stream's keys.
+
+    Methods raise redis-py's errors, and `Damaged` where nobody can tell what is needed yet.
+    """
 
     def __init__(
         self,
@@ -91,46 +96,65 @@ class Retention:
         self._policies = policies
         self._dedup_window_s = dedup_window_s
         self._archived_first = archived_first
-        self._note = _script(notify, "note_trimmed")
+        self._note = script_of(notify, "note_trimmed")
 
-    def trim(self) -> list[Trimmed]:
-        """Trim each stream a little."""
+    @property
+    def streams(self) -> dict[str, str]:
+        """Which streams are trimmed, by `KINDS`."""
         keys = self._keys
-        return [
-            self._trim(self._control, keys.control, "control", self._control_floor()),
-            self._trim(self._notify, keys.notifications, "notifications", self._reader_floor()),
-            self._trim(self._notify, keys.dead, "dead", None),
-        ]
+        return dict(zip(KINDS, (keys.control, keys.notifications, keys.dead), strict=True))
+
+    def trim_one(self, kind: str) -> Trimmed:
+        """Trim one stream a little."""
+        floor = None
+        if kind == "control":
+            floor = self._control_floor()
+        elif kind == "notifications":
+            floor = self._reader_floor()
+        client = self._control if kind == "control" else self._notify
+        return self._trim(client, self.streams[kind], kind, floor)
 
     def readers(self) -> list[Reader]:
         """Return the registered readers of the notifications."""
         return registered(self._notify, self._keys)
 
     def _control_floor(self) -> str:
-        """Return the lowest entry that the relay may not have finished."""
-        low: Any = self._notify.get(self._keys.low)
-        return low.decode() if low else FIRST
+        """Return the lowest entry that the relay may not have finished.
+
+        A stream without the relay's group, or that never came as far as what is noted of it, is
+        another than that one: of it the relay has finished nothing yet.
+        """
+        low, stream = low_of(self._notify, self._keys) or FIRST, self._keys.control
+        info = stream_info(self._control, stream)
+        position = position_of(self._control, stream, self._keys.group)
+        if info is None or position is None:
+            return FIRST
+        beyond = max(id_before(low), position, key=id_pair)
+        return FIRST if id_pair(beyond) > id_pair(info.last_id) else low
 
     def _reader_floor(self) -> str:
         """Return the lowest notification that a reader needs, or deduplication."""
+        for damaged in damaged_readers(self._notify, self._keys):
+            raise damaged  # it may need everything
         now_us = server_time_us(self._notify)
         remembered = max(0, now_us - int(self._dedup_window_s * 1e6))
         passed = [r.control_version + 1 for r in self.readers() if not r.expired]
         return entry_id_of(min([remembered, *passed]))
 
     def _trim(self, client: Client, stream: str, policy: str, floor: str | None) -> Trimmed:
-        first_kept = self._first_kept(client, stream, self._policies[policy], floor)
-        last = _last_to_go(client, stream, first_kept) if first_kept else None
-        if last is None:
+        """Note how far it goes, then go there, or less far where a group came meanwhile."""
+        kept = self._first_kept(client, stream, self._policies[policy], floor)
+        _, last = _below(client, stream, kept, trim=False) if kept else (0, "")
+        if not last:
             return Trimmed(stream, 0, more=False)
         self._note(keys=[self._keys.trimmed], args=[stream, *id_pair(last)])
-        removed: Any = client.xtrim(stream, minid=id_after(last), approximate=False)
-        return Trimmed(stream, int(removed), more=int(removed) >= ROUND)
+        removed, _ = _below(client, stream, id_after(last), trim=True)
+        return Trimmed(stream, removed, more=removed >= ROUND)
 
     def _first_kept(
         self, client: Client, stream: str, policy: Policy, floor: str | None
     ) -> str | None:
-        """Return the lowest ID that stays; None when all do."""
+        """Return the lowest ID that stays, whatever groups need; None when all do."""
         wanted = []
         if policy.age_s is not None:
             cutoff_us = server_time_us(client) - int(policy.age_s * 1e6)
@@ -141,44 +165,26 @@ class Retention:
             wanted += [id_after(last)] if last else []
         if not wanted:
             return None
-        floors = [*_group_floors(client, stream), *([floor] if floor else [])]
+        floors = [floor] if floor else []
         if self._archived_first:
-            archived: Any = self._notify.hget(self._keys.archived, stream)
-            floors.append(id_after(archived.decode()) if archived else FIRST)
+            check_archived(self._notify, self._keys, stream)
+            archived = archived_to(client, self._notify, self._keys, stream)
+            floors.append(id_after(archived) if archived else FIRST)
         return min([max(wanted, key=id_pair), *floors], key=id_pair)
 
 
-def _last_to_go(client: Client, stream: str, first_kept: str) -> str | None:
-    """Return the last entry below `first_kept`, or of so many as go in one round."""
-    last = _oldest(client, stream, ROUND)
-    if last is None or id_pair(last) < id_pair(first_kept):
-        return last
-    found: Any = client.xrevrange(stream, id_before(first_kept), "-", count=1)
-    return str(found[0][0].decode()) if found else None
+def _below(client: Client, stream: str, kept: str, *, trim: bool) -> tuple[int, str]:
+    """Trim a round of what lies below `kept` and no group needs, or only look.
+
+    Returns how many entries go, and the highest of them; empty without any.
+    """
+    answer: Any = script_of(client, "trim")(keys=[stream], args=[kept, ROUND, int(trim)])
+    return int(answer[0]), str(answer[1].decode())
 
 
 def _oldest(client: Client, stream: str, n: int) -> str | None:
     """Return the ID of the n-th oldest entry, of the thousandth at most; None without any."""
     if n <= 0:
         return None
-    found = _script(client, "oldest")(keys=[stream], args=[min(n, ROUND)])
+    found = script_of(client, "oldest")(keys=[stream], args=[min(n, ROUND)])
     return str(found.decode()) if found else None
-
-
-def _group_floors(client: Client, stream: str) -> list[str]:
-    """Return, for each consumer group, the lowest entry that it may still need."""
-    if not client.exists(stream):
-        return []
-    floors = []
-    groups: Any = client.xinfo_groups(stream)
-    for group in groups:
-        pending: Any = client.xpending(stream, group["name"])
-        unread = id_after(group["last-delivered-id"].decode())
-        floors.append(
-            min(pending["min"].decode(), unread, key=id_pair) if pending["min"] else unread
-        )
-    return floors
-
-
-def _script(client: Client, name: str) -> Script:
-    return client.register_script(files("sidecar.redis").joinpath("lua", f"{name}.lua").read_text())

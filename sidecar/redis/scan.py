@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
-from sidecar.redis.source import Entry, id_after, id_before
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import id_after, id_before
 
 PAGE: Final = 1000
 
@@ -21,17 +22,6 @@ class StreamInfo(NamedTuple):
     """The oldest entry that is still there."""
     added: int | None
     """How many entries it ever had; None before Redis 7.0."""
-
-
-def control_version_of(entry_id: str) -> int:
-    """Return the control_version that an ID of the notification stream stands for."""
-    ms, _, seq = entry_id.partition("-")
-    return int(ms) * 1000 + int(seq or 0)
-
-
-def entry_id_of(control_version: int) -> str:
-    """Return the ID that a notification with this control_version has."""
-    return f"{control_version // 1000}-{control_version % 1000}"
 
 
 def server_time_us(client: Client) -> int:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import redis
 
-from sidecar.redis.client import Client
+from sidecar.redis.client import Client, is_full
+from sidecar.redis.ends import Ends, look
+from sidecar.redis.groups import group_of
 from sidecar.redis.keys import CONSUMER, Keys
+from sidecar.wire.ids import (
+    FIRST,
+    id_after,
+    id_pair,
+)
 
-FIRST: Final = "0-0"
-HIGHEST: Final = 2**64 - 1
-LAST: Final = f"{HIGHEST}-{HIGHEST}"
-"""The highest ID that an entry can have."""
 READ_BYTES: Final = 8 << 20
 """A read is to bring no more than that: 500 legal entries."""
 FIRST_READ: Final = 16
@@ -39,44 +43,22 @@ class Pending(NamedTuple):
     """Its lowest ID; empty when nothing is pending."""
     highest: str
     """Its highest ID; `FIRST` when nothing is pending."""
+    others: Mapping[str, int] = MappingProxyType({})
+    """By consumer, how many of them are another's than the worker's."""
+
+    @property
+    def elsewhere(self) -> int:
+        """How many are pending under other consumers."""
+        return sum(self.others.values())
+
+    def told(self) -> str:
+        """Say where else entries are pending, to be put behind a sentence; empty for nowhere."""
+        shown = [f"{count} of them under consumer {name!r}" for name, count in self.others.items()]
+        return "".join(f", {one}" for one in shown)
 
 
 class GroupLost(Exception):
     """The consumer group is gone: Redis lost its data, or someone removed it."""
-
-
-def id_pair(entry_id: str) -> tuple[int, int]:
-    """Return an entry ID as a pair that compares as Redis compares IDs."""
-    ms, _, seq = entry_id.partition("-")
-    return int(ms), int(seq or 0)
-
-
-def key_of(entry_id: str) -> str:
-    """Return an ID so that SQLite compares it as Redis does."""
-    ms, seq = id_pair(entry_id)
-    return f"{ms:020}-{seq:020}"
-
-
-def id_of(key: str) -> str:
-    """Return the ID that `key_of` made a key of."""
-    ms, seq = id_pair(key)
-    return f"{ms}-{seq}"
-
-
-def id_before(entry_id: str) -> str:
-    """Return the greatest entry ID below `entry_id`."""
-    ms, seq = id_pair(entry_id)
-    if seq:
-        return f"{ms}-{seq - 1}"
-    return f"{ms - 1}-{HIGHEST}" if ms else FIRST
-
-
-def id_after(entry_id: str) -> str:
-    """Return the least entry ID above `entry_id`, or the highest that there can be."""
-    ms, seq = id_pair(entry_id)
-    if seq < HIGHEST:
-        return f"{ms}-{seq + 1}"
-    return f"{ms + 1}-0" if ms < HIGHEST else LAST
 
 
 class ControlStream:
@@ -106,7 +88,9 @@ class ControlStream:
         try:
             self._client.xgroup_create(self._stream, self._group, after, mkstream=True)
         except redis.ResponseError as error:
-            if str(error).startswith("BUSYGROUP"):
+            # Without memory the server refuses before it looks whether there is one.
+            there = is_full(error) and group_of(self._client, self._stream, self._group)
+            if there or str(error).startswith("BUSYGROUP"):
                 return False
             raise
         return True
@@ -117,15 +101,18 @@ class ControlStream:
 
     def last_delivered(self) -> str:
         """Return the ID up to which the group has handed out entries."""
+        return str(self._group_info()["last-delivered-id"].decode())
+
+    def _group_info(self) -> Mapping[str, Any]:
         try:
-            groups = self._client.xinfo_groups(self._stream)
+            groups: Any = self._client.xinfo_groups(self._stream)
         except redis.ResponseError as error:
             if "no such key" in str(error):
                 raise GroupLost(str(error)) from error
             raise
         for group in groups:
             if group["name"] == self._group.encode():
-                return str(group["last-delivered-id"].decode())
+                return dict(group)
         raise GroupLost(self._group)
 
     def last_generated(self) -> str:
@@ -143,25 +130,84 @@ class ControlStream:
         client = self._client if block_ms is None else self._blocking
         return self._read(client, block, count, ">")
 
-    def read_pending(self, after: str, count: int) -> list[Entry]:
+    def read_pending(self, after: str, count: int, *, elsewhere: bool = False) -> list[Entry]:
         """Return up to `count` pending entries with IDs above `after`, oldest first.
 
-        Returns fewer while those before were large, but always one if there is one.
+        Returns fewer while those before were large, but always one if there is one. With
+        `elsewhere`, what of them is pending under other consumers is taken over first.
         """
-        return self._read(self._client, (), count, after)
+        asked = min(count, self._room)
+        gone = self._take_over(after, asked) if elsewhere else []
+        entries = self._read(self._client, (), asked, after)
+        return (
+            sorted(gone + entries, key=lambda entry: id_pair(entry.id))[:asked] if gone else entries
+        )
+
+    def _take_over(self, after: str, count: int) -> list[Entry]:
+        """Claim what others have of the first `count` pending entries above `after`.
+
+        Returns those that were deleted. They are not claimed, for Redis 7 and newer would drop
+        them from the pending list, and nobody could tell any more that they are lost.
+        """
+        found = self._pending_rows(id_after(after), "+", count)
+        others = [entry_id for entry_id, consumer in found if consumer != CONSUMER.encode()]
+        with self._client.pipeline(transaction=False) as pipeline:
+            for entry_id in others:
+                pipeline.xrange(self._stream, entry_id, entry_id)
+            there = {
+                entry_id for entry_id, raw in zip(others, pipeline.execute(), strict=True) if raw
+            }
+        if there:
+            # JUSTID: a claim is no delivery, and must not count as one.
+            self._command(
+                "XCLAIM", self._stream, self._group, CONSUMER, 0, *sorted(there, key=id_pair),
+                "JUSTID", parse_justid=True,
+            )  # fmt: skip
+        return [Entry(entry_id, {}) for entry_id in others if entry_id not in there]
 
     def pending(self) -> Pending:
         """Return how many entries are pending in the group, and between which IDs they lie."""
-        summary = self._command("XPENDING", self._stream, self._group)
-        lowest, highest = summary["min"] or b"", summary["max"] or b""
-        return Pending(int(summary["pending"]), lowest.decode(), highest.decode() or FIRST)
+        return pending_of(self._command("XPENDING", self._stream, self._group))
 
     def pending_from(self, entry_id: str, count: int) -> set[str]:
         """Return the IDs of the first `count` pending entries at or above `entry_id`."""
+        return {found for found, _ in self._pending_rows(entry_id, "+", count)}
+
+    def pending_between(self, first: str, last: str) -> set[str]:
+        """Return the IDs of all entries from `first` to `last` that are pending."""
+        ids: set[str] = set()
+        while rows := self._pending_rows(first, last, MAX_READ):
+            ids.update(entry_id for entry_id, _ in rows)
+            if len(rows) < MAX_READ or rows[-1][0] == last:
+                break
+            first = id_after(rows[-1][0])
+        return ids
+
+    def _pending_rows(self, first: str, last: str, count: int) -> list[tuple[str, bytes]]:
         found = self._command(
-            "XPENDING", self._stream, self._group, entry_id, "+", count, parse_detail=True
+            "XPENDING", self._stream, self._group, first, last, count, parse_detail=True
         )
-        return {one["message_id"].decode() for one in found}
+        return [(one["message_id"].decode(), one["consumer"]) for one in found]
+
+    def entries(self, first: str, last: str, count: int) -> list[Entry]:
+        """Return up to `count` entries from `first` to `last`, both included, read or not."""
+        found = self._command("XRANGE", self._stream, first, last, "COUNT", count)
+        return [_entry(*raw) for raw in found]
+
+    def now_ms(self) -> int:
+        """Return the server's time, in milliseconds since the epoch."""
+        seconds, micros = self._client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def check(self) -> None:
+        """Raise what keeps this stream from being read, as far as looking tells.
+
+        That there is no group, or no stream, keeps nobody: they can be made.
+        """
+        try:
+            self.pending()
+        except GroupLost:
+            return
 
     def fetch(self, entry_id: str) -> Entry:
         """Return one entry by its ID."""
@@ -172,6 +218,14 @@ class ControlStream:
         """Return the ID of the first entry at or above `entry_id`, None when there is none."""
         found = self._command("XRANGE", self._stream, entry_id, "+", "COUNT", 1)
         return str(found[0][0].decode()) if found else None
+
+    def look(self, known: str) -> Ends:
+        """Hold the stream against an entry that it is known to have had."""
+        return look(self._client, self._stream, known)
+
+    def was_read(self) -> bool:
+        """Tell whether somebody has read from the group."""
+        return bool(self._group_info()["consumers"])
 
     def last(self) -> str:
         """Return the ID of the newest entry."""
@@ -197,15 +251,13 @@ class ControlStream:
             client=client,
         )  # fmt: skip
         entries = [_entry(*raw) for raw in answer[0][1]] if answer else []
-        self._learn(entries, full=len(entries) == asked)
-        return entries
-
-    def _learn(self, entries: list[Entry], *, full: bool) -> None:
+        full = len(entries) == asked
         size_bytes = sum(entry.size_bytes for entry in entries)
         if size_bytes > READ_BYTES:
             self._room = max(1, len(entries) * READ_BYTES // size_bytes)
         elif full and 2 * size_bytes <= READ_BYTES:
             self._room = min(2 * self._room, MAX_READ)
+        return entries
 
     def _command(self, *args: Any, client: Client | None = None, **options: Any) -> Any:  # noqa: ANN401 -- redis-py
         try:
@@ -214,6 +266,17 @@ class ControlStream:
             if str(error).startswith(("NOGROUP", "UNBLOCKED", "ERR The XGROUP")):
                 raise GroupLost(str(error)) from error
             raise
+
+
+def pending_of(summary: Mapping[str, Any]) -> Pending:
+    """Read redis-py's answer to XPENDING."""
+    lowest, highest = summary["min"] or b"", summary["max"] or b""
+    others = {
+        one["name"].decode(errors="backslashreplace"): int(one["pending"])
+        for one in summary["consumers"] or ()
+        if one["name"] != CONSUMER.encode()
+    }
+    return Pending(int(summary["pending"]), lowest.decode(), highest.decode() or FIRST, others)
 
 
 def _entry(entry_id: bytes, flat: list[bytes] | None) -> Entry:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sidecar.event import Event
-from sidecar.moments import rfc3339
 from sidecar.stores import explained
+from sidecar.wire.event import Event
+from sidecar.wire.moments import rfc3339
 from store import Capability, Corrupt, InvalidRef, NotFound, Version, VersionedStore
 
 
@@ -28,6 +28,14 @@ class Put(NamedTuple):
     state: State
     version: Version | None = None
     """None when it is not there, or the store does not list what it has."""
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        if self.state is not State.THERE:
+            return f"artifact {self.state.value}"
+        if self.version is None:
+            return "put"
+        return f"put {rfc3339(self.version.stored_at * 1e6)}, {self.version.size_bytes:,} bytes"
 
     def to_json(self) -> dict[str, Any]:
         """Return it for machines."""

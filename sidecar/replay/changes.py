@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from sidecar.history.state import FleetState
-from sidecar.notification import Notification
+from sidecar.wire.notification import Notification
 
 
 class Change(NamedTuple):

@@ -18,20 +18,22 @@ from typing import Any, Final, NamedTuple
 import orjson
 import structlog
 
-from sidecar.embedded import EmbeddedServer
 from sidecar.errors import UsageError
-from sidecar.event import Reason
 from sidecar.history import History
 from sidecar.history.live import LiveHistory
-from sidecar.metrics import Metrics, StreamMetrics
-from sidecar.pipeline import Pipeline, Rules
 from sidecar.redis.client import Client, Side, connect
+from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
-from sidecar.redis.source import ControlStream, key_of
-from sidecar.relay import IDLE_BLOCK_S, Options, Relay
+from sidecar.redis.source import ControlStream
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
+from sidecar.wire.event import Reason
+from sidecar.wire.ids import key_of
+from sidecar.worker.metrics import Metrics, StreamMetrics
+from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.pipeline import Pipeline, Rules
+from sidecar.worker.relay import Relay
 
 BATCH: Final = 500
 MAX_UNJUDGED_TOLD: Final = 20

@@ -52,6 +52,14 @@ class Comparison(NamedTuple):
         came = sum(line.startswith("+") for line in self.lines)
         return came, sum(line.startswith("-") for line in self.lines)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines."""
+        came, went = self.counts()
+        return {
+            "kind": self.kind.value, "same": self.same, "identical": self.identical, "came": came,
+            "went": went, "lines": self.lines,
+        }  # fmt: skip
+
 
 def compare(old: bytes, new: bytes) -> Comparison:
     """Compare two blobs as what both of them are."""

@@ -19,7 +19,6 @@ from typing import IO, Final
 import orjson
 
 from sidecar.errors import SidecarError, UsageError
-from sidecar.event import Event
 from sidecar.history import Gap, History
 from sidecar.history.bundle import (
     INDEX,
@@ -34,12 +33,14 @@ from sidecar.history.bundle import (
 )
 from sidecar.history.rows import of_line, to_line
 from sidecar.history.state import state_at
-from sidecar.notification import parse
-from sidecar.redis.source import FIRST, Entry, id_after, id_before, id_pair, key_of
+from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
 from sidecar.stores import explained
+from sidecar.wire.event import Event
+from sidecar.wire.ids import FIRST, id_after, id_before, id_pair, key_of
+from sidecar.wire.notification import parse
 from store import (
     CHUNK_BYTES,
     Capability,

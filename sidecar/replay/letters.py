@@ -7,7 +7,7 @@ from itertools import islice
 
 from sidecar.history import History
 from sidecar.redis.letters import ALL, DeadLetter, Selection
-from sidecar.redis.source import FIRST, LAST
+from sidecar.wire.ids import FIRST, LAST
 
 
 class RecordedLetters:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sidecar.event import Event
+from sidecar.errors import FilteredOut, Incomplete, NothingThere
 from sidecar.history import Gap, History
 from sidecar.history.halts import halts_of
 from sidecar.history.state import FleetState, state_at
-from sidecar.moments import rfc3339
-from sidecar.notification import Notification
-from sidecar.redis.scan import control_version_of, text
-from sidecar.redis.source import FIRST, HIGHEST, id_pair
-from sidecar.replay.timeline import End, decoded, hints, lives
-from sidecar.replay.window import Window
+from sidecar.redis.scan import text
+from sidecar.replay.timeline import End, decoded, hints, lives, whose
+from sidecar.replay.window import Window, moment
+from sidecar.wire.event import Event
+from sidecar.wire.ids import FIRST, HIGHEST, control_version_of, id_pair
+from sidecar.wire.moments import rfc3339
+from sidecar.wire.notification import Notification
 
 
 class Row(NamedTuple):
@@ -27,8 +28,13 @@ class Row(NamedTuple):
     tenant_id: str
     at_us: int
     """When it was published, when its entry came, or when it died: since when it has been so, in
-    microseconds since the epoch."""
+    microseconds since the epoch; 0 when nobody knows."""
     detail: str = ""
+
+    @property
+    def whose(self) -> str:
+        """Tenant, stack and version, for a person."""
+        return whose(self.event) if self.event else self.tenant_id or "-"
 
     def to_json(self) -> dict[str, Any]:
         """Return it for machines; absent is null."""
@@ -37,7 +43,7 @@ class Row(NamedTuple):
                   "manifest_checksum")  # fmt: skip
         return {
             "what": self.what,
-            "since": rfc3339(self.at_us),
+            "since": rfc3339(self.at_us) if self.at_us else None,
             "event_id": self.event_id or None,
             **{name: (getattr(event, name) if event else None) or None for name in fields},
             "control_version": (event and event.control_version) or None,
@@ -56,6 +62,21 @@ class Moment:
     def gaps(self) -> list[Gap]:
         """Which notifications before have expired: what only they told is missing."""
         return self._state.gaps
+
+    def conclude(self, *, held: int, shown: int) -> None:
+        """Raise what tells that something is missing, if so it is, of so many rows, and shown."""
+        if self.gaps:
+            which = "; ".join(
+                f"{moment(gap.first)} to {moment(gap.last)} ({gap.why})" for gap in self.gaps
+            )
+            raise Incomplete(
+                f"notifications have expired: {which}. What only they told is missing here"
+            )
+        if not held:
+            at = f"{self._at_us} ({rfc3339(self._at_us)})"
+            raise NothingThere(f"there was nothing yet at {at}")
+        if not shown:
+            raise FilteredOut(f"the filters left nothing of {held:,}")
 
     def halts(self) -> Iterator[Row]:
         """Yield the halts that were in force."""
@@ -81,7 +102,7 @@ class Moment:
                 yield Row("waiting", life.event, life.event_id, life.tenant_id, life.begun_us)
 
     def _dead(self) -> Iterator[Row]:
-        """Yield the letters that had been written by then and not been put back."""
+        """Yield the letters that had been written by then and not been redriven."""
         names, last = self._history.streams, f"{self._at_us // 1000}-{HIGHEST}"
         put_back = {
             text(record.fields, "letter"): record
@@ -91,7 +112,7 @@ class Moment:
             record = put_back.pop(letter.id, None)
             if record is None or id_pair(record.id) > id_pair(last):
                 yield self._letter(letter.fields, letter.id)
-        # What has been put back since was dead then; its letter may be gone, its record tells.
+        # What has been redriven since was dead then; its letter may be gone, its record tells.
         for letter_id, record in put_back.items():
             was_there = letter_id and id_pair(letter_id) <= id_pair(last)
             if was_there and id_pair(record.id) > id_pair(last):

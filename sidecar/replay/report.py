@@ -17,14 +17,14 @@ from typing import Any, Final
 
 from sidecar.history import History
 from sidecar.history.halts import halts_of
-from sidecar.moments import rfc3339
-from sidecar.reasons import EXPLANATIONS, explain
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.compare import compare
 from sidecar.replay.overtaking import LEAVE_IT, Overtaking
 from sidecar.replay.stalls import Stalls
 from sidecar.replay.timeline import End, Life
 from sidecar.replay.window import Covered, Filter, Window
+from sidecar.wire.moments import rfc3339
+from sidecar.wire.reasons import EXPLANATIONS, explain
 from store import StoreError, VersionedStore
 
 ENDS: Final = tuple(end.value for end in End)
@@ -32,7 +32,7 @@ MAX_HALTS: Final = 100
 MAX_DIFFS: Final = 200
 MAX_DIFF_LINES: Final = 400
 _TEXTS: Final = (
-    "tenant", "stack", "type", "ref", "event_id", "origin", "end_id", "reason", "detail", "mend",
+    "tenant", "stack", "type", "ref", "event_id", "origin", "end_id", "reason", "detail", "fix",
     "checksum", "created_at", "put",
 )  # fmt: skip
 _NUMBERS: Final = ("begun", "took", "end", "version", "ahead", "there")
@@ -76,14 +76,14 @@ class Report:
             "type": event and event.type, "ref": event and event.artifact_ref,
             "event_id": life.event_id, "origin": life.origin, "end_id": life.end_id,
             "reason": life.reason, "detail": life.detail,
-            "mend": explain(life.reason).mend if life.reason else "",
+            "fix": explain(life.reason).fix if life.reason else "",
             "checksum": event and event.checksum, "created_at": event and event.created_at,
             "put": put and put.state.value,
         }  # fmt: skip
         for name in _TEXTS:
             columns[name].append(self.strings.setdefault(texts[name] or "", len(self.strings)))
         took_s = life.delay_s
-        columns["begun"].append(life.begun_us or life.ended_us)
+        columns["begun"].append(life.begun_us or life.ended_us or life.seen_us)
         columns["took"].append(-1 if took_s is None else round(took_s * 1e6))
         columns["end"].append(ENDS.index(life.end.value))
         columns["version"].append(event.version if event else 0)

@@ -1,7 +1,7 @@
 """A window's notifications published again, for a controller in a lab.
 
-With the IDs and the content that they had, so that it is the same every time, and goes on where it
-was stopped: a stream that holds anything else is never written to.
+With the IDs and the content that they had, so that it is the same every time, and continues where
+it was stopped: a stream that holds anything else is never written to.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 from sidecar.errors import UsageError
 from sidecar.history import History
 from sidecar.redis.client import Side, translated
-from sidecar.redis.scan import control_version_of, pages
+from sidecar.redis.scan import pages
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import decoded
 from sidecar.replay.window import Filter, Window
+from sidecar.wire.ids import control_version_of
 
 
 def wanted(history: History, window: Window, asked: Filter) -> Iterator[Entry]:
@@ -43,6 +44,19 @@ def left_after(entries: Iterator[Entry], target: Side, stream: str) -> Iterator[
                         " has there; name another with --to-stream, or delete it"
                     )
     yield from entries
+
+
+def speed_of(text: str) -> float | None:
+    """Read how many times as fast; None is as fast as it goes. Raises `ValueError`."""
+    if text == "max":
+        return None
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise ValueError(f"{text!r}: a number above 0 (10 is ten times as fast), or max")
+    return factor
 
 
 def publish(

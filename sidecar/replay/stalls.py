@@ -1,4 +1,4 @@
-"""When nothing went on while events waited: over all events of a window."""
+"""When nothing moved while events waited: over all events of a window."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stall(NamedTuple):
     from_us: int
     to_us: int
     waiting: int
-    """So many had come a good while before it went on, and ended then or later."""
+    """So many had come a good while before it continued, and ended then or later."""
     letters: int
     """So many dead letters in a row came right before it; 0 for less than a row."""
     tenants: int
@@ -60,7 +60,7 @@ class Stalls:
         for at, then in pairwise(ended):
             if then - at < QUIET_US:
                 continue
-            # Those that had come a good while before it went on, less those that had ended.
+            # Those that had come a good while before it continued, less those that had ended.
             waiting = bisect_left(begun, then - QUIET_US // 2) - bisect_left(ended, then)
             if waiting > 0:
                 row = letters[_row(ended, dead, at) : bisect_right(dead, at)]

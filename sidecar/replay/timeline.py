@@ -18,18 +18,22 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from sidecar.event import Event, Rejected, decode
 from sidecar.history import History
 from sidecar.history.contract import get
 from sidecar.history.rows import of_line, to_line
-from sidecar.moments import rfc3339, time_us
-from sidecar.notification import parse
-from sidecar.redis.scan import control_version_of, entry_id_of, text
-from sidecar.redis.source import Entry, id_pair
+from sidecar.redis.scan import text
+from sidecar.redis.source import Entry
 from sidecar.replay.window import Window
+from sidecar.wire.event import Event, Rejected, decode
+from sidecar.wire.ids import control_version_of, entry_id_of, id_pair
+from sidecar.wire.moments import rfc3339, span, time_us
+from sidecar.wire.notification import parse
+from sidecar.wire.subject import CLOCK_SLACK_MS, parted
 
 HELD_IN_MEMORY: Final = 20_000
 BATCH: Final = 500
+LONGEST_WAIT_US: Final = 7 * 86_400_000_000
+"""An entry's ID that lies further before its end is not taken for a time."""
 
 
 class End(StrEnum):
@@ -39,7 +43,7 @@ class End(StrEnum):
     DUPLICATE = "duplicate"
     DEAD = "dead"
     REDRIVEN = "redriven"
-    """Was a dead letter, and has been put back."""
+    """Was a dead letter, and has been redriven."""
     WAITING = "waiting"
     UNKNOWN = "unknown"
     """None of these: what would tell has expired, or it was lost."""
@@ -65,13 +69,21 @@ class Life:
     """The ID of the notification (of a duplicate, the first's), the letter or the record."""
     fields: Mapping[bytes, bytes] | None = None
     """Of the notification, the letter or the record."""
+    seen_us: int = 0
+    """When it was looked at; 0 of what ended in the window that was asked for."""
 
     @property
     def begun_us(self) -> int:
-        """When the entry was appended, by the clock of its server; 0 when nobody knows."""
-        _, _, entry_id = self.origin.rpartition("/")
-        ms, dash, _ = entry_id.partition("-")
-        return int(ms) * 1000 if dash and ms.isascii() and ms.isdigit() else 0
+        """When the entry was appended, by the clock of its server; 0 when nobody knows.
+
+        Its ID is a position, and counts as a time only where its end, or now, agrees with that.
+        """
+        _, entry = parted(self.origin)
+        begun_us = entry[0] * 1000 if entry else 0
+        is_ended = self.ended_us and self.end is not End.DUPLICATE
+        latest_us = (self.ended_us if is_ended else self.seen_us) + CLOCK_SLACK_MS * 1000
+        earliest_us = (self.ended_us or self.seen_us) - LONGEST_WAIT_US
+        return begun_us if earliest_us <= begun_us <= latest_us else 0
 
     @property
     def delay_s(self) -> float | None:
@@ -107,11 +119,29 @@ class Life:
 
     @property
     def detail(self) -> str:
-        """What exactly was wrong, or why and as what it was put back."""
+        """What exactly was wrong, or why and as what it was redriven."""
         fields = self.fields or {}
         if self.end is End.REDRIVEN:
             return f"{text(fields, 'reason')} -> {text(fields, 'entry')}"
         return text(fields, "detail") if self.end is End.DEAD else ""
+
+    @property
+    def whose(self) -> str:
+        """Tenant, stack and version, for a person."""
+        return whose(self.event) if self.event else self.tenant_id or "-"
+
+    def words(self) -> Iterator[str]:
+        """Yield what there is to say of its end, for a person."""
+        if self.control_version:
+            yield f"{'of ' if self.end is End.DUPLICATE else ''}{self.control_version}"
+        if self.reason:
+            yield f"{self.reason}: {self.detail}"
+        elif self.detail:
+            yield self.detail
+        if self.end is End.UNKNOWN:
+            yield "nothing tells how it ended: that has expired, or it was lost (sidecar audit)"
+        if self.clock_ahead_s:
+            yield f"the producer's clock is {span(self.clock_ahead_s)} ahead"
 
     def to_json(self) -> dict[str, Any]:
         """Return it for machines; absent is null."""
@@ -139,6 +169,12 @@ class Life:
         }
 
 
+def whose(event: Event) -> str:
+    """Return tenant, stack and version of an event, for a person."""
+    owner = "/".join(part for part in (event.tenant_id, event.stack_id) if part) or "-"
+    return f"{owner}@{event.version}" if event.version else owner
+
+
 class _Effect(NamedTuple):
     at_us: int
     end: End
@@ -156,7 +192,9 @@ def lives(history: History, window: Window) -> Iterator[Life]:
     In the order in which they ended; those without an end in the window come last, by control
     stream in entry order. Raises as the history does.
     """
-    later = Window(min(window.until_us, history.now_us()))
+    now_us = history.now_us()
+    # IDs that lie ahead are no times: such entries may have ended at any.
+    later = Window(min(window.until_us, now_us) if window.since_us <= now_us else 0)
     causes = {stream: _Causes(history, stream, window) for stream in history.streams.control}
     for effect in _effects(history, window):
         stream, _, entry_id = effect.origin.rpartition("/")
@@ -165,7 +203,8 @@ def lives(history: History, window: Window) -> Iterator[Life]:
     for stream, rest in causes.items():
         entries = rest.drain()
         while batch := list(islice(entries, BATCH)):
-            yield from _without_end(history, stream, batch, later)
+            for life in _without_end(history, stream, batch, later):
+                yield replace(life, seen_us=now_us)
 
 
 def _effects(history: History, window: Window) -> Iterator[_Effect]:
@@ -272,7 +311,7 @@ def hints(fields: Mapping[bytes, bytes]) -> tuple[str, str]:
     try:
         body = json.loads(fields.get(b"event", b""))
     except (ValueError, RecursionError):
-        return text(fields, "event_id"), ""  # as a record of re-driving has it
+        return text(fields, "event_id"), ""  # as a record of redriving has it
     if not isinstance(body, dict):
         return "", ""
     found = (body.get("event_id"), body.get("tenant_id"))

@@ -12,21 +12,22 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from sidecar.event import Event
 from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
-from sidecar.moments import rfc3339, time_us
-from sidecar.reasons import explain
-from sidecar.redis.scan import control_version_of, entry_id_of, text
-from sidecar.redis.source import Entry, id_pair
+from sidecar.redis.scan import text
+from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import Put, State, put_of
-from sidecar.replay.overtaking import LEAVE_IT, overtakes
+from sidecar.replay.overtaking import LEAVE_IT, first_overtaker
 from sidecar.replay.timeline import End, Life, decoded, lives
 from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
+from sidecar.wire.event import Event
+from sidecar.wire.ids import control_version_of, entry_id_of, id_pair
+from sidecar.wire.moments import rfc3339, time_us
+from sidecar.wire.reasons import explain
 
 MAX_FOLLOWED: Final = 16
-"""So many times is it followed what became of a letter that was put back."""
+"""So many times is it followed what became of a letter that was redriven."""
 _ORIGIN: Final = re.compile(r"(.+)/([0-9]{1,20}-[0-9]{1,20})", re.DOTALL)
 _ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _CONTROL_VERSION: Final = re.compile(r"[0-9]{13,17}")
@@ -50,7 +51,7 @@ class Hop(NamedTuple):
     at_us: int | None
     """When it got there, in microseconds since the epoch, if that is known."""
     detail: str
-    mend: str = ""
+    fix: str = ""
     """What can be done, where something can."""
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class Hop(NamedTuple):
             "mark": self.mark.value,
             "at": rfc3339(self.at_us) if self.at_us else None,
             "detail": self.detail or None,
-            "mend": self.mend or None,
+            "fix": self.fix or None,
         }
 
 
@@ -73,7 +74,7 @@ class Trace:
 
 
 def traces(history: History, found: list[Life]) -> Iterator[Trace]:
-    """Yield the way of each; what was put back is followed to what became of it."""
+    """Yield the way of each; what was redriven is followed to what became of it."""
     told: set[str] = set()
     followed = 0
     left = list(found)
@@ -108,7 +109,7 @@ def find(history: History, what: str, window: Window, around_us: int) -> list[Li
 
 
 def by_origin(history: History, origin: str) -> list[Life]:
-    """Return the lives of one entry of a control stream: more than one if it was put back."""
+    """Return the lives of one entry of a control stream: more than one if it was redriven."""
     _, _, entry_id = origin.rpartition("/")
     if not _ENTRY_ID.fullmatch(entry_id):
         return []
@@ -126,7 +127,7 @@ def by_event_id(history: History, event_id: str, window: Window, around_us: int)
         for life in lives(history, near):
             if life.event_id == event_id:
                 found[life.origin, life.end_id] = life
-    return sorted(found.values(), key=lambda life: (life.begun_us, life.ended_us))
+    return sorted(found.values(), key=_when)
 
 
 def by_ref(history: History, ref: str, window: Window, count: int) -> list[Life]:
@@ -178,7 +179,12 @@ def _newest(
         newest = history.entries_back(stream, window.last, window.first, about=about)
         origins += [text(e.fields, "origin") for e in islice(_of(newest, wanted), count)]
     found = [life for origin in dict.fromkeys(origins) for life in by_origin(history, origin)]
-    return sorted(found, key=lambda life: (life.begun_us, life.ended_us))[-count:]
+    return sorted(found, key=_when)[-count:]
+
+
+def _when(life: Life) -> tuple[int, int]:
+    """Return what puts lives in order: when they began, as far as that is known, and ended."""
+    return life.begun_us or life.ended_us or life.seen_us, life.ended_us
 
 
 def _of(entries: Iterator[Entry], wanted: Callable[[Event], bool]) -> Iterator[Entry]:
@@ -248,8 +254,8 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
     if life.end is End.DEAD and life.event:
         overtaker = _overtaker(history, life, life.event)
     end = _end(life)
-    # Of an overtaken letter one mend holds, and what keeps it from happening again.
-    yield end._replace(mend=explain(life.reason).prevent) if overtaker else end
+    # Of an overtaken letter one fix holds, and what keeps it from happening again.
+    yield end._replace(fix=explain(life.reason).prevent) if overtaker else end
     if life.end is End.PUBLISHED and (readers := history.readers()):
         yield _read(life.control_version, readers)
     if overtaker:
@@ -271,7 +277,7 @@ def _appended(life: Life) -> Hop:
     size = sum(map(len, life.entry.fields)) + sum(map(len, life.entry.fields.values()))
     parent = text(life.entry.fields, "traceparent")
     traced = f", traceparent {parent}" if parent else ""
-    return Hop("entry", Mark.OK, life.begun_us, f"{life.origin}, {size:,} bytes{traced}")
+    return Hop("entry", Mark.OK, life.begun_us or None, f"{life.origin}, {size:,} bytes{traced}")
 
 
 def _stored(life: Life, put: Put | None) -> Hop:
@@ -304,10 +310,10 @@ def _end(life: Life) -> Hop:
     if life.end is End.DEAD:
         told = explain(life.reason)
         said = f"{life.end_id} {life.reason}: {life.detail}. {told.meaning}"
-        return Hop("dead letter", Mark.FAILED, at_us, said, told.mend)
+        return Hop("dead letter", Mark.FAILED, at_us, said, told.fix)
     if life.end is End.REDRIVEN:
         fields = life.fields or {}
-        return Hop("put back", Mark.OK, at_us, f"by {text(fields, 'by')}: {text(fields, 'reason')};"
+        return Hop("redriven", Mark.OK, at_us, f"by {text(fields, 'by')}: {text(fields, 'reason')};"
                    f" as {text(fields, 'entry')}")  # fmt: skip
     if life.end is End.WAITING:
         return Hop("waits", Mark.WAITS, None, "no worker has finished it",
@@ -326,16 +332,14 @@ def _read(control_version: int, readers: dict[str, int]) -> Hop:
 
 
 def _overtaker(history: History, life: Life, event: Event) -> Hop | None:
-    """Return the first notification after a dead letter that makes it old news."""
-    about = About(tenant_id=event.tenant_id)
-    names = history.streams
-    for entry in history.entries(names.notifications, entry_id_of(life.ended_us), about=about):
-        other = decoded(entry.fields)
-        if other and overtakes(other, event, life.event_id):
-            return Hop(
-                "overtaken", Mark.FAILED, control_version_of(entry.id),
-                f"by {other.event_id}: {other.tenant_id}/{other.stack_id}@{other.version},"
-                f" control_version {control_version_of(entry.id)}",
-                LEAVE_IT,
-            )  # fmt: skip
-    return None
+    """Return the first notification that makes a dead letter old news."""
+    found = first_overtaker(history, life, event)
+    if found is None:
+        return None
+    other, entry = found
+    return Hop(
+        "overtaken", Mark.FAILED, control_version_of(entry.id),
+        f"by {other.event_id}: {other.tenant_id}/{other.stack_id}@{other.version},"
+        f" control_version {control_version_of(entry.id)}",
+        LEAVE_IT,
+    )  # fmt: skip

@@ -10,10 +10,11 @@ from typing import Final, NamedTuple
 
 from sidecar.history import About, History
 from sidecar.history.halts import halts_of
-from sidecar.moments import span
-from sidecar.redis.scan import control_version_of, entry_id_of, text
-from sidecar.redis.source import FIRST, Entry, id_before, id_pair
+from sidecar.redis.scan import text
+from sidecar.redis.source import Entry
 from sidecar.replay.timeline import BATCH, End, Life, decoded
+from sidecar.wire.ids import FIRST, control_version_of, entry_id_of, id_before, id_pair
+from sidecar.wire.moments import span
 
 HELD_US: Final = 100_000
 """So long another event must have held one for that to be worth telling: a batch takes less."""

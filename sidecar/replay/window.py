@@ -5,25 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sidecar.errors import Incomplete, SidecarError, UsageError
-from sidecar.event import Event
+from sidecar.errors import FilteredOut, Incomplete, NothingThere, SidecarError, UsageError
 from sidecar.history import Gap, History, Reach
 from sidecar.history.contract import ALWAYS
-from sidecar.moments import parse_since, rfc3339
-from sidecar.redis.scan import entry_id_of
-from sidecar.redis.source import HIGHEST
-
-
-class NothingThere(SidecarError):
-    """The window never held anything."""
-
-    exit_code = 5
-
-
-class FilteredOut(SidecarError):
-    """The filters left nothing of what the window holds."""
-
-    exit_code = 6
+from sidecar.wire.event import Event
+from sidecar.wire.ids import HIGHEST, entry_id_of, id_pair
+from sidecar.wire.moments import parse_position, rfc3339
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +54,14 @@ class Window:
 def parse_window(
     since: str | None, until: str | None, now_us: int, span_us: tuple[int, int] = ALWAYS
 ) -> Window:
-    """Read both ends: a control_version (`since` excludes it, as a cursor does), an RFC 3339 time,
-    or a duration before now. An end that is not given is that of `span_us`. Raises `UsageError`.
+    """Read both ends, each as `parse_position` does (`since` excludes a control_version, as a
+    cursor does). An end that is not given is that of `span_us`. Raises `UsageError`.
     """
     first, last = span_us
     if since:
-        first = parse_since(since, now_us).control_version + 1
+        first = parse_position(since, now_us).begin_us
     if until:
-        end = parse_since(until, now_us, option="--until")
-        last = end.control_version + end.is_time
+        last = parse_position(until, now_us, option="--until").last_us
     if last < first:
         raise UsageError(f"--until {until} is before --since {since}; swap them")
     return Window(first, last)
@@ -161,3 +147,9 @@ def verdict(
     if not shown and asked:
         return FilteredOut(f"the filters left nothing of {held:,} events in the window {window}")
     return None
+
+
+def moment(entry_id: str) -> str:
+    """Return the time that an entry ID means, for a person."""
+    ms, _ = id_pair(entry_id)
+    return rfc3339(ms * 1000) if ms else "the beginning"

@@ -22,12 +22,12 @@ import weakref
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from store.chassis.layout import ATTRIBUTE, OWN, SUFFIX, Mark, Place, place_of, read_mark
+from store.chassis.layout import ATTRIBUTE, NO_ATTRIBUTES, OWN, SUFFIX, Mark, Place, place_of
+from store.chassis.looking import File, Look, Pair, Watch, judge, mark_of, verify, where
 from store.contract import Artifact, Blob, Capability, StoreConfig, as_bytes, check_pin
 from store.errors import (
     ChecksumMismatch,
     ConfigError,
-    Corrupt,
     InvalidRef,
     NotFound,
     StoreError,
@@ -40,9 +40,7 @@ from store.posix import (
     READ,
     Root,
     explained,
-    identity_of,
     misplaced,
-    read_all,
     wait_for_lock,
     write_all,
 )
@@ -57,11 +55,6 @@ if TYPE_CHECKING:
 _LOCKS = 64
 _POLL_S = 0.005
 _LEFTOVER_AGE_S = 24 * 3600.0
-_SETTLED_S = 0.05
-"""How long a foreign pair lies still before it is believed; more than a tick of file times."""
-_PATIENCE_S = 1.0
-"""The same, of what looks like a Put under way or cut short; and the age that needs no watching."""
-_NO_ATTRIBUTES = {errno.ENOTSUP, errno.EOPNOTSUPP}
 
 _T = TypeVar("_T")
 
@@ -93,7 +86,7 @@ class ChassisStore:
             root_fd = _open_root(root)
             weakref.finalize(self, os.close, root_fd)
             self._root = _Shared(root, root_fd)
-        self.identity = "chassis-file:{}:{}".format(*self._root.identity)
+        self.location = "chassis-file:{}:{}".format(*self._root.identity)
         self._sweep()
 
     # Put: write both aside, flush, mark, then name both under a lock, flush the names.
@@ -225,12 +218,12 @@ class ChassisStore:
         Raises `Corrupt` for half a pair, `Unavailable` for one that never comes to rest.
         """
 
-        def take(look: _Pair) -> Artifact | None:
+        def take(look: Pair) -> Artifact | None:
             artifact = Artifact(look.data.content(), look.manifest.content())
             if not (look.data.is_unchanged() and look.manifest.is_unchanged()):
                 return None
-            self._verify(look.data, artifact.data)
-            self._verify(look.manifest, artifact.manifest)
+            verify(look.data, artifact.data)
+            verify(look.manifest, artifact.manifest)
             return artifact
 
         return self._take(ref, "get", take)
@@ -248,11 +241,11 @@ class ChassisStore:
         A read raises `Unavailable` when the data was rewritten in place meanwhile.
         """
 
-        def take(look: _Pair) -> ArtifactReader | None:
+        def take(look: Pair) -> ArtifactReader | None:
             manifest = look.manifest.content()
             if not look.manifest.is_unchanged():
                 return None
-            self._verify(look.manifest, manifest)
+            verify(look.manifest, manifest)
             data, mark = look.data.kept(), look.data.mark
             return ArtifactReader(
                 _Steady(self._path, data),
@@ -269,23 +262,23 @@ class ChassisStore:
         self,
         ref: str,
         doing: str,
-        take: Callable[[_Pair], _T | None],
+        take: Callable[[Pair], _T | None],
         *,
         at_rest: bool = True,
     ) -> _T:
         """Return what `take` makes of the pair; it answers None when the pair changed meanwhile."""
         place = place_of(ref)
-        watch = _Watch(self._timeout_s)
+        watch = Watch(self._timeout_s)
         with self._explained(f"{doing} {ref!r}"):
             while True:
                 with self._look(place) as look:
-                    verdict = self._judge(place, look)
+                    verdict = judge(self._path, place, look)
                     patience_s = verdict.patience_s if verdict.error or at_rest else 0.0
                     if watch.rests(look, patience_s):
                         if verdict.error:
                             self._root.check_root()
                             raise verdict.error
-                        taken = take(_Pair(*look.both()))
+                        taken = take(Pair(*look.both()))
                         if taken is not None:
                             return taken
                 if watch.is_over():
@@ -296,7 +289,7 @@ class ChassisStore:
                 time.sleep(_POLL_S)
 
     @contextlib.contextmanager
-    def _look(self, place: Place) -> Iterator[_Look]:
+    def _look(self, place: Place) -> Iterator[Look]:
         """Open both files as one moment shows them."""
         with contextlib.ExitStack() as opened:
             with contextlib.ExitStack() as locked:
@@ -304,19 +297,19 @@ class ChassisStore:
                 look = self._open_files(place, opened)
             yield look
 
-    def _open_files(self, place: Place, opened: contextlib.ExitStack) -> _Look:
+    def _open_files(self, place: Place, opened: contextlib.ExitStack) -> Look:
         try:
             directory_fd = self._root.enter(place.directories)
         except (FileNotFoundError, NotADirectoryError):
-            return _Look(None, None, is_shared=False)
+            return Look(None, None, is_shared=False)
         opened.callback(os.close, directory_fd)
         data = self._open_file(directory_fd, place, place.data, opened)
         manifest = self._open_file(directory_fd, place, place.manifest, opened)
-        return _Look(data, manifest, is_shared=_is_shared(directory_fd, place))
+        return Look(data, manifest, is_shared=_is_shared(directory_fd, place))
 
     def _open_file(
         self, directory_fd: int, place: Place, name: str, opened: contextlib.ExitStack
-    ) -> _File | None:
+    ) -> File | None:
         """Open a regular file; None when there is none. Raises `Corrupt` for a link and such."""
         path = self._where(place, name)
         try:
@@ -329,68 +322,7 @@ class ChassisStore:
             return None
         if not stat.S_ISREG(found.st_mode):
             raise misplaced(path)
-        return _File(fd, found, path, _mark_of(fd, found))
-
-    def _judge(self, place: Place, look: _Look) -> _Verdict:
-        """Say what the two files are to this ref, and how long to doubt it."""
-        data = _owned(look.data, place, "data")
-        manifest = _owned(look.manifest, place, "manifest")
-        where = self._where(place)
-        if data is None and manifest is None:
-            return _Verdict(NotFound(f"{self._path} has nothing at ref {place.ref!r}"), 0.0)
-        if data is None:
-            # Our first Put ends with the data, as the Go side's does: there is no artifact yet.
-            return _Verdict(
-                NotFound(
-                    f"{self._path} has nothing at ref {place.ref!r} but a manifest: a first Put was"
-                    " cut short, or the data was removed; put it again"
-                ),
-                _PATIENCE_S,
-            )
-        if manifest is None and place.is_named_like_a_manifest:
-            return _Verdict(NotFound(f"{where} is a manifest, no data of ref {place.ref!r}"), 0.0)
-        if manifest is None:
-            return _Verdict(
-                Corrupt(f"{where} is half a pair: it has no manifest; put it again"), _PATIENCE_S
-            )
-        if look.is_shared:
-            return _Verdict(
-                Corrupt(
-                    f"{where} is mixed up with another ref: one file is the manifest of one and the"
-                    f" data of the other, as names that end in {SUFFIX} make it; rename one"
-                ),
-                0.0,
-            )
-        return self._judge_pair(where, data, manifest)
-
-    def _judge_pair(self, where: str, data: _File, manifest: _File) -> _Verdict:
-        if (data.mark and data.mark.pair) != (manifest.mark and manifest.mark.pair):
-            return _Verdict(
-                Corrupt(
-                    f"{where} and its manifest are of two Puts: one was cut short, or changed one"
-                    " file alone; put it again"
-                ),
-                _PATIENCE_S,
-            )
-        if data.mark:
-            return _Verdict(None, 0.0)
-        # The Go side writes the manifest, then the data: else one may be about to be replaced.
-        gap_s = data.found.st_mtime - manifest.found.st_mtime
-        is_even = 0.0 <= gap_s <= _SETTLED_S and not (
-            data.is_being_cut() or manifest.is_being_cut()
-        )
-        return _Verdict(None, _SETTLED_S if is_even else _PATIENCE_S)
-
-    def _verify(self, file: _File, content: bytes) -> None:
-        mark = file.mark
-        if mark is None:
-            return
-        kept = mark.data_digest if mark.role == "data" else mark.manifest_digest
-        if hashlib.sha256(content).hexdigest() != kept:
-            raise Corrupt(
-                f"{file.path} is damaged: it fails the checksum kept in its attribute {ATTRIBUTE};"
-                " put it again"
-            )
+        return File(fd, found, path, mark_of(fd, found))
 
     # Our own corner of the tree.
 
@@ -428,7 +360,7 @@ class ChassisStore:
                     os.unlink(entry.name, dir_fd=tmp_fd)
 
     def _where(self, place: Place, name: str | None = None) -> str:
-        return "/".join((self._path, *place.directories, name or place.data))
+        return where(self._path, place, name)
 
     def _explained(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return explained(self._path, doing)
@@ -475,94 +407,10 @@ class _Stage:
             os.unlink(name, dir_fd=self._tmp_fd)
 
 
-class _File(NamedTuple):
-    """An open file as it was found."""
-
-    fd: int
-    found: os.stat_result
-    path: str
-    mark: Mark | None
-
-    def content(self) -> bytes:
-        """Read all of it, once."""
-        return read_all(self.fd, self.found.st_size)
-
-    def is_unchanged(self) -> bool:
-        """Tell whether nobody wrote to it since it was found; being replaced is no change."""
-        now = os.fstat(self.fd)
-        return (now.st_size, now.st_mtime_ns) == (self.found.st_size, self.found.st_mtime_ns)
-
-    def is_being_cut(self) -> bool:
-        """Tell whether it looks empty only because its rewriting has begun."""
-        return not self.found.st_size and bool(self.found.st_blocks)
-
-    def kept(self) -> _File:
-        """Return it with a descriptor that outlives the look."""
-        return self._replace(fd=os.dup(self.fd))
-
-
-class _Look(NamedTuple):
-    """What lies at both names; when one changed hands during the look, it is too young to rest."""
-
-    data: _File | None
-    manifest: _File | None
-    is_shared: bool
-
-    def both(self) -> tuple[_File, ...]:
-        """Return the files that are there, data first."""
-        return tuple(file for file in (self.data, self.manifest) if file is not None)
-
-    def age_s(self) -> float:
-        """Return how long ago the younger file last changed, by this machine's clock."""
-        if not all(file.found.st_size for file in self.both()):
-            return 0.0  # ext4 shows a file as empty some time before its change of time
-        return time.time() - max((file.found.st_ctime for file in self.both()), default=0.0)
-
-
-class _Pair(NamedTuple):
-    """Both files of an artifact."""
-
-    data: _File
-    manifest: _File
-
-
-class _Verdict(NamedTuple):
-    """What is wrong with a look, if anything, and how long it must lie still to be believed."""
-
-    error: StoreError | None
-    patience_s: float
-
-
-class _Watch:
-    """Tells whether successive looks show the same files, at rest."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._seen: object = None
-        self._since = 0.0
-
-    def rests(self, look: _Look, patience_s: float) -> bool:
-        """Tell whether it has lain still for `patience_s`, as far as that can be told."""
-        seen = tuple(
-            (*identity_of(f.found), f.found.st_size, f.found.st_mtime_ns, f.found.st_ctime_ns)
-            for f in look.both()
-        )
-        now = time.monotonic()
-        if seen != self._seen:
-            self._seen, self._since = seen, now
-        patience_s = min(patience_s, self._timeout_s)
-        return now - self._since >= patience_s or look.age_s() >= _PATIENCE_S
-
-    def is_over(self) -> bool:
-        """Tell whether the time is up."""
-        return time.monotonic() > self._deadline
-
-
 class _Steady:
     """Data under the eyes of a reader: being rewritten in place is told, never passed on."""
 
-    def __init__(self, root: str, file: _File) -> None:
+    def __init__(self, root: str, file: File) -> None:
         self._root = root
         self._file = file
 
@@ -631,13 +479,6 @@ def _is_shared(directory_fd: int, place: Place) -> bool:
     return _is_file(directory_fd, place.manifest + SUFFIX)
 
 
-def _owned(file: _File | None, place: Place, role: str) -> _File | None:
-    """Return the file unless its mark says that it is another's."""
-    if file is None or file.mark is None or (file.mark.ref, file.mark.role) == (place.ref, role):
-        return file
-    return None
-
-
 def _flush(place: Place, file: _Temporary, mark: Mark) -> None:
     """Mark the file and make it durable. Raises `InvalidRef` when it needs a mark and has none."""
     if not _set_mark(file.fd, mark) and not place.spelled:
@@ -654,21 +495,10 @@ def _set_mark(fd: int, mark: Mark) -> bool:
     try:
         os.setxattr(fd, ATTRIBUTE, mark.written(os.fstat(fd)))
     except OSError as error:
-        if error.errno in _NO_ATTRIBUTES:
+        if error.errno in NO_ATTRIBUTES:
             return False
         raise
     return True
-
-
-def _mark_of(fd: int, found: os.stat_result) -> Mark | None:
-    if not hasattr(os, "getxattr"):
-        return None
-    try:
-        return read_mark(os.getxattr(fd, ATTRIBUTE), found)
-    except OSError as error:
-        if error.errno in {errno.ENODATA, *_NO_ATTRIBUTES}:
-            return None
-        raise
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ of one Put can be told from a mixture. The Go side leaves no mark, and no mark i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from store.refs import check_ref
 SUFFIX = ".manifest.json"
 OWN = "@sidecar"
 """Our directory under the root. The encoding never emits '@'."""
+NO_ATTRIBUTES = {errno.ENOTSUP, errno.EOPNOTSUPP}
 ATTRIBUTE = "user.artifact"
 NAME_MAX_BYTES = 255
 

@@ -1,6 +1,6 @@
 """The file backend: `backend` puts and gets, `upkeep` verifies and collects garbage.
 
-`layout` says where everything lies, `tree` walks the directories, `records` reads, `pouring` writes
+`layout` says where everything lies, `tree` walks the directories, `records` reads, `copying` writes
 large data, `root` opens or makes the root.
 """
 

@@ -1,6 +1,7 @@
 """The file backend: a directory that `ls`, `cat` and `sha256sum` can read.
 
     ROOT/STORE                      format and hash, two lines of text
+    ROOT/IDENTITY                   the store's random id, a line of text
     ROOT/refs/stacks/t_1/web/42@    the ref's current record
     ROOT/refs/stacks/t_1/web/42@D.M every version's record, by the SHA-256 of data and manifest;
                                     the newest is a hard link to the current one
@@ -34,23 +35,23 @@ from store.contract import (
     check_position,
 )
 from store.errors import ChecksumMismatch, Corrupt, NotFound
-from store.file import records, upkeep
-from store.file.layout import QUARANTINE, REFS, Found, Place, object_of, place_of
-from store.file.pouring import pour_blob, pour_reader, read_up_to, source_of
+from store.file import finding, records, upkeep
+from store.file.copying import copy_blob, copy_reader, read_up_to, source_of
+from store.file.layout import REFS, Found, object_of, place_of
+from store.file.names import Names
 from store.file.root import open_root
 from store.file.tree import Tree
 from store.posix import explained, misplaced
-from store.record import HEADER_MAX_BYTES, INLINE_MAX_BYTES, Record, describe, header_of, version_of
+from store.record import HEADER_MAX_BYTES, INLINE_MAX_BYTES, describe
 from store.refs import check_ref, encode
 from store.streams import ArtifactReader
 from store.urls import root_of
 
 if TYPE_CHECKING:
-    import builtins
     from collections.abc import Callable, Iterable, Iterator
 
     from store.contract import Checked, Collected, Pin, Retention
-    from store.file.pouring import Poured
+    from store.file.copying import Copied
     from store.streams import Readable
 
 _T = TypeVar("_T")
@@ -61,27 +62,39 @@ def open_file(config: StoreConfig) -> FileStore:
 
     Raises `ConfigError` when neither is given, and as `FileStore`.
     """
-    return FileStore(root_of(config, "file"), timeout_s=config.timeout_s)
+    root = root_of(config, "file")
+    return FileStore(root, timeout_s=config.timeout_s, create=config.create)
 
 
 class FileStore:
     """Artifacts under one directory, for any number of threads and processes at once.
 
-    Raises `ConfigError` when `root` holds something else or a newer format, `Unavailable` when
-    it cannot be reached. With a store in it already, a read-only root can be opened and read.
+    Raises `ConfigError` when `root` holds something else or a newer format, or no store and it is
+    not to `create` one; `Unavailable` when it cannot be reached. With a store in it already, a
+    read-only root can be opened and read.
     """
 
     name = "file"
     capabilities = frozenset(Capability)
 
-    def __init__(self, root: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, root: str, *, timeout_s: float = 30.0, create: bool = True) -> None:
         self._root = root
         with self._explained("open the store"):
-            self._tree = Tree(root, open_root(root), timeout_s=timeout_s)
-        self.identity = "file:{}:{}".format(*self._tree.identity)
+            self._tree = Tree(root, open_root(root, create=create), timeout_s=timeout_s)
+        self._names = Names(self._tree)
+        self.location = "file:{}:{}".format(*self._tree.identity)
+        self._identity: str | None = None
         with contextlib.suppress(OSError):  # a reader who may not, or a race, is no trouble
             for name, _ in self._tree.leftovers():
                 self._tree.discard(name)
+
+    @property
+    def identity(self) -> str | None:
+        """See `VersionedStore.identity`."""
+        if self._identity is None:
+            with self._explained("read the identity"):
+                self._identity = self._tree.store_identity()
+        return self._identity
 
     # Put: hash, write aside, flush, name, flush the names.
 
@@ -94,7 +107,7 @@ class FileStore:
         blob, manifest_blob = as_bytes(data), as_bytes(manifest)
         with self._explained(f"put {ref!r}"):
             if len(blob) > INLINE_MAX_BYTES:
-                self._put_large(ref, lambda fd: pour_blob(fd, blob), manifest_blob, None, position)
+                self._put_large(ref, lambda fd: copy_blob(fd, blob), manifest_blob, None, position)
             else:
                 self._put_small(ref, blob, manifest_blob, None, position)
 
@@ -123,7 +136,7 @@ class FileStore:
                 return self._put_small(ref, head, manifest_blob, checksum, position)
             return self._put_large(
                 ref,
-                lambda fd: pour_reader(fd, head, reader, source),
+                lambda fd: copy_reader(fd, head, reader, source),
                 manifest_blob,
                 checksum,
                 position,
@@ -139,124 +152,27 @@ class FileStore:
     ) -> str:
         digest = hashlib.sha256(data).hexdigest()
         found = _accepted(ref, digest, checksum)
-        self._put_record(describe(ref, digest, len(data), manifest, position), manifest + data)
+        self._names.put_record(
+            describe(ref, digest, len(data), manifest, position), manifest + data
+        )
         return found
 
     def _put_large(
         self,
         ref: str,
-        pour: Callable[[int], Poured],
+        copy: Callable[[int], Copied],
         manifest: bytes,
         checksum: str | None,
         position: Position | None,
     ) -> str:
         with self._tree.temporary(mode=0o444) as (temporary, fd):
-            digest, size = pour(fd)
+            digest, size = copy(fd)
             found = _accepted(ref, digest, checksum)
             # Garbage collection waits here: the object has to stay until its record is there.
             with self._tree.locked(upkeep.lock_of_object(digest), shared=True):
-                self._name_object(temporary, digest)  # first the object, last its record
-                self._put_record(describe(ref, digest, size, manifest, position), manifest)
+                self._names.name_object(temporary, digest)  # first the object, last its record
+                self._names.put_record(describe(ref, digest, size, manifest, position), manifest)
         return found
-
-    def _name_object(self, temporary: str, digest: str) -> None:
-        directory_fd = self._tree.enter_durable(object_of(digest))
-        try:
-            if self._freshened(directory_fd, digest):
-                self._tree.discard(temporary)
-            else:
-                self._tree.rename(temporary, directory_fd, digest)
-            # Also when it was there: another writer's rename may not be durable yet.
-            os.fsync(directory_fd)
-        finally:
-            os.close(directory_fd)
-
-    def _freshened(self, directory_fd: int, digest: str) -> bool:
-        """Tell whether the object is there and intact, and is now marked as in use.
-
-        A corrupt one is kept in quarantine: a link, not a rename, so that readers of its name
-        see the old content or the new, and no gap.
-        """
-        try:
-            path = self._tree.path(*object_of(digest), digest)
-            if records.digest_of(self._tree, directory_fd, digest, path) == digest:
-                os.utime(digest, dir_fd=directory_fd, follow_symlinks=False)
-                return True
-        except (FileNotFoundError, PermissionError, Corrupt):
-            return False  # nothing there, not ours, or a link: the rename replaces it
-        with self._tree.directory((QUARANTINE,)) as quarantine_fd:
-            if quarantine_fd is not None:
-                kept = f"{digest}.{self._tree.unique()}"
-                os.link(digest, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd)
-        return False
-
-    def _put_record(self, record: Record, body: bytes) -> None:
-        place = place_of(record.ref)
-        directory_fd = self._tree.enter_durable(place.way)
-        try:
-            if not self._holds(directory_fd, place, record, body):
-                temporary = self._tree.write(header_of(record), body)
-                self._publish(directory_fd, place, record, temporary)
-            # Also when nothing was written: another writer's names may not be durable yet.
-            os.fsync(directory_fd)
-        finally:
-            os.close(directory_fd)
-
-    def _holds(self, directory_fd: int, place: Place, record: Record, body: bytes) -> bool:
-        """Tell whether the ref is intact and already where this Put would move it."""
-        try:
-            version = os.stat(place.version(record), dir_fd=directory_fd, follow_symlinks=False)
-            current = records.read(self._tree, directory_fd, place, place.leaf)
-            return (
-                current.inode == version.st_ino
-                and current.record.is_version(record.data_digest, record.manifest_digest)
-                and not _is_later(record.position, current.record.position)
-                and current.content[current.body_at :] == body
-            )
-        except (FileNotFoundError, Corrupt):
-            return False  # written anew, and so healed
-
-    def _publish(self, directory_fd: int, place: Place, record: Record, temporary: str) -> None:
-        with (
-            self._tree.discarding(temporary),
-            self._tree.locked(upkeep.lock_of_records(place.path)),
-        ):
-            if record.position and self._is_overtaken(directory_fd, place, record.position):
-                self._tree.rename(temporary, directory_fd, place.version(record))
-            else:
-                self._point(directory_fd, place, record, temporary)
-
-    def _point(self, directory_fd: int, place: Place, record: Record, temporary: str) -> None:
-        """Give the file its version's name, then make it the ref's current record."""
-        tree, version = self._tree, place.version(record)
-        try:
-            os.link(temporary, version, src_dir_fd=tree.tmp_fd, dst_dir_fd=directory_fd)
-        except FileExistsError:
-            # The same content, intact or not: replacing it heals it and makes it the newest.
-            twin = tree.twin(temporary)
-            with tree.discarding(twin):
-                tree.rename(twin, directory_fd, version)
-        self._keep_current(directory_fd, place)
-        tree.rename(temporary, directory_fd, place.leaf)
-
-    def _keep_current(self, directory_fd: int, place: Place) -> None:
-        """Give the current record its version's name, if a power cut kept only the other one.
-
-        Its Put never returned, but the version could be read since: it stays readable.
-        """
-        leaf = place.leaf
-        with contextlib.suppress(FileNotFoundError, FileExistsError, Corrupt):
-            if os.stat(leaf, dir_fd=directory_fd, follow_symlinks=False).st_nlink == 1:
-                version = place.version(records.header(self._tree, directory_fd, place, leaf))
-                os.link(leaf, version, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-
-    def _is_overtaken(self, directory_fd: int, place: Place, position: Position) -> bool:
-        """Tell whether a later position moved the ref. Under the lock of its records."""
-        try:
-            current = records.header(self._tree, directory_fd, place, place.leaf)
-        except (FileNotFoundError, Corrupt):
-            return False  # a record that cannot be read must not bar the ref for ever
-        return _is_later(current.position, position)
 
     # Get: one record, perhaps one object, both digests.
 
@@ -305,6 +221,11 @@ class FileStore:
                 )
             try:
                 return body(found)
+            except Corrupt:
+                own = finding.own_record(self._tree, found)
+                if own is None:
+                    raise
+                return body(own)
             except FileNotFoundError:
                 self._tree.check_root()
                 if found.inode == before:
@@ -325,8 +246,8 @@ class FileStore:
 
     def _reader(self, found: Found) -> ArtifactReader:
         record = found.record
+        records.check_body(self._tree, found)
         manifest, data = records.body_of(found)
-        records.check_manifest(found, manifest)
         raw = io.BytesIO(data) if record.inline else self._opened_object(found)
         return ArtifactReader(
             raw,
@@ -364,53 +285,11 @@ class FileStore:
                 return found
         with self._tree.directory(place.way) as directory_fd:
             if directory_fd is not None:
-                found = self._select(directory_fd, place, *pin, limit)
+                found = finding.select(self._tree, directory_fd, place, *pin, limit)
                 if found is not None:
                     return found
         self._tree.check_root()  # it takes the storage itself to say that something is absent
         return None
-
-    def _select(
-        self,
-        directory_fd: int,
-        place: Place,
-        data_digest: str | None,
-        manifest_digest: str | None,
-        limit: int | None,
-    ) -> Found | None:
-        damage: Corrupt | None = None
-        try:
-            current = records.read(self._tree, directory_fd, place, place.leaf, limit)
-            if current.record.is_version(data_digest, manifest_digest):
-                return current
-        except FileNotFoundError:
-            pass
-        except Corrupt as error:
-            damage = error
-        if data_digest is not None:
-            version = self._newest(directory_fd, place, data_digest, manifest_digest, limit)
-            if version is not None:
-                return version
-        if damage is not None:
-            raise damage  # it may be what was asked for
-        return None
-
-    def _newest(
-        self,
-        directory_fd: int,
-        place: Place,
-        data_digest: str,
-        manifest_digest: str | None,
-        limit: int | None,
-    ) -> Found | None:
-        names = [f"{place.leaf}{data_digest}.{manifest_digest}"]
-        if manifest_digest is None:
-            names = records.names(directory_fd, f"{place.leaf}{data_digest}.")
-        found = []
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # never there, or just collected
-                found.append(records.read(self._tree, directory_fd, place, name, limit))
-        return max(found, key=lambda each: each.record.stored, default=None)
 
     # What there is.
 
@@ -437,24 +316,13 @@ class FileStore:
             self._explained(f"list the versions of {ref!r}"),
             self._tree.directory(place.way) as directory_fd,
         ):
-            listed = [] if directory_fd is None else self._versions(directory_fd, place)
+            listed = (
+                [] if directory_fd is None else finding.versions(self._tree, directory_fd, place)
+            )
             if not listed:
                 self._tree.check_root()
                 raise NotFound(f"{self._root} has nothing at ref {ref!r}")
         return iter(listed)
-
-    def _versions(self, directory_fd: int, place: Place) -> builtins.list[Version]:
-        """Return every version; the current record counts even if its version's name is lost."""
-        found = {}
-        for name in records.names(directory_fd, place.leaf):
-            with contextlib.suppress(FileNotFoundError):  # just collected
-                record = records.header(self._tree, directory_fd, place, name)
-                current = name == place.leaf
-                digests = (record.data_digest, record.manifest_digest)
-                if current or digests not in found:
-                    found[digests] = (record, current)
-        newest_first = sorted(found.values(), key=lambda each: each[0].stored, reverse=True)
-        return [version_of(record, current=current) for record, current in newest_first]
 
     # Upkeep.
 
@@ -490,11 +358,6 @@ def _accepted(ref: str, digest: str, checksum: str | None) -> str:
             f"the data to put at {ref!r} is {found}, not {checksum}; nothing was put"
         )
     return found
-
-
-def _is_later(position: Position | None, other: Position | None) -> bool:
-    """Compare positions; none is before all others."""
-    return position is not None and (other is None or position > other)
 
 
 def _hex_of(checksum: str | None) -> str | None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 from store.errors import Corrupt
 from store.file.layout import REFS, Found, Place, object_of, place_of
-from store.record import HEADER_MAX_BYTES, Record, parse
+from store.healing import Aim, Left, aim, aim_blind, heir_of
+from store.record import HEADER_MAX_BYTES, Record, header_left, parse
 from store.refs import decode_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from store.file.tree import Tree
+    from store.healing import Pair
+
+_PAIR = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{64})")
 
 
 def current(tree: Tree, place: Place, limit: int | None = None) -> Found | None:
@@ -44,6 +50,53 @@ def header(tree: Tree, directory_fd: int, place: Place, name: str) -> Record:
     return read(tree, directory_fd, place, name, HEADER_MAX_BYTES).record
 
 
+def intact(tree: Tree, directory_fd: int, place: Place, name: str) -> Found | None:
+    """Return a record that is whole, its inline data too; None when it is damaged, or absent."""
+    with contextlib.suppress(FileNotFoundError, PermissionError, Corrupt):
+        found = read(tree, directory_fd, place, name)
+        check_body(tree, found)
+        return found
+    return None
+
+
+def aim_at(tree: Tree, directory_fd: int, place: Place, put: Record) -> tuple[Aim, Record | None]:
+    """Say where `put` leaves the ref, and what its current record is; None when nothing tells."""
+    try:
+        current = header(tree, directory_fd, place, place.leaf)
+        return aim(put, current), current
+    except FileNotFoundError:
+        return aim(put, None), None
+    except (PermissionError, Corrupt):
+        pass
+    left, twin = _left(tree, directory_fd, place)
+    said = _header_left(tree, directory_fd, place, place.leaf)
+    heir = Left((said.data_digest, said.manifest_digest), said) if said else heir_of(left, twin)
+    return aim_blind(put, left, heir), heir and heir.record
+
+
+def _left(tree: Tree, directory_fd: int, place: Place) -> tuple[list[Left], Pair | None]:
+    """Return what is left of the versions, and which one the current record is a link of."""
+    left, twin = [], None
+    current = os.stat(place.leaf, dir_fd=directory_fd, follow_symlinks=False).st_ino
+    for name in names(directory_fd, place.leaf):
+        found = _PAIR.fullmatch(name.removeprefix(place.leaf))
+        if found:
+            pair = (found[1], found[2])
+            left.append(Left(pair, _header_left(tree, directory_fd, place, name)))
+            if os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_ino == current:
+                twin = pair
+    return left, twin
+
+
+def _header_left(tree: Tree, directory_fd: int, place: Place, name: str) -> Record | None:
+    with contextlib.suppress(PermissionError, Corrupt):
+        content, _ = tree.read_file(directory_fd, name, tree.path(*place.way, name))
+        record = header_left(content)
+        if record and record.ref == place.ref:
+            return record
+    return None
+
+
 def body_of(found: Found) -> tuple[bytes, bytes]:
     """Return the manifest, and the data if it is inline; both unverified."""
     middle = found.body_at + found.record.manifest_size
@@ -60,6 +113,14 @@ def check_data(tree: Tree, found: Found, data: bytes) -> None:
     """Raise `Corrupt` when it is not the record's."""
     if hashlib.sha256(data).hexdigest() != found.record.data_digest:
         raise Corrupt(f"{data_path(tree, found)} is damaged: the data fails its checksum")
+
+
+def check_body(tree: Tree, found: Found) -> None:
+    """Raise `Corrupt` when manifest or inline data are not the record's."""
+    manifest, data = body_of(found)
+    check_manifest(found, manifest)
+    if found.record.inline:
+        check_data(tree, found, data)
 
 
 def data_path(tree: Tree, found: Found) -> str:

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
+from typing import TYPE_CHECKING
 
-from store.errors import ConfigError
+from store.errors import ConfigError, Corrupt, no_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FORMAT = b"artifact-store 1\nhash sha256\n"
 _FORMAT_FILE = "STORE"
+_IDENTITY_FILE = "IDENTITY"
+_IDENTITY = re.compile(rb"[0-9a-f]{32}\n")
+_MAY_NOT = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DIRECTORIES = ("refs", "objects", "locks", "quarantine", "tmp")
-_NOT_FOREIGN = {_FORMAT_FILE, "lost+found", *_DIRECTORIES}
+_NOT_FOREIGN = {_FORMAT_FILE, _IDENTITY_FILE, "lost+found", *_DIRECTORIES}
 
 
-def open_root(root: str) -> int:
+def open_root(root: str, *, create: bool = True) -> int:
     """Return a descriptor of the root, with a store in it. It may be new, and not yet durable.
 
-    Raises `ConfigError` when it holds something else or a newer format, else OSError.
+    Raises `ConfigError` when it holds something else or a newer format, or nothing and it is not
+    to `create` a store; else OSError.
     """
     try:
         fd = _open_directory(root)
     except FileNotFoundError:
+        if not create:
+            raise no_store(root) from None
         os.makedirs(root, exist_ok=True)
         fd = _open_directory(root)
     try:
         if not _has_format(fd, root):
-            _create(fd, root)
+            _create(fd, root, allowed=create)
     except BaseException:
         os.close(fd)
         raise
@@ -59,8 +71,10 @@ def _has_format(root_fd: int, root: str) -> bool:
     return True
 
 
-def _create(root_fd: int, root: str) -> None:
+def _create(root_fd: int, root: str, *, allowed: bool) -> None:
     """Make an empty store. Several processes may do so at once, and one may have been killed."""
+    if not allowed:
+        raise no_store(root)
     if _is_foreign(root_fd) and not _has_format(root_fd, root):
         raise ConfigError(
             f"{root} is not empty and has no {_FORMAT_FILE} file: name an empty directory,"
@@ -69,15 +83,68 @@ def _create(root_fd: int, root: str) -> None:
     for name in _DIRECTORIES:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=root_fd)
+    _create_file(root_fd, _IDENTITY_FILE, _new_identity())
+    _create_file(root_fd, _FORMAT_FILE, _FORMAT)  # last, as it says that all the rest is there
+
+
+def identity(root_fd: int, root: str) -> str | None:
+    """Return the store's identity; one from before there were any gets it now.
+
+    None where it may not be written. Raises `Corrupt` when the file says anything else, OSError.
+    """
+    found = _read_identity(root_fd)
+    if found is None:
+        with _where_allowed():
+            _create_file(root_fd, _IDENTITY_FILE, _new_identity())
+        found = _read_identity(root_fd)  # another may have been faster
+    if found is None:
+        return None
+    if not _IDENTITY.fullmatch(found):
+        raise Corrupt(
+            f"{root}/{_IDENTITY_FILE} is no identity: restore it; removed, the store gets a new one"
+        )
+    with _where_allowed():
+        os.fsync(root_fd)  # whoever made it may not have come so far, and it is noted elsewhere now
+    return found.decode().rstrip()
+
+
+@contextlib.contextmanager
+def _where_allowed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MAY_NOT:
+            raise
+
+
+def _new_identity() -> bytes:
+    return secrets.token_hex(16).encode() + b"\n"
+
+
+def _read_identity(root_fd: int) -> bytes | None:
+    try:
+        fd = os.open(_IDENTITY_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(fd, 256)
+    finally:
+        os.close(fd)
+
+
+def _create_file(root_fd: int, name: str, content: bytes) -> None:
+    """Create a file with this content, whole or not at all, unless there is one.
+
+    What was made before it is there, also after a power cut, when it is.
+    """
     temporary = f"tmp/{secrets.token_hex(12)}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=root_fd)
     with os.fdopen(fd, "wb", buffering=0) as file:
-        file.write(_FORMAT)
+        file.write(content)
         os.fsync(fd)
-    # Last, as it says that all the rest is there, also after a power cut.
     os.fsync(root_fd)
     with contextlib.suppress(FileExistsError):
-        os.link(temporary, _FORMAT_FILE, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+        os.link(temporary, name, src_dir_fd=root_fd, dst_dir_fd=root_fd)
     os.unlink(temporary, dir_fd=root_fd)
 
 

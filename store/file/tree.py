@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from store.errors import Unavailable
+from store.file import root as roots
 from store.posix import (
     CREATE,
     DIRECTORY,
@@ -50,6 +51,13 @@ class Tree(Root):
             opened.callback(os.close, self._locks_fd)
             weakref.finalize(self, opened.pop_all().close)
 
+    def store_identity(self) -> str | None:
+        """See `store.file.root.identity`; what it returns survives a power cut."""
+        self.check_root()
+        found = roots.identity(self._root_fd, self.root)
+        self._settle_root()
+        return found
+
     # The way down.
 
     @contextlib.contextmanager
@@ -64,7 +72,7 @@ class Tree(Root):
 
     def enter(self, names: Sequence[str]) -> int:
         """Return a descriptor of ROOT/names. Raises FileNotFoundError when it is absent."""
-        fd = self._leap("/".join(names), DIRECTORY)
+        fd = self._open_path("/".join(names), DIRECTORY)
         return self._walk_down(names, create=False) if fd is None else fd
 
     def enter_durable(self, names: Sequence[str]) -> int:
@@ -77,7 +85,7 @@ class Tree(Root):
             os.close(fd)
         return super().enter_durable(names)
 
-    def _leap(self, path: str, flags: int) -> int | None:
+    def _open_path(self, path: str, flags: int) -> int | None:
         """Reach ROOT/path in one step, if the kernel says that this is where it led."""
         try:
             fd = os.open(f"{self.root}/{path}", flags)
@@ -133,7 +141,7 @@ class Tree(Root):
 
     def read_directly(self, path: str, limit: int | None = None) -> tuple[bytes, int] | None:
         """As `read_file`, of ROOT/path in one step; None when only the walk can tell."""
-        fd = self._leap(path, READ)
+        fd = self._open_path(path, READ)
         if fd is None:
             return None
         try:

@@ -24,7 +24,14 @@ from store.errors import Corrupt, InvalidRef, Unavailable
 from store.file import records
 from store.file.layout import OBJECTS, QUARANTINE, REFS, Found, object_of, place_of
 from store.posix import CallerFailed
-from store.record import HEADER_MAX_BYTES, Quarantined, note_of_damage, parse, version_of
+from store.record import (
+    HEADER_MAX_BYTES,
+    Quarantined,
+    header_left,
+    note_of_damage,
+    parse,
+    version_of,
+)
 from store.refs import check_ref, encode
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
     from store.contract import Retention
     from store.file.tree import Tree
+    from store.record import Record
 
 _LOCKS = 64
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -142,12 +150,10 @@ def _is_twin_of_current(directory_fd: int, name: str) -> bool:
 
 
 def _check_body(tree: Tree, found: Found, *, with_object: bool) -> None:
-    manifest, data = records.body_of(found)
-    records.check_manifest(found, manifest)
+    records.check_body(tree, found)
     digest = found.record.data_digest
     path = records.data_path(tree, found)
     if found.record.inline:
-        records.check_data(tree, found, data)
         return
     try:
         directory_fd = tree.enter(object_of(digest))
@@ -184,13 +190,19 @@ def _quarantine_record(
             name, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd, follow_symlinks=False
         )
         os.fsync(quarantine_fd)
-        note = tree.write(note_of_damage(path))
+        note = tree.write(note_of_damage(path, _header_left(tree, directory_fd, name)))
         for each in records.names(directory_fd, current):
             if _stat(directory_fd, each) == damaged:
                 tree.rename(tree.twin(note), directory_fd, each)
         tree.discard(note)
         os.fsync(directory_fd)
     return checked._replace(quarantined=path)
+
+
+def _header_left(tree: Tree, directory_fd: int, name: str) -> Record | None:
+    with contextlib.suppress(Corrupt):
+        return header_left(tree.read_file(directory_fd, name, name)[0])
+    return None
 
 
 def _verify_objects(tree: Tree, part: tuple[int, int], *, quarantine: bool) -> Iterator[Checked]:

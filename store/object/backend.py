@@ -16,9 +16,11 @@ and `store.object.collect` keep them in order.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
-from typing import TYPE_CHECKING
+import re
+import secrets
+from typing import TYPE_CHECKING, TypeVar
 
 from store.contract import (
     Artifact,
@@ -35,17 +37,19 @@ from store.contract import (
     check_pin,
     check_position,
 )
-from store.errors import ConfigError, Corrupt, NotFound, Unavailable
-from store.object.client import Bucket
+from store.errors import ConfigError, Corrupt, NotFound, Unavailable, no_store
+from store.object.client import Bucket, Conflict, NotAllowed
 from store.object.collect import collect
 from store.object.layout import (
     CURRENTS,
     FORMAT,
     FORMAT_KEY,
+    IDENTITY_KEY,
     VERSIONS,
     Stored,
     folder_of,
     is_under,
+    pair_of,
     place_of,
     ref_of,
     stored_of,
@@ -65,8 +69,13 @@ if TYPE_CHECKING:
     from store.object.stream import DataStream
     from store.streams import Readable
 
+_T = TypeVar("_T")
+
 SHORTEST_GRACE_S = 3600.0
 """Garbage collection refuses a shorter grace: a Put may rely on what is a sixth as old."""
+
+
+_IDENTITY = re.compile(rb"[0-9a-f]{32}\n")
 
 
 def open_object(config: StoreConfig) -> ObjectStore:
@@ -75,26 +84,34 @@ def open_object(config: StoreConfig) -> ObjectStore:
     Raises `ConfigError` for a URL that names no place, settings that cannot be, a missing obstore,
     and as `ObjectStore`.
     """
-    return ObjectStore(Bucket(location_of(config.url), config.timeout_s))
+    return ObjectStore(Bucket(location_of(config.url), config.timeout_s), create=config.create)
+
+
+class _DataMissing(Corrupt):
+    """A record is there, and its data is not."""
 
 
 class ObjectStore:
     """Artifacts under one prefix of one bucket, for any number of threads, processes and hosts.
 
-    Raises `ConfigError` when the prefix holds something else or a newer format, `Unavailable` when
-    it cannot be reached. With a store in it already, read-only credentials can open and read it.
+    Raises `ConfigError` when the prefix holds something else or a newer format, or no store and it
+    is not to `create` one; `Unavailable` when it cannot be reached. With a store in it already,
+    read-only credentials can open and read it.
     """
 
     name = "object"
     capabilities = frozenset(Capability)
 
-    def __init__(self, bucket: Bucket, *, shortest_grace_s: float = SHORTEST_GRACE_S) -> None:
+    def __init__(
+        self, bucket: Bucket, *, shortest_grace_s: float = SHORTEST_GRACE_S, create: bool = True
+    ) -> None:
         self._bucket = bucket
         self._shortest_grace_s = shortest_grace_s
         self._writer = Writer(bucket, shortest_grace_s / 6)
-        self.identity = bucket.location.identity
+        self.location = bucket.location.storage
+        self._identity: str | None = None
         if not self._has_format():
-            self._create()
+            self._create(allowed=create)
 
     def _has_format(self) -> bool:
         """Tell whether there is a store. Raises `ConfigError` for one this release cannot read."""
@@ -108,7 +125,9 @@ class ObjectStore:
             )
         return True
 
-    def _create(self) -> None:
+    def _create(self, *, allowed: bool) -> None:
+        if not allowed:
+            raise no_store(str(self._bucket.location))
         for meta in self._bucket.keys(""):
             if self._has_format():  # another process was faster
                 return
@@ -117,6 +136,39 @@ class ObjectStore:
                 f" name an empty prefix or, if this is a store, restore that key: {FORMAT!r}"
             )
         self._bucket.put(FORMAT_KEY, FORMAT)
+
+    @property
+    def identity(self) -> str | None:
+        """See `VersionedStore.identity`. Made when it is first asked for: who only reads and puts
+        spares the requests.
+        """
+        if self._identity is None:
+            found = self._bucket.get(IDENTITY_KEY)
+            if found is None:
+                self._check_store()
+                with contextlib.suppress(NotAllowed):
+                    self._create_identity()
+                found = self._bucket.get(IDENTITY_KEY)
+            self._identity = found and self._identity_in(found.content)
+        return self._identity
+
+    def _create_identity(self) -> None:
+        """Create the identity, unless there is one.
+
+        A service without conditional writes takes that of two creators which comes last.
+        """
+        with contextlib.suppress(Conflict):
+            self._bucket.put(
+                IDENTITY_KEY, secrets.token_hex(16).encode() + b"\n", self._bucket.unchanged(None)
+            )
+
+    def _identity_in(self, content: bytes) -> str:
+        if not _IDENTITY.fullmatch(content):
+            raise Corrupt(
+                f"{self._bucket.where(IDENTITY_KEY)} is no identity: restore it; removed, the store"
+                " gets a new one"
+            )
+        return content.decode().rstrip()
 
     def _check_store(self) -> None:
         """Raise `Unavailable` unless the store is there: only then is anything else absent."""
@@ -160,42 +212,75 @@ class ObjectStore:
 
         A version that is not the current one costs a listing.
         """
-        with self.open(ref, checksum=checksum, manifest_checksum=manifest_checksum) as reader:
+        return self._read_by(
+            ref, checksum, manifest_checksum, lambda found: self._artifact(ref, found)
+        )
+
+    def _artifact(self, ref: str, found: Stored) -> Artifact:
+        with self._reader(ref, found) as reader:
             return Artifact(reader.readall(), reader.manifest)
 
     def open(
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
     ) -> ArtifactReader:
         """See `VersionedStore.open`. A connection that breaks is taken up where it broke."""
-        without_data = ""
+        return self._read_by(
+            ref, checksum, manifest_checksum, lambda found: self._reader(ref, found)
+        )
+
+    def _reader(self, ref: str, found: Stored) -> ArtifactReader:
+        where = self._bucket.where(found.key)
+        fault = found.fault()
+        if fault:
+            raise Corrupt(f"{where} is damaged: {fault}: put it again")
+        raw: io.BytesIO | DataStream | None = io.BytesIO(found.data)
+        if not found.record.inline:
+            key = place_of(ref).object(found.nonce)
+            where = self._bucket.where(key)
+            raw = open_stream(self._bucket, key)
+        if raw is None:
+            raise _DataMissing(f"{where} is missing, and {found.key} needs it: put it again")
+        return ArtifactReader(
+            raw,
+            checksum=f"sha256:{found.record.data_digest}",
+            size_bytes=found.record.data_size,
+            manifest=found.manifest,
+            where=where,
+            close=raw.close,
+        )
+
+    def _read_by(
+        self,
+        ref: str,
+        checksum: str | None,
+        manifest_checksum: str | None,
+        read: Callable[[Stored], _T],
+    ) -> _T:
+        """Read the version from the first of its records that is intact.
+
+        Data that is missing may have been collected since its record was read; then that record
+        is gone, too, and another look tells.
+        """
+        missing: list[str] | None = None
         while True:
-            found = self._find(ref, checksum, manifest_checksum)
-            if found is None:
+            damage: list[Corrupt] = []
+            for found in self._copies(ref, checksum, manifest_checksum):
+                try:
+                    if isinstance(found, Corrupt):
+                        raise found
+                    return read(found)
+                except Corrupt as error:
+                    damage.append(error)
+            if not damage:
+                self._check_store()
                 version = f" version {checksum} {manifest_checksum or ''}".rstrip()
                 raise NotFound(
                     f"{self._bucket.location} has no{version if checksum else 'thing'}"
                     f" at ref {ref!r}"
                 )
-            where = self._bucket.where(found.key)
-            if hashlib.sha256(found.manifest).hexdigest() != found.record.manifest_digest:
-                raise Corrupt(f"{where} is damaged: its manifest fails its checksum")
-            raw: io.BytesIO | DataStream | None = io.BytesIO(found.data)
-            if not found.record.inline:
-                key = place_of(ref).object(found.nonce)
-                where = self._bucket.where(key)
-                raw = open_stream(self._bucket, key)
-            if raw is not None:
-                return ArtifactReader(
-                    raw,
-                    checksum=f"sha256:{found.record.data_digest}",
-                    size_bytes=found.record.data_size,
-                    manifest=found.manifest,
-                    where=where,
-                    close=raw.close,
-                )
-            if found.nonce == without_data:
-                raise Corrupt(f"{where} is missing, and {found.key} needs it: put it again")
-            without_data = found.nonce  # or was it collected since? then its record is gone, too
+            before, missing = missing, [str(e) for e in damage if isinstance(e, _DataMissing)]
+            if not missing or missing == before:
+                raise damage[0]
 
     def exists(
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
@@ -207,41 +292,55 @@ class ObjectStore:
         check_ref(ref)
         check_pin(checksum, manifest_checksum)
         if checksum is not None:
-            return self._find(ref, checksum, manifest_checksum) is not None
+            return self._has_version(ref, checksum, manifest_checksum)
         present = self._bucket.head(place_of(ref).current) is not None
         if not present:
             self._check_store()
         return present
 
-    def _find(self, ref: str, checksum: str | None, manifest_checksum: str | None) -> Stored | None:
+    def _has_version(self, ref: str, checksum: str, manifest_checksum: str | None) -> bool:
+        damage: Corrupt | None = None
+        for found in self._copies(ref, checksum, manifest_checksum):
+            if not isinstance(found, Corrupt):
+                return True
+            damage = damage or found
+        if damage:
+            raise damage  # it may be what was asked for
+        self._check_store()
+        return False
+
+    def _copies(
+        self, ref: str, checksum: str | None, manifest_checksum: str | None
+    ) -> Iterator[Stored | Corrupt]:
+        """Yield the records of the version asked for, the best first, and what is damaged."""
         check_ref(ref)
         check_pin(checksum, manifest_checksum)
         place = place_of(ref)
-        data_digest = checksum and _hex_of(checksum)
-        manifest_digest = manifest_checksum and _hex_of(manifest_checksum)
-        damage: Corrupt | None = None
+        pin = (checksum and _hex_of(checksum), manifest_checksum and _hex_of(manifest_checksum))
         try:
             current = self._read(place.current)
-            if current and current.record.is_version(data_digest, manifest_digest):
-                return current
+            if current and current.record.is_version(*pin):
+                yield current
+                pin = pair_of(current.record)
         except Corrupt as error:
-            damage = error
+            yield error
+        data_digest, manifest_digest = pin
         if data_digest:
-            version = self._newest(place.versions(data_digest, manifest_digest))
-            if version is not None:
-                return version
-        if damage is not None:
-            raise damage  # it may be what was asked for
-        self._check_store()
-        return None
+            yield from self._own_copies(place.versions(data_digest, manifest_digest))
 
-    def _newest(self, folder: str) -> Stored | None:
-        keys = [meta["path"] for meta in self._bucket.keys(folder)]
-        for key in sorted(keys, key=lambda key: key.rpartition("/")[2], reverse=True):
-            found = self._read(key)
-            if found is not None:
-                return found  # else it was collected since the listing
-        return None
+    def _own_copies(self, folder: str) -> Iterator[Stored | Corrupt]:
+        """Yield the version's own records in a folder, the newest first."""
+        found = (version_key(meta["path"]) for meta in self._bucket.keys(folder))
+        keys = sorted(filter(None, found), key=lambda key: key.nonce, reverse=True)
+        for key in keys:
+            if key.manifest_digest == keys[0].manifest_digest:  # the newest manifest counts
+                try:
+                    stored = self._read(key.text)
+                except Corrupt as error:
+                    yield error
+                else:
+                    if stored is not None:
+                        yield stored  # else it was collected since the listing
 
     def _read(self, key: str, *, header_only: bool = False) -> Stored | None:
         got = self._bucket.get(key, first_bytes=HEADER_MAX_BYTES if header_only else None)
@@ -290,8 +389,8 @@ class ObjectStore:
                 pair = (key.data_digest, key.manifest_digest)
                 newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
         found = [self._read(path, header_only=True) for _, path in newest.values()]
-        listed = {_pair_of(each): each for each in found if each}
-        here = current and _pair_of(current)
+        listed = {pair_of(each.record): each for each in found if each}
+        here = current and pair_of(current.record)
         if current and here:
             listed.setdefault(here, current)
         if not listed:
@@ -328,10 +427,6 @@ class ObjectStore:
                 f" least {self._shortest_grace_s:g} s"
             )
         return collect(self._bucket, retention, pins, dry_run=dry_run)
-
-
-def _pair_of(stored: Stored) -> tuple[str, str]:
-    return stored.record.data_digest, stored.record.manifest_digest
 
 
 def _hex_of(checksum: str) -> str:

@@ -2,7 +2,7 @@
 
 Retries are obstore's: a request is repeated, with backoff, while `timeout_s` has not passed since
 it began (5xx, 429, refused and broken connections; a hanging one that may be repeated). What
-obstore does not repeat is done here: a listing, or a body, that breaks off goes on where it was.
+obstore does not repeat is done here: a listing, or a body, that breaks off continues where it was.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ _NO_BUCKET = "the bucket does not exist: make it, or name another one"
 
 _EMPTY = 416  # no range of an empty object can be had
 _UNKNOWN_HEADER = 501
+_MAY_NOT = {401, 403}
 
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_MENDS = (
+_FIXES = (
     (r"status code: 401", "it does not accept the credentials: check them, and the clock"),
     (
         r"status code: 403",
@@ -72,6 +73,10 @@ class _Failed(Unavailable):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NotAllowed(_Failed):
+    """The credentials do not allow the request."""
 
 
 class BrokenOff(_Failed):
@@ -325,10 +330,11 @@ class Bucket:
         except FileNotFoundError:
             raise Absent from None
         except (self._errors.BaseError, OSError) as error:
+            found = _STATUS.search(str(error))
+            status = int(found[1][:3]) if found else 0
             kind = BrokenOff if "response body" in str(error) else _Failed
-            status = _STATUS.search(str(error))
             message = f"cannot {doing} at {self.location}: {_reason(error)}"
-            raise kind(message, int(status[1][:3]) if status else 0) from None
+            raise (NotAllowed if status in _MAY_NOT else kind)(message, status) from None
 
 
 def _condition(e_tag: str | None, version: str | None) -> PutMode:
@@ -337,9 +343,9 @@ def _condition(e_tag: str | None, version: str | None) -> PutMode:
 
 
 def _reason(error: Exception) -> str:
-    """Say what happened, and the mend, in words that hold no secret."""
+    """Say what happened, and the fix, in words that hold no secret."""
     text = str(error)
-    mend = next((mend for pattern, mend in _MENDS if re.search(pattern, text)), "try again later")
+    fix = next((fix for pattern, fix in _FIXES if re.search(pattern, text)), "try again later")
     status, code = _STATUS.search(text), _CODE.search(text)
     said = [found[1].strip() for found in (status, code) if found]
-    return f"{' '.join(said)}: {mend}" if said else mend
+    return f"{' '.join(said)}: {fix}" if said else fix

@@ -1,6 +1,7 @@
 """How the object backend's keys and records look, and nothing of how they are written.
 
     PREFIX/STORE                           format and hash, two lines of text
+    PREFIX/IDENTITY                        the store's random id, a line of text
     PREFIX/refs/stacks/t_1/web/42@         the ref's current record
     PREFIX/versions/stacks/t_1/web/42@/…   everything that was ever put at the ref:
         DATA/MANIFEST/NONCE                one version's record, by the SHA-256 of both blobs
@@ -22,11 +23,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from store.errors import Corrupt
-from store.record import Record, header_of, parse
+from store.record import Record, header_left, header_of, parse
 from store.refs import decode_name, encode_segment
 
 FORMAT = b"artifact-store 1\nhash sha256\nlayout object\n"
 FORMAT_KEY = "STORE"
+IDENTITY_KEY = "IDENTITY"
 CLOCK, CLOCK_KEY = "clock", "clock/now"
 CURRENTS, VERSIONS, OBJECTS, QUARANTINE = "refs", "versions", "objects", "quarantine"
 PREFIX_MAX_BYTES = 200
@@ -61,6 +63,14 @@ class Stored(NamedTuple):
     def data(self) -> bytes:
         """The inline data, unverified."""
         return self.body[self.record.manifest_size :]
+
+    def fault(self) -> str | None:
+        """Return which of manifest and inline data fails its checksum; None when neither does."""
+        if hashlib.sha256(self.manifest).hexdigest() != self.record.manifest_digest:
+            return "its manifest fails its checksum"
+        if self.record.inline and hashlib.sha256(self.data).hexdigest() != self.record.data_digest:
+            return "its data fails its checksum"
+        return None
 
 
 class Place(NamedTuple):
@@ -173,6 +183,22 @@ def stored_of(content: bytes, key: str, where: str) -> Stored:
     if key not in {place.current, place.version(record, stored.nonce)}:
         raise Corrupt(f"{where} holds the record of another ref, {record.ref!r}: put both again")
     return stored
+
+
+def record_left(content: bytes, key: str) -> Record | None:
+    """Return what a record's header says, whatever the rest is; None when it cannot be read."""
+    line = _NONCE_LINE.match(content)
+    record = header_left(content[_NONCE_LINE_BYTES:] if line else content)
+    if record is None:
+        return None
+    place = place_of(record.ref)
+    folder = f"{place.versions(*pair_of(record))}/"
+    return record if key == place.current or key.startswith(folder) else None
+
+
+def pair_of(record: Record) -> tuple[str, str]:
+    """Return the digests that make a version."""
+    return record.data_digest, record.manifest_digest
 
 
 def _names(ref: str) -> list[str]:

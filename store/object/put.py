@@ -14,8 +14,22 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.errors import ChecksumMismatch, Corrupt, Unavailable
+from store.healing import Left, aim, aim_blind, heir_of, later
 from store.object.client import Bucket, Conflict
-from store.object.layout import Place, Stored, content_of, new_nonce, now_text, place_of, stored_of
+from store.object.layout import (
+    VERSIONS,
+    Place,
+    Stored,
+    VersionKey,
+    content_of,
+    new_nonce,
+    now_text,
+    pair_of,
+    place_of,
+    record_left,
+    stored_of,
+    version_key,
+)
 from store.record import INLINE_MAX_BYTES, Record, describe
 from store.streams import CHUNK_BYTES
 
@@ -25,6 +39,7 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
 
     from store.contract import Position
+    from store.object.client import Got
     from store.streams import Readable
 
 _CLOCK_AGE_S = 600.0
@@ -39,30 +54,24 @@ class _Pending(NamedTuple):
     manifest: bytes
     data: bytes
 
-    def content(self, replaced: _Current | None) -> bytes:
-        """Return the record that replaces this one as the current one."""
-        record = self.record
-        if record.position is None and replaced and replaced.is_version_of(record):
-            # The same content again, without a position, bars what it barred.
-            record = record._replace(position=replaced.position)
+    def content(self, position: Position | None) -> bytes:
+        """Return the record as it is written, at the position that holds the ref there."""
+        record = self.record._replace(position=position)
         return content_of(record, self.nonce, self.manifest, self.data)
 
 
 class _Current(NamedTuple):
-    """A ref's current record; `stored` is None when it is damaged."""
+    """A ref's current record; `stored` is None when its header cannot be read.
+
+    `record` is what that says, or, of a damaged one that was moved aside, said.
+    """
 
     meta: ObjectMeta
     stored: Stored | None
+    record: Record | None
 
-    @property
-    def position(self) -> Position | None:
-        # A record that cannot be read must not bar the ref for ever.
-        return self.stored.record.position if self.stored else None
-
-    def is_version_of(self, record: Record) -> bool:
-        return self.stored is not None and self.stored.record.is_version(
-            record.data_digest, record.manifest_digest
-        )
+    def is_intact(self) -> bool:
+        return self.stored is not None and self.stored.fault() is None
 
 
 class Writer:
@@ -121,7 +130,10 @@ class Writer:
     def _finish(self, put: _Pending, current: _Current | None) -> None:
         """Write the version's record, then the current one, once the data is there."""
         record, place = put.record, put.place
-        self._bucket.put(place.version(record, put.nonce), put.content(None))
+        position = record.position
+        if current and current.record and current.record.is_version(*pair_of(record)):
+            position = aim(record, current.record).position
+        self._bucket.put(place.version(record, put.nonce), put.content(position))
         if not record.inline and self._bucket.head(place.object(put.nonce)) is None:
             raise Unavailable(
                 f"{self._bucket.where(place.object(put.nonce))} was collected before it had its"
@@ -137,10 +149,10 @@ class Writer:
         """
         deadline = time.monotonic() + self._bucket.timeout_s
         delay_s = 0.01
-        while not _is_overtaken(put.record, current):
+        while (content := self._next(put, current)) is not None:
             mode = self._bucket.unchanged(current and current.meta)
             try:
-                return self._bucket.put(put.place.current, put.content(current), mode)
+                return self._bucket.put(put.place.current, content, mode)
             except Conflict:
                 if time.monotonic() > deadline:
                     raise Unavailable(
@@ -154,6 +166,49 @@ class Writer:
                 return None  # it was written, and only the answer was lost
         return None
 
+    def _next(self, put: _Pending, current: _Current | None) -> bytes | None:
+        """Return what the current record is to be, None when it stays as it is."""
+        record = current.record if current else None
+        if current is None or record:
+            found = aim(put.record, record)
+        else:
+            left = list(self._left(put))
+            heir = heir_of(left)
+            found, record = aim_blind(put.record, left, heir), heir and heir.record
+        if found.moves:
+            return put.content(found.position)
+        if current is None or record is None or current.is_intact():
+            return None
+        own = self._intact(put.place, record)
+        if own is None:
+            return None
+        restored = own.record._replace(position=record.position)
+        return content_of(restored, own.nonce, own.manifest, own.data)
+
+    def _left(self, put: _Pending) -> Iterator[Left]:
+        """Yield what is left of the ref's versions, but for what is being put."""
+        for key, got in self._records(f"{VERSIONS}/{put.place.path}"):
+            if key.data_digest and key.manifest_digest and key.nonce != put.nonce:
+                pair = (key.data_digest, key.manifest_digest)
+                yield Left(pair, record_left(got.content, key.text))
+
+    def _intact(self, place: Place, record: Record) -> Stored | None:
+        """Return an intact record of that version, the newest one."""
+        copies = self._records(place.versions(*pair_of(record)))
+        for key, got in sorted(copies, key=lambda copy: copy[0].nonce, reverse=True):
+            with contextlib.suppress(Corrupt):
+                stored = stored_of(got.content, key.text, self._bucket.where(key.text))
+                if stored.fault() is None:
+                    return stored
+        return None
+
+    def _records(self, folder: str) -> Iterator[tuple[VersionKey, Got]]:
+        for meta in self._bucket.keys(folder):
+            key = version_key(meta["path"])
+            got = self._bucket.get(key.text) if key and key.data_digest else None
+            if key and got:
+                yield key, got
+
     def _current(self, place: Place) -> _Current | None:
         got = self._bucket.get(place.current)
         if got is None:
@@ -161,7 +216,7 @@ class Writer:
         stored = None
         with contextlib.suppress(Corrupt):
             stored = stored_of(got.content, place.current, self._bucket.where(place.current))
-        return _Current(got.meta, stored)
+        return _Current(got.meta, stored, record_left(got.content, place.current))
 
     def _holds(self, current: _Current, record: Record, body: bytes) -> bool:
         """Tell whether the ref is intact, already where this Put would move it, and was so lately.
@@ -169,14 +224,25 @@ class Writer:
         Only lately: what a collector may find old enough must be written anew. Large data always
         is: writing it takes no longer than making sure of it.
         """
+        stored = current.stored
         return (
             record.inline
-            and current.stored is not None
-            and current.is_version_of(record)
-            and current.stored.body == body
-            and (record.position is None or (current.position or (-1, -1)) >= record.position)
+            and stored is not None
+            and stored.record.is_version(*pair_of(record))
+            and stored.body == body
+            and later(record.position, stored.record.position) == stored.record.position
             and self._service_time() - current.meta["last_modified"].timestamp() < self._reliable_s
+            and self._has_version(stored)
         )
+
+    def _has_version(self, current: Stored) -> bool:
+        """Tell whether the version's own record is intact: it is read once the ref has moved on."""
+        key = place_of(current.record.ref).version(current.record, current.nonce)
+        got = self._bucket.get(key)
+        with contextlib.suppress(Corrupt):
+            own = got and stored_of(got.content, key, self._bucket.where(key))
+            return own is not None and own.body == current.body
+        return False
 
     def _service_time(self) -> float:
         """Return the time by the service's clock, asked now and then."""
@@ -184,13 +250,6 @@ class Writer:
         if self._clock is None or abs(ours - self._clock[0]) > _CLOCK_AGE_S:
             self._clock = ours, self._bucket.now() - ours
         return ours + self._clock[1]
-
-
-def _is_overtaken(record: Record, current: _Current | None) -> bool:
-    """Tell whether a later position moved the ref."""
-    if record.position is None or current is None or current.position is None:
-        return False
-    return current.position > record.position
 
 
 def _read_head(reader: Readable) -> bytes:

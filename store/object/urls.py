@@ -37,7 +37,7 @@ class Location(NamedTuple):
         return next(filter(None, found), "").rstrip("/")
 
     @property
-    def identity(self) -> str:
+    def storage(self) -> str:
         """Equal for two locations exactly when they are the same storage."""
         if self.scheme == "az":
             account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")

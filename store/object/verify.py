@@ -19,6 +19,7 @@ from store.object.layout import (
     new_nonce,
     now_text,
     place_of,
+    record_left,
     ref_of,
     stored_of,
     version_key,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from store.object.client import Bucket
     from store.object.layout import Stored
     from store.object.stream import DataStream
+    from store.record import Record
 
 _NOTE_MAX_BYTES = 2048
 
@@ -101,7 +103,8 @@ class _Reading:
         try:
             stored = stored_of(got.content, key, where)
             ref: str | None = stored.record.ref
-            error = _fault_of(stored, where)
+            fault = stored.fault()
+            error = f"{where} is damaged: {fault}: put it again" if fault else None
         except Quarantined as damage:
             ref, error, aside = _ref_or_none(path), str(damage), damage.kept
         except Corrupt as damage:
@@ -109,7 +112,7 @@ class _Reading:
         if ref is not None and not is_under(ref, self._prefix):
             return
         if error and not aside:
-            aside = self._set_aside(key, got.meta)
+            aside = self._set_aside(key, got.meta, record_left(got.content, key))
         yield Checked(where, ref, len(got.content), error, aside)
         if stored and not stored.record.inline and version_key(key):
             yield from self._data(stored)
@@ -138,7 +141,9 @@ class _Reading:
             aside = self._set_aside(key, self._bucket.head(key))
         yield Checked(where, record.ref, size, error, aside)
 
-    def _set_aside(self, key: str, meta: ObjectMeta | None) -> str | None:
+    def _set_aside(
+        self, key: str, meta: ObjectMeta | None, record: Record | None = None
+    ) -> str | None:
         """Copy what is damaged, and leave a note in its place: reading it stays `Corrupt`."""
         if not self._quarantine or meta is None:
             return None
@@ -148,19 +153,10 @@ class _Reading:
         mode = self._bucket.unchanged(meta)
         if mode is not None or not key.startswith(f"{CURRENTS}/"):
             try:
-                self._bucket.put(key, note_of_damage(where), mode)
+                self._bucket.put(key, note_of_damage(where, record), mode)
             except Conflict:
                 return None  # a Put has healed it meanwhile
         return where
-
-
-def _fault_of(stored: Stored, where: str) -> str | None:
-    record = stored.record
-    if hashlib.sha256(stored.manifest).hexdigest() != record.manifest_digest:
-        return f"{where} is damaged: its manifest fails its checksum: put it again"
-    if record.inline and hashlib.sha256(stored.data).hexdigest() != record.data_digest:
-        return f"{where} is damaged: its data fails its checksum: put it again"
-    return None
 
 
 def _read(stream: DataStream) -> tuple[str, int, bytes]:

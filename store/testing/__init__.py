@@ -10,8 +10,9 @@ A backend's own test module says how to open it and which capabilities it declar
             return open_mine(StoreConfig(url="mine://localhost"))
 
 A capability declared without its class, or the other way round, fails a test. Some classes need a
-hook into the storage behind the backend: `CorruptionConformance` and `VerifyConformance`, which
-plant damage, and `OutageConformance`. `StoreModel` is a Hypothesis state machine against a dict.
+hook into the storage behind the backend: `CorruptionConformance`, `HealingConformance` and
+`VerifyConformance`, which plant damage, and `OutageConformance`. `StoreModel` is a Hypothesis state
+machine against a dict.
 
 `Slow` and `Faulty` are stores around a store, for the tests of whoever uses one.
 
@@ -22,12 +23,23 @@ from __future__ import annotations
 
 import pytest
 
-for _module in ("collecting", "conformance", "model", "streaming", "trouble", "versions"):
+for _module in (
+    "collecting",
+    "conformance",
+    "healing",
+    "identifying",
+    "model",
+    "streaming",
+    "trouble",
+    "versions",
+):
     pytest.register_assert_rewrite(f"{__name__}.{_module}")
 
 # ruff: noqa: E402 - only what is imported after that says what a failed assertion compared
 from store.testing.collecting import CollectConformance
 from store.testing.conformance import StoreConformance
+from store.testing.healing import HealingConformance
+from store.testing.identifying import IdentityConformance
 from store.testing.model import StoreModel
 from store.testing.streaming import StreamConformance
 from store.testing.trouble import CorruptionConformance, OutageConformance, VerifyConformance
@@ -39,6 +51,8 @@ __all__ = [
     "CorruptionConformance",
     "Fault",
     "Faulty",
+    "HealingConformance",
+    "IdentityConformance",
     "ListConformance",
     "OutageConformance",
     "PinnedGetConformance",

@@ -237,7 +237,7 @@ class CollectConformance:
 
     @pytest.mark.parametrize("kind", ["version", "object"])
     def test_put_between_removals(self, store: VersionedStore, kind: str) -> None:
-        """What is put while collecting goes on stays, whichever removal it comes between."""
+        """What is put while collecting continues stays, whichever removal it comes between."""
         pairs = [OLD, *((BIG[i:], b"m") for i in range(4)), (BIG, b"n")]
         put_all(store, REF, [*pairs, CURRENT])
         again = {REF: pairs[2]} | {f"again/{i}": pair for i, pair in enumerate(pairs)}

@@ -43,7 +43,7 @@ class Wrapper:
 
     @property
     def name(self) -> str:
-        """As `inner` has it, and so are its capabilities and its identity."""
+        """As `inner` has it, and so are its capabilities, its location and its identity."""
         return self.inner.name
 
     @property
@@ -52,7 +52,12 @@ class Wrapper:
         return self.inner.capabilities
 
     @property
-    def identity(self) -> str:
+    def location(self) -> str:
+        """See `VersionedStore.location`."""
+        return self.inner.location
+
+    @property
+    def identity(self) -> str | None:
         """See `VersionedStore.identity`."""
         return self.inner.identity
 

@@ -19,15 +19,20 @@ from unittest import mock
 import redis
 import structlog
 
-from sidecar import app, cli, settings
+import store
+from sidecar import cli
+from sidecar.worker import app, settings
+from sidecar.worker.settings import file_url
 
-TIMEOUT_S: Final = 60
+TIMEOUT_S: Final = 120.0
 STREAM: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
 DEAD: Final = "{control:notifications}:dead"
 HALT: Final = "{control:notifications}:halt:control:events"
 TRIMMED: Final = "{control:notifications}:trimmed"
 REDRIVEN: Final = "{control:notifications}:redriven"
+_MAKERS: Final = {"run", "emit"}
+"""Commands that make a store which is not there."""
 _COLOURS: Final = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
 HOSTILE: Final = "\x1b[31mred\x07 [bold]x[/bold] \u202egnp.exe"
 
@@ -71,7 +76,7 @@ class Cli:
         raw = io.BytesIO()
         out, err = io.TextIOWrapper(raw, "utf-8"), io.StringIO()
         with (
-            mock.patch.dict(os.environ, self._environment(env), clear=True),
+            mock.patch.dict(os.environ, self._environment(env, *args), clear=True),
             mock.patch.object(sys, "argv", ["sidecar", *map(str, args)]),
             mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
             mock.patch.object(sys, "stdout", out),
@@ -86,7 +91,8 @@ class Cli:
     ) -> Ran:
         """Run a command in a process of its own, to its end."""
         done = subprocess.run(
-            self.argv(*args), input=stdin, capture_output=True, env=self._environment(env),
+            self.argv(*args), input=stdin, capture_output=True,
+            env=self._environment(env, *args),
             timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
         return Ran(done.returncode, done.stdout, done.stderr.decode())
@@ -96,12 +102,28 @@ class Cli:
         """Run a command in a process of its own meanwhile."""
         with subprocess.Popen(
             self.argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=self._environment(None),
+            env=self._environment(None, *args),
         ) as process:  # fmt: skip
             try:
                 yield process
             finally:
                 process.kill()
+
+    def stores(self, *, wanted: bool) -> dict[str, str]:
+        """Return what names the stores under the data directory: a real server wants that.
+
+        One that is not there is named only to be made, if it is `wanted`.
+        """
+        directories = {name: self.directory / "data-dir" / name for name in ("source", "fleet")}
+        return {
+            f"SIDECAR_{name.upper()}_STORE": file_url(directory)
+            for name, directory in directories.items()
+            if wanted or directory.is_dir()
+        }
+
+    def lay_out(self) -> None:
+        """Make the fleet's store under the data directory, with nothing in it."""
+        store.open_url(file_url(self.directory / "data-dir" / "fleet"))
 
     def argv(self, *args: str | Path) -> list[str]:
         """Return the command line of a real process."""
@@ -111,7 +133,8 @@ class Cli:
         """Run a line of bash, in which `sidecar` is the command."""
         script = f'set -o pipefail; sidecar() {{ "{sys.executable}" -m sidecar "$@"; }}; {script}'
         done = subprocess.run(
-            ["bash", "-c", script], capture_output=True, env=self._environment(None),
+            ["bash", "-c", script], capture_output=True,
+            env=self._environment(None, *script.split()),
             timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
         return Ran(done.returncode, done.stdout, done.stderr.decode())
@@ -124,8 +147,10 @@ class Cli:
     def work(self) -> None:
         """Let a worker finish what is in the stream, in this process: much faster than `drain`."""
         chosen = settings.build(
-            redis=self.url, data_dir=self.directory / "data-dir", retry_budget_s="0", drain=True
-        )
+            redis=self.url, source_store=file_url(self.directory / "data-dir" / "source"),
+            fleet_store=file_url(self.directory / "data-dir" / "fleet"),
+            retry_budget_s="0", drain=True,
+        )  # fmt: skip
         log: Any = structlog.wrap_logger(
             structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(50)
         )
@@ -173,10 +198,13 @@ class Cli:
             for _, fields in found
         ]  # fmt: skip
 
-    def _environment(self, more: dict[str, str] | None) -> dict[str, str]:
+    def _environment(self, more: dict[str, str] | None, *words: str | Path) -> dict[str, str]:
+        """Return the environment of a command of these words."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("SIDECAR_")}
         own = {"SIDECAR_REDIS": self.url, "SIDECAR_DATA_DIR": str(self.directory / "data-dir")}
         given = {**kept, "COLUMNS": "200", **own, **self.env, **(more or {})}
+        if given["SIDECAR_REDIS"]:
+            given = {**self.stores(wanted=not _MAKERS.isdisjoint(words)), **given}
         return {name: value for name, value in given.items() if value}
 
 
@@ -212,7 +240,7 @@ def _on_terminal(
     sidecar: Cli, args: tuple[str, ...], streams: tuple[str, ...], answer: str
 ) -> tuple[int, str]:
     ours, theirs = pty.openpty()
-    env = {k: v for k, v in sidecar._environment(None).items() if k not in _COLOURS}
+    env = {k: v for k, v in sidecar._environment(None, *args).items() if k not in _COLOURS}
     away = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(
         sidecar.argv(*args),

@@ -17,9 +17,9 @@ from unittest import mock
 import pytest
 import redis
 
-from sidecar.evidence import identity_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, origin_digest
+from sidecar.wire.identity import identity_of
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran, on_terminal
 from tests.servers import counts_deletions
@@ -57,7 +57,7 @@ def _told(culprits: list[dict[str, Any]]) -> list[tuple[str, str, str | None]]:
 @pytest.fixture
 def fresh(sidecar: Cli) -> Cli:
     """A deployment whose fleet store is empty, and no worker has run."""
-    (sidecar.directory / "data-dir" / "fleet").mkdir(parents=True)
+    sidecar.lay_out()
     return sidecar
 
 
@@ -80,6 +80,8 @@ def test_what_a_worker_did_is_clean(drained: Cli) -> None:
     ran, culprits, summary = _audit(drained)
     assert (ran.code, culprits) == (0, []), ran.err
     covered = summary.pop("covered")
+    assert summary.pop("pending") == {}
+    assert summary.pop("forgotten") == []
     assert summary == {
         "entries": 7, "notifications": 4, "duplicates": 1, "dead_letters": 2, "waiting": 0,
         "expired": 0, "artifacts": 2, "size_bytes": 6 + (3 << 20), "sample_seed": None,
@@ -192,6 +194,42 @@ def test_duplicates_of_a_deleted_notification_are_lost_too(drained: Cli) -> None
     assert _told(_audit(drained)[1]) == [("G3", "lost", "b")] * 2
 
 
+def test_what_overtook_an_entry_under_another_consumer_is_told(drained: Cli) -> None:
+    """A later event of its tenant that is published breaks G4, and who has the entry is named."""
+    entry = _add(drained, "taken")
+    drained.client.xreadgroup(GROUP, "debug", {STREAM: ">"}, count=1)
+    ran, culprits, summary = _audit(drained)
+    assert (ran.code, culprits, summary["pending"]) == (0, [], {STREAM: {"debug": 1}})
+    later = _add(drained, "later")
+    drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"}, count=1)
+    drained.client.xack(STREAM, GROUP, later)
+    event = {"event_id": "later", "type": "key.changed", "tenant_id": "t1"}
+    drained.notification(event, "9000000000000-0", f"{STREAM}/{later}")
+    ran, (culprit,), summary = _audit(drained)
+    assert ran.code == 1
+    assert (culprit["guarantee"], culprit["problem"]) == ("G4", "overtaken")
+    assert (culprit["entry"], culprit["event_id"]) == (entry, "taken")
+    assert "'debug'" in culprit["detail"]
+    assert later in culprit["detail"]
+    assert summary["waiting"] == 1
+    assert "1 under consumer 'debug'" in drained("audit").out
+
+
+def test_what_a_position_beyond_the_end_passed_over_is_lost(drained: Cli) -> None:
+    """The audit tells of the position, and names what was appended below it."""
+    drained.client.xgroup_setid(STREAM, GROUP, "9999999999999-0")
+    ran, culprits, summary = _audit(drained)
+    assert (ran.code, culprits) == (0, [])
+    assert summary["covered"][0]["position_beyond_end"] == "9999999999999-0"
+    assert "beyond the end" in drained("audit").out
+    _add(drained, "passed")
+    ran, culprits, _ = _audit(drained)
+    assert (ran.code, _told(culprits)) == (1, [("G3", "lost", "passed")])
+    assert "beyond the end" in culprits[0]["detail"]
+    drained.work()
+    assert _audit(drained)[0].code == 0
+
+
 def test_an_entry_acknowledged_by_hand_is_lost(drained: Cli) -> None:
     """It was handed out, and nothing came of it; a valid event and one that cannot be decoded."""
     entries = [_add(drained, "skipped"), _add(drained, "")]
@@ -215,7 +253,7 @@ def test_other_content_is_no_duplicate(drained: Cli) -> None:
 
 @counts_deletions
 def test_a_deleted_dead_letter_is_a_lost_entry(drained: Cli) -> None:
-    """Unless it may have been put back: of that there is a record, but only so many are kept."""
+    """Unless it may have been redriven: of that there is a record, but only so many are kept."""
     letters: Any = drained.client.xrange(DEAD)
     drained.client.xdel(DEAD, letters[-1][0])
     ran, culprits, _ = _audit(drained)
@@ -370,9 +408,9 @@ def test_what_was_trimmed_is_no_culprit(drained: Cli) -> None:
 @pytest.fixture
 def trimmed(redis_url: str, tmp_path: Path) -> Iterator[Cli]:
     """A deployment: four entries published, two buried, by hand."""
-    (tmp_path / "data-dir" / "fleet").mkdir(parents=True)
     with redis.Redis.from_url(redis_url, protocol=2) as own:
         made = Cli(redis_url, tmp_path, own)
+        made.lay_out()
         own.xgroup_create(STREAM, GROUP, "0", mkstream=True)
         for number in range(6):
             entry = _add(made, f"e{number}")
@@ -439,6 +477,143 @@ def test_a_window_that_is_partly_expired_is_exit_3(trimmed: Cli) -> None:
     assert _audit(sidecar, "--since", ids[1])[0].code == 1
 
 
+AHEAD_MS: Final = 60 * 86400 * 1000
+LONG_AGO_MS: Final = 30 * 86400 * 1000
+
+
+def _own_ids(sidecar: Cli, first_ms: int, now_ms: int) -> list[str]:
+    """Have a producer give IDs: three entries of two tenants, the first published long ago.
+
+    Their index is forgotten, and up to there the notifications were trimmed. Then one of each
+    tenant is published, and one more of each is acknowledged by hand. Returns all entries.
+    """
+    own, ids = sidecar.client, [f"{first_ms + n}-1" for n in range(7)]
+    own.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+    for n, entry_id in enumerate(ids):
+        event = {"event_id": f"e{n}", "type": "key.changed", "tenant_id": f"t{n % 2}"}
+        own.xadd(STREAM, {"event": json.dumps(event)}, id=entry_id)
+        if n in (3, 4):
+            sidecar.notification(event | {"id": 0}, f"{now_ms - 9 + n}-0", f"{STREAM}/{entry_id}")
+    own.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    own.xack(STREAM, GROUP, *ids)
+    own.hset(TRIMMED, NOTIFICATIONS, f"{now_ms - LONG_AGO_MS}-0")
+    sidecar.lay_out()
+    return ids
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("ahead_ms", [None, AHEAD_MS, -3 * 86400 * 1000])
+def test_an_entry_id_is_no_time(redis_url: str, tmp_path: Path, ahead_ms: int | None) -> None:
+    """Small, ahead, or ahead once and past now: what was trimmed is expired, what came after lost.
+
+    What was lost is told by its tenant's order alone; nothing that may be trimmed is named.
+    """
+    with redis.Redis.from_url(redis_url, protocol=2) as own:
+        sidecar = Cli(redis_url, tmp_path, own)
+        now_ms = int(time.time() * 1000)
+        _own_ids(sidecar, 1 if ahead_ms is None else now_ms + ahead_ms, now_ms)
+        ran, culprits, summary = _audit(sidecar)
+        lost = [("G3", "lost", "e5"), ("G3", "lost", "e6")]
+        assert (ran.code, _told(culprits), summary["expired"]) == (1, lost, 3), ran.err
+        ran = sidecar("audit", "--repair", "--reason", "test", "--json")
+        again = [one["event_id"] for one in ran.objects()[:-1]]
+        assert again == ["e5", "e6"]
+
+
+DAY_MS: Final = 86400 * 1000
+
+
+def _by_hand(sidecar: Cli, *entries: tuple[str, str, int]) -> None:
+    """Append events of one tenant: ID, event_id, and how long ago it was published, 0 for never.
+
+    All are read and acknowledged.
+    """
+    now_ms = int(time.time() * 1000)
+    sidecar.client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+    for entry_id, event_id, ago_ms in entries:
+        event = {"event_id": event_id, "type": "key.changed", "tenant_id": "t"}
+        sidecar.client.xadd(STREAM, {"event": json.dumps(event)}, id=entry_id)
+        if ago_ms:
+            at, origin = f"{now_ms - ago_ms}-0", f"{STREAM}/{entry_id}"
+            sidecar.notification(event | {"id": 0}, at, origin)
+    sidecar.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    sidecar.client.xack(STREAM, GROUP, *(entry_id for entry_id, _, _ in entries))
+    sidecar.lay_out()
+
+
+@pytest.fixture
+def bare(redis_url: str, tmp_path: Path) -> Iterator[Cli]:
+    """A deployment with nothing in it."""
+    with redis.Redis.from_url(redis_url, protocol=2) as own:
+        yield Cli(redis_url, tmp_path, own)
+
+
+def _trimmed_to(sidecar: Cli, stream: str, ago_ms: int) -> None:
+    """Note that an outbound stream was trimmed, or trim a dead letter."""
+    last = f"{int(time.time() * 1000) - ago_ms}-0"
+    if stream == DEAD:
+        sidecar.client.xadd(DEAD, {"event": "{}"}, id=last)
+        sidecar.client.xtrim(DEAD, maxlen=0, approximate=False)
+    sidecar.client.hset(TRIMMED, stream, last)
+
+
+@pytest.mark.server
+def test_a_duplicate_of_what_was_trimmed_is_no_culprit(bare: Cli) -> None:
+    """It ended while the index knew its first, which since was trimmed and forgotten.
+
+    An event that is there once is no duplicate, unless entries before it were trimmed.
+    """
+    _by_hand(bare, ("1-1", "e0", 0), ("2-1", "e1", 5 * DAY_MS), ("3-1", "e0", 0), ("4-1", "e2", 0))
+    _trimmed_to(bare, NOTIFICATIONS, 8 * DAY_MS)
+    _ran, culprits, summary = _audit(bare)
+    info: Any = bare.client.xinfo_stream(STREAM)
+    if "max-deleted-entry-id" in info:  # older servers cannot tell that nothing was trimmed
+        assert _told(culprits) == [("G3", "lost", "e2")]
+        assert summary["expired"] == 2
+    bare.client.xtrim(STREAM, minid="2-1", approximate=False)
+    _trimmed_to(bare, STREAM, 0)
+    _ran, culprits, summary = _audit(bare)
+    assert (_told(culprits), summary["expired"]) == ([], 2)
+
+
+@pytest.mark.server
+def test_long_after_the_index_forgot_nothing_is_a_duplicate(bare: Cli) -> None:
+    """What came when the index could not know a trimmed notification any more is lost."""
+    _by_hand(bare, ("1-1", "e0", 0), ("2-1", "e1", 5 * DAY_MS), ("3-1", "e0", 0))
+    _trimmed_to(bare, NOTIFICATIONS, 30 * DAY_MS)
+    _ran, culprits, summary = _audit(bare)
+    assert (_told(culprits), summary["expired"]) == ([("G3", "lost", "e0")], 1)
+
+
+@pytest.mark.server
+def test_an_entry_whose_dead_letter_was_trimmed_is_no_culprit(bare: Cli) -> None:
+    """Its letter may have come long before its tenant's event that waited before it."""
+    _by_hand(bare, ("1-1", "held", DAY_MS), ("2-1", "dead", 0))
+    _ran, culprits, _summary = _audit(bare)
+    assert _told(culprits) == [("G3", "lost", "dead")]
+    _trimmed_to(bare, DEAD, 30 * DAY_MS)
+    _ran, culprits, summary = _audit(bare)
+    assert (_told(culprits), summary["expired"]) == ([], 1)
+
+
+@pytest.mark.server
+def test_an_entry_that_came_after_all_trimmed_letters_is_lost(bare: Cli) -> None:
+    """As its ID and what was published around it agree."""
+    ago = [int(time.time() * 1000) - hours * 3_600_000 for hours in (2, 1)]
+    _by_hand(bare, (f"{ago[0]}-1", "before", 7_000_000), (f"{ago[1]}-1", "lost", 0))
+    _trimmed_to(bare, DEAD, 30 * DAY_MS)
+    assert _told(_audit(bare)[1]) == [("G3", "lost", "lost")]
+
+
+def test_what_nobody_can_know_is_told(trimmed: Cli) -> None:
+    """The verdict holds but for the ends that have expired."""
+    trimmed.client.xtrim(NOTIFICATIONS, maxlen=2, approximate=False)
+    trimmed.client.hset(TRIMMED, NOTIFICATIONS, "2-0")
+    ran = trimmed("audit")
+    assert ran.code == 0
+    assert "2 of them expired: what came of these nobody can tell" in " ".join(ran.out.split())
+
+
 def test_trimming_that_nobody_noted(trimmed: Cli) -> None:
     """A control stream trimmed by hand: its window is partly expired, its ends are no culprits."""
     sidecar = trimmed
@@ -489,7 +664,7 @@ def test_an_empty_window_is_exit_5(fresh: Cli) -> None:
     ],
 )  # fmt: skip
 def test_wrong_use_is_exit_2(drained: Cli, args: tuple[str, ...]) -> None:
-    """One line that says how to mend it."""
+    """One line that says how to fix it."""
     drained.client.set("string", "x")
     ran = drained("audit", *args)
     assert (ran.code, ran.raw) == (2, b""), ran.err

@@ -15,20 +15,20 @@ import pytest
 import redis
 
 import store
-from sidecar.audit import Audit, Culprit, Order
-from sidecar.event import decode
-from sidecar.evidence import identity_of
+from sidecar.ops.audit import Audit, Culprit, Order
+from sidecar.ops.repair import Order as Repairs
+from sidecar.ops.repair import Repair, Result
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
-from sidecar.repair import Order as Repairs
-from sidecar.repair import Repair, Result
+from sidecar.wire.event import decode
+from sidecar.wire.identity import identity_of
 from tests.cli.harness import DEAD, HALT, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran
 from tests.servers import counts_deletions
 
 GROUP: Final = f"sidecar:{NOTIFICATIONS}"
 KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
 LARGE: Final = random.Random(1).randbytes(1 << 20)
-DEADLINE_S: Final = 30.0
+DEADLINE_S: Final = 60.0
 
 
 def _add(sidecar: Cli, event_id: str, **more: Any) -> str:
@@ -93,7 +93,7 @@ def test_a_deleted_notification_is_published_again(worked: Cli, which: int) -> N
     worked.client.xdel(NOTIFICATIONS, notification)
     ran, culprits = _repair(worked)
     assert ran.code == 0, ran.err
-    assert set(_results(culprits)) == {"mended"}
+    assert set(_results(culprits)) == {"fixed"}
     worked.work()
     assert _is_clean(worked)
     at, after = _notifications(worked)[-1]
@@ -127,7 +127,7 @@ def test_a_deleted_dead_letter_is_written_again(worked: Cli, which: int) -> None
     raw: Any = worked.client.xrange(DEAD)
     worked.client.xdel(DEAD, raw[which][0])
     ran, culprits = _repair(worked)
-    assert (ran.code, _results(culprits)) == (0, ["mended"])
+    assert (ran.code, _results(culprits)) == (0, ["fixed"])
     worked.work()
     assert _is_clean(worked)
     again = worked.entries(DEAD)[-1]
@@ -140,7 +140,7 @@ def test_entries_acknowledged_by_hand_are_done_after_all(worked: Cli) -> None:
     worked.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     worked.client.xack(STREAM, GROUP, *entries)
     ran, culprits = _repair(worked)
-    assert (ran.code, _results(culprits)) == (0, ["mended"] * 3)
+    assert (ran.code, _results(culprits)) == (0, ["fixed"] * 3)
     assert [one["entry"] for one in culprits] == entries
     worked.work()
     assert _is_clean(worked)
@@ -159,7 +159,7 @@ def test_a_failover_that_lost_the_tail(worked: Cli) -> None:
         identity, _ = identity_of(fields)
         assert worked.client.hdel(KEYS.seen(identity), identity[2:]) == 1
     ran, culprits = _repair(worked)
-    assert (ran.code, _results(culprits)) == (0, ["mended"] * 4)
+    assert (ran.code, _results(culprits)) == (0, ["fixed"] * 4)
     worked.work()
     assert _is_clean(worked)
     assert _event_ids(worked)[-5:] == [f"tail {number}" for number in range(5)]
@@ -196,7 +196,7 @@ def test_a_lost_entry_that_goes_before_it_is_repaired(worked: Cli) -> None:
     culprits = _culprits(worked)
     worked.client.xdel(STREAM, str(culprits[0].entry))
     before = _state(worked)
-    ((_, outcome),) = _mend(worked, culprits)
+    ((_, outcome),) = _fix(worked, culprits)
     assert (outcome.result, _state(worked)) == (Result.REMAINS, before)
     assert "producer" in outcome.detail
 
@@ -225,12 +225,24 @@ def test_an_artifact_is_put_again(worked: Cli, ref: str, harm: str) -> None:
     """From the producer's store, a small one and one that is streamed; that is recorded."""
     _harm(_stored(worked, ref), harm)
     ran, culprits = _repair(worked)
-    assert (ran.code, _results(culprits)) == (0, ["mended"]), (ran.err, culprits)
+    assert (ran.code, _results(culprits)) == (0, ["fixed"]), (ran.err, culprits)
     assert _is_clean(worked)
     (record,) = worked.entries(REDRIVEN)
     assert (record["artifact_ref"], record["reason"]) == (ref, "test")
     assert record["notification"] == culprits[0]["notification"]
     assert len(worked.entries(STREAM)) == 7
+
+
+@pytest.mark.parametrize("harm", ["flipped", "removed"])
+def test_an_artifact_below_its_refs_position_is_put_again(worked: Cli, harm: str) -> None:
+    """Another control stream put the same at a later position: it is healed all the same."""
+    fleet = store.versioned(_fleet(worked), store.Capability.POSITION)
+    assert fleet
+    fleet.put("ref/a", *fleet.get("ref/a"), position=(9999999999999999, 0))
+    _harm(_stored(worked, "ref/a"), harm)
+    ran, culprits = _repair(worked)
+    assert (ran.code, _results(culprits)) == (0, ["fixed"]), (ran.err, culprits)
+    assert _is_clean(worked)
 
 
 @pytest.mark.parametrize("harm", ["absent", "other", "no store"])
@@ -240,7 +252,7 @@ def test_an_artifact_that_the_producer_lacks_remains(worked: Cli, harm: str) -> 
     source = worked.directory / "data-dir" / "source"
     source.rename(worked.directory / "away")
     if harm != "no store":
-        source.mkdir()
+        store.open_url(source.as_uri())
     if harm == "other":
         store.open_url(source.as_uri()).put("ref/a", b"other", b"")
     ran, culprits = _repair(worked)
@@ -274,7 +286,7 @@ def test_every_notification_of_one_artifact_is_mended_at_once(sidecar: Cli) -> N
     sidecar.work()
     _harm(_stored(sidecar, "r"), "removed")
     ran, culprits = _repair(sidecar)
-    assert (ran.code, _results(culprits)) == (0, ["mended"] * 2)
+    assert (ran.code, _results(culprits)) == (0, ["fixed"] * 2)
     assert len(sidecar.entries(REDRIVEN)) == 1
 
 
@@ -313,7 +325,7 @@ def _stacks(sidecar: Cli) -> str:
 
 def test_what_was_overtaken_is_refused(sidecar: Cli) -> None:
     """Exit 1 and by what; --force sends it again."""
-    (sidecar.directory / "data-dir" / "fleet").mkdir(parents=True)
+    sidecar.lay_out()
     newer = _stacks(sidecar)
     before = _state(sidecar)
     ran, culprits = _repair(sidecar)
@@ -332,11 +344,11 @@ def test_a_dry_run_changes_nothing(worked: Cli) -> None:
     _harm(_stored(worked, "ref/a"), "removed")
     before = _state(worked)
     ran, culprits, summary = _audit(worked, "--repair", "--dry-run")
-    assert (ran.code, _results(culprits)) == (0, ["would be mended"] * 2)
-    assert summary["repair"] == {"would be mended": 2}
+    assert (ran.code, _results(culprits)) == (0, ["would be fixed"] * 2)
+    assert summary["repair"] == {"would be fixed": 2}
     assert _state(worked) == before
     assert not [path for path in _fleet_refs(worked) if path.name.startswith("a@")]
-    assert "would be mended" in worked("audit", "--repair", "--dry-run").out
+    assert "would be fixed" in worked("audit", "--repair", "--dry-run").out
 
 
 def _fleet_refs(sidecar: Cli) -> Iterator[Path]:
@@ -348,7 +360,7 @@ def _culprits(sidecar: Cli) -> list[Culprit]:
     return list(Audit(side, side, _fleet(sidecar), Order([KEYS])).run())
 
 
-def _mend(sidecar: Cli, culprits: list[Culprit]) -> list[tuple[Culprit, Any]]:
+def _fix(sidecar: Cli, culprits: list[Culprit]) -> list[tuple[Culprit, Any]]:
     side = Side(sidecar.client, sidecar.url)
     repair = Repair(side, side, [KEYS], None, _fleet(sidecar), Repairs("test", "me"))
     return list(repair.of(culprits))
@@ -368,15 +380,15 @@ def test_an_event_that_is_published_meanwhile_is_left_alone(worked: Cli) -> None
     _add(worked, "c")
     worked.work()
     before = _state(worked)
-    ((_, outcome),) = _mend(worked, culprits)
-    assert (outcome.result, outcome.entry) == (Result.MENDED, None)
+    ((_, outcome),) = _fix(worked, culprits)
+    assert (outcome.result, outcome.entry) == (Result.FIXED, None)
     assert "meanwhile" in outcome.detail
     assert _state(worked) == before
     assert _is_clean(worked)
 
 
 def test_beside_a_worker_and_a_producer(worked: Cli) -> None:
-    """Repaired while both go on: all is published once, and soon an audit is clean."""
+    """Repaired while both continue: all is published once, and soon an audit is clean."""
     for number in range(300):
         _add(worked, f"e{number}", tenant_id=f"t{number % 3}")
     worked.work()
@@ -394,7 +406,7 @@ def test_beside_a_worker_and_a_producer(worked: Cli) -> None:
         producer.start()
         ran, culprits = _repair(worked)
         producer.join()
-        assert (ran.code, set(_results(culprits))) == (0, {"mended"}), ran.err
+        assert (ran.code, set(_results(culprits))) == (0, {"fixed"}), ran.err
         deadline = time.monotonic() + DEADLINE_S
         while not _is_clean(worked):
             assert time.monotonic() < deadline
@@ -417,7 +429,7 @@ def test_a_halt_is_told(worked: Cli) -> None:
              ("--reason", "x"), ("--repair", "--reason", "x", "--source-store", "nonsense")]
 )  # fmt: skip
 def test_wrong_use_is_exit_2(worked: Cli, args: tuple[str, ...]) -> None:
-    """One line that says how to mend it, and nothing is changed."""
+    """One line that says how to fix it, and nothing is changed."""
     before = _state(worked)
     ran = worked("audit", *args)
     assert (ran.code, ran.raw) == (2, b""), ran.err

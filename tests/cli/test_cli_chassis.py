@@ -73,7 +73,7 @@ def test_a_go_fleet_as_source(sidecar: Cli, go: Path) -> None:
 
 
 def test_a_rewritten_ref_at_a_go_source(sidecar: Cli, go: Path) -> None:
-    """An event that finds its ref rewritten becomes a letter that says why; the rest goes on."""
+    """An event that finds its ref rewritten becomes a letter that says why; the rest continues."""
     go_put(go, "rows/tenants/t", NEW)
     append(sidecar, "old", "rows/tenants/t", OLD)
     append(sidecar, "new", "rows/tenants/t", NEW)

@@ -1,4 +1,4 @@
-"""`sidecar dead`, what could not be published and how it goes back."""
+"""`sidecar dead`, what could not be published and how it is redriven."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import redis
 
-from sidecar.event import Reason
-from sidecar.pipeline import Rules
-from sidecar.prospects import NO_INDEX, NO_SOURCE, SOURCE_AWAY, Prospects
-from sidecar.reasons import EXPLANATIONS
+from sidecar.ops.predictions import NO_INDEX, NO_SOURCE, SOURCE_AWAY, Predictions
+from sidecar.ops.redrive import Order, Redriver, Result
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
-from sidecar.redrive import Order, Redriver, Result
+from sidecar.wire.event import Reason
+from sidecar.wire.reasons import EXPLANATIONS
+from sidecar.worker.pipeline import Rules
 from tests.cli.harness import (
     DEAD,
     HALT,
@@ -23,6 +23,7 @@ from tests.cli.harness import (
     NOTIFICATIONS,
     REDRIVEN,
     STREAM,
+    TRIMMED,
     Cli,
     dialogue,
     install,
@@ -72,9 +73,9 @@ def _artifact(ref: str) -> dict[str, str]:
     return {"artifact_ref": ref, "checksum": store.checksum_of(b"late")}
 
 
-def _judge(client: redis.Redis) -> Prospects:
+def _judge(client: redis.Redis) -> Predictions:
     """Return what judges letters without a store."""
-    return Prospects(client, KEYS, None, Rules())
+    return Predictions(client, KEYS, None, Rules())
 
 
 def _open_control(sidecar: Cli) -> None:
@@ -180,14 +181,14 @@ def test_letters_with_hostile_strings_are_inert(sidecar: Cli) -> None:
 
 
 def test_show_explains_the_reason(sidecar: Cli) -> None:
-    """Everything there is, what it means and how to mend it; JSON has the event as it came."""
+    """Everything there is, what it means and how to fix it; JSON has the event as it came."""
     raw = b'{"event_id": "e1", "version": 42.0}'
     letter = sidecar.letter(raw, "1-0", reason="invalid_event", traceparent="00-a")
     text = sidecar("dead", "show", letter).out
-    assert all(part in text for part in ("meaning", "mend", "00-a", "Mend the producer"))
+    assert all(part in text for part in ("meaning", "fix", "00-a", "Fix the producer"))
     found = sidecar("dead", "show", letter, "--json").object()
     assert found["event"] == raw.decode()
-    assert found["mend"] in text
+    assert found["fix"] in text
 
 
 def test_show_of_an_absent_letter_is_exit_1(sidecar: Cli) -> None:
@@ -199,7 +200,7 @@ def test_show_of_an_absent_letter_is_exit_1(sidecar: Cli) -> None:
 def test_every_reason_is_explained() -> None:
     """The table has a text for each reason of the contract."""
     assert set(EXPLANATIONS) == set(Reason)
-    assert all(text.meaning and text.mend for text in EXPLANATIONS.values())
+    assert all(text.meaning and text.fix for text in EXPLANATIONS.values())
 
 
 def test_strange_entries_in_the_dead_stream_do_not_hurt(sidecar: Cli) -> None:
@@ -240,7 +241,7 @@ def test_redrive_puts_an_event_back_that_is_then_published(sidecar: Cli) -> None
 
 
 def test_what_fails_again_has_a_letter_again(sidecar: Cli) -> None:
-    """A re-driven entry is a new origin, so nothing is lost when it cannot be published."""
+    """A redriven entry is a new origin, so nothing is lost when it cannot be published."""
     first = _missing(sidecar, "e1", "never")
     assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
     sidecar.drain()
@@ -352,7 +353,7 @@ def test_the_streams_may_lie_on_two_servers(sidecar: Cli) -> None:
 
 
 def test_many_letters_go_back_in_batches(sidecar: Cli) -> None:
-    """More than a batch: each goes back once, in order, and each has its record."""
+    """More than a batch: each is redriven once, in order, and each has its record."""
     _open_control(sidecar)
     pipeline = sidecar.client.pipeline()
     for i in range(2300):
@@ -478,7 +479,7 @@ class _DiesBeforeRemoval(redis.Redis):
 
 
 def test_a_crash_before_the_letter_is_removed_publishes_once(sidecar: Cli) -> None:
-    """The letter is still there, to re-drive it again is absorbed, one notification is all."""
+    """The letter is still there, to redrive it again is absorbed, one notification is all."""
     _open_control(sidecar)
     sidecar.letter(_event("e1", tenant_id="t"), "1790000000000-0")
     dying = _DiesBeforeRemoval.from_url(sidecar.url, protocol=2)
@@ -529,7 +530,7 @@ def test_a_letter_that_comes_meanwhile_is_left_for_the_next_time(sidecar: Cli) -
 
 
 def test_a_halt_is_mentioned(sidecar: Cli) -> None:
-    """What is put back on a halted stream waits there: standard error says so."""
+    """What is redriven on a halted stream waits there: standard error says so."""
     _open_control(sidecar)
     sidecar.letter(_event("e"), "1-0")
     sidecar.client.hset(HALT, "reason", "100 dead letters in a row")
@@ -625,8 +626,8 @@ def test_what_would_end_here_again_is_refused(sidecar: Cli) -> None:
     assert sidecar("store", "put", "late/1", "--data", data, "--store", source).code == 0
     assert sidecar("dead", "show", letter, "--json").object()["again"] is None
     assert "nothing is known" in sidecar("dead", "show", letter).out
-    mended = ("--reason", "mended", "--allow-type", "odd")
-    assert sidecar("dead", "redrive", letter, odd, *mended).code == 0
+    fixed = ("--reason", "fixed", "--allow-type", "odd")
+    assert sidecar("dead", "redrive", letter, odd, *fixed).code == 0
     assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
 
 
@@ -661,7 +662,7 @@ def test_all_says_first_what_that_is(sidecar: Cli) -> None:
 def test_on_a_terminal_a_person_agrees_first(
     sidecar: Cli, answer: str, args: tuple[str, ...], code: int, left: int
 ) -> None:
-    """Without a yes nothing is put back; --yes and --dry-run do not ask."""
+    """Without a yes nothing is redriven; --yes and --dry-run do not ask."""
     _open_control(sidecar)
     for i in range(2):
         sidecar.letter(_event(f"e{i}"), f"{i + 1}-0", reason="poison")
@@ -712,7 +713,7 @@ def test_what_could_not_be_looked_at_is_said(sidecar: Cli) -> None:
 def test_a_user_who_may_not_read_the_index_is_told_so(sidecar: Cli) -> None:
     """What was published under this event_id is not known then, and refuses nothing."""
     letter = sidecar.letter(_event("e1"), "1-0")
-    readable = [DEAD, NOTIFICATIONS, REDRIVEN]
+    readable = [DEAD, NOTIFICATIONS, REDRIVEN, TRIMMED]
     sidecar.client.acl_setuser("u", enabled=True, nopass=True, keys=readable, commands=["+@all"])
     url = sidecar.url.replace("redis://", "redis://u:x@")
     found = sidecar("dead", "show", letter, "--json", "--redis", url).object()
@@ -735,22 +736,22 @@ def test_show_tells_what_has_overtaken(sidecar: Cli) -> None:
     assert sidecar("dead", "show", odd, "--json").object()["overtaken"] == overtaken
 
 
-def test_the_mend_names_the_ref_and_the_type(sidecar: Cli) -> None:
+def test_the_fix_names_the_ref_and_the_type(sidecar: Cli) -> None:
     """As a shell takes them, whatever is in them."""
     ref = "TYPE $(x)/it's"
     gone = sidecar.letter(_event("e1", **_ref(ref)), "1-0", reason="artifact_missing")
     odd = sidecar.letter(_event("e2", type="odd; x"), "2-0", reason="unknown_type")
     broken = sidecar.letter(b"{", "3-0", reason="artifact_missing")
-    mends = [sidecar("dead", "show", one, "--json").object()["mend"] for one in (gone, odd, broken)]
-    assert f"exists {shlex.quote(ref)} --store" in mends[0]
-    assert "--allow-type 'odd; x'" in mends[1]
-    assert "exists REF --store" in mends[2]
+    fixes = [sidecar("dead", "show", one, "--json").object()["fix"] for one in (gone, odd, broken)]
+    assert f"exists {shlex.quote(ref)} --store" in fixes[0]
+    assert "--allow-type 'odd; x'" in fixes[1]
+    assert "exists REF --store" in fixes[2]
 
 
 def test_history_tells_who_put_back_what(sidecar: Cli) -> None:
     """The audit trail, the oldest first, the newest with -n."""
     _open_control(sidecar)
-    assert "nothing was put back" in sidecar("dead", "history").err
+    assert "nothing was redriven" in sidecar("dead", "history").err
     for i in range(3):
         letter = sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
         assert sidecar("dead", "redrive", letter, "--reason", f"why {i}").code == 0
@@ -762,7 +763,7 @@ def test_history_tells_who_put_back_what(sidecar: Cli) -> None:
 
 
 def test_history_tells_what_became_of_it(sidecar: Cli) -> None:
-    """Published, dead again, put back again; nothing of what waits, or was published before."""
+    """Published, dead again, redriven again; nothing of what waits, or was published before."""
     _open_control(sidecar)
     sidecar.emit("before")
     sidecar.work()
@@ -788,7 +789,17 @@ def test_history_tells_what_became_of_it(sidecar: Cli) -> None:
     dead = sidecar("dead", "ls", "--only", "unknown_type", "--each", "--json").object()["id"]
     assert f"dead again as {dead}" in sidecar("dead", "history").out
     put_back(dead)
-    assert told()[2:] == [("odd", "?"), ("odd", "put back")]
+    assert told()[2:] == [("odd", "?"), ("odd", "redriven")]
     note = json.loads(sidecar.entries(NOTIFICATIONS)[-1]["event"])
     line = next(one for one in sidecar("dead", "history").out.splitlines() if "good" in one)
     assert line.endswith(f"published as {note['control_version']}")
+
+
+@pytest.mark.parametrize("option", ["--tenant", "--stack", "--ref", "--type", "--since"])
+def test_an_empty_filter_is_refused(sidecar: Cli, option: str) -> None:
+    """What a script's unset variable leaves behind must not mean all tenants."""
+    sidecar.letter(_event("e1"), "1-0")
+    for command in (("ls",), ("redrive", "--all", "--yes", "--reason", "r")):
+        ran = sidecar("dead", *command, option, "")
+        assert (ran.code, "empty" in ran.err, option in ran.err) == (2, True, True), ran.err
+    assert sidecar.client.xlen(DEAD) == 1

@@ -119,7 +119,7 @@ def test_an_unreachable_server_is_exit_4(sidecar: Cli) -> None:
 
 
 def test_without_a_server_the_embedded_one_is_looked_for(sidecar: Cli) -> None:
-    """No --redis and none running under the data directory: exit 4 with the mend."""
+    """No --redis and none running under the data directory: exit 4 with the fix."""
     for command in (("emit", "--type", "x"), ("status",), ("tail",), ("resume",), ("dead", "ls")):
         ran = sidecar(*command, env={"SIDECAR_REDIS": ""})
         assert ran.code == 4

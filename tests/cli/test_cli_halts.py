@@ -63,9 +63,9 @@ def test_pause_and_resume_are_recorded(sidecar: Cli) -> None:
 def test_what_changes_nothing_is_not_recorded(sidecar: Cli) -> None:
     """A second pause keeps the first one's reason, and a resume of what runs does nothing."""
     halt(sidecar, "first")
-    halt(sidecar, "second", "go on")
+    halt(sidecar, "second", "continue")
     assert sidecar("resume").code == 0
-    assert [one["reason"] for one in sidecar.entries(HALTS)] == ["first", "go on"]
+    assert [one["reason"] for one in sidecar.entries(HALTS)] == ["first", "continue"]
 
 
 def test_a_row_of_dead_letters_is_recorded(sidecar: Cli) -> None:
@@ -80,7 +80,7 @@ def test_a_row_of_dead_letters_is_recorded(sidecar: Cli) -> None:
 
 
 def test_a_halt_that_cannot_be_recorded_is_a_halt(sidecar: Cli) -> None:
-    """What lies in the place of the record keeps nobody from halting, or going on; it is told."""
+    """What lies in the place of the record keeps nobody from halting, or continuing; it is told."""
     sidecar.client.set(HALTS, "in the way")
     paused = sidecar("pause", "--reason", "bad deploy")
     assert (paused.code, "no record" in paused.err) == (0, True)
@@ -189,7 +189,7 @@ def test_an_event_that_waited_through_a_halt_says_so(sidecar: Cli) -> None:
     halt(sidecar, "while it waited")
     sidecar.emit("e1")
     assert hops(sidecar, "e1", "halt")[0].endswith("while it waited; nobody has resumed it")
-    assert sidecar("resume", "--reason", "go on").code == 0
+    assert sidecar("resume", "--reason", "continue").code == 0
     sidecar.work()
     halt(sidecar, "after", "over")
     (told,) = hops(sidecar, "e1", "halt")
@@ -197,7 +197,7 @@ def test_an_event_that_waited_through_a_halt_says_so(sidecar: Cli) -> None:
 
 
 def test_a_halt_of_another_control_stream_held_nothing(sidecar: Cli) -> None:
-    """Only the stream that the event came by had to go on."""
+    """Only the stream that the event came by had to continue."""
     assert sidecar("pause", "--stream", "other:events", "--reason", "not this one").code == 0
     sidecar.emit("e1")
     streams = ("--stream", STREAM, "--stream", "other:events")

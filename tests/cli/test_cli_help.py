@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
+from typing import Any
 
+import pytest
+import typer
+
+from sidecar import cli
 from tests.cli.harness import Cli
 
 CONNECTION = {
@@ -47,3 +53,33 @@ def test_the_help_of_replay_begins_with_a_recipe(sidecar: Cli) -> None:
     recipe = ("Reviewing an incident?", "replay export", "replay report", "trace", "Commands")
     places = [out.index(words) for words in recipe]
     assert places == sorted(places)
+
+
+def _groups() -> dict[str, Any]:
+    """Return the groups of commands by the name that they have."""
+    root = typer.main.get_command(cli.app)
+    below = {name: one for name, one in root.commands.items() if hasattr(one, "commands")}  # type: ignore[attr-defined]
+    return {"": root, **below}
+
+
+@pytest.mark.parametrize("group", _groups())
+def test_a_group_lists_commands_with_the_first_paragraph_of_their_help(group: str) -> None:
+    """What a group says of a command is what the command says of itself."""
+    commands = _groups()[group].commands
+    assert commands.listed().keys() == commands.keys()
+    for name, listed in commands.listed().items():
+        said = " ".join(commands[name].help.partition("\n\n")[0].split())
+        assert " ".join(listed.help.partition("\n\n")[0].split()) == said
+
+
+def test_the_help_of_a_group_imports_no_command() -> None:
+    """`sidecar --help` starts quickly: what commands need is imported when they are called."""
+    script = (
+        "import sys; from sidecar import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: print(*{'redis', 'sidecar.cli.options', 'store'} & set(sys.modules))"
+    )
+    for words in (["--help"], ["dead", "--help"], ["--version"]):
+        command = [sys.executable, "-c", script, *words]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ran.stdout.splitlines()[-1] == "", words

@@ -12,7 +12,7 @@ import pytest
 import store
 from sidecar.feed import Feed, Notification
 from sidecar.history.bundle import INDEX, BundleHistory, artifact_name
-from sidecar.moments import rfc3339
+from sidecar.wire.moments import rfc3339
 from store import Corrupt, checksum_of
 from tests.cli.harness import DEAD, HOSTILE, NOTIFICATIONS, STREAM, Cli, dialogue
 
@@ -221,7 +221,7 @@ def test_refs_come_last_and_each_line_says_what_its_time_is(sidecar: Cli) -> Non
 
 
 def test_a_letter_that_was_put_back_since_was_dead_then(sidecar: Cli) -> None:
-    """Before it was put back it was dead, after that it is not."""
+    """Before it was redriven it was dead, after that it is not."""
     sidecar.client.xadd(STREAM, {"event": '{"event_id":"odd","type":"nobody.knows"}'})
     sidecar.work()
     (dead_at,) = [one["end_id"] for one in lives(sidecar)]
@@ -374,7 +374,7 @@ def test_a_link_in_a_bundle_leads_nowhere(sidecar: Cli, bundle: Path, tmp_path: 
 
 
 def test_a_bundle_of_a_newer_format(sidecar: Cli, bundle: Path) -> None:
-    """It is refused with the mend, before anything of it is believed."""
+    """It is refused with the fix, before anything of it is believed."""
     index = json.loads((bundle / INDEX).read_bytes())
     (bundle / INDEX).write_text(json.dumps(index | {"format": 2, "index": {}}))
     code, words = opened(sidecar, bundle)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import store
-from sidecar import notification, pipeline
 from sidecar.replay import check
+from sidecar.wire import notification
+from sidecar.worker import pipeline
 from tests.cli.harness import NOTIFICATIONS, STREAM, Cli
 from tests.sidecar.harness import eventually
 
@@ -71,6 +72,7 @@ def test_it_goes_on_where_it_was_stopped(sidecar: Cli) -> None:
 
 def test_filters_choose_what_the_lab_gets(sidecar: Cli) -> None:
     """One tenant's notifications alone; 6 where nothing is left, 5 where nothing was."""
+    sidecar.lay_out()
     assert rerun(sidecar).code == 5
     published(sidecar, 4)
     assert rerun(sidecar, "--tenant", "nobody").code == 6
@@ -109,7 +111,8 @@ def test_a_bundle_is_replayed_without_the_redis_it_came_from(sidecar: Cli) -> No
 
 
 def test_it_keeps_the_pace_and_stops_when_asked(sidecar: Cli) -> None:
-    """What lay an hour apart is not published at once; a signal ends it, and it can go on."""
+    """What lay an hour apart is not published at once; a signal ends it, and it can continue."""
+    sidecar.lay_out()
     for n in range(3):
         event = {"id": 0, "event_id": f"e{n}", "type": "run.abort"}
         ms = BASE_MS + 3_600_000 * (n // 2) + n
@@ -120,9 +123,9 @@ def test_it_keeps_the_pace_and_stops_when_asked(sidecar: Cli) -> None:
         time.sleep(0.2)
         assert sidecar.client.xlen(LAB) == 2
         os.kill(running.pid, signal.SIGINT)
-        _, err = running.communicate(timeout=30)
+        _, err = running.communicate(timeout=90)
     assert running.returncode == 3
-    assert b"goes on from here" in err
+    assert b"continues from here" in err
     assert rerun(sidecar).code == 0
     assert sidecar.client.xlen(LAB) == 3
 
@@ -246,7 +249,7 @@ def test_a_race_for_an_event_id_is_not_judged(sidecar: Cli) -> None:
 
 
 def test_without_artifacts_there_is_nothing_to_check_with(sidecar: Cli) -> None:
-    """A bundle that left them out is refused, with the mend."""
+    """A bundle that left them out is refused, with the fix."""
     published(sidecar, 1)
     path = sidecar.directory / "b.zip"
     assert sidecar("replay", "export", path, "--no-artifacts").code == 0

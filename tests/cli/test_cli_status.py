@@ -52,15 +52,33 @@ def test_status_of_a_live_worker_shows_its_lease(sidecar: Cli) -> None:
     assert "alive" in sidecar("status").out
 
 
-def test_pending_entries_have_an_age(sidecar: Cli) -> None:
-    """The oldest entry that was read and not finished, and how long ago it was appended."""
-    sidecar.client.xadd(STREAM, {"event": "{}"}, id="1700000000000-0")
-    sidecar.client.xgroup_create(STREAM, GROUP, "0")
+@pytest.mark.parametrize(
+    ("published_after_s", "known"),
+    [(5, True), (-200, True), (-400, False), (700_000, False), (None, False)],
+)
+def test_pending_entries_have_an_age(
+    sidecar: Cli, published_after_s: int | None, *, known: bool
+) -> None:
+    """How long ago the oldest pending entry was appended, where notifications bear its ID out.
+
+    An ID is a position: of one that is no time, or may be none, the age is null.
+    """
+    before = 1_700_000_000_000
+    for ms in (before, before + 1000):
+        sidecar.client.xadd(STREAM, {"event": "{}"}, id=f"{ms}-0")
+    sidecar.client.xgroup_create(STREAM, GROUP, f"{before}-0")
     sidecar.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    if published_after_s is not None:
+        event = {"id": 0, "event_id": "a", "type": "key.changed"}
+        at = f"{before + published_after_s * 1000}-0"
+        sidecar.notification(event, at, f"{STREAM}/{before}-0")
     (stream,) = sidecar("status", "--json").object()["streams"]
-    assert (stream["pending"], stream["oldest_pending"]) == (1, "1700000000000-0")
-    assert stream["oldest_pending_age_s"] > 86400
-    assert "the oldest 1700000000000-0" in sidecar("status").out
+    assert (stream["pending"], stream["oldest_pending"]) == (1, f"{before + 1000}-0")
+    age_s = stream["oldest_pending_age_s"]
+    assert age_s > 86400 if known else age_s is None
+    told = sidecar("status").out
+    assert f"the oldest {before + 1000}-0" in told
+    assert ("ago" in told.partition("the oldest")[2].partition("\n")[0]) is known
 
 
 def test_an_unknown_lag_is_not_zero(sidecar: Cli, redis_url: str) -> None:
@@ -145,12 +163,27 @@ def test_resume_leaves_the_counts_of_crashes(sidecar: Cli) -> None:
     """Reason and dead letters in a row go, `unclean` and `alone` stay."""
     counts: dict[Any, Any] = {"unclean": "2", "alone": "1-0", "alone_deaths": "1"}
     sidecar.client.hset(HALT, mapping={**counts, "dead_in_a_row": "100", "reason": "r"})
-    assert sidecar("resume", "--reason", "mended", "--json").object()["changed"]
+    assert sidecar("resume", "--reason", "fixed", "--json").object()["changed"]
     left: Any = sidecar.client.hgetall(HALT)
     assert {k.decode(): v.decode() for k, v in left.items()}.items() >= counts.items()
     assert b"reason" not in left
     assert b"dead_in_a_row" not in left
-    assert left[b"resumed_why"] == b"mended"
+    assert left[b"resumed_why"] == b"fixed"
+
+
+def test_status_names_other_consumers_and_a_position_beyond_the_end(sidecar: Cli) -> None:
+    """Who else has read is named, and a lag that cannot be known is no 0."""
+    sidecar.client.xgroup_create("control:events", "sidecar:control:notifications", "0", True)
+    sidecar.emit("e1")
+    sidecar.client.xreadgroup("sidecar:control:notifications", "debug", {"control:events": ">"})
+    assert "1 of them under consumer 'debug'" in sidecar("status").out
+    sidecar.client.xgroup_setid(
+        "control:events", "sidecar:control:notifications", "9999999999999-0"
+    )
+    assert "unknown: the group's position was set beyond the end" in sidecar("status").out
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert (stream["lag"], stream["position_beyond_end"]) == (None, True)
+    assert stream["pending_by_consumer"] == {"debug": 1}
 
 
 def test_resume_of_a_running_stream_says_so(sidecar: Cli) -> None:

@@ -108,7 +108,7 @@ def test_the_store_is_chosen_by_url(sidecar: Cli, tmp_path: Path) -> None:
 
 
 def test_reading_makes_no_store(sidecar: Cli) -> None:
-    """Where there is none, exit 2 and the mend, and still none."""
+    """Where there is none, exit 2 and the fix, and still none."""
     for args in (("get", "r"), ("exists", "r"), ("ls",), ("versions", "r")):
         ran = sidecar("store", *args)
         assert ran.code == 2
@@ -134,7 +134,7 @@ def test_reading_makes_no_store(sidecar: Cli) -> None:
     ],
 )
 def test_wrong_use_is_exit_2(sidecar: Cli, args: tuple[str, ...]) -> None:
-    """One line that says how to mend it."""
+    """One line that says how to fix it."""
     _put(sidecar, "r", b"x")
     ran = sidecar("store", *args)
     assert ran.code == 2
@@ -262,7 +262,7 @@ def test_memory_does_not_grow_with_the_artifact(sidecar: Cli, tmp_path: Path, wa
 
 
 def test_binary_is_kept_from_a_terminal(sidecar: Cli, blob: Path) -> None:
-    """Exit 2 and the mend, unless `--data -` asks for it; text is printed."""
+    """Exit 2 and the fix, unless `--data -` asks for it; text is printed."""
     sidecar("store", "put", "bin", "--data", blob)
     _put(sidecar, "text", b"hello\n")
     refused = _on_terminal(sidecar, "store", "get", "bin")
@@ -307,6 +307,6 @@ def _on_terminal(sidecar: Cli, *args: str) -> tuple[int, bytes]:
                 shown += piece
         except OSError:
             pass  # how Linux says that the other end is closed
-        process.communicate(timeout=20)
+        process.communicate(timeout=90)
     os.close(ours)
     return process.returncode, shown

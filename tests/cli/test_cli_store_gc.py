@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 
 import store
+from sidecar.wire.logbook import registered
 from store import checksum_of
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli, on_terminal
@@ -277,11 +282,10 @@ def test_a_worker_that_has_published_nothing_yet_is_no_wrong_server(known: Cli) 
         ("--keep-newer", "-1"),
         ("--redis", "nonsense"),
         ("--store", "nonsense"),
-        ("--data-dir", "/nowhere"),
     ],
 )
 def test_wrong_use_is_exit_2(known: Cli, args: tuple[str, ...]) -> None:
-    """One line that says how to mend it, and nothing is removed."""
+    """One line that says how to fix it, and nothing is removed."""
     _put(known, "r", b"old", b"now")
     known.client.set("string", "x")
     short = () if "--grace" in args else NOW
@@ -316,3 +320,70 @@ def test_a_reader_that_leaves_ends_it(known: Cli) -> None:
     _put(known, long, *(b"%d" % i for i in range(150)))
     ran = known.shell(f"sidecar store gc {' '.join(NOW)} --json | head -1")
     assert (ran.code, ran.err) == (3, "")
+
+
+# --- several logs that name one store ------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(known: Cli) -> Iterator[tuple[Cli, str]]:
+    """Return a store into which a second log publishes as well, and that log's server."""
+    with servers.running(servers.usual()) as server, redis.Redis.from_url(server.url) as client:
+        other = replace(known, url=server.url, client=client)
+        for one, event_id, data in ((known, "e1", b"one"), (other, "e2", b"two")):
+            one.bring(event_id, event_id, data)
+            one.work()
+        _put(known, "e2", b"newer")
+        yield known, server.url
+
+
+def test_a_log_that_was_not_asked(shared: tuple[Cli, str]) -> None:
+    """Nothing is removed until its server is named, too; then what it names stays."""
+    sidecar, other = shared
+    for more in ((), ("--without-stream",)):
+        ran = sidecar("store", "gc", *NOW, *more)
+        assert (ran.code, ran.raw) == (2, b"")
+        assert "was not asked" in ran.err
+    assert sidecar("store", "exists", "e2", "--checksum", checksum_of(b"two")).code == 0
+    servers_ = ("--notify-redis", sidecar.url, "--notify-redis", other)
+    assert sidecar("store", "gc", *NOW, *servers_).code == 0
+    assert sidecar("store", "exists", "e2", "--checksum", checksum_of(b"two")).code == 0
+
+
+def test_a_log_that_is_forgotten(shared: tuple[Cli, str]) -> None:
+    """One that is gone for good is forgotten by its id, with a reason that is kept."""
+    sidecar, other = shared
+    with redis.Redis.from_url(other) as client:
+        log = client.hget("{control:notifications}:fleet", "log")
+    assert isinstance(log, bytes)
+    forget = ("--forget", log.decode())
+    assert sidecar("store", "gc", *NOW, *forget).code == 2
+    assert sidecar("store", "gc", *NOW, "--forget", "x", "--reason", "gone").code == 2
+    because = (*forget, "--reason", "that fleet is gone")
+    assert sidecar("store", "gc", *NOW, *because, "--dry-run").code == 0
+    assert sidecar("store", "gc", *NOW).code == 2
+    assert sidecar("store", "gc", *NOW, *because).code == 0
+    assert sidecar("store", "gc", *NOW).code == 0
+    (record,) = [one.forgotten for one in registered(_fleet(sidecar)) if one.forgotten]
+    assert record.reason == "that fleet is gone"
+    assert sidecar("store", "exists", "e2", "--checksum", checksum_of(b"two")).code == 1
+
+
+def test_a_copy_knows_the_logs_of_its_original(known: Cli) -> None:
+    """Copied as a directory a store is the same one: its gc asks the same logs, or refuses."""
+    known.bring("e1", "e1", b"one")
+    known.work()
+    _put(known, "e1", b"newer")
+    fleet, copy = known.directory / "data-dir" / "fleet", known.directory / "copy"
+    shutil.copytree(fleet, copy)
+    assert (copy / "IDENTITY").read_bytes() == (fleet / "IDENTITY").read_bytes()
+    there = ("--store", copy.as_uri())
+    assert known("store", "gc", *NOW, *there, "--without-stream").code == 2
+    assert known("store", "gc", *NOW, *there).code == 0
+    pinned = ("e1", "--checksum", checksum_of(b"one"))
+    assert known("store", "exists", *pinned, *there).code == 0
+    log = registered(_fleet(known))[0].id
+    forget = ("--forget", log, "--reason", "a copy for a lab")
+    assert known("store", "gc", *NOW, *there, "--without-stream", *forget).code == 0
+    assert known("store", "exists", *pinned, *there).code == 1
+    assert known("store", "exists", *pinned).code == 0

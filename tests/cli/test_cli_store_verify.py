@@ -14,6 +14,7 @@ import pytest
 
 import store
 from tests.cli.harness import TIMEOUT_S, Cli, install, on_terminal
+from tests.sidecar.harness import eventually
 
 LARGE = b"x" * 200_000
 
@@ -56,6 +57,11 @@ def endless(number, count):
     while True:
         time.sleep(0.01)
         yield Checked("fine", None, 1, None)
+
+def stubborn(number, count):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open(os.environ["COUNT_FILE"] + str(number), "ab").close()
+    yield from endless(number, count)
 
 def damaged(number, count):
     with open(os.environ["COUNT_FILE"] + str(number), "ab", buffering=0) as counter:
@@ -215,6 +221,18 @@ def test_stopping_is_clean(fake: Cli, number: signal.Signals) -> None:
     assert err == b"sidecar: stopped before the end\n"
     assert out == b"" or b'"complete": false' in out
     assert not any(child.is_running() for child in children)
+
+
+def test_a_process_that_ignores_its_end_is_killed(fake: Cli, tmp_path: Path) -> None:
+    """A backend that takes SIGTERM for itself does not keep a stop from ending."""
+    with fake.running(
+        "store", "verify", "--store", "fake://stubborn", "--processes", "1"
+    ) as process:
+        (child,) = _children(process.pid, 1)
+        eventually((tmp_path / "count0").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 3
+    assert not child.is_running()
 
 
 def test_the_processes_of_one_that_was_killed_end(fake: Cli) -> None:

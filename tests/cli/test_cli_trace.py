@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.moments import rfc3339
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import passed, value
+from sidecar.wire.moments import rfc3339
 from tests.cli.harness import HOSTILE, NOTIFICATIONS, STREAM, Cli
 
 
@@ -49,7 +50,7 @@ def test_registered_readers_are_the_last_station(sidecar: Cli) -> None:
     passed(sidecar.client, keys, "lab", version, 60)
     sidecar.client.hset(keys.readers, "gone", value(1, 1, 1))
     assert traced(sidecar, "e1")[0]["hops"][-1] == {
-        "hop": "readers", "mark": "ok", "at": None, "detail": "passed by lab", "mend": None,
+        "hop": "readers", "mark": "ok", "at": None, "detail": "passed by lab", "fix": None,
     }  # fmt: skip
     passed(sidecar.client, keys, "fleet", version - 1, 60)
     (event,) = traced(sidecar, "e1")
@@ -69,7 +70,7 @@ def test_an_event_is_found_by_every_name_it_has(sidecar: Cli) -> None:
     names = (event["origin"], str(event["control_version"]), event["end_id"], odd["end_id"])
     assert [traced(sidecar, name)[0]["event_id"] for name in names] == ["e1", "e1", "e1", "odd"]
     assert marks(odd)[-1] == ("dead letter", "failed")
-    assert "--allow-type" in odd["hops"][-1]["mend"]
+    assert "--allow-type" in odd["hops"][-1]["fix"]
 
 
 def test_all_entries_of_an_event_id_are_told(sidecar: Cli) -> None:
@@ -90,7 +91,7 @@ def test_what_waits_is_found_though_no_index_knows_it(sidecar: Cli) -> None:
 
 
 def test_a_letter_is_followed_through_being_put_back(sidecar: Cli) -> None:
-    """Who put it back and why, and what became of it then, as often as it was."""
+    """Who redrove it and why, and what became of it then, as often as it was."""
     sidecar.client.xadd(STREAM, {"event": '{"event_id":"odd","type":"nobody.knows"}'})
     sidecar.work()
     for _ in range(2):
@@ -103,7 +104,7 @@ def test_a_letter_is_followed_through_being_put_back(sidecar: Cli) -> None:
 
 
 def test_a_letter_that_was_overtaken_says_by_what(sidecar: Cli) -> None:
-    """After a dead letter, the first newer notification of its stack is named; its is the mend."""
+    """After a dead letter, the first newer notification of its stack is named; its is the fix."""
     for version, kind in (("7", "other.type"), ("8", "stack.activated")):
         sidecar.bring(f"v{version}", f"stacks/{version}", b"x", "--type", kind, "--tenant", "t",
                       "--stack", "web", "--version", version)  # fmt: skip
@@ -111,7 +112,7 @@ def test_a_letter_that_was_overtaken_says_by_what(sidecar: Cli) -> None:
     (event,) = traced(sidecar, "v7")
     assert marks(event)[-2:] == [("dead letter", "failed"), ("overtaken", "failed")]
     assert "v8" in event["hops"][-1]["detail"]
-    assert [hop["mend"] is not None for hop in event["hops"][-2:]] == [False, True]
+    assert [hop["fix"] is not None for hop in event["hops"][-2:]] == [False, True]
 
 
 def test_a_ref_with_its_versions_and_events(sidecar: Cli) -> None:
@@ -186,7 +187,7 @@ def test_a_ref_that_looks_like_a_stack_comes_first(sidecar: Cli) -> None:
 
 
 def test_as_many_events_are_told_as_were_asked_for(sidecar: Cli) -> None:
-    """The bound on following what was put back is none on what is told."""
+    """The bound on following what was redriven is none on what is told."""
     for n in range(20):
         sidecar.bring(f"e{n}", "rows/a", b"one")
     sidecar.work()
@@ -260,3 +261,21 @@ def test_a_bundle_is_traced_as_redis_is(sidecar: Cli, name: str) -> None:
         for what in ("e1", "odd", "late", "rows/a")
     ]
     assert after == before
+
+
+@pytest.mark.parametrize("days", [None, 30, -30], ids=["a number", "ahead", "old"])
+def test_an_entry_id_that_is_no_time_tells_none(sidecar: Cli, days: int | None) -> None:
+    """Where an entry's end, or now, does not bear its ID out, no time, wait or delay is told."""
+    now_ms = int(time.time() * 1000)
+    at = 17 if days is None else now_ms + days * 86_400_000
+    for n in range(2):
+        body = json.dumps({"event_id": f"e{n}", "type": "key.changed", "tenant_id": "t"})
+        sidecar.client.xadd(STREAM, {"event": body}, id=f"{at + n}-0")
+    sidecar.client.xadd(STREAM, {"event": "not JSON"}, id=f"{at + 2}-0")
+    sidecar.work()
+    sidecar.client.xadd(STREAM, {"event": "waits"}, id=f"{at + 3}-0")
+    for n, end in enumerate(("notification", "notification", "dead letter", "waits")):
+        (event,) = traced(sidecar, f"{STREAM}/{at + n}-0")
+        assert [hop["hop"] for hop in event["hops"]] == ["entry", end]
+        assert event["hops"][0]["at"] is None
+        assert (event["entry_at"], event["delay_s"]) == (None, None)

@@ -41,7 +41,7 @@ def told(bundle: Path, *args: str) -> list[dict[str, Any]]:
 
 
 def test_a_bundle_that_is_there_is_not_played_for(tmp_path: Path) -> None:
-    """It is said at once, with the mend, and the file stays."""
+    """It is said at once, with the fix, and the file stays."""
     path = tmp_path / "incident.zip"
     path.write_text("mine")
     made = subprocess.run(

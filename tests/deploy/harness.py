@@ -90,7 +90,7 @@ def run_server(binary: str, acl: str, root: Path, port: int, *more: str) -> subp
 
 def wait_until_up(ping: Callable[[], Any], process: subprocess.Popen[bytes]) -> None:
     """Wait for a server that was started to answer."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(redis.ConnectionError):
             ping()

@@ -13,15 +13,17 @@ import redis
 import structlog
 
 import store
-from sidecar import app, settings
 from sidecar.feed import Feed
 from sidecar.producer import Producer
 from sidecar.redis import halts, scan
 from sidecar.redis.client import check_stream, connect
 from sidecar.redis.members import Members
+from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import Halted, NotReplicated, Outbound, Publisher
 from sidecar.redis.retention import Policy, Retention
-from sidecar.redis.source import FIRST, ControlStream, id_after, id_pair
+from sidecar.redis.source import ControlStream
+from sidecar.wire.ids import FIRST, id_after, id_pair
+from sidecar.worker import app, settings
 from tests import servers
 from tests.deploy.harness import (
     DEPLOY,
@@ -35,6 +37,7 @@ from tests.deploy.harness import (
     unused,
     wait_until_up,
 )
+from tests.sidecar.harness import trim_once
 
 
 def _relay(server: Server) -> int:
@@ -71,7 +74,7 @@ def _fleet(server: Server) -> store.Store:
 
 def _duties(server: Server) -> None:
     """Have the worker's user do all that a worker may ever have to do."""
-    _produce(server, 300)  # over 256: the index prunes a shard once in so many
+    _produce(server, 300)
     assert _relay(server) == 0
     _produce(server, 1)  # a repeat, into a stream that exists by now
     server.call("producer", "XADD", STREAM, "*", "event", "not JSON")
@@ -94,6 +97,11 @@ def _duties(server: Server) -> None:
         assert control.read_pending(FIRST, 1) == [entry]
         assert control.pending().total == 1
         assert control.fetch(entry.id) == entry
+        server.call("admin", "XCLAIM", STREAM, KEYS.group, "debug", 0, entry.id)
+        assert control.read_pending(FIRST, 1, elsewhere=True) == [entry]
+        assert control.pending_between(entry.id, entry.id) == {entry.id}
+        assert control.entries(entry.id, entry.id, 1) == [entry]
+        assert control.now_ms() > 0
         assert owner.run_alone(entry.id) == 0
         assert owner.run_alone(entry.id) == 1
         owner.settle()
@@ -109,8 +117,14 @@ def _duties(server: Server) -> None:
         assert members.beat(owns=[]) == []
         members.leave()
         policies = {"control": Policy(0, 1), "notifications": Policy(), "dead": Policy()}
-        trimmed = Retention(client, client, KEYS, policies, dedup_window_s=60).trim()
+        trimmed = trim_once(Retention(client, client, KEYS, policies, dedup_window_s=60))
         assert trimmed[0].removed
+        client.hset(KEYS.shard(0), "old", b"c" * 16 + b"1")
+        client.set(KEYS.pruned, b"0")
+        pruning = Pruning(client, KEYS, dedup_window_s=60)
+        while pruning.prune():
+            pass
+        assert not client.exists(KEYS.shard(0))
 
 
 @pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
@@ -254,7 +268,7 @@ DENIED: Final = {
         "XREAD STREAMS control:events 0", "WATCH control:events",
     ),
     "redriver": (
-        *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - set(FOR_A_REDRIVER), *NO_SCRIPT, "INFO",
+        *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - set(FOR_A_REDRIVER), "INFO",
         "HSET {control:notifications}:halt:control:events reason x",
         "HMGET {control:notifications}:seen:00 f",
         "GET {control:notifications}:fence:control:events",
@@ -284,15 +298,16 @@ def test_a_user_can_do_nothing_else(server: Server, user: str) -> None:
     assert allowed == []
 
 
-def test_a_script_gives_a_halter_no_more_rights(server: Server) -> None:
-    """Its scripts, which halt and resume, cannot write another stream or flush the server."""
+@pytest.mark.parametrize("user", ["halter", "redriver"])
+def test_a_script_gives_no_more_rights(server: Server, user: str) -> None:
+    """Who sends scripts of its own cannot trim a stream by one, or flush the server."""
     for script in (
-        "redis.call('XADD', KEYS[1], '*', 'f', 'v')",
+        "redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)",
         "redis.call('FLUSHALL')",
         "redis.call('SET', 'other', 1)",
     ):
         with pytest.raises(redis.ResponseError):
-            server.call("halter", "EVAL", script, 1, NOTIFY_STREAM)
+            server.call(user, "EVAL", script, 1, NOTIFY_STREAM)
     assert server.call("admin", "DBSIZE") == 0
     assert server.denials() != set()
 

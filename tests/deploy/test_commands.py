@@ -12,7 +12,7 @@ import pytest
 import redis
 
 import store
-from sidecar.settings import file_url
+from sidecar.worker.settings import file_url
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli
 from tests.deploy.harness import DEPLOY, Server, granted, unused
@@ -70,7 +70,7 @@ def _emit(run_as: As, version: int, ref: str, *args: str) -> dict[str, Any]:
 
 def _wait_for_reader(client: redis.Redis) -> None:
     """Wait until somebody's blocking XREAD waits."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         clients: Any = client.client_list()
         if any(one["cmd"] == "xread" for one in clients):
@@ -119,7 +119,7 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
         _wait_for_reader(controller.client)
         third = _emit(run_as, 8, "stacks/t_1/web/8")
         run_as("sidecar").drain()
-        out, err = tail.communicate(timeout=30)
+        out, err = tail.communicate(timeout=90)
     assert third["event_id"] in out.decode(), err
     assert unused(server, "controller") == set()
     assert server.denials() == set()
@@ -218,7 +218,7 @@ def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
 
 
 def test_a_redriver_is_told_of_a_halt(server: Server, run_as: As) -> None:
-    """What is put back onto a halted stream waits, and the command says so."""
+    """What is redriven onto a halted stream waits, and the command says so."""
     letter = _bury(server, run_as, 1, "stacks/t_1/web/1")
     assert run_as("halter")("pause", "--reason", "maintenance").code == 0
 

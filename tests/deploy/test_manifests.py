@@ -12,19 +12,20 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import typer.main
 import yaml
 from typer.testing import CliRunner
 
-from sidecar import app, cli, logs
+from sidecar import cli
 from sidecar.errors import Unreachable, UsageError
-from sidecar.health import HealthServer
-from sidecar.settings import Settings, size_bytes
+from sidecar.terminal.environment import options_of, ours, read_secret_files
+from sidecar.wire.units import size_bytes
+from sidecar.worker import app, logs
+from sidecar.worker.health import HealthServer
+from sidecar.worker.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
@@ -99,17 +100,6 @@ def _environment(flavour: str) -> dict[str, str]:
     return dict(found)
 
 
-def _options() -> Iterator[str]:
-    """Every environment variable that any command of the program reads."""
-    commands: list[Any] = [typer.main.get_command(cli.app)]
-    while commands:
-        command = commands.pop()
-        commands += getattr(command, "commands", {}).values()
-        for option in command.params:
-            names = option.envvar or []
-            yield from [names] if isinstance(names, str) else names
-
-
 # --- schemas ------------------------------------------------------------------------------------
 
 
@@ -154,7 +144,7 @@ def test_every_variable_is_an_option() -> None:
         for name in re.findall(r"SIDECAR_[A-Z][A-Z_]*", path.read_text())
     }
     assert named
-    assert named - set(_options()) == set()
+    assert set(ours(dict.fromkeys(named, "x"))) - options_of(cli.app) == set()
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -166,10 +156,10 @@ def test_the_program_takes_the_configuration(
     secret = tmp_path / "redis-url"
     secret.write_text("redis://sidecar:secret@valkey:6379/0\n")
     files = [name for name in environment if name.endswith("_FILE")]
-    cli.read_secret_files(environment := environment | dict.fromkeys(files, str(secret)))
+    read_secret_files(environment := environment | dict.fromkeys(files, str(secret)))
     seen: list[Settings] = []
 
-    def run(settings: Settings, *_: object) -> int:
+    def run(settings: Settings, *_: object, **__: object) -> int:
         seen.append(settings)
         return 0
 
@@ -213,7 +203,7 @@ def test_probes_ask_what_the_worker_serves() -> None:
         asked.add((int(port), path, "compose"))
     assert {flavour for *_, flavour in asked} == {"kubernetes", "compose"}
 
-    server = HealthServer("127.0.0.1:0", alive=lambda: True, states=dict, metrics=lambda: b"")
+    server = HealthServer("127.0.0.1:0", stuck=list, states=dict, metrics=lambda: b"")
     try:
         for port, path, flavour in asked:
             assert _environment(flavour)["SIDECAR_HTTP"] == f"0.0.0.0:{port}"
@@ -225,7 +215,7 @@ def test_probes_ask_what_the_worker_serves() -> None:
 
 
 def test_liveness_and_start_ask_no_dependency() -> None:
-    """Only readiness may look beyond the process: a restart mends no Redis."""
+    """Only readiness may look beyond the process: a restart fixes no Redis."""
     worker = _worker()
     assert worker["startupProbe"]["httpGet"]["path"] == "/livez"
     assert worker["livenessProbe"]["httpGet"]["path"] == "/livez"

@@ -28,7 +28,8 @@ WAIT_S: Final = 30.0
 def _worker(directory: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run `sidecar run` with two stores of its own."""
     with subprocess.Popen(
-        [sys.executable, "-m", "sidecar", "run", "--data-dir", str(directory), *options],
+        [sys.executable, "-m", "sidecar", "run", "--data-dir", str(directory),
+         *servers.stores(directory), *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:

@@ -60,5 +60,5 @@ class CrashingRedis:
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         os.kill(self._process.pid, signal.SIGCONT)

@@ -289,11 +289,11 @@ class _Round:
             self.fleet.kill(victim)
 
     def stall_active(self) -> None:
-        """Stop the active worker, let another take over, and let it go on as if nothing were."""
+        """Stop the active worker, let another take over, and resumes it as if nothing were."""
         self._stall(self.fleet.go_on)
 
     def kill_stalled(self) -> None:
-        """Stop the active worker, let another take over, let it go on, and kill it."""
+        """Stop the active worker, let another take over, resumes it, and kill it."""
         self._stall(self._go_on_and_die)
 
     def _go_on_and_die(self, victim: Any) -> None:

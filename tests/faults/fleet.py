@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests import servers
 from tests.faults import outside
 from tests.faults.zygote import Zygote
 
@@ -29,7 +30,7 @@ again."""
 
 def worker(url: str, data_dir: Path, *options: str) -> subprocess.Popen[bytes]:
     """Start a worker by the plain command."""
-    command = [sys.executable, "-m", "sidecar", "run", "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "sidecar", "run", *servers.stores(data_dir)]
     command += ["--lease", "0.3", "--max-consecutive-dead", "0", "--log-level", "error", *options]
     return subprocess.Popen(command, env={**os.environ, "SIDECAR_REDIS": url})
 
@@ -86,7 +87,7 @@ class Fleet:
         """Start a worker."""
         self._started += 1
         log = self.data_dir / f"worker{self._started}.log"
-        arguments = ["run", "--redis", self.url, "--data-dir", str(self.data_dir)]
+        arguments = ["run", "--redis", self.url, *servers.stores(self.data_dir)]
         arguments += ["--lease", str(self.lease_s), *OPTIONS, *options]
         log.touch()
         return Worker(self.zygote.start(arguments, log), log)
@@ -115,7 +116,7 @@ class Fleet:
         victim.stalled = True
 
     def go_on(self, victim: Worker) -> None:
-        """Let a stalled worker go on."""
+        """Let a stalled worker continue."""
         os.kill(victim.pid, signal.SIGCONT)
         victim.stalled = False
 

@@ -1,4 +1,4 @@
-"""A producer that goes on while everything around it dies.
+"""A producer that continues while everything around it dies.
 
 It emits new refs, rewritten refs, repeats of what it sent before, and entries that are no event.
 What it does not know to be appended, as Redis died meanwhile, it sends again with the same

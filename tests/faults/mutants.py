@@ -1,6 +1,6 @@
 """Broken copies of the product, each with one guarantee's mechanism taken out.
 
-They show that the fire finds what it is for. A change that no longer fits is an error here: mend
+They show that the fire finds what it is for. A change that no longer fits is an error here: fix
 the mutant with the code.
 """
 
@@ -23,19 +23,18 @@ class Mutant(NamedTuple):
 
 MUTANTS: Final = {
     "publish before put": Mutant(
-        "sidecar/pipeline.py",
+        "sidecar/worker/pipeline.py",
         "                self._put(event, artifact, position)\n",
         "                import threading\n"
         "                data = artifact.readall()\n"
         "                put = (event.artifact_ref, data, artifact.manifest)\n"
-        "                threading.Timer(0.02, self._fleet.put, put).start()\n",
+        "                threading.Timer(0.5, self._fleet.put, put).start()\n",
     ),
     "acknowledge before publish": Mutant(
-        "sidecar/relay.py",
-        "        low = self._low_without(run)\n",
-        "        low = self._low_without(run)\n"
-        "        early = self._control.acknowledge([item.id for item in run])\n"
-        "        self._tenure.pending -= early\n",
+        "sidecar/worker/relay.py",
+        "            low = self._low_without(events)\n",
+        "            low = self._low_without(events)\n"
+        "            self._reading.acknowledge([item.id for item in events])\n",
     ),
     "no deduplication": Mutant(
         "sidecar/redis/lua/publish.lua",
@@ -44,20 +43,20 @@ MUTANTS: Final = {
     ),
     "no fence": Mutant(
         "sidecar/redis/lua/publish.lua",
-        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0} end\n",
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, ''} end\n",
         "",
     ),
     "no order": Mutant(
-        "sidecar/relay.py",
+        "sidecar/worker/window.py",
         "                blocked.add(tenant)\n",
         "                pass\n",
     ),
     "pending entries forgotten": Mutant(
-        "sidecar/tenure.py",
-        "    scan: str | None = FIRST\n"
-        '    """How far the pending list has been read back; None when that is done."""\n'
-        "    everyone: bool = True\n",
-        "    scan: str | None = None\n    everyone: bool = False\n",
+        "sidecar/worker/reading.py",
+        "        self._scan: str | None = FIRST\n"
+        '        """How far the pending list has been read back; None when that is done."""\n'
+        "        self.everyone = True\n",
+        "        self._scan: str | None = None\n        self.everyone = False\n",
     ),
 }
 
@@ -71,6 +70,6 @@ def broken_copy(name: str, directory: Path) -> Path:
         )
     file = directory / mutant.file
     text = file.read_text()
-    assert text.count(mutant.old) == 1, f"{mutant.file} has changed: mend the mutant {name!r}"
+    assert text.count(mutant.old) == 1, f"{mutant.file} has changed: fix the mutant {name!r}"
     file.write_text(text.replace(mutant.old, mutant.new))
     return directory

@@ -48,7 +48,7 @@ def emit(client: Any, source: Path, numbers: range) -> None:
 
 def until(holds: Callable[[], object], what: str) -> None:
     """Wait until it holds; fail when it takes too long."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline, f"never came true: {what}"
         time.sleep(0.01)

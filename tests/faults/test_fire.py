@@ -87,7 +87,7 @@ def caught(name: str, tmp_path: Path, kills: int) -> set[str]:
 )
 def test_the_fire_finds_a_mutant(name: str, guarantee: str, tmp_path: Path) -> None:
     """A product without one of its mechanisms is caught within a few kills."""
-    assert guarantee in caught(name, tmp_path, kills=60)
+    assert guarantee in caught(name, tmp_path, kills=400)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Generated entries, hostile ones among them: each ends as the contract says, told by an oracle.
 
-The oracle is a second, slower reading of sections 1 and 3 of the contract; it shares no code with
+The oracle is a second, slower reading of docs/contract.md, "Control entry and event" and
+docs/contract.md, "Dead letters"; it shares no code with
 the product.
 """
 
@@ -19,8 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import store
-from sidecar import app, logs
-from sidecar.settings import build
+from sidecar.worker import app, logs
+from sidecar.worker.settings import build, file_url
 from tests.faults.outside import CONTROL, DEAD, NOTIFICATIONS
 
 DATA, MANIFEST = b"the data", b"the manifest"
@@ -225,7 +226,12 @@ def relay_and_compare(client: Any, url: str, data_dir: Path, entries: list[bytes
     client.flushall()
     ids = [client.xadd(CONTROL, {"event": raw}).decode() for raw in entries]
     chosen = build(
-        redis=url, data_dir=data_dir, drain=True, max_consecutive_dead=0, retry_budget_s="0"
+        redis=url,
+        source_store=file_url(data_dir / "source"),
+        fleet_store=file_url(data_dir / "fleet"),
+        drain=True,
+        max_consecutive_dead=0,
+        retry_budget_s="0",
     )
     assert app.run(chosen, logs.configure("error"), threading.Event()) == 0
     ends = {

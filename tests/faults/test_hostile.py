@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import redis
 
-from sidecar.event import MAX_ENTRY_BYTES
-from sidecar.redis.source import FIRST, HIGHEST, READ_BYTES, ControlStream
+from sidecar.redis.source import READ_BYTES, ControlStream
+from sidecar.wire.event import MAX_ENTRY_BYTES
+from sidecar.wire.ids import FIRST, HIGHEST
 from store import Unavailable, checksum_of
 from tests import servers
 from tests.faults.fleet import worker
@@ -111,7 +112,7 @@ def test_reads_become_few_behind_giants_and_many_again(rig: Rig) -> None:
 
 
 def test_a_flood_halts_and_goes_on_when_resumed(rig: Rig) -> None:
-    """A flood of giants halts at the limit, also over restarts; resumed, the rest goes on."""
+    """A flood of giants halts at the limit, also over restarts; resumed, the rest continues."""
     giants(rig.client, 40, 20_000)
     for _ in range(20):
         rig.add("{")
@@ -228,7 +229,7 @@ def test_an_id_reused_many_times_in_one_batch(rig: Rig) -> None:
 
 
 def test_notifications_from_the_far_future(rig: Rig) -> None:
-    """Behind a notification of the year 2100 control_version goes on rising, nothing repeats."""
+    """Behind a notification of the year 2100 control_version continues rising, nothing repeats."""
     planted: dict[Any, Any] = {"event": "{}", "origin": "planted/0-1"}
     rig.client.xadd(NOTIFICATIONS, planted, id=f"{FAR_FUTURE_MS}-998")
     rig.emit("a")
@@ -332,7 +333,7 @@ def test_a_key_of_another_type_that_is_only_written(rig: Rig, which: str) -> Non
 
 @pytest.mark.parametrize("which", ["fence", "halt", "notifications", "dead"])
 def test_a_key_of_another_type_is_named(rig: Rig, which: str) -> None:
-    """A list in the place of a key makes the relay wait and name it; removed, all goes on."""
+    """A list in the place of a key makes the relay wait and name it; removed, all continues."""
     key = getattr(rig.keys, which)
     with rig.relay(lease_s=0.3) as run:
         eventually(lambda: run.observer.state_now == "active")
@@ -378,7 +379,7 @@ def test_nonsense_in_the_index_is_no_verdict(rig: Rig, artifact: bool, nonsense:
 
 @pytest.mark.parametrize("low", ["nonsense", "1-x", "", b"\xff", "1", "-"])
 def test_nonsense_as_the_lowest_unfinished_entry(rig: Rig, low: bytes | str) -> None:
-    """A low that is no entry ID makes the relay wait and name the key; deleted, it goes on."""
+    """A low that is no entry ID makes the relay wait and name the key; deleted, it continues."""
     rig.client.set(rig.keys.low, low)
     rig.emit("e")
     with rig.relay() as run:
@@ -434,7 +435,7 @@ def test_a_control_stream_made_anew(rig: Rig, new_id: str, gap: bool) -> None:
 
 
 def test_a_notification_stream_that_is_deleted(rig: Rig) -> None:
-    """Its notifications are gone, but stamps go on rising and nothing is published twice."""
+    """Its notifications are gone, but stamps continue rising and nothing is published twice."""
     with rig.relay():
         rig.emit("a")
         eventually(lambda: rig.published() == ["a"])

@@ -16,7 +16,7 @@ import pytest
 
 import store
 from tests.faults.fleet import worker
-from tests.faults.outside import CONTROL, NOTIFICATIONS
+from tests.faults.outside import CONTROL, DEAD, GROUP, NOTIFICATIONS
 
 MIB = 1 << 20
 ARTIFACT_MIB = int(os.environ.get("RELAY_ARTIFACT_MIB", "512"))
@@ -52,6 +52,72 @@ def test_memory_is_flat_from_a_thousand_to_a_million_entries(
     many = peak_bytes(client, redis_url, tmp_path, 1_000_000, missing=missing)
     print(f"peak {few / MIB:.1f} MiB with 1,000 entries, {many / MIB:.1f} MiB with 1,000,000")  # noqa: T201
     assert many - few < 20 * MIB
+
+
+SOAK_EVENTS = int(os.environ.get("RELAY_SOAK_EVENTS", "250000"))
+ROUND = 5000
+REFS = 50
+
+
+def resident_mib(pid: int) -> float:
+    """Return the memory that a process holds now."""
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[0]) / 1024
+
+
+def a_round(client: Any, sources: Any, first: int) -> None:
+    """Append events of refs that come again and again, some of them of nothing that is there."""
+    pipeline = client.pipeline(transaction=False)
+    for number in range(first, first + ROUND):
+        data = b"version %d" % (number // ROUND)
+        event = {
+            "event_id": f"evt_{number}", "type": "run.abort", "tenant_id": f"t_{number % 20}",
+            "artifact_ref": f"rows/{number % REFS}", "checksum": store.checksum_of(data),
+        }  # fmt: skip
+        if number % 997 == 0:
+            event["checksum"] = "sha256:" + "0" * 64
+        if number < first + REFS:
+            sources.put(f"rows/{number % REFS}", data, b"{}")
+        pipeline.xadd(CONTROL, {"event": json.dumps(event)})
+    pipeline.execute()
+
+
+def end_tenures(client: Any, halt: str) -> None:
+    """Halt and resume, and cut all connections, several times over."""
+    for _ in range(3):
+        client.hset(halt, "reason", "soak")
+        time.sleep(0.1)
+        client.hdel(halt, "reason")
+        client.client_kill_filter(_type="normal", skipme=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_memory_is_flat_over_refs_tenures_and_faults(
+    client: Any, redis_url: str, tmp_path: Path
+) -> None:
+    """RELAY_SOAK_EVENTS events, 250,000 by default, take at most 20 MiB after a fifth of them."""
+    sources = store.open_url((tmp_path / "source").as_uri())
+    budget = ("--retry-budget", "0.3", "--fleet-store", f"file://{tmp_path}/fleet")
+    process = worker(redis_url, tmp_path, *budget, "--source-store", f"file://{tmp_path}/source")
+    halt = "{control:notifications}:halt:control:events"
+    early, now = 0.0, 0.0
+    try:
+        for first in range(0, SOAK_EVENTS, ROUND):
+            a_round(client, sources, first)
+            end_tenures(client, halt)
+            while (
+                client.xlen(NOTIFICATIONS) + client.xlen(DEAD) < first + ROUND
+                or client.xpending(CONTROL, GROUP)["pending"]
+            ):
+                assert process.poll() is None
+                time.sleep(0.2)
+            now = resident_mib(process.pid)
+            early = now if first < SOAK_EVENTS // 5 else early
+    finally:
+        process.kill()
+        process.wait()
+    print(f"{early:.1f} MiB after a fifth, {now:.1f} MiB at the end")  # noqa: T201
+    assert now - early < 20
 
 
 class Endless:

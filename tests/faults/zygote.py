@@ -103,13 +103,13 @@ def main() -> None:
 
 def _import() -> str | None:
     """Import what `sidecar run` imports."""
-    import sidecar.app
-    import sidecar.cli
-    import sidecar.logs
-    import sidecar.settings
+    import sidecar.cli.run
+    import sidecar.worker.app
+    import sidecar.worker.logs
+    import sidecar.worker.settings
     import store.file  # noqa: F401 -- the backend that the workers open
 
-    return sidecar.app.__file__
+    return sidecar.worker.app.__file__
 
 
 def _poll(pid: int, living: set[int]) -> int | None:

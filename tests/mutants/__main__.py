@@ -34,7 +34,7 @@ def caught_by(broken: Break) -> str:
         target = copy / broken.path
         text = target.read_text()
         if text.count(broken.old) != 1:
-            raise SystemExit(f"{broken.name}: {broken.path} has changed; mend the list")
+            raise SystemExit(f"{broken.name}: {broken.path} has changed; fix the list")
         target.write_text(text.replace(broken.old, broken.new))
         return _first_failure(copy, broken.tests)
 

@@ -69,12 +69,12 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on an element, as a mouse does."""
-        self._call("POST", f"{self._session}/element/{self._find(selector)}/click", {})
+        self._act(selector, "click", {})
 
     def type(self, selector: str, *keys: str) -> None:
         """Type into an element; names of `KEYS` are keys."""
         value = "".join(KEYS.get(key, key) for key in keys)
-        self._call("POST", f"{self._session}/element/{self._find(selector)}/value", {"text": value})
+        self._act(selector, "value", {"text": value})
 
     def press(self, key: str) -> None:
         """Press a key of `KEYS`, wherever the focus is."""
@@ -118,6 +118,22 @@ class Browser:
     def close(self) -> None:
         """Close the window."""
         self._call("DELETE", self._session)
+
+    def _act(self, selector: str, action: str, body: dict[str, Any]) -> None:
+        """Do something to an element; to its successor, if the page is drawn anew just then."""
+        ends = time.monotonic() + TIMEOUT_S
+        while not self._acted(self._find(selector), action, body):
+            assert time.monotonic() < ends, f"{selector} is drawn anew again and again"
+
+    def _acted(self, element: str, action: str, body: dict[str, Any]) -> bool:
+        """Do something to an element; tell whether it was still there."""
+        try:
+            self._call("POST", f"{self._session}/element/{element}/{action}", body)
+        except AssertionError as error:
+            if "stale element reference" in str(error):
+                return False
+            raise
+        return True
 
     def _find(self, selector: str) -> str:
         found = self._call(

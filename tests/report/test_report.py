@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.moments import rfc3339
+from sidecar.wire.moments import rfc3339
 from tests.cli.harness import HOSTILE, NOTIFICATIONS, STREAM, Cli
 from tests.report.browser import Browser
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.event import Reason
+from sidecar.wire.event import Reason
 from tests.cli.harness import DEAD, HOSTILE, STREAM, Cli
 from tests.report.browser import Browser
 from tests.report.test_report import BASE_MS, made, quiet
@@ -147,8 +147,8 @@ def test_a_letter_that_was_overtaken_is_to_be_left_dead(sidecar: Cli, browser: B
     browser.open(made(sidecar), "event=acme-7")
     hops = browser.text("#hops")
     assert "by acme-8, t_acme/web@8" in hops
-    assert re.findall("Mend: [^;:,]*", hops) == [
-        "Mend: Nobody writes to a ref again that an event names", "Mend: leave it dead",
+    assert re.findall("Fix: [^;:,]*", hops) == [
+        "Fix: Nobody writes to a ref again that an event names", "Fix: leave it dead",
     ]  # fmt: skip
     browser.click("#hops button")
     assert browser.text("#detail-title") == "acme-8"
@@ -323,8 +323,8 @@ def test_a_dead_row_shows_its_reason_whole(sidecar: Cli, browser: Browser, reaso
     browser.resize(1400, 900)
     browser.open(made(sidecar))
     cells = "[...document.querySelectorAll('.row > span')]"
-    assert browser.run(f"return {cells}.filter(one => one.textContent.includes(arguments[0])"
-                       " && one.scrollWidth <= one.clientWidth).length", reason) == 1  # fmt: skip
+    browser.until(f"return {cells}.filter(one => one.textContent.includes(arguments[0])"
+                  " && one.scrollWidth <= one.clientWidth).length === 1", reason)  # fmt: skip
 
 
 # --- links ---------------------------------------------------------------------------------------

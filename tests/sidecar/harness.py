@@ -15,18 +15,20 @@ import redis
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from sidecar.pipeline import Pipeline, Rules
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
+from sidecar.redis.retention import KINDS, Retention, Trimmed
 from sidecar.redis.source import ControlStream
-from sidecar.relay import IDLE_BLOCK_S, Options, Relay
+from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.pipeline import Pipeline, Rules
+from sidecar.worker.relay import Relay
 from store import Artifact, ArtifactReader, NotFound, Position, checksum_of
 from store.memory import MemoryStore
 
 CONTROL: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 60.0
 
 
 def eventually(holds: Callable[[], object], what: str = "") -> None:
@@ -60,6 +62,9 @@ class Recorder:
     outcomes: dict[str, int] = field(default_factory=dict)
     retries: list[BaseException] = field(default_factory=list)
     read_count: int = 0
+    given_back: int = 0
+    beats: int = 0
+    forgotten: list[str] = field(default_factory=list)
 
     def read(self, count: int) -> None:
         """Count entries read."""
@@ -80,8 +85,20 @@ class Recorder:
         """Keep the state."""
         self.states.append((state, detail))
 
+    def gave_back(self) -> None:
+        """Count it."""
+        self.given_back += 1
+
+    def forgot(self, part: str) -> None:
+        """Keep it."""
+        self.forgotten.append(str(part))
+
     def gauge(self, *, window: int, held: int, pending: int) -> None:
         """Take no notice."""
+
+    def beat(self) -> None:
+        """Count it."""
+        self.beats += 1
 
     @property
     def state_now(self) -> str:
@@ -282,6 +299,7 @@ class Rig:
                 Options(**options),
                 observer,
                 silent_log(),
+                beat=observer.beat,
             )  # fmt: skip
             run = Running(relay, observer, keys)
             try:
@@ -349,6 +367,11 @@ class Rig:
             assert origins == sorted(origins), f"tenant {tenant!r} is out of order"
         dead = [letter["origin"] for letter in self.letters()]
         assert len(set(dead)) == len(dead), "an origin has two dead letters"
+
+
+def trim_once(retention: Retention) -> list[Trimmed]:
+    """Trim each stream a round."""
+    return [retention.trim_one(kind) for kind in KINDS]
 
 
 def ref_of(event_id: str) -> str:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,16 @@ import pytest
 import redis
 
 import store
-from sidecar import app, housekeeping, logs
 from sidecar.errors import Unreachable, UsageError
 from sidecar.redis import readers
-from sidecar.settings import build
+from sidecar.redis.keys import SHARDS
+from sidecar.redis.pruning import TURNS_A_WINDOW
+from sidecar.worker import app, housekeeping, logs
+from sidecar.worker.settings import build
 from store import Unavailable
 from tests import servers
 from tests.sidecar.harness import (
+    PATIENCE_S,
     Rig,
     SpyStore,
     data_of,
@@ -31,6 +35,7 @@ from tests.sidecar.harness import (
     ref_of,
     silent_log,
 )
+from tests.topology.harness import server
 
 
 def drained(rig: Rig, stores: dict[str, str], **options: Any) -> int:
@@ -52,7 +57,7 @@ def worker(rig: Rig, stores: dict[str, str], **options: Any) -> Iterator[list[in
         yield codes
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 
@@ -97,6 +102,50 @@ def test_a_halted_stream_does_not_end_the_others_drain(rig: Rig, stores: dict[st
     assert rig.published() == ["behind"]
 
 
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+def test_a_drain_whose_redis_dies_ends_with_4(
+    rig: Rig, stores: dict[str, str], tmp_path: Path, end: str
+) -> None:
+    """A drain waits for a Redis that is away as long as for a store, and then ends."""
+    node = server(tmp_path)
+    node.start()
+
+    def die(_: str) -> None:
+        getattr(node, end)()
+        raise Unavailable("away")
+
+    rig.source.on_get = die
+    try:
+        with redis.Redis.from_url(node.url, protocol=2) as client:
+            here = Rig(node.url, client, rig.source, rig.fleet)
+            here.emit_artifact("held")
+            with worker(here, stores, drain=True, retry_budget_s=3) as codes:
+                eventually(lambda: codes)
+    finally:
+        node.kill()
+    assert codes == [4]
+
+
+@pytest.mark.parametrize("trouble", ["full", "replicas"])
+def test_a_drain_that_can_finish_nothing_ends_with_3(
+    rig: Rig, stores: dict[str, str], trouble: str
+) -> None:
+    """A drain into a Redis that is full, or that lacks its replicas, leaves what is there."""
+    rig.emit("a")
+    rig.client.xgroup_create(rig.control, rig.keys.group, "0")
+    wait_replicas = 1 if trouble == "replicas" else 0
+    if trouble == "full":
+        rig.client.config_set("maxmemory", 1)
+    try:
+        with worker(
+            rig, stores, drain=True, retry_budget_s=1, wait_replicas=wait_replicas
+        ) as codes:
+            eventually(lambda: codes)
+    finally:
+        rig.client.config_set("maxmemory", 0)
+    assert codes == [3]
+
+
 def test_a_graceful_stop_ends_with_0(rig: Rig, stores: dict[str, str]) -> None:
     """A stop by signal ends with 0, whatever is left."""
     rig.emit("a")
@@ -114,7 +163,7 @@ def test_health_and_metrics_of_a_running_worker(rig: Rig, stores: dict[str, str]
     with worker(rig, stores, http=f"127.0.0.1:{port}"):
         rig.emit("a")
         eventually(lambda: rig.published() == ["a"])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
             connection.request("GET", "/readyz")
             states = json.loads(connection.getresponse().read())
@@ -218,7 +267,7 @@ def test_passwords_stay_out_of_messages(stores: dict[str, str]) -> None:
 
 
 def test_a_server_that_goes_away_and_comes_back(rig: Rig, stores: dict[str, str]) -> None:
-    """A worker outlives its server, and goes on when a server is there again."""
+    """A worker outlives its server, and continues when a server is there again."""
     with (
         servers.running(servers.usual()) as own,
         redis.Redis.from_url(own.url, protocol=2) as client,
@@ -259,8 +308,8 @@ def _answers(client: redis.Redis) -> bool:
 DEADLY_WORKER = """
 import os, sys, threading
 import store
-from sidecar import app, logs
-from sidecar.settings import build
+from sidecar.worker import app, logs
+from sidecar.worker.settings import build
 
 class Deadly:
     name = "deadly"
@@ -300,7 +349,7 @@ def test_an_event_that_kills_the_worker_is_poison(rig: Rig, tmp_path: Path) -> N
             [sys.executable, "-c", DEADLY_WORKER, rig.url, str(tmp_path), ref_of("e2")],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         code = done.returncode
@@ -334,6 +383,18 @@ def test_the_worker_trims_what_nobody_needs(
     assert trimmed.decode() == f"{third // 1000}-{third % 1000}"
 
 
+def test_the_worker_prunes_the_index(rig: Rig, stores: dict[str, str]) -> None:
+    """A shard that is in use loses what is older than the window, while the worker runs."""
+    now = int(time.time() * 1e6)
+    rig.client.set(rig.keys.pruned, now)
+    step_us = 3600 * 10**6 // (TURNS_A_WINDOW * SHARDS)
+    shard = rig.keys.shard((now // step_us + 5) % SHARDS)
+    rig.client.hset(shard, mapping={"old": b"c" * 16 + b"1", "new": b"c" * 16 + b"%d" % now})
+    with worker(rig, stores, dedup_window_s=3600):
+        eventually(lambda: not rig.client.hexists(shard, "old"))
+    assert rig.client.hexists(shard, "new")
+
+
 def test_a_reader_that_stays_away_expires_visibly(
     rig: Rig, stores: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,7 +408,7 @@ def test_a_reader_that_stays_away_expires_visibly(
         eventually(lambda: "reader expired" in capsys.readouterr().err)
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
 
 
 def test_what_was_done_is_summed_up_at_the_end(

@@ -13,9 +13,7 @@ import pytest
 import redis
 
 import store
-from sidecar import app, logs
 from sidecar.errors import UsageError
-from sidecar.event import Reason
 from sidecar.history import About, Gap, History
 from sidecar.history.archive import ArchiveHistory, names_of, pack
 from sidecar.history.archiver import Archiver
@@ -29,9 +27,12 @@ from sidecar.redis.source import Entry
 from sidecar.replay import moment
 from sidecar.replay.timeline import lives
 from sidecar.replay.window import Window
-from sidecar.settings import build
+from sidecar.wire.event import Reason
+from sidecar.worker import app, logs
+from sidecar.worker.settings import build
 from store import Capability, VersionedStore, versioned
-from tests.sidecar.harness import Rig, eventually
+from tests.servers import named_stores
+from tests.sidecar.harness import Rig, eventually, trim_once
 from tests.sidecar.test_history import live
 
 ROWS = 7
@@ -54,6 +55,15 @@ def archive(rig: Rig, fleet: VersionedStore, *, rest: bool = True) -> int:
     """Archive all streams; return how many segments came."""
     streams = (rig.control, rig.notify, rig.keys.dead, rig.keys.redriven, rig.keys.halts)
     return sum(len(list(archiver(rig, fleet).archive(stream, rest=rest))) for stream in streams)
+
+
+def archive_with_states(writer: Archiver, stream: str) -> int:
+    """Archive the notifications, with checkpoints; return how many segments came."""
+    segments = 0
+    for _ in writer.archive(stream, rest=True):
+        writer.keep_state()
+        segments += 1
+    return segments
 
 
 def joined(rig: Rig, fleet: VersionedStore) -> JoinedHistory:
@@ -135,7 +145,7 @@ def test_any_bytes_come_back(rig: Rig, fleet: VersionedStore) -> None:
 def test_a_letter_in_the_archive_that_was_put_back_is_dead_no_more(
     rig: Rig, fleet: VersionedStore
 ) -> None:
-    """The archive keeps the letter; from its re-driving on nobody takes it for dead."""
+    """The archive keeps the letter; from its redriving on nobody takes it for dead."""
     rig.emit("odd", kind="odd.type")
     rig.drain(max_consecutive_dead=0)
     archive(rig, fleet)
@@ -284,7 +294,7 @@ def test_a_state_is_the_same_from_a_checkpoint(
     monkeypatch.setattr("sidecar.history.state.KEYS_IN_MEMORY", 5 if seed else 10**6)
     monkeypatch.setattr("sidecar.history.checkpoints.CHUNK_BYTES", 7 if seed else 1 << 20)
     writer = archiver(rig, fleet, checkpoint_rows=10)
-    assert len(list(writer.archive(rig.notify, rest=True))) == 9
+    assert archive_with_states(writer, rig.notify) == 9
     history = joined(rig, fleet)
     assert history.checkpoint("9999999999999-0")
     rig.client.xtrim(rig.notify, maxlen=0)
@@ -305,7 +315,7 @@ def test_a_checkpoint_of_an_older_format_is_as_good_as_none(
         rig.emit_artifact(f"e{n}", ref=f"rows/{n % 3}")
     rig.drain()
     monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 1)
-    assert list(archiver(rig, fleet, checkpoint_rows=4).archive(rig.notify, rest=True))
+    assert archive_with_states(archiver(rig, fleet, checkpoint_rows=4), rig.notify)
     assert joined(rig, fleet).checkpoint("9999999999999-0")
     monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 2)
     history = joined(rig, fleet)
@@ -357,9 +367,9 @@ def test_trimming_waits_for_the_archive(rig: Rig, fleet: VersionedStore) -> None
     retention = Retention(
         rig.client, rig.client, rig.keys, policies, dedup_window_s=0, archived_first=True
     )
-    assert [one.removed for one in retention.trim()] == [0, 0, 0]
+    assert [one.removed for one in trim_once(retention)] == [0, 0, 0]
     archive(rig, fleet, rest=False)
-    removed = {one.stream: one.removed for one in retention.trim()}
+    removed = {one.stream: one.removed for one in trim_once(retention)}
     assert removed[rig.control] == 14
     assert removed[rig.keys.dead] == 0
     assert told(joined(rig, fleet))[:1] != []
@@ -369,7 +379,7 @@ def test_trimming_waits_for_the_archive(rig: Rig, fleet: VersionedStore) -> None
 def worker(redis_url: str, tmp_path: Path) -> Iterator[threading.Event]:
     """A worker that archives every second."""
     settings = build(
-        redis=redis_url, data_dir=tmp_path, archive=True, archive_every_s="1",
+        redis=redis_url, **named_stores(tmp_path), archive=True, archive_every_s="1",
         trim_control="length=1", trim_notifications="length=1", dedup_window_s="1",
     )  # fmt: skip
     stop = threading.Event()
@@ -405,10 +415,10 @@ def test_a_worker_archives_what_it_relays(
 
 
 def test_a_store_that_cannot_hold_an_archive_is_refused(redis_url: str, tmp_path: Path) -> None:
-    """With the mend, before anything is relayed."""
+    """With the fix, before anything is relayed."""
     (tmp_path / "go").mkdir()
     settings = build(
-        redis=redis_url, data_dir=tmp_path, archive=True, allow_unpinned=True,
+        redis=redis_url, source_store="memory:", archive=True, allow_unpinned=True,
         fleet_store=f"chassis-file://{tmp_path / 'go'}",
     )  # fmt: skip
     with pytest.raises(UsageError, match="declares list and stream"):

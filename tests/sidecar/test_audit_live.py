@@ -12,7 +12,7 @@ import pytest
 import redis
 
 import store
-from sidecar.audit import Audit, Culprit, Order
+from sidecar.ops.audit import Audit, Culprit, Order
 from sidecar.redis.client import Side
 from sidecar.redis.keys import CONSUMER, Keys
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from sidecar.errors import UsageError
-from sidecar.redis.client import check_server, connect, redact
+from sidecar.redis.client import check_server, connect
+from sidecar.wire.urls import redact
 
 INFO = b"redis_version:5.0.14\r\nrole:master\r\nmaxmemory_policy:noeviction\r\n"
 

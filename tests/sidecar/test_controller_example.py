@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import redis
 
 import store
 from sidecar.producer import Producer
-from sidecar.redis.scan import control_version_of
+from sidecar.wire.ids import control_version_of
 from tests.sidecar.harness import eventually
 from tests.sidecar.test_feed import relay
 
@@ -80,7 +80,7 @@ def controller(redis_url: str, tmp_path: Path) -> Iterator[Path]:
 def rows(database: Path) -> dict[str, str]:
     """Return what the controller has, whatever it is doing."""
     try:
-        with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True) as db:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
             return dict(db.execute("SELECT ref, value FROM rows"))
     except sqlite3.OperationalError:
         return {}
@@ -116,7 +116,7 @@ def test_it_ends_up_equal_though_it_is_killed(
 def test_it_is_in_no_gap_when_others_events_were_trimmed(
     tenant: Tenant, redis_url: str, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """While nothing comes for its tenant its cursor goes on with what comes for others."""
+    """While nothing comes for its tenant its cursor continues with what comes for others."""
     tenant.change("mine", "1")
     relay(redis_url, tmp_path)
     with controller(redis_url, tmp_path) as database:
@@ -137,7 +137,7 @@ def test_it_is_in_no_gap_when_others_events_were_trimmed(
 
 def number(database: Path, query: str) -> int:
     """Return a number that the controller keeps."""
-    with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
         return int(db.execute(query).fetchone()[0])
 
 

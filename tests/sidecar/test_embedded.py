@@ -15,16 +15,16 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from sidecar import embedded
-from sidecar.embedded import EmbeddedServer
 from sidecar.errors import SidecarError, Unreachable, UsageError
+from sidecar.redis import embedded
+from sidecar.redis.embedded import EmbeddedServer
 from tests import servers
 from tests.sidecar.harness import eventually
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from sidecar.embedded import EmbeddedServer
+from sidecar.redis.embedded import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]))
 print(server.url, flush=True)
 time.sleep(600)
@@ -150,7 +150,7 @@ def test_server_and_owner_killed(tmp_path: Path) -> None:
 
 
 def test_joining_while_the_owner_runs_elsewhere(tmp_path: Path) -> None:
-    """A process joins another's server, and the owner goes on after the joiner left."""
+    """A process joins another's server, and the owner continues after the joiner left."""
     with owner_process(tmp_path) as (_, url):
         with open_server(tmp_path) as joiner:
             assert (joiner.owner, joiner.url) == (False, url)
@@ -224,3 +224,35 @@ def _answers(url: str) -> bool:
             return bool(client.ping())
     except redis.RedisError:
         return False
+
+
+def test_who_joined_takes_over(tmp_path: Path) -> None:
+    """When the owner stops, the other starts the server again: same URL, same data."""
+    owner = EmbeddedServer(tmp_path)
+    with open_server(tmp_path) as joined:
+        owns = [joined.owner]
+        with connection(joined.url) as client:
+            client.set("a", "1")
+            joined.keep()
+            owns.append(joined.owner)
+            owner.close()
+            joined.keep()
+            assert [*owns, joined.owner] == [False, False, True]
+            assert client.get("a") == b"1"
+        assert embedded.find(tmp_path) == joined.url
+        with open_server(tmp_path) as third:
+            assert (third.owner, third.url) == (False, owner.url)
+
+
+def test_who_joined_says_that_the_port_is_taken(tmp_path: Path) -> None:
+    """A server that can only come back elsewhere is an error, not a wait for ever."""
+    owner = EmbeddedServer(tmp_path)
+    with open_server(tmp_path) as joined:
+        port = urlsplit(owner.url).port
+        owner.close()
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port or 0))
+            other.listen()
+            with pytest.raises(SidecarError, match="another port"):
+                joined.keep()

@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.event import FIELDS, KNOWN_TYPES, MAX_ENTRY_BYTES, Reason, Rejected, content_digest
-from sidecar.pipeline import Admitted, Pipeline, Rules
+from sidecar.wire.event import (
+    FIELDS,
+    KNOWN_TYPES,
+    MAX_ENTRY_BYTES,
+    Reason,
+    Rejected,
+    content_digest,
+)
+from sidecar.worker.pipeline import Admitted, Pipeline, Rules
 from store.memory import MemoryStore
 
 VECTORS = json.loads(

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,6 @@ from typing import Any
 import pytest
 
 import store
-from sidecar import app, logs
-from sidecar.event import Rejected
 from sidecar.feed import (
     Applied,
     AsyncFeed,
@@ -29,7 +28,10 @@ from sidecar.feed import (
     Unreachable,
 )
 from sidecar.producer import Producer
-from sidecar.settings import build
+from sidecar.wire.event import Rejected
+from sidecar.worker import app, logs
+from sidecar.worker.settings import build
+from tests.servers import named_stores
 
 NOTIFICATIONS = "control:notifications"
 
@@ -48,7 +50,7 @@ def feed(redis_url: str, tmp_path: Path) -> Feed:
 
 def relay(redis_url: str, tmp_path: Path) -> None:
     """Let a worker publish what there is."""
-    settings = build(redis=redis_url, data_dir=tmp_path, drain=True)
+    settings = build(redis=redis_url, **named_stores(tmp_path), drain=True)
     assert app.run(settings, logs.configure("error"), threading.Event()) == 0
 
 
@@ -236,7 +238,7 @@ def test_a_cancelled_read_leaves_the_feed_in_order(client: Any, redis_url: str) 
 
 
 def test_the_async_face_outlives_a_broken_connection(client: Any, redis_url: str) -> None:
-    """A follower whose connection is cut goes on where it was."""
+    """A follower whose connection is cut continues where it was."""
 
     async def read() -> list[int]:
         feed, found = AsyncFeed(redis_url), []
@@ -261,34 +263,41 @@ def note(number: int) -> Notification:
     return Notification(event_id=f"e{number}", type="run.abort", control_version=number)
 
 
-def test_what_was_applied_is_no_news(tmp_path: Path) -> None:
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Return a controller's own database."""
+    with closing(sqlite3.connect(tmp_path / "db")) as db:
+        yield db
+
+
+def test_what_was_applied_is_no_news(db: sqlite3.Connection, tmp_path: Path) -> None:
     """An event is news once, whatever its control_version; a rollback takes its note with it."""
-    db = sqlite3.connect(tmp_path / "db")
     applied = Applied(db)
     assert applied.cursor == 0
     with db:
         assert applied.is_news(note(1))
     assert applied.is_news(note(2))
     db.rollback()
-    again = Applied(sqlite3.connect(tmp_path / "db"))
-    assert again.cursor == 1
-    assert again.is_news(note(2))
-    assert not again.is_news(note(1).model_copy(update={"control_version": 3}))
-    assert again.cursor == 3
+    with closing(sqlite3.connect(tmp_path / "db")) as opened_again:
+        again = Applied(opened_again)
+        assert again.cursor == 1
+        assert again.is_news(note(2))
+        assert not again.is_news(note(1).model_copy(update={"control_version": 3}))
+        assert again.cursor == 3
 
 
-def test_behind_a_snapshot_what_comes_after_it_is_news_again(tmp_path: Path) -> None:
+def test_behind_a_snapshot_what_comes_after_it_is_news_again(db: sqlite3.Connection) -> None:
     """Who begins anew with a snapshot applies again what the snapshot does not have."""
-    applied = Applied(sqlite3.connect(tmp_path / "db"))
+    applied = Applied(db)
     assert [applied.is_news(note(n)) for n in (1, 2, 3)] == [True] * 3
     applied.move_to(2)
     assert applied.cursor == 2
     assert [applied.is_news(note(n)) for n in (2, 3)] == [False, True]
 
 
-def test_the_cursor_advances_over_what_brings_nothing(tmp_path: Path) -> None:
+def test_the_cursor_advances_over_what_brings_nothing(db: sqlite3.Connection) -> None:
     """It moves forward only, and what was applied is still known."""
-    applied = Applied(sqlite3.connect(tmp_path / "db"))
+    applied = Applied(db)
     assert applied.is_news(note(5))
     applied.advance(9)
     assert applied.cursor == 9
@@ -375,6 +384,6 @@ def test_it_is_light_to_import() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    heavy = {"typer", "rich", "structlog", "prometheus_client", "sidecar.relay", "sidecar.app",
+    heavy = {"typer", "rich", "structlog", "prometheus_client", "sidecar.worker", "sidecar.ops",
              "sidecar.cli", "store.file", "store.object"}  # fmt: skip
     assert not heavy & set(ran.stdout.split())

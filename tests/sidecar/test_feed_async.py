@@ -82,7 +82,7 @@ def test_a_follower_ends_when_it_is_cancelled(redis_url: str) -> None:
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 task.cancel()
-                done, _ = await asyncio.wait([task], timeout=20)
+                done, _ = await asyncio.wait([task], timeout=60)
                 assert done, f"lost after {steps} steps"
 
     asyncio.run(run())
@@ -93,7 +93,7 @@ def test_a_store_is_asked_in_a_thread(redis_url: str, client: Any) -> None:
 
     class Slow(MemoryStore):
         def get(self, ref: str, **pin: Any) -> Artifact:
-            assert others.wait(20), "no other task runs"
+            assert others.wait(60), "no other task runs"
             return super().get(ref, **pin)
 
     async def run() -> Artifact:

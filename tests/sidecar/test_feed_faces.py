@@ -72,7 +72,7 @@ class Streamless(MemoryStore):
 
 
 def test_follow_wakes_and_outlives_a_broken_connection(feed: Any, client: Any) -> None:
-    """A follower whose connection is cut goes on where it was, without a gap or a repeat."""
+    """A follower whose connection is cut continues where it was, without a gap or a repeat."""
     published(client, 1000)
     following = feed.follow()
     assert next(following).control_version == 1000
@@ -106,7 +106,7 @@ def test_poll_waits_for_the_first(feed: Any, client: Any) -> None:
 
 
 def test_a_server_that_is_started_again(make: Make, tmp_path: Path) -> None:
-    """A follower outlives the server, and goes on without a gap or a repeat when it is back."""
+    """A follower outlives the server, and continues without a gap or a repeat when it is back."""
     node = server(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
     node.start()
 
@@ -194,7 +194,7 @@ def test_a_cursor_before_what_was_trimmed_is_a_gap(feed: Any, client: Any) -> No
 
 
 def test_a_noted_trim_is_no_gap_for_who_has_read_it(feed: Any, client: Any) -> None:
-    """With the trim noted, a reader whose cursor is where it ended goes on."""
+    """With the trim noted, a reader whose cursor is where it ended continues."""
     published(client, 1000, 2000, 3000)
     client.xtrim(NOTIFICATIONS, minid="3", approximate=False)
     client.hset("{control:notifications}:trimmed", NOTIFICATIONS, "2-0")
@@ -384,6 +384,32 @@ def test_a_cursor_in_a_gap_registers_nothing(make: Make, client: Any) -> None:
     assert positions(client) == {"c1": 1000}
 
 
+def test_a_full_redis_registers_the_reader_later(
+    make: Make, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While Redis has no memory a reader reads, warns once, and is registered when it has some."""
+    caplog.set_level("INFO", "sidecar.feed")
+    published(client, 1000, 2000, 3000)
+    feed = make(reader="c1")
+    client.config_set("maxmemory", 1)
+    try:
+        following = feed.follow()
+        assert versions([next(following), next(following)]) == [1000, 2000]
+        feed.passed(1000)
+        feed.passed(2000)
+        assert positions(client) == {}
+    finally:
+        client.config_set("maxmemory", 0)
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert "no note of the reader 'c1'" in warning.getMessage()
+    assert "maxmemory" in warning.getMessage()
+    published(client, 4000)
+    assert versions([next(following), next(following)]) == [3000, 4000]
+    assert positions(client) == {"c1": 2000}
+    assert caplog.records[-1].getMessage().endswith("has taken note of the reader 'c1'")
+
+
 def test_a_reader_that_may_not_register_is_told(make: Make, client: Any, redis_url: str) -> None:
     """A reader whose user may not note its position is refused, not left unprotected."""
     published(client, 1000)
@@ -402,7 +428,7 @@ def test_a_reader_that_may_not_register_is_told(make: Make, client: Any, redis_u
 def test_a_note_that_does_not_get_through_is_told_later(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A reader that passes something while Redis is away goes on, and is not forgotten."""
+    """A reader that passes something while Redis is away continues, and is not forgotten."""
     node = server(tmp_path, "--appendonly", "yes", "--appendfsync", "always")
     node.start()
     try:

@@ -10,10 +10,10 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar import notification
-from sidecar.event import Rejected, entry_size_bytes
-from sidecar.notification import MAX_NOTIFICATION_BYTES, parse
-from sidecar.pipeline import Pipeline, Rules
+from sidecar.wire import notification
+from sidecar.wire.event import Rejected, entry_size_bytes
+from sidecar.wire.notification import MAX_NOTIFICATION_BYTES, parse
+from sidecar.worker.pipeline import Pipeline, Rules
 from store import checksum_of
 from store.memory import MemoryStore
 from tests.sidecar.harness import Rig

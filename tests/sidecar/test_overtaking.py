@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import pytest
-
-from sidecar.event import Event
-from sidecar.replay.overtaking import Overtaking, overtakes
+from sidecar.replay.overtaking import Overtaking
 from sidecar.replay.timeline import End, Life
+from sidecar.wire.event import Event
+from sidecar.wire.subject import Change, overtakes
 
 
 def event(event_id: str, **fields: Any) -> Event:
@@ -23,35 +22,10 @@ def event(event_id: str, **fields: Any) -> Event:
     return Event(event_id=event_id, type="stack.activated", **(stack | fields))
 
 
-def life(end: End, at: int, told: Event) -> Life:
-    """Return a life that ended then."""
-    return Life("control:events/1-0", end, None, told, told.event_id, told.tenant_id, at)
-
-
-@pytest.mark.parametrize(
-    ("later", "does"),
-    [
-        ({"version": 8, "artifact_ref": "stacks/8"}, True),
-        ({"artifact_ref": "other"}, True),
-        ({"version": 6, "artifact_ref": "stacks/6"}, False),
-        ({"version": 6}, True),
-        ({"tenant_id": "u", "version": 9, "artifact_ref": "u/9"}, False),
-        ({"stack_id": "api", "version": 9, "artifact_ref": "api/9"}, False),
-        ({"event_id": "dead", "version": 9}, False),
-    ],
-)
-def test_the_same_ref_or_stack_overtakes(later: dict[str, Any], *, does: bool) -> None:
-    """A later event of the same ref, or of the same stack in a version not lower; never itself."""
-    assert overtakes(event(**({"event_id": "later"} | later)), event("dead"), "dead") == does
-
-
-def test_without_a_version_or_stack_only_the_ref_counts() -> None:
-    """An event without a version, or without a stack, is not overtaken by another ref's."""
-    other = event("later", version=8, artifact_ref="stacks/8")
-    assert not overtakes(other, event("dead", version=0), "dead")
-    nobodys = other.model_copy(update={"stack_id": ""})
-    assert not overtakes(nobodys, event("dead", stack_id=""), "dead")
-    assert not overtakes(event("later", artifact_ref="", version=1), event("dead"), "dead")
+def life(end: End, at: int, told: Event, begun: int | None = None) -> Life:
+    """Return the life of an entry that ended then, at once unless told otherwise."""
+    origin = f"control:events/{at if begun is None else begun}-0"
+    return Life(origin, end, None, told, told.event_id, told.tenant_id, at * 1000)
 
 
 def test_the_first_that_comes_after_is_told() -> None:
@@ -83,18 +57,26 @@ def by_the_rule(lives: list[Life]) -> dict[int, int]:
         for at, later in enumerate(lives[row:], row):
             if letter.end is not End.DEAD or later.end is not End.PUBLISHED:
                 continue
-            assert letter.event
-            assert later.event
-            if overtakes(later.event, letter.event, letter.event_id):
+            if overtakes(change(later), change(letter)):
                 told.setdefault(row, at)
     return told
 
 
-def test_what_came_before_the_letter_does_not_overtake_it() -> None:
-    """A notification that is read after a letter and came before it leaves the letter current."""
+def change(one: Life) -> Change:
+    """Return what a life changes."""
+    assert one.event
+    return Change.of(one.event, one.origin, one.ended_us // 1000)
+
+
+def test_entries_decide_not_when_they_ended() -> None:
+    """What was published before the letter died overtakes it, if its entry is the later one."""
     overtaking = Overtaking()
-    overtaking.watch(0, life(End.DEAD, 50, event("dead")))
-    overtaking.see(life(End.PUBLISHED, 40, event("early", version=8)), 1)
+    overtaking.see(life(End.PUBLISHED, 40, event("early", version=8), begun=30), 0)
+    overtaking.watch(1, life(End.DEAD, 50, event("dead"), begun=35))
     assert not overtaking.of
-    overtaking.see(life(End.PUBLISHED, 60, event("late", version=7)), 2)
-    assert overtaking.of[0][1] == 2
+    overtaking.watch(2, life(End.DEAD, 51, event("older"), begun=20))
+    assert overtaking.of[2][1] == 0
+    overtaking.see(life(End.PUBLISHED, 60, event("late", version=7), begun=34), 3)
+    assert 1 not in overtaking.of
+    overtaking.see(life(End.PUBLISHED, 61, event("later", version=7), begun=36), 4)
+    assert overtaking.of[1][1] == 4

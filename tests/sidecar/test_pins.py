@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from sidecar.errors import Unreachable, UsageError
-from sidecar.pins import Pins
+from sidecar.ops.pins import Pins
 from sidecar.redis.census import Named, Registrar
 from sidecar.redis.client import Side, connect
 from store import Pin, checksum_of

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import store
-from sidecar.pipeline import Pipeline, Rules
-from sidecar.policy import Mismatch
+from sidecar.worker.pipeline import Pipeline, Rules
+from sidecar.worker.policy import Mismatch
 from store import (
     Artifact,
     ArtifactReader,

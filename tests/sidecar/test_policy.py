@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.event import Reason, Rejected
-from sidecar.policy import FIRST_DELAY_S, MAX_DELAY_S, Bury, Mismatch, Retry, decide
+from sidecar.wire.event import Reason, Rejected
+from sidecar.worker.policy import (
+    FIRST_DELAY_S,
+    MAX_DELAY_S,
+    Budget,
+    Bury,
+    Mismatch,
+    Retry,
+    attempted,
+    decide,
+)
 from store import ConfigError, Corrupt, InvalidRef, NotFound, StoreError, Unavailable
 
 OUTAGES: list[Exception] = [
@@ -31,7 +40,7 @@ times_s = st.floats(0, 1e9)
 
 @pytest.mark.parametrize(("error", "reason"), FINAL, ids=str)
 def test_what_cannot_succeed_is_buried_at_once(error: Exception, reason: Reason) -> None:
-    """What trying again cannot mend is buried at the first attempt, with its own reason."""
+    """What trying again cannot fix is buried at the first attempt, with its own reason."""
     verdict = decide(error, 1, 0.0, 1e9)
     assert isinstance(verdict, Bury)
     assert verdict.reason is reason
@@ -85,3 +94,77 @@ def test_delays_do_not_shrink(error: Exception, attempts: int) -> None:
     assert isinstance(first, Retry)
     assert isinstance(second, Retry)
     assert first.delay_s <= second.delay_s
+
+
+LIMIT_S = 10.0
+ABSENT, AWAY, STOP = NotFound("x"), Unavailable("x"), None
+
+
+@pytest.mark.parametrize(
+    ("story", "spent_s"),
+    [
+        ([(0, ABSENT)], 0.0),
+        ([(13, ABSENT)], 0.0),
+        ([(0, AWAY), (13, ABSENT)], 0.0),
+        ([(0, ABSENT), (0.1, ABSENT)], 0.1),
+        ([(0, ABSENT), (0.1, ABSENT), (0.3, ABSENT)], 0.3),
+        ([(0, ABSENT), (13, ABSENT)], 0.1),
+        ([(0, ABSENT), (0.1, AWAY), (13, ABSENT)], 0.0),
+        ([(0, ABSENT), (0.1, AWAY), (13, ABSENT), (13.4, ABSENT)], 0.4),
+        ([(0, ABSENT), (0.04, STOP), (13, ABSENT)], 0.04),
+        ([(0, ABSENT), (13, STOP), (26, STOP), (39, ABSENT)], 0.1),
+        ([(0, STOP), (13, AWAY), (14, STOP), (15, ABSENT)], 0.0),
+    ],
+    ids=[
+        "the first answer", "a late first answer", "away at first", "absent twice",
+        "absent on and on", "a stall", "away in between", "away, and absent on and on",
+        "a halt", "a stall, then standby", "away over a tenure's end",
+    ],
+)  # fmt: skip
+def test_what_spends_the_budget(
+    story: list[tuple[float, Exception | None]], spent_s: float
+) -> None:
+    """Only waits between two answers that nothing is there count, as long as they were meant."""
+    budget, attempts = Budget(), 0
+    for at_s, error in story:
+        if error is None:
+            budget.count(at_s)
+            continue
+        attempts += 1
+        verdict = attempted(error, attempts, budget, limit_s=LIMIT_S, now=at_s)
+        assert isinstance(verdict, Retry)
+    assert budget.spent_s == pytest.approx(spent_s)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 60.0), st.sampled_from([ABSENT, ABSENT, AWAY, STOP]))))
+def test_the_whole_budget_is_given(story: list[tuple[float, Exception | None]]) -> None:
+    """Whatever else continues, an absent artifact is waited for as long as the budget says."""
+    budget, attempts, now, absent_s = Budget(), 0, 0.0, 0.0
+    verdict: Retry | Bury | None = None
+    before: Exception | None = None
+    for late_s, error in story:
+        waited_s = late_s + (verdict.delay_s if isinstance(verdict, Retry) else 0.0)
+        now += waited_s
+        absent_s += waited_s if before is ABSENT else 0.0
+        before = error
+        if error is None:
+            budget.count(now)
+            verdict = None
+            continue
+        attempts += 1
+        verdict = attempted(error, attempts, budget, limit_s=LIMIT_S, now=now)
+        if isinstance(verdict, Bury):
+            assert absent_s >= LIMIT_S - 1e-6
+            return
+
+
+def test_the_budget_is_spent_in_the_end() -> None:
+    """A source that says on and on that nothing is there has its event buried."""
+    budget, now = Budget(), 0.0
+    for attempts in range(1, 30):
+        verdict = attempted(ABSENT, attempts, budget, limit_s=LIMIT_S, now=now)
+        if isinstance(verdict, Bury):
+            assert now == pytest.approx(LIMIT_S)
+            return
+        now += verdict.delay_s
+    pytest.fail("it was never buried")

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 import store
-from sidecar.event import Rejected
 from sidecar.producer import Producer
+from sidecar.wire.event import Rejected
 
 STREAM = "control:events"
 DATA = b"x" * 3_000_000

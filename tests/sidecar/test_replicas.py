@@ -31,7 +31,7 @@ class Pair:
         os.kill(self.replica.process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         os.kill(self.replica.process.pid, signal.SIGCONT)
 
     @property
@@ -78,7 +78,7 @@ def test_a_frozen_replica_is_noticed_by_whatever_is_written(pair: Pair) -> None:
 
 
 def test_a_relay_waits_for_its_replica_and_goes_on(pair: Pair) -> None:
-    """While the replica is frozen nothing is acknowledged, and that is said; then all goes on."""
+    """While the replica is frozen nothing is acknowledged, and that is said; then all continues."""
     rig = Rig(pair.url, pair.client, wait_replicas=1)
     rig.emit("a")
     with rig.relay() as run:
@@ -96,7 +96,7 @@ def test_a_relay_waits_for_its_replica_and_goes_on(pair: Pair) -> None:
 
 
 def test_without_it_nobody_waits(pair: Pair) -> None:
-    """A relay that was not asked to wait goes on beside a frozen replica."""
+    """A relay that was not asked to wait continues beside a frozen replica."""
     rig: Any = Rig(pair.url, pair.client)
     pair.freeze()
     rig.emit("a")

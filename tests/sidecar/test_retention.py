@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.readers import passed, registered
 from sidecar.redis.retention import ROUND, Policy, Retention, parse_policy
 from sidecar.redis.scan import server_time_us
+from sidecar.wire.ids import LAST
+from tests.sidecar.harness import trim_once
 
 KEYS = Keys.of("control:events", "control:notifications")
 EVERYTHING = Policy(age_s=0)
@@ -52,7 +55,7 @@ def trim(
     retention = Retention(client, client, KEYS, policies, dedup_window_s=dedup_window_s)
     removed = 0
     while True:
-        trimmed = retention.trim()
+        trimmed = trim_once(retention)
         removed += sum(one.removed for one in trimmed)
         if not any(one.more for one in trimmed):
             return removed
@@ -67,7 +70,7 @@ def noted(client: redis.Redis, stream: str) -> str | None:
 def finished(client: redis.Redis, up_to: int) -> None:
     """Have the group read and acknowledge what comes before `up_to`, and note it as the lowest."""
     client.xgroup_create(KEYS.control, KEYS.group, f"{up_to - 1}-0", mkstream=True)
-    client.set(KEYS.low, f"{up_to}-0")
+    client.set(KEYS.low, f"{up_to - 1}-1")
 
 
 def test_each_stream_is_trimmed_by_its_policy(server: redis.Redis) -> None:
@@ -117,12 +120,40 @@ def test_what_a_group_has_not_acknowledged_stays(server: redis.Redis) -> None:
 
 
 def test_what_the_relay_has_not_finished_stays(server: redis.Redis) -> None:
-    """With the group gone, the lowest unfinished entry is the floor; with neither, all stays."""
+    """The lowest unfinished entry is a floor, though the group was set beyond it."""
     fill(server, KEYS.control, 10)
-    assert trim(server, control=EVERYTHING) == 0
+    finished(server, 11)
     server.set(KEYS.low, "4-0")
     trim(server, control=EVERYTHING)
     assert ids(server, KEYS.control) == list(range(4, 11))
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("low", [None, "4-0", "10-1", "5000-0"])
+@pytest.mark.parametrize("policy", [EVERYTHING, Policy(length=0)])
+def test_without_the_relays_group_all_stays(
+    server: redis.Redis, low: str | None, policy: Policy
+) -> None:
+    """A stream that was made anew is unread, whatever was noted of the one before it."""
+    fill(server, KEYS.control, 10)
+    server.xgroup_create(KEYS.control, "other", "10-0")
+    if low:
+        server.set(KEYS.low, low)
+    assert trim(server, control=policy) == 0
+
+
+@pytest.mark.server
+def test_a_floor_beyond_the_streams_end_permits_nothing(server: redis.Redis) -> None:
+    """The lowest unfinished entry, or the group's position, of a stream that came further."""
+    fill(server, KEYS.control, 10)
+    server.xgroup_create(KEYS.control, KEYS.group, "10-0")
+    server.set(KEYS.low, "12-0")
+    assert trim(server, control=EVERYTHING) == 0
+    server.set(KEYS.low, "10-1")
+    server.xgroup_setid(KEYS.control, KEYS.group, "12-0")
+    assert trim(server, control=EVERYTHING) == 0
+    server.xgroup_setid(KEYS.control, KEYS.group, "10-0")
+    assert trim(server, control=EVERYTHING) == 10
 
 
 def test_what_a_reader_has_not_passed_stays(server: redis.Redis) -> None:
@@ -169,32 +200,66 @@ def test_a_long_backlog_goes_round_by_round(server: redis.Redis) -> None:
     retention = Retention(server, server, KEYS, policies, dedup_window_s=0)
     seen = []
     for _ in range(3):
-        trimmed = retention.trim()[2]
+        trimmed = trim_once(retention)[2]
         seen.append((trimmed.removed, trimmed.more, noted(server, KEYS.dead)))
     assert seen == [
         (ROUND, True, f"{ROUND}-0"),
         (ROUND, True, f"{2 * ROUND}-0"),
         (500, False, f"{2 * ROUND + 500}-0"),
     ]
-    assert retention.trim()[2].removed == 0
+    assert trim_once(retention)[2].removed == 0
 
 
-def test_the_note_comes_first_and_never_goes_back(server: redis.Redis) -> None:
+def after_noting(
+    monkeypatch: pytest.MonkeyPatch, retention: Retention, hook: Callable[[], object]
+) -> None:
+    """Call `hook` each time when a note of how far trimming goes has just been written."""
+    note: Any = retention._note
+
+    def noting(**what: Any) -> Any:
+        note(**what)
+        hook()
+
+    monkeypatch.setattr(retention, "_note", noting)
+
+
+def test_the_note_comes_first_and_never_goes_back(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How far trimming went is known before anything goes, whatever is noted later."""
     fill(server, KEYS.dead, 5)
-    noted_first = []
-
-    class Watched(redis.Redis):
-        def xtrim(self, *args: Any, **options: Any) -> Any:
-            noted_first.append(noted(server, KEYS.dead))
-            return super().xtrim(*args, **options)
-
-    with Watched(connection_pool=server.connection_pool) as watched:
-        trim(watched, dead=Policy(length=2))
-    assert noted_first == ["3-0"]
+    policies = {"dead": Policy(length=2)}
+    retention = Retention(server, server, KEYS, policies, dedup_window_s=0)
+    seen: list[Any] = []
+    there = partial(ids, server, KEYS.dead)
+    after_noting(monkeypatch, retention, lambda: seen.append((noted(server, KEYS.dead), there())))
+    assert retention.trim_one("dead").removed == 3
+    assert seen == [("3-0", [1, 2, 3, 4, 5])]
     server.hset(KEYS.trimmed, KEYS.dead, "12-0")
     trim(server, dead=EVERYTHING)
     assert noted(server, KEYS.dead) == "12-0"
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("position", ["0-0", "2-0", "5-0"])
+def test_a_group_that_comes_meanwhile_is_not_trimmed_over(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch, position: str
+) -> None:
+    """The groups are asked in the step that trims, not only before it was noted."""
+    fill(server, KEYS.dead, 5)
+    retention = Retention(server, server, KEYS, {"dead": EVERYTHING}, dedup_window_s=0)
+    after_noting(monkeypatch, retention, lambda: server.xgroup_create(KEYS.dead, "late", position))
+    unread = ids(server, KEYS.dead)[int(position[0]) :]
+    assert retention.trim_one("dead").removed == 5 - len(unread)
+    assert ids(server, KEYS.dead) == unread
+
+
+@pytest.mark.server
+def test_a_group_at_the_highest_id_needs_nothing(server: redis.Redis) -> None:
+    """A position that no ID lies above is no reason to keep what is finished."""
+    fill(server, KEYS.dead, 5)
+    server.xgroup_create(KEYS.dead, "far", LAST)
+    assert trim(server, dead=EVERYTHING) == 5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import UsageError
-from sidecar.settings import Settings, build, file_url, seconds, size_bytes
+from sidecar.wire.units import seconds, size_bytes
+from sidecar.worker.settings import Settings, build, file_url
 
 
 def test_defaults_are_the_contracts() -> None:

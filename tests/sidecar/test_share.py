@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from sidecar.redis.members import Member
-from sidecar.share import Share
+from sidecar.worker.share import Share
 
 
 def member(name: str, owns: set[str], serves: set[str]) -> Member:

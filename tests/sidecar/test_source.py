@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.redis.keys import Keys
-from sidecar.redis.source import (
-    FIRST,
-    ControlStream,
-    GroupLost,
-    id_after,
-    id_before,
-    id_pair,
-)
+from sidecar.redis.source import ControlStream, GroupLost
+from sidecar.wire.ids import FIRST, id_after, id_before, id_pair
 
 KEYS = Keys.of("control:events", "control:notifications")
 HIGHEST = 2**64 - 1

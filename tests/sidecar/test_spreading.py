@@ -5,14 +5,22 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from sidecar import app
+from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
-from sidecar.redis.members import registered_workers
-from sidecar.settings import build
-from tests.sidecar.harness import NOTIFICATIONS, Rig, eventually, silent_log
+from sidecar.redis.members import Member, registered_workers
+from sidecar.redis.publisher import Publisher
+from sidecar.redis.source import ControlStream
+from sidecar.worker import app
+from sidecar.worker.ownership import Options
+from sidecar.worker.pipeline import Pipeline
+from sidecar.worker.relay import Relay
+from sidecar.worker.settings import build
+from sidecar.worker.share import Share
+from tests.sidecar.harness import NOTIFICATIONS, Recorder, Rig, eventually, silent_log
 
 STREAMS = [f"control:{number}" for number in range(6)]
 KEYS = Keys.of(STREAMS[0], NOTIFICATIONS)
@@ -28,7 +36,7 @@ def worker(rig: Rig, stores: dict[str, str]) -> Iterator[Callable[[], None]]:
 
     def end() -> None:
         stop.set()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
     try:
@@ -109,3 +117,29 @@ def test_a_crashed_workers_streams_are_spread_over_the_others(
         stack.enter_context(worker(rig, stores))
         eventually(lambda: sorted(owners(rig).values()) == [1] * 6 and None not in owners(rig))
         eventually(lambda: [load for load in loads(rig) if load] == [3, 3])
+
+
+def test_what_is_given_back_is_left_to_others_each_time(rig: Rig) -> None:
+    """A worker waits half a lease for the others, also when it took this stream that way before."""
+    now, other = [0.0], "control:other"
+    share = Share([rig.control, other])
+    idle = Member("b", "idle", frozenset({rig.control, other}), frozenset())
+    client = connect(rig.url)
+    publisher = Publisher(client, rig.keys, lease_s=60, dedup_window_s=60)
+    relay = Relay(
+        rig.control, ControlStream(client, client, rig.keys), publisher,
+        Pipeline(rig.source, rig.fleet, rig.rules), ThreadPoolExecutor(1), Options(lease_s=60),
+        Recorder(), silent_log(), share=share, clock=lambda: now[0],
+    )  # fmt: skip
+    share.see([idle])
+    share.took(other)  # its share; the idle one is to take what is left
+    assert relay._ownership._acquire() is None
+    now[0] += 30
+    assert relay._ownership._acquire() is not None
+    share.see([idle])
+    assert share.gives(rig.control)
+    publisher.release()
+    assert relay._ownership._acquire() is None
+    now[0] += 30
+    assert relay._ownership._acquire() is not None
+    client.close()

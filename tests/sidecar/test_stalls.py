@@ -1,4 +1,4 @@
-"""When nothing went on while events waited."""
+"""When nothing moved while events waited."""
 
 from __future__ import annotations
 

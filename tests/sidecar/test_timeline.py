@@ -6,10 +6,10 @@ from time import sleep
 
 import pytest
 
-from sidecar.moments import rfc3339
 from sidecar.replay import timeline
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window, parse_window
+from sidecar.wire.moments import rfc3339
 from tests.sidecar.harness import Rig
 from tests.sidecar.test_history import live
 

@@ -108,7 +108,7 @@ def test_a_sentinel_that_was_cut_off_does_not_mislead_for_ever(pair: tuple[Serve
 def test_a_master_without_its_replicas_is_left_for_another(
     pair: tuple[Server, Server], redis_url: str, client: redis.Redis
 ) -> None:
-    """The worker reaches a master that was cut off; it asks anew, and goes on at the next one."""
+    """The worker reaches a master that was cut off; it asks anew, and continues at the next one."""
     master, _ = pair
     cut_off = int(redis_url.rpartition(":")[2].partition("/")[0])
     named = [cut_off]
@@ -123,7 +123,7 @@ def test_a_master_without_its_replicas_is_left_for_another(
             named[0] = master.port
             following = Rig(master.url, client_of_next)
             following.emit("e")
-            eventually(lambda: following.published() == ["e"], "it goes on at the next master")
+            eventually(lambda: following.published() == ["e"], "it continues at the next master")
             eventually(lambda: following.pending() == 0, "with its replica")
 
 
@@ -214,7 +214,7 @@ def test_who_is_blocked_while_the_master_is_demoted_is_told(pair: tuple[Server, 
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "fix"),
     [
         ("http://h", "redis://"),
         ("redis+proxy://h", "no such scheme"),
@@ -232,9 +232,9 @@ def test_who_is_blocked_while_the_master_is_demoted_is_told(pair: tuple[Server, 
         ("rediss+cluster://h?ssl_ca_certs=/nowhere/ca.pem", "there is no file"),
     ],
 )
-def test_a_url_that_is_none_is_refused_with_its_mend(url: str, mend: str) -> None:
+def test_a_url_that_is_none_is_refused_with_its_fix(url: str, fix: str) -> None:
     """What is wrong with it is told before anything is sent."""
-    with pytest.raises(UsageError, match=mend.replace("+", r"\+")):
+    with pytest.raises(UsageError, match=fix.replace("+", r"\+")):
         connect(url, key="k")
 
 

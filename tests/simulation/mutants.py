@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from redis.commands.core import Script
 
-from sidecar.pipeline import Pipeline
 from sidecar.redis import publisher as publisher_module
 from sidecar.redis.client import Client
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
-from sidecar.relay import Relay
+from sidecar.worker.holds import Holds
+from sidecar.worker.pipeline import Pipeline
+from sidecar.worker.reading import Reading
+from sidecar.worker.relay import Relay
 
 _LATER: Final[list[Callable[[], None]]] = []
 
@@ -43,7 +45,7 @@ def _lua(name: str, old: str, new: str) -> Iterator[None]:
 
         return changed
 
-    with _replaced(publisher_module, "_script", make):
+    with _replaced(publisher_module, "script_of", make):
         yield
 
 
@@ -83,39 +85,29 @@ def no_put() -> Iterator[None]:
 def acknowledge_before_publish() -> Iterator[None]:
     """Entries are acknowledged as their publishing begins."""
 
-    def make(begin: Any) -> Any:
-        def begun(self: Relay, run: Any) -> None:
+    def make(low: Any) -> Any:
+        def lowest(self: Relay, run: Any) -> Any:
+            found = low(self, run)
             self._control.acknowledge([item.id for item in run])
-            begin(self, run)
+            return found
 
-        return begun
+        return lowest
 
-    with _replaced(Relay, "_begin_publishing", make):
+    with _replaced(Relay, "_low_without", make):
         yield
 
 
 @contextmanager
 def no_check_of_pending() -> Iterator[None]:
     """Nobody looks whether something is pending that the worker does not hold."""
-    with _replaced(Relay, "_check_pending", lambda _: lambda _self: None):
+    with _replaced(Reading, "check_pending", lambda _: lambda _self: None):
         yield
 
 
 @contextmanager
 def low_too_high() -> Iterator[None]:
     """What is held back does not count when the lowest unfinished entry is noted."""
-
-    def make(low: Any) -> Any:
-        def lowest(self: Relay, run: Any) -> Any:
-            held, self._tenure.held = self._tenure.held, {}
-            try:
-                return low(self, run)
-            finally:
-                self._tenure.held = held
-
-        return lowest
-
-    with _replaced(Relay, "_low_without", make):
+    with _replaced(Holds, "lowest_without", lambda _: lambda _self, _ids: None):
         yield
 
 

@@ -110,7 +110,7 @@ class Schedule:
         return task
 
     def wake(self, task: Task) -> None:
-        """Let a waiting task go on now."""
+        """Let a waiting task continue now."""
         self._push(self.now, task, task.turn)
 
     def kill(self, process: Process) -> None:
@@ -163,7 +163,7 @@ class Schedule:
         self._switch(None)
 
     def fail(self, error: BaseException) -> None:
-        """Note that the simulation cannot go on, and let the main task say so."""
+        """Note that the simulation cannot continue, and let the main task say so."""
         self.failure = self.failure or error
         self.wake(self._main)
 

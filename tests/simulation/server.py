@@ -8,8 +8,11 @@ an answer is what a RESP2 parser makes of it: bytes, int, None, a list, or an er
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from itertools import takewhile
 from typing import Any, Final
 
@@ -18,6 +21,7 @@ from redis._parsers.base import BaseParser
 from redis.exceptions import RedisError
 
 from tests.simulation.streams import (
+    LAST,
     Group,
     Id,
     Pending,
@@ -38,11 +42,16 @@ class Refused(Exception):
 
 
 class Blocked(Exception):
-    """A read has to wait for entries of `stream`, for `timeout_ms` at most, 0 is for ever."""
+    """A read has to wait for entries of `stream`, for `timeout_ms` at most, 0 is for ever.
 
-    def __init__(self, stream: bytes, group: bytes, timeout_ms: int) -> None:
-        super().__init__(stream, group, timeout_ms)  # all of it: it may cross processes
-        self.stream, self.group, self.timeout_ms = stream, group, timeout_ms
+    It is a group's, or anyone's who has read up to `after`.
+    """
+
+    def __init__(
+        self, stream: bytes, group: bytes | None, timeout_ms: int, after: Id = (0, 0)
+    ) -> None:
+        super().__init__(stream, group, timeout_ms, after)  # all of it: it may cross processes
+        self.stream, self.group, self.timeout_ms, self.after = stream, group, timeout_ms, after
 
 
 def error_of(refused: Refused) -> RedisError:
@@ -66,9 +75,16 @@ class Server:
         """Is told of every entry taken off a pending list by XACK."""
         self.delivered: Callable[[bytes, Id], None] = lambda _key, _id: None
         """Is told of every entry that a group hands out for the first time."""
+        self.removed: Callable[[bytes, Sequence[Id]], None] = lambda _key, _ids: None
+        """Is told of entries that are there no more, whatever took them."""
+        self.admits: Callable[[bytes, Sequence[bytes], bool], str | None] = lambda *_: None
+        """Says why a command is refused; is told whether its script has written before."""
+        self.renamed: Callable[[bytes, bytes], None] = lambda _old, _new: None
+        self.run_id = b"%040x" % 1
         self.changes = 0
         """Counts what commands changed."""
-        self._began_at = 0
+        self._has_written = False
+        """Whether the script that runs sent a command that writes, changed it anything or not."""
         self._now_us = now_us
         self._lua = _Lua.shared()
 
@@ -81,30 +97,40 @@ class Server:
 
     def call(self, args: Sequence[bytes], *, may_block: bool = False) -> Any:
         """Apply one command. Raises `Refused`, and `Blocked` when it `may_block`."""
-        self._began_at = self.changes
+        self._has_written = False
         if self.expires_ms:
             self._expire()
         return self.apply(args, may_block=may_block)
 
     def apply(self, args: Sequence[bytes], *, may_block: bool = False) -> Any:
         """Apply one command, maybe a script's."""
-        name = args[0].upper()
+        name = args[0]
+        if name not in _KNOWN:
+            name = name.upper()
+        why = self.admits(name, args, self._has_written)
+        if why:
+            raise Refused(why)
         if name == b"XREADGROUP":
             return self._xreadgroup(args[1:], may_block=may_block)
+        if name == b"XREAD":
+            return self._xread(args[1:], may_block=may_block)
         handler = _HANDLERS.get(name)
         if handler is None:
             raise Refused(f"ERR unknown command '{name.decode()}'")
         if name in _GROWS:
-            why = self.refuse(args[1], self.changes != self._began_at)
+            why = self.refuse(args[1], self._has_written)
             if why:
                 raise Refused(why)
+        self._has_written |= name in _WRITES
         return handler(self, args[1:])
 
     def _expire(self) -> None:
         now_ms = self._now_us() // 1000
+        if min(self.expires_ms.values()) > now_ms:
+            return
         for key in [key for key, at in self.expires_ms.items() if at <= now_ms]:
             del self.expires_ms[key]
-            self.data.pop(key, None)
+            self.data.pop(key, None)  # never a stream: the sidecar gives none an end
 
     def _get(self, key: bytes, kind: type) -> Any:
         value = self.data.get(key)
@@ -126,8 +152,10 @@ class Server:
             return None
         self.data[key] = value
         self.expires_ms.pop(key, None)
-        if b"PX" in args:
-            self.expires_ms[key] = self._now_us() // 1000 + int(args[3])
+        for unit, unit_ms in ((b"PX", 1), (b"EX", 1000)):
+            if unit in args:
+                lasts_ms = int(args[args.index(unit) + 1]) * unit_ms
+                self.expires_ms[key] = self._now_us() // 1000 + lasts_ms
         self.changes += 1
         return OK
 
@@ -141,12 +169,24 @@ class Server:
         at = self.expires_ms.get(args[0])
         return -1 if at is None else at - self._now_us() // 1000
 
-    def _expire_in(self, args: Sequence[bytes]) -> int:
+    def _expire_in(self, args: Sequence[bytes], unit_ms: int = 1000) -> int:
         if args[0] not in self.data:
             return 0
-        self.expires_ms[args[0]] = self._now_us() // 1000 + int(args[1]) * 1000
+        self.expires_ms[args[0]] = self._now_us() // 1000 + int(args[1]) * unit_ms
         self.changes += 1
         return 1
+
+    def _pexpire_in(self, args: Sequence[bytes]) -> int:
+        return self._expire_in(args, 1)
+
+    def _ttl(self, args: Sequence[bytes]) -> int:
+        left_ms = self._pttl(args)
+        return left_ms if left_ms < 0 else (left_ms + 500) // 1000
+
+    def _persist(self, args: Sequence[bytes]) -> int:
+        found = self.expires_ms.pop(args[0], None) is not None
+        self.changes += found
+        return int(found)
 
     def _del(self, args: Sequence[bytes]) -> int:
         found = [key for key in args if key in self.data]
@@ -156,8 +196,68 @@ class Server:
 
     def _remove(self, key: bytes) -> None:
         self.changes += 1
-        del self.data[key]
+        value = self.data.pop(key)
         self.expires_ms.pop(key, None)
+        if type(value) is Stream:
+            self.removed(key, value.ids)
+
+    def _type(self, args: Sequence[bytes]) -> bytes:
+        kinds = {bytes: b"string", dict: b"hash", Stream: b"stream"}
+        value = self.data.get(args[0])
+        return b"none" if value is None else kinds[type(value)]
+
+    def _rename(self, args: Sequence[bytes]) -> bytes:
+        old, new = args
+        if old not in self.data:
+            raise Refused("ERR no such key")
+        if old == new:
+            return OK
+        if new in self.data:
+            self._remove(new)
+        value = self.data.pop(old)
+        self.data[new] = value
+        self.expires_ms.pop(new, None)
+        if old in self.expires_ms:
+            self.expires_ms[new] = self.expires_ms.pop(old)
+        self.changes += 1
+        self.renamed(old, new)
+        return OK
+
+    def _renamenx(self, args: Sequence[bytes]) -> int:
+        if args[0] in self.data and args[1] in self.data:
+            return 0
+        self._rename(args)
+        return 1
+
+    def _flush(self, _: Sequence[bytes]) -> bytes:
+        for key in list(self.data):
+            self._remove(key)
+        return OK
+
+    def _scan(self, args: Sequence[bytes]) -> list[Any]:
+        words = {name.upper(): value for name, value in zip(args[1::2], args[2::2], strict=True)}
+        pattern, kind = words.get(b"MATCH", b"*"), words.get(b"TYPE")
+        keys = [
+            key
+            for key in self.data
+            if fnmatchcase(key, pattern) and kind in (None, self._type([key]))
+        ]
+        return [b"0", keys]
+
+    def _dbsize(self, _: Sequence[bytes]) -> int:
+        return len(self.data)
+
+    def _info(self, _: Sequence[bytes]) -> bytes:
+        return b"\r\n".join([
+            b"# Server", b"redis_version:7.2.4", b"redis_mode:standalone",
+            b"run_id:" + self.run_id, b"# Memory", b"maxmemory:0",
+            b"maxmemory_policy:noeviction", b"# Replication", b"role:master",
+            b"master_replid:" + self.run_id,
+            b"connected_slaves:0", b"# Cluster", b"cluster_enabled:0", b"",
+        ])  # fmt: skip
+
+    def _role(self, _: Sequence[bytes]) -> list[Any]:
+        return [b"master", 0, []]
 
     def _exists(self, args: Sequence[bytes]) -> int:
         return sum(key in self.data for key in args)
@@ -204,6 +304,28 @@ class Server:
             self._remove(args[0])
         return len(gone)
 
+    def _hlen(self, args: Sequence[bytes]) -> int:
+        return len(self._get(args[0], dict) or {})
+
+    def _hkeys(self, args: Sequence[bytes]) -> list[bytes]:
+        return list(self._get(args[0], dict) or {})
+
+    def _hvals(self, args: Sequence[bytes]) -> list[bytes]:
+        return list((self._get(args[0], dict) or {}).values())
+
+    def _hscan(self, args: Sequence[bytes]) -> list[Any]:
+        return [b"0", self._hgetall(args[:1])]
+
+    def _incr(self, args: Sequence[bytes]) -> int:
+        value = int(self._get(args[0], bytes) or b"0") + (int(args[1]) if len(args) > 1 else 1)
+        self.data[args[0]] = b"%d" % value
+        self.changes += 1
+        return value
+
+    def _mget(self, args: Sequence[bytes]) -> list[bytes | None]:
+        found = [self.data.get(key) for key in args]
+        return [value if type(value) is bytes else None for value in found]
+
     def _hincrby(self, args: Sequence[bytes]) -> int:
         found = self._hash(args[0])
         value = int(found.get(args[1], b"0")) + int(args[2])
@@ -217,10 +339,15 @@ class Server:
         stream: Stream | None = self._get(key, Stream)
         return stream if stream is not None else Stream()
 
-    def _xadd(self, args: Sequence[bytes]) -> bytes:
+    def _xadd(self, args: Sequence[bytes]) -> bytes | None:
         key, wanted, *fields = args
+        if wanted == b"NOMKSTREAM":
+            if key not in self.data:
+                return None
+            wanted, *fields = fields
         if wanted == b"MAXLEN":  # and "~": of so few entries as are here none goes
-            wanted, *fields = fields[2:]
+            fields = fields[1:] if fields[0] in (b"~", b"=") else fields
+            wanted, *fields = fields[1:]
         stream = self._stream(key)
         if wanted == b"*":
             now_ms = self._now_us() // 1000
@@ -228,6 +355,10 @@ class Server:
             entry_id = (now_ms, 0) if now_ms > last_ms else (last_ms, seq + 1)
         else:
             entry_id = parse_id(wanted)
+            if entry_id == (0, 0):
+                raise Refused("ERR The ID specified in XADD must be greater than 0-0")
+            if stream.last == LAST:
+                raise Refused("ERR The stream has exhausted the last possible ID")
             if entry_id <= stream.last:
                 raise Refused(
                     "ERR The ID specified in XADD is equal or smaller than the target stream top"
@@ -241,9 +372,38 @@ class Server:
 
     def _xdel(self, args: Sequence[bytes]) -> int:
         stream = self._stream(args[0])
-        gone = sum(stream.delete(parse_id(raw)) for raw in args[1:])
-        self.changes += gone
-        return gone
+        gone = [each for each in map(parse_id, args[1:]) if stream.delete(each)]
+        self.changes += len(gone)
+        if gone:
+            self.removed(args[0], gone)
+        return len(gone)
+
+    def _xtrim(self, args: Sequence[bytes]) -> int:
+        """Trim exactly: of nodes as coarse as a real server's, there are none here."""
+        key, strategy, *rest = args
+        limit = rest[1] if rest[0] in (b"=", b"~") else rest[0]
+        stream = self._stream(key)
+        if strategy.upper() == b"MAXLEN":
+            gone = stream.ids[: max(0, len(stream.ids) - int(limit))]
+        else:
+            gone = stream.ids[: bisect_left(stream.ids, parse_id(limit))]
+        stream.trim(len(gone))
+        self.changes += len(gone)
+        if gone:
+            self.removed(key, gone)
+        return len(gone)
+
+    def _xsetid(self, args: Sequence[bytes]) -> bytes:
+        if args[0] not in self.data:
+            raise Refused("ERR no such key")
+        stream, wanted = self._stream(args[0]), parse_id(args[1])
+        if stream.ids and wanted < stream.ids[-1]:
+            raise Refused(
+                "ERR The ID specified in XSETID is smaller than the target stream top item"
+            )
+        stream.last = wanted
+        self.changes += 1
+        return OK
 
     def _xlen(self, args: Sequence[bytes]) -> int:
         return len(self._stream(args[0]).ids)
@@ -268,9 +428,16 @@ class Server:
                 [
                     b"name", name, b"consumers", len(group.consumers),
                     b"pending", len(group.pending), b"last-delivered-id", show_id(group.last),
+                    b"entries-read", group.read, b"lag", stream.lag(group),
                 ]
                 for name, group in sorted(stream.groups.items())
             ]  # fmt: skip
+        if kind == b"CONSUMERS":
+            group = self._group(key, args[2], "")
+            return [
+                [b"name", name, b"pending", len(group.ids_of(name)), b"idle", 0, b"inactive", -1]
+                for name in sorted(group.consumers)
+            ]
         return [
             b"length", len(stream.ids), b"last-generated-id", show_id(stream.last),
             b"max-deleted-entry-id", show_id(stream.deleted), b"entries-added", stream.added,
@@ -304,8 +471,12 @@ class Server:
             )
         self.changes += 1
         if what == b"SETID":
-            group.last = _start(stream, args[3])
+            group.last, group.read = _start(stream, args[3]), None
             return OK
+        if what == b"CREATECONSUMER":
+            before = len(group.consumers)
+            group.consumers.add(args[3])
+            return len(group.consumers) - before
         return group.drop_consumer(args[3])
 
     def _xack(self, args: Sequence[bytes]) -> int:
@@ -366,10 +537,41 @@ class Server:
             raise Blocked(key, group_name, int(words[b"BLOCK"]))
         for entry_id in ids:
             group.pending[entry_id] = Pending(consumer, 1)
-            group.last = entry_id
+            stream.advance(group, entry_id)
             self.changes += 1
             self.delivered(key, entry_id)
         return [[key, [_entry(stream, each) for each in ids]]] if ids else None
+
+    def _xread(self, args: Sequence[bytes], *, may_block: bool) -> Any:
+        at = list(args).index(b"STREAMS")
+        key, start = args[at + 1], args[at + 2]
+        words = dict(zip(args[:at:2], args[1:at:2], strict=True))
+        stream = self._stream(key)
+        after = _start(stream, start)
+        ids = stream.after(after)[: int(words.get(b"COUNT", b"0")) or None]
+        if not ids and may_block and b"BLOCK" in words:
+            raise Blocked(key, None, int(words[b"BLOCK"]), after)
+        return [[key, [_entry(stream, each) for each in ids]]] if ids else None
+
+    def _xclaim(self, args: Sequence[bytes]) -> list[Any]:
+        """Claim what is pending; how long it was idle is not known here."""
+        key, name, consumer, _, *rest = args
+        group, stream = self._group(key, name, ""), self._stream(key)
+        ids = [parse_id(raw) for raw in rest if raw[:1].isdigit()]
+        just_id = b"JUSTID" in rest
+        group.consumers.add(consumer)
+        claimed = []
+        for entry_id in ids:
+            if entry_id not in group.pending:
+                continue
+            self.changes += 1
+            if entry_id not in stream.fields:
+                del group.pending[entry_id]  # a ghost goes, since Redis 7.0
+                continue
+            mark = group.pending[entry_id]
+            mark.consumer, mark.deliveries = consumer, mark.deliveries + (not just_id)
+            claimed.append(entry_id)
+        return [show_id(i) if just_id else _entry(stream, i) for i in claimed]
 
     @staticmethod
     def _history(
@@ -429,7 +631,18 @@ class _Lua:
         library = self._runtime.table()
         library[b"call"] = self._call
         library[b"pcall"] = self._pcall
+        library[b"sha1hex"] = lambda text: (
+            hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        )
         self._runtime.globals()[b"redis"] = library
+        self._runtime.execute(
+            b"redis.error_reply = function(words) return {err = words} end\n"
+            b"redis.status_reply = function(words) return {ok = words} end\n"
+            b"cjson = {null = io.stdout}"  # of a type that nothing else has
+        )
+        cjson = self._runtime.globals()[b"cjson"]
+        self._null = cjson[b"null"]
+        cjson[b"decode"] = self._decode
 
     @classmethod
     def shared(cls) -> _Lua:
@@ -452,6 +665,18 @@ class _Lua:
             return self._call(*args)
         except Refused as refused:
             return self._table({b"err": str(refused).encode()})
+
+    def _decode(self, text: bytes) -> Any:
+        return self._from_json(json.loads(text))
+
+    def _from_json(self, value: Any) -> Any:
+        if value is None:
+            return self._null
+        if isinstance(value, str):
+            return value.encode(errors="surrogatepass")
+        if isinstance(value, dict):
+            return self._table({k.encode(): self._from_json(v) for k, v in value.items()})
+        return self._table(map(self._from_json, value)) if isinstance(value, list) else value
 
     def _from_reply(self, reply: Any) -> Any:
         if reply is None:
@@ -503,6 +728,28 @@ _HANDLERS: Final[dict[bytes, Handler]] = {
     b"HEXISTS": Server._hexists,
     b"HDEL": Server._hdel,
     b"HINCRBY": Server._hincrby,
+    b"TTL": Server._ttl,
+    b"PEXPIRE": Server._pexpire_in,
+    b"PERSIST": Server._persist,
+    b"UNLINK": Server._del,
+    b"TYPE": Server._type,
+    b"RENAME": Server._rename,
+    b"RENAMENX": Server._renamenx,
+    b"FLUSHDB": Server._flush,
+    b"FLUSHALL": Server._flush,
+    b"SCAN": Server._scan,
+    b"DBSIZE": Server._dbsize,
+    b"INFO": Server._info,
+    b"ROLE": Server._role,
+    b"HLEN": Server._hlen,
+    b"HKEYS": Server._hkeys,
+    b"HVALS": Server._hvals,
+    b"HSCAN": Server._hscan,
+    b"INCR": Server._incr,
+    b"INCRBY": Server._incr,
+    b"MGET": Server._mget,
+    b"XTRIM": Server._xtrim,
+    b"XSETID": Server._xsetid,
     b"XADD": Server._xadd,
     b"XDEL": Server._xdel,
     b"XLEN": Server._xlen,
@@ -512,8 +759,11 @@ _HANDLERS: Final[dict[bytes, Handler]] = {
     b"XGROUP": Server._xgroup,
     b"XACK": Server._xack,
     b"XPENDING": Server._xpending,
+    b"XCLAIM": Server._xclaim,
     b"SCRIPT": Server._script,
     b"EVALSHA": Server._evalsha,
     b"EVAL": Server._eval,
 }
+_KNOWN: Final = frozenset({*_HANDLERS, b"XREADGROUP", b"XREAD"})
 _GROWS: Final = frozenset({b"SET", b"HSET", b"HSETNX", b"HINCRBY", b"XADD"})
+_WRITES: Final = _GROWS | {b"DEL", b"HDEL", b"EXPIRE", b"PEXPIRE", b"XDEL", b"XTRIM"}

@@ -47,6 +47,8 @@ class Group:
     """A consumer group."""
 
     last: Id
+    read: int | None = None
+    """How many entries it has read of all there ever were; None when nobody can tell."""
     pending: dict[Id, Pending] = field(default_factory=dict)
     consumers: set[bytes] = field(default_factory=set)
 
@@ -97,3 +99,47 @@ class Stream:
     def after(self, entry_id: Id) -> list[Id]:
         """Return the IDs above `entry_id`."""
         return self.ids[bisect_right(self.ids, entry_id) :]
+
+    def trim(self, count: int) -> None:
+        """Let the oldest entries go; unlike `delete`, without a trace."""
+        for entry_id in self.ids[:count]:
+            del self.fields[entry_id]
+        del self.ids[:count]
+
+    def advance(self, group: Group, entry_id: Id) -> None:
+        """Let a group have read up to an entry."""
+        known = group.read is not None and self.ids and group.last >= self.ids[0]
+        if known and not self._has_hole(group.last):
+            assert group.read is not None
+            group.read += 1
+        elif self.added:
+            group.read = self._distance(entry_id)
+        group.last = entry_id
+
+    def lag(self, group: Group) -> int | None:
+        """Return how many entries a group has yet to read; None when nobody can tell."""
+        if not self.added:
+            return 0
+        read = group.read
+        if read is None or self._has_hole(group.last):
+            read = self._distance(group.last)
+        return None if read is None else self.added - read
+
+    def _has_hole(self, after: Id) -> bool:
+        """Tell whether an entry was deleted above `after`."""
+        return bool(self.ids) and self.deleted != (0, 0) and after <= self.deleted
+
+    def _distance(self, entry_id: Id) -> int | None:
+        """Return the number of an entry, of all there ever were; None when nobody can tell."""
+        if not self.ids and entry_id <= self.last:
+            return self.added
+        if entry_id != (0, 0) and entry_id < self.deleted:
+            return None
+        if entry_id >= self.last:
+            return self.added if entry_id == self.last else None
+        if self.deleted == (0, 0) or self.deleted < self.ids[0]:
+            if entry_id < self.ids[0]:
+                return self.added - len(self.ids)
+            if entry_id == self.ids[0]:
+                return self.added - len(self.ids) + 1
+        return None

@@ -44,12 +44,14 @@ class Both:
         return real
 
 
-def _alike(command: Sequence[bytes], answer: Any) -> Any:
+def _alike(command: Sequence[bytes], answer: Any) -> Any:  # noqa: PLR0911 -- one a command
     """Return what of an answer must be the same."""
     if isinstance(answer, Exception):
         return type(answer), str(answer).split(maxsplit=1)[0]
     if command[:2] == (b"XINFO", b"GROUPS") and isinstance(answer, list):
-        wanted = {b"name", b"consumers", b"pending", b"last-delivered-id"}
+        wanted = {
+            b"name", b"consumers", b"pending", b"last-delivered-id", b"entries-read", b"lag",
+        }  # fmt: skip
         return [
             {k: v for k, v in zip(group[::2], group[1::2], strict=True) if k in wanted}
             for group in answer
@@ -67,6 +69,10 @@ def _alike(command: Sequence[bytes], answer: Any) -> Any:
         return [fields[name] for name in names]
     if command[:1] == (b"XPENDING",) and len(command) > 3 and isinstance(answer, list):
         return [[*row[:2], row[3]] for row in answer]  # without the idle time
+    if command[:1] == (b"SCAN",) and isinstance(answer, list):
+        return sorted(answer[1])
+    if command[:2] == (b"XINFO", b"CONSUMERS") and isinstance(answer, list):
+        return [row[:4] for row in answer]
     if isinstance(answer, list) and len(answer) == 3 and answer[0] == 0:
         return [0, None, *answer[2:]]  # a lease's remaining time: the two are not asked at once
     return answer
@@ -113,6 +119,8 @@ def _command(chance: random.Random, number: int) -> list[Any]:
         *[["XACK", stream, group, entry, f"{max(1, number - 5)}-0"]] * 3,
         *[["XPENDING", stream, group]] * 3,
         ["XPENDING", stream, group, f"({entry}", "+", 3, *chance.choice([[], ["c1"]])],
+        ["XPENDING", stream, group, entry, high, 3],
+        ["XCLAIM", stream, group, "c2", 0, entry, f"{max(1, number - 5)}-0", "JUSTID"],
         ["XRANGE", stream, f"({entry}", "+", "COUNT", 2],
         ["XINFO", "GROUPS", stream],
         ["GET", chance.choice(["v1", key])],
@@ -128,9 +136,33 @@ def _command(chance: random.Random, number: int) -> list[Any]:
         ["HDEL", key, name, "c"],
         ["HINCRBY", key, "n", number % 7 - 3],
         ["EVALSHA", "0" * 40, "0"],
+        ["TYPE", chance.choice([stream, key, "v1", "never"])],
+        ["XREAD", "COUNT", number % 3 + 1, "STREAMS", stream, chance.choice([entry, "$", "0-0"])],
+        [
+            "XCLAIM",
+            stream,
+            group,
+            chance.choice(["c1", "c2"]),
+            "0",
+            entry,
+            f"{max(1, number - 2)}-0",
+            *chance.choice([[], ["JUSTID"]]),
+        ],
+        ["XADD", chance.choice(["s2", "s9"]), "NOMKSTREAM", f"{number}-0", "event", "x"],
+        ["XINFO", "CONSUMERS", stream, group],
+        ["XGROUP", "CREATECONSUMER", stream, group, "c2"],
+        ["HLEN", key],
+        ["PERSIST", key],
+        ["SCAN", "0", "MATCH", "*1", "COUNT", "100"],
+        ["SCAN", "0", "COUNT", "100", "TYPE", chance.choice(["stream", "hash"])],
     ]
     if chance.random() < 0.02:
-        choices = [["XGROUP", "DESTROY", stream, group], ["DEL", "s2"], ["HGETALL", "h2"]]
+        choices = [
+            ["XGROUP", "DESTROY", stream, group], ["DEL", "s2"], ["HGETALL", "h2"],
+            ["XTRIM", stream, "MINID", "=", entry], ["XTRIM", stream, "MAXLEN", "20"],
+            ["RENAME", "s2", "s3"], ["RENAMENX", "s3", "s2"], ["XSETID", stream, f"{number}-0"],
+            ["HKEYS", "h2"], ["HVALS", "h1"],
+        ]  # fmt: skip
     return chance.choice(choices)
 
 
@@ -165,8 +197,8 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
             ("renew", ["fence", "lease", "halt"], [token, 60_000]),
             ("release", ["fence", "lease", "halt"], [token]),
             ("pause", ["halt", "halts"], ["by hand", "now", "me", "S", 1000]),
-            ("resume", ["halt", chance.choice(["halts", "halt"])], ["go on", "now", "me", "S", 9]),
-            ("resume", ["halt", "halts"], ["go on", "now", "me", "S", 1000]),
+            ("resume", ["halt", chance.choice(["halts", "halt"])], ["on", "now", "me", "S", 9]),
+            ("resume", ["halt", "halts"], ["continue", "now", "me", "S", 1000]),
             (
                 "bury",
                 ["fence", "halt", "low", "dead", "seen", "buried", "halts"],
@@ -195,3 +227,41 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
 
 def _digest(number: int) -> bytes:
     return b"\x00\xff%012d" % number
+
+
+def test_scripts_read_json_as_on_a_real_server(both: Both) -> None:
+    """What is no JSON is refused, and what is has the same types in both servers."""
+    script = (
+        "local decoded, body = pcall(cjson.decode, ARGV[1])\n"
+        "if not decoded or type(body) ~= 'table' then return decoded and type(body) or 'none' end\n"
+        "return type(body.a) .. ' ' .. (type(body.a) == 'string' and body.a or '')"
+    )
+    for text in (
+        '{"a":"x"}', '{"a":"é\\u00e9"}', '{"a":1}', '{"a":1.5}', '{"a":true}', '{"a":{"b":[1]}}',
+        '{"a":["x"]}', '{"b":"x"}', "[]", '"s"', "7", "{", "", "x" * 100, '{"a":"x"} y',
+    ):  # fmt: skip
+        both.send("EVAL", script, 0, text)
+    both.send("EVAL", script, 0, b"\xff")
+
+
+def test_append_again_has_the_answers_of_a_real_server(both: Both) -> None:
+    """The script that puts an event back looks at the same entries in both servers."""
+    source = files("sidecar.redis").joinpath("lua", "append_again.lua").read_text()
+    both.send(
+        "XADD", "events", "9999999999999-0", "event", "x"
+    )  # no clock gives an ID from here on
+    event = '{"event_id":"e","tenant_id":"t","stack_id":"s","artifact_ref":"r"}'
+    for came in (
+        "{",
+        event,
+        '{"artifact_ref":"r"}',
+        '{"stack_id":"s","tenant_id":"u"}',
+        '{"a":null}',
+    ):
+        both.send("XADD", "events", "*", "event", came)
+        for seen in ("0-0", "+"):
+            last = both.send("XREVRANGE", "events", "+", "-", "COUNT", "1")[0][0]
+            since = last if seen == "+" else seen
+            for about in (("t", "s", "r"), ("t", "", "r"), ("u", "s", ""), ("", "", "")):
+                both.send("EVAL", source, 1, "events", since, *about, "event", event)
+                both.send("XLEN", "events")

@@ -15,6 +15,7 @@ from redis.retry import Retry
 from tests.simulation.faults import WIRE, Fault, Faults
 from tests.simulation.schedule import Process, Schedule, Task
 from tests.simulation.server import Blocked, Refused, Server, error_of
+from tests.simulation.streams import Id, Stream
 
 Command = tuple[bytes, ...]
 HOP_S: Final = 0.0002
@@ -41,6 +42,10 @@ class Link:
         self.answered_at = 0.0
         """The same of answers."""
         self.blocked: _Blocked | None = None
+        self.queued: list[Command] | None = None
+        """Commands since MULTI."""
+        self.behind: deque[tuple[Command, Fault | None]] = deque()
+        """Commands that came while one before them waits."""
 
 
 @dataclass(eq=False)
@@ -48,7 +53,8 @@ class _Blocked:
     link: Link
     command: Command
     stream: bytes
-    group: bytes
+    group: bytes | None
+    after: Id
 
 
 @dataclass
@@ -67,6 +73,8 @@ class Wire:
     away_until: float = 0.0
     cut_off: dict[Process, float] = field(default_factory=dict)
     blocked: list[_Blocked] = field(default_factory=list)
+    seen_changes: int = 0
+    """What the server's count was when the reads that wait were looked at last."""
     is_local: bool = False
     """Whether a command of the simulation's own is being applied."""
 
@@ -146,8 +154,11 @@ class Wire:
     def _arrive(self, link: Link, command: Command, fault: Fault | None) -> None:
         if link.closed:
             return
+        if link.blocked:
+            link.behind.append((command, fault))
+            return
         try:
-            reply = self._apply(link.process, command)
+            reply = self._apply(link, command)
         except Refused as refused:
             reply = error_of(refused)
         except Blocked as blocked:
@@ -157,8 +168,26 @@ class Wire:
             self._serve_blocked()
         self._answer(link, reply, fault)
 
-    def _apply(self, process: Process, command: Command) -> Any:
-        return self.served(process, command, lambda: self.server.call(command, may_block=True))
+    def _apply(self, link: Link, command: Command) -> Any:
+        if command[0] == b"MULTI":
+            link.queued = []
+            return b"OK"
+        if link.queued is None:
+            return self._call(link.process, command, may_block=True)
+        if command[0] != b"EXEC":
+            link.queued.append(command)
+            return b"QUEUED"
+        queued, link.queued = link.queued, None
+        return [self._within(link.process, each) for each in queued]
+
+    def _call(self, process: Process, command: Command, *, may_block: bool) -> Any:
+        return self.served(process, command, lambda: self.server.call(command, may_block=may_block))
+
+    def _within(self, process: Process, command: Command) -> Any:
+        try:
+            return self._call(process, command, may_block=False)
+        except Refused as refused:
+            return error_of(refused)
 
     def _answer(self, link: Link, reply: Any, fault: Fault | None) -> None:
         if fault is Fault.LOST_REPLY:
@@ -188,7 +217,10 @@ class Wire:
     # --- reads that wait -----------------------------------------------------------------------
 
     def _block(self, link: Link, command: Command, blocked: Blocked) -> None:
-        waiting = link.blocked = _Blocked(link, command, blocked.stream, blocked.group)
+        self.seen_changes = -1
+        waiting = link.blocked = _Blocked(
+            link, command, blocked.stream, blocked.group, blocked.after
+        )
         self.blocked.append(waiting)
         self.schedule.after(blocked.timeout_ms / 1000, lambda: self._give_up(waiting))
 
@@ -198,16 +230,22 @@ class Wire:
 
     def _unblock(self, waiting: _Blocked, reply: Any) -> None:
         self.blocked.remove(waiting)
-        waiting.link.blocked = None
-        self._reply(waiting.link, reply)
+        link = waiting.link
+        link.blocked = None
+        self._reply(link, reply)
+        while link.behind and not link.blocked:
+            self._arrive(link, *link.behind.popleft())
 
     def _serve_blocked(self) -> None:
         """Serve the reads that need wait no longer, those that waited longest first."""
+        if self.seen_changes == self.server.changes:
+            return
+        self.seen_changes = self.server.changes
         for waiting in list(self.blocked):
-            if not self._may_go_on(waiting):
+            if waiting.link.blocked is not waiting or not self._may_go_on(waiting):
                 continue
             try:
-                reply = self._apply(waiting.link.process, waiting.command)
+                reply = self._apply(waiting.link, waiting.command)
             except Blocked:
                 continue
             except Refused as refused:
@@ -216,6 +254,8 @@ class Wire:
 
     def _may_go_on(self, waiting: _Blocked) -> bool:
         stream = self.server.data.get(waiting.stream)
+        if waiting.group is None:
+            return isinstance(stream, Stream) and bool(stream.after(waiting.after))
         group = stream.groups.get(waiting.group) if stream else None
         return stream is None or group is None or bool(stream.after(group.last))
 
@@ -338,11 +378,15 @@ class SimulatedConnection(ConnectionInterface):
 
 
 def _command(args: Sequence[Any]) -> Command:
-    name, *rest = args
-    return (*_bytes(name).split(), *map(_bytes, rest))
+    name = _bytes(args[0])
+    words = name.split() if b" " in name else (name,)
+    return (*words, *map(_bytes, args[1:]))
 
 
 def _bytes(arg: Any) -> bytes:
-    if isinstance(arg, bytes):
-        return arg
+    kind = type(arg)
+    if kind is bytes:
+        return arg  # type: ignore[no-any-return]
+    if kind is str:
+        return arg.encode()  # type: ignore[no-any-return]
     return str(arg).encode() if isinstance(arg, (str, int, float)) else bytes(arg)

@@ -12,12 +12,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sidecar.pipeline import Pipeline, Rules
 from sidecar.redis.client import TIMEOUT_S
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
-from sidecar.relay import IDLE_BLOCK_S, Options, Relay
+from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.pipeline import Pipeline, Rules
+from sidecar.worker.relay import Relay
 from tests.simulation.quiet import QUIET
 from tests.simulation.schedule import Process, Schedule, Task
 from tests.simulation.stores import ShelfStore
@@ -194,6 +195,13 @@ class Worker:
     def state(self, state: str, detail: str) -> None:
         """Write it into the trace."""
         self.world.note("state", self.process.name, state, detail)
+
+    def gave_back(self) -> None:
+        """See `Observer`."""
+
+    def forgot(self, part: str) -> None:
+        """Write it into the trace."""
+        self.world.note("forgot", self.process.name, part)
 
     def gauge(self, *, window: int, held: int, pending: int) -> None:
         """See `Observer`."""

@@ -7,12 +7,12 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sidecar import relay
 from sidecar.redis import halts
+from sidecar.worker import caution, relay
 from tests.simulation.faults import PROCESS, WORLD, Fault, Faults
 from tests.simulation.invariants import Violation, Watch
 from tests.simulation.producer import Book, Producer
@@ -80,14 +80,16 @@ class Result:
 
     seed: int
     violation: str = ""
-    happened: Counter[Fault] = field(default_factory=Counter)
+    happened: Counter[Any] = field(default_factory=Counter)
     turns: int = 0
     commands: int = 0
     published: int = 0
     buried: Counter[str] = field(default_factory=Counter)
     trace: list[tuple[Any, ...]] = field(default_factory=list)
-    plan: Plan | None = None
+    plan: object = None
     steps: int = 0
+    kind: str = ""
+    """How to ask for it again, beside its seed."""
 
     def digest(self) -> str:
         """Return what two runs have in common only when every step of them was the same."""
@@ -101,7 +103,7 @@ class Result:
         return "\n".join([
             f"seed {self.seed}: {self.violation or 'nothing is wrong'}",
             f"plan: {self.plan}", f"faults: {faults}", *lines,
-            f"replay: make simulate SEED={self.seed}",
+            f"replay: make simulate SEED={self.seed}{self.kind}",
         ])  # fmt: skip
 
 
@@ -174,7 +176,7 @@ class World:
         return reply
 
     def _refuse(self, key: bytes, goes_on: bool) -> str | None:
-        """A script that has written goes on when the memory ends, but an XADD of its may fail."""
+        """A script that has written continues when the memory ends, but an XADD of its may fail."""
         stream = self.plan.control.encode()
         if self.wire.is_local or key == stream:
             return None
@@ -320,7 +322,7 @@ class World:
             self.wire.local(b"XGROUP", b"DELCONSUMER", stream, group, b"worker")
 
     def _resume(self) -> None:
-        halts.resume(_Operator(self), self._keys, reason="go on", by="op", now="now")  # type: ignore[arg-type]
+        halts.resume(_Operator(self), self._keys, reason="continue", by="op", now="now")  # type: ignore[arg-type]
 
     @property
     def _keys(self) -> Any:
@@ -391,21 +393,17 @@ class World:
     @contextmanager
     def _constants(self) -> Iterator[None]:
         """Make the relay's sizes so small that a handful of events meets them."""
-        sizes = {
-            "BATCH": self.plan.batch,
-            "WINDOW": self.plan.window,
-            "MAX_HELD": self.plan.max_held,
-            "CRASHES_TILL_CAREFUL": self.plan.crashes_till_careful,
-            "BUSY_WAIT_S": 0.1,
-        }
-        before = {name: getattr(relay, name) for name in sizes}
-        try:
-            for name, value in sizes.items():
-                setattr(relay, name, value)
+        plan = self.plan
+        sizes = [
+            (relay, "BATCH", plan.batch), (relay, "WINDOW", plan.window),
+            (relay, "MAX_HELD", plan.max_held), (relay, "BUSY_WAIT_S", 0.1),
+            (caution, "CRASHES_TILL_CAREFUL", plan.crashes_till_careful),
+        ]  # fmt: skip
+        with ExitStack() as stack:
+            for owner, name, value in sizes:
+                stack.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
             yield
-        finally:
-            for name, value in before.items():
-                setattr(relay, name, value)
 
 
 class _Operator:

@@ -6,17 +6,20 @@ import contextlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import pytest
 from hypothesis import settings
 
 import store
+from store.file.backend import FileStore
 from store.memory import MemoryStore
 from store.testing import (
     CollectConformance,
     CorruptionConformance,
     Faulty,
+    HealingConformance,
+    IdentityConformance,
     ListConformance,
     OutageConformance,
     PinnedGetConformance,
@@ -28,6 +31,7 @@ from store.testing import (
     VerifyConformance,
 )
 from tests.store.harness import flip
+from tests.store.planted import DAMAGES, plant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +47,9 @@ class TestMemory(
     StreamConformance,
     VerifyConformance,
     CorruptionConformance,
+    HealingConformance,
     CollectConformance,
+    IdentityConformance,
 ):
     """The memory backend."""
 
@@ -52,8 +58,18 @@ class TestMemory(
         """Open a new one."""
         return store.open("memory")
 
+    def another(self) -> VersionedStore:
+        """Open a new one."""
+        return MemoryStore()
+
     def damage(self, store: VersionedStore, ref: str) -> None:
         """Flip the last bit of the current version's data."""
+        flip(store, ref)
+
+    damages: ClassVar = {"flipped": True}
+
+    def plant(self, store: VersionedStore, ref: str, kind: str) -> None:  # noqa: ARG002 - one kind
+        """Flip it likewise."""
         flip(store, ref)
 
 
@@ -66,6 +82,7 @@ class TestWrapped(
     VerifyConformance,
     CorruptionConformance,
     CollectConformance,
+    IdentityConformance,
 ):
     """A wrapper that neither waits nor fails is the store that it is around."""
 
@@ -74,6 +91,10 @@ class TestWrapped(
         """Wrap a new one, twice."""
         self.inner = MemoryStore()
         return Slow(Faulty(self.inner, []), 0.0)
+
+    def another(self) -> VersionedStore:
+        """Wrap a new one."""
+        return Slow(MemoryStore(), 0.0)
 
     def damage(self, store: VersionedStore, ref: str) -> None:  # noqa: ARG002 - the wrapped is it
         """Damage what is wrapped."""
@@ -88,16 +109,28 @@ class TestFile(
     StreamConformance,
     VerifyConformance,
     CollectConformance,
+    IdentityConformance,
     CorruptionConformance,
+    HealingConformance,
     OutageConformance,
 ):
     """The file backend."""
+
+    damages: ClassVar = DAMAGES
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> store.Store:
         """Open a new directory."""
         self.root = tmp_path / "root"
         return store.open("file", store.StoreConfig(file_dir=self.root))
+
+    def another(self) -> VersionedStore:
+        """Open a directory beside it."""
+        return FileStore(f"{self.root}-beside")
+
+    def again(self, store: VersionedStore) -> VersionedStore:  # noqa: ARG002 - the directory is it
+        """Open it by another path."""
+        return FileStore(f"{self.root}/../{self.root.name}")
 
     def damage(self, store: VersionedStore, ref: str) -> None:  # noqa: ARG002 - the files are enough
         """Flip the last bit of the object, else of the record."""
@@ -107,6 +140,10 @@ class TestFile(
             content[-1] ^= 1
             path.chmod(0o644)
             path.write_bytes(content)
+
+    def plant(self, store: VersionedStore, ref: str, kind: str) -> None:  # noqa: ARG002 - as above
+        """Harm the current record, all its names or only one, or the object."""
+        plant(self.root, ref, kind)
 
     @contextlib.contextmanager
     def outage(self, store: VersionedStore) -> Iterator[None]:  # noqa: ARG002

@@ -108,6 +108,7 @@ def test_root_says_what_it_is(root: Path, files: FileStore) -> None:
     files.put(REF, b"data", b"manifest")
     assert (root / "STORE").read_text() == "artifact-store 1\nhash sha256\n"
     assert sorted(path.name for path in root.iterdir()) == [
+        "IDENTITY",
         "STORE",
         "locks",
         "objects",
@@ -732,3 +733,62 @@ def test_public_names() -> None:
     """What users import from `store` is there."""
     for name in store.__all__:
         assert hasattr(store, name)
+
+
+# The identity.
+
+
+@pytest.mark.parametrize("there", ["", "below", "empty"])
+def test_a_reader_makes_no_store(tmp_path: Path, there: str) -> None:
+    """Not to be created, one that is not there is refused, with its path, and still not there."""
+    (tmp_path / "empty").mkdir()
+    place = tmp_path / (there or "nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=f"no store at {place}: name the right one"):
+        store.open_url(place.as_uri(), create=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    store.open_url(place.as_uri()).put(REF, b"data", b"m")
+    assert store.open_url(place.as_uri(), create=False).get(REF) == (b"data", b"m")
+
+
+def test_a_store_of_an_older_release_gets_an_identity_once(root: Path) -> None:
+    """Who opens it first makes it, in a file of its own; STORE stays what older releases read."""
+    FileStore(str(root))
+    (root / "IDENTITY").unlink()
+    with ThreadPoolExecutor(8) as pool:
+        told = set(pool.map(lambda _: FileStore(str(root)).identity, range(8)))
+    assert told == {(root / "IDENTITY").read_text().rstrip()}
+    assert (root / "STORE").read_text() == "artifact-store 1\nhash sha256\n"
+    assert leftovers(root) == []
+
+
+def test_an_identity_that_may_not_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not there and cannot be made there is none, and everything else continues."""
+    FileStore(str(root)).put(REF, b"data", b"m")
+    (root / "IDENTITY").unlink()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    opened = FileStore(str(root))
+    monkeypatch.setattr(os, "link", refused)
+    assert opened.identity is None
+    assert opened.get(REF) == (b"data", b"m")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"g" * 32 + b"\n", b"a" * 33 + b"\n"])
+def test_a_damaged_identity(root: Path, content: bytes) -> None:
+    """What is no identity is told as damage, with the path: no other is made in its place."""
+    opened = FileStore(str(root))
+    (root / "IDENTITY").write_bytes(content)
+    with pytest.raises(Corrupt, match="IDENTITY"):
+        _ = opened.identity
+    assert (root / "IDENTITY").read_bytes() == content
+
+
+def test_a_copy_has_the_identity_of_its_original(root: Path, tmp_path: Path) -> None:
+    """Moving a store, or restoring it from a backup, keeps what its fleet knows it by."""
+    before = FileStore(str(root)).identity
+    shutil.copytree(root, tmp_path / "copy")
+    assert FileStore(str(tmp_path / "copy")).identity == before
+    assert FileStore(str(tmp_path / "copy")).location != FileStore(str(root)).location

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -24,6 +24,8 @@ from store.object.urls import location_of
 from store.testing import (
     CollectConformance,
     CorruptionConformance,
+    HealingConformance,
+    IdentityConformance,
     ListConformance,
     OutageConformance,
     PinnedGetConformance,
@@ -34,6 +36,7 @@ from store.testing import (
     VerifyConformance,
 )
 from store.testing.samples import wait_out
+from tests.store.planted import BUCKET_DAMAGES, plant_in_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +48,7 @@ REF = "stacks/t_1/web/42"
 BIG = b"b" * 100_000
 
 
-def open_bucket(bucket: str, *, timeout_s: float = 20.0, **options: float) -> ObjectStore:
+def open_bucket(bucket: str, *, timeout_s: float = 20.0, **options: Any) -> ObjectStore:
     return ObjectStore(Bucket(location_of(f"s3://{bucket}/fleet"), timeout_s), **options)
 
 
@@ -62,16 +65,28 @@ class TestObject(
     StreamConformance,
     VerifyConformance,
     CollectConformance,
+    IdentityConformance,
     CorruptionConformance,
+    HealingConformance,
     OutageConformance,
 ):
     """The object backend against S3."""
+
+    damages: ClassVar = BUCKET_DAMAGES
 
     @pytest.fixture
     def store(self, s3: S3Server) -> store.Store:
         """Open a new bucket."""
         self.s3, self.bucket = s3, s3.new_bucket()
         return open_bucket(self.bucket, timeout_s=5.0, shortest_grace_s=0.0)
+
+    def another(self) -> VersionedStore:
+        """Open another bucket."""
+        return open_bucket(self.s3.new_bucket())
+
+    def again(self, store: VersionedStore) -> VersionedStore:  # noqa: ARG002 - the bucket is it
+        """Open the bucket once more."""
+        return open_bucket(self.bucket)
 
     def damage(self, store: VersionedStore, ref: str) -> None:  # noqa: ARG002 - the bucket is enough
         """Flip the last bit of the data, else of the records."""
@@ -81,6 +96,10 @@ class TestObject(
             content = bytearray(self.s3.read(self.bucket, key))
             content[-1] ^= 1
             self.s3.write(self.bucket, key, bytes(content))
+
+    def plant(self, store: VersionedStore, ref: str, kind: str) -> None:  # noqa: ARG002 - as above
+        """Harm the current record, the version's own, both, or the data."""
+        plant_in_bucket(self.s3, self.bucket, ref, kind)
 
     @contextlib.contextmanager
     def outage(self, store: VersionedStore) -> Iterator[None]:  # noqa: ARG002
@@ -363,7 +382,7 @@ def test_identity(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
-            return location_of(url).identity
+            return location_of(url).storage
 
     here = {"AWS_ENDPOINT_URL": "http://here:9000"}
     assert identity("s3://bucket/a", **here) == identity("s3://bucket/a/", **here)
@@ -588,3 +607,29 @@ def test_the_current_version_counts_without_its_own_record(
     assert opened.get(REF, checksum=checksum_of(b"data")) == (b"data", b"m")
     [version] = opened.versions(REF)
     assert version.current
+
+
+# The identity.
+
+
+def test_an_identity_is_made_when_it_is_first_asked_for(
+    s3: S3Server, bucket: str, opened: ObjectStore
+) -> None:
+    """It lies at a key of its own; a store of an older release gets one as a new one does."""
+    assert keys_of(s3, bucket) == ["STORE"]
+    told = opened.identity
+    assert keys_of(s3, bucket) == ["IDENTITY", "STORE"]
+    assert s3.read(bucket, "fleet/IDENTITY") == f"{told}\n".encode()
+    s3.write(bucket, "fleet/IDENTITY", b"x")
+    with pytest.raises(Corrupt, match="IDENTITY"):
+        _ = open_bucket(bucket).identity
+
+
+def test_a_reader_makes_no_store(s3: S3Server, bucket: str) -> None:
+    """Not to be created, one that is not there is refused, with its URL, and still not there."""
+    url = f"s3://{bucket}/typo"
+    with pytest.raises(store.ConfigError, match=f"no store at {url}"):
+        store.open_url(url, create=False)
+    assert list(s3.keys(bucket)) == []
+    store.open_url(url).put(REF, b"data", b"m")
+    assert store.open_url(url, create=False).get(REF) == (b"data", b"m")

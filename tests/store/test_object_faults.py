@@ -184,7 +184,7 @@ def operations(opened: ObjectStore) -> list[Callable[[], Any]]:
 
 @pytest.mark.parametrize("fault", OUTAGES, ids=range(len(OUTAGES)))
 def test_an_outage_is_unavailable(bucket: str, proxy: Proxy, fault: Fault) -> None:
-    """While requests fail every operation is `Unavailable`, with a mend and without secrets."""
+    """While requests fail every operation is `Unavailable`, with a fix and without secrets."""
     opened = open_bucket(bucket)
     opened.put(REF, b"data", b"m")
     hasty = open_bucket(bucket)
@@ -239,7 +239,7 @@ def test_no_credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_slow_transfer_is_waited_for(bucket: str, proxy: Proxy) -> None:
-    """What counts is progress: an answer may take longer than the time-out if it goes on."""
+    """What counts is progress: an answer may take longer than the time-out if it continues."""
     opened = open_bucket(bucket, timeout_s=2.0)
     opened.put(REF, BIG, b"m")
     opened.put("small", b"data", b"m" * 70_000)
@@ -251,7 +251,7 @@ def test_a_slow_transfer_is_waited_for(bucket: str, proxy: Proxy) -> None:
     assert proxy.seen() == 3, "it was begun anew"
 
 
-# Reading goes on where it broke.
+# Reading continues where it broke.
 
 
 def test_a_cut_body_is_taken_up(opened: ObjectStore, proxy: Proxy) -> None:
@@ -263,7 +263,7 @@ def test_a_cut_body_is_taken_up(opened: ObjectStore, proxy: Proxy) -> None:
 
 
 def test_a_stalled_body_is_taken_up(bucket: str, proxy: Proxy) -> None:
-    """An answer that stops in the middle, for longer than the time allowed, goes on anew."""
+    """An answer that stops in the middle, for longer than the time allowed, continues anew."""
     opened = open_bucket(bucket, timeout_s=0.5)
     opened.put(REF, BIG, b"m")
     proxy.plan("GET", "/objects/", silent_after(1_000_000), times=2)
@@ -313,7 +313,7 @@ def test_a_listing_that_breaks_off_goes_on(opened: ObjectStore, proxy: Proxy) ->
 
 
 def test_a_long_listing(opened: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing of many pages, of which some break off, goes on where it was."""
+    """A listing of many pages, of which some break off, continues where it was."""
     monkeypatch.setattr("store.object.client._PAGE_KEYS", 2)
     refs = [f"a/{i}" for i in range(7)]
     for ref in refs:

@@ -67,7 +67,7 @@ def test_file_url_is_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "fix"),
     [
         ("file://var/lib", "file:///var/lib"),
         ("file://localhost/var", "file:///"),
@@ -83,9 +83,9 @@ def test_file_url_is_decoded(tmp_path: Path) -> None:
         ("nothing://there", "known are .*file.*memory"),
     ],
 )
-def test_wrong_urls_say_the_mend(url: str, mend: str) -> None:
+def test_wrong_urls_say_the_fix(url: str, fix: str) -> None:
     """A URL that names no store is a `ConfigError` that says what to write."""
-    with pytest.raises(store.ConfigError, match=mend):
+    with pytest.raises(store.ConfigError, match=fix):
         store.open_url(url)
 
 

@@ -112,7 +112,7 @@ def test_damaged_object_is_moved_aside(files: FileStore, root: Path) -> None:
 
 
 def test_strange_files_are_told(files: FileStore, root: Path) -> None:
-    """Links, foreign files and records in another's place are damage; the walk goes on."""
+    """Links, foreign files and records in another's place are damage; the walk continues."""
     files.put("a", b"1", b"m")
     files.put("z", b"2", b"m")
     (root / "refs/link").symlink_to("/")
@@ -226,7 +226,7 @@ def test_a_put_between_its_object_and_its_record(
     files.put("a", b"new", b"m")
     busy = FileStore(files._root, timeout_s=0.05)
     freshened, marked = threading.Event(), threading.Event()
-    real_put, real_mark = files._put_record, store.file.upkeep._spare_named
+    real_put, real_mark = files._names.put_record, store.file.upkeep._spare_named
 
     def put_late(*args: Any) -> None:
         freshened.set()
@@ -238,7 +238,7 @@ def test_a_put_between_its_object_and_its_record(
         marked.set()
         putting.result()
 
-    monkeypatch.setattr(files, "_put_record", put_late)
+    monkeypatch.setattr(files._names, "put_record", put_late)
     monkeypatch.setattr(store.file.upkeep, "_spare_named", mark)
     with ThreadPoolExecutor(1) as pool:
         putting = pool.submit(files.put, "b", BIG, b"m")

@@ -5,10 +5,17 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.topology.harness import until, watched
 from tests.topology.load import at_work
+
+REPLICAS: Final = 2
+"""All that there are: any that is promoted has what was accepted.
+
+Sentinel chooses by what each replica's INFO said up to a second ago, so with WAIT for one of two
+it may promote the one that lacks that second (so it was seen on Redis 6.2, 119 events).
+"""
 
 
 def run(directory: Path, failovers: int, seed: int) -> dict[str, Any]:
@@ -16,15 +23,15 @@ def run(directory: Path, failovers: int, seed: int) -> dict[str, Any]:
     choose = random.Random(seed)
     began = time.monotonic()
     with watched(directory) as fleet:
-        with at_work(fleet.url, directory, replicas=1) as work:
+        with at_work(fleet.url, directory, replicas=REPLICAS) as work:
             for _ in range(failovers):
                 frozen = choose.random() < 0.3
                 gone = fleet.fail_over(frozen=frozen)
                 if frozen and choose.random() < 0.5:
-                    work.goes_on()  # the old master wakes up late
+                    work.waits()  # the old master wakes up late
                 gone.thaw() if frozen else fleet.bring_back(gone)
                 work.goes_on()
-                until(lambda: fleet.whole(2), "the replicas are in step again")
+                until(lambda: fleet.whole(REPLICAS), "the replicas are in step again")
         return {
             "failovers": failovers, "seed": seed, "accepted": len(work.producer.accepted),
             "applied": len(work.controller.applied), "seen_again": work.controller.seen_again,

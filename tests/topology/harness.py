@@ -20,7 +20,7 @@ from tests import servers
 MASTER: Final = "fleet"
 DOWN_AFTER_MS: Final = 1000
 """Four pings: with fewer the Sentinels of a busy machine take a master away that is well."""
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 60.0
 
 
 def until(holds: Callable[[], object], what: str) -> Any:
@@ -76,7 +76,7 @@ class Node:
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on, as if no time had passed."""
+        """Let it continue, as if no time had passed."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:

@@ -19,9 +19,10 @@ import redis
 import store
 from sidecar.errors import Unreachable
 from sidecar.feed import Feed, FeedGap
-from sidecar.notification import Notification
 from sidecar.redis.client import Side, connect
+from sidecar.wire.notification import Notification
 from tests.faults import outside
+from tests.servers import stores
 from tests.topology.harness import until
 
 TENANTS: Final = 5
@@ -152,9 +153,17 @@ class Work:
     def goes_on(self) -> None:
         """Wait until what is accepted from now on is applied, too."""
         accepted = len(self.producer.accepted)
-        until(lambda: len(self.producer.accepted) > accepted + 5, "the producer goes on")
+        until(lambda: len(self.producer.accepted) > accepted + 5, "the producer continues")
         newest = self.producer.accepted[-1]
         until(lambda: newest in self.controller.applied, "what was accepted is applied")
+
+    def waits(self) -> None:
+        """Wait until the worker says from now on that it waits."""
+        said = self._said_waiting()
+        until(lambda: self._said_waiting() > said, "the worker waits")
+
+    def _said_waiting(self) -> int:
+        return sum('"waiting"' in line for line in self.log())
 
     def log(self) -> list[str]:
         """Return the lines of the worker's log."""
@@ -192,7 +201,7 @@ def at_work(url: str, directory: Path, *, replicas: int) -> Iterator[Work]:
     with ExitStack() as stack:
         log = stack.enter_context((directory / "worker.log").open("wb"))
         worker = subprocess.Popen(
-            [sys.executable, "-m", "sidecar", "run", "--data-dir", str(directory), "--lease", "1",
+            [sys.executable, "-m", "sidecar", "run", *stores(directory), "--lease", "1",
              "--wait-replicas", str(replicas)],
             env={**os.environ, "SIDECAR_REDIS": url}, stdout=log, stderr=log,
         )  # fmt: skip

@@ -71,8 +71,11 @@ def test_all_commands_work_on_a_cluster(three: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_dead_letter_stream_in_another_slot_is_refused(three: Cluster, tmp_path: Path) -> None:
-    """On a Cluster the worker and the commands refuse it, with exit code 2 and the mend."""
+    """On a Cluster the worker and the commands refuse it, with exit code 2 and the fix."""
     sidecar = Cli(three.url, tmp_path, mock.Mock())
+    sidecar.lay_out()
+    with closing(connect(three.url, key="{control:notifications}:fleet")) as client:
+        client.delete("{control:notifications}:fleet")  # another test's store
     for run, *command in (
         (sidecar.process, "run", "--drain"), (sidecar, "status"), (sidecar, "audit"),
         (sidecar, "dead", "ls"),
@@ -103,7 +106,7 @@ def test_a_node_named_alone_is_refused_with_the_url_to_write(
 
 
 def test_the_nodes_learnt_on_the_way_outlive_those_in_the_url(tmp_path: Path) -> None:
-    """With the only node of the URL dead, a client that knew the others goes on."""
+    """With the only node of the URL dead, a client that knew the others continues."""
     with cluster(tmp_path, replicas=True) as nodes:
         named = nodes.masters[0]
         url = f"redis+cluster://127.0.0.1:{named.port}"

@@ -80,7 +80,7 @@ def test_a_server_emptied_between_two_workers_does_not_count_from_the_start(rig:
 def test_a_server_that_comes_back_without_its_files_is_filled_again(
     rig: Rig, nodes: tuple[Node, Node]
 ) -> None:
-    """The process dies and its disk with it: the worker goes on with the empty one."""
+    """The process dies and its disk with it: the worker continues with the empty one."""
     node, sent = nodes[0], Sent(rig)
     with rig.relay() as run:
         sent.run("a")
@@ -124,7 +124,7 @@ def test_either_of_two_servers_may_go_away(rig: Rig, nodes: tuple[Node, Node], w
         nodes[which].start()
         if not which:
             emit(rig, "b")
-        eventually(lambda: run.observer.state_now == "active", "it goes on")
+        eventually(lambda: run.observer.state_now == "active", "it continues")
         ids = [f"{name}{number}" for name in "ab" for number in range(20)]
         until(lambda: rig_notes.published() == ids, "all are published, once, in order")
         eventually(lambda: rig.pending() == 0, "all are acknowledged")

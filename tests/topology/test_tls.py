@@ -60,18 +60,18 @@ def test_all_commands_work_over_tls(secure: Secure, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "host", "mend"),
+    ("query", "host", "fix"),
     [
         ("", "127.0.0.1", r"ssl_ca_certs=/path/ca\.pem"),
         ("{ca}", "localhost", "the host as the certificate has it"),
     ],
 )
-def test_a_certificate_that_does_not_verify_is_told_with_its_mend(
-    secure: Secure, query: str, host: str, mend: str
+def test_a_certificate_that_does_not_verify_is_told_with_its_fix(
+    secure: Secure, query: str, host: str, fix: str
 ) -> None:
-    """Unknown authority, wrong host: to wait would be no mend, so exit code 2."""
+    """Unknown authority, wrong host: to wait would be no fix, so exit code 2."""
     url = secure.url(query.format(ca=secure.trusting), host=host)
-    with closing(connect(url)) as client, pytest.raises(UsageError, match=mend), translated(url):
+    with closing(connect(url)) as client, pytest.raises(UsageError, match=fix), translated(url):
         client.ping()
 
 

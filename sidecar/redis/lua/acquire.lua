@@ -6,7 +6,10 @@
 --          owners in a row that went without settling or giving it back }
 local owner = redis.call('GET', KEYS[2])
 if owner and owner ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[2]), 0} end
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+-- Deletions come first, so that this may run where no memory is left (decision 0021).
+redis.call('DEL', KEYS[2])
+local yielded = redis.call('HDEL', KEYS[3], 'yielded') == 1  -- then nobody's tenure is counted
+if yielded or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[1])
   redis.call('HINCRBY', KEYS[3], 'unclean', 1)
 end

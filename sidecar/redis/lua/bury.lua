@@ -18,6 +18,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return -1 end
 
 local function note_low()
+  -- A deletion first, so that it may be noted where no memory is left (decision 0021).
+  redis.call('HDEL', KEYS[2], ARGV[10] == '1' and 'dead_in_a_row' or '')
   if ARGV[9] == '' or redis.call('GET', KEYS[3]) == ARGV[9] then
     redis.call('SET', KEYS[3], ARGV[2])
   end
@@ -35,13 +37,17 @@ if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then
   note_low()
   return -3
 end
--- The letter first: should it fail, the script ends, and the origin is not marked.
-redis.call('XADD', KEYS[4], '*', unpack(ARGV, 13))
+-- The mark first: without memory, or the right to write it, nothing was done. Should the letter fail,
+-- its origin is not marked, or its event would be gone.
 redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)
+local added = redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, 13))
+if type(added) == 'table' and added.err then
+  redis.call('HDEL', KEYS[6], ARGV[6])
+  return added
+end
 redis.call('EXPIRE', KEYS[6], ARGV[3])
 note_low()
 
-if ARGV[10] == '1' then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
 local limit = tonumber(ARGV[4])
 if limit == 0 or redis.call('HINCRBY', KEYS[2], 'dead_in_a_row', 1) < limit then return 1 end
 redis.call('HSET', KEYS[2], 'reason', ARGV[7], 'since', ARGV[8], 'by', 'sidecar')

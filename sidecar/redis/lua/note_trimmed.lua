@@ -1,11 +1,13 @@
--- Remember how far a stream has been trimmed, or is about to be. It never moves back.
+-- Remember how far a stream has been trimmed, or is about to be. It never moves back;
+-- garbage gives way, for what goes now lies above all that went before.
 --
 -- KEYS  1 trimmed
 -- ARGV  1 the stream   2 the highest entry ID that goes, its milliseconds   3 its sequence
 -- Answer  1
 local ms, seq = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '0-0', '^(%d+)-(%d+)$')
 local function less(a, b) return #a < #b or (#a == #b and a < b) end
-if less(ms, ARGV[2]) or (ms == ARGV[2] and less(seq, ARGV[3])) then
+if not ms or #ms > 20 or #seq > 20 or less(ms, ARGV[2]) or (ms == ARGV[2] and less(seq, ARGV[3])) then
+  redis.call('HDEL', KEYS[1], ARGV[1])  -- so that it may be noted where no memory is left
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '-' .. ARGV[3])
 end
 return 1

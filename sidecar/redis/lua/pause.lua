@@ -3,6 +3,7 @@
 -- KEYS  1 halt   2 the record of halts
 -- ARGV  1 reason   2 the time, RFC 3339   3 who   4 the control stream   5 records to keep
 -- Answer { 1 halted now | 0 it was halted before, reason, since, by, why it is not on record }
+redis.call('HDEL', KEYS[1], '')  -- so that this may run where no memory is left (decision 0021)
 local now = redis.call('HSETNX', KEYS[1], 'reason', ARGV[1])
 local unrecorded = ''
 if now == 1 then

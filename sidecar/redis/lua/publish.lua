@@ -1,57 +1,113 @@
 -- Publish a run of events in order, under the fence, each event_id once.
 --
 -- KEYS  1 fence   2 halt   3 low   4 notification stream
+--       5 its incarnations   6 trimmed   7 archived   8 readers
 --       then one for each event: its shard of the deduplication index
 -- ARGV  1 token   2 lowest entry unfinished after this run   3 highest control_version known
 --       4 seconds the index remembers
---       5 1: with this run a row of dead letters ends
+--       5 a row of dead letters ends when the n-th event or a later one is published, no duplicate
 --       then four for each event:
 --         14 bytes of event_id digest and 16 of content digest
 --         JSON up to the value of control_version; empty: known to be published, only look
 --         origin
 --         traceparent, or empty
--- Answer { state, highest control_version, result, ... }
+-- Answer { state, highest control_version, the stream's last ID before this run, result, ... }
 --   state   1 done   0 the fence is another's   -1 halted
 --   result  n published as n   -n duplicate of n   0 published before with other content
 --           1 was said to be known, but the index has forgotten it; the rest is left undone
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0} end
-if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0} end
-redis.call('SET', KEYS[1], ARGV[1])  -- so that WAIT has something to wait for, whatever comes
+--   Fewer results: there is no memory for what comes next. An error, if for the first.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, ''} end
+if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0, ''} end
+local kept = redis.pcall('SET', KEYS[1], ARGV[1])  -- so that WAIT has something to wait for
+local full = kept.err ~= nil
+if full then  -- what is published already can be told (decision 0021)
+  redis.call('HDEL', KEYS[2], '')
+  redis.call('SET', KEYS[1], ARGV[1])
+end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local clock = math.max(now - 1, tonumber(ARGV[3]))
+local last_id, last = '0-0', 0
 if redis.call('EXISTS', KEYS[4]) == 1 then
   local info = redis.call('XINFO', 'STREAM', KEYS[4])
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then
-      local ms, seq = string.match(info[i + 1], '^(%d+)-(%d+)$')
-      clock = math.max(clock, ms * 1000 + math.min(tonumber(seq), 999))
+      last_id = info[i + 1]
+      local ms, seq = string.match(last_id, '^(%d+)-(%d+)$')
+      last = ms * 1000 + math.min(tonumber(seq), 999)
+      clock = math.max(clock, last)
     end
   end
 end
 
--- Drop from a shard what is older than the window. Seldom called: a shard that is not written
--- any more expires as a whole.
-local function prune(shard)
-  local remembered = redis.call('HGETALL', shard)
-  for i = 1, #remembered, 2 do
-    local stamp = tonumber(string.sub(remembered[i + 1], 17))
-    if stamp and now - stamp > ARGV[4] * 1000000 then
-      redis.call('HDEL', shard, remembered[i])
-    end
+-- What the stream's incarnation is noted to be, and on which server this is. `goes_on` when it is
+-- still the one that was published into last: on the same server, with nothing lost of what was
+-- noted. A server that takes over, or starts again, has another replication ID.
+local function incarnation()
+  local info = redis.pcall('INFO', 'replication')
+  local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
+  local noted = redis.pcall('HMGET', KEYS[5], 'server', 'last', 'list')
+  if noted.err then
+    redis.call('DEL', KEYS[5])
+    noted = {}
   end
+  local known = string.match(noted[2] or '', '^%d+%-%d+$')
+  return {
+    server = server, known = known, list = string.match(noted[3] or '', '^.*\n') or '',
+    goes_on = known and noted[1] == server
+      and (known == last_id or #redis.call('XRANGE', KEYS[4], known, known) > 0),
+  }
+end
+
+-- The highest control_version that someone is known to have been given, whatever the stream has
+-- lost. Of a reader it is believed within a day of this clock: what it says is not of the worker's
+-- own writing, and would stay for ever.
+local function given(known)
+  local ms, seq = string.match(known or '0-0', '^(%d+)-(%d+)$')
+  local highest = ms * 1000 + math.min(tonumber(seq), 999)
+  local readers = redis.pcall('HGETALL', KEYS[8])
+  for i = 2, readers.err and 0 or #readers, 2 do
+    local passed = tonumber(string.match(readers[i], '^%d+') or 0)
+    if passed <= now + 86400000000 then highest = math.max(highest, passed) end
+  end
+  return highest
+end
+
+-- Begin a new incarnation with the control_version `first`.
+local function incarnate(found, first)
+  local list = found.list
+  if last == 0 then  -- made anew: what was noted of the stream before is not true of this one
+    list = ''
+    redis.pcall('HDEL', KEYS[6], KEYS[4])
+    redis.pcall('HDEL', KEYS[7], KEYS[4])
+  end
+  local id = string.sub(redis.sha1hex(ARGV[1] .. first), 1, 16)
+  list = list .. string.format('%s %.0f %s\n', id, last, first)
+  if select(2, string.gsub(list, '\n', '')) > 64 then  -- the two oldest become one
+    list = string.gsub(list, '^%S+ (%S+) %S+\n(%S+) %S+ (%S+)\n', '%2 %1 %3\n', 1)
+  end
+  redis.call('HSET', KEYS[5], 'server', found.server, 'last', last_id, 'list', list)
 end
 
 local call, sub, format = redis.call, string.sub, string.format
-local answer, published, complete = {1, 0}, false, true
-local arg = 6
-for key = 5, #KEYS do
+local answer, published, row_ends, complete = {1, 0, last_id}, false, false, true
+local first_to_end = 8 + tonumber(ARGV[5])
+local arg, found = 6, nil
+for key = 9, #KEYS do
   local shard, id, content = KEYS[key], sub(ARGV[arg], 1, 14), sub(ARGV[arg], 15)
   local json, origin, traceparent = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
-  local stamp = format('%.0f', clock + 1)
   local result = 1
-  if json ~= '' and call('HSETNX', shard, id, content .. stamp) == 1 then
+  if json ~= '' and not full and not found then
+    found = incarnation()
+    if not found.goes_on then clock = math.max(clock, given(found.known)) end
+  end
+  local stamp = format('%.0f', clock + 1)
+  if json ~= '' and found and not found.goes_on and call('HEXISTS', shard, id) == 0 then
+    incarnate(found, stamp)  -- it may be refused: so before the event is remembered
+    found.goes_on = true
+  end
+  if json ~= '' and not full and call('HSETNX', shard, id, content .. stamp) == 1 then
     clock = clock + 1
     local entry = format('%.0f-%.0f', math.floor(clock / 1000), clock % 1000)
     local added
@@ -63,13 +119,18 @@ for key = 5, #KEYS do
     end
     if type(added) == 'table' and added.err then
       call('HDEL', shard, id)  -- not published, so not remembered
+      if published then call('HSET', KEYS[5], 'last', last_id) end
       return added
     end
     call('EXPIRE', shard, ARGV[4])
-    if clock % 256 == 0 then prune(shard) end
-    result, published = clock, true
+    result, published, last_id = clock, true, entry
+    row_ends = row_ends or key >= first_to_end
   else
     local known = call('HGET', shard, id)
+    if not known and json ~= '' then  -- there is no memory to publish it
+      complete = false
+      break
+    end
     if known then
       local first = tonumber(sub(known, 17))
       if not first then
@@ -85,7 +146,9 @@ for key = 5, #KEYS do
   if result == 1 then break end
 end
 
+if full and #answer == 3 and #KEYS > 8 then return kept end
 answer[2] = clock
+if published then call('HSET', KEYS[5], 'last', last_id) end
 if complete then redis.call('SET', KEYS[3], ARGV[2]) end
-if published and ARGV[5] == '1' then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
+if row_ends then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
 return answer

@@ -2,7 +2,7 @@
 // Everything that comes out of an event goes through textContent, and `visible`: it is data.
 const $ = (id) => document.getElementById(id);
 const MARKS = { published: "●", duplicate: "◌", dead: "✕", redriven: "↻", waiting: "▲", unknown: "?" };
-const SAID = { published: "published", duplicate: "a repeat", dead: "dead", redriven: "put back", waiting: "waits", unknown: "end unknown" };
+const SAID = { published: "published", duplicate: "a repeat", dead: "dead", redriven: "redriven", waiting: "waits", unknown: "end unknown" };
 const visible = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]/gu,
   (c) => "\\u{" + c.codePointAt(0).toString(16) + "}");
 const clock = (us) => us ? new Date(us / 1000).toISOString().replace("T", " ") : "–";
@@ -151,7 +151,7 @@ function start(data) {
     c.save();
     c.beginPath(); c.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height); c.clip();
     c.fillStyle = colour("quiet");
-    for (const one of [...data.quiet, ...data.halts]) {  // when nothing went on
+    for (const one of [...data.quiet, ...data.halts]) {  // when nothing continued
       const left = plot.valToPos(one.from_us / 1e6, "x", true), right = plot.valToPos(one.to_us / 1e6, "x", true);
       c.fillRect(left, plot.bbox.top, right - left, plot.bbox.height);
     }
@@ -353,10 +353,10 @@ function start(data) {
     const stream = text("origin", i).slice(0, text("origin", i).lastIndexOf("/"));
     if (ended || end(i) === "waiting") for (const halt of halted({ from_us: began, to_us: ended || Infinity })) if (halt.stream === stream) hop("halt", Math.max(halt.from_us, began), [halt.said], began, true);
     if (text("ref", i)) hop("artifact", 0, [text("ref", i), text("checksum", i), text("put", i) && `${text("put", i)} in the fleet's store`], 0, Boolean(text("put", i)) && text("put", i) !== "there" && end(i) === "published");
-    const over = data.overtaken[i], mend = over ? data.prevent[text("reason", i)] : text("mend", i);
-    const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "put back", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];
-    hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), mend && "Mend: " + mend], began, ["dead", "unknown"].includes(end(i)));
-    if (over) hop("overtaken", over.at_us, [overtaker(over), "Mend: " + data.leave_it], ended, true);
+    const over = data.overtaken[i], fix = over ? data.prevent[text("reason", i)] : text("fix", i);
+    const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "redriven", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];
+    hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), fix && "Fix: " + fix], began, ["dead", "unknown"].includes(end(i)));
+    if (over) hop("overtaken", over.at_us, [overtaker(over), "Fix: " + data.leave_it], ended, true);
     put($("hops"), ...hops);
     const alike = (...names) => text(names[0], i) ? order.filter((other) => names.every((name) => columns[name][other] === columns[name][i])) : [];
     related($("versions"), alike("ref"), i, "It names no artifact.", changed);

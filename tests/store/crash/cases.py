@@ -45,6 +45,7 @@ class Race:
     first: Step
     second: Step
     before: tuple[Step, ...] = ()
+    planted: Callable[[Path, Expected], None] | None = None
     below: str = ""
 
 
@@ -73,6 +74,16 @@ def stream(ref: str, data: bytes, *, by_kernel: bool = False) -> Step:
         return ()
 
     return Step(act, ((ref, Artifact(data, b"m")),))
+
+
+def tell() -> Step:
+    """Return the question which store it is."""
+
+    def act(files: FileStore) -> Iterable[str]:
+        assert files.identity
+        return ()
+
+    return Step(act)
 
 
 def quarantine(files: FileStore) -> Iterable[str]:
@@ -131,6 +142,11 @@ def _remove_directories(root: Path, expected: Expected) -> None:
     expected.acknowledged.clear()
 
 
+def _remove_identity(root: Path, _expected: Expected) -> None:
+    """As a store was before there were any."""
+    (root / "IDENTITY").unlink()
+
+
 def _remove_objects(root: Path, expected: Expected) -> None:
     shutil.rmtree(root / "objects/sha256")
     expected.damage(REF, Artifact(BIG, b"m"))
@@ -168,6 +184,8 @@ CASES = {
     "removed directories": Case((_V1,), (_V1,), _remove_directories),
     "removed objects": Case((put(REF, BIG),), (put(REF, BIG),), _remove_objects),
     "new root": Case((put(REF, b"1"), put(REF, BIG)), below="deep/er"),
+    "identity of a new root": Case((tell(), put(REF, b"1")), below="deep/er"),
+    "identity of an older store": Case((tell(),), planted=_remove_identity),
     "quarantine record": Case((Step(quarantine),), (_V1, _V2), _spoil_record_for_study),
     "quarantine object": Case(
         (Step(quarantine),), (put("one", BIG), put("two", BIG)), _spoil_object
@@ -206,6 +224,8 @@ RACES = {
     "same object": Race(put("one", BIG), put("two", BIG)),
     "same large ref": Race(put(REF, BIG), put(REF, BIG)),
     "new root": Race(put("one", b"1"), put("two", b"2"), below="deep/er"),
+    "identity of a new root": Race(tell(), tell(), below="deep/er"),
+    "identity of an older store": Race(tell(), tell(), planted=_remove_identity),
     "collect during a large Put": Race(put(REF, BIG), Step(collect), (put("x", b"1"),)),
     "collect during an overwrite": Race(
         put(REF, b"2"), Step(collect, removes=((REF, Artifact(b"1", b"m")),)), (_V1,)

@@ -43,13 +43,15 @@ class Seen(NamedTuple):
     made: tuple[str, ...]
     outcomes: dict[str, Outcome]
     gone: set[Held]
+    identity: str | None
+    """What the store said it is, if it was asked."""
 
 
 def see(files: FileStore, step: Step, made: Iterable[str]) -> Seen:
     """Look at what `step` did."""
     outcomes = {ref: outcome(files, ref) for ref, _ in step.puts}
     gone = {held for held in step.removes if outcome(files, *held) == "absent"}
-    return Seen(tuple(made), outcomes, gone)
+    return Seen(tuple(made), outcomes, gone, files._identity)
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Expected:
     damaged: set[Held] = field(default_factory=set)
     evidence: tuple[bytes, ...] = ()
     kept: set[str] = field(default_factory=set)
+    identity: str | None = None
     _begun: list[Step] = field(default_factory=list)
     _failed: list[Step] = field(default_factory=list)
     _positions: dict[str, Position] = field(default_factory=dict)
@@ -91,6 +94,7 @@ class Expected:
         if seen:
             self.kept |= set(seen.made)
             self.gone |= seen.gone
+            self._told(seen.identity)
             self.acknowledged |= set(step.removes) - seen.gone
         for ref, pair in step.puts:
             now = self._after(step, ref, pair) if seen is None else {seen.outcomes[ref]}
@@ -101,6 +105,11 @@ class Expected:
             self.current[ref] = now | self._under_way(ref)
             self.acknowledged.add((ref, pair))
             self.damaged.discard((ref, pair))
+
+    def _told(self, identity: str | None) -> None:
+        if self.identity and identity and identity != self.identity:
+            raise Lost(f"the store {self.identity} says that it is {identity}")
+        self.identity = self.identity or identity
 
     def _after(self, step: Step, ref: str, pair: Artifact) -> set[Outcome]:
         """Return where a Put that was not watched left the ref."""
@@ -143,6 +152,7 @@ class Expected:
             frozenset(self.gone),
             frozenset(self.damaged),
             frozenset(self.kept),
+            self.identity,
             tuple(map(id, self._begun)),
             tuple(map(id, self._failed)),
         )
@@ -157,6 +167,8 @@ class Expected:
         """
         self._check_files(root)
         files = FileStore(str(root))
+        if self.identity and files.identity != self.identity:
+            raise Lost(f"the store {self.identity} is {files.identity} now")
         found = {ref: outcome(files, ref) for ref in self.current}
         for ref, allowed in self.current.items():
             if found[ref] not in allowed:

@@ -38,7 +38,7 @@ SEQUENCE = (
     put("p", b"overtaken", position=(1, 0)),
     put("p", b"3", position=(3, 0)),
     COPY,
-    stream("a/large", BIGGER + b"poured"),
+    stream("a/large", BIGGER + b"copied"),
     put("a/one", b"1"),
     put("a/one", b"1"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+import store.file.root
 import store.file.tree
 import store.posix
 import store.record
@@ -179,7 +181,9 @@ def _recorded(
 ) -> Iterator[tuple[Story, Recorder]]:
     log: list[Operation | Begin | Done] = []
     recorder = Recorder(str(top), str(root), log.append)
+    identities = (b"%032x\n" % number for number in itertools.count())
     with patch.context() as recording:
+        recording.setattr(store.file.root, "_new_identity", lambda: next(identities))
         recorder.install(recording)
         yield Story(recorder.disk, expected, log), recorder
     recorder.check(log)
@@ -212,6 +216,8 @@ def tell_race(
     expected = Expected()
     top.mkdir()
     first = _opened(root, race, expected)
+    if race.planted:
+        race.planted(root, expected)
     with _recorded(top, root, expected, patch) as (story, recorder):
         recorder.before = turn = Turn(stop_before)
         failed: list[BaseException] = []

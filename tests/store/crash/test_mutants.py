@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from store import posix
-from store.file import FileStore, backend, pouring, root, tree, upkeep
+from store.file import FileStore, backend, copying, names, root, tree, upkeep
+from store.file.names import Names
 from store.file.tree import Tree
 from store.posix import Root
 from tests.store.crash.judge import Lost
@@ -45,13 +46,16 @@ def without(owner: type | ModuleType, function: str, flushed: str, caught_by: st
 
 NO_FLUSH = {
     "of a record": without(Tree, "write", "fd", "case: overwrite"),
-    "of an object": without(pouring, "pour", "fd", "case: large"),
-    "of an object's name": without(FileStore, "_name_object", "directory_fd", "case: large"),
-    "of a record's names": without(FileStore, "_put_record", "directory_fd", "case: overwrite"),
+    "of an object": without(copying, "copy", "fd", "case: large"),
+    "of an object's name": without(Names, "name_object", "directory_fd", "case: large"),
+    "of a record's names": without(Names, "put_record", "directory_fd", "case: overwrite"),
     "of a new directory's name": without(Root, "_settle", "parent_fd", "case: new ref"),
     "of the way to a root": without(Root, "_settle_root", "fd", "case: new root"),
-    "of the format file": without(root, "_create", "fd", "case: new root"),
-    "of a root's directories": without(root, "_create", "root_fd", "case: new root"),
+    "of the format file": without(root, "_create_file", "fd", "case: new root"),
+    "of a root's directories": without(root, "_create_file", "root_fd", "case: new root"),
+    "of an identity's name": without(
+        root, "identity", "root_fd", "case: identity of an older store"
+    ),
     "of a damaged record's new name": without(
         upkeep, "_quarantine_record", "quarantine_fd", "case: quarantine record"
     ),
@@ -78,10 +82,10 @@ _INDENTED = ("\n        os.fsync(directory_fd)", "\n            os.fsync(directo
 
 OTHERS = {
     "own record flushed, another's not": Mutant(
-        "race: same new ref", (Change(FileStore, "_put_record", *_INDENTED),)
+        "race: same new ref", (Change(Names, "put_record", *_INDENTED),)
     ),
     "own object flushed, another's not": Mutant(
-        "race: same object", (Change(FileStore, "_name_object", *_INDENTED),)
+        "race: same object", (Change(Names, "name_object", *_INDENTED),)
     ),
     "own directory flushed, another's not": Mutant(
         "race: new directories",
@@ -100,20 +104,32 @@ OTHERS = {
             ),
         ),
     ),
+    "own identity flushed, another's not": Mutant(
+        "race: identity of an older store",
+        (
+            Change(root, "identity", "found = _read_identity(root_fd)\n    if found is None:",
+                   "found = there = _read_identity(root_fd)\n    if found is None:"),
+            Change(root, "identity", "os.fsync(root_fd)", "there or os.fsync(root_fd)"),
+        ),
+    ),
+    "an identity told before its root is there": Mutant(
+        "case: identity of a new root",
+        (Change(Tree, "store_identity", "self._settle_root()", "pass"),),
+    ),
     "record before its object": Mutant(
         "case: large",
         (
-            Change(FileStore, "_put_large", "self._name_object(temporary, digest)", "pass"),
+            Change(FileStore, "_put_large", "self._names.name_object(temporary, digest)", "pass"),
             Change(
                 FileStore, "_put_large", "    return found",
-                "            self._name_object(temporary, digest)\n    return found",
+                "            self._names.name_object(temporary, digest)\n    return found",
             ),
         ),
     ),
     "object named before it is flushed": Mutant(
         "case: large",
         (
-            Change(pouring, "pour", "os.fsync(fd)", "pass"),
+            Change(copying, "copy", "os.fsync(fd)", "pass"),
             Change(
                 FileStore, "_put_large", "    return found",
                 "            os.fsync(fd)\n    return found",
@@ -124,7 +140,7 @@ OTHERS = {
         "case: overwrite",
         (
             Change(
-                FileStore, "_point", "    try:",
+                Names, "_point", "    try:",
                 "    tree.rename(tree.twin(temporary), directory_fd, place.leaf)\n    try:",
             ),
         ),
@@ -133,7 +149,7 @@ OTHERS = {
         "case: overwrite",
         (
             Change(
-                FileStore, "_point",
+                Names, "_point",
                 "os.link(temporary, version, src_dir_fd=tree.tmp_fd, dst_dir_fd=directory_fd)",
                 "pass",
             ),
@@ -141,13 +157,17 @@ OTHERS = {
     ),
     "version left without its name": Mutant(
         "twice: overwrite",
-        (Change(FileStore, "_point", "self._keep_current(directory_fd, place)", "pass"),),
+        (Change(Names, "_point", "self._keep_current(directory_fd, place)", "pass"),),
     ),
     "damaged version left": Mutant(
         "case: heal version",
         (
             Change(
-                FileStore, "_point", "tree.rename(twin, directory_fd, version)",
+                Names, "_point", "tree.rename(twin, directory_fd, version)",
+                "tree.discard(twin)",
+            ),
+            Change(
+                Names, "_heal_version", "tree.rename(twin, directory_fd, version)",
                 "tree.discard(twin)",
             ),
         ),
@@ -156,19 +176,19 @@ OTHERS = {
         "case: heal record",
         (
             Change(
-                FileStore, "_holds", "current.content[current.body_at :] == body", "True"
+                Names, "_holds", "current.content[current.body_at :] == body", "True"
             ),
         ),
     ),
     "version believed unread": Mutant(
         "case: heal version",
-        (Change(FileStore, "_holds", "current.inode == version.st_ino", "bool(version)"),),
+        (Change(Names, "_holds", "current.inode == version.st_ino", "bool(version)"),),
     ),
     "object believed unread": Mutant(
         "case: heal object",
         (
             Change(
-                FileStore, "_freshened",
+                Names, "_freshened",
                 "records.digest_of(self._tree, directory_fd, digest, path) == digest",
                 "os.stat(digest, dir_fd=directory_fd)",
             ),
@@ -176,13 +196,13 @@ OTHERS = {
     ),
     "positions not looked at": Mutant(
         "case: position overtaken",
-        (Change(FileStore, "_publish", "if record.position and", "if not record.position and"),),
+        (Change(Names, "_publish", "if not aim.moves:", "if False:"),),
     ),
     "no lock of records": Mutant(
         "race: positions",
         (
             Change(
-                FileStore, "_publish",
+                Names, "_publish",
                 "self._tree.locked(upkeep.lock_of_records(place.path))",
                 "contextlib.nullcontext()",
             ),
@@ -268,7 +288,7 @@ def test_flush_beyond_the_promise(name: str, memory: Path, monkeypatch: pytest.M
 def test_every_flush_has_its_mutant() -> None:
     """No flush of the backend is without a proof that it is needed, or is not."""
     there: Counter[str] = Counter()
-    for module in (backend, posix, pouring, root, tree, upkeep):
+    for module in (backend, names, posix, copying, root, tree, upkeep):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef):
                 there[node.name] += ast.unparse(node).count("os.fsync(")

@@ -18,7 +18,7 @@ from tests.store.crash.sequence import COPY, SEQUENCE
 
 FEW = 2
 """How many of each kind of call the normal tests try, spread over all that occur."""
-STORE = {"STORE", "refs", "objects", "locks", "quarantine", "tmp"}
+STORE = {"STORE", "IDENTITY", "refs", "objects", "locks", "quarantine", "tmp"}
 # Where a disk may be full.
 ALLOCATING = (
     "openat",

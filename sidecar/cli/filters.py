@@ -1,0 +1,51 @@
+"""Groups of options that say which events are wanted, and from when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sidecar.terminal.groups import option, wanted_if_given
+
+
+@dataclass(frozen=True)
+class Between:
+    """The options that say which window is looked at."""
+
+    since: str | None = option(
+        None,
+        "Begin after this control_version, or at this entry ID or time: milliseconds, RFC 3339, or"
+        " so long ago (15m, 2h, 7d). Default: the oldest there is.",
+        "POSITION",
+        callback=wanted_if_given,
+    )
+    until: str | None = option(
+        None, "End with this control_version, entry ID or time. Default: now.", "POSITION",
+        callback=wanted_if_given,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OfStack:
+    """The options that say whose events are wanted."""
+
+    tenant: str = option("", "Only this tenant's events.", callback=wanted_if_given)
+    stack: str = option("", "Only events of this stack.", callback=wanted_if_given)
+
+
+@dataclass(frozen=True)
+class OfRef:
+    """The option that says which artifacts are wanted."""
+
+    ref: str = option(
+        "", "Only events of this artifact_ref, or of one under it.", callback=wanted_if_given
+    )
+
+
+@dataclass(frozen=True)
+class _OfType(OfStack):
+    type_: str = option("", "Only events of this type.", callback=wanted_if_given)
+
+
+@dataclass(frozen=True)
+class Of(OfRef, _OfType):
+    """The options that say which events are wanted."""

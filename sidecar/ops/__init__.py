@@ -1,0 +1,1 @@
+"""What people do to a deployment: audit, repair, redrive, verify, collect."""

@@ -1,0 +1,504 @@
+"""The guarantees G1 to G4, judged from outside by what `evidence` reads; streams may be live.
+
+Each entry is judged by what waited, and by the ends that were read after. What still looks lost is
+judged once more in the same way, after a second reading of both. That two notifications are there,
+or in a wrong order, can only be told of what stays: streams only grow.
+
+The outbound streams are read whole, whatever the window. No bound would be sound: producers may
+give IDs of their own, whatever the time, and the two servers have two clocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sidecar.errors import Incomplete
+from sidecar.history.archive import ArchiveHistory
+from sidecar.ops.evidence import Evidence, event_of, origin_of
+from sidecar.ops.waiting import Window
+from sidecar.redis.client import Side, translated
+from sidecar.redis.forgotten import MAX_RECORDS, Forgotten, newest_records
+from sidecar.redis.keys import Keys
+from sidecar.redis.publisher import BURIED, origin_digest
+from sidecar.redis.source import Entry
+from sidecar.stores import explained
+from sidecar.wire.event import Event, Rejected, content_digest, decode
+from sidecar.wire.identity import identity_digest, identity_of
+from sidecar.wire.ids import FIRST, entry_id_of, id_of, id_pair, key_of
+from store import Capability, Corrupt, InvalidRef, NotFound, Pin, Store, capabilities, versioned
+
+CHUNK_BYTES: Final = 1 << 20
+_LOST: Final = "entry_lost"
+
+
+ENDS: Final = ("notification", "duplicate", "dead_letter", "waiting", "expired")
+"""How entries end."""
+GUARANTEES: Final = ("G1", "G2", "G3", "G4")
+
+
+class Culprit(NamedTuple):
+    """What breaks a guarantee."""
+
+    guarantee: str
+    problem: str
+    """lost, two_ends, no_entry, foreign, twice, out_of_order, overtaken, or artifact."""
+    stream: str
+    """The control stream; the notification stream for what has no legible origin."""
+    entry: str | None
+    notification: str | None
+    event_id: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to audit."""
+
+    keys: Sequence[Keys]
+    """One a control stream; they share the notification and the dead-letter stream."""
+    window: Window = field(default_factory=Window)
+    sample: int | None = None
+    """How many artifacts to read; None is all."""
+    seed: int = 0
+    dedup_window_s: float = 7 * 86400.0
+    archive: ArchiveHistory | None = None
+    """Where the window's part is that was trimmed."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What an audit has met so far."""
+
+    entries: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+    """Entries by how they ended: notification, duplicate, dead_letter, waiting, expired."""
+    notifications: int = 0
+    """Of entries in the window."""
+    artifacts: int = 0
+    size_bytes: int = 0
+    culprits: Counter[str] = field(default_factory=Counter)
+    covered: list[dict[str, str | bool | None]] = field(default_factory=list)
+    pending: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By control stream and consumer, the window's entries that are pending."""
+    forgotten: list[Forgotten] = field(default_factory=list)
+    """What Redis was found to have forgotten that may touch the window, newest first."""
+
+    @property
+    def may_miss(self) -> list[Forgotten]:
+        """Of that, what entries or notifications may be gone with: nobody can judge these."""
+        return [one for one in self.forgotten if one.loses_events]
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.notifications or self.culprits)
+
+    def to_json(
+        self, order: Order, repaired: Mapping[str, int] | None, *, complete: bool
+    ) -> dict[str, Any]:
+        """Return it for machines; `repaired` is how often which result came of a repair."""
+        return {
+            "entries": self.entries, **{f"{end}s": self.ends[end] for end in ENDS[:3]},
+            **{end: self.ends[end] for end in ENDS[3:]}, "artifacts": self.artifacts,
+            "size_bytes": self.size_bytes,
+            "sample_seed": None if order.sample is None else order.seed,
+            "covered": self.covered, "pending": self.pending,
+            "forgotten": [one.to_json() for one in self.forgotten],
+            "culprits": {name: self.culprits[name] for name in GUARANTEES},
+            **({"repair": dict(repaired)} if repaired is not None else {}), "complete": complete,
+        }  # fmt: skip
+
+
+class Audit:
+    """One audit. `run` it once; `found` tells how far it is."""
+
+    def __init__(
+        self, control: Side, notify: Side, fleet: Store, order: Order,
+        show: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self.found = Found()
+        self._control, self._notify = control, notify
+        self._fleet, self._order, self._show = fleet, order, show
+        self._db: sqlite3.Connection
+        self._evidence: Evidence
+
+    @property
+    def partly_expired(self) -> bool:
+        """Whether part of the window that was asked for was trimmed, here or of its ends.
+
+        Without --since the window is all there is, and that is there.
+        """
+        if self._order.window.since == FIRST:
+            return False
+        return bool(self.found.ends["expired"]) or any(one["trimmed"] for one in self.found.covered)
+
+    def check_whole(self) -> None:
+        """Raise `Incomplete` where a part of the window could not be judged."""
+        if forgotten := self.found.may_miss:
+            since = forgotten[0].noticed
+            raise Incomplete(
+                f"Redis forgot: {forgotten[0]}; --since {since} judges what came after"
+            )
+        if self.partly_expired:
+            raise Incomplete("the window is partly expired: what was trimmed could not be judged")
+
+    def run(self) -> Iterator[Culprit]:
+        """Yield each culprit. Raises `Unreachable` and `UsageError`."""
+        with (
+            tempfile.TemporaryDirectory(prefix="sidecar-audit-") as directory,
+            closing(sqlite3.connect(Path(directory) / "index", isolation_level=None)) as self._db,
+        ):
+            self._evidence = Evidence(
+                self._control, self._notify, self._order.keys, self._order.window, self._db,
+                self._order.archive, self._order.dedup_window_s,
+            )  # fmt: skip
+            for culprit in self._all():
+                self.found.culprits[culprit.guarantee] += 1
+                yield culprit
+
+    def _all(self) -> Iterator[Culprit]:
+        evidence = self._evidence
+        evidence.check()
+        evidence.waiting.read()
+        self.found.pending = evidence.waiting.by_consumer()
+        yield from self._read_ends()
+        for stream in evidence.keys:
+            self._judge_entries(stream)
+        evidence.waiting.read_again()
+        yield from self._read_ends()
+        yield from self._lost()
+        yield from self._two_ends()
+        yield from self._without_entry()
+        yield from self._unresolvable()
+        self.found.forgotten = self._forgotten()
+
+    def _forgotten(self) -> list[Forgotten]:
+        window = self._order.window
+        with translated(self._notify.url):
+            found = newest_records(self._notify.client, self._order.keys, MAX_RECORDS)
+        return [one for one in found if one.touches(window.since, window.until)]
+
+    def _read_ends(self) -> Iterator[Culprit]:
+        self._evidence.read_letters()
+        for page in self._evidence.notifications():
+            for entry in page:
+                yield from self._notification(entry)
+            self._show(f"{self.found.notifications:,} notifications read")
+
+    def _notification(self, entry: Entry) -> Iterator[Culprit]:
+        stream, entry_id = origin_of(entry.fields)
+        try:
+            event, body = decode(entry.fields)
+        except Rejected as error:
+            yield self._foreign(entry, str(error))
+            return
+        if not entry_id:
+            yield self._foreign(entry, "its origin is no entry of a stream")
+            return
+        judged = self._evidence.judges(stream, entry_id)
+        yield from self._twice(entry, event, body, stream, entry_id, judged=judged)
+        self._evidence.note_order(entry, event.tenant_id)
+        if not judged:
+            return
+        self._evidence.note_end(entry.fields, "notification", entry.id, "", event.event_id)
+        self.found.notifications += 1
+        yield from self._out_of_order(entry, event, stream, entry_id)
+        if event.artifact_ref and self._evidence.is_in_redis(entry.id):
+            self._db.execute(
+                "INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?, ?)",
+                (event.artifact_ref, event.checksum, event.manifest_checksum, entry.id,
+                 event.event_id),
+            )  # fmt: skip
+
+    def _foreign(self, entry: Entry, why: str) -> Culprit:
+        stream = self._order.keys[0].notifications
+        return Culprit("G3", "foreign", stream, None, entry.id, None,
+                       f"no sidecar wrote this notification: {why}")  # fmt: skip
+
+    # --- G2 and G4: as notifications are read -----------------------------------------------
+
+    def _twice(
+        self, entry: Entry, event: Event, body: Mapping[str, Any], stream: str, entry_id: str,
+        *, judged: bool,
+    ) -> Iterator[Culprit]:  # fmt: skip
+        identity = identity_digest(event.event_id)
+        before = self._db.execute(
+            "SELECT at, judged FROM published WHERE event = ? ORDER BY at DESC LIMIT 1", (identity,)
+        ).fetchone()
+        self._db.execute(
+            "INSERT OR IGNORE INTO published VALUES (?, ?, ?, ?)",
+            (identity, key_of(entry.id), content_digest(body), judged),
+        )
+        if before is None or not (judged or before[1]):
+            return
+        apart_ms = id_pair(entry.id)[0] - id_pair(before[0])[0]
+        if apart_ms <= self._order.dedup_window_s * 1000:
+            yield Culprit("G2", "twice", stream, entry_id, entry.id, event.event_id,
+                          f"its event_id was published before as {id_of(before[0])}")  # fmt: skip
+
+    def _out_of_order(
+        self, entry: Entry, event: Event, stream: str, entry_id: str
+    ) -> Iterator[Culprit]:
+        tenant, key = event.tenant_id, key_of(entry_id)
+        before = self._db.execute(
+            "SELECT entry, at FROM tenants WHERE stream = ? AND tenant = ?", (stream, tenant)
+        ).fetchone()
+        if before is not None and key < before[0]:
+            yield Culprit("G4", "out_of_order", stream, entry_id, entry.id, event.event_id,
+                          f"tenant {tenant!r}: entry {id_of(before[0])} came after it and was"
+                          f" published before it, as {before[1]}")  # fmt: skip
+            return
+        self._db.execute(
+            "INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?)", (stream, tenant, key, entry.id)
+        )
+
+    # --- G3 ---------------------------------------------------------------------------------
+
+    def _judge_entries(self, stream: str) -> None:
+        first = last = None
+        for page in self._evidence.entries(stream):
+            first, last = first or page[0].id, page[-1].id
+            for entry in page:
+                self.found.entries += 1
+                end = self._end_of(stream, entry)
+                if end and not (end == "waiting" and self._overtaker(stream, entry)):
+                    self.found.ends[end] += 1
+                else:
+                    self._db.execute(
+                        "INSERT INTO suspects VALUES (?, ?)", (stream, key_of(entry.id))
+                    )
+            self._show(f"{self.found.entries:,} entries checked")
+        self.found.covered.append(
+            {
+                "stream": stream, "first": first, "last": last, "trimmed": self._cut(stream),
+                "position_beyond_end": self._evidence.waiting.beyond_end.get(stream),
+            }
+        )  # fmt: skip
+
+    def _cut(self, stream: str) -> bool:
+        """Tell whether the control stream lacks a part of the window that was trimmed."""
+        reach = self._evidence.control_reach(stream)
+        if reach is None:
+            return False
+        if reach.tells or reach.cut(key_of(self._order.window.since)):
+            return reach.cut(key_of(self._order.window.since))
+        older = self._db.execute(
+            "SELECT 1 FROM ends WHERE stream = ? AND entry < ? LIMIT 1", (stream, reach.begin)
+        )
+        return older.fetchone() is not None
+
+    def _end_of(self, stream: str, entry: Entry) -> str | None:
+        end = self._db.execute(
+            "SELECT kind FROM ends WHERE stream = ? AND entry = ?"
+            " ORDER BY kind = 'duplicate' LIMIT 1",
+            (stream, key_of(entry.id)),
+        ).fetchone()
+        if end:
+            return str(end[0])
+        identity, content = identity_of(entry.fields)
+        published = self._db.execute(
+            "SELECT 1 FROM published WHERE event = ? AND content = ?", (identity, content)
+        )
+        if identity and published.fetchone():
+            return "duplicate"
+        return "waiting" if self._evidence.waiting.waits(stream, entry.id) else None
+
+    def _lost(self) -> Iterator[Culprit]:
+        suspects = self._db.execute("SELECT stream, entry FROM suspects ORDER BY stream, entry")
+        for stream, key in suspects:
+            entry = self._evidence.entry(stream, id_of(key))
+            if entry is None:
+                self.found.ends["expired"] += 1
+                continue
+            end, detail = self._end_of(stream, entry), ""
+            if not end:
+                end, detail = self._remembered(self._evidence.keys[stream], entry)
+            event = event_of(entry.fields)
+            event_id = event.event_id if event else None
+            if end:
+                self.found.ends[end] += 1
+                overtaken = self._overtaken(stream, entry) if end == "waiting" else ""
+                if overtaken:
+                    yield Culprit("G4", "overtaken", stream, entry.id, None, event_id, overtaken)
+                continue
+            yield Culprit("G3", "lost", stream, entry.id, None, event_id, detail)
+
+    def _overtaken(self, stream: str, entry: Entry) -> str:
+        """Say what was published before an entry that waits and should have come after it."""
+        overtaker = self._overtaker(stream, entry)
+        if overtaker is None or self._remembered(self._evidence.keys[stream], entry)[0]:
+            return ""
+        consumer = self._evidence.waiting.consumer_of(stream, entry.id)
+        waits = f"pending under consumer {consumer!r}" if consumer else "not read"
+        return (
+            f"it is {waits}, and entry {overtaker[0]} of its tenant is published as {overtaker[1]}"
+        )
+
+    def _overtaker(self, stream: str, entry: Entry) -> tuple[str, str] | None:
+        """Return the last published entry of an event's tenant that came after it, and as what.
+
+        Of what will end as a conflict, nothing: a dead letter keeps no order.
+        """
+        event = event_of(entry.fields)
+        if event is None:
+            return None
+        identity, content = identity_of(entry.fields)
+        conflict = self._db.execute(
+            "SELECT 1 FROM published WHERE event = ? AND content != ?", (identity, content)
+        )
+        before = self._db.execute(
+            "SELECT entry, at FROM tenants WHERE stream = ? AND tenant = ? AND entry > ?",
+            (stream, event.tenant_id, key_of(entry.id)),
+        ).fetchone()
+        if before is None or conflict.fetchone():
+            return None
+        return id_of(before[0]), before[1]
+
+    def _remembered(self, keys: Keys, entry: Entry) -> tuple[str | None, str]:
+        """Return `expired` when the end was trimmed, by what the deduplication index tells."""
+        detail = "acknowledged, and nothing came of it"
+        if keys.control in self._evidence.waiting.beyond_end:
+            position = self._evidence.waiting.beyond_end[keys.control]
+            detail = f"passed over: the group's position was set to {position}, beyond the end"
+        notifications = self._evidence.outbound_reach(keys.notifications)
+        letters = self._evidence.outbound_reach(keys.dead)
+        identity, content = identity_of(entry.fields)
+        first = self._evidence.archived(entry)
+        if first and identity_of(first.fields) == (identity, content):
+            own = origin_of(first.fields) == (keys.control, entry.id)
+            return "notification" if own else "duplicate", detail
+        buried = self._known(keys, origin_digest(f"{keys.control}/{entry.id}"))
+        known = self._known(keys, identity) if identity else None
+        if buried and buried[0] == BURIED:
+            at = key_of(f"{buried[1] // 1000}-0")
+            records = self._evidence.outbound_reach(keys.redriven)
+            trimmed = any(one.trimmed(at) for one in (letters, records) if one)
+            return _expired(trimmed), "it had a dead letter, which was deleted"
+        if known and known[0] == content:
+            at = entry_id_of(known[1])
+            trimmed = notifications is not None and notifications.trimmed(key_of(at))
+            return _expired(trimmed), f"it was published as {at}, which is not there any more"
+        if known:
+            detail += f"; its event_id has other content in {entry_id_of(known[1])}"
+        return _expired(self._may_be_hidden(keys, entry)), detail
+
+    def _may_be_hidden(self, keys: Keys, entry: Entry) -> bool:
+        """Tell whether an entry's end may be gone with nothing that remembers it."""
+        horizon = self._evidence.horizon(keys, self._order.dedup_window_s)
+        place = entry.id, self._evidence.before(keys.control, entry)
+        if horizon.may_hide(*place) or horizon.may_hide_letter(*place):
+            return True
+        return horizon.may_hide_first(*place) and self._evidence.may_repeat(entry)
+
+    def _known(self, keys: Keys, digest: bytes) -> tuple[bytes, int] | None:
+        with translated(self._notify.url):
+            known: Any = self._notify.client.hget(keys.seen(digest), digest[2:])
+        return (known[:16], int(known[16:])) if known else None
+
+    def _two_ends(self) -> Iterator[Culprit]:
+        """Yield entries with ends that exclude each other.
+
+        To have been redriven does not: a worker that starts may yet do a lost entry itself.
+        """
+        for stream, key, ends, at, event_id in self._db.execute(
+            "SELECT stream, entry, group_concat(kind || ' ' || at, ', '),"
+            " max(CASE kind WHEN 'notification' THEN at END), max(event_id)"
+            " FROM ends WHERE kind != 'duplicate' GROUP BY stream, entry HAVING count(*) > 1"
+        ):
+            yield Culprit("G3", "two_ends", stream, id_of(key), at, event_id or None,
+                          f"it ended more than once: {ends.replace('_', ' ')}")  # fmt: skip
+
+    def _without_entry(self) -> Iterator[Culprit]:
+        """Yield ends of entries that the stream does not have, though it goes back that far."""
+        for stream in self._evidence.keys:
+            reach = self._evidence.control_reach(stream)
+            oldest = max(reach.begin, reach.deleted) if reach else ""
+            for key, kind, at, event_id in self._db.execute(
+                "SELECT entry, kind, at, event_id FROM ends e WHERE stream = ? AND entry > ?"
+                " AND reason != ? AND NOT EXISTS (SELECT 1 FROM entries"
+                " WHERE stream = e.stream AND entry = e.entry)",
+                (stream, oldest, _LOST),
+            ):
+                notification = at if kind == "notification" else None
+                detail = f"{_end(kind)} {at} names an entry that is not there, nor was trimmed"
+                yield Culprit(
+                    "G3", "no_entry", stream, id_of(key), notification, event_id or None, detail
+                )
+
+    # --- G1 ---------------------------------------------------------------------------------
+
+    def _unresolvable(self) -> Iterator[Culprit]:
+        distinct = "SELECT DISTINCT ref, checksum, manifest FROM pins"
+        count = sum(1 for _ in self._db.execute(distinct))
+        chosen: set[int] | None = None
+        if self._order.sample is not None and self._order.sample < count:
+            chosen = set(random.Random(self._order.seed).sample(range(count), self._order.sample))  # noqa: S311 -- no secret
+        for number, row in enumerate(self._db.execute(distinct)):
+            if chosen is not None and number not in chosen:
+                continue
+            pin = Pin(*row)
+            wrong, size_bytes = what_is_wrong(self._fleet, pin)
+            self.found.artifacts += 1
+            self.found.size_bytes += size_bytes
+            self._show(f"{self.found.artifacts:,} artifacts read")
+            if wrong:
+                yield from self._naming(pin, wrong)
+
+    def _naming(self, pin: Pin, wrong: str) -> Iterator[Culprit]:
+        """Yield the notifications that still pin it: what none names any more may be gone."""
+        for at, event_id in self._db.execute(
+            "SELECT at, event_id FROM pins WHERE ref = ? AND checksum = ? AND manifest = ?", pin
+        ):
+            stream = self._order.keys[0].notifications
+            with translated(self._notify.url):
+                raw: Any = self._notify.client.xrange(stream, at, at)
+            if raw:
+                origin = origin_of(raw[0][1])
+                yield Culprit("G1", "artifact", *origin, at, event_id, f"{pin.ref}: {wrong}")
+
+
+def what_is_wrong(store: Store, pin: Pin) -> tuple[str, int]:
+    """Read an artifact through; say why the store has not exactly that, and how much was read.
+
+    In constant memory where the backend can. Raises `Unreachable`.
+    """
+    if not pin.manifest_checksum:
+        return "the notification names no manifest_checksum", 0
+    pinned = Capability.PINNED_GET in capabilities(store)
+    checksums = {"checksum": pin.checksum, "manifest_checksum": pin.manifest_checksum}
+    hashed, size_bytes = hashlib.sha256(), 0
+    with explained():
+        try:
+            streaming = versioned(store, Capability.STREAM)
+            if streaming is None:
+                data, manifest = store.get(pin.ref, **(checksums if pinned else {}))
+                hashed.update(data)
+                size_bytes = len(data)
+            else:
+                with streaming.open(pin.ref, **(checksums if pinned else {})) as reader:
+                    manifest = reader.manifest
+                    while chunk := reader.read(CHUNK_BYTES):
+                        hashed.update(chunk)
+                        size_bytes += len(chunk)
+        except (NotFound, Corrupt, InvalidRef) as error:
+            return str(error), size_bytes
+    data_is = f"sha256:{hashed.hexdigest()}"
+    manifest_is = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    if (data_is, manifest_is) == (pin.checksum, pin.manifest_checksum):
+        return "", size_bytes
+    return f"the store returns {data_is} with manifest {manifest_is}", size_bytes
+
+
+def _end(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def _expired(trimmed: bool) -> str | None:  # noqa: FBT001 -- its one argument
+    return "expired" if trimmed else None

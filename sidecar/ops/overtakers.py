@@ -1,0 +1,390 @@
+"""What has overtaken events that are to be redriven: everything that is looked at before.
+
+A newer event of the same subject may be published, and in Redis still or only in the archive; it
+may be published and nowhere any more, which nobody can tell; or it may wait in a control stream,
+unread or pending, and be published before what is appended behind it. What waits is read first: a
+worker publishes before it acknowledges. Its producer may also have sent the very event again, and
+that is published: the deduplication index absorbs it, unless that has forgotten.
+
+The rule itself is `wire.subject.overtakes`. What comes to the control stream after the last look is
+held against the event by the script that appends it, so that nothing comes in between.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+import orjson
+from redis.exceptions import NoPermissionError
+
+from sidecar.errors import Unreachable
+from sidecar.history.archive import ArchiveHistory
+from sidecar.ops.times import streams_with_times
+from sidecar.redis.client import Client, Side, translated
+from sidecar.redis.damage import low_of, trimmed_of
+from sidecar.redis.groups import pending, position_of
+from sidecar.redis.keys import Keys
+from sidecar.redis.letters import DeadLetters
+from sidecar.redis.publisher import remembered
+from sidecar.redis.scan import pages, pages_back, stream_info, text
+from sidecar.redis.source import Entry
+from sidecar.wire.identity import identity_digest
+from sidecar.wire.ids import FIRST, control_version_of, id_after, id_before, id_pair
+from sidecar.wire.subject import (
+    CLOCK_SLACK_MS,
+    Change,
+    Subject,
+    followed,
+    overtakes,
+    parted,
+    subject_of,
+)
+from sidecar.worker.recovery import is_beyond
+
+PAGE: Final = 500
+_BLIND: Final = "this Redis user may not read it"
+_NO_ARCHIVE: Final = "no archive was found (--fleet-store names the store that has it)"
+_APPEND: Final = files("sidecar.redis").joinpath("lua", "append_again.lua").read_text()
+
+
+class LookAgain(Exception):
+    """Something came to the control stream that may have overtaken the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is held of an event while its batch is under way: not the event itself."""
+
+    id: str
+    """Of its letter; of what has none, its origin."""
+    origin: str
+    stream: str
+    change: Change
+    known_ms: int
+    """When it was there at the latest."""
+    refusal: str = ""
+
+
+class _Said(NamedTuple):
+    """What an entry's event says, as far as it matters here."""
+
+    event_id: str
+    tenant_id: str
+    stack_id: str
+    version: int
+    artifact_ref: str
+
+    @property
+    def subject(self) -> Subject | None:
+        return subject_of(self.tenant_id, self.stack_id, self.artifact_ref)
+
+
+class Overtakers:
+    """What has overtaken the candidates of a batch.
+
+    Raises `SidecarError` for the control side and the archive, redis-py's errors for the other.
+    """
+
+    def __init__(
+        self,
+        control: Side,
+        notify: Client,
+        keys: Keys,
+        streams: Collection[str],
+        batch: Sequence[Candidate],
+        archive: Callable[[], ArchiveHistory | None] = lambda: None,
+    ) -> None:
+        """`streams` are the control streams in which an event may wait; `archive` is asked for only
+        when something was trimmed that may have overtaken one of the batch.
+        """
+        self._control, self._notify, self._keys = control, notify, keys
+        self._streams, self._archive = streams, archive
+        self._own: set[str] = set()
+        self._found: dict[str, str] = {}
+        self._unknown: list[tuple[str, str]] = []
+        """Up to which notification something cannot be known, and why."""
+        self._seen: dict[str, str] = {}
+        """Up to where each control stream was looked at."""
+        self._published: dict[str, int] = {}
+        """By event_id of the batch, as which control_version it is published."""
+        watched = [one for one in batch if not one.refusal]
+        self._moving = {one.id for one in watched if one.change.moves}
+        self._timed = streams_with_times(notify, keys) if self._moving else set[str]()
+        self._originals = DeadLetters(notify, keys).originals() if watched else {}
+        ahead = self._ahead({one.stream for one in watched})
+        self._changes = {one.id: _timed(self._at_first(one), ahead) for one in watched}
+        self._origin_of: dict[str, str] = {}
+        self._by_ref: dict[str, list[Candidate]] = defaultdict(list)
+        self._by_subject: dict[Subject | None, list[Candidate]] = defaultdict(list)
+        for one in watched:
+            self._origin_of.setdefault(one.change.event_id, one.origin)
+            if one.change.moves:
+                self._by_subject[one.change.subject].append(one)
+            if one.change.artifact_ref:
+                self._by_ref[one.change.artifact_ref].append(one)
+        self._begin = min(map(_from, self._changes.values()), key=id_pair, default=FIRST)
+        self._next = self._begin
+        self._read_whole = False
+
+    def advance(self) -> None:
+        """Read on: what came to the control streams, and then what was published."""
+        if not self._changes:
+            return
+        for stream in self._streams if self._moving else ():
+            self._read_waiting(stream)
+        for page in pages(self._notify, self._keys.notifications, self._next):
+            self._look_at(page)
+            self._next = id_after(page[-1].id)
+        if not self._read_whole:
+            self._read_whole = True
+            self._read_trimmed()
+
+    def of(self, candidate_id: str) -> str:
+        """Say what has overtaken a candidate; empty when nothing has."""
+        return self._found.get(candidate_id, "")
+
+    def published(self, candidate_id: str) -> int:
+        """Return as which control_version its own event was published since; 0 when it was not."""
+        change = self._changes.get(candidate_id)
+        version = self._published.get(change.event_id, 0) if change else 0
+        return version if change and version >= control_version_of(_from(change)) else 0
+
+    def unknown(self, candidate_id: str) -> str:
+        """Say why nobody can tell whether something has; empty when it can be told."""
+        change = self._changes.get(candidate_id)
+        if change is None:
+            return ""
+        begin = id_pair(_from(change))
+        why = next((why for last, why in self._unknown if id_pair(last) >= begin), "")
+        if why and candidate_id not in self._moving and self._remembers(change.event_id):
+            return ""  # nothing could overtake it, and it is not published a second time
+        return why
+
+    def against(self, candidate_id: str) -> str:
+        """Say what speaks against putting it back: that it would be published a second time, what
+        has overtaken it, or that nobody knows.
+        """
+        twice = self._twice(candidate_id)
+        return twice or self.of(candidate_id) or self.unknown(candidate_id)
+
+    def _twice(self, candidate_id: str) -> str:
+        """Say that it is published, unless the deduplication index would absorb it."""
+        version = self.published(candidate_id)
+        remembers = version and self._remembers(self._changes[candidate_id].event_id)
+        if not version or remembers:
+            return ""
+        may_have = (
+            "has forgotten it" if remembers is not None else f"may have forgotten it: {_BLIND}"
+        )
+        return (
+            f"its event is published already, as control_version {version}, and the deduplication"
+            f" index {may_have}"
+        )
+
+    def _remembers(self, event_id: str) -> bool | None:
+        """Tell whether the index knows an event_id; None to a user who may not read it."""
+        try:
+            (seen,) = remembered(self._notify, self._keys, [identity_digest(event_id)])
+        except NoPermissionError:
+            return None
+        return seen is not None
+
+    def append(self, candidate: Candidate, fields: Mapping[Any, Any]) -> str | None:
+        """Append to the candidate's control stream what it was; return the new entry as an origin.
+
+        Returns None when there is no such stream. Raises `LookAgain` when something came since the
+        last `advance` that may have overtaken it: nothing was appended.
+        """
+        with translated(self._control.url):
+            client = self._control.at(candidate.stream)
+            added: Any = (
+                self._append_checked(client, candidate, fields)
+                if candidate.change.moves
+                else client.xadd(candidate.stream, dict(fields), nomkstream=True)
+            )
+        return f"{candidate.stream}/{added.decode()}" if added else None
+
+    def _append_checked(
+        self, client: Client, candidate: Candidate, fields: Mapping[Any, Any]
+    ) -> bytes | None:
+        """Append unless something came that is to be looked at. Raises `LookAgain`."""
+        tenant, stack, _ = candidate.change.subject or Subject()
+        seen = self._seen.get(candidate.stream, FIRST)
+        answer: Any = client.eval(
+            _APPEND, 1, candidate.stream, seen, tenant, stack, candidate.change.artifact_ref,
+            *chain.from_iterable(fields.items()),
+        )  # fmt: skip
+        state, entry_id = answer
+        if state == 0:
+            raise LookAgain
+        return entry_id if state == 1 else None
+
+    def note(self, entry: str) -> None:
+        """Know that `entry` is one of the batch that was redriven: it overtakes none that is left,
+        for they are redriven in entry order.
+        """
+        self._own.add(entry)
+
+    # --- what waits ---------------------------------------------------------------------------
+
+    def _read_waiting(self, stream: str) -> None:
+        """Look at what waits in a control stream or, after the first time, at what came since."""
+        with translated(self._control.url):
+            client = self._control.at(stream)
+            if stream not in self._seen:
+                if not client.exists(stream):
+                    return
+                self._seen[stream] = self._delivered(client, stream)
+                for page in self._pending(client, stream):
+                    self._look_at_waiting(stream, page)
+            for page in pages(client, stream, id_after(self._seen[stream]), page=PAGE):
+                self._look_at_waiting(stream, page)
+                self._seen[stream] = page[-1].id
+
+    def _look_at_waiting(self, stream: str, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            origin = f"{stream}/{entry.id}"
+            how = f"overtakes it: it waits as {origin}"
+            self._look(entry, origin, id_pair(entry.id)[0] if stream in self._timed else None, how)
+
+    def _delivered(self, client: Client, stream: str) -> str:
+        """Return up to where entries were handed out; without a group all may come again.
+
+        A position beyond the end, set by hand, tells nothing: what is not finished comes again.
+        """
+        position = position_of(client, stream, self._keys.group) or FIRST
+        info = stream_info(client, stream)
+        is_known = info is None or not is_beyond(position, info.last_id)
+        return position if is_known else self._finished(stream)
+
+    def _finished(self, stream: str) -> str:
+        """Return up to where all entries of a control stream are known to be finished."""
+        try:
+            low = low_of(self._notify, replace(self._keys, control=stream))
+        except NoPermissionError:  # then all of them are looked at
+            return FIRST
+        return id_before(low) if low else FIRST
+
+    def _pending(self, client: Client, stream: str) -> Iterator[list[Entry]]:
+        """Yield what is pending in the group, whoever read it."""
+        for page in pending(client, stream, self._keys.group, "-", "+", page=PAGE):
+            pipeline = client.pipeline(transaction=False)
+            for entry_id, _ in page:
+                pipeline.xrange(stream, entry_id, entry_id)
+            yield [Entry(raw[0][0].decode(), raw[0][1]) for raw in pipeline.execute() if raw]
+
+    # --- what is published --------------------------------------------------------------------
+
+    def _ahead(self, streams: Collection[str]) -> set[str]:
+        """Return those whose entry IDs are later than what came of them: they are no times."""
+        newest = next(pages_back(self._notify, self._keys.notifications), []) if streams else []
+        found = set()
+        for entry in newest:
+            stream, origin_id = parted(text(entry.fields, "origin"))
+            if origin_id and origin_id[0] > id_pair(entry.id)[0] + CLOCK_SLACK_MS:
+                found.add(stream)
+        return found
+
+    def _look_at(self, notifications: Iterable[Entry]) -> None:
+        for entry in notifications:
+            version = control_version_of(entry.id)
+            how = f"overtook it, as control_version {version}"
+            said = self._look(entry, text(entry.fields, "origin"), id_pair(entry.id)[0], how)
+            if said and said.event_id in self._origin_of:
+                self._published[said.event_id] = max(version, self._published.get(said.event_id, 0))
+
+    def _trimmed_to(self) -> str:
+        """Return up to where notifications were trimmed, as was noted, or as the server tells."""
+        stream = self._keys.notifications
+        gone = trimmed_of(self._notify, self._keys, stream) or FIRST
+        info = stream_info(self._notify, stream)
+        if info is None or info.added in (None, info.length):
+            return gone
+        raw: Any = self._notify.xinfo_stream(stream)
+        if raw["max-deleted-entry-id"].decode() != FIRST:
+            return gone  # people deleted some: that tells nothing of trimming
+        return max(gone, id_before(info.first_id or id_after(info.last_id)), key=id_pair)
+
+    def _read_trimmed(self) -> None:
+        """Read from the archive what was trimmed, as far as it is there."""
+        notifications, begin, gone = self._keys.notifications, self._begin, self._trimmed_to()
+        if id_pair(gone) < id_pair(begin) or gone == FIRST:
+            return
+        try:
+            archive = self._archive()
+        except Unreachable as error:
+            self._unknown.append((gone, _cannot_know(gone, str(error))))
+            return
+        reach = archive.reach(notifications) if archive else None
+        if archive is None or reach is None:
+            self._unknown.append((gone, _cannot_know(gone, _NO_ARCHIVE)))
+            return
+        missing = [gap.last for gap in reach.missing(begin, gone)]
+        missing += [gone] if id_pair(reach.last) < id_pair(gone) else []
+        self._unknown += [
+            (last, _cannot_know(last, "the archive does not have all of them")) for last in missing
+        ]
+        self._look_at(archive.entries(notifications, begin, gone))
+
+    # --- both ---------------------------------------------------------------------------------
+
+    def _look(self, entry: Entry, origin: str, at_ms: int | None, how: str) -> _Said | None:
+        """Hold an entry against the candidates; return what it says, None of what is no event."""
+        said = None if origin in self._own else _said(entry)
+        if said is None:
+            return None
+        alike = self._by_ref.get(said.artifact_ref, ()), self._by_subject.get(said.subject, ())
+        later: Change | None = None
+        for one in chain(*alike):
+            if one.id in self._found:
+                continue
+            later = later or self._change(said, origin, at_ms)
+            if overtakes(later, self._changes[one.id]):
+                self._found[one.id] = f"{said.event_id} {how}"
+        return said
+
+    def _change(self, said: _Said, origin: str, at_ms: int | None) -> Change:
+        """Return the change with where its event stood at first."""
+        first = self._origin_of.get(said.event_id, origin)
+        return Change.of(said, followed(self._originals, first), at_ms)
+
+    def _at_first(self, one: Candidate) -> Change:
+        """Return a candidate's change as of where it stood before it was ever redriven."""
+        first = followed(self._originals, one.origin)
+        if first == one.origin or one.change.entry is None:
+            return one.change
+        stream, entry = parted(first)
+        return one.change._replace(stream=stream, entry=entry).begun(one.known_ms)
+
+
+def _timed(change: Change, ahead: Collection[str]) -> Change:
+    return change._replace(at_ms=None) if change.stream in ahead else change
+
+
+def _from(change: Change) -> str:
+    """Return the lowest notification that may have overtaken it."""
+    return FIRST if change.at_ms is None else f"{max(0, change.at_ms - CLOCK_SLACK_MS)}-0"
+
+
+def _cannot_know(last: str, why: str) -> str:
+    return (
+        "nobody can tell whether something has overtaken it, or whether it is published itself:"
+        f" notifications up to {control_version_of(last)} were trimmed, and {why}"
+    )
+
+
+def _said(entry: Entry) -> _Said | None:
+    try:
+        body = orjson.loads(entry.fields[b"event"])
+        return _Said(
+            str(body["event_id"]), str(body.get("tenant_id") or ""),
+            str(body.get("stack_id") or ""), int(body.get("version") or 0),
+            str(body.get("artifact_ref") or ""),
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None

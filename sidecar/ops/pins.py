@@ -1,0 +1,153 @@
+"""Which artifacts someone may still need: those that any event in Redis names.
+
+The streams are read in this order: dead letters, control streams, then what came to either
+meanwhile, notifications last. For events move while they are read: from a control stream to the
+notifications or to the dead letters, and by redriving from there back. Each move appends before
+anything is removed, so an event is in one of the three at any time, and read in this order it is
+met at least once, though it moves twice meanwhile. What is met twice, or done already, does no
+harm: something that could have gone is kept a little longer.
+
+Memory stays constant: pins are yielded as they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from sidecar.errors import UsageError
+from sidecar.redis.census import Registrar
+from sidecar.redis.client import Side, translated
+from sidecar.redis.scan import pages, stream_info
+from sidecar.wire.ids import id_after
+from sidecar.wire.urls import redact
+from store import Corrupt, InvalidRef, Pin, VersionedStore, check_ref
+
+PAGE: Final = 200
+"""Entries read at a time: each may have 16 KiB, or more while nobody has buried it."""
+
+_CHECKSUM: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Pins:
+    """Call it for the pins of every event in Redis, as `VersionedStore.collect` takes them.
+
+    Attributes:
+        streams: how many streams the last call read.
+        read: how many pins it has yielded so far.
+
+    """
+
+    def __init__(self, control: Side, notify: Side, registrar: Registrar) -> None:
+        self._control = control
+        self._notify = notify
+        self._registrar = registrar
+        self._next: dict[tuple[str, bytes], str] = {}
+        self.streams = 0
+        self.read = 0
+
+    def __call__(self) -> Iterator[Pin]:
+        """Yield a pin for each artifact that an event names.
+
+        Raises `Unreachable` when a server goes away or lost something meanwhile, and `UsageError`
+        when it looks like the wrong one: it never just ends early.
+        """
+        census = self._registrar.take()
+        self.streams = len(census.control) + len(census.notifications) + len(census.dead)
+        self.read = 0
+        self._next.clear()
+        for side, streams in (
+            (self._notify, census.dead),
+            (self._control, census.control),
+            (self._notify, census.dead),
+            (self._control, census.control),
+            (self._notify, census.notifications),
+        ):
+            for stream in sorted(streams):
+                for pin in self._on(side, stream):
+                    self.read += 1
+                    yield pin
+        self._registrar.confirm()
+
+    def _on(self, side: Side, stream: bytes) -> Iterator[Pin]:
+        """Yield the pins of what is in the stream now and was not read before."""
+        place = side.url, stream
+        with translated(side.url):
+            client = side.at(stream)
+            info = stream_info(client, stream)
+            if info is None:
+                return  # `confirm` will tell
+            first = self._next.get(place, "-")
+            for page in pages(client, stream, first, info.last_id, page=PAGE):
+                for entry in page:
+                    yield from pins_of(entry.fields)
+        self._next[place] = id_after(info.last_id)
+
+
+def pins_of(fields: Mapping[bytes, bytes]) -> list[Pin]:
+    """Return what an entry of any of the streams names; nothing when it cannot be decoded.
+
+    More leniently than any sidecar: an event that breaks a rule of this version, or names its
+    artifacts in some deeper place, may be one that a newer version can do.
+    """
+    found: list[Pin] = []
+    with suppress(ValueError, RecursionError):  # what was read so far is kept all the same
+        json.loads(
+            fields.get(b"event", b"").decode(errors="replace"),
+            object_hook=lambda body: found.extend(_pin_of(body)),
+        )
+    return found
+
+
+def _pin_of(body: Mapping[str, Any]) -> Iterator[Pin]:
+    ref, checksum = body.get("artifact_ref"), _checksum_of(body, "checksum")
+    if not isinstance(ref, str) or checksum is None:
+        return
+    try:
+        check_ref(ref)
+    except InvalidRef:
+        return  # no store holds it
+    yield Pin(ref, checksum, _checksum_of(body, "manifest_checksum"))
+
+
+def _checksum_of(body: Mapping[str, Any], field: str) -> str | None:
+    value = body.get(field)
+    return value if isinstance(value, str) and _CHECKSUM.fullmatch(value) else None
+
+
+class CheckedPins:
+    """Pins of a log that is known to name this store; another fleet's Redis would pin nothing here.
+
+    Call it as the pins that it wraps, of one log or several. Raises `UsageError` when there were
+    some and the store has not one of them.
+    """
+
+    def __init__(self, store: VersionedStore, pins: Sequence[Pins], url: str) -> None:
+        self._store = store
+        self._pins = pins
+        self._url = url
+
+    def __call__(self) -> Iterable[Pin]:
+        """Yield the pins; raise rather than end when none was for this store."""
+        acquainted = False
+        read = 0
+        for pins in self._pins:
+            for pin in pins():
+                acquainted = acquainted or self._has(pin)
+                yield pin
+            read += pins.read
+        if read and not acquainted:
+            raise UsageError(
+                f"the events on {redact(self._url)} name {read} artifacts, and this"
+                " store has none of them: is that its fleet's Redis (--redis, --notify-redis)? if"
+                " no log names this store any more, say --without-stream; nothing was removed"
+            )
+
+    def _has(self, pin: Pin) -> bool:
+        try:
+            return self._store.exists(pin.ref, checksum=pin.checksum)
+        except Corrupt:
+            return True

@@ -1,0 +1,260 @@
+"""The state of a deployment, read from Redis. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Final
+
+from sidecar.ops.times import streams_with_times
+from sidecar.redis.client import Client, Side, check_stream, translated
+from sidecar.redis.damage import Damaged, check_archived, low_of, trimmed_of
+from sidecar.redis.fleet import Noted, noted
+from sidecar.redis.forgotten import Forgotten, newest_records
+from sidecar.redis.groups import group_of
+from sidecar.redis.halts import Halt, in_force
+from sidecar.redis.keys import Keys
+from sidecar.redis.letters import DeadLetters
+from sidecar.redis.members import Member, damaged_workers, registered_workers
+from sidecar.redis.readers import damaged_readers
+from sidecar.redis.readers import registered as registered_readers
+from sidecar.redis.scan import server_time_us, stream_info
+from sidecar.wire.ids import FIRST, control_version_of, id_after, id_pair, is_entry_id
+from sidecar.worker.recovery import is_beyond, is_skipped
+
+MAX_COUNTED: Final = 100
+"""So many waiting entries are counted one by one where the server does not know its lag."""
+MAX_LETTERS: Final = 10_000
+MAX_FORGOTTEN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ControlStatus:
+    """One control stream. What is unknown, or is not there, is None."""
+
+    stream: str
+    exists: bool
+    length: int
+    last_id: str | None
+    group: bool
+    """Whether a worker has ever read it for this notification stream."""
+    lag: int | None
+    """Entries that nobody has read yet."""
+    position_beyond_end: bool
+    """Whether someone set the group's position where nothing is read, until a worker notices."""
+    pending: int
+    """Entries read, but not finished."""
+    pending_by_consumer: dict[str, int]
+    """All but those of `worker` were read by somebody else; a worker takes them over."""
+    oldest_pending: str | None
+    oldest_pending_age_s: float | None
+    """Since that entry was appended; None where its ID tells no time (`ops.times`)."""
+    lowest_unfinished: str | None
+    owner_alive: bool
+    lease_remaining_ms: int | None
+    halt: Halt | None
+    dead_in_a_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyStatus:
+    """The notification stream."""
+
+    stream: str
+    exists: bool
+    length: int
+    last_control_version: int | None
+    last_age_s: float | None
+    trimmed: int
+    """The control_version up to which notifications have been trimmed; 0 is never."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadStatus:
+    """The dead-letter stream."""
+
+    stream: str
+    length: int
+    by_reason: dict[str, int]
+    counted: int
+    """How many of the newest letters `by_reason` has counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStatus:
+    """One registered reader of the notifications."""
+
+    name: str
+    control_version: int
+    """It needs nothing up to here."""
+    silent_s: float
+    """Since it was last heard of."""
+    expired: bool
+    """It protects nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything that `sidecar status` tells."""
+
+    streams: list[ControlStatus]
+    notifications: NotifyStatus
+    dead: DeadStatus
+    readers: list[ReaderStatus]
+    workers: list[Member]
+    """The workers that told of themselves of late."""
+    fleet: Noted
+    """Which store the notifications name."""
+    forgotten: list[Forgotten]
+    """What Redis was found to have forgotten, the newest first."""
+    damaged: list[str]
+    """Keys of the sidecar's that hold what no sidecar wrote, each with its fix."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON can say."""
+        found = asdict(self)
+        for stream in found["streams"]:
+            if stream["halt"] is not None:
+                stream["halt"] = stream["halt"]._asdict()
+        found["forgotten"] = [one.to_json() for one in self.forgotten]
+        for worker in found["workers"]:
+            worker |= {"serves": sorted(worker["serves"]), "owns": sorted(worker["owns"])}
+        return found
+
+
+def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
+    """Read the state of the streams in `keys`, which share one notification stream.
+
+    Raises `Unreachable`, and `UsageError` for a key that is no stream.
+    """
+    for one in keys:
+        check_stream(control.at(one.control), control.url, one.control)
+    check_stream(notify.client, notify.url, keys[0].notifications)
+    check_stream(notify.client, notify.url, keys[0].dead)
+    with translated(control.url):
+        now_us = server_time_us(control.client)
+        reads = [_read_side(control.at(one.control), one, now_us) for one in keys]
+    with translated(notify.url):
+        sides = [_notify_side(notify.client, one) for one in keys]
+        timed = streams_with_times(notify.client, keys[0])
+    with translated(control.url):
+        for read, side, one in zip(reads, sides, keys, strict=True):
+            _doubt_lag(control.at(one.control), read, side)
+            if one.control not in timed:
+                read["oldest_pending_age_s"] = None
+    with translated(notify.url):
+        streams = [ControlStatus(**read, **side) for read, side in zip(reads, sides, strict=True)]
+        return Status(
+            streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0]),
+            _readers(notify.client, keys[0]), registered_workers(notify.client, keys[0]),
+            noted(notify.client, keys[0]),
+            newest_records(notify.client, keys, MAX_FORGOTTEN),
+            list(_damaged(notify.client, keys)),
+        )  # fmt: skip
+
+
+def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
+    info = stream_info(client, keys.control)
+    group = group_of(client, keys.control, keys.group) if info else None
+    found: dict[str, Any] = {
+        "stream": keys.control, "exists": info is not None, "length": info.length if info else 0,
+        "last_id": info.last_id if info else None, "group": group is not None, "lag": None,
+        "position_beyond_end": False, "pending": 0, "pending_by_consumer": {},
+        "oldest_pending": None, "oldest_pending_age_s": None, "position": FIRST,
+    }  # fmt: skip
+    if group is None or info is None:
+        return found
+    found["position"] = position = group["last-delivered-id"].decode()
+    found["position_beyond_end"] = is_beyond(position, info.last_id)
+    found["lag"] = None if found["position_beyond_end"] else _lag(client, keys, group)
+    pending: Any = client.xpending(keys.control, keys.group)
+    found["pending"] = int(pending["pending"])
+    found["pending_by_consumer"] = {
+        one["name"].decode(errors="backslashreplace"): int(one["pending"])
+        for one in pending["consumers"] or ()
+    }
+    if pending["min"]:
+        oldest = pending["min"].decode()
+        found["oldest_pending"] = oldest
+        found["oldest_pending_age_s"] = now_us / 1e6 - id_pair(oldest)[0] / 1e3
+    return found
+
+
+def _doubt_lag(client: Client, read: dict[str, Any], side: dict[str, Any]) -> None:
+    """Take back the lag where the group has passed the lowest unfinished entry."""
+    low, position = side["lowest_unfinished"], read.pop("position")
+    if read["lag"] is None or not low or not is_entry_id(low):
+        return
+    first: Any = client.xrange(read["stream"], low, "+", count=1)
+    first_id = first[0][0].decode() if first else None
+    if is_skipped(low, first_id, position, read["oldest_pending"] or ""):
+        read["lag"] = None
+
+
+def _lag(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
+    """Return how many entries wait unread; None when the server cannot say (Redis 6.2, or after
+    deletes) and there are too many to count here.
+    """
+    if group.get("lag") is not None:
+        return int(group["lag"])
+    first = id_after(group["last-delivered-id"].decode())
+    waiting: Any = client.xrange(keys.control, first, "+", count=MAX_COUNTED + 1)
+    return len(waiting) if len(waiting) <= MAX_COUNTED else None
+
+
+def _notify_side(client: Client, keys: Keys) -> dict[str, Any]:
+    lease: Any = client.pttl(keys.lease)
+    lease_ms = int(lease)
+    low: Any = client.get(keys.low)
+    in_a_row: Any = client.hget(keys.halt, "dead_in_a_row") or b""
+    return {
+        "lowest_unfinished": low.decode(errors="replace") if low else None,
+        "owner_alive": lease_ms > 0,
+        "lease_remaining_ms": lease_ms if lease_ms > 0 else None,
+        "halt": in_force(client, keys),
+        "dead_in_a_row": int(in_a_row) if in_a_row.isdigit() else 0,
+    }
+
+
+def _notifications(client: Client, keys: Keys) -> NotifyStatus:
+    info = stream_info(client, keys.notifications)
+    trimmed = 0
+    with suppress(Damaged):  # it is told beside
+        trimmed = control_version_of(trimmed_of(client, keys, keys.notifications) or FIRST)
+    last = control_version_of(info.last_id) if info else 0
+    if info is None or not last:
+        return NotifyStatus(keys.notifications, info is not None, 0, None, None, trimmed)
+    age_s = (server_time_us(client) - last) / 1e6
+    return NotifyStatus(keys.notifications, True, info.length, last, age_s, trimmed)  # noqa: FBT003
+
+
+def _damaged(client: Client, keys: list[Keys]) -> Iterator[str]:
+    """Say which keys hold what no sidecar wrote."""
+    noted = {keys[0].notifications: keys[0], keys[0].dead: keys[0]}
+    noted |= {one.control: one for one in keys}
+    looks: list[Callable[[], object]] = [partial(low_of, client, one) for one in keys]
+    for look_at in (trimmed_of, check_archived):
+        looks += [partial(look_at, client, one, stream) for stream, one in noted.items()]
+    for look in looks:
+        try:
+            look()
+        except Damaged as damaged:
+            yield str(damaged)
+    yield from map(str, damaged_readers(client, keys[0]))
+    yield from map(str, damaged_workers(client, keys[0]))
+
+
+def _dead(client: Client, keys: Keys) -> DeadStatus:
+    letters = DeadLetters(client, keys)
+    by_reason, counted = letters.by_reason(MAX_LETTERS)
+    return DeadStatus(keys.dead, len(letters), by_reason, counted)
+
+
+def _readers(client: Client, keys: Keys) -> list[ReaderStatus]:
+    now_us = server_time_us(client)
+    return [
+        ReaderStatus(one.name, one.control_version, (now_us - one.seen_us) / 1e6, one.expired)
+        for one in registered_readers(client, keys)
+    ]

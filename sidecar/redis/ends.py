@@ -1,0 +1,42 @@
+"""What a stream has, held against what it is known to have had."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sidecar.redis.client import Client
+from sidecar.redis.scripts import script_of
+from sidecar.wire.incarnations import Incarnation, parse
+
+
+class Ends(NamedTuple):
+    """A stream, held against an entry that it is known to have had. IDs; empty for none."""
+
+    now_ms: int
+    """The server's clock."""
+    given: str
+    """The highest ID that the stream ever gave."""
+    newest: str
+    oldest: str
+    deleted: str
+    """The highest that was deleted by hand; empty also before Redis 7.0."""
+    has_known: bool
+    below_known: str
+    """The highest entry below the known one."""
+    published: str = ""
+    """Of a notification stream: what was published last, as noted."""
+    incarnations: tuple[Incarnation, ...] = ()
+
+
+def look(client: Client, stream: str, known: str, incarnations: str | None = None) -> Ends:
+    """Return what a stream has. `incarnations` is their key, of a notification stream.
+
+    May raise redis-py's errors.
+    """
+    keys = [stream, incarnations] if incarnations else [stream]
+    answer: Any = script_of(client, "look")(keys=keys, args=[known])
+    now, given, newest, oldest, deleted, has_known, below, published, noted = answer
+    return Ends(
+        int(now), given.decode(), newest.decode(), oldest.decode(), deleted.decode(),
+        bool(has_known), below.decode(), published.decode(errors="replace"), tuple(parse(noted)),
+    )  # fmt: skip

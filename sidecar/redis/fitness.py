@@ -1,0 +1,56 @@
+"""Whether the servers, as they are now, can keep the guarantees: asked before each tenure.
+
+A server that takes over may be set up otherwise than the one before. And keys that begin with
+`{x}:` may be those of the stream `x` or of `{x}`: `{N}:stream` says whose they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.errors import UsageError
+from sidecar.redis.client import Client, Side, check_server, translated
+from sidecar.redis.keys import Keys
+from sidecar.wire.urls import redact
+
+
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """The two servers of one control stream. Not for use from several threads."""
+
+    control: Side
+    notify: Side
+    keys: Keys
+
+    def check(self) -> None:
+        """Raise `SidecarError`, in words for a person, when a guarantee would not hold.
+
+        A replica passes here: what it refuses has better words (`fix_of`).
+        """
+        check_server(self.control.client, self.control.url, writes=False)
+        if self.notify.url != self.control.url:
+            check_server(self.notify.client, self.notify.url, writes=False)
+        if check_owner(self.notify.client, self.notify.url, self.keys) is None:
+            with translated(self.notify.url):
+                self.notify.client.set(self.keys.stream, self.keys.notifications, nx=True)
+            check_owner(self.notify.client, self.notify.url, self.keys)
+
+
+def check_owner(client: Client, url: str, keys: Keys) -> str | None:
+    """Return for which notification stream the keys are noted to be, None while for none.
+
+    Raises `UsageError` when it is another than that of `keys`, and what `translated` raises.
+    """
+    with translated(url):
+        noted: Any = client.get(keys.stream)
+    if noted is None:
+        return None
+    owner = str(noted.decode(errors="backslashreplace"))
+    if owner != keys.notifications:
+        raise UsageError(
+            f"--notify-stream {keys.notifications!r}: on {redact(url)} the keys {keys.prefix}:…"
+            f" belong to the notification stream {owner!r}; choose a name that differs in more"
+            f" than braces or, if {owner!r} is no longer used, delete the key {keys.stream}"
+        )
+    return owner

@@ -1,0 +1,82 @@
+"""Which store the notifications name, and which log they are: the hash `{N}:fleet`.
+
+Its fields: `log`, a random id of this notification stream, made once and kept beside it, for URLs
+differ by client; `store` and `store_url`, the fleet store's identity and where the worker that
+noted it found it; `adopted:<milliseconds>`, a record of each move to another store.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from sidecar.redis.client import Client
+from sidecar.redis.keys import Keys
+
+SUFFIX: Final = ":fleet"
+LOG: Final = b"log"
+STORE: Final = b"store"
+STORE_URL: Final = b"store_url"
+ADOPTED: Final = "adopted:"
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What Redis knows of the fleet's store."""
+
+    log: str | None
+    """None before any worker came that notes it."""
+    store: str | None
+    """The identity; None when the fleet's store has none, or nothing was noted yet."""
+    url: str | None
+    """Where the store was, by the words of who noted it, without secrets."""
+
+    def is_other(self, identity: str | None) -> bool:
+        """Tell whether a store with this identity is not the one that was noted."""
+        return self.store is not None and self.store != identity
+
+
+def noted(client: Client, keys: Keys) -> Noted:
+    """Return what is noted. Raises redis-py's errors."""
+    return read(client.hmget(keys.fleet, [LOG.decode(), STORE.decode(), STORE_URL.decode()]))
+
+
+def read(values: Any) -> Noted:  # noqa: ANN401 -- redis-py's answer
+    """Return what the values of `log`, `store` and `store_url` say."""
+    return Noted(*(value.decode(errors="replace") if value else None for value in values))
+
+
+def note(client: Client, keys: Keys, log: str | None, identity: str | None, url: str) -> Noted:
+    """Note the log's id and the store's identity, unless there are any; return what is noted then.
+
+    `log` is the id that this worker knows: a Redis that lost it gets it back. Nothing is written
+    where nothing lacks: a full server refuses it. Raises redis-py's errors.
+    """
+    there = noted(client, keys)
+    if there.log is None:
+        client.hsetnx(keys.fleet, LOG.decode(), log or secrets.token_hex(16))
+    if there.store is None and identity is not None:
+        client.hsetnx(keys.fleet, STORE.decode(), identity)
+    there = noted(client, keys)
+    if there.url is None and there.store is not None and there.store == identity:
+        client.hsetnx(keys.fleet, STORE_URL.decode(), url)  # not of another's store
+        there = replace(there, url=url)
+    return there
+
+
+def adopt(  # what is kept of a move: who, when, from where, to where
+    client: Client, keys: Keys, before: Noted, identity: str | None, url: str, *, by: str
+) -> None:
+    """Note another store, and that it was done. Raises redis-py's errors."""
+    seconds, microseconds = client.time()
+    record = {
+        "by": by, "from": before.store, "from_url": before.url, "to": identity, "to_url": url,
+    }  # fmt: skip
+    fields: dict[Any, Any] = {
+        STORE.decode(): identity or "",
+        STORE_URL.decode(): url,
+        f"{ADOPTED}{seconds * 1000 + microseconds // 1000}": json.dumps(record),
+    }
+    client.hset(keys.fleet, mapping=fields)

@@ -1,0 +1,66 @@
+"""A consumer group seen from outside: how far it was handed entries, and what is pending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import redis
+
+from sidecar.redis.client import Client, Side, translated
+from sidecar.redis.damage import low_of
+from sidecar.redis.keys import Keys
+from sidecar.wire.ids import FIRST, id_after, id_before
+
+
+def group_of(client: Client, stream: str, group: str) -> Mapping[str, Any] | None:
+    """Return what XINFO GROUPS says of a group; None without the stream or the group.
+
+    Raises redis-py's errors.
+    """
+    if not client.exists(stream):
+        return None
+    groups: Any = client.xinfo_groups(stream)
+    return next((dict(one) for one in groups if one["name"] == group.encode()), None)
+
+
+def position_of(client: Client, stream: str, group: str) -> str | None:
+    """Return up to where entries were handed out; None without a group."""
+    found = group_of(client, stream, group)
+    return str(found["last-delivered-id"].decode()) if found else None
+
+
+def delivered(control: Side, notify: Side, keys: Keys) -> str:
+    """Return up to where entries were handed out.
+
+    A lost group begins at the lowest unfinished entry again. Raises `SidecarError`.
+    """
+    with translated(control.url):
+        position = position_of(control.at(keys.control), keys.control, keys.group)
+    if position is not None:
+        return position
+    with translated(notify.url):
+        low = low_of(notify.client, keys)
+    return id_before(low) if low else FIRST
+
+
+def pending(
+    client: Client, stream: str, group: str, first: str, last: str, *, page: int
+) -> Iterator[list[tuple[str, str]]]:
+    """Yield what is pending from `first` to `last`, under any consumer: entry IDs and consumers.
+
+    In pages. A group that is lost, maybe meanwhile, has nothing. Raises redis-py's errors.
+    """
+    found: Any = [None] * page
+    while len(found) == page:
+        try:
+            found = client.xpending_range(stream, group, first, last, page)
+        except redis.ResponseError as error:
+            if str(error).startswith("NOGROUP"):
+                return
+            raise
+        yield [
+            (one["message_id"].decode(), one["consumer"].decode(errors="backslashreplace"))
+            for one in found
+        ]
+        first = id_after(found[-1]["message_id"].decode()) if found else first

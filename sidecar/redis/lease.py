@@ -1,0 +1,142 @@
+"""The lease of one control stream, and what its owners leave for each other.
+
+A lease shows that an owner lives; the fence, which never expires, shows who was the last.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+from sidecar.redis.client import Client
+from sidecar.redis.damage import Damaged, low_of
+from sidecar.redis.keys import Keys
+from sidecar.redis.scripts import script_of
+
+
+class Fenced(Exception):
+    """Another worker owns the control stream now, or the fence was lost with Redis's memory."""
+
+
+class Lease:
+    """What one worker does to become, stay and end as the owner of a control stream.
+
+    Not for use from several threads. Every method may raise redis-py's errors.
+    """
+
+    def __init__(self, client: Client, keys: Keys, *, lease_s: float) -> None:
+        """Each instance is another owner."""
+        self._client = client
+        self._keys = keys
+        self._token = secrets.token_hex(16)
+        self._lease_ms = int(lease_s * 1000)
+        self._owning = {name: script_of(client, name) for name in _SCRIPTS}
+
+    def acquire(self) -> int | None:
+        """Become the owner of the control stream.
+
+        Returns None while another owns it, else how many owners in a row ended without
+        settling or giving the lease back.
+        """
+        owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
+        return int(unclean) if owner else None
+
+    def holds_fence(self) -> bool:
+        """Tell whether nobody else has become the owner since this worker did."""
+        return bool(self._client.get(self._keys.fence) == self._token.encode())
+
+    def is_owned(self) -> bool:
+        """Tell whether a lease of the control stream runs."""
+        return bool(self._client.exists(self._keys.lease))
+
+    def renew(self) -> str:
+        """Keep the lease; return why the stream is halted, or an empty string.
+
+        Raises `Fenced` when another worker has taken over.
+        """
+        return self._renew()[0]
+
+    def has_room(self) -> bool:
+        """Keep the lease; tell whether the server has memory for what is new.
+
+        Raises `Fenced` when another worker has taken over.
+        """
+        return not self._renew()[1]
+
+    def _renew(self) -> tuple[str, bool]:
+        owner, halted, full = self._call("renew", self._lease_keys, [self._token, self._lease_ms])
+        if not owner:
+            raise Fenced
+        return str(halted.decode(errors="replace")), bool(full)
+
+    def release(self) -> None:
+        """Give the lease back in good order, if it is still ours."""
+        self._call("release", self._lease_keys, [self._token, 0, ""])
+
+    def yield_lease(self, alone: str = "") -> bool:
+        """Give the lease back because this worker cannot serve; tell whether it was ours.
+
+        That is no crash of its own, nor does it take back those of others. `alone` is the entry
+        that ran alone, if one did: it did not take the worker with it.
+        """
+        return bool(self._call("release", self._lease_keys, [self._token, 1, alone]))
+
+    def lowest_unfinished(self) -> str | None:
+        """Return the lowest entry that may be unfinished, as last noted. Raises `Damaged`."""
+        return low_of(self._client, self._keys)
+
+    def forget_lowest(self) -> None:
+        """Forget the lowest unfinished entry: it was one of another stream of the same name."""
+        self._client.delete(self._keys.low)
+
+    def note_lowest(self, low: str) -> None:
+        """Note the lowest entry that may be unfinished, where none is noted yet.
+
+        Without the fence: what was the lowest once never is too high, and nothing is replaced.
+        """
+        self._client.set(self._keys.low, low, nx=True)
+
+    def settle(self) -> None:
+        """Note that this owner got through what its predecessors left."""
+        self._client.hdel(self._keys.halt, "unclean", "alone", "alone_deaths")
+
+    def run_alone(self, entry_id: str) -> int:
+        """Note that `entry_id` is about to be run alone.
+
+        Returns how often that was noted before without the worker living to note another.
+        Raises `Damaged`.
+        """
+        found: Any = self._client.hmget(self._keys.halt, "alone", "alone_deaths")
+        before, deaths = found
+        if deaths and not deaths.isdigit():
+            raise Damaged(self._keys.halt, deaths, "HDEL its field alone_deaths")
+        count = int(deaths or 0) if before == entry_id.encode() else 0
+        self._client.hset(self._keys.halt, mapping={"alone": entry_id, "alone_deaths": count + 1})
+        return count
+
+    def survived_alone(self) -> None:
+        """Note that the entry that ran alone did not take the worker with it."""
+        self._client.hdel(self._keys.halt, "alone", "alone_deaths")
+
+    def misplaced(self) -> list[str]:
+        """Name the keys that are there as something else than what the sidecar makes of them."""
+        keys = self._keys
+        wanted = dict.fromkeys((keys.fence, keys.lease, keys.low), "string")
+        wanted |= dict.fromkeys((keys.notifications, keys.dead, keys.halts), "stream")
+        wanted[keys.halt] = "hash"
+        found: dict[str, Any] = {key: self._client.type(key) for key in wanted}
+        return [
+            f"{key} is a {kind.decode()}, not a {wanted[key]}"
+            for key, kind in found.items()
+            if kind.decode() not in (wanted[key], "none")
+        ]
+
+    @property
+    def _lease_keys(self) -> list[str]:
+        return [self._keys.fence, self._keys.lease, self._keys.halt]
+
+    def _call(self, name: str, keys: list[str], args: list[Any]) -> Any:  # noqa: ANN401 -- Lua
+        return self._owning[name](keys=keys, args=args)
+
+
+_SCRIPTS: Final = ("acquire", "renew", "release")

@@ -1,0 +1,1 @@
+"""What a command line needs, whatever its commands do: options, variables, output, files."""

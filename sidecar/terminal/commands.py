@@ -1,0 +1,97 @@
+"""Commands that are imported when they are called."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from sidecar.terminal.groups import flattened
+
+
+def lazy(package: str, places: Mapping[str, str]) -> type[TyperGroup]:
+    """Return the class of a group that imports its commands when they are called.
+
+    `places` tells by a command's name where it is: `module:function` in the package.
+    """
+    found = {name: Place(f"{package}.{place}") for name, place in places.items()}
+    return type("LazyGroup", (_LazyGroup,), {"table": found})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command's function is: `package.module:function`."""
+
+    path: str
+
+    def function(self) -> Any:  # noqa: ANN401 -- of as many types as there are commands
+        """Import it."""
+        module, _, name = self.path.partition(":")
+        return getattr(import_module(module), name)
+
+    def does(self) -> str:
+        """Return the first paragraph of its help, without importing it: that takes much longer."""
+        module, _, name = self.path.partition(":")
+        spec = find_spec(module)
+        parts = ast.parse(Path(str(spec and spec.origin)).read_bytes()).body
+        named = (one for one in parts if isinstance(one, ast.FunctionDef) and one.name == name)
+        return (ast.get_docstring(next(named)) or "").partition("\n\n")[0]
+
+
+class _LazyGroup(TyperGroup):
+    table: Mapping[str, Place]
+
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401 -- as typer has them
+        groups = attributes.pop("commands")
+        super().__init__(**attributes)
+        self.commands: Any = _Commands(self.table, groups)
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 -- click's, or typer's
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 -- click's, or typer's
+        """Show the help, in which a command is its name and what it does."""
+        listed = copy(self)
+        listed.commands = self.commands.listed()
+        TyperGroup.format_help(listed, ctx, formatter)
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands of a group by their names, and then its groups."""
+
+    def __init__(self, table: Mapping[str, Place], groups: Mapping[str, Any]) -> None:
+        self._table = table
+        self._groups = groups
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 -- click's command, or typer's own copy
+        return _load(name, self._table[name]) if name in self._table else self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._table, *self._groups))
+
+    def __len__(self) -> int:
+        return len(self._table) + len(self._groups)
+
+    def listed(self) -> dict[str, Any]:
+        """Return commands that have no more than what they do."""
+        told = {name: TyperCommand(name, help=one.does()) for name, one in self._table.items()}
+        return {**told, **self._groups}
+
+
+@cache
+def _load(name: str, place: Place) -> Any:  # noqa: ANN401 -- click's command, or typer's own copy
+    alone = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    )
+    alone.command(name)(flattened(place.function()))
+    return typer.main.get_command(alone)

@@ -1,0 +1,116 @@
+"""What commands read from files and write to them; `-` is a standard stream."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+from sidecar.errors import UsageError
+from sidecar.terminal import output
+
+
+def check_one_standard(data: str | None, manifest: str | None, stream: str) -> None:
+    """Raise `UsageError` when both are the same standard stream."""
+    if data == manifest == "-":
+        raise UsageError(f"--data and --manifest cannot both be standard {stream}; name a file")
+
+
+def read(option: str, name: str) -> bytes:
+    """Return the content of a file, or of standard input for `-`. Raises `UsageError`."""
+    with opened(option, name) as file:
+        return file.read()
+
+
+@contextmanager
+def opened(option: str, name: str) -> Iterator[BinaryIO]:
+    """Open a file to read from, or standard input for `-`.
+
+    Raises `UsageError` for what goes wrong with it, in the block, too: nothing else there may
+    raise OSError.
+    """
+    try:
+        file = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 -- closed below
+    except (OSError, ValueError) as error:
+        raise _unfit(option, name, "read", error) from error
+    with nullcontext(file) if name == "-" else file:
+        try:
+            yield file
+        except OSError as error:
+            raise _unfit(option, name, "read", error) from error
+
+
+def write(option: str, name: str, chunks: Iterable[bytes]) -> None:
+    """Write to a file, whole or not at all, or to standard output as the chunks come.
+
+    What the chunks raise comes through. Raises `UsageError` for what goes wrong with the file.
+    """
+    if name == "-":
+        for chunk in chunks:
+            output.raw(chunk)
+        return
+    path = Path(name)
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:  # a pipe or a device: there is nothing to rename over
+                file.writelines(chunks)
+            return
+        _replace(path.resolve(), chunks)
+    except (OSError, ValueError) as error:
+        raise _unfit(option, name, "written", error) from error
+
+
+def replace(path: Path, pieces: Iterator[bytes]) -> int:
+    """Write a file beside its place, and move it there when it is whole; return its size."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            size_bytes = sum(map(file.write, pieces))
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    return size_bytes
+
+
+def _replace(path: Path, chunks: Iterable[bytes]) -> None:
+    descriptor, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(chunks)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.fchmod(file.fileno(), path.stat().st_mode if path.exists() else 0o666 & ~umask)
+        os.replace(temp, path)
+    except BaseException:
+        os.unlink(temp)
+        raise
+
+
+def _unfit(option: str, name: str, done: str, error: OSError | ValueError) -> UsageError:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return UsageError(f"{option} {name}: {said}; name a file that can be {done}")
+
+
+def no_binary(chunks: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
+    """Pass chunks on, unless a terminal would get what is no text."""
+    if not sys.stdout.isatty():
+        return chunks
+    first = next(chunks, b"")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        text = decoder.decode(first, final=len(first) == size_bytes)
+        harmless = all(c.isprintable() or c in "\n\t" for c in text)
+    except UnicodeDecodeError:
+        harmless = False
+    if not harmless:
+        raise UsageError(
+            f"{size_bytes:,} bytes that are no text, and standard output is a terminal; redirect"
+            " it, or --data FILE (--data - prints them all the same)"
+        )
+    return itertools.chain((first,), chunks)

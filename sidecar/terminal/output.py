@@ -1,0 +1,186 @@
+"""What commands print: data on standard output, hints on standard error.
+
+Everything printed goes through here, so that a reader who has had enough (`sidecar tail | head`)
+ends a command quietly, and a string out of an event can neither colour nor steer a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.lines import write_now
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CUT_MIN_WIDTH: Final = 24
+WIDE: Final = 100_000
+"""Columns of a pipe: nothing is cut or wrapped there."""
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Return `text` with what is not printable written as escapes: it is data, not commands."""
+    return "".join(
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """Return JSON that a terminal and a pipe of any encoding can take.
+
+    ASCII, and a lone surrogate is one escape; the rest of what is not printable is escaped anyway.
+    """
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def line(text: str = "") -> None:
+    """Print a line, at once."""
+    with _reader_may_leave():
+        sys.stdout.write(_encodable(text) + "\n")
+        sys.stdout.flush()
+
+
+def json_line(value: object) -> None:
+    """Print one JSON object on a line of its own."""
+    line(to_json(value))
+
+
+def raw(data: bytes) -> None:
+    """Print bytes as they are."""
+    with _reader_may_leave():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def hint(text: str) -> None:
+    """Tell a person something that is no data."""
+    write_now(f"sidecar: {visible(text)}\n")
+
+
+def heading(columns: Sequence[str]) -> None:
+    """Name the columns of the lines that follow to a person, beside the data."""
+    if on_terminal():
+        write_now("  ".join(columns).upper() + "\n")
+
+
+def on_terminal() -> bool:
+    """Tell whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    cut: Sequence[str] = (),
+    right: Sequence[str] = (),
+    styles: dict[str, str] | None = None,
+) -> None:
+    """Print a table. Cells are plain text, and no row is wrapped: IDs stay fit to be copied.
+
+    On a terminal the columns `cut` get what the others leave, but always something. `right`
+    names the columns of numbers, `styles` the colour of a cell by its text.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[Text(visible(cell), (styles or {}).get(cell, "")) for cell in row] for row in rows]
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    room = None
+    if on_terminal() and cut:
+        widths = [max((row[i].cell_len for row in cells), default=0) for i in range(len(columns))]
+        kept = sum(w + 2 for w, column in zip(widths, columns, strict=True) if column not in cut)
+        room = max(CUT_MIN_WIDTH, (_console().width - kept) // len(cut))
+    for column in columns:
+        shown.add_column(
+            column.upper(),
+            justify="right" if column in right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=room if column in cut else None,
+        )
+    for row in cells:
+        shown.add_row(*row)
+    _print(shown, WIDE)
+
+
+def pairs(rows: Sequence[tuple[str, str]], styles: dict[str, str] | None = None) -> None:
+    """Print names and values, one pair a line, values wrapped under each other."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold", no_wrap=not on_terminal())
+    for name, value in rows:
+        shown.add_row(
+            Text(visible(name)), Text(visible(value, lines=True), (styles or {}).get(name, ""))
+        )
+    _print(shown)
+
+
+def styled(parts: Sequence[tuple[str, str]]) -> None:
+    """Print a line of texts and their styles; it is neither cut nor wrapped."""
+    if not on_terminal():
+        line("  ".join(visible(text) for text, _ in parts).rstrip())
+        return
+    from rich.text import Text
+
+    joined = Text("  ").join(Text(visible(text), style) for text, style in parts)
+    joined.rstrip()
+    with _reader_may_leave():
+        _console().print(joined, soft_wrap=True)
+
+
+def _print(shown: object, width: int | None = None) -> None:
+    console = _console(width)
+    with console.capture() as captured:
+        console.print(shown)
+    for text in captured.get().splitlines():
+        line(text.rstrip())
+
+
+def _console(width: int | None = None) -> Console:
+    from rich.console import Console
+
+    if on_terminal():
+        return Console(highlight=False, markup=False, emoji=False, width=width)
+    return Console(
+        highlight=False, markup=False, emoji=False, width=WIDE, color_system=None,
+        force_terminal=False, legacy_windows=False,
+    )  # fmt: skip
+
+
+def _encodable(text: str) -> str:
+    """Return `text` as standard output's encoding can write it, a C locale's too."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        reader_left()
+
+
+def reader_left() -> None:
+    """End quietly: whoever read our output has had enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0) from None
+
+
+def jsonable(fields: dict[bytes, bytes]) -> dict[str, Any]:
+    """Return an entry's fields as text, byte for byte where they are UTF-8."""
+    return {
+        name.decode(errors="backslashreplace"): value.decode(errors="backslashreplace")
+        for name, value in fields.items()
+    }

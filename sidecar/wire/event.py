@@ -1,0 +1,314 @@
+"""The inbound contract: one entry of the control stream, decoded and checked.
+
+`decode` turns an entry's fields into an `Event` or raises `Rejected` with the dead-letter
+reason. The rules are those of docs/contract.md, "Control entry and event"; the order of the checks
+is that of docs/contract.md, "Dead letters".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Any, Final, NoReturn
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+RESERVED: Final = ".sidecar/"
+"""Refs under it are the sidecar's own: its archive lies there, and no event may write into that."""
+MAX_ENTRY_BYTES: Final = 16 * 1024
+MAX_NESTING: Final = 64
+MAX_SHOWN_CHARS: Final = 60
+"""So much of a wrong value is told."""
+
+KNOWN_TYPES: Final = frozenset({
+    "stack.activated",
+    "tenant.created",
+    "hostname.bound",
+    "hostname.verified",
+    "hostname.revoked",
+    "actor.changed",
+    "key.changed",
+    "membership.changed",
+    "entitlement.updated",
+    "system.opstack.updated",
+    "dns.zone.upserted",
+    "cron.settings.upserted",
+    "run.abort",
+})  # fmt: skip
+
+
+class Reason(StrEnum):
+    """Why an entry ended as a dead letter. Public: docs/contract.md, "Dead letters"."""
+
+    ENTRY_LOST = "entry_lost"
+    TOO_LARGE = "too_large"
+    MALFORMED = "malformed"
+    INVALID_EVENT = "invalid_event"
+    UNKNOWN_TYPE = "unknown_type"
+    BAD_REF = "bad_ref"
+    FORBIDDEN_REF = "forbidden_ref"
+    ID_CONFLICT = "id_conflict"
+    ARTIFACT_MISSING = "artifact_missing"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    ARTIFACT_TOO_LARGE = "artifact_too_large"
+    POISON = "poison"
+
+
+class Rejected(Exception):
+    """An entry that can never become a notification, and why."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+_RFC3339: Final = (
+    r"^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))?$"
+)
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+UInt64 = Annotated[int, Field(ge=0, le=2**64 - 1)]
+Checksum = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+
+
+class Event(BaseModel):
+    """A control event. Zero values stand for absent fields; unknown fields are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    id: Int64 = 0
+    event_id: Annotated[str, Field(min_length=1, max_length=256)]
+    type: Annotated[str, Field(min_length=1)]
+    tenant_id: str = ""
+    stack_id: str = ""
+    version: Int64 = 0
+    base_version: Int64 = 0
+    artifact_ref: str = ""
+    checksum: Checksum = ""
+    manifest_checksum: Checksum = ""
+    control_version: UInt64 = 0
+    created_at: Annotated[str, Field(max_length=64, pattern=_RFC3339)] = ""
+
+
+_VALIDATE_JSON: Final = Event.__pydantic_validator__.validate_json  # without a detour
+FIELDS: Final = tuple(Event.model_fields)
+_FIELD_SET: Final = frozenset(FIELDS)
+_NOT_CONTENT: Final = frozenset({"id", "created_at", "control_version", "manifest_checksum"})
+
+
+def entry_size_bytes(fields: Mapping[bytes, bytes]) -> int:
+    """Return the size of an entry: all field names and values added up."""
+    return sum(map(len, fields)) + sum(map(len, fields.values()))
+
+
+def decode(
+    fields: Mapping[bytes, bytes], size_bytes: int | None = None
+) -> tuple[Event, dict[str, Any]]:
+    """Decode one entry of the control stream.
+
+    `size_bytes` is the entry's size where `fields` does not show it: a name may be repeated.
+    Returns the checked event and its JSON object as it came, without the known fields that
+    are null or zero. Raises `Rejected` (too_large, malformed, invalid_event).
+    """
+    size_bytes = entry_size_bytes(fields) if size_bytes is None else size_bytes
+    if size_bytes > MAX_ENTRY_BYTES:
+        raise Rejected(
+            Reason.TOO_LARGE, f"the entry has {size_bytes} bytes; at most {MAX_ENTRY_BYTES} fit"
+        )
+    raw = fields.get(b"event")
+    if raw is None:
+        raise Rejected(Reason.MALFORMED, "the entry has no field named event")
+    event = _plainly_valid(raw)
+    if event is not None:
+        return event, {key: value for key, value in event.__dict__.items() if value}
+    return _check(_parse(raw))
+
+
+def content_digest(body: Mapping[str, Any]) -> bytes:
+    """Return 16 bytes that tell two events with one event_id apart by what they say.
+
+    The SHA-256 of the canonical JSON without `id`, `created_at`, `control_version` and
+    `manifest_checksum`, which a producer that retries may change.
+    """
+    content = {key: value for key, value in body.items() if key not in _NOT_CONTENT}
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:16]
+
+
+def _plainly_valid(raw: bytes) -> Event | None:
+    """Parse and check in one go what nearly every producer sends: known fields, and no nesting.
+
+    Returns None for anything else, unknown fields included: the careful way round then keeps
+    what is to be kept, and says what is wrong.
+    """
+    if b"[" in raw or raw.count(b"{") != 1:
+        return None
+    try:
+        event: Event = _VALIDATE_JSON(raw)
+    except ValidationError:
+        return None
+    if event.model_extra:
+        return None
+    _agree(event)
+    return event
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        text = raw.decode()
+        if raw.count(b"[") + raw.count(b"{") > MAX_NESTING:
+            _bound_nesting(text)
+        body = (_ZERO_DECODER if _NEGATIVE_ZERO.search(raw) else _DECODER).decode(text)
+        if isinstance(body, dict):
+            return _encodable(body)
+    except UnicodeDecodeError as error:
+        raise Rejected(Reason.MALFORMED, f"event is not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise Rejected(Reason.MALFORMED, f"event is not one JSON object: {error}") from error
+    raise Rejected(Reason.MALFORMED, f"event is a JSON {type(body).__name__}, not an object")
+
+
+def _check(body: dict[str, Any]) -> tuple[Event, dict[str, Any]]:
+    if not body.keys() <= _FIELD_SET:
+        _refuse_other_case(body)
+    has_zeros = not all(body.values())
+    if has_zeros:
+        body = {k: v for k, v in body.items() if v is not None or k not in _FIELD_SET}
+    try:
+        event = Event.model_validate(body)
+    except ValidationError as error:
+        raise Rejected(Reason.INVALID_EVENT, _first_problem(error)) from error
+    _agree(event)
+    if has_zeros:
+        body = {k: v for k, v in body.items() if v or k not in _FIELD_SET}
+    return event, body
+
+
+def _agree(event: Event) -> None:
+    """Check what the model's types do not say."""
+    if not event.event_id.isprintable():
+        _invalid("event_id", "has a character that is not printable")
+    if event.artifact_ref and not event.checksum:
+        _invalid("checksum", "an event with artifact_ref needs the checksum of its data")
+    if event.type == "stack.activated":
+        for field in ("tenant_id", "stack_id"):
+            if not getattr(event, field):
+                _invalid(field, "stack.activated needs it")
+        if event.version <= 0:
+            _invalid("version", "stack.activated needs a version above 0")
+    if event.created_at[8:10] > "28":
+        _day_exists(event.created_at)
+
+
+def _day_exists(created_at: str) -> None:
+    """Refuse 30 February, which the pattern lets through and Go's time.Time does not."""
+    try:
+        date.fromisoformat(created_at[:10])
+    except ValueError as error:
+        _invalid("created_at", str(error))
+
+
+def _invalid(field: str, problem: str) -> NoReturn:
+    raise Rejected(Reason.INVALID_EVENT, f"{field}: {problem}")
+
+
+def _refuse_other_case(body: Mapping[str, Any]) -> None:
+    for key in body:
+        if key not in _FIELD_SET and key.casefold() in _FIELD_SET:
+            raise Rejected(
+                Reason.INVALID_EVENT,
+                f"{key.casefold()}: spelt {key!r}; a Go reader would take that for the field",
+            )
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    said = f"{first['loc'][0]}: {first['msg']}"
+    return said if first["type"] == "missing" else f"{said}, not {_shown(first['input'])}"
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 -- any JSON value
+    """Return the beginning of a value, as JSON; what cannot be printed is escaped."""
+    text = orjson.dumps(value).decode()
+    cut = text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+# --- JSON as the contract wants it -------------------------------------------------------------
+#
+# The standard library's parser keeps integers exact, and shows each other number's text, so
+# that what is not ours passes through digit by digit. orjson writes, and `Fragment` is how it
+# is told to write a text as it stands.
+
+
+def _number_as_written(literal: str) -> orjson.Fragment:
+    if math.isinf(float(literal)):
+        raise ValueError(f"no double holds the number {literal[:40]}")
+    return orjson.Fragment(literal)
+
+
+def _no_such_constant(literal: str) -> NoReturn:
+    raise ValueError(f"{literal} is not a JSON number")
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=_number_as_written, parse_constant=_no_such_constant)
+# An integer's hook would cost every event; only -0 needs one, which no Python integer is.
+_NEGATIVE_ZERO: Final = re.compile(rb"-0[\s,\]}]")
+_ZERO_DECODER: Final = json.JSONDecoder(
+    parse_float=_number_as_written,
+    parse_constant=_no_such_constant,
+    parse_int=lambda literal: orjson.Fragment(literal) if literal == "-0" else int(literal),
+)
+_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+
+
+def _bound_nesting(text: str) -> None:
+    """Refuse deep nesting before the parser sees it: its own bound differs between Pythons."""
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group(), 0)
+        if depth > MAX_NESTING:
+            raise ValueError(f"nested deeper than {MAX_NESTING}")
+
+
+def _encodable(body: dict[str, Any]) -> dict[str, Any]:
+    """Return `body` such that orjson writes it: nearly always as it is."""
+    try:
+        orjson.dumps(body)
+    except TypeError:
+        return {_text(key): _value(value) for key, value in body.items()}
+    return body
+
+
+def _value(value: Any) -> Any:  # noqa: ANN401 -- any JSON value
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {_text(key): _value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_value(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return _wide_integer(value)
+    return value
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a lone surrogate") from None
+    return text
+
+
+def _wide_integer(value: int) -> orjson.Fragment:
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError("no double holds one of its integers") from None
+    return orjson.Fragment(str(value))

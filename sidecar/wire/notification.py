@@ -1,0 +1,102 @@
+"""The outbound contract: the reference-only notification, as written and as read.
+
+Its fields are public: docs/contract.md, "Notification".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Self, cast
+
+import orjson
+from pydantic import ConfigDict
+
+from sidecar.wire.event import Event
+
+MAX_NOTIFICATION_BYTES: Final = 8 * 1024
+
+_OPTIONAL: Final = frozenset({
+    "tenant_id", "stack_id", "version", "base_version", "artifact_ref", "checksum",
+    "manifest_checksum", "created_at", "traceparent",
+})  # fmt: skip
+_STAMP: Final = b'"control_version":'
+_STAMP_DIGITS: Final = 16
+"""Digits of a control_version: microseconds since the epoch have sixteen until the year 2286."""
+_MANIFEST_CHECKSUM_BYTES: Final = len(',"manifest_checksum":"sha256:"') + 64
+
+
+def unstamped(body: Mapping[str, Any], manifest_checksum: str) -> bytes:
+    """Return the notification's JSON up to where the value of `control_version` goes.
+
+    The publish script appends the number and a brace: scripts splice, they never re-encode.
+    `body` is that of `event.decode`: without zero values, as the Go side leaves them out.
+    """
+    out = {"id": 0, **body}
+    out.pop("control_version", None)
+    if manifest_checksum:
+        out["manifest_checksum"] = manifest_checksum
+    return orjson.dumps(out)[:-1] + b"," + _STAMP
+
+
+def size_bytes(
+    unstamped_json: bytes, origin: str, traceparent: bytes, *, stamps_manifest: bool
+) -> int:
+    """Return the size of the notification that will come of it: names and values added up.
+
+    `stamps_manifest` tells that a manifest checksum will be added to `unstamped_json` later.
+    """
+    size = len(b"event") + len(unstamped_json) + _STAMP_DIGITS + 1
+    size += len(b"origin") + len(origin.encode())
+    size += len(b"traceparent") + len(traceparent) if traceparent else 0
+    return size + (_MANIFEST_CHECKSUM_BYTES if stamps_manifest else 0)
+
+
+class Notification(Event):
+    """What a fleet controller reads: the event, its position, and where it came from."""
+
+    # Strings seldom repeat: a cache of them costs more than it saves.
+    model_config = ConfigDict(extra="allow", frozen=True, cache_strings="keys")
+
+    # `origin` and `traceparent` are no fields: an event may have unknown fields of these names,
+    # and they are its own. The entry lies where pydantic keeps private attributes, put there by
+    # hand: declared ones would cost a third of the validation.
+
+    @property
+    def origin(self) -> str:
+        """`<control stream>/<entry id>` of the entry that caused it."""
+        return self._entry.get(b"origin", b"").decode()
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that came with that entry."""
+        found = self._entry.get(b"traceparent")
+        return None if found is None else found.decode(errors="replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for machines, without what it says nothing of."""
+        told = {"origin": self.origin, "traceparent": self.traceparent}
+        body = self.model_dump(mode="json") | told
+        return {name: value for name, value in body.items() if value or name not in _OPTIONAL}
+
+    @property
+    def _entry(self) -> Mapping[bytes, bytes]:
+        entry: Any = self.__pydantic_private__ or {}
+        return cast(Mapping[bytes, bytes], entry)
+
+    @classmethod
+    def of_entry(cls, fields: Mapping[bytes, bytes]) -> Self:
+        """Return the notification that an entry of the notification stream holds.
+
+        It keeps `fields`, which must not change afterwards. Raises `KeyError` or `ValueError` when
+        no sidecar wrote the entry.
+        """
+        this: Self = cls.__pydantic_validator__.validate_json(fields[b"event"])
+        if b"origin" not in fields:
+            raise KeyError("origin")
+        object.__setattr__(this, "__pydantic_private__", fields)
+        return this
+
+
+def parse(fields: Mapping[bytes, bytes]) -> Notification:
+    """Return `Notification.of_entry(fields)`."""
+    return Notification.of_entry(fields)

@@ -1,0 +1,128 @@
+"""What a notification replaces, and which of two events of it is the newer one.
+
+This is the only place that decides it: redrive, repair, trace and report all ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol, Self
+
+EntryPair = tuple[int, int]
+CLOCK_SLACK_MS: Final = 300_000
+"""How far the clocks of two machines may lie apart."""
+
+
+class Subject(NamedTuple):
+    """What a notification replaces: a tenant's stack, else a ref."""
+
+    tenant_id: str = ""
+    stack_id: str = ""
+    artifact_ref: str = ""
+
+
+class _Event(Protocol):
+    """What an event says, as far as it matters here."""
+
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def tenant_id(self) -> str: ...
+    @property
+    def stack_id(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def artifact_ref(self) -> str: ...
+
+
+def subject_of(tenant_id: str, stack_id: str, artifact_ref: str) -> Subject | None:
+    """Return what an event is about; None when it is about neither a stack nor a ref."""
+    if stack_id:
+        return Subject(tenant_id=tenant_id, stack_id=stack_id)
+    return Subject(artifact_ref=artifact_ref) if artifact_ref else None
+
+
+class Change(NamedTuple):
+    """An event, and where it stands among others."""
+
+    event_id: str
+    subject: Subject | None
+    artifact_ref: str
+    version: int
+    stream: str
+    """The control stream that it came on first, however often it was redriven since."""
+    entry: EntryPair | None
+    """Its entry there; None when its origin names none."""
+    at_ms: int | None
+    """When it began or, of what is published, when that was, in milliseconds since the epoch; None
+    when nothing tells, as of an entry whose ID is no time."""
+
+    @classmethod
+    def of(cls, event: _Event, origin: str, at_ms: int | None) -> Self:
+        """Return the change that the event of the entry `origin` makes."""
+        stream, entry = parted(origin)
+        subject = subject_of(event.tenant_id, event.stack_id, event.artifact_ref)
+        return cls(event.event_id, subject, event.artifact_ref, event.version, stream, entry, at_ms)
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is anything that it could move back."""
+        return self.subject is not None
+
+    def begun(self, known_ms: int) -> Self:
+        """Return it with the time of its entry, which was there at `known_ms` at the latest.
+
+        An ID that lies after that is no time: a producer gave it.
+        """
+        is_time = self.entry is not None and self.entry[0] <= known_ms + CLOCK_SLACK_MS
+        return self._replace(at_ms=self.entry[0] if self.entry and is_time else None)
+
+
+def overtakes(later: Change, earlier: Change) -> bool:
+    """Tell whether to publish `earlier` now would move something back that `later` has moved.
+
+    It would when both are of one subject or of one ref, and `later` comes after `earlier`. A stack
+    does not move back by a version that is higher than the later one's.
+    """
+    if later.event_id == earlier.event_id or not comes_after(later, earlier):
+        return False
+    if earlier.artifact_ref and later.artifact_ref == earlier.artifact_ref:
+        return True  # the store, too, has one current version of a ref
+    if earlier.subject is None or later.subject != earlier.subject:
+        return False
+    return not (later.version and earlier.version) or later.version >= earlier.version
+
+
+def comes_after(later: Change, earlier: Change) -> bool:
+    """Tell whether `later` comes after: in entry order on one control stream, else in time.
+
+    Between two control streams what nobody can tell counts as after: it is the safe answer.
+    """
+    if later.entry and earlier.entry and later.stream == earlier.stream:
+        return later.entry > earlier.entry
+    if later.at_ms is None or earlier.at_ms is None:
+        return True
+    return later.at_ms >= earlier.at_ms
+
+
+def parted(origin: str) -> tuple[str, EntryPair | None]:
+    """Return the control stream of an origin and the entry's ID; None when it names no entry."""
+    stream, slash, entry_id = origin.rpartition("/")
+    ms, dash, seq = entry_id.partition("-")
+    if not (slash and dash and _is_number(ms) and _is_number(seq)):
+        return "", None
+    return stream, (int(ms), int(seq))
+
+
+def followed(originals: Mapping[str, str], origin: str) -> str:
+    """Follow an entry through all that it was redriven from; `originals` tells of each one step."""
+    for _ in range(len(originals)):
+        if origin not in originals:
+            break
+        origin = originals[origin]
+    return origin
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -1,0 +1,29 @@
+"""Durations and sizes as a person writes them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS_BYTES: Final = {
+    "": 1, "B": 1, "K": 1 << 10, "KIB": 1 << 10, "M": 1 << 20, "MIB": 1 << 20,
+    "G": 1 << 30, "GIB": 1 << 30, "T": 1 << 40, "TIB": 1 << 40, "KB": 10**3, "MB": 10**6,
+    "GB": 10**9, "TB": 10**12,
+}  # fmt: skip
+
+
+def seconds(value: str | float) -> float:
+    """Read a duration: a number of seconds, or one with a unit (500ms, 90s, 5m, 12h, 7d)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
+    if not match or match[2] not in _UNITS_S:
+        raise ValueError(f"{value!r} is no duration; write seconds, or 500ms, 90s, 5m, 12h, 7d")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def size_bytes(value: str | int) -> int:
+    """Read a size: a number of bytes, or one with a unit (512KiB, 64M, 1GiB, 10GB)."""
+    match = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", str(value))
+    if not match or match[2].upper() not in _UNITS_BYTES:
+        raise ValueError(f"{value!r} is no size; write bytes, or 512KiB, 64M, 1GiB")
+    return int(match[1]) * _UNITS_BYTES[match[2].upper()]

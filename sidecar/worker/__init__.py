@@ -1,0 +1,1 @@
+"""The relay, and what a worker needs around it."""

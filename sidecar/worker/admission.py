@@ -1,0 +1,93 @@
+"""From an entry to an item of the window: what it says, and what the index knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from sidecar.redis.publisher import BURIED, Publisher, origin_digest
+from sidecar.redis.source import Entry
+from sidecar.wire.event import Reason, Rejected
+from sidecar.wire.identity import identity_digest
+from sidecar.worker.caution import DEATHS_ALONE
+from sidecar.worker.letter import cut
+from sidecar.worker.pipeline import Pipeline
+from sidecar.worker.window import Item, Trouble
+
+
+class Admission:
+    """Admits one control stream's entries, and remembers what failed attempts left behind."""
+
+    def __init__(
+        self, stream: str, pipeline: Pipeline, publisher: Publisher, wall_clock: Callable[[], float]
+    ) -> None:
+        self._stream = stream
+        self._pipeline = pipeline
+        self._publisher = publisher
+        self._wall_clock = wall_clock
+        self._troubles: dict[str, Trouble] = {}
+
+    def item(self, entry: Entry, *, reread: bool) -> Item:
+        """Return the entry's item, which ends as a dead letter when it is no event."""
+        item = self._bare(entry, reread=reread)
+        try:
+            admitted = self._pipeline.admit(entry.fields, item.origin, entry.size_bytes)
+            item.admitted = admitted
+            item.tenant = admitted.event.tenant_id
+            item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
+        except Rejected as rejected:
+            item.end(rejected.reason, rejected.detail)
+            if rejected.reason is Reason.TOO_LARGE:
+                item.entry = cut(entry)
+        return item
+
+    def poison(self, entry: Entry, died: int) -> Item:
+        """Return the item of an entry that took `died` workers with it; it may be published.
+
+        Unless to look at it is what kills: that is given up after as many deaths again.
+        """
+        is_read = died < 2 * DEATHS_ALONE
+        item = self.item(entry, reread=True) if is_read else self._bare(entry, reread=False)
+        item.tenant = None
+        item.end(Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
+        return item
+
+    def look_up(self, items: Sequence[Item]) -> None:
+        """Note in each item what the index knows of its event_id and its origin."""
+        digests = [
+            digest for item in items for digest in (origin_digest(item.origin), item.identity[:16])
+        ]
+        seen = self._publisher.seen(digests) if digests else []
+        for item, buried, event in zip(items, seen[::2], seen[1::2], strict=True):
+            if buried:
+                item.known, item.bury = origin_digest(item.origin) + BURIED, None
+            elif event and event.content_digest == item.identity[16:]:
+                item.known, item.bury = item.identity, None
+            elif event and not item.bury:
+                item.conflicts(event.control_version)
+
+    # --- troubles ------------------------------------------------------------------------------
+
+    def trouble_of(self, entry_id: str) -> Trouble:
+        """Return what failed attempts at a held entry left behind."""
+        return self._troubles[entry_id]
+
+    def remember(self, item: Item) -> None:
+        """Keep what failed attempts at an item left behind, while it is held."""
+        self._troubles[item.id] = item.trouble
+
+    def forget(self, item: Item) -> None:
+        """Forget an item that is finished."""
+        self._troubles.pop(item.id, None)
+
+    def forget_all_but(self, entry_ids: Collection[str]) -> None:
+        """Forget entries that are not pending any more."""
+        self._troubles = {id_: self._troubles[id_] for id_ in self._troubles if id_ in entry_ids}
+
+    def stop_budgets(self, now: float) -> None:
+        """Let no retry budget run on while nothing is tried."""
+        for trouble in self._troubles.values():
+            trouble.budget.count(now)
+
+    def _bare(self, entry: Entry, *, reread: bool) -> Item:
+        trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())
+        return Item(entry, entry.id, f"{self._stream}/{entry.id}", trouble, reread=reread)

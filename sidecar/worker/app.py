@@ -1,0 +1,202 @@
+"""The worker's process: from settings to running relays, and to an exit code."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sidecar import __version__
+from sidecar.errors import SidecarError, Unreachable
+from sidecar.redis.embedded import EmbeddedServer
+from sidecar.stores import open_store
+from sidecar.wire.urls import redact
+from sidecar.worker.fleetstore import FleetStore
+from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
+from sidecar.worker.housekeeping import Housekeeper
+from sidecar.worker.metrics import Metrics, State, StreamMetrics
+from sidecar.worker.settings import Settings
+from sidecar.worker.supervision import Supervisor
+from sidecar.worker.threads import Threads
+from sidecar.worker.wiring import Wiring, whoami
+
+SUMMARY_EVERY_S: Final = 10.0
+WAIT_FOR_REDIS_S: Final = 2.0
+
+
+def run(
+    settings: Settings,
+    log: FilteringBoundLogger,
+    stop: threading.Event,
+    *,
+    log_dropped: Callable[[], int] = lambda: 0,
+) -> int:
+    """Run the worker until `stop` is set (or all is drained) and return the exit code.
+
+    `log_dropped` tells how many log lines were dropped so far, for the metric.
+
+    Raises `SidecarError` for what keeps it from starting. A Redis that is away keeps it only when
+    no one watches its health: under an orchestrator (`--http`) it waits, and says so there, for a
+    sidecar that exits would keep its pod from starting.
+    """
+    _calm_the_collector()
+    with ExitStack() as stack:
+        return _Worker(settings, log, stop, log_dropped).run(stack)
+
+
+class _Worker:
+    """One process: its relays, and what runs beside them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: FilteringBoundLogger,
+        stop: threading.Event,
+        log_dropped: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._stop = stop
+        self._metrics = Metrics(log_dropped)
+        self._observers = {
+            stream: StreamMetrics(self._metrics, stream) for stream in settings.streams
+        }
+        self._threads = Threads(stop, log)
+        self._supervisor = Supervisor(self._metrics, log)
+        self._beat_s = min(settings.lease_s / 3, SUMMARY_EVERY_S)
+
+    def run(self, stack: ExitStack) -> int:
+        """Start all, in the order in which each needs the others; `stack` ends it."""
+        settings, log = self._settings, self._log
+        if settings.http:
+            stack.callback(self._health(settings.http).close)
+        own = None if settings.redis else stack.enter_context(_embedded(settings.data_dir, log))
+        redis_url = own.url if own else settings.redis or ""
+        notify_url = settings.notify_redis or redis_url
+        wiring = Wiring(settings, redis_url, notify_url, self._supervisor, log)
+        stack.callback(wiring.close)
+        source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
+        pipeline = wiring.pipeline(source, fleet)
+        pool = stack.enter_context(_pool(settings.store_threads))
+        while not self._servers_answer(wiring):
+            if self._stop.wait(WAIT_FOR_REDIS_S):
+                return 0
+        fleet_store = wiring.fleet_store(fleet)
+        fleet_store.join(log, adopt=settings.adopt_fleet_store, by=whoami())
+        housekeeper = wiring.housekeeper(self._beat_s)
+        housekeeper.work()  # before a relay takes a stream that is another's share
+        stack.callback(housekeeper.leave)
+        relays = [
+            wiring.relay(pipeline, pool, observer, partial(self._threads.beat, stream))
+            for stream, observer in self._observers.items()
+        ]
+        if settings.archive:
+            archiving = wiring.archiving(fleet)
+            archiving.start()
+            stack.callback(archiving.close)
+        log.info(
+            "started", version=__version__, redis=redact(redis_url), streams=settings.streams,
+            notify_stream=settings.notify_stream, source=redact(settings.source_url),
+            fleet=redact(settings.fleet_url),
+        )  # fmt: skip
+        self._threads.start(relays)
+        self._watch(own, housekeeper, fleet_store)
+        return self._threads.exit_code(drain=settings.drain)
+
+    def _watch(
+        self, own: EmbeddedServer | None, housekeeper: Housekeeper, fleet_store: FleetStore
+    ) -> None:
+        """Do what runs beside the relays, until the last of them has ended."""
+        threads, summarise = self._threads, partial(_summarise, self._observers, self._log)
+        summary_at = time.monotonic() + SUMMARY_EVERY_S
+        while threads.running():
+            threads.wait(self._beat_s)
+            if own and not self._stop.is_set():
+                threads.refuse(_kept(own, self._log))
+            housekeeper.work()
+            threads.refuse(fleet_store.watch())
+            if time.monotonic() >= summary_at:
+                self._supervisor.attempt("summary", "", summarise)
+                summary_at += SUMMARY_EVERY_S
+        summarise()
+
+    def _health(self, address: str) -> HealthServer:
+        return HealthServer(
+            address, stuck=self._threads.stuck, states=self._states,
+            metrics=self._metrics.exposition,
+        )  # fmt: skip
+
+    def _states(self) -> dict[str, State]:
+        """Return what each relay does, and what of the work beside them fails."""
+        states = {stream: seen.now for stream, seen in self._observers.items()}
+        if failing := self._supervisor.failing():
+            states[BACKGROUND] = State(FAILING, "; ".join(failing))
+        return states
+
+    def _servers_answer(self, wiring: Wiring) -> bool:
+        """Check the servers; tell whether they could be reached, if that may be waited for."""
+        try:
+            wiring.check_servers()
+        except Unreachable as error:
+            if not self._settings.http or self._settings.drain:
+                raise
+            self._log.warning("waiting", detail=str(error))
+            for observer in self._observers.values():
+                observer.state("waiting", str(error))
+            return False
+        return True
+
+
+def _calm_the_collector() -> None:
+    """Let the garbage collector look less often: an event makes a dozen objects and no cycle.
+
+    At the default of 700 new objects it takes a quarter of the relay's time (`make bench`).
+    """
+    gc.freeze()
+    gc.set_threshold(50_000)
+
+
+def _summarise(observers: Mapping[str, StreamMetrics], log: FilteringBoundLogger) -> None:
+    for stream, observer in observers.items():
+        counts = observer.take_counts()
+        if counts:
+            log.info("summary", stream=stream, seconds=SUMMARY_EVERY_S, **counts)
+
+
+@contextmanager
+def _embedded(data_dir: Path, log: FilteringBoundLogger) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(data_dir)
+    log.info("embedded server", url=redact(server.url), owner=server.owner)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _kept(server: EmbeddedServer, log: FilteringBoundLogger) -> SidecarError | None:
+    """Keep the embedded server up when its owner has left; return why that cannot be."""
+    joined = not server.owner
+    try:
+        server.keep()
+    except SidecarError as error:
+        return error
+    if joined and server.owner:
+        log.info("embedded server taken over", url=redact(server.url))
+    return None
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,107 @@
+"""The archive kept up beside the relays.
+
+In a thread of its own: a slow store must not keep a worker from telling the others that it lives.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sidecar.history.archiver import Archiver
+from sidecar.redis.keys import Keys
+from sidecar.worker.share import Share
+from sidecar.worker.supervision import Supervisor
+
+LOOK_EVERY_S: Final = 10.0
+LEAVE_S: Final = 10.0
+ARCHIVING: Final = "archiving"
+CHECKPOINTS: Final = "checkpoints"
+
+
+class Archiving:
+    """Archives what this worker is responsible for: the control streams that it owns, and of the
+    others those that belong to the first of all.
+    """
+
+    def __init__(
+        self,
+        archivers: Mapping[str, Archiver],
+        keys: Mapping[str, Keys],
+        share: Share,
+        every_s: float,
+        supervisor: Supervisor,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """Both by control stream. A segment is closed after `every_s` seconds at the latest."""
+        self._archivers, self._keys, self._share = archivers, keys, share
+        self._every_s, self._supervisor, self._log = every_s, supervisor, log
+        self._owed: set[str] = set()
+        """By control stream: whose archiver may have a checkpoint to write."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, once what is under way is through, unless that takes too long.
+
+        Nothing is lost then: what is not noted as archived is archived again.
+        """
+        self._stop.set()
+        self._thread.join(LEAVE_S)
+        if self._thread.is_alive():
+            self._log.warning("the archive is left as it is: the store does not answer")
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(LOOK_EVERY_S, self._every_s)):
+            # Also what lies between the steps: nobody would see the thread end.
+            self._supervisor.attempt(ARCHIVING, "", self._look)
+
+    def _look(self) -> None:
+        """Archive of each stream what is due."""
+        streams = list(self._streams())
+        for work in (ARCHIVING, CHECKPOINTS):
+            self._supervisor.only(work, {"", *(stream for _, stream in streams)})
+        for control, stream in streams:
+            step = partial(self._archive, control, stream)
+            self._supervisor.attempt(ARCHIVING, stream, step)
+            if stream == self._keys[control].notifications:
+                self._checkpoint(control)
+
+    def _streams(self) -> Iterator[tuple[str, str]]:
+        """Yield the streams to archive, each with the control stream whose archiver does it."""
+        for control in sorted(self._share.owned):
+            yield control, control
+        first = min(self._keys)
+        if first in self._share.owned:
+            keys = self._keys[first]
+            for stream in (keys.notifications, keys.dead, keys.redriven, keys.halts):
+                yield first, stream
+
+    def _archive(self, control: str, stream: str) -> None:
+        archiver = self._archivers[control]
+        rest = archiver.is_due(stream, self._every_s)
+        for one in archiver.archive(stream, rest=rest):
+            self._log.info("archived", stream=stream, rows=one.rows, size_bytes=one.size_bytes)
+            if stream == self._keys[control].notifications:
+                self._owed.add(control)
+                self._checkpoint(control)
+            if self._stop.is_set():
+                return
+
+    def _checkpoint(self, control: str) -> None:
+        """Write the checkpoint that may be due; one that fails keeps no segment back."""
+        if control in self._owed:
+            stream = self._keys[control].notifications
+            self._supervisor.attempt(CHECKPOINTS, stream, partial(self._keep_state, control))
+
+    def _keep_state(self, control: str) -> None:
+        self._archivers[control].keep_state()
+        self._owed.discard(control)

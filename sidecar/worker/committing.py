@@ -1,0 +1,84 @@
+"""What is ready goes to Redis: dead letters at once, events in a run that Redis works on meanwhile.
+
+At most one run is on its way. What came of one that is forgotten shows when it is read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sidecar.redis.publisher import Buried, Publisher
+from sidecar.wire.moments import rfc3339
+from sidecar.worker import outcomes
+from sidecar.worker.forgetting import Watch
+from sidecar.worker.letter import letter
+from sidecar.worker.outcomes import Finished
+from sidecar.worker.window import Item
+
+
+class _Run(NamedTuple):
+    """A run on its way to the notification stream."""
+
+    items: Sequence[Item]
+    low: str
+
+
+class Committed(NamedTuple):
+    """What came of a run."""
+
+    finished: list[Finished]
+    forgotten: bool
+    """Whether the index has forgotten an event since it was looked up."""
+    whole: bool
+    """Whether every event of the run is finished."""
+    low: str
+    """The lowest unfinished entry, as noted with the run."""
+
+
+class Committing:
+    """Writes dead letters and notifications of one relay. Methods raise what `Publisher` does."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        watch: Watch,
+        wall_clock: Callable[[], float],
+        *,
+        max_in_a_row: int,
+    ) -> None:
+        """`max_in_a_row` dead letters halt the stream."""
+        self._publisher = publisher
+        self._watch = watch
+        self._wall_clock = wall_clock
+        self._max_in_a_row = max_in_a_row
+        self._run: _Run | None = None
+
+    def bury(self, items: Sequence[Item], low: str) -> tuple[list[Finished], bool]:
+        """Write dead letters; return what is finished, and whether the stream is halted now."""
+        now = rfc3339(self._wall_clock() * 1e6)
+        answers = self._publisher.bury(
+            [letter(item, now) for item in items], low, max_in_a_row=self._max_in_a_row, now=now
+        )
+        halted = len(answers) < len(items) or Buried.HALTED_NOW in answers
+        return outcomes.buried(items, answers), halted
+
+    def begin(self, items: Sequence[Item], low: str, *, row_ends_from: int) -> None:
+        """Send a run of events, and do not wait for the answer."""
+        sent = [outcomes.outbound(item) for item in items]
+        self._publisher.begin(sent, low, row_ends_from=row_ends_from)
+        self._run = _Run(items, low)
+
+    def finish(self) -> Committed | None:
+        """Wait for the run that is on its way; None when none is."""
+        run, self._run = self._run, None
+        if run is None:
+            return None
+        verdicts = self._publisher.finish()
+        self._watch.published(self._publisher.found, verdicts)
+        finished, forgotten = outcomes.published(run.items, verdicts)
+        return Committed(finished, forgotten, len(finished) == len(run.items), run.low)
+
+    def forget(self) -> None:
+        """Let go of the run that is on its way: the tenure is over."""
+        self._run = None

@@ -1,0 +1,109 @@
+"""Tenants held back, and whose turn it is meanwhile. Pure: no thread, no clock, no Redis.
+
+An event that has to be tried again is *held*: it leaves the window, and with it whatever of its
+tenant stands behind it. These wait in Redis's pending list, not here: one `Held` a tenant is
+remembered. Once the held event is through its tenant is *behind*, until the pending list has been
+read back, in order, from the held event on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from sidecar.wire.ids import id_pair
+
+
+@dataclass(slots=True)
+class Held:
+    """A tenant's event that is tried again when it is due."""
+
+    id: str
+    due: float
+    """By the relay's clock."""
+    outage: bool
+    """Whether it waits for a store to come back, however long that takes."""
+    followed: bool = False
+    """Whether later entries of the tenant wait for it in the pending list."""
+
+
+class Holds:
+    """What one tenure holds back."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Held] = {}
+        self._due: list[tuple[float, str, str]] = []
+        """A heap of when which entry of which tenant is tried again. Some are out of date."""
+        self._behind: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._held.values())
+
+    @property
+    def any_behind(self) -> bool:
+        """Whether the pending list is read back for a tenant."""
+        return bool(self._behind)
+
+    def lowest_without(self, entry_ids: Collection[str]) -> str | None:
+        """Return the lowest held entry, but for these; one that is followed counts all the same."""
+        held = (one.id for one in self._held.values() if one.followed or one.id not in entry_ids)
+        return min(held, key=id_pair, default=None)
+
+    @property
+    def next_due(self) -> float | None:
+        """When something may be due next, by the relay's clock; None for never."""
+        return self._due[0][0] if self._due else None
+
+    def hold(self, tenant: str, entry_id: str, *, due: float, outage: bool, followed: bool) -> None:
+        """Hold a tenant's entry back until it is `due`; `followed` when others come behind it."""
+        before = self._held.get(tenant)
+        followed |= tenant in self._behind
+        followed |= before is not None and (before.followed or before.id != entry_id)
+        self._behind.discard(tenant)
+        self._held[tenant] = Held(entry_id, due, outage, followed)
+        heappush(self._due, (due, entry_id, tenant))
+
+    def take_due(self, now: float, most: int) -> list[tuple[str, str]]:
+        """Return tenants with the held entries that are due, `most` at most.
+
+        They stay held until they are through.
+        """
+        found: list[tuple[str, str]] = []
+        while self._due and self._due[0][0] <= now and len(found) < most:
+            due, entry_id, tenant = heappop(self._due)
+            held = self._held.get(tenant)
+            if held is not None and (held.due, held.id) == (due, entry_id):
+                found.append((tenant, entry_id))
+        return found
+
+    def through(self, tenant: str | None, entry_id: str) -> bool:
+        """Let a held event go, if this is one; tell whether its tenant is behind now."""
+        held = self._held.get(tenant) if tenant is not None else None
+        if held is None or tenant is None or held.id != entry_id:
+            return False
+        del self._held[tenant]
+        if held.followed:
+            self._behind.add(tenant)
+        return held.followed
+
+    def is_turn_of(self, tenant: str | None, *, back: bool, everyone: bool) -> bool:
+        """Tell whether a tenant's entry may be admitted now.
+
+        `back` when it was read back from the pending list; `everyone` when that is done for all.
+        """
+        if tenant is None:
+            return True
+        if tenant in self._held:
+            self._held[tenant].followed = True
+            return False
+        if back:
+            return everyone or tenant in self._behind
+        return tenant not in self._behind
+
+    def caught_up(self) -> None:
+        """Note that the pending list has been read back to its end: no tenant is behind."""
+        self._behind.clear()

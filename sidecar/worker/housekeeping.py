@@ -1,0 +1,101 @@
+"""What a worker does beside relaying: it tells the other workers of itself, trims, and prunes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sidecar.redis.members import Members
+from sidecar.redis.pruning import Pruning
+from sidecar.redis.retention import KINDS, Retention
+from sidecar.worker.share import Share
+from sidecar.worker.supervision import Supervisor
+
+TRIM_EVERY_S: Final = 10.0
+TRIMMING: Final = "trimming"
+
+
+class Housekeeper:
+    """Keeps house for the relays of one worker. What fails is tried again (`Supervisor`)."""
+
+    def __init__(
+        self,
+        members: Members,
+        share: Share,
+        retentions: Mapping[str, Retention],
+        pruning: Pruning,
+        beat_s: float,
+        supervisor: Supervisor,
+        log: FilteringBoundLogger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`retentions` by control stream; one is used while this worker owns its stream."""
+        self._members = members
+        self._share = share
+        self._retentions = retentions
+        self._pruning = pruning
+        self._beat_s = beat_s
+        self._supervisor = supervisor
+        self._log = log
+        self._clock = clock
+        self._trim_at = clock()
+        self._expired: set[str] = set()
+
+    def work(self) -> None:
+        """Do what is due. Call it every `beat_s` seconds, about."""
+        # The others take it for gone if it is silent: so this is tried each time.
+        self._supervisor.attempt("membership", "", self._beat, longest_pause_s=0)
+        if self._clock() >= self._trim_at:
+            self._supervisor.attempt(TRIMMING, "", self._trim)
+            self._trim_at = self._clock() + TRIM_EVERY_S
+        self._supervisor.attempt("pruning", "", self._prune)
+
+    def leave(self) -> None:
+        """Tell the others that this worker is gone."""
+        self._supervisor.attempt("membership", "", self._members.leave, longest_pause_s=0)
+
+    def _beat(self) -> None:
+        self._share.see(self._members.beat(self._share.owned, self._share.unable))
+
+    def _trim(self) -> None:
+        """Trim all streams, a round after the other, but not for longer than a beat."""
+        owned = [self._retentions[stream] for stream in sorted(self._share.owned)]
+        streams = {name for one in owned for name in one.streams.values()}
+        self._supervisor.only(TRIMMING, {"", *streams})
+        if owned:
+            self._supervisor.attempt("readers", "", partial(self._warn_of_expired, owned[0]))
+        steps = [(retention, kind) for retention in owned for kind in KINDS]
+        ends_at = self._clock() + self._beat_s
+        while steps and self._clock() < ends_at:
+            steps = [step for step in steps if self._clock() < ends_at and self._trim_one(*step)]
+
+    def _trim_one(self, retention: Retention, kind: str) -> bool:
+        """Trim one stream a little; tell whether there is more to trim at once."""
+        step = partial(self._trimmed, retention, kind)
+        return self._supervisor.attempt(TRIMMING, retention.streams[kind], step)
+
+    def _trimmed(self, retention: Retention, kind: str) -> bool:
+        done = retention.trim_one(kind)
+        if done.removed:
+            self._log.debug("trimmed", stream=done.stream, removed=done.removed)
+        return done.more
+
+    def _prune(self) -> None:
+        """Prune the deduplication index as far as it is due, but not for longer than a beat."""
+        ends_at = self._clock() + self._beat_s
+        while self._pruning.prune() and self._clock() < ends_at:
+            pass
+
+    def _warn_of_expired(self, retention: Retention) -> None:
+        expired = {reader.name for reader in retention.readers() if reader.expired}
+        for name in sorted(expired - self._expired):
+            self._log.warning(
+                "reader expired", reader=name,
+                detail="silent for longer than its time: what it has not read may be trimmed",
+            )  # fmt: skip
+        self._expired = expired

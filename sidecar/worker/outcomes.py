@@ -1,0 +1,67 @@
+"""What is sent of an item, and what became of it by the answer. Pure: no Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from sidecar.redis.publisher import BURIED, Buried, Outbound, Outcome, Verdict
+from sidecar.worker.rows import Row
+from sidecar.worker.window import Item
+
+DEAD_ALREADY = "dead already"
+
+
+class Finished(NamedTuple):
+    """An item that has its end, and which."""
+
+    item: Item
+    outcome: str
+
+
+class Published(NamedTuple):
+    """What became of a run of events."""
+
+    finished: list[Finished]
+    forgotten: bool
+    """Whether the index has forgotten one: the rest keep their place behind it."""
+
+
+def outbound(item: Item) -> Outbound:
+    """Return what is sent of an event; of one that is known, only what is looked up again."""
+    assert item.admitted or item.known  # noqa: S101 -- the rest is buried
+    if item.known or not item.admitted:
+        return Outbound(item.known or item.identity, b"", item.origin, b"")
+    admitted = item.admitted
+    return Outbound(item.identity, admitted.unstamped, item.origin, admitted.traceparent)
+
+
+def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
+    """Say what became of a run that was published; a conflict stays, to end as a dead letter."""
+    finished: list[Finished] = []
+    row = Row()
+    for item, verdict in zip(run, verdicts, strict=False):
+        if verdict.outcome is Outcome.CONFLICT:
+            item.conflicts()
+            item.begins_row = row.letter()
+        elif verdict.outcome is Outcome.FORGOTTEN:
+            return Published(finished, forgotten=True)
+        else:
+            row.event(is_new=verdict.outcome is Outcome.PUBLISHED)
+            already = item.known[16:] == BURIED
+            finished.append(Finished(item, DEAD_ALREADY if already else verdict.outcome.value))
+    return Published(finished, forgotten=False)
+
+
+def buried(run: Sequence[Item], answers: Iterable[Buried]) -> list[Finished]:
+    """Say what became of dead letters; there are fewer answers when the stream was halted."""
+    finished = []
+    for item, answer in zip(run, answers, strict=False):
+        if answer is Buried.PUBLISHED:
+            outcome = Outcome.DUPLICATE.value
+        elif answer is Buried.ALREADY or item.bury is None:
+            outcome = DEAD_ALREADY
+        else:
+            outcome = item.bury.reason.value
+        finished.append(Finished(item, outcome))
+    return finished

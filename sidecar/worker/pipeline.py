@@ -1,0 +1,293 @@
+"""What happens to one event between the control stream and the notification stream.
+
+Read top to bottom: `admit` decodes an entry and holds it against the rules; `carry` resolves its
+artifact at the source, verifies it, and puts it into the fleet's store. Knows no Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sidecar.wire import notification
+from sidecar.wire.event import (
+    KNOWN_TYPES,
+    RESERVED,
+    Event,
+    Reason,
+    Rejected,
+    content_digest,
+    decode,
+)
+from sidecar.worker.policy import Mismatch
+from store import (
+    CHUNK_BYTES,
+    Artifact,
+    ArtifactReader,
+    Capability,
+    ChecksumMismatch,
+    InvalidRef,
+    NotFound,
+    Position,
+    Store,
+    StoreError,
+    Unavailable,
+    capabilities,
+    check_ref,
+    checksum_of,
+    versioned,
+)
+
+DEFAULT_MAX_ARTIFACT_BYTES: Final = 1 << 30
+_SHORT_CHARS: Final = len("sha256:") + 12
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator lets through, beyond what the contract fixes."""
+
+    types: frozenset[str] = KNOWN_TYPES
+    tenant_scope: tuple[str, ...] = ()
+    """Patterns such as `stacks/{tenant}/*`; when there are any, a ref must match one."""
+    max_artifact_bytes: int = DEFAULT_MAX_ARTIFACT_BYTES
+
+
+@dataclass(slots=True)
+class Admitted:
+    """An event that keeps the rules."""
+
+    event: Event
+    body: dict[str, Any]
+    content_digest: bytes
+    traceparent: bytes
+    unstamped: bytes
+    """The notification's JSON, complete but for the checksum of the manifest, if it has one."""
+
+
+class Pipeline:
+    """Admits entries and carries artifacts. Safe to use from several threads."""
+
+    def __init__(self, source: Store, fleet: Store, rules: Rules) -> None:
+        self._source = source
+        self._streaming_source = versioned(source, Capability.STREAM)
+        self._pins_source = Capability.PINNED_GET in capabilities(source)
+        self._fleet = fleet
+        self._streaming_fleet = versioned(fleet, Capability.STREAM)
+        self._orders_fleet = Capability.POSITION in capabilities(fleet)
+        self._rules = rules
+        self._one_store = _same_storage(source, fleet)
+
+    def admit(
+        self, fields: Mapping[bytes, bytes], origin: str, size_bytes: int | None = None
+    ) -> Admitted:
+        """Decode the fields of the entry `origin` and check them. Raises `Rejected`."""
+        if not fields:
+            raise Rejected(
+                Reason.ENTRY_LOST, "the entry was deleted or trimmed while it was pending"
+            )
+        event, body = decode(fields, size_bytes)
+        if event.type not in self._rules.types:
+            raise Rejected(
+                Reason.UNKNOWN_TYPE,
+                f"type: {event.type!r} is not known; --allow-type adds one",
+            )
+        if event.artifact_ref:
+            self._check_ref(event)
+        traceparent = fields.get(b"traceparent", b"")
+        unstamped = notification.unstamped(body, event.manifest_checksum)
+        size_bytes = notification.size_bytes(
+            unstamped,
+            origin,
+            traceparent,
+            stamps_manifest=bool(event.artifact_ref and not event.manifest_checksum),
+        )
+        if size_bytes > notification.MAX_NOTIFICATION_BYTES:
+            raise Rejected(
+                Reason.TOO_LARGE,
+                f"its notification would have {size_bytes} bytes; at most"
+                f" {notification.MAX_NOTIFICATION_BYTES} fit",
+            )
+        return Admitted(event, body, content_digest(body), traceparent, unstamped)
+
+    def carry(self, admitted: Admitted, position: Position) -> None:
+        """Bring the event's artifact into the fleet's store; complete `admitted.unstamped`.
+
+        When it returns, the pinned artifact is in the fleet's store, durable and verified.
+        `position` is the entry's place in the control stream. Raises `Rejected`,
+        `policy.Mismatch` and `store.StoreError`, for `policy.decide`. Between stores that stream,
+        memory does not grow with the data; the manifest is in memory.
+        """
+        try:
+            manifest_checksum = self._carry(admitted.event, position)
+        except Mismatch as mismatch:
+            if self._pins_source:
+                raise
+            raise Mismatch(
+                f"{mismatch}; that store ({self._source.name}) keeps only the newest of each ref:"
+                " once one is rewritten, an event of what was there before cannot be resolved"
+            ) from mismatch
+        admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
+
+    def _carry(self, event: Event, position: Position) -> str:
+        with self._open(event) as artifact:
+            self._check_size(event, artifact)
+            manifest_checksum = _check_manifest(event, artifact)
+            if self._one_store:
+                _check_data(event, artifact)
+            else:
+                self._put(event, artifact, position)
+        return manifest_checksum
+
+    def _check_ref(self, event: Event) -> None:
+        try:
+            check_ref(event.artifact_ref)
+        except InvalidRef as error:
+            raise Rejected(Reason.BAD_REF, f"artifact_ref: {error}") from error
+        if event.artifact_ref.startswith(RESERVED):
+            raise Rejected(
+                Reason.FORBIDDEN_REF,
+                f"artifact_ref: refs under {RESERVED} are the sidecar's own; choose another",
+            )
+        scope = self._rules.tenant_scope
+        if scope and not any(_allows(p, event.tenant_id, event.artifact_ref) for p in scope):
+            raise Rejected(
+                Reason.FORBIDDEN_REF,
+                f"artifact_ref: --tenant-scope does not let tenant {event.tenant_id!r} name"
+                f" {event.artifact_ref!r}",
+            )
+
+    def _open(self, event: Event) -> ArtifactReader:
+        """Open the version that the event pins; what is there, if the source keeps no versions."""
+        try:
+            if self._streaming_source:
+                return self._streaming_source.open(event.artifact_ref, **self._pins(event))
+            return _in_memory(self._source.get(event.artifact_ref, **self._pins(event)))
+        except NotFound:
+            if self._pins_source and self._source.exists(event.artifact_ref):
+                raise Mismatch(
+                    f"no version of {event.artifact_ref!r} at the source has the checksum"
+                    f" {event.checksum}"
+                    + (f" with {event.manifest_checksum}" if event.manifest_checksum else "")
+                ) from None
+            raise
+
+    def _pins(self, event: Event) -> dict[str, str]:
+        if not self._pins_source:
+            return {}
+        pins = {"checksum": event.checksum, "manifest_checksum": event.manifest_checksum}
+        return {name: pin for name, pin in pins.items() if pin}
+
+    def _check_size(self, event: Event, artifact: ArtifactReader) -> None:
+        size_bytes = artifact.size_bytes + len(artifact.manifest)
+        if size_bytes > self._rules.max_artifact_bytes:
+            raise Rejected(
+                Reason.ARTIFACT_TOO_LARGE,
+                f"{event.artifact_ref!r} has {size_bytes} bytes; --max-artifact-size allows"
+                f" {self._rules.max_artifact_bytes}",
+            )
+
+    def _put(self, event: Event, artifact: ArtifactReader, position: Position) -> None:
+        """Put what is read from `artifact`, if it is what the event says."""
+        ref, manifest = event.artifact_ref, artifact.manifest
+        at: dict[str, Position] = {"position": position} if self._orders_fleet else {}
+        try:
+            if self._streaming_fleet:
+                self._streaming_fleet.put_from(
+                    ref, artifact, manifest, checksum=event.checksum, **at
+                )
+            else:
+                self._fleet.put(ref, _checked_data(event, artifact), manifest, **at)
+        except ChecksumMismatch as error:
+            raise _mismatch(event, artifact.found) from error
+        except (InvalidRef, Unavailable):
+            raise
+        except StoreError as error:
+            if error is artifact.error:
+                raise
+            # Absence and corruption are verdicts on the source; in the fleet they are an outage.
+            raise Unavailable(f"the fleet's store: {error}") from error
+
+
+def _in_memory(artifact: Artifact) -> ArtifactReader:
+    return ArtifactReader(
+        io.BytesIO(artifact.data),
+        checksum=None,
+        size_bytes=len(artifact.data),
+        manifest=artifact.manifest,
+        where="the source",
+    )
+
+
+def _check_manifest(event: Event, artifact: ArtifactReader) -> str:
+    """Check the manifest, whatever the source promised; return its checksum."""
+    checksum = checksum_of(artifact.manifest)
+    if event.manifest_checksum not in ("", checksum):
+        raise Mismatch(
+            f"the event pins the manifest {_short(event.manifest_checksum)}, the producer's store"
+            f" has the manifest {_short(checksum)} at {event.artifact_ref!r}"
+        )
+    return checksum
+
+
+def _check_data(event: Event, artifact: ArtifactReader) -> None:
+    """Read the data through, in constant memory, and hold it against the event."""
+    digest = hashlib.sha256()
+    while chunk := artifact.read(CHUNK_BYTES):
+        digest.update(chunk)
+    _compare(event, f"sha256:{digest.hexdigest()}")
+
+
+def _checked_data(event: Event, artifact: ArtifactReader) -> bytes:
+    """Read the data into memory and hold it against the event."""
+    data = artifact.readall()
+    _compare(event, checksum_of(data))
+    return data
+
+
+def _compare(event: Event, checksum: str) -> None:
+    if checksum != event.checksum:
+        raise _mismatch(event, checksum)
+
+
+def _mismatch(event: Event, found: str | None) -> Mismatch:
+    """Return what says that the data is other than the event's; `found` is its checksum."""
+    there = _short(found) if found else "other data"
+    return Mismatch(
+        f"the event pins {_short(event.checksum)}, the producer's store has {there} at"
+        f" {event.artifact_ref!r}"
+    )
+
+
+def _short(checksum: str) -> str:
+    """Return so much of a checksum as a person compares."""
+    return f"{checksum[:_SHORT_CHARS]}…"
+
+
+def _same_storage(source: Store, fleet: Store) -> bool:
+    if source is fleet:
+        return True
+    location = getattr(source, "location", None)
+    return location is not None and location == getattr(fleet, "location", None)
+
+
+def _allows(pattern: str, tenant: str, ref: str) -> bool:
+    """Tell whether `pattern` lets `tenant` name `ref`: `{tenant}` is the tenant, `*` anything.
+
+    A tenant without a name, or with a slash in it, fits no `{tenant}`: it could stand for
+    another tenant's corner.
+    """
+    if "{tenant}" in pattern and (not tenant or "/" in tenant):
+        return False
+    return _compiled(pattern, tenant).fullmatch(ref) is not None
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str, tenant: str) -> re.Pattern[str]:
+    special = {"{tenant}": re.escape(tenant), "*": ".*"}
+    parts = re.split(r"(\{tenant\}|\*)", pattern)
+    return re.compile("".join(special.get(part) or re.escape(part) for part in parts), re.DOTALL)

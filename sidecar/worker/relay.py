@@ -1,0 +1,428 @@
+"""The relay of one control stream: read, admit, store, publish, acknowledge.
+
+`Relay._serve` is the data's way from top to bottom. One thread does all of it but the stores'
+work, which a pool does. Beside it: `ownership` has the lease, `reading` the control stream,
+`window` what is read and not committed (its size bounds memory), `holds` the tenants held back.
+
+An event that has to be tried again leaves the window, and with it whatever of its tenant stands
+behind it. These wait in Redis's pending list, not here: the relay remembers one `Held` a tenant,
+and reads the list back, in order, once the held event is through.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from queue import SimpleQueue
+from threading import Event as Signal
+from typing import Final, Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from sidecar.redis.publisher import Halted, Publisher
+from sidecar.redis.source import ControlStream, Entry, Pending
+from sidecar.wire.ids import id_pair
+from sidecar.worker.admission import Admission
+from sidecar.worker.carrying import Carrying, carry
+from sidecar.worker.caution import DEATHS_ALONE, Caution
+from sidecar.worker.committing import Committing
+from sidecar.worker.forgetting import Watch
+from sidecar.worker.holds import Holds
+from sidecar.worker.outcomes import Finished
+from sidecar.worker.ownership import IDLE_BLOCK_S, Options, Ownership, States
+from sidecar.worker.pipeline import Pipeline
+from sidecar.worker.policy import Bury, Retry
+from sidecar.worker.reading import ReadAgain, Reading
+from sidecar.worker.recovery import Recovery
+from sidecar.worker.rows import parted
+from sidecar.worker.share import Share
+from sidecar.worker.window import Item, Window
+
+BATCH: Final = 500
+WINDOW: Final = 1000
+"""Entries in the window, about: with 16 KiB each they take 16 MiB."""
+MAX_HELD: Final = 10_000
+"""Tenants held back at most, before reading pauses until one of them is through."""
+BUSY_WAIT_S: Final = 0.002
+"""The longest wait for a store while new entries may have come."""
+CROWD: Final = 32
+LINGER_S: Final = 0.005
+"""With more than a crowd of artifacts on their way, they are published every so often: to wake
+for each would take from the stores the processor that they need."""
+
+
+class Observer(States, Protocol):
+    """Who is told what happens: metrics and health."""
+
+    def read(self, count: int) -> None:
+        """`count` new entries were read."""
+
+    def committed(self, outcome: str, count: int) -> None:
+        """`count` entries are finished and acknowledged, as `outcome`."""
+
+    def retried(self, error: BaseException) -> None:
+        """A store failed in a way that is tried again."""
+
+    def stored(self, seconds: float) -> None:
+        """An artifact was resolved, verified and put, in so many seconds."""
+
+    def forgot(self, part: str) -> None:
+        """Redis forgot this part of what it had."""
+
+    def gauge(self, *, window: int, held: int, pending: int) -> None:
+        """So many entries in memory, tenants held back, entries pending."""
+
+
+class Relay:
+    """Relays one control stream until it is told to stop."""
+
+    def __init__(
+        self,
+        stream: str,
+        control: ControlStream,
+        publisher: Publisher,
+        pipeline: Pipeline,
+        pool: Executor,
+        options: Options,
+        observer: Observer,
+        log: FilteringBoundLogger,
+        *,
+        share: Share | None = None,
+        beat: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        finished: Callable[[], SimpleQueue[Item]] = SimpleQueue,
+    ) -> None:
+        """`share` says which streams this worker takes, when others serve them, too.
+
+        `beat` is called again and again, whatever the relay does or waits for. `check` raises
+        `SidecarError` for what keeps every tenure from beginning.
+        """
+        self.stream = stream
+        self._control = control
+        self._publisher = publisher
+        self._options, self._observer = options, observer
+        self._log = log
+        self._debug = log.is_enabled_for(10)
+        self._beat = beat
+        self._clock = clock
+        self._stop = Signal()
+        self._watch = Watch(
+            stream, control, publisher, observer, log, every_s=options.lease_s / 3, clock=clock
+        )
+        self._caution = Caution(publisher)
+        self._ownership = Ownership(
+            stream, control, publisher, share or Share([stream]), self._caution, options, observer,
+            log, beat=beat, check=check, look=self._watch.look_if_due, clock=clock,
+        )  # fmt: skip
+        self._recovery = Recovery(
+            stream, control, publisher, self._ownership.keep_lease, log, self._watch.lost
+        )
+        self._admission = Admission(stream, pipeline, publisher, wall_clock)
+        self._carrying = Carrying(
+            pool, partial(carry, pipeline, clock), options.store_threads, finished
+        )
+        self._committing = Committing(
+            publisher, self._watch, wall_clock, max_in_a_row=options.max_consecutive_dead
+        )
+        self._window, self._holds = Window(), Holds()
+        self._reading: Reading
+        self._has_served = False
+        self.complete = False
+        """Of a drain: whether nothing was left behind."""
+
+    @property
+    def unreachable(self) -> bool:
+        """Of a drain: whether it gave up because Redis could not be reached."""
+        return self._ownership.unreachable
+
+    def run(self, stop: Signal) -> None:
+        """Relay until `stop` is set or, with `drain`, until nothing is left to do."""
+        self._stop = stop
+        self._ownership.run(stop, self._serve_tenure)
+
+    def _serve_tenure(self) -> None:
+        self._begin()
+        try:
+            self._serve()
+        finally:
+            self._committing.forget()
+            self._carrying.forget()
+            self._admission.stop_budgets(self._clock())
+
+    def _begin(self) -> None:
+        """Have a group, learn what is pending, and start to read it back."""
+        self._watch.look()
+        read_to = self._reading.read_to if self._has_served else None
+        found = self._recovery.begin(read_to=read_to, trusted=self._is_as_left)
+        self._watch.all_is_right()
+        self._window, self._holds = Window(), Holds()
+        self._reading = Reading(self._control, self._window, found)
+        self._has_served = True
+        self._ownership.begun()
+
+    def _is_as_left(self, pending: Pending, last: str) -> bool:
+        """Tell whether the group is as this worker left it when Redis did not answer."""
+        if not self._ownership.cut_off or not self._has_served:
+            return False
+        return self._reading.is_as_left(pending, last) and self._publisher.holds_fence()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            self._beat()
+            try:
+                self._renew()
+                self._read_back()
+                self._read_new()
+                self._try_held()
+                self._collect(wait_s=0)
+                busy = self._commit()
+                busy |= self._admit_fresh()  # while Redis publishes
+                self._finish_publishing()
+                if not busy and self._window:
+                    self._collect(wait_s=BUSY_WAIT_S)
+                if self._carrying.out > CROWD:
+                    self._stop.wait(LINGER_S)
+            except Halted:
+                self._admission.stop_budgets(self._clock())
+                self._ownership.wait_while_halted()
+                return
+            if self._options.drain and self._is_drained():
+                return
+
+    def _renew(self) -> None:
+        """Keep the lease, in time, and see that the group is as it was left."""
+        if self._ownership.renew_in_s > 0:
+            return
+        self._observer.gauge(
+            window=len(self._window), held=len(self._holds), pending=self._reading.pending
+        )
+        self._ownership.renew()
+        self._reading.check_group()
+        self._watch.all_is_right()
+        self._watch.look()
+
+    def _is_drained(self) -> bool:
+        """Tell whether all is done that can be done; note whether that is everything."""
+        reading = self._reading
+        reads_new = not reading.is_dry and len(self._holds) < MAX_HELD
+        if self._window or reading.reads_back or reads_new:
+            return False
+        if not self._holds:
+            reading.check_group()
+        self.complete = not self._holds and not reading.pending
+        budget_ends = self._clock() - self._options.retry_budget_s
+        return all(
+            held.outage and self._admission.trouble_of(held.id).since <= budget_ends
+            for held in self._holds
+        )
+
+    # --- read ----------------------------------------------------------------------------------
+
+    def _read_back(self) -> None:
+        """Read a part of the pending list, for the tenants that are behind."""
+        reading, careful = self._reading, self._caution.careful
+        if not reading.reads_back or len(self._window) >= (1 if careful else WINDOW):
+            return
+        everyone = reading.everyone
+        entries = reading.back(1 if careful else BATCH)
+        if entries:
+            self._admit(entries, back=True, everyone=everyone)
+            return
+        if everyone:
+            still = {held.id for held in self._holds} | {item.id for item in self._window}
+            self._admission.forget_all_but(still)
+        self._caution.end()
+        self._holds.caught_up()
+
+    def _read_new(self) -> None:
+        """Read entries that nobody has read, waiting for one when there is nothing else to do."""
+        reading, room = self._reading, min(BATCH, WINDOW - len(self._window))
+        if reading.everyone or room <= 0:
+            return
+        if len(self._holds) >= MAX_HELD:
+            self._stop.wait(BUSY_WAIT_S)
+            return
+        count = reading.new(room, self._patience_ms())
+        if not self._window:
+            # Nothing to publish meanwhile: admit at once, and read on if there may be more.
+            self._admit_fresh()
+            if count == room:
+                reading.new(room, None)
+        reading.check_recovered()
+
+    def _patience_ms(self) -> int | None:
+        """Say how long a read may wait for a new entry; None is not at all."""
+        if self._window or self._reading.reads_back or (self._options.drain and not self._holds):
+            return None
+        wait_s = min(IDLE_BLOCK_S, self._ownership.renew_in_s)
+        if self._holds.next_due is not None:
+            wait_s = min(wait_s, self._holds.next_due - self._clock())
+        return max(1, int(wait_s * 1000))
+
+    def _try_held(self) -> None:
+        """Take held events that are due into the window again, each without what follows it."""
+        room = WINDOW - len(self._window)
+        for tenant, entry_id in self._holds.take_due(self._clock(), room):
+            item = self._admission.item(self._control.fetch(entry_id), reread=False)
+            if item.tenant is None:
+                self._through(tenant, entry_id)
+            self._window.add(item)
+            self._start([item])
+
+    # --- admit ---------------------------------------------------------------------------------
+
+    def _admit_fresh(self) -> bool:
+        """Admit what was read last, if that is not done yet; tell whether there was anything."""
+        fresh = self._reading.take_fresh()
+        if fresh:
+            self._watch.read(fresh[-1].id)
+            self._observer.read(len(fresh))
+            self._admit(fresh, back=False)
+        return bool(fresh)
+
+    def _admit(self, entries: Iterable[Entry], *, back: bool, everyone: bool = False) -> None:
+        """Take entries into the window, but for those that wait in the pending list."""
+        window, holds, may_be_finished = self._window, self._holds, self._reading.may_be_finished
+        items = []
+        if holds.any_behind:
+            window.break_order()
+        for entry in entries:
+            if entry.id in window:
+                continue
+            died = self._caution.deaths(entry.id) if self._caution.careful else 0
+            if died >= DEATHS_ALONE:
+                item = self._admission.poison(entry, died)
+            else:
+                item = self._admission.item(entry, reread=may_be_finished(entry, back=back))
+            if holds.is_turn_of(item.tenant, back=back, everyone=everyone):
+                window.add(item)
+                items.append(item)
+            else:
+                self._caution.survived()  # it does not run now, so it is no suspect
+        self._start(items)
+
+    def _start(self, items: Sequence[Item], *, freed: bool = False) -> None:
+        """Look up what the index must tell before anything is resolved; store what is new.
+
+        `freed` items had their turn to wait for what they claim: it is theirs now.
+        """
+        self._admission.look_up([item for item in items if item.reread or item.has_artifact])
+        for item in items:
+            if item.known or item.bury or not item.has_artifact:
+                item.ready = True
+            elif self._window.claim(item, freed=freed):
+                self._carrying.carry(item)
+
+    # --- store ---------------------------------------------------------------------------------
+
+    def _collect(self, wait_s: float) -> None:
+        """Take back what the stores are done with, waiting up to `wait_s` for the first."""
+        for item in self._carrying.collect(wait_s):
+            if self._window.holds(item):
+                self._stored(item)
+
+    def _stored(self, item: Item) -> None:
+        now = self._clock()
+        item.trouble.attempted(item.began)
+        self._caution.survived()
+        if item.error is None:
+            self._observer.stored(now - item.began)
+            item.ready = True
+            return
+        verdict = item.trouble.verdict(item.error, now, self._options.retry_budget_s)
+        if isinstance(verdict, Bury):
+            item.bury, item.ready = verdict, True
+        else:
+            self._hold(item, verdict)
+
+    def _hold(self, item: Item, retry: Retry) -> None:
+        """Put an item off, and with it all that its tenant has in the window."""
+        tenant = item.tenant
+        assert tenant is not None  # noqa: S101 -- only events are stored
+        followers = self._window.followers(item)
+        for gone in (item, *followers):
+            self._window.drop(gone)
+        self._holds.hold(
+            tenant, item.id, due=self._clock() + retry.delay_s, outage=retry.outage,
+            followed=bool(followers),
+        )  # fmt: skip
+        self._admission.remember(item)
+        self._observer.retried(item.error or RuntimeError())
+        if item.trouble.attempts == 1:
+            self._log.warning(
+                "held back", tenant_id=tenant, entry=item.id, outage=retry.outage,
+                error=f"{type(item.error).__name__}: {item.error}",
+            )  # fmt: skip
+        self._start(self._window.freed(), freed=True)
+
+    # --- commit --------------------------------------------------------------------------------
+
+    def _commit(self) -> bool:
+        """Bury and publish what is ready and whose turn it is; tell whether there was anything.
+
+        Letters go first, all in one: between one tenant's letters and notifications there is no
+        order to keep, and a stream of good and bad entries in turn is no slower than another.
+        Publishing continues while the entries that were read before it are admitted, so that the
+        worker and Redis work at the same time.
+        """
+        ready = list(self._window.ready())
+        if not ready:
+            return False
+        self._reading.check_pending()
+        if any(item.bury for item in ready):
+            # Which of the events are duplicates, and end no row, must be known before they go.
+            events = [item for item in ready if not (item.known or item.bury)]
+            self._admission.look_up([item for item in events if not item.has_artifact])
+        letters, events, row_ends_from = parted(ready)
+        if letters:
+            finished, halted = self._committing.bury(letters, self._low_without(letters))
+            self._acknowledge(finished)
+            if halted:
+                raise Halted
+        if events:
+            low = self._low_without(events)
+            self._committing.begin(events, low, row_ends_from=row_ends_from)
+        return True
+
+    def _finish_publishing(self) -> None:
+        """Wait for the run that is being published, if one is, and acknowledge it."""
+        committed = self._committing.finish()
+        if committed is None:
+            return
+        self._acknowledge(committed.finished)
+        if committed.forgotten:
+            raise ReadAgain("the index has forgotten an event since it was looked up")
+        if committed.whole and self._reading.is_past_backlog(committed.low):
+            self._caution.settle()
+
+    def _acknowledge(self, finished: Sequence[Finished]) -> None:
+        """Take finished entries off the pending list, and let go what waited for them."""
+        if not finished:
+            return
+        self._reading.acknowledge([item.id for item, _ in finished])
+        self._ownership.progressed()
+        for item, outcome in finished:
+            self._window.drop(item)
+            self._admission.forget(item)
+            self._through(item.tenant, item.id)
+            if self._debug:
+                self._log.debug("event", outcome=outcome, **item.described())
+        for outcome, count in Counter(outcome for _, outcome in finished).items():
+            self._observer.committed(outcome, count)
+        self._start(self._window.freed(), freed=True)
+
+    def _through(self, tenant: str | None, entry_id: str) -> None:
+        """If this was held: read back what waited behind it."""
+        if self._holds.through(tenant, entry_id):
+            self._reading.go_back_to(entry_id)
+
+    def _low_without(self, run: Sequence[Item]) -> str:
+        """Return the lowest entry that is unfinished once `run` is finished."""
+        held = self._holds.lowest_without({item.id for item in run})
+        found = (self._reading.lowest, held, self._window.lowest_without(run))
+        return min((low for low in found if low is not None), key=id_pair)

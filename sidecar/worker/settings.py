@@ -1,0 +1,217 @@
+"""What the operator sets, checked. Flags and `SIDECAR_…` variables arrive here alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sidecar.errors import UsageError
+from sidecar.redis.keys import Keys
+from sidecar.redis.retention import Policy, parse_policy
+from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
+from sidecar.wire.units import seconds, size_bytes
+from sidecar.worker.logs import LEVELS
+
+_METAVAR: Final = "metavar"
+
+Seconds = Annotated[float, BeforeValidator(seconds)]
+Size = Annotated[int, BeforeValidator(size_bytes)]
+Trimming = Annotated[Policy, BeforeValidator(parse_policy)]
+StreamName = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+def _option(
+    default: Any,  # noqa: ANN401 -- of the field's type, or a text that means one
+    help_: str,
+    name: str | None = None,
+    metavar: str | None = None,
+    **checks: Any,  # noqa: ANN401 -- as Field
+) -> Any:  # noqa: ANN401 -- as Field
+    """Declare an option of `sidecar run`: its default as it is written, its help, its checks.
+
+    `name` is what flag and variable are called after, where that is not the field's name.
+    """
+    about: Any = {_METAVAR: metavar}
+    return Field(
+        default, alias=name, validate_default=True, description=help_, json_schema_extra=about,
+        **checks,
+    )  # fmt: skip
+
+
+class Settings(BaseModel):
+    """What `sidecar run` is told, each option in one place: flag, default, unit, check and help.
+
+    Defaults are public: docs/contract.md, "Command line". What leads to servers and stores other
+    commands are told, too: their flags are in `sidecar.cli.servers`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    data_dir: Path = DATA_DIR
+    redis: str | None = None
+    """URL of the server with the control streams; None is the embedded one."""
+    notify_redis: str | None = None
+    streams: tuple[StreamName, ...] = Field((STREAM,), alias="stream", min_length=1)
+    notify_stream: StreamName = NOTIFY_STREAM
+    dead_stream: StreamName | None = None
+    source_store: str | None = None
+    fleet_store: str | None = None
+
+    http: str | None = _option(
+        None, "Serve /livez, /readyz and /metrics there. Default: not at all.", metavar="HOST:PORT"
+    )
+    lease_s: Seconds = _option(
+        "5", "How long a worker that went silent keeps its stream.", "lease", "SECONDS",
+        ge=0.2, le=3600,
+    )  # fmt: skip
+    retry_budget_s: Seconds = _option(
+        "60",
+        "How long a missing or mismatched artifact is tried again; outages and halts do not count.",
+        "retry_budget", "SECONDS", ge=0,
+    )  # fmt: skip
+    allow_type: tuple[str, ...] = _option(
+        (), "Let this event type through, too. Repeatable.", metavar="TYPE"
+    )
+    tenant_scope: tuple[str, ...] = _option(
+        (),
+        "Which refs a tenant may name: 'stacks/{tenant}/*'. Repeatable. Default: any.",
+        metavar="PATTERN",
+    )
+    max_artifact_bytes: Size = _option(
+        "1GiB", "Larger artifacts end as dead letters.", "max_artifact_size", "SIZE", gt=0
+    )
+    max_consecutive_dead: int = _option(
+        100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0
+    )
+    dedup_window_s: Seconds = _option(
+        "7d", "How long an event_id is remembered.", "dedup_window", "TIME",
+        ge=1, le=366 * 86400,
+    )  # fmt: skip
+    trim_control: Trimming = _option(
+        "age=7d",
+        "What of the control streams to trim once it is finished: age=7d, length=1000000, both"
+        " with a comma, or never.",
+        metavar="LIMITS",
+    )
+    trim_notifications: Trimming = _option(
+        "age=30d",
+        "What of the notifications to trim once every registered reader has passed it; what is"
+        " younger than --dedup-window stays.",
+        metavar="LIMITS",
+    )
+    trim_dead: Trimming = _option("age=90d", "What of the dead letters to trim.", metavar="LIMITS")
+    wait_replicas: int = _option(
+        0,
+        "Acknowledge an entry only once N replicas have its notification (WAIT).",
+        metavar="N", ge=0, le=100,
+    )  # fmt: skip
+    store_threads: int = _option(8, "Artifacts carried at the same time.", ge=1, le=256)
+    log_level: str = _option(
+        "info", "debug, info, warning or error.", pattern=f"^({'|'.join(LEVELS)})$"
+    )
+    allow_unpinned: bool = _option(
+        False,  # noqa: FBT003 -- the default
+        "Accept a fleet store that keeps no versions: a notification cannot be resolved once its"
+        " ref is rewritten.",
+    )
+    adopt_fleet_store: bool = _option(
+        False,  # noqa: FBT003 -- the default
+        "The fleet has moved to this store: note it in place of the one that the notifications"
+        " have named. Kept on record.",
+    )
+    archive: bool = _option(
+        False,  # noqa: FBT003 -- the default
+        "Archive the streams into the fleet's store, and trim nothing that is not there.",
+    )
+    archive_every_s: Seconds = _option(
+        "1h", "Archive at least so often, however little there is.", "archive_every", "TIME",
+        ge=1,
+    )  # fmt: skip
+    drain: bool = _option(False, "Finish what is there, then exit.")  # noqa: FBT003 -- the default
+
+    @property
+    def source_url(self) -> str:
+        """The producer's store; under the data directory unless given."""
+        return self.source_store or file_url(self.data_dir / "source")
+
+    @property
+    def fleet_url(self) -> str:
+        """The fleet's store; under the data directory unless given."""
+        return self.fleet_store or file_url(self.data_dir / "fleet")
+
+
+class Option(NamedTuple):
+    """An option of `sidecar run`, for the command line."""
+
+    name: str
+    default: Any
+    """As it is written."""
+    help: str
+    metavar: Any
+
+
+def options() -> list[Option]:
+    """Return the options that `sidecar run` alone has."""
+    return [
+        Option(field.alias or name, field.default, field.description, extra.get(_METAVAR))
+        for name, field in Settings.model_fields.items()
+        if field.description and isinstance(extra := field.json_schema_extra, dict)
+    ]
+
+
+def build(**options: object) -> Settings:
+    """Return the settings; options that are None or empty keep their defaults.
+
+    Raises `UsageError` naming the flag and what it wants.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, (), [])}
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        field = Settings.model_fields.get(name)
+        flag = "--" + ((field and field.alias) or name).replace("_", "-")
+        raise UsageError(f"{flag}: {first['msg'].removeprefix('Value error, ')}") from error
+    _check_names(settings)
+    _check_stores(settings)
+    return settings
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse streams that would run into each other. Raises `UsageError`."""
+    if len(set(settings.streams)) != len(settings.streams):
+        raise UsageError("--stream: one stream is named twice")
+    keys = Keys.of(settings.streams[0], settings.notify_stream, settings.dead_stream)
+    if {keys.notifications, keys.dead} & set(settings.streams):
+        raise UsageError(
+            "--stream: a control stream cannot be the one for notifications or letters"
+        )
+    if keys.notifications == keys.dead:
+        raise UsageError("--notify-stream: it cannot be the dead-letter stream as well")
+
+
+def _check_stores(settings: Settings) -> None:
+    """Refuse to make stores under the data directory beside a server of the operator's.
+
+    Whoever reads that server would look for them elsewhere. Raises `UsageError`.
+    """
+    notify = settings.notify_redis or settings.redis
+    wanted = (
+        ("--source-store", settings.redis, settings.source_store),
+        ("--fleet-store", notify, settings.fleet_store),
+    )
+    missing = [option for option, server, url in wanted if server and not url]
+    if missing:
+        raise UsageError(
+            f"give {' and '.join(missing)}: only beside the embedded server are there stores under"
+            f" --data-dir; with a server of your own say where they are, for example {missing[-1]}"
+            " file:///var/lib/fleet"
+        )
+
+
+def file_url(directory: Path) -> str:
+    """Return the URL of a file store at `directory`."""
+    return directory.absolute().as_uri()

@@ -1,0 +1,211 @@
+"""The window: what is read and not yet committed, by entry ID. Pure: no thread, no clock, no Redis.
+
+What an item stores at, its ref and its event_id, it *claims*. No two items store at one ref or
+one event_id at the same time; an item waits only for items that were admitted before it, so no
+two wait for each other, and none is overtaken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import dropwhile, islice
+from typing import Any
+
+from sidecar.redis.source import Entry
+from sidecar.wire.event import Reason
+from sidecar.wire.ids import id_pair
+from sidecar.worker.pipeline import Admitted
+from sidecar.worker.policy import Budget, Bury, Retry, attempted
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What failed attempts at an entry leave behind. Outlives a tenure: budgets do not restart."""
+
+    first_seen: float
+    """Seconds since the epoch."""
+    since: float = 0.0
+    """The first attempt, by the relay's clock: a drain waits for a store only so long from then."""
+    attempts: int = 0
+    budget: Budget = field(default_factory=Budget)
+
+    def attempted(self, began: float) -> None:
+        """Count an attempt that began then."""
+        if not self.attempts:
+            self.since = began
+        self.attempts += 1
+
+    def verdict(self, error: BaseException, now: float, limit_s: float) -> Retry | Bury:
+        """Say what follows from the attempt, which has failed; `limit_s` is the retry budget."""
+        return attempted(error, self.attempts, self.budget, limit_s=limit_s, now=now)
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One entry in the window."""
+
+    entry: Entry
+    id: str
+    """The entry's ID."""
+    origin: str
+    trouble: Trouble
+    tenant: str | None = None
+    """The tenant whose order it keeps; None for an entry that is no event."""
+    admitted: Admitted | None = None
+    identity: bytes = b""
+    """Digest of the event_id and of the content, as the index has them."""
+    known: bytes = b""
+    """An identity that the index says is finished: look again under the fence, store nothing."""
+    reread: bool = False
+    """It may have been finished before: its origin may have a dead letter."""
+    ready: bool = False
+    """Nothing is left but to publish it or to write its dead letter."""
+    bury: Bury | None = None
+    begins_row: bool = False
+    """Of a dead letter: something was published between it and the one before."""
+    error: BaseException | None = None
+    began: float = 0.0
+    claiming: bool = False
+
+    @property
+    def has_artifact(self) -> bool:
+        """Whether there is something to store."""
+        return self.admitted is not None and bool(self.admitted.event.artifact_ref)
+
+    @property
+    def claims(self) -> tuple[str, bytes]:
+        """What no two items may store at the same time: a ref, an event_id."""
+        assert self.admitted  # noqa: S101 -- only events are stored
+        return self.admitted.event.artifact_ref, self.identity[:16]
+
+    def end(self, reason: Reason, detail: str) -> None:
+        """Let it end as a dead letter."""
+        self.bury, self.ready = Bury(reason, detail), True
+
+    def conflicts(self, control_version: int = 0) -> None:
+        """Let it end as another content of an event_id that is published, as `control_version`."""
+        detail = "event_id: published before with other content"
+        if control_version:
+            detail += f", as control_version {control_version}"
+        self.end(Reason.ID_CONFLICT, detail)
+
+    def described(self) -> dict[str, Any]:
+        """Return what the log says of it."""
+        event = self.admitted.event if self.admitted else None
+        return {
+            "entry": self.id, "attempts": self.trouble.attempts,
+            "event_id": event and event.event_id, "type": event and event.type,
+            "tenant_id": event and event.tenant_id, "artifact_ref": event and event.artifact_ref,
+            "detail": self.bury and self.bury.detail,
+        }  # fmt: skip
+
+
+class Window:
+    """The items of one tenure."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, Item] = {}
+        self._in_order = True
+        self._waiting: dict[str, Item] = {}
+        self._awaited: Counter[str | bytes] = Counter()
+        """What the waiting items claim, and how many of them do."""
+        self._claimed: set[str | bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items.values())
+
+    def __contains__(self, entry_id: str) -> bool:
+        return entry_id in self._items
+
+    def holds(self, item: Item) -> bool:
+        """Tell whether this very item is in the window: its entry may have been read again."""
+        return self._items.get(item.id) is item
+
+    def add(self, item: Item) -> None:
+        """Take an item in, behind all others."""
+        self._items[item.id] = item
+
+    def drop(self, item: Item) -> None:
+        """Take an item out, and free what it claims."""
+        del self._items[item.id]
+        self._stop_waiting(item)
+        if item.claiming:
+            self._claimed.difference_update(item.claims)
+        if not self._items:
+            self._in_order = True
+
+    def break_order(self) -> None:
+        """Note that what is added from now on may be older than what is there."""
+        self._in_order = False
+
+    def ready(self) -> Iterator[Item]:
+        """Yield items that are ready, with none of their tenant before them that is not."""
+        blocked = set()
+        for item in self._items.values():
+            tenant = item.tenant
+            if tenant is not None and tenant in blocked:
+                continue
+            if item.ready:
+                yield item
+            elif tenant is not None:
+                blocked.add(tenant)
+
+    def followers(self, item: Item) -> list[Item]:
+        """Return the items of its tenant behind `item`."""
+        behind = dropwhile(lambda other: other is not item, self._items.values())
+        return [other for other in islice(behind, 1, None) if other.tenant == item.tenant]
+
+    def lowest_without(self, run: Iterable[Item]) -> str | None:
+        """Return the lowest entry ID that is left once `run` is finished; None for none."""
+        finished = {item.id for item in run}
+        remaining = (id_ for id_ in self._items if id_ not in finished)
+        if self._in_order:
+            return next(remaining, None)
+        return min(remaining, key=id_pair, default=None)
+
+    # --- claims --------------------------------------------------------------------------------
+
+    def claim(self, item: Item, *, freed: bool = False) -> bool:
+        """Claim what an item stores at; False when it must wait for that.
+
+        One that `freed` returned has waited, and need not wait for those behind it.
+        """
+        claims = item.claims
+        if not freed and self._is_taken(claims):
+            self._waiting[item.id] = item
+            self._awaited.update(claims)
+            return False
+        self._claimed.update(claims)
+        item.claiming = True
+        return True
+
+    def freed(self) -> list[Item]:
+        """Take from those that wait the items whose claims are free now, and return them.
+
+        Their turn has come, and is theirs: each is to be claimed at once, or dropped.
+        """
+        if not self._waiting:
+            return []
+        taken, free = set(self._claimed), []
+        for item in self._waiting.values():
+            if taken.isdisjoint(item.claims):
+                free.append(item)
+            taken.update(item.claims)
+        for item in free:
+            self._stop_waiting(item)
+        return free
+
+    def _is_taken(self, claims: Iterable[str | bytes]) -> bool:
+        return not self._claimed.isdisjoint(claims) or any(self._awaited[one] for one in claims)
+
+    def _stop_waiting(self, item: Item) -> None:
+        if self._waiting.pop(item.id, None):
+            self._awaited.subtract(item.claims)
+            for claim in item.claims:
+                if not self._awaited[claim]:
+                    del self._awaited[claim]  # a zero would stay for good

@@ -1,0 +1,203 @@
+"""From settings to the parts of a worker: what reads and writes where."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from structlog.typing import FilteringBoundLogger
+
+import store
+from sidecar.errors import UsageError
+from sidecar.history.archiver import Archiver
+from sidecar.history.live import LiveHistory
+from sidecar.redis.client import Client, Side, check_server, check_stream, connect
+from sidecar.redis.fitness import Fitness, check_owner
+from sidecar.redis.keys import Keys
+from sidecar.redis.members import Members
+from sidecar.redis.pruning import Pruning
+from sidecar.redis.publisher import Publisher
+from sidecar.redis.retention import Retention
+from sidecar.redis.source import ControlStream
+from sidecar.wire.event import KNOWN_TYPES
+from sidecar.wire.urls import redact
+from sidecar.worker.archiving import Archiving
+from sidecar.worker.fleetstore import FleetStore
+from sidecar.worker.housekeeping import Housekeeper
+from sidecar.worker.metrics import StreamMetrics
+from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.pipeline import Pipeline, Rules
+from sidecar.worker.relay import Relay
+from sidecar.worker.settings import Settings
+from sidecar.worker.share import Share
+from sidecar.worker.supervision import Supervisor
+from store import Capability, Store
+
+
+def whoami() -> str:
+    """Return the name of this worker: its host and its process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class Wiring:
+    """Builds the parts of one worker. Each part has connections of its own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis_url: str,
+        notify_url: str,
+        supervisor: Supervisor,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """`redis_url` is the server with the control streams."""
+        self.settings = settings
+        self.redis_url = redis_url
+        self.notify_url = notify_url
+        self.supervisor = supervisor
+        self.log = log
+        self._opened: list[Client] = []
+        self.share = Share(settings.streams)
+        self.keys = {
+            stream: Keys.of(stream, settings.notify_stream, settings.dead_stream)
+            for stream in settings.streams
+        }
+
+    def close(self) -> None:
+        """Close the connections of all parts, which have ended."""
+        for client in self._opened:
+            client.connection_pool.disconnect()
+
+    def _connect(self, url: str, key: str, *, block_s: float = 0.0) -> Client:
+        client = connect(url, key=key, block_s=block_s)
+        self._opened.append(client)
+        return client
+
+    def check_servers(self) -> None:
+        """Refuse what can be seen to be wrong before anything is read.
+
+        Raises `UsageError` or `Unreachable`.
+        """
+        for stream in self.keys:
+            with connect(self.redis_url, key=stream) as client:
+                check_server(client, self.redis_url, writes=True)
+                check_stream(client, self.redis_url, stream)
+        keys = next(iter(self.keys.values()))
+        with connect(self.notify_url, key=keys.notifications) as client:
+            check_server(client, self.notify_url, writes=True)
+            check_stream(client, self.notify_url, keys.notifications)
+            check_stream(client, self.notify_url, keys.dead)
+            check_owner(client, self.notify_url, keys)
+
+    def fleet_store(self, fleet: Store) -> FleetStore:
+        """Return the fleet store as its log knows it."""
+        client = self._connect(self.notify_url, self.settings.notify_stream)
+        return FleetStore(
+            fleet, self.settings.fleet_url, client, list(self.keys.values()), self.notify_url
+        )
+
+    def pipeline(self, source: Store, fleet: Store) -> Pipeline:
+        """Return the way of an artifact from store to store.
+
+        Raises `UsageError` for a fleet store that keeps no versions, unless that is accepted.
+        """
+        self._check_pins(fleet)
+        rules = Rules(
+            types=KNOWN_TYPES | set(self.settings.allow_type),
+            tenant_scope=self.settings.tenant_scope,
+            max_artifact_bytes=self.settings.max_artifact_bytes,
+        )
+        return Pipeline(source, fleet, rules)
+
+    def _check_pins(self, fleet: Store) -> None:
+        if Capability.PINNED_GET in store.capabilities(fleet):
+            return
+        detail = (
+            f"--fleet-store {redact(self.settings.fleet_url)}: the backend {fleet.name!r} keeps no"
+            " versions, so a notification cannot be resolved once its ref is rewritten"
+        )
+        if not self.settings.allow_unpinned:
+            raise UsageError(
+                f"{detail}; choose one that declares pinned-get, such as file, or accept that with"
+                " --allow-unpinned"
+            )
+        self.log.warning("unpinned", detail=detail)
+
+    def relay(
+        self, pipeline: Pipeline, pool: Executor, observer: StreamMetrics, beat: Callable[[], None]
+    ) -> Relay:
+        """Return the relay of the observer's stream."""
+        one, stream, keys = self.settings, observer.stream, self.keys[observer.stream]
+        client = self._connect(self.redis_url, stream)
+        blocking = self._connect(self.redis_url, stream, block_s=IDLE_BLOCK_S)
+        notify = self._connect(self.notify_url, keys.notifications)
+        return Relay(
+            stream,
+            ControlStream(client, blocking, keys),
+            Publisher(
+                notify,
+                keys,
+                lease_s=one.lease_s,
+                dedup_window_s=one.dedup_window_s,
+                wait_replicas=one.wait_replicas,
+            ),
+            pipeline,
+            pool,
+            self._options(),
+            observer,
+            self.log.bind(stream=stream),
+            share=self.share,
+            beat=beat,
+            check=Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys).check,
+        )
+
+    def _options(self) -> Options:
+        one = self.settings
+        return Options(
+            lease_s=one.lease_s, retry_budget_s=one.retry_budget_s, drain=one.drain,
+            max_consecutive_dead=one.max_consecutive_dead, store_threads=one.store_threads,
+        )  # fmt: skip
+
+    def housekeeper(self, beat_s: float) -> Housekeeper:
+        """Return what registers this worker, trims and prunes; `beat_s` as `Housekeeper` has it."""
+        one = self.settings
+        notify = self._connect(self.notify_url, one.notify_stream)
+        first = next(iter(self.keys.values()))
+        members = Members(notify, first, name=whoami(), serves=one.streams, lease_s=one.lease_s)
+        policies = {
+            "control": one.trim_control,
+            "notifications": one.trim_notifications,
+            "dead": one.trim_dead,
+        }
+        retentions = {
+            stream: Retention(
+                self._connect(self.redis_url, stream), notify, keys, policies,
+                dedup_window_s=one.dedup_window_s, archived_first=one.archive,
+            )
+            for stream, keys in self.keys.items()
+        }  # fmt: skip
+        pruning = Pruning(notify, first, dedup_window_s=one.dedup_window_s)
+        return Housekeeper(
+            members, self.share, retentions, pruning, beat_s, self.supervisor, self.log
+        )
+
+    def archiving(self, fleet: Store) -> Archiving:
+        """Return what keeps the archive up. Raises `UsageError` when the store cannot hold one."""
+        archive = store.versioned(fleet, Capability.LIST, Capability.STREAM)
+        if archive is None:
+            raise UsageError(
+                f"--archive: the backend {fleet.name!r} cannot hold an archive; choose one that"
+                " declares list and stream, such as file"
+            )
+        archivers = {}
+        for stream, keys in self.keys.items():
+            notify = Side(self._connect(self.notify_url, keys.notifications), self.notify_url)
+            control = Side(self._connect(self.redis_url, stream), self.redis_url)
+            live = LiveHistory(control, notify, [keys], archive)
+            archivers[stream] = Archiver(live, archive, notify.client, keys)
+        return Archiving(
+            archivers, self.keys, self.share, self.settings.archive_every_s, self.supervisor,
+            self.log,
+        )  # fmt: skip

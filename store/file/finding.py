@@ -1,0 +1,87 @@
+"""Which record holds a version of a ref: the current one, or the version's own."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from store.errors import Corrupt
+from store.file import records
+from store.file.layout import Found, Place, place_of
+from store.record import version_of
+
+if TYPE_CHECKING:
+    from store.contract import Version
+    from store.file.tree import Tree
+
+
+def select(
+    tree: Tree,
+    directory_fd: int,
+    place: Place,
+    data_digest: str | None,
+    manifest_digest: str | None,
+    limit: int | None,
+) -> Found | None:
+    """Return the version's record, at most `limit` bytes of it; without digests the current one.
+
+    Raises `Corrupt` or `PermissionError` when what is damaged may be what was asked for.
+    """
+    damage: Corrupt | PermissionError | None = None
+    try:
+        current = records.read(tree, directory_fd, place, place.leaf, limit)
+        if current.record.is_version(data_digest, manifest_digest):
+            return current
+    except FileNotFoundError:
+        pass
+    except (Corrupt, PermissionError) as error:
+        damage = error
+    if data_digest is not None:
+        version = _newest(tree, directory_fd, place, data_digest, manifest_digest, limit)
+        if version is not None:
+            return version
+    if damage is not None:
+        raise damage
+    return None
+
+
+def _newest(
+    tree: Tree,
+    directory_fd: int,
+    place: Place,
+    data_digest: str,
+    manifest_digest: str | None,
+    limit: int | None,
+) -> Found | None:
+    names = [f"{place.leaf}{data_digest}.{manifest_digest}"]
+    if manifest_digest is None:
+        names = records.names(directory_fd, f"{place.leaf}{data_digest}.")
+    found = []
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):  # never there, or just collected
+            found.append(records.read(tree, directory_fd, place, name, limit))
+    return max(found, key=lambda each: each.record.stored, default=None)
+
+
+def own_record(tree: Tree, found: Found) -> Found | None:
+    """Return the version's own record, unless that is the file that was found, or damaged."""
+    place = place_of(found.record.ref)
+    with tree.directory(place.way) as directory_fd:
+        if directory_fd is None:
+            return None
+        own = records.intact(tree, directory_fd, place, place.version(found.record))
+    return None if own is None or own.inode == found.inode else own
+
+
+def versions(tree: Tree, directory_fd: int, place: Place) -> list[Version]:
+    """Return every version; the current record counts even if its version's name is lost."""
+    found = {}
+    for name in records.names(directory_fd, place.leaf):
+        with contextlib.suppress(FileNotFoundError):  # just collected
+            record = records.header(tree, directory_fd, place, name)
+            current = name == place.leaf
+            digests = (record.data_digest, record.manifest_digest)
+            if current or digests not in found:
+                found[digests] = (record, current)
+    newest_first = sorted(found.values(), key=lambda each: each[0].stored, reverse=True)
+    return [version_of(record, current=current) for record, current in newest_first]

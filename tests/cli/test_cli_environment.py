@@ -1,0 +1,106 @@
+"""The `SIDECAR_…` variables: misspelt, empty, in files, and those that are none of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar import cli
+from sidecar.errors import UsageError
+from sidecar.terminal import environment
+from tests.cli.harness import Cli
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SIDECAR_FLEETSTORE", "SIDECAR_FLEET_STORE"),
+        ("SIDECAR_NOTIFYREDIS", "SIDECAR_NOTIFY_REDIS"),
+        ("SIDECAR_STREAMS", "SIDECAR_STREAM"),
+        ("SIDECAR_FLEETSTORE_FILE", "SIDECAR_FLEET_STORE_FILE"),
+    ],
+)
+@pytest.mark.parametrize("command", [("run", "--drain"), ("status",), ("store", "ls")])
+def test_an_unknown_variable_is_refused(
+    sidecar: Cli, name: str, nearest: str, command: tuple[str, ...]
+) -> None:
+    """Whatever the command, a variable that nothing reads is exit 2, with the nearest one."""
+    ran = sidecar(*command, env={name: "file:///srv/fleet"})
+    assert (ran.code, ran.out) == (2, "")
+    assert f"no variable {name}" in ran.err
+    assert f"is {nearest} meant?" in ran.err
+
+
+def test_links_to_services_are_not_ours(sidecar: Cli) -> None:
+    """What Kubernetes sets beside services called `sidecar…` keeps no command from running."""
+    links = {
+        "SIDECAR_SERVICE_HOST": "10.0.0.1",
+        "SIDECAR_SERVICE_PORT": "9464",
+        "SIDECAR_SERVICE_PORT_HTTP": "9464",
+        "SIDECAR_PORT": "tcp://10.0.0.1:9464",
+        "SIDECAR_PORT_9464_TCP": "tcp://10.0.0.1:9464",
+        "SIDECAR_PORT_9464_TCP_PROTO": "tcp",
+        "SIDECAR_PORT_9464_TCP_PORT": "9464",
+        "SIDECAR_PORT_9464_TCP_ADDR": "10.0.0.1",
+        "SIDECAR_REDIS_PORT": "tcp://10.0.0.2:6379",
+        "SIDECAR_REDIS_SERVICE_HOST": "10.0.0.2",
+        "SIDECAR_DNS_PORT_53_UDP_ADDR": "10.0.0.3",
+    }
+    ran = sidecar("status", env=links)
+    assert ran.code == 0, ran.err
+    assert environment.ours({"_SIDECAR_COMPLETE": "bash_source"}) == []  # typer's own
+
+
+@pytest.mark.parametrize("variable", ["SIDECAR_REDIS", "SIDECAR_SINCE", "SIDECAR_REDIS_FILE"])
+def test_an_empty_variable_is_refused(sidecar: Cli, variable: str) -> None:
+    """A variable that is set to nothing, as Compose's `${X:-}` does, starts no embedded server."""
+    sidecar.url = ""
+    ran = sidecar.shell(f"{variable}= sidecar run --drain")
+    assert (ran.code, ran.out) == (2, "")
+    assert f"{variable} is set, and empty" in ran.err
+    assert not (sidecar.directory / "data-dir").exists()
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_secret_file_is_refused(sidecar: Cli, content: str) -> None:
+    """A secret file with nothing in it starts no embedded server."""
+    secret = sidecar.directory / "redis-url"
+    secret.write_text(content)
+    sidecar.url = ""
+    ran = sidecar("run", "--drain", env={"SIDECAR_REDIS_FILE": str(secret)})
+    assert (ran.code, ran.out) == (2, "")
+    assert "SIDECAR_REDIS_FILE" in ran.err
+    assert str(secret) in ran.err
+    assert not (sidecar.directory / "data-dir").exists()
+
+
+@pytest.mark.parametrize("option", ["--redis", "--notify-redis", "--fleet-store", "--http"])
+def test_an_empty_option_is_refused(sidecar: Cli, option: str) -> None:
+    """An option whose variable the shell did not know is as wrong as an empty variable."""
+    sidecar.url = ""
+    ran = sidecar("run", "--drain", option, "")
+    assert ran.code == 2
+    assert "empty" in ran.err
+    assert not (sidecar.directory / "data-dir").exists()
+
+
+def test_a_file_and_its_variable() -> None:
+    """A value that is given both ways is refused; one that is given once is read."""
+    given = {"SIDECAR_REDIS": "redis://a", "SIDECAR_REDIS_FILE": "/nowhere"}
+    with pytest.raises(UsageError, match="both set"):
+        environment.prepare(given, cli.app)
+    with pytest.raises(UsageError, match="cannot be read"):
+        environment.prepare({"SIDECAR_REDIS_FILE": "/nowhere"}, cli.app)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """What a file holds becomes the variable's value, without the line's end."""
+    secret = tmp_path / "url"
+    secret.write_text("redis://a\n")
+    given = {"SIDECAR_REDIS_FILE": str(secret), "SIDECAR_PORT_FILE": "no link, but unknown"}
+    with pytest.raises(UsageError, match="SIDECAR_PORT_FILE"):
+        environment.prepare(given, cli.app)
+    del given["SIDECAR_PORT_FILE"]
+    environment.prepare(given, cli.app)
+    assert given["SIDECAR_REDIS"] == "redis://a"

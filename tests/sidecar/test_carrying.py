@@ -1,0 +1,120 @@
+"""What tenures leave behind: nothing that grows with their number, or with how many events came."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+from sidecar.redis.source import Entry
+from sidecar.worker.carrying import Carrying
+from sidecar.worker.window import Item, Trouble
+from tests.sidecar.harness import Rig, eventually
+
+TENURES = 12
+EVENTS = 60
+
+
+def items_alive() -> int:
+    """Return how many items anything holds."""
+    gc.collect()
+    return sum(type(found) is Item for found in gc.get_objects())
+
+
+def item(number: int) -> Item:
+    """Return an item."""
+    return Item(Entry(f"{number}-1", {}), f"{number}-1", f"s/{number}-1", Trouble(0.0))
+
+
+def test_tenures_under_hung_stores_leave_only_what_hangs() -> None:
+    """However many tenures end while stores hang, only items at the stores are kept."""
+    before, go_on, at_store = items_alive(), threading.Event(), SimpleQueue[Item]()
+
+    def hang(at: Item) -> None:
+        at_store.put(at)
+        go_on.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        carrying = Carrying(pool, hang, at_once=2)
+        for _ in range(TENURES):
+            for number in range(EVENTS):
+                carrying.carry(item(number))
+            carrying.forget()
+        assert items_alive() - before <= 2
+        assert pool._work_queue.qsize() <= 2
+        go_on.set()
+
+
+def test_the_next_tenure_goes_on_where_a_store_is_free() -> None:
+    """What a later tenure has carried is carried, each once, though an earlier one left some."""
+    with ThreadPoolExecutor(3) as pool:
+        carried: SimpleQueue[Item] = SimpleQueue()
+        carrying = Carrying(pool, carried.put, at_once=2)
+        for number in range(EVENTS):
+            carrying.carry(item(number))
+        carrying.forget()
+        wanted = [item(number) for number in range(1000, 1000 + EVENTS)]
+        for one in wanted:
+            carrying.carry(one)
+        done: list[Item] = []
+        while carrying.out:
+            done += carrying.collect(wait_s=60)
+    assert {id(one) for one in done} == {id(one) for one in wanted}
+    assert len(done) == len(wanted)
+
+
+def test_no_more_are_carried_at_once_than_was_said() -> None:
+    """A pool of many threads carries only so many of one relay at a time."""
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def watch(_: Item) -> None:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        threading.Event().wait(0.001)
+        with lock:
+            busy -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        carrying = Carrying(pool, watch, at_once=3)
+        for number in range(EVENTS):
+            carrying.carry(item(number))
+        while carrying.out:
+            list(carrying.collect(wait_s=60))
+    assert most <= 3
+
+
+def test_a_relay_forgets_its_tenures_while_the_source_hangs(rig: Rig) -> None:
+    """A relay whose tenures end again and again beside a hung source holds one window of items."""
+    before, go_on = items_alive(), threading.Event()
+    rig.source.on_get = lambda _: (go_on.wait(60), None)[1]
+    for number in range(EVENTS):
+        rig.emit_artifact(f"e{number}", tenant=f"t{number}")
+    with rig.relay(lease_s=0.3) as run:
+        try:
+            eventually(lambda: run.observer.state_now == "active")
+            for number in range(TENURES):
+                eventually(lambda: rig.pending() == EVENTS and rig.source.gets)
+                rig.client.hset(rig.keys.halt, "reason", "by hand")
+                eventually(lambda n=number: run.observer.count("halted") > n)  # type: ignore[misc]
+                rig.client.hdel(rig.keys.halt, "reason")
+                eventually(lambda n=number: run.observer.count("active") > n + 1)  # type: ignore[misc]
+            assert items_alive() - before <= 2 * EVENTS + rig.threads
+        finally:
+            go_on.set()
+        eventually(lambda: len(rig.published()) == EVENTS)
+    rig.audit()
+
+
+def test_events_that_waited_for_a_ref_leave_no_count(rig: Rig) -> None:
+    """Once events that waited for one ref are through, nothing is kept of what they waited for."""
+    for number in range(EVENTS):
+        rig.emit_artifact(f"e{number}", ref="the/ref", data=b"one", tenant=f"t{number % 7}")
+    with rig.relay() as run:
+        eventually(lambda: len(rig.published()) == EVENTS and rig.pending() == 0)
+        window = run.relay._window
+        left = (window._awaited, window._waiting, window._claimed, window, run.relay._holds)
+        eventually(lambda: not any(left), "nothing is left")
+    rig.audit()

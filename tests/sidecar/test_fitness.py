@@ -1,0 +1,101 @@
+"""What is asked of the servers before each tenure, and not at the start of the worker only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from sidecar.errors import UsageError
+from sidecar.redis.client import Side, connect
+from sidecar.redis.fitness import Fitness
+from sidecar.redis.keys import Keys
+from sidecar.worker import app
+from sidecar.worker.settings import build
+from tests import servers
+from tests.sidecar.harness import CONTROL, Rig, eventually, silent_log
+
+pytestmark = pytest.mark.server
+
+TWINS = [("x", "{x}"), ("{x}", "x")]
+
+
+@contextmanager
+def worker(rig: Rig, stores: dict[str, str]) -> Iterator[int]:
+    """Run the worker for as long as the block lasts; yield the port of its health."""
+    port = servers.free_port()
+    settings = build(redis=rig.url, lease_s=1, http=f"127.0.0.1:{port}", **stores)
+    stop = threading.Event()
+    thread = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
+    thread.start()
+    try:
+        yield port
+    finally:
+        stop.set()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def state(port: int) -> dict[str, Any]:
+    """Return what `/readyz` says of the control stream."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", "/readyz")
+        found: dict[str, Any] = json.loads(connection.getresponse().read())[CONTROL]
+    return found
+
+
+def drained(rig: Rig, stores: dict[str, str], notify: str) -> int:
+    """Run the worker with --drain into this notification stream; return its exit code."""
+    settings = build(redis=rig.url, notify_stream=notify, drain=True, lease_s=1, **stores)
+    return app.run(settings, silent_log(), threading.Event())
+
+
+@pytest.mark.parametrize(("first", "second"), TWINS)
+def test_names_that_differ_in_braces_only_are_refused(
+    rig: Rig, stores: dict[str, str], first: str, second: str
+) -> None:
+    """The keys of `x` are those of `{x}`: the second to come is refused, and nothing is shared."""
+    rig.emit("a")
+    assert drained(rig, stores, first) == 0
+    rig.emit("b")
+    with pytest.raises(UsageError, match="belong to the notification stream"):
+        drained(rig, stores, second)
+    assert not rig.client.exists(second)
+    assert drained(rig, stores, first) == 0
+    assert rig.client.xlen(first) == 2
+
+
+def test_who_comes_first_has_the_keys(rig: Rig) -> None:
+    """Of two workers that have started already, only one gets to a tenure."""
+    one, other = (
+        Fitness(Side(rig.client, rig.url), Side(rig.client, rig.url), Keys.of(CONTROL, name))
+        for name in ("x", "{x}")
+    )
+    one.check()
+    one.check()
+    with pytest.raises(UsageError, match=r"delete the key \{x\}:stream"):
+        other.check()
+    rig.client.delete("{x}:stream")
+    other.check()
+
+
+def test_an_eviction_policy_that_comes_with_a_failover(rig: Rig, stores: dict[str, str]) -> None:
+    """A server that may evict keys is not published into, whenever it took over."""
+    with connect(rig.url) as operator, worker(rig, stores) as port:
+        rig.emit("a")
+        eventually(lambda: rig.published() == ["a"])
+        operator.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            operator.execute_command("CLIENT", "KILL", "TYPE", "normal")
+            eventually(lambda: "maxmemory-policy allkeys-lru" in state(port)["detail"])
+            assert state(port)["state"] == "waiting"
+            rig.emit("b")
+            eventually(lambda: not rig.client.exists(rig.keys.lease), "the lease is for nobody")
+        finally:
+            operator.config_set("maxmemory-policy", "noeviction")
+        eventually(lambda: rig.published() == ["a", "b"])

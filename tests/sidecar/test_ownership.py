@@ -1,0 +1,198 @@
+"""Who serves a stream, by itself: the ways into a tenure and out of it, on stand-ins for Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event as Signal
+from typing import Any
+
+import pytest
+import redis
+import structlog
+
+from sidecar.errors import SidecarError
+from sidecar.redis.lease import Fenced
+from sidecar.redis.publisher import NotReplicated
+from sidecar.worker.caution import Caution
+from sidecar.worker.ownership import Options, Ownership
+from sidecar.worker.share import Share
+
+FULL = redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+
+
+class Redis:
+    """Stands in for both sides of Redis, and notes what is asked of them."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.owner: int | None = 0
+        self.room = [False, False, True]
+        self.halted = ["by hand", ""]
+        self.unreachable = False
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*_: object) -> Any:
+            self.asked.append(name)
+            if self.unreachable and name == "check":
+                raise redis.ConnectionError("away")
+            answers: dict[str, Callable[[], Any]] = {
+                "acquire": lambda: self.owner, "has_room": lambda: self.room.pop(0),
+                "renew": lambda: self.halted.pop(0), "yield_lease": lambda: True,
+            }  # fmt: skip
+            return answers[name]() if name in answers else None
+
+        return ask
+
+
+def stand_in() -> Any:
+    """Return a stand-in for control stream and publisher."""
+    return Redis()
+
+
+class Watch:
+    """Notes what it is told, and stops the worker at a state."""
+
+    def __init__(self, stop: Signal, at: str = "") -> None:
+        self.states: list[str] = []
+        self.given_back = 0
+        self._stop, self._at = stop, at
+
+    def state(self, state: str, _detail: str) -> None:
+        """As `States.state`."""
+        self.states.append(state)
+        if state == self._at:
+            self._stop.set()
+
+    def gave_back(self) -> None:
+        """As `States.gave_back`."""
+        self.given_back += 1
+
+
+class Run:
+    """One worker on these stand-ins."""
+
+    def __init__(self, *, stop_at: str = "", **options: Any) -> None:
+        self.redis = stand_in()
+        self.stop = Signal()
+        self.watch = Watch(self.stop, stop_at)
+        self.beats = 0
+        self.unfit: SidecarError | None = None
+        self.served = 0
+        self.owner = Ownership(
+            "s", self.redis, self.redis, Share(["s"]), Caution(self.redis),
+            Options(lease_s=0.03, **options), self.watch, structlog.get_logger(),
+            beat=self._beat, check=self._check,
+        )  # fmt: skip
+
+    def _beat(self) -> None:
+        self.beats += 1
+
+    def _check(self) -> None:
+        if self.unfit is not None:
+            raise self.unfit
+
+    def serve(self, *ends: BaseException | None) -> None:
+        """Run tenures that end so, one after the other, and stop with the last."""
+        waiting = list(ends)
+
+        def tenure() -> None:
+            self.served += 1
+            self.owner.begun()
+            end = waiting.pop(0)
+            if not waiting:
+                self.stop.set()
+            if end is not None:
+                raise end
+
+        self.owner.run(self.stop, tenure)
+
+
+def test_a_tenure_that_ends_by_itself_is_the_end() -> None:
+    """When serving returns, the lease is given back and the worker stops."""
+    run = Run()
+    run.serve(None)
+    assert run.watch.states == ["active", "stopped"]
+    assert run.redis.asked[-1] == "release"
+
+
+def test_who_was_fenced_stands_by_and_tries_again() -> None:
+    """Another's takeover ends the tenure, not the worker."""
+    run = Run()
+    run.serve(Fenced(), None)
+    assert run.watch.states == ["active", "standby", "active", "stopped"]
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("x"), SidecarError("x")])
+def test_who_cannot_serve_gives_the_lease_back(error: Exception) -> None:
+    """What only this worker may suffer from ends its lease, so that another can serve."""
+    run = Run()
+    run.serve(error, None)
+    assert run.watch.given_back == 1
+    assert run.watch.states == ["active", "waiting", "active", "stopped"]
+
+
+def test_what_every_worker_suffers_from_keeps_the_lease() -> None:
+    """Replicas that lag would lag for another worker, too."""
+    run = Run()
+    run.serve(NotReplicated("x"), None)
+    assert run.watch.given_back == 0
+
+
+def test_the_lease_is_not_taken_when_the_control_side_does_not_answer() -> None:
+    """Both sides, and what else is needed, are looked at before the lease is taken."""
+    run = Run(stop_at="waiting")
+    run.redis.unreachable = True
+    run.serve(None)
+    assert "acquire" not in run.redis.asked
+    run = Run(stop_at="waiting")
+    run.unfit = SidecarError("the wrong policy")
+    run.serve(None)
+    assert "acquire" not in run.redis.asked
+
+
+def test_it_is_alive_while_the_server_is_full() -> None:
+    """A worker that waits for room keeps its lease, and its heart beats at every look."""
+    run = Run()
+    before = run.beats
+    run.serve(FULL, None)
+    assert run.redis.asked.count("has_room") == 3
+    assert run.beats - before >= 3
+    assert run.watch.given_back == 0
+    assert run.watch.states == ["active", "waiting", "active", "stopped"]
+
+
+def test_a_drain_does_not_wait_for_the_owner_for_ever() -> None:
+    """A drain beside another owner ends after two leases."""
+    run = Run(drain=True)
+    run.redis.owner = None
+    run.serve(None)
+    assert run.watch.states == ["standby", "stopped"]
+    assert run.served == 0
+
+
+def test_a_halt_is_waited_for_with_the_lease() -> None:
+    """A halted stream is kept until it is resumed; then its pending list is read again."""
+    run = Run()
+
+    def halted() -> None:
+        run.served += 1
+        run.owner.begun()
+        if run.served == 2:
+            run.stop.set()
+            return
+        run.owner.wait_while_halted()
+
+    run.owner.run(run.stop, halted)
+    assert run.watch.states == ["active", "halted", "recovering", "active", "stopped"]
+
+
+def test_a_drain_ends_at_a_halt() -> None:
+    """Nobody waits for a person in a drain."""
+    run = Run(drain=True)
+
+    def halted() -> None:
+        run.owner.begun()
+        run.owner.wait_while_halted()
+
+    run.owner.run(run.stop, halted)
+    assert run.watch.states == ["active", "halted", "stopped"]

@@ -1,0 +1,168 @@
+"""The deduplication index is bounded by its window, and forgets nothing within it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+import redis
+
+from sidecar.redis.keys import SHARDS, Keys
+from sidecar.redis.pruning import ROUND, SHORTEST_US, TURNS_A_WINDOW, Pruning
+from sidecar.redis.publisher import Letter, Outbound, Outcome, Publisher, origin_digest
+from sidecar.redis.scan import server_time_us
+from sidecar.wire.identity import identity_digest
+from tests.servers import usual
+
+KEYS: Final = Keys.of("control:events", "control:notifications")
+WINDOW_S: Final = 1000.0
+CONTENT: Final = b"c" * 16
+
+
+def _turn_of(client: redis.Redis, number: int) -> None:
+    """Give one shard its turn, and those that come next."""
+    step_us = int(WINDOW_S * 1e6) // (TURNS_A_WINDOW * SHARDS)
+    now = server_time_us(client) // step_us
+    last_turn = now - (now - number) % SHARDS
+    client.set(KEYS.pruned, (last_turn - 1) * step_us)
+    Pruning(client, KEYS, dedup_window_s=WINDOW_S).prune()
+
+
+def _remember(client: redis.Redis, shard: str, ages_s: dict[str, float]) -> None:
+    """Have a shard remember events of these ages, as `publish` would."""
+    now = server_time_us(client)
+    stamps: Any = {name: CONTENT + b"%d" % (now - int(age * 1e6)) for name, age in ages_s.items()}
+    client.hset(shard, mapping=stamps)
+    client.expire(shard, int(WINDOW_S))
+
+
+def _fields(client: redis.Redis, shard: str) -> set[str]:
+    found: Any = client.hkeys(shard)
+    return {name.decode() for name in found}
+
+
+def test_what_is_older_than_the_window_goes(client: redis.Redis) -> None:
+    """Of every shard, what is younger than the window stays, and what is older goes."""
+    ages_s = {"new": 0, "within": WINDOW_S - 200, "old": WINDOW_S + 1, "older": 1e6}
+    shards = [KEYS.shard(number) for number in (0, 1, SHARDS // 2, SHARDS - 1)]
+    for shard in shards:
+        _remember(client, shard, ages_s)
+
+    pruning = Pruning(client, KEYS, dedup_window_s=WINDOW_S)
+    while pruning.prune():
+        pass
+
+    for shard in shards:
+        assert _fields(client, shard) == {"new", "within"}
+        remaining: Any = client.ttl(shard)
+        assert 0 < remaining <= WINDOW_S
+
+
+def test_a_shard_that_grew_too_large_is_packed_again(client: redis.Redis) -> None:
+    """What an older version let grow beyond a packed hash is packed once most of it is pruned."""
+    client.config_set("hash-max-ziplist-entries", 128)
+    shard = KEYS.shard(7)
+    _remember(client, shard, {f"old {n}": WINDOW_S + 1 for n in range(250)} | {"new": 0})
+    packed = b"ziplist" if usual() == "redis-6.2" else b"listpack"
+    assert client.object("ENCODING", shard) == b"hashtable"
+
+    _turn_of(client, 7)
+
+    assert _fields(client, shard) == {"new"}
+    assert client.object("ENCODING", shard) == packed
+    remaining: Any = client.ttl(shard)
+    assert 0 < remaining <= WINDOW_S
+
+
+def test_an_index_in_use_never_holds_more_than_its_window(client: redis.Redis) -> None:
+    """Shards that are written all the time lose what is older, so their life ends nothing."""
+    shard = KEYS.shard(3)
+    publisher = Publisher(client, KEYS, lease_s=60, dedup_window_s=WINDOW_S)
+    publisher.acquire()
+    for round_ in range(5):
+        _remember(client, shard, {f"{round_} {n}": WINDOW_S + 1 for n in range(20)})
+        event_id = f"e{round_}"
+        identity = b"\x00\x03" + identity_digest(event_id)[2:] + identity_digest("content")
+        publisher.publish([Outbound(identity, b'{"control_version":', event_id, b"")], "1-0")
+        _turn_of(client, 3)
+        count: Any = client.hlen(shard)
+        assert count == round_ + 1
+
+
+def test_nothing_within_the_window_is_forgotten(client: redis.Redis) -> None:
+    """After pruning, a repeat is absorbed and an origin has no second dead letter."""
+    publisher = Publisher(client, KEYS, lease_s=60, dedup_window_s=WINDOW_S)
+    publisher.acquire()
+    identity = identity_digest("a") + identity_digest("content")
+    event = Outbound(identity, b'{"control_version":', "s/1-0", b"")
+    publisher.publish([event], "1-0")
+    letter = Letter("s/2-0", b"", {"event": b"{", "reason": "malformed"})
+    publisher.bury([letter], "3-0", max_in_a_row=0, now="now")
+
+    for digest in (identity, origin_digest("s/2-0")):
+        _turn_of(client, int.from_bytes(digest[:2]))
+
+    (again,) = publisher.publish([event], "1-0")
+    assert again.outcome is Outcome.DUPLICATE
+    assert publisher.seen([origin_digest("s/2-0")]) != [None]
+
+
+def test_workers_share_the_turns(client: redis.Redis) -> None:
+    """Who prunes next continues where the last one, or another, left it; what is due is told."""
+    one, two = (Pruning(client, KEYS, dedup_window_s=WINDOW_S) for _ in range(2))
+    step_us = int(WINDOW_S * 1e6) // (TURNS_A_WINDOW * SHARDS)
+    turn = server_time_us(client) // step_us - 2 * ROUND
+    client.set(KEYS.pruned, turn * step_us)
+    for n in range(1, ROUND + 1):
+        _remember(client, KEYS.shard((turn + n) % SHARDS), {"old": WINDOW_S + 1})
+
+    assert one.prune()
+    assert not list(client.scan_iter("*:seen:*"))
+    assert int(client.get(KEYS.pruned) or 0) == (turn + ROUND) * step_us
+    while two.prune():
+        pass
+    assert int(client.get(KEYS.pruned) or 0) >= (turn + 2 * ROUND) * step_us
+
+
+@pytest.mark.parametrize("noted", [b"nonsense", b"-1", b"9" * 30, b""])
+def test_a_position_that_is_nonsense_harms_nothing(client: redis.Redis, noted: bytes) -> None:
+    """Whatever stands where pruning notes how far it is, it continues."""
+    client.set(KEYS.pruned, noted)
+    pruning = Pruning(client, KEYS, dedup_window_s=WINDOW_S)
+    pruning.prune()
+    client.set(KEYS.pruned, server_time_us(client) - 10_000_000)
+    assert pruning.prune()
+
+
+def test_a_shard_that_is_no_hash_keeps_no_other_from_its_turn(client: redis.Redis) -> None:
+    """What is no hash in the place of a shard stays; the shards beside it are pruned."""
+    client.lpush(KEYS.shard(4), "nonsense")
+    for number in (3, 5):
+        _remember(client, KEYS.shard(number), {"old": WINDOW_S + 1})
+
+    _turn_of(client, 3)
+
+    assert list(client.scan_iter("*:seen:*")) == [KEYS.shard(4).encode()]
+
+
+def test_a_clock_that_stepped_back_keeps_no_turn_for_ever(client: redis.Redis) -> None:
+    """A note that lies ahead is none: all shards have their turn, and then it is right again."""
+    step_us = int(WINDOW_S * 1e6) // (TURNS_A_WINDOW * SHARDS)
+    _remember(client, KEYS.shard(5), {"old": WINDOW_S + 1})
+    client.set(KEYS.pruned, server_time_us(client) + 10**12)
+    pruning = Pruning(client, KEYS, dedup_window_s=WINDOW_S)
+    while pruning.prune():
+        pass
+    assert not client.exists(KEYS.shard(5))
+    noted: Any = client.get(KEYS.pruned)
+    assert int(noted) // step_us <= server_time_us(client) // step_us
+
+
+def test_a_short_window_leaves_redis_to_others(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short the window is, no more shards have their turn than a thousand a second."""
+    now_us = server_time_us(client)
+    monkeypatch.setattr("sidecar.redis.pruning.server_time_us", lambda _: now_us)
+    client.set(KEYS.pruned, now_us - 100 * SHORTEST_US)
+    assert not Pruning(client, KEYS, dedup_window_s=1).prune()

@@ -1,0 +1,60 @@
+"""The whole simulation is worth what it catches: breaks of the product, one at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from typing import Final
+
+import pytest
+
+from tests.simulation.whole.hunt import violation_of
+from tests.simulation.whole.mutants import MUTANTS, SOUGHT, Area, Mutant, broken
+from tests.simulation.whole.world import run_lean
+
+QUICK: Final = frozenset({
+    "feed_moves_its_cursor_to_the_end",
+    "trims_what_the_relay_needs",
+    "archive_is_noted_and_not_written",
+    "redrive_asks_nobody",
+    "redrive_newest_first",
+    "repair_makes_nothing_forget",
+    "audit_takes_what_was_trimmed_for_lost",
+    "gc_does_not_ask_notifications",
+    "gc_asks_one_log_of_two",
+    "nothing_is_given_back",
+})  # fmt: skip
+"""In the ordinary suite; all together take a minute."""
+LEAST: Final = 24
+"""So many breaks are caught, at the least; of each area some."""
+
+
+def _marked(mutant: Mutant) -> object:
+    marks = () if mutant.name in QUICK else (pytest.mark.slow,)
+    return pytest.param(mutant, id=mutant.name, marks=marks)
+
+
+@cache
+def _clean(seed: int) -> str:
+    return run_lean(seed).violation
+
+
+@pytest.mark.parametrize("mutant", [_marked(mutant) for mutant in MUTANTS])
+def test_the_whole_simulation_catches(mutant: Mutant) -> None:
+    """A break of the product is reported on its seed, and without it nothing is."""
+    assert violation_of(mutant, mutant.seed), "not caught: look for another seed (--hunt)"
+    assert not _clean(mutant.seed)
+
+
+def test_every_area_has_breaks_that_are_caught() -> None:
+    """At least 24 breaks are caught, of feed, trimming, archive, redrive, repair, gc, spreading."""
+    assert len(MUTANTS) >= LEAST
+    assert set(Counter(mutant.area for mutant in MUTANTS)) == set(Area)
+    assert {mutant.area for mutant in MUTANTS if mutant.name in QUICK} == set(Area)
+
+
+@pytest.mark.parametrize("mutant", SOUGHT, ids=lambda mutant: mutant.name)
+def test_what_is_sought_still_fits(mutant: Mutant) -> None:
+    """A break that no seed shows yet is one of today's code."""
+    with broken(mutant):
+        pass

@@ -1,0 +1,102 @@
+"""The product's clocks and random names, taken from the simulation for the time of a run.
+
+What the product is given, it is given; what it takes for itself (`time.time()`, `time.sleep()`,
+`secrets.token_hex()`), it finds here: each module of the product that has `time` gets another one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.schedule import Schedule
+
+Read = Callable[[], float]
+
+
+class SimulatedTime:
+    """Stands in for the module `time`: the clocks are those of the process that asks."""
+
+    def __init__(self, schedule: Schedule, epoch_s: float) -> None:
+        self._schedule = schedule
+        self._epoch_s = epoch_s
+        self.offsets: dict[object, float] = {}
+        """By process, what its wall clock is off."""
+
+    def time(self) -> float:
+        """Return what `time.time` would."""
+        offset_s = self.offsets.get(self._schedule.current.process, 0.0)
+        return self._epoch_s + self._schedule.now + offset_s
+
+    def time_ns(self) -> int:
+        """Return what `time.time_ns` would."""
+        return int(self.time() * 1e9)
+
+    def monotonic(self) -> float:
+        """Return what `time.monotonic` would."""
+        return self._schedule.now
+
+    perf_counter = monotonic
+
+    def sleep(self, seconds: float) -> None:
+        """Do what `time.sleep` would."""
+        self._schedule.wait(seconds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+class _Kept:
+    """Stands in for `importlib.resources.files`: a run reads each script a hundred times."""
+
+    @staticmethod
+    def joinpath(*parts: str) -> _Text:
+        return _Text(parts)
+
+
+class _Text:
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        self._parts = parts
+
+    def read_text(self) -> str:
+        return _read(self._parts)
+
+
+@cache
+def _read(parts: tuple[str, ...]) -> str:
+    return files("sidecar.redis").joinpath(*parts).read_text()
+
+
+@contextmanager
+def simulated(clock: SimulatedTime) -> Iterator[None]:
+    """Let the product find `clock` and repeatable names."""
+    names = count(1)
+    modules = [
+        module
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] in ("sidecar", "store")
+    ]
+    found = [module for module in modules if getattr(module, "time", None) is time]
+    reading = [module for module in modules if getattr(module, "files", None) is files]
+    token_hex = secrets.token_hex
+    for module in found:
+        module.time = clock  # type: ignore[attr-defined]
+    for module in reading:
+        module.files = lambda _: _Kept  # type: ignore[attr-defined]
+    secrets.token_hex = lambda nbytes=None: f"{next(names):0{2 * (nbytes or 32)}x}"
+    try:
+        yield
+    finally:
+        secrets.token_hex = token_hex
+        for module in found:
+            module.time = time  # type: ignore[attr-defined]
+        for module in reading:
+            module.files = files  # type: ignore[attr-defined]

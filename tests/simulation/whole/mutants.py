@@ -1,0 +1,496 @@
+"""Breaks of feed, redrive, repair, collection, archive, trimming and spreading, one at a time.
+
+Each replaces words in one function, or in one script, for the time of a run. Its seed catches it
+on the code that brought it; other code has other seeds (`--hunt`, see `whole.hunt`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from types import FunctionType
+from typing import Any, Final
+
+from sidecar.ops import overtakers
+from tests.simulation.whole import clock
+
+
+class Area(StrEnum):
+    """What is broken."""
+
+    FEED = "feed"
+    TRIMMING = "trimming"
+    ARCHIVE = "archive"
+    REDRIVE = "redrive"
+    REPAIR = "repair"
+    COLLECTION = "collection"
+    SPREADING = "spreading"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One break."""
+
+    name: str
+    where: str
+    """`module:function` of the product, `module:Class.method`, or the name of a script."""
+    old: str
+    new: str
+    area: Area
+    seed: int
+    """It catches the break."""
+
+
+@contextmanager
+def broken(mutant: Mutant) -> Iterator[None]:
+    """Let the product be broken."""
+    made = _function(mutant) if ":" in mutant.where else _script(mutant)
+    with made:
+        yield
+
+
+@contextmanager
+def _function(mutant: Mutant) -> Iterator[None]:
+    function = _found(mutant.where)
+    source = textwrap.dedent(inspect.getsource(function))
+    source = source[source.index("def ") :]  # without decorators: only its code is taken
+    there: dict[str, Any] = {}
+    text = "from __future__ import annotations\n" + _replaced(mutant, source)
+    exec(compile(text, mutant.name, "exec"), function.__globals__, there)
+    before, function.__code__ = function.__code__, there[function.__name__].__code__
+    try:
+        yield
+    finally:
+        function.__code__ = before
+
+
+def _found(where: str) -> FunctionType:
+    name, _, path = where.partition(":")
+    owner: Any = import_module(name)
+    *outer, last = path.split(".")
+    for each in outer:
+        owner = getattr(owner, each)
+    found = inspect.getattr_static(owner, last)
+    function = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
+    assert isinstance(function, FunctionType), where
+    return function
+
+
+@contextmanager
+def _script(mutant: Mutant) -> Iterator[None]:
+    read: Callable[[tuple[str, ...]], str] = clock._read
+    file = f"{mutant.where}.lua"
+
+    def changed(parts: tuple[str, ...]) -> str:
+        return _replaced(mutant, read(parts)) if parts[-1] == file else read(parts)
+
+    appending = overtakers._APPEND
+    clock._read = changed  # type: ignore[assignment]
+    if mutant.where == "append_again":
+        overtakers._APPEND = _replaced(mutant, appending)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        clock._read = read  # type: ignore[assignment]
+        overtakers._APPEND = appending  # type: ignore[misc]
+
+
+def _replaced(mutant: Mutant, source: str) -> str:
+    assert source.count(mutant.old) == 1, f"{mutant.name}: {mutant.where} has changed; fix the list"
+    return source.replace(mutant.old, mutant.new)
+
+
+_HISTORY: Final = "sidecar.history.archive:ArchiveHistory"
+_HORIZON: Final = "sidecar.wire.expiring:Horizon"
+_EVIDENCE: Final = "sidecar.ops.evidence:Evidence"
+NEVER: Final = -1
+
+_READING: Final = "sidecar.feed.reading:Reading"
+_RETENTION: Final = "sidecar.redis.retention"
+_OVERTAKERS: Final = "sidecar.ops.overtakers:Overtakers"
+_ARCHIVER: Final = "sidecar.history.archiver:Archiver"
+_OWNERSHIP: Final = "sidecar.worker.ownership:Ownership"
+_SHARE: Final = "sidecar.worker.share:Share"
+_PINS: Final = "sidecar.ops.pins:Pins"
+_AUDIT: Final = "sidecar.ops.audit:Audit"
+_REDRIVE: Final = "sidecar.ops.redrive"
+_STORE: Final = "store.memory:MemoryStore"
+
+MUTANTS: Final = (
+    # --- feed
+    Mutant("feed_goes_on_where_entries_were_trimmed", f"{_READING}._check_gap",
+           "if since < trimmed or",
+           "if False and since < trimmed or", Area.FEED, 2102),
+    Mutant("feed_takes_a_lost_tail_for_the_end", f"{_READING}._check_gap",
+           "if since > end:",
+           "if False:", Area.FEED, 2147),
+    Mutant("feed_moves_its_cursor_to_the_end", f"{_READING}.batch",
+           "found[-1].control_version if found",
+           "_end(info) if found", Area.FEED, 2004),
+    Mutant("feed_passes_over_what_lies_beyond_a_page", f"{_READING}.batch",
+           "return Batch(",
+           "found = found[:1]\n    return Batch(", Area.FEED, 2003),
+    Mutant("gap_begins_one_too_late", f"{_READING}._check_gap",
+           "if since < trimmed or",
+           "if since + 10**6 < trimmed or", Area.FEED, 2773),
+    Mutant("feed_takes_one_after_its_cursor_twice", f"{_READING}.ask",
+           "self._stream, entry_id_of(since)\n",
+           "self._stream, entry_id_of(max(since - 1, 0))\n", Area.FEED, 2003),
+    # --- trimming
+    Mutant("trims_what_the_relay_needs", f"{_RETENTION}:Retention._first_kept",
+           "floors = [floor] if floor else []",
+           "floors = []", Area.TRIMMING, 2005),
+    Mutant("trims_what_is_pending", "trim",
+           "needs(redis.call('XPENDING', KEYS[1], name)[2])",
+           "", Area.TRIMMING, 2039),
+    Mutant("trims_without_asking_readers", f"{_RETENTION}:Retention._reader_floor",
+           "passed = [r.control_version + 1 for r in self.readers() if not r.expired]",
+           "passed = []", Area.TRIMMING, 2089),
+    Mutant("trims_within_the_window", f"{_RETENTION}:Retention._reader_floor",
+           "remembered = max(0, now_us - int(self._dedup_window_s * 1e6))",
+           "remembered = now_us", Area.TRIMMING, 2003),
+    Mutant("trims_before_it_is_archived", f"{_RETENTION}:Retention._first_kept",
+           "if self._archived_first:",
+           "if False:", Area.TRIMMING, 2043),
+    Mutant("trims_nothing_by_length", f"{_RETENTION}:Retention._first_kept",
+           "if policy.length is not None:",
+           "if False:", Area.TRIMMING, 2002),
+    Mutant("prunes_within_the_window", "sidecar.redis.pruning:Pruning.prune",
+           "args=[self._window_s,",
+           "args=[0,", Area.TRIMMING, 2000),
+    Mutant("prunes_nothing", "sidecar.redis.pruning:Pruning.prune",
+           "if not turns:",
+           "if True:", Area.TRIMMING, 2040),
+    Mutant("trims_one_too_many", "trim",
+           "'(' .. keep, 'COUNT', ARGV[2])",
+           "keep, 'COUNT', ARGV[2])", Area.TRIMMING, 2167),
+    Mutant("trims_up_to_what_the_fastest_reader_passed", f"{_RETENTION}:Retention._reader_floor",
+           "min([remembered, *passed])",
+           "max([remembered, *passed])", Area.TRIMMING, 2005),
+    Mutant("expired_readers_and_others_are_confused", f"{_RETENTION}:Retention._reader_floor",
+           "if not r.expired",
+           "if r.expired", Area.TRIMMING, 2089),
+    Mutant("trims_what_either_policy_lets_go_above_floors", f"{_RETENTION}:Retention._first_kept",
+           "min([max(wanted, key=id_pair), *floors], key=id_pair)",
+           "max([max(wanted, key=id_pair), *floors], key=id_pair)", Area.TRIMMING, 2003),
+    Mutant("low_lies_beyond_the_end", "sidecar.worker.relay:Relay._low_without",
+           "if low is not None), key=id_pair)",
+           "if low is not None), key=id_pair)[:-1] + '9'", Area.TRIMMING, 2002),
+    Mutant("low_forgets_what_is_held_back", "sidecar.worker.holds:Holds.lowest_without",
+           "return min(held, key=id_pair, default=None)",
+           "return None", Area.TRIMMING, 2026),
+    Mutant("prunes_all_that_it_finds", "prune",
+           "if stamp and stamp < before then",
+           "if stamp then", Area.TRIMMING, 2000),
+    # --- archive
+    Mutant("archive_is_noted_and_not_written", f"{_ARCHIVER}._archive",
+           "done = self._write(stream, entries, before)",
+           "done = Archived(stream, '', 0, 0)", Area.ARCHIVE, 2008),
+    Mutant("archive_lacks_the_last_of_a_segment", f"{_ARCHIVER}._write",
+           "stream, entries, gap)",
+           "stream, entries[:-1] or entries, gap)", Area.ARCHIVE, 2013),
+    Mutant("archive_read_backwards_lacks_one", f"{_HISTORY}.entries_back",
+           "yield from entries_back_of(self._pieces(stream, about), last, first)",
+           "yield from list(entries_back_of(self._pieces(stream, about), last, first))[1:]",
+           Area.ARCHIVE, 2001),
+    Mutant("archive_skips_the_first_of_each_segment", f"{_ARCHIVER}._archive",
+           "self._batch(stream, id_after(reached))",
+           "self._batch(stream, id_after(id_after(reached)))", Area.ARCHIVE, 2093),
+    # --- redrive
+    Mutant("redrive_asks_nobody", f"{_OVERTAKERS}.against",
+           "return twice or self.of(candidate_id) or self.unknown(candidate_id)",
+           'return ""', Area.REDRIVE, 2093),
+    Mutant("redrive_looks_at_nothing_that_waits", f"{_OVERTAKERS}.advance",
+           "for stream in self._streams if self._moving else ():",
+           "for stream in ():", Area.REDRIVE, 2002),
+    Mutant("redrive_looks_at_nothing_published", f"{_OVERTAKERS}._look_at",
+           "for entry in notifications:",
+           "for entry in ():", Area.REDRIVE, 2093),
+    Mutant("redrive_takes_trimmed_for_nothing", f"{_OVERTAKERS}._read_trimmed",
+           "if id_pair(gone) < id_pair(begin) or gone == FIRST:",
+           "if True:", Area.REDRIVE, 2204),
+    Mutant("redrive_removes_and_appends_nothing", f"{_REDRIVE}:Redriver._put_back",
+           "entry = overtakers.append(candidate, letter.to_entry())",
+           "entry = f'{candidate.stream}/1-1'", Area.REDRIVE, 2002),
+    Mutant("later_is_earlier", "sidecar.wire.subject:comes_after",
+           "return later.entry > earlier.entry",
+           "return later.entry < earlier.entry", Area.REDRIVE, 2093),
+    Mutant("a_ref_is_no_subject", "sidecar.wire.subject:overtakes",
+           "return True",
+           "return False", Area.REDRIVE, 2133),
+    Mutant("redrive_looks_at_nothing_pending", f"{_OVERTAKERS}._read_waiting",
+           "for page in self._pending(client, stream):",
+           "for page in ():", Area.REDRIVE, 2751),
+    Mutant("redrive_looks_at_nothing_unread", f"{_OVERTAKERS}._read_waiting",
+           "for page in pages(client, stream, id_after(self._seen[stream]), page=PAGE):",
+           "for page in ():", Area.REDRIVE, 2145),
+    Mutant("redrive_newest_first", f"{_REDRIVE}:_in_entry_order",
+           "ORDER BY entry, stream, letter",
+           "ORDER BY entry DESC, stream, letter", Area.REDRIVE, 2145),
+    Mutant("redrive_publishes_twice_what_the_index_forgot", f"{_OVERTAKERS}._twice",
+           "if not version or remembers:",
+           "if True:", Area.REDRIVE, 2081),
+    Mutant("equal_versions_do_not_overtake", "sidecar.wire.subject:overtakes",
+           "later.version >= earlier.version",
+           "later.version > earlier.version + 1", Area.REDRIVE, 2217),
+    Mutant("redrive_keeps_the_letter", f"{_REDRIVE}:Redriver._put_back",
+           "self._letters.settle(candidate.id, record)",
+           "pass", Area.REDRIVE, 2002),
+    # --- repair
+    Mutant("repair_asks_nobody", "sidecar.ops.repair:Repair._try",
+           "against = overtakers.against(candidate.id)",
+           "against = ''", Area.REPAIR, 2032),
+    Mutant("audit_takes_what_waits_for_lost", "sidecar.ops.waiting:Waiting.waits",
+           "return self.consumer_of(stream, entry_id) is not None",
+           "return False", Area.REPAIR, 2100),
+    Mutant("repair_forgets_what_is_there", "forget",
+           "if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end",
+           "", Area.REPAIR, 2189),
+    Mutant("repair_makes_nothing_forget", "sidecar.ops.repair:Repair._make_forget",
+           "if not identity:",
+           "if True:", Area.REPAIR, 2061),
+    Mutant("audit_takes_what_was_trimmed_for_lost", f"{_HORIZON}._may_hide",
+           "return not self._agrees(gone, entry_id, before)",
+           "return False", Area.REPAIR, 2011),
+    Mutant("audit_takes_duplicates_for_lost", f"{_AUDIT}._end_of",
+           "if identity and published.fetchone():",
+           "if False:", Area.REPAIR, 2006),
+    Mutant("audit_takes_no_trimmed_letter_for_an_end", f"{_HORIZON}.may_hide_letter",
+           "return self.letters != NOTHING and not self._agrees(self.letters, entry_id, before)",
+           "return False", Area.REPAIR, 2290),
+    # --- collection
+    Mutant("gc_does_not_ask_notifications", f"{_PINS}.__call__",
+           "(self._notify, census.notifications),",
+           "", Area.COLLECTION, 2013),
+    Mutant("gc_asks_control_streams_of_nothing", f"{_PINS}._on",
+           'first = self._next.get(place, "-")',
+           'first = "+"', Area.COLLECTION, 2003),
+    Mutant("gc_takes_what_is_current", f"{_STORE}._idle",
+           "if not found.current]",
+           "]", Area.COLLECTION, 2013),
+    Mutant("gc_asks_one_log_of_two", "sidecar.ops.asking:check_all_asked",
+           "if missing:",
+           "if False:", Area.COLLECTION, 2006),
+    Mutant("gc_knows_no_logs", "sidecar.wire.logbook:registered",
+           "sorted((_read(store, ref) for ref in refs), key=lambda one: one.id)",
+           "[]", Area.COLLECTION, 2006),
+    # --- spreading
+    Mutant("nothing_is_given_back", f"{_SHARE}.gives",
+           "if self._may_give <= 0 or not any(fewer):",
+           "if True:", Area.SPREADING, 2009),
+    Mutant("nobodys_stream_is_left", f"{_OWNERSHIP}._acquire",
+           "if now - self._free_since < self._options.lease_s / 2:",
+           "if True:", Area.SPREADING, 2155),
+    Mutant("unable_for_ever", f"{_OWNERSHIP}._acquire",
+           "self._share.can_serve(self._stream)",
+           "pass", Area.SPREADING, 2107),
+    Mutant("who_owns_is_not_told", f"{_SHARE}.took",
+           "self._owned.add(stream)",
+           "pass", Area.SPREADING, 2008),
+    Mutant("a_lease_that_runs_is_taken", "acquire",
+           "if owner and owner ~= ARGV[1] then",
+           "if false then", Area.SPREADING, 2007),
+    Mutant("the_lost_stay_owned", f"{_SHARE}.lost",
+           "self._owned.discard(stream)",
+           "pass", Area.SPREADING, 2012),
+    Mutant("a_lease_is_not_renewed", f"{_OWNERSHIP}.renew",
+           "if self._publisher.renew():",
+           "if False:", Area.SPREADING, 2008),
+    Mutant("the_fence_is_not_taken", "acquire",
+           "if yielded or redis.call('GET', KEYS[1]) ~= ARGV[1] then",
+           "if yielded then", Area.SPREADING, 2007),
+    Mutant("a_fence_is_not_asked_for_at_renewal", "renew",
+           "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, '', 0} end",
+           "", Area.SPREADING, 2497),
+    Mutant("a_lease_is_given_back_for_good", f"{_OWNERSHIP}._yield_lease",
+           "self._stands_back_until = self._clock() + stand_back_s",
+           "self._stands_back_until = math.inf", Area.SPREADING, 2245),
+)  # fmt: skip
+"""Each caught on its seed."""
+
+SOUGHT: Final = (
+    # Rare: it takes a server that lost its tail, a clock that is behind, and a reader in between.
+    Mutant("feed_does_not_ask_for_incarnations", f"{_READING}._check_gap",
+           "if lost:",
+           "if False:", Area.FEED, NEVER),
+    # Rare: it takes a server that lost its tail, a clock that is behind, and a reader in between.
+    Mutant("incarnation_is_not_noted", "publish",
+           "incarnate(found, stamp)",
+           "local _ = stamp", Area.FEED, NEVER),
+    # Rare: it takes a server that lost its tail, a clock that is behind, and a reader in between.
+    Mutant("given_versions_are_forgotten", "publish",
+           "clock = math.max(clock, given(found.known))",
+           "clock = clock", Area.FEED, NEVER),
+    # Rare: a second of notifications has to be trimmed while its reader is behind.
+    Mutant("reader_passes_what_it_has_not", "sidecar.redis.readers:passed",
+           "value(control_version, ",
+           "value(control_version + 10**6, ", Area.FEED, NEVER),
+    # Rare: it takes a server that lost its tail, a clock that is behind, and a reader in between.
+    Mutant("cursor_is_of_any_incarnation", f"{_READING}.batch",
+           "if after and before == after",
+           "if after", Area.FEED, NEVER),
+    # Rare: it takes a server that lost its tail, a clock that is behind, and a reader in between.
+    Mutant("incarnation_keeps_nothing_of_the_one_before", "sidecar.wire.incarnations:is_lost",
+           "any(cursor > one.kept for one in incarnations[ids.index(carried) + 1 :])",
+           "False", Area.FEED, NEVER),
+    # Rare: seen once, by a skip of the feed on seed 3351 of other code.
+    Mutant("a_number_given_again_is_the_same", "sidecar.wire.incarnations:is_lost",
+           "if carried and 0 < len(incarnations) < FULL:",
+           "if False:", Area.FEED, NEVER),
+    # Rare: a stream made anew has to be trimmed before its group is.
+    Mutant("trims_what_other_groups_need_not_lowest", f"{_RETENTION}:Retention._control_floor",
+           "return FIRST if id_pair(beyond) > id_pair(info.last_id) else low",
+           "return low", Area.TRIMMING, NEVER),
+    # Rare: a stream made anew has to end at the very mark.
+    Mutant("archive_goes_on_where_another_stream_was", "sidecar.redis.archived:archived_to",
+           "return mark if info.last_id == mark else None",
+           "return mark", Area.ARCHIVE, NEVER),
+    # Rare: a stream made anew has to give the ID of the mark again.
+    Mutant("archive_trusts_its_mark", "sidecar.redis.archived:archived_to",
+           "return mark if checksum_of(Entry(mark, found[0][1])).encode() == words[2] "
+           "else None",
+           "return mark", Area.ARCHIVE, NEVER),
+    # Rare: someone has to trim between two commands.
+    Mutant("archive_goes_on_after_what_went_meanwhile", f"{_ARCHIVER}._archive",
+           "if within:",
+           "if False:", Area.ARCHIVE, NEVER),
+    # Rare: a stream made anew has to give both ends of a segment again.
+    Mutant("archive_overwrites_what_has_the_same_name", f"{_ARCHIVER}._write",
+           "ref = apart(self._store, ref, manifest)",
+           "pass", Area.ARCHIVE, NEVER),
+    # Rare: Redis has to lose its mark, and the stream to give its ID again.
+    Mutant("archive_trusts_the_last_name_of_another_life", f"{_ARCHIVER}._reached",
+           "there is not None and there in archive.entries(stream, last, last)",
+           "True", Area.ARCHIVE, NEVER),
+    # Rare: the worker has to die between the two.
+    Mutant("archive_is_noted_before_it_is_written", f"{_ARCHIVER}._archive",
+           "reached = entries[-1].id\n",
+           "reached = entries[-1].id\n"
+           "        note_archived(self._notify, self._keys, stream, entries[-1])\n",
+           Area.ARCHIVE, NEVER),
+    # Harmless: what is archived twice is read once.
+    Mutant("archive_marks_over_anothers_mark", f"{_ARCHIVER}._archive",
+           "if not claim.hold():",
+           "if False:", Area.ARCHIVE, NEVER),
+    # Rare: two have to archive the same entries in other pieces.
+    Mutant("overlapping_segments_are_not_merged", "sidecar.history.segments:overlapping",
+           "if group and begin > reach:",
+           "if group:", Area.ARCHIVE, NEVER),
+    # Rare: two have to archive the same entries in other pieces.
+    Mutant("merging_yields_twice", "sidecar.history.segments:merged",
+           "if item not in seen:",
+           "if True:", Area.ARCHIVE, NEVER),
+    # No judgement: what is young has no time by which it has to be archived.
+    Mutant("rest_is_never_archived", f"{_ARCHIVER}._archive",
+           "if not (full or rest):",
+           "if not full:", Area.ARCHIVE, NEVER),
+    # Not generated: a subject is of one tenant here, whose events die in entry order.
+    Mutant("redrive_in_order_of_death", f"{_REDRIVE}:_place_of",
+           'key_of("{}-{}".format(*entry)) if entry else ""',
+           '""', Area.REDRIVE, NEVER),
+    # Rare: one that was redriven has to die again, and its newer one to live.
+    Mutant("redrive_forgets_where_an_event_stood", f"{_OVERTAKERS}._at_first",
+           "if first == one.origin or one.change.entry is None:",
+           "if True:", Area.REDRIVE, NEVER),
+    # Rare: a newer event has to come between two commands.
+    Mutant("redrive_appends_without_a_last_look", "append_again",
+           "return {0, ''} end\n  end",
+           "break end\n  end", Area.REDRIVE, NEVER),
+    # Rare: a worker finds what is lost before an audit does.
+    Mutant("audit_finds_nothing_lost", f"{_AUDIT}._lost",
+           "for stream, key in suspects:",
+           "for stream, key in ():", Area.REPAIR, NEVER),
+    # Rare: as above, and something trimmed and forgotten.
+    Mutant("audit_takes_what_is_lost_for_trimmed", f"{_HORIZON}._may_hide",
+           "return not self._agrees(gone, entry_id, before)",
+           "return True", Area.REPAIR, NEVER),
+    # Two guards: what is published meanwhile is no suspect any more.
+    Mutant("audit_forgets_what_is_pending_elsewhere", "sidecar.ops.waiting:Waiting.read_again",
+           "self._read_pending(self._keys[stream], id_of(first), id_of(last))",
+           "pass", Area.REPAIR, NEVER),
+    # Rare: an entry has to end while the audit reads.
+    Mutant("audit_reads_ends_only_once", f"{_AUDIT}._all",
+           "self._judge_entries(stream)\n"
+           "    evidence.waiting.read_again()\n"
+           "    yield from self._read_ends()",
+           "self._judge_entries(stream)\n    evidence.waiting.read_again()", Area.REPAIR, NEVER),
+    # Rare: it takes a trimmed notification that the index remembers, beside the entry.
+    Mutant("audit_expires_nothing", f"{_AUDIT}._remembered",
+           'return _expired(trimmed), f"it was published as',
+           'return None, f"it was published as', Area.REPAIR, NEVER),
+    # Two guards: what was trimmed and forgotten is told by its neighbours.
+    Mutant("audit_forgets_where_the_index_points", f"{_AUDIT}._remembered",
+           "if known and known[0] == content:",
+           "if False:", Area.REPAIR, NEVER),
+    # Rare: a duplicate has to outlive what it repeats, between its neighbours.
+    Mutant("audit_forgets_what_repeats", f"{_HORIZON}.may_hide_first",
+           "return self._may_hide(self.repeats, entry_id, before)",
+           "return False", Area.REPAIR, NEVER),
+    # Two guards: what an event names is asked for, however young.
+    Mutant("gc_takes_what_was_just_put", f"{_STORE}._idle",
+           "now - found.stored.used_at >= retention.grace_s",
+           "True", Area.COLLECTION, NEVER),
+    # Rare: an event has to move twice while it is read.
+    Mutant("gc_asks_control_streams_once", f"{_PINS}.__call__",
+           "(self._notify, census.dead),\n"
+           "        (self._control, census.control),\n"
+           "        (self._notify, census.dead),\n"
+           "        (self._control, census.control),",
+           "(self._notify, census.dead),\n        (self._control, census.control),",
+           Area.COLLECTION, NEVER),
+    # Rare: an event has to move while it is read.
+    Mutant("gc_asks_notifications_first", f"{_PINS}.__call__",
+           "(self._notify, census.dead),\n"
+           "        (self._control, census.control),\n"
+           "        (self._notify, census.dead),\n"
+           "        (self._control, census.control),\n"
+           "        (self._notify, census.notifications),",
+           "(self._notify, census.notifications),\n"
+           "        (self._notify, census.dead),\n"
+           "        (self._control, census.control),", Area.COLLECTION, NEVER),
+    # Rare: what waits has to name a version that is current no more.
+    Mutant("gc_asks_nothing_that_waits", f"{_PINS}.__call__",
+           "(self._notify, census.dead),\n"
+           "        (self._control, census.control),\n"
+           "        (self._notify, census.dead),\n"
+           "        (self._control, census.control),",
+           "", Area.COLLECTION, NEVER),
+    # Rare: a server has to lose its memory between two commands.
+    Mutant("gc_does_not_confirm", f"{_PINS}.__call__",
+           "self._registrar.confirm()",
+           "pass", Area.COLLECTION, NEVER),
+    # Not met: a Put and a collection in memory have no time between them.
+    Mutant("gc_takes_what_was_put_meanwhile", f"{_STORE}._let_go",
+           "if versions.get(found.key) is not found.stored:",
+           "if found.key not in versions:", Area.COLLECTION, NEVER),
+    # Two guards: what an event names is asked for, however young.
+    Mutant("a_put_back_in_place_is_no_use_of_it", "store.memory:_remember",
+           "used_at=now)",
+           "used_at=0.0)", Area.COLLECTION, NEVER),
+    # Two guards: a lease that is not renewed runs out.
+    Mutant("who_cannot_serve_keeps_the_lease", f"{_OWNERSHIP}._yield_lease",
+           "if not self._is_owner:",
+           "if True:", Area.SPREADING, NEVER),
+    # Two guards: what nobody takes is taken after half a lease.
+    Mutant("the_dead_stay_members", "sidecar.redis.members:Members._alive",
+           "ages[member.id.encode()] <= GONE_AFTER_LEASES",
+           "True", Area.SPREADING, NEVER),
+    # Two guards: what nobody takes is taken after half a lease.
+    Mutant("a_share_is_rounded_down", f"{_SHARE}._most",
+           "-(-len(self._serves) // (1 + len(self._others)))",
+           "len(self._serves) // (1 + len(self._others))", Area.SPREADING, NEVER),
+    # Two guards: what is too much is given back.
+    Mutant("one_more_than_its_share", f"{_SHARE}.may_take",
+           "len(self._owned) < self._most()",
+           "len(self._owned) <= self._most()", Area.SPREADING, NEVER),
+    # Two guards: a stream is given only above a fair share.
+    Mutant("given_back_to_equals", f"{_SHARE}.gives",
+           "len(member.owns) < len(self._owned) - 1",
+           "len(member.owns) < len(self._owned) + 1", Area.SPREADING, NEVER),
+)  # fmt: skip
+"""Breaks that no run of some hundred seeds shows, with why, as far as is known."""
