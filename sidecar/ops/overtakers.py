@@ -13,7 +13,7 @@ held against the event by the script that appends it, so that nothing comes in b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import chain
@@ -24,10 +24,10 @@ from redis.exceptions import NoPermissionError
 
 from sidecar.errors import Unreachable
 from sidecar.history.archive import ArchiveHistory
+from sidecar.ops.backlog import PAGE, Backlog
 from sidecar.ops.times import streams_with_times
 from sidecar.redis.client import Client, Side, translated
-from sidecar.redis.damage import low_of, trimmed_of
-from sidecar.redis.groups import pending, position_of
+from sidecar.redis.damage import trimmed_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.publisher import remembered
@@ -44,9 +44,7 @@ from sidecar.wire.subject import (
     parted,
     subject_of,
 )
-from sidecar.worker.recovery import is_beyond
 
-PAGE: Final = 500
 _BLIND: Final = "this Redis user may not read it"
 _NO_ARCHIVE: Final = "no archive was found (--fleet-store names the store that has it)"
 _APPEND: Final = files("sidecar.redis").joinpath("lua", "append_again.lua").read_text()
@@ -113,6 +111,7 @@ class Overtakers:
         self._published: dict[str, int] = {}
         """By event_id of the batch, as which control_version it is published."""
         watched = [one for one in batch if not one.refusal]
+        self._batch = {one.origin for one in batch}
         self._moving = {one.id for one in watched if one.change.moves}
         self._timed = streams_with_times(notify, keys) if self._moving else set[str]()
         self._originals = DeadLetters(notify, keys).originals() if watched else {}
@@ -239,9 +238,11 @@ class Overtakers:
             if stream not in self._seen:
                 if not client.exists(stream):
                     return
-                self._seen[stream] = self._delivered(client, stream)
-                for page in self._pending(client, stream):
-                    self._look_at_waiting(stream, page)
+                keys = replace(self._keys, control=stream)
+                backlog = Backlog(client, self._notify, keys, self._batch)
+                for entries in backlog.entries():
+                    self._look_at_waiting(stream, entries)
+                self._seen[stream] = backlog.end
             for page in pages(client, stream, id_after(self._seen[stream]), page=PAGE):
                 self._look_at_waiting(stream, page)
                 self._seen[stream] = page[-1].id
@@ -251,32 +252,6 @@ class Overtakers:
             origin = f"{stream}/{entry.id}"
             how = f"overtakes it: it waits as {origin}"
             self._look(entry, origin, id_pair(entry.id)[0] if stream in self._timed else None, how)
-
-    def _delivered(self, client: Client, stream: str) -> str:
-        """Return up to where entries were handed out; without a group all may come again.
-
-        A position beyond the end, set by hand, tells nothing: what is not finished comes again.
-        """
-        position = position_of(client, stream, self._keys.group) or FIRST
-        info = stream_info(client, stream)
-        is_known = info is None or not is_beyond(position, info.last_id)
-        return position if is_known else self._finished(stream)
-
-    def _finished(self, stream: str) -> str:
-        """Return up to where all entries of a control stream are known to be finished."""
-        try:
-            low = low_of(self._notify, replace(self._keys, control=stream))
-        except NoPermissionError:  # then all of them are looked at
-            return FIRST
-        return id_before(low) if low else FIRST
-
-    def _pending(self, client: Client, stream: str) -> Iterator[list[Entry]]:
-        """Yield what is pending in the group, whoever read it."""
-        for page in pending(client, stream, self._keys.group, "-", "+", page=PAGE):
-            pipeline = client.pipeline(transaction=False)
-            for entry_id, _ in page:
-                pipeline.xrange(stream, entry_id, entry_id)
-            yield [Entry(raw[0][0].decode(), raw[0][1]) for raw in pipeline.execute() if raw]
 
     # --- what is published --------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -11,7 +12,9 @@ import redis
 from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
+from sidecar.redis.publisher import BURIED, origin_digest
 from sidecar.wire.event import Event
+from sidecar.wire.identity import identity_of
 from sidecar.wire.subject import Change
 
 KEYS = Keys.of("control:events", "control:notifications")
@@ -24,12 +27,17 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def overtaker_of_6(server: redis.Redis, redis_url: str) -> str:
-    """Say what has overtaken the event of the entry 6-0."""
+def candidate(letter: str, entry: str) -> Candidate:
+    """Return an old event, the dead letter of an entry."""
     old = Event(event_id="old", type="run.abort", tenant_id="t", stack_id="web", version=1)
-    origin = f"{KEYS.control}/6-0"
-    one = Candidate("1-0", origin, KEYS.control, Change.of(old, origin, None), known_ms=0)
-    overtakers = Overtakers(Side.open(redis_url, KEYS.control), server, KEYS, [KEYS.control], [one])
+    origin = f"{KEYS.control}/{entry}"
+    return Candidate(letter, origin, KEYS.control, Change.of(old, origin, None), known_ms=0)
+
+
+def overtaker_of_6(server: redis.Redis, redis_url: str, *besides: Candidate) -> str:
+    """Say what has overtaken the event of the entry 6-0, redriven together with others."""
+    control, batch = Side.open(redis_url, KEYS.control), [candidate("1-0", "6-0"), *besides]
+    overtakers = Overtakers(control, server, KEYS, [KEYS.control], batch)
     overtakers.advance()
     return overtakers.of("1-0")
 
@@ -57,6 +65,29 @@ def test_what_was_handed_out_and_is_not_pending_waits_no_more(
     server.xadd(KEYS.control, {"event": json.dumps(body)}, id="7-0")
     server.xgroup_create(KEYS.control, KEYS.group, "7-0")
     assert overtaker_of_6(server, redis_url) == ""
+
+
+@pytest.mark.parametrize("how", ["published", "dead letter", "pending", "unknown", "redriven too"])
+def test_what_was_handed_out_above_the_lowest_unfinished_entry_waits_unless_it_is_finished(
+    server: redis.Redis, redis_url: str, how: str
+) -> None:
+    """Whoever acknowledged it, or set the group's position past it."""
+    body = {"event_id": "new", "type": "run.abort", "tenant_id": "t", "stack_id": "web"}
+    fields: Any = {b"event": json.dumps(body).encode()}
+    server.xadd(KEYS.control, fields, id="7-0")
+    server.xgroup_create(KEYS.control, KEYS.group, "0")
+    server.xreadgroup(KEYS.group, "worker", {KEYS.control: ">"})
+    server.set(KEYS.low, "7-0")
+    if how != "pending":
+        server.xack(KEYS.control, KEYS.group, "7-0")
+    known, content = identity_of(fields)
+    if how == "dead letter":
+        known, content = origin_digest(f"{KEYS.control}/7-0"), BURIED
+    if how in ("published", "dead letter"):
+        server.hset(KEYS.seen(known), known[2:], content + b"1")
+    besides = [candidate("8-0", "7-0")] if how == "redriven too" else []
+    waits = bool(overtaker_of_6(server, redis_url, *besides))
+    assert waits == (how in ("pending", "unknown"))
 
 
 def test_who_may_not_read_what_is_finished_looks_at_all(

@@ -1,0 +1,91 @@
+"""What was handed out of a control stream and waits all the same, wherever its group stands.
+
+People with a Redis client read under other names, acknowledge, and set the group's position. So an
+entry counts as finished only where the deduplication index says so, or where it lies below the
+lowest unfinished entry: a worker has all others delivered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+from redis.exceptions import NoPermissionError
+
+from sidecar.redis.client import Client
+from sidecar.redis.damage import low_of
+from sidecar.redis.groups import pending, position_of
+from sidecar.redis.keys import Keys
+from sidecar.redis.publisher import origin_digest, remembered
+from sidecar.redis.scan import pages, stream_info
+from sidecar.redis.source import Entry
+from sidecar.wire.identity import identity_of
+from sidecar.wire.ids import FIRST, LAST
+from sidecar.worker.recovery import is_beyond, is_finished
+
+PAGE: Final = 500
+
+
+class Backlog:
+    """Reads what waits of what a group was handed. Methods raise redis-py's errors, `Damaged`."""
+
+    def __init__(
+        self, control: Client, notify: Client, keys: Keys, finished: Collection[str]
+    ) -> None:
+        """`finished` are origins that are known to be."""
+        self._control, self._notify, self._keys = control, notify, keys
+        self._finished = finished
+        self.end, self._low = self._reach()
+        """Up to where entries were handed out."""
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """Yield what was handed out and waits, in pages; some twice."""
+        handed_out = pages(self._control, self._keys.control, self._low, self.end, page=PAGE)
+        yield from chain(self._pending(), map(self._unfinished, handed_out))
+
+    def _reach(self) -> tuple[str, str]:
+        """Return up to where entries were handed out, and from where on some may be unfinished.
+
+        Without a group all may come again.
+        """
+        stream = self._keys.control
+        position = position_of(self._control, stream, self._keys.group)
+        info = stream_info(self._control, stream)
+        if position is None or info is None:
+            return FIRST, LAST
+        is_set = is_beyond(position, info.last_id)
+        try:
+            low = low_of(self._notify, self._keys)
+        except NoPermissionError:
+            low = None
+        return info.last_id if is_set else position, low or (FIRST if is_set else LAST)
+
+    def _unfinished(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return those that nothing tells to be finished."""
+        rest = [one for one in entries if self._origin(one) not in self._finished]
+        digests: list[bytes] = []
+        contents = []
+        for one in rest:
+            origin = origin_digest(self._origin(one))
+            identity, content = identity_of(one.fields)
+            digests += (identity or origin, origin)
+            contents.append(content)
+        try:
+            seen = remembered(self._notify, self._keys, digests)
+        except NoPermissionError:
+            return rest
+        judged = zip(rest, contents, seen[::2], seen[1::2], strict=True)
+        return [one for one, content, *known in judged if not is_finished(content, *known)]
+
+    def _pending(self) -> Iterator[list[Entry]]:
+        """Yield what is pending in the group, whoever read it."""
+        stream = self._keys.control
+        for page in pending(self._control, stream, self._keys.group, "-", "+", page=PAGE):
+            pipeline = self._control.pipeline(transaction=False)
+            for entry_id, _ in page:
+                pipeline.xrange(stream, entry_id, entry_id)
+            yield [Entry(raw[0][0].decode(), raw[0][1]) for raw in pipeline.execute() if raw]
+
+    def _origin(self, entry: Entry) -> str:
+        return f"{self._keys.control}/{entry.id}"
