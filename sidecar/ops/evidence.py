@@ -23,8 +23,10 @@ from sidecar.ops.reach import Reach
 from sidecar.ops.times import streams_with_times
 from sidecar.ops.waiting import Waiting, Window
 from sidecar.redis.client import Side, check_stream, translated
-from sidecar.redis.damage import trimmed_of
+from sidecar.redis.damage import trimmed_of, trimmed_streams
+from sidecar.redis.forgotten import MAX_RECORDS, Part, newest_records
 from sidecar.redis.keys import Keys
+from sidecar.redis.members import registered_workers
 from sidecar.redis.scan import pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Event, Rejected, decode
@@ -171,9 +173,25 @@ class Evidence:
         reaches = [self.control_reach(stream) for stream in self.keys]
         if any(reach is not None and reach.begin != NOTHING for reach in reaches):
             return True
+        if self._is_elsewhere():
+            return True
         self._count_events()
         found = self._db.execute("SELECT count FROM events WHERE event = ?", (identity,)).fetchone()
         return found is not None and found[0] > 1
+
+    def _is_elsewhere(self) -> bool:
+        """Tell whether events came by control streams that are not read here, as far as is known:
+        by others, or by one of these before it was made anew.
+        """
+        client = self._notify.client
+        published = self._db.execute("SELECT DISTINCT stream FROM finished")
+        with translated(self._notify.url):
+            served = {one for each in registered_workers(client, self._one) for one in each.serves}
+            trimmed = trimmed_streams(client, self._one)
+            lost = newest_records(client, list(self.keys.values()), MAX_RECORDS)
+        streams = served | trimmed | {stream for (stream,) in published}
+        audited = {*self.keys, self._one.notifications, self._one.dead}
+        return not streams <= audited or any(one.lost == Part.CONTROL for one in lost)
 
     def _count_events(self) -> None:
         """Count by event_id what is in the control streams, unless that was done."""

@@ -31,6 +31,12 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> str | None:
     return trimmed_id(keys, stream, _mark(client, keys.trimmed, stream))
 
 
+def trimmed_streams(client: Client, keys: Keys) -> set[str]:
+    """Return the streams of which something was trimmed, as noted. Raises redis-py's errors."""
+    found: Any = client.hgetall(keys.trimmed)
+    return {stream.decode(errors="backslashreplace") for stream in found}
+
+
 def trimmed_id(keys: Keys, stream: str, noted: bytes | None) -> str | None:
     """Return what is noted of how far the stream was trimmed. Raises `Damaged`."""
     return _entry_id(keys.trimmed, noted, f"HDEL its field {stream}; trimming notes it again")

@@ -17,6 +17,7 @@ from unittest import mock
 import pytest
 import redis
 
+from sidecar.redis.forgotten import Loss, Part, put_on_record
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, origin_digest
 from sidecar.wire.identity import identity_of
@@ -25,6 +26,7 @@ from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran, o
 from tests.servers import counts_deletions
 
 GROUP: Final = f"sidecar:{NOTIFICATIONS}"
+KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
 LEASE: Final = "{control:notifications}:lease:control:events"
 TRIMMED: Final = "{control:notifications}:trimmed"
 MOST_ENTRIES: Final = 3000
@@ -574,6 +576,27 @@ def test_a_duplicate_of_what_was_trimmed_is_no_culprit(bare: Cli) -> None:
     _trimmed_to(bare, STREAM, 0)
     _ran, culprits, summary = _audit(bare)
     assert (_told(culprits), summary["expired"]) == ([], 2)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("elsewhere", ["anew", "served", "trimmed", "published"])
+def test_a_duplicate_whose_first_stood_elsewhere_is_no_culprit(bare: Cli, elsewhere: str) -> None:
+    """In a control stream that is not audited, or in this one before it was made anew."""
+    _by_hand(bare, ("2-1", "e1", 5 * DAY_MS), ("3-1", "e0", 0))
+    _trimmed_to(bare, NOTIFICATIONS, 8 * DAY_MS)
+    assert _told(_audit(bare)[1]) == [("G3", "lost", "e0")]
+    if elsewhere == "anew":
+        put_on_record(bare.client, KEYS, Loss(Part.CONTROL, STREAM, "9-1", "0-0", 0))
+    elif elsewhere == "served":
+        told = {"name": "x", "serves": ["other", STREAM], "owns": []}
+        bare.client.hset(KEYS.workers, "id", json.dumps(told))
+    elif elsewhere == "trimmed":
+        bare.client.hset(TRIMMED, "other", "1-1")
+    else:
+        event = {"event_id": "e3", "type": "key.changed", "id": 0}
+        bare.notification(event, f"{int(time.time() * 1000) - 1}-0", "other/1-1")
+    _ran, culprits, summary = _audit(bare)
+    assert (_told(culprits), summary["expired"]) == ([], 1)
 
 
 @pytest.mark.server
