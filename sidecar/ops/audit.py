@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.errors import Incomplete
 from sidecar.history.archive import ArchiveHistory
+from sidecar.ops.endings import About, about_of, end_of, excluding
 from sidecar.ops.evidence import Evidence, event_of, origin_of
 from sidecar.ops.waiting import Window
 from sidecar.redis.client import Side, translated
@@ -207,7 +208,10 @@ class Audit:
         self._evidence.note_order(entry, event.tenant_id)
         if not judged:
             return
-        self._evidence.note_end(entry.fields, "notification", entry.id, "", event.event_id)
+        about = About(identity_digest(event.event_id), content_digest(body))
+        self._evidence.note_end(
+            entry.fields, "notification", entry.id, about, event_id=event.event_id
+        )
         self.found.notifications += 1
         yield from self._out_of_order(entry, event, stream, entry_id)
         if event.artifact_ref and self._evidence.is_in_redis(entry.id):
@@ -250,7 +254,7 @@ class Audit:
         before = self._db.execute(
             "SELECT entry, at FROM tenants WHERE stream = ? AND tenant = ?", (stream, tenant)
         ).fetchone()
-        if before is not None and key < before[0]:
+        if before is not None and key < before[0] and not self._stood_before(stream, *before):
             yield Culprit("G4", "out_of_order", stream, entry_id, entry.id, event.event_id,
                           f"tenant {tenant!r}: entry {id_of(before[0])} came after it and was"
                           f" published before it, as {before[1]}")  # fmt: skip
@@ -258,6 +262,13 @@ class Audit:
         self._db.execute(
             "INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?)", (stream, tenant, key, entry.id)
         )
+
+    def _stood_before(self, stream: str, key: str, at: str) -> bool:
+        """Tell whether a notification is of an entry in whose place another one is now."""
+        entry, there = self._evidence.entry(stream, id_of(key)), self._evidence.notification(at)
+        if entry is None or there is None:
+            return False
+        return not about_of(entry.fields).may_be(about_of(there.fields))
 
     # --- G3 ---------------------------------------------------------------------------------
 
@@ -295,18 +306,14 @@ class Audit:
         return older.fetchone() is not None
 
     def _end_of(self, stream: str, entry: Entry) -> str | None:
-        end = self._db.execute(
-            "SELECT kind FROM ends WHERE stream = ? AND entry = ?"
-            " ORDER BY kind = 'duplicate' LIMIT 1",
-            (stream, key_of(entry.id)),
-        ).fetchone()
-        if end:
-            return str(end[0])
-        identity, content = identity_of(entry.fields)
+        about = about_of(entry.fields)
+        own = end_of(self._db, stream, key_of(entry.id), about)
+        if own:
+            return own
         published = self._db.execute(
-            "SELECT 1 FROM published WHERE event = ? AND content = ?", (identity, content)
+            "SELECT 1 FROM published WHERE event = ? AND content = ?", about
         )
-        if identity and published.fetchone():
+        if about.event and published.fetchone():
             return "duplicate"
         return "waiting" if self._evidence.waiting.waits(stream, entry.id) else None
 
@@ -403,17 +410,11 @@ class Audit:
         return (known[:16], int(known[16:])) if known else None
 
     def _two_ends(self) -> Iterator[Culprit]:
-        """Yield entries with ends that exclude each other.
-
-        To have been redriven does not: a worker that starts may yet do a lost entry itself.
-        """
-        for stream, key, ends, at, event_id in self._db.execute(
-            "SELECT stream, entry, group_concat(kind || ' ' || at, ', '),"
-            " max(CASE kind WHEN 'notification' THEN at END), max(event_id)"
-            " FROM ends WHERE kind != 'duplicate' GROUP BY stream, entry HAVING count(*) > 1"
-        ):
-            yield Culprit("G3", "two_ends", stream, id_of(key), at, event_id or None,
-                          f"it ended more than once: {ends.replace('_', ' ')}")  # fmt: skip
+        for stream, key, ends in excluding(self._db):
+            at = next((one.at for one in ends if one.kind == "notification"), None)
+            event_id = max(one.event_id for one in ends) or None
+            detail = f"it ended more than once: {', '.join(map(str, ends))}"
+            yield Culprit("G3", "two_ends", stream, id_of(key), at, event_id, detail)
 
     def _without_entry(self) -> Iterator[Culprit]:
         """Yield ends of entries that the stream does not have, though it goes back that far."""

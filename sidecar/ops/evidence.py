@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import get
-from sidecar.ops import waiting
+from sidecar.ops import endings, waiting
+from sidecar.ops.endings import NOBODY, About, about_of
 from sidecar.ops.reach import Reach
 from sidecar.ops.times import streams_with_times
 from sidecar.ops.waiting import Waiting, Window
@@ -31,7 +32,7 @@ from sidecar.redis.scan import pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Event, Rejected, decode
 from sidecar.wire.expiring import NOTHING, Before, Horizon, Trimmed
-from sidecar.wire.identity import identity_of
+from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, entry_id_of, id_after, id_before, id_pair, key_of
 from sidecar.wire.incarnations import parse
 
@@ -43,8 +44,6 @@ _ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
 CREATE TABLE entries (stream, entry, PRIMARY KEY (stream, entry)) WITHOUT ROWID;
-CREATE TABLE ends (stream, entry, kind, at, event_id, reason,
-                   PRIMARY KEY (stream, entry, kind, at)) WITHOUT ROWID;
 CREATE TABLE published (event, at, content, judged, PRIMARY KEY (event, at)) WITHOUT ROWID;
 CREATE TABLE tenants (stream, tenant, entry, at, PRIMARY KEY (stream, tenant)) WITHOUT ROWID;
 CREATE TABLE finished (stream, tenant, entry, at, PRIMARY KEY (stream, tenant, entry))
@@ -66,7 +65,7 @@ class Evidence:
         """With `archive`, what was trimmed is read from there; of outbound streams, from `before_s`
         seconds before the window on.
         """
-        db.executescript(SCHEMA + waiting.SCHEMA)
+        db.executescript(SCHEMA + endings.SCHEMA + waiting.SCHEMA)
         db.execute("BEGIN")  # never committed: each statement would write its pages by itself
         self._control, self._notify = control, notify
         self._window, self._db = window, db
@@ -108,6 +107,12 @@ class Evidence:
         found = next(self._pages(self._control, stream, entry_id, entry_id), None)
         return found[0] if found else None
 
+    def notification(self, notification_id: str) -> Entry | None:
+        """Return one notification; None when it is gone."""
+        stream = self._one.notifications
+        found = next(self._pages(self._notify, stream, notification_id, notification_id), None)
+        return found[0] if found else None
+
     def archived(self, entry: Entry) -> Entry | None:
         """Return the notification of an entry's event that was trimmed, wherever it lay."""
         event = event_of(entry.fields)
@@ -122,15 +127,18 @@ class Evidence:
         """Note the dead letters and the records of what was redriven that came meanwhile."""
         for page in self._new(self._one.dead):
             for letter in page:
-                self.note_end(
-                    letter.fields, "dead_letter", letter.id, text(letter.fields, "reason")
-                )
+                is_cut = bool(text(letter.fields, "truncated"))
+                about = NOBODY if is_cut else about_of(letter.fields)
+                reason = text(letter.fields, "reason")
+                self.note_end(letter.fields, "dead_letter", letter.id, about, reason)
         for page in self._new(self._one.redriven):
             for record in page:
                 letter_id = text(record.fields, "letter")
                 # What was redriven without a letter was lost: the new entry stands for it.
                 kind = "dead_letter" if letter_id else "duplicate"
-                self.note_end(record.fields, kind, letter_id, "")
+                event_id = text(record.fields, "event_id")
+                about = About(identity_digest(event_id), b"") if event_id else NOBODY
+                self.note_end(record.fields, kind, letter_id, about)
 
     def notifications(self) -> Iterator[list[Entry]]:
         """Yield the notifications that came meanwhile, in pages."""
@@ -217,14 +225,15 @@ class Evidence:
         )  # fmt: skip
 
     def note_end(
-        self, fields: Mapping[bytes, bytes], kind: str, at: str, reason: str, event_id: str = ""
-    ) -> None:
+        self, fields: Mapping[bytes, bytes], kind: str, at: str, about: About,
+        reason: str = "", event_id: str = "",
+    ) -> None:  # fmt: skip
         """Note how the entry that `fields` names as its origin ended, if it is in the window."""
         stream, entry_id = origin_of(fields)
         if self.judges(stream, entry_id):
             self._db.execute(
-                "INSERT OR IGNORE INTO ends VALUES (?, ?, ?, ?, ?, ?)",
-                (stream, key_of(entry_id), kind, at, event_id, reason),
+                "INSERT OR IGNORE INTO ends VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (stream, key_of(entry_id), kind, at, event_id, reason, *about),
             )
 
     def _new(self, stream: str) -> Iterator[list[Entry]]:

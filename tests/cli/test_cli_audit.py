@@ -327,6 +327,29 @@ def test_a_tenants_notifications_in_the_wrong_order(fresh: Cli, tenant: str) -> 
     assert (culprits[0]["entry"], culprits[0]["notification"]) == (first, "9-2")
 
 
+@pytest.mark.server
+def test_a_stream_made_anew_with_the_same_ids_has_ends_of_its_own(bare: Cli) -> None:
+    """No end of an entry that stood there before counts for it, nor against it."""
+
+    def ended(event_id: str, at: str, clock: int) -> None:
+        event = {"event_id": event_id, "type": "key.changed", "tenant_id": "t"}
+        bare.client.xadd(STREAM, {"event": json.dumps(event)}, id=at)
+        if event_id.endswith("dead"):
+            bare.letter(event, at)
+        elif not event_id.endswith("lost"):
+            bare.notification(event | {"id": 0}, f"9-{clock}", f"{STREAM}/{at}")
+
+    bare.lay_out()
+    for number, event_id in enumerate(("a", "b", "c-dead", "d", "e")):
+        ended(event_id, f"1-{number + 1}", number)
+    assert _audit(bare)[0].code == 0
+    bare.client.delete(STREAM)
+    for number, event_id in enumerate(("a2", "b2-lost", "c2", "d2-dead", "e2")):
+        ended(event_id, f"1-{number + 1}", number + 10)
+    bare.client.xgroup_create(STREAM, GROUP, "$")
+    assert _told(_audit(bare)[1]) == [("G3", "lost", "b2-lost")]
+
+
 @counts_deletions
 def test_ends_without_an_entry(drained: Cli) -> None:
     """A notification and a letter of entries that never were; a foreign entry."""
