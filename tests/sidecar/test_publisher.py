@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from typing import Any
 
@@ -26,6 +27,7 @@ from sidecar.redis.publisher import (
     origin_digest,
 )
 from sidecar.wire.identity import identity_digest
+from sidecar.wire.ids import FIRST
 
 KEYS = Keys.of("control:events", "control:notifications")
 NOW = "2026-11-22T12:00:00.000Z"
@@ -268,6 +270,74 @@ def test_what_begins_no_incarnation_is_not_remembered(server: redis.Redis, redis
             assert verdict.outcome is Outcome.PUBLISHED
     finally:
         server.acl_deluser("reader")
+
+
+@contextmanager
+def without(server: redis.Redis, redis_url: str, right: str) -> Iterator[tuple[Publisher, Any]]:
+    """Yield an owner that loses a right, and what gives it back."""
+    server.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], commands=["+@all"])
+    change: Any = server.execute_command
+    try:
+        with redis.Redis.from_url(redis_url, protocol=2, username="meek", password="x") as client:
+            one = owner(client)
+            change("ACL SETUSER", "meek", f"-{right}")
+            yield one, lambda: change("ACL SETUSER", "meek", f"+{right}")
+    finally:
+        server.acl_deluser("meek")
+
+
+@pytest.mark.parametrize("right", ["hmget", "info", "hget", "xrange"])
+def test_a_right_lost_for_a_moment_changes_no_history(
+    server: redis.Redis, redis_url: str, right: str
+) -> None:
+    """What cannot be read is not taken for damage: nothing is removed, or begun anew."""
+    first = owner(server)
+    first.publish([outbound("e1")], "5-0")
+    before = server.hgetall(KEYS.incarnations)
+    first.release()
+    with without(server, redis_url, right) as (one, give_back):
+        with suppress(redis.ResponseError):
+            one.publish([outbound("e2")], "6-0")
+        with suppress(redis.ResponseError):
+            assert one.look(FIRST).incarnations
+        give_back()
+        one.publish([outbound("e2"), outbound("e3")], "6-0")
+        after = server.hgetall(KEYS.incarnations)
+    assert {name: after[name] for name in (b"server", b"list")} == {
+        name: before[name] for name in (b"server", b"list")
+    }
+
+
+@pytest.mark.parametrize("right", ["hdel", "hgetall"])
+def test_a_right_lost_as_the_stream_is_made_anew_is_waited_for(
+    server: redis.Redis, redis_url: str, right: str
+) -> None:
+    """What was trimmed of the stream before is not true of the new one; readers still count."""
+    first = owner(server)
+    first.publish([outbound("e1")], "5-0")
+    first.release()
+    server.hset(KEYS.trimmed, KEYS.notifications, "9-9")
+    ahead = clock_of(server) + 3_600_000_000
+    server.hset(KEYS.readers, "r", f"{ahead} {clock_of(server)} 60")
+    server.delete(KEYS.notifications)
+    with without(server, redis_url, right) as (one, give_back):
+        with pytest.raises(redis.ResponseError):
+            one.publish([outbound("e2")], "6-0")
+        assert not server.exists(KEYS.notifications)
+        give_back()
+        (verdict,) = one.publish([outbound("e2")], "6-0")
+    assert verdict.control_version > ahead
+    assert not server.hexists(KEYS.trimmed, KEYS.notifications)
+
+
+@pytest.mark.parametrize("garbage", ["incarnations", "trimmed", "archived", "readers"])
+def test_a_key_of_another_kind_stops_no_publish(server: redis.Redis, garbage: str) -> None:
+    """What is beside the notifications gives way, or is passed over."""
+    key = getattr(KEYS, garbage)
+    server.set(key, "x")
+    (verdict,) = owner(server).publish([outbound("e1")], "5-0")
+    assert verdict.outcome is Outcome.PUBLISHED
+    assert server.type(key) == (b"hash" if garbage == "incarnations" else b"string")
 
 
 def test_other_content_is_a_conflict(server: redis.Redis) -> None:

@@ -27,6 +27,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 if KEYS[2] then
   local noted = redis.pcall('HMGET', KEYS[2], 'last', 'list')
+  if noted.err and not string.find(noted.err, 'WRONGTYPE', 1, true) then return noted end
   if not noted.err then answer[8], answer[9] = noted[1] or '', noted[2] or '' end
 end
 return answer

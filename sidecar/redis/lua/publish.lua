@@ -20,6 +20,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, ''} end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0, ''} end
 local kept = redis.pcall('SET', KEYS[1], ARGV[1])  -- so that WAIT has something to wait for
 local full = kept.err ~= nil
+if full and not string.find(kept.err, "'maxmemory'", 1, true) then return kept end
 if full then  -- what is published already can be told (decision 0021)
   redis.call('HDEL', KEYS[2], '')
   redis.call('SET', KEYS[1], ARGV[1])
@@ -41,14 +42,22 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
   end
 end
 
+-- As redis.call, but nil of a key that somebody made another kind of: that alone gives way. Any
+-- other error may pass, and what is noted must not go for it.
+local function unless_damaged(...)
+  local answer = redis.pcall(...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
+  return nil
+end
+
 -- What the stream's incarnation is noted to be, and on which server this is. `goes_on` when it is
 -- still the one that was published into last: on the same server, with nothing lost of what was
 -- noted. A server that takes over, or starts again, has another replication ID.
 local function incarnation()
-  local info = redis.pcall('INFO', 'replication')
-  local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
-  local noted = redis.pcall('HMGET', KEYS[5], 'server', 'last', 'list')
-  if noted.err then
+  local server = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)') or ''
+  local noted = unless_damaged('HMGET', KEYS[5], 'server', 'last', 'list')
+  if not noted then
     redis.call('DEL', KEYS[5])
     noted = {}
   end
@@ -66,8 +75,8 @@ end
 local function given(known)
   local ms, seq = string.match(known or '0-0', '^(%d+)-(%d+)$')
   local highest = ms * 1000 + math.min(tonumber(seq), 999)
-  local readers = redis.pcall('HGETALL', KEYS[8])
-  for i = 2, readers.err and 0 or #readers, 2 do
+  local readers = unless_damaged('HGETALL', KEYS[8]) or {}
+  for i = 2, #readers, 2 do
     local passed = tonumber(string.match(readers[i], '^%d+') or 0)
     if passed <= now + 86400000000 then highest = math.max(highest, passed) end
   end
@@ -79,8 +88,8 @@ local function incarnate(found, first)
   local list = found.list
   if last == 0 then  -- made anew: what was noted of the stream before is not true of this one
     list = ''
-    redis.pcall('HDEL', KEYS[6], KEYS[4])
-    redis.pcall('HDEL', KEYS[7], KEYS[4])
+    unless_damaged('HDEL', KEYS[6], KEYS[4])
+    unless_damaged('HDEL', KEYS[7], KEYS[4])
   end
   local id = string.sub(redis.sha1hex(ARGV[1] .. first), 1, 16)
   list = list .. string.format('%s %.0f %s\n', id, last, first)

@@ -6,6 +6,7 @@
 --          1 no memory is left for what is new }
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, '', 0} end
 local kept, full = redis.pcall('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]), 0
+if kept.err and not string.find(kept.err, "'maxmemory'", 1, true) then return kept end
 if kept.err then  -- a lease is no reason to have more memory: deleted first, it may be set
   redis.call('DEL', KEYS[2])
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])

@@ -10,9 +10,11 @@ local function less(a, b)
   if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
   return #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms)
 end
+local HIGHEST = '18446744073709551615-18446744073709551615'
 local function first_after(id)
-  local found = redis.pcall('XRANGE', KEYS[1], '(' .. id, '+', 'COUNT', 1)
-  return not found.err and found[1] and found[1][1]  -- an error: there is no higher ID
+  if id == HIGHEST then return nil end
+  local found = redis.call('XRANGE', KEYS[1], '(' .. id, '+', 'COUNT', 1)
+  return found[1] and found[1][1]
 end
 
 local keep = ARGV[1]
