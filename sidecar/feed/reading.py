@@ -13,6 +13,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from sidecar.errors import UsageError
+from sidecar.redis.client import is_misplaced
 from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import FIRST, control_version_of, entry_id_of
@@ -144,6 +145,8 @@ class Reading:
     def batch(self, answers: list[Any], since: int) -> Batch:
         """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and redis-py's errors."""
         before, after = self._seen(answers.pop(0)), self._seen(answers.pop())
+        if isinstance(answers[1], redis.ResponseError) and is_misplaced(answers[1]):
+            answers[1] = b"another kind of key"
         read, noted, info, there = _without_errors(answers)
         if since:
             lost = after is not None and is_lost(since, after, is_there=bool(there))
@@ -169,10 +172,11 @@ class Reading:
         self._is_blind = True
         return None
 
-    def _trimmed(self, noted: bytes | None) -> tuple[int, bool]:
+    def _trimmed(self, noted: bytes | None, last: str) -> tuple[int, bool]:
         """Return up to where the sidecar trimmed, and whether that can be told."""
         try:
-            return control_version_of(trimmed_id(self._keys, self._stream, noted) or FIRST), True
+            mark = trimmed_id(self._keys, self._stream, noted, last=last)
+            return control_version_of(mark or FIRST), True
         except Damaged as damaged:
             if not self._is_warned:
                 _log.warning(
@@ -202,7 +206,7 @@ class Reading:
         if info is None:
             words = f"the cursor is {since}, and there is no stream {self._stream}"
             raise FeedGap(words, "tail_lost", cursor=since, first=1, end=0)
-        trimmed, is_told = self._trimmed(noted)
+        trimmed, is_told = self._trimmed(noted, info["last-generated-id"].decode())
         end = _end(info)
         oldest = info["first-entry"]
         first = control_version_of(oldest[0].decode()) if oldest else end + 1

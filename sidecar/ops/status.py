@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
+from sidecar.errors import SidecarError
 from sidecar.ops.times import streams_with_times
 from sidecar.redis.client import Client, Side, check_stream, translated
-from sidecar.redis.damage import Damaged, check_archived, low_of, trimmed_of
+from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
 from sidecar.redis.fleet import Noted, noted
 from sidecar.redis.forgotten import Forgotten, newest_records
 from sidecar.redis.groups import group_of
@@ -20,6 +20,7 @@ from sidecar.redis.letters import DeadLetters
 from sidecar.redis.members import Member, damaged_workers, registered_workers
 from sidecar.redis.readers import damaged_readers
 from sidecar.redis.readers import registered as registered_readers
+from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.ids import FIRST, control_version_of, id_after, id_pair, is_entry_id
 from sidecar.worker.recovery import is_beyond, is_skipped
@@ -144,14 +145,16 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
             _doubt_lag(control.at(one.control), read, side)
             if one.control not in timed:
                 read["oldest_pending_age_s"] = None
+    damaged = _damaged(control, notify, keys)
     with translated(notify.url):
         streams = [ControlStatus(**read, **side) for read, side in zip(reads, sides, strict=True)]
         return Status(
             streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0]),
-            _readers(notify.client, keys[0]), registered_workers(notify.client, keys[0]),
-            noted(notify.client, keys[0]),
+            or_else([], partial(_readers, notify.client, keys[0])),
+            or_else([], partial(registered_workers, notify.client, keys[0])),
+            or_else(Noted(None, None, None), partial(noted, notify.client, keys[0])),
             newest_records(notify.client, keys, MAX_FORGOTTEN),
-            list(_damaged(notify.client, keys)),
+            damaged,
         )  # fmt: skip
 
 
@@ -207,22 +210,21 @@ def _lag(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
 def _notify_side(client: Client, keys: Keys) -> dict[str, Any]:
     lease: Any = client.pttl(keys.lease)
     lease_ms = int(lease)
-    low: Any = client.get(keys.low)
-    in_a_row: Any = client.hget(keys.halt, "dead_in_a_row") or b""
+    low: Any = or_else(None, partial(client.get, keys.low))
+    in_a_row: Any = or_else(None, partial(client.hget, keys.halt, "dead_in_a_row")) or b""
     return {
         "lowest_unfinished": low.decode(errors="replace") if low else None,
         "owner_alive": lease_ms > 0,
         "lease_remaining_ms": lease_ms if lease_ms > 0 else None,
-        "halt": in_force(client, keys),
+        "halt": or_else(None, partial(in_force, client, keys)),
         "dead_in_a_row": int(in_a_row) if in_a_row.isdigit() else 0,
     }
 
 
 def _notifications(client: Client, keys: Keys) -> NotifyStatus:
     info = stream_info(client, keys.notifications)
-    trimmed = 0
-    with suppress(Damaged):  # it is told beside
-        trimmed = control_version_of(trimmed_of(client, keys, keys.notifications) or FIRST)
+    mark = or_else(None, partial(trimmed_of, client, keys, keys.notifications))
+    trimmed = control_version_of(mark or FIRST)
     last = control_version_of(info.last_id) if info else 0
     if info is None or not last:
         return NotifyStatus(keys.notifications, info is not None, 0, None, None, trimmed)
@@ -230,20 +232,20 @@ def _notifications(client: Client, keys: Keys) -> NotifyStatus:
     return NotifyStatus(keys.notifications, True, info.length, last, age_s, trimmed)  # noqa: FBT003
 
 
-def _damaged(client: Client, keys: list[Keys]) -> Iterator[str]:
-    """Say which keys hold what no sidecar wrote."""
-    noted = {keys[0].notifications: keys[0], keys[0].dead: keys[0]}
-    noted |= {one.control: one for one in keys}
-    looks: list[Callable[[], object]] = [partial(low_of, client, one) for one in keys]
-    for look_at in (trimmed_of, check_archived):
-        looks += [partial(look_at, client, one, stream) for stream, one in noted.items()]
-    for look in looks:
-        try:
-            look()
-        except Damaged as damaged:
-            yield str(damaged)
-    yield from map(str, damaged_readers(client, keys[0]))
-    yield from map(str, damaged_workers(client, keys[0]))
+def _damaged(control: Side, notify: Side, keys: list[Keys]) -> list[str]:
+    """Say which keys hold what no sidecar wrote, and which streams take no more entries."""
+    client, one, found = notify.client, keys[0], list[SidecarError]()
+    with translated(notify.url):
+        for each in keys:
+            found += [*misplaced(client, each), *garbage(client, each)]
+        for register in (damaged_readers, damaged_workers):
+            found += or_else([], partial(register, client, one))
+        found += no_room(client, one.notifications, versions=True)
+        found += no_room(client, one.dead, versions=False)
+    with translated(control.url):
+        for each in keys:
+            found += no_room(control.at(each.control), each.control, versions=False)
+    return list(dict.fromkeys(map(str, found)))
 
 
 def _dead(client: Client, keys: Keys) -> DeadStatus:

@@ -166,9 +166,10 @@ def translated(url: str) -> Iterator[None]:
     except Outage as error:
         raise outage(url, error) from error
     except redis.ResponseError as error:
-        if str(error).startswith("WRONGTYPE"):
+        if is_misplaced(error):
             raise UsageError(
-                f"{redact(url)}: a key is not what its name says ({error}); name another stream"
+                f"{redact(url)}: a key is not what its name says ({error}); `sidecar status` names"
+                " it"
             ) from error
         raise SidecarError(f"{redact(url)} answers: {error}") from error
 
@@ -254,7 +255,10 @@ _FIXES: Final = {
     "'maxmemory'": "nothing is lost; what is finished is trimmed by policy all the while; raise"
     " maxmemory, or shorten --trim-control, --trim-notifications or --trim-dead, and it continues",
     "is a replica": "it continues as soon as the URL leads to the primary",
-    "WRONGTYPE": "a key is not what its name says; remove it, and it continues",
+    "WRONGTYPE": "a key is not what its name says; `sidecar status` names it; remove it, and it"
+    " continues",
+    "no control_version can follow": "`sidecar status` names the fix",
+    "exhausted the last possible ID": "`sidecar status` names the fix",
     "MISCONF": "the server cannot save to its disk; fix that, and it continues",
 }
 
@@ -262,6 +266,11 @@ _FIXES: Final = {
 def is_full(error: Exception) -> bool:
     """Tell whether the server refused a write because it has no memory for it."""
     return "'maxmemory'" in str(error)
+
+
+def is_misplaced(error: Exception) -> bool:
+    """Tell whether a key is another kind of key than the command is for."""
+    return "WRONGTYPE" in str(error)
 
 
 def fix_of(error: Exception) -> str:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+import redis
 
 from sidecar.errors import SidecarError
-from sidecar.redis.client import Client
+from sidecar.redis.client import Client, is_misplaced
 from sidecar.redis.keys import Keys
+from sidecar.wire.ids import id_pair
 
 _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
+_SEGMENT: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20} ([0-9a-f]{32}|-) [0-9]{1,17}")
+_COUNT: Final = re.compile(rb"-?[0-9]{1,18}")
+_TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
+_MICROSECONDS: Final = re.compile(rb"[0-9]{1,17}")
+_HISTORIES: Final = re.compile(rb"([0-9a-f]{1,40} [0-9]{1,20} [0-9]{1,20}\n)*")
+_COUNTS: Final = ("dead_in_a_row", "unclean", "alone_deaths", "yielded")
 _LOW_FIX: Final = "delete it; then destroy the group, to have all read again"
+_T = TypeVar("_T")
 
 
 class Damaged(SidecarError):
@@ -18,6 +30,102 @@ class Damaged(SidecarError):
 
     def __init__(self, key: str, value: bytes, fix: str) -> None:
         super().__init__(f"the key {key} holds {value[:64]!r}, which no sidecar wrote: {fix}")
+
+
+class Misplaced(SidecarError):
+    """A key of the sidecar's is another kind of key."""
+
+
+class _Kind(NamedTuple):
+    """What a key is, and what comes once another one in its place is removed."""
+
+    kind: str
+    then: str
+
+
+def or_else(default: _T, read: Callable[[], _T]) -> _T:
+    """Return what `read` returns; `default` where the key holds what no sidecar wrote."""
+    try:
+        return read()
+    except Damaged:
+        return default
+    except redis.ResponseError as error:
+        if not is_misplaced(error):
+            raise
+        return default
+
+
+# --- kinds -------------------------------------------------------------------------------------
+
+
+def misplaced(client: Client, keys: Keys) -> Iterator[Misplaced]:
+    """Yield what is another kind of key than the sidecar makes. Raises redis-py's errors.
+
+    Without the deduplication index: who meets one of its 65,536 keys names it.
+    """
+    wanted = _kinds(keys)
+    pipeline = client.pipeline(transaction=False)
+    for key in wanted:
+        pipeline.type(key)
+    for (key, (kind, then)), raw in zip(wanted.items(), pipeline.execute(), strict=True):
+        found = raw.decode()
+        if found not in (kind, "none"):
+            yield Misplaced(
+                f"the key {key} is a {found}, not a {kind}: RENAME it away, or DEL it; {then}"
+            )
+
+
+def _kinds(keys: Keys) -> dict[str, _Kind]:
+    starts, archives = "a worker that starts notes it again", "the archive notes it again"
+    takes, records = "a worker takes the stream anew", "what comes is recorded again"
+    return {
+        keys.notifications: _Kind("stream", "publishing begins a new history of it"),
+        keys.dead: _Kind("stream", "what comes is written there again"),
+        keys.stream: _Kind("string", starts),
+        keys.fence: _Kind("string", takes),
+        keys.lease: _Kind("string", takes),
+        keys.low: _Kind("string", "then destroy the group, to have all read again"),
+        keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
+        keys.halts: _Kind("stream", records),
+        keys.redriven: _Kind("stream", records),
+        keys.tenures: _Kind("stream", records),
+        keys.workers: _Kind("hash", "workers tell of themselves again"),
+        keys.readers: _Kind("hash", "readers tell of themselves again"),
+        keys.trimmed: _Kind("hash", "trimming notes it again"),
+        keys.archived: _Kind("hash", archives),
+        keys.segments: _Kind("hash", archives),
+        **{keys.archiving(stream): _Kind("string", archives) for stream in keys.streams},
+        keys.incarnations: _Kind("hash", "publishing begins a new history of the notifications"),
+        keys.fleet: _Kind("hash", starts),
+        keys.pruned: _Kind("string", "pruning begins anew"),
+    }
+
+
+# --- values ------------------------------------------------------------------------------------
+
+
+def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
+    """Yield what no sidecar wrote into its keys, but for the registers of readers and workers.
+
+    Raises redis-py's errors, but for keys that are `misplaced`.
+    """
+    looks: list[Callable[[], object]] = [
+        partial(check, client, keys)
+        for check in (low_of, _check_strings, _check_expiry, _check_counts, _check_histories)
+    ]
+    looks += [
+        partial(check, client, keys, stream)
+        for check in (trimmed_of, check_archived, _check_segment)
+        for stream in keys.streams
+    ]
+    for look in looks:
+        try:
+            look()
+        except Damaged as damaged:
+            yield damaged
+        except redis.ResponseError as error:
+            if not is_misplaced(error):
+                raise
 
 
 def low_of(client: Client, keys: Keys) -> str | None:
@@ -28,7 +136,13 @@ def low_of(client: Client, keys: Keys) -> str | None:
 
 def trimmed_of(client: Client, keys: Keys, stream: str) -> str | None:
     """Return up to where the stream was trimmed, as noted. Raises `Damaged`, redis-py's."""
-    return trimmed_id(keys, stream, _mark(client, keys.trimmed, stream))
+    noted = _mark(client, keys.trimmed, stream)
+    mark = trimmed_id(keys, stream, noted)
+    if mark is None or noted is None or stream == keys.control or not client.exists(stream):
+        return mark
+    # The notes lie beside these streams, and are never ahead of them.
+    info: Any = client.xinfo_stream(stream)
+    return trimmed_id(keys, stream, noted, last=info["last-generated-id"].decode())
 
 
 def trimmed_streams(client: Client, keys: Keys) -> set[str]:
@@ -37,9 +151,18 @@ def trimmed_streams(client: Client, keys: Keys) -> set[str]:
     return {stream.decode(errors="backslashreplace") for stream in found}
 
 
-def trimmed_id(keys: Keys, stream: str, noted: bytes | None) -> str | None:
-    """Return what is noted of how far the stream was trimmed. Raises `Damaged`."""
-    return _entry_id(keys.trimmed, noted, f"HDEL its field {stream}; trimming notes it again")
+def trimmed_id(
+    keys: Keys, stream: str, noted: bytes | None, *, last: str | None = None
+) -> str | None:
+    """Return what is noted of how far the stream was trimmed. Raises `Damaged`.
+
+    Where trimming can only be noted up to `last`, a note above is none.
+    """
+    fix = f"HDEL its field {stream}; trimming notes it again"
+    mark = _entry_id(keys.trimmed, noted, fix)
+    if mark and noted and last and id_pair(mark) > id_pair(last):
+        raise Damaged(keys.trimmed, noted, fix)
+    return mark
 
 
 def check_archived(client: Client, keys: Keys, stream: str) -> None:
@@ -48,14 +171,52 @@ def check_archived(client: Client, keys: Keys, stream: str) -> None:
     _entry_id(keys.archived, _mark(client, keys.archived, stream), fix)
 
 
+def _check_segment(client: Client, keys: Keys, stream: str) -> None:
+    fix = f"HDEL its field {stream}; the archive notes it again"
+    _check(keys.segments, _mark(client, keys.segments, stream), _SEGMENT, fix)
+
+
+def _check_strings(client: Client, keys: Keys) -> None:
+    owner: Any = or_else(None, partial(client.get, keys.stream))
+    _check(keys.stream, owner, re.compile(re.escape(keys.notifications.encode())), "DEL it")
+    token: Any = or_else(None, partial(client.get, keys.fence))
+    _check(keys.fence, token, _TOKEN, "DEL it; a worker takes the stream anew")
+    pruned: Any = or_else(None, partial(client.get, keys.pruned))
+    _check(keys.pruned, pruned, _MICROSECONDS, "DEL it; pruning begins anew")
+
+
+def _check_expiry(client: Client, keys: Keys) -> None:
+    """Raise `Damaged` for a claim that never runs out: nobody could take it over."""
+    for key in (keys.lease, *map(keys.archiving, keys.streams)):
+        value: Any = or_else(None, partial(client.get, key))
+        ttl: Any = client.pttl(key)
+        if value is not None and ttl == -1:
+            raise Damaged(key, value, "it does not run out; DEL it")
+
+
+def _check_counts(client: Client, keys: Keys) -> None:
+    values: Any = client.hmget(keys.halt, _COUNTS)
+    for name, value in zip(_COUNTS, values, strict=True):
+        _check(keys.halt, value, _COUNT, f"HDEL its field {name}")
+
+
+def _check_histories(client: Client, keys: Keys) -> None:
+    values: Any = client.hmget(keys.incarnations, "last", "list")
+    fix = "HDEL its field {}; publishing begins a new history of the notifications"
+    _check(keys.incarnations, values[0], _ENTRY_ID, fix.format("last"))
+    _check(keys.incarnations, values[1], _HISTORIES, fix.format("list"))
+
+
 def _mark(client: Client, key: str, stream: str) -> bytes | None:
     noted: Any = client.hmget(key, stream)
     return None if noted[0] is None else bytes(noted[0])
 
 
 def _entry_id(key: str, noted: bytes | None, fix: str) -> str | None:
-    if noted is None:
-        return None
-    if not _ENTRY_ID.fullmatch(noted):
-        raise Damaged(key, noted, fix)
-    return str(noted, "ascii")
+    _check(key, noted, _ENTRY_ID, fix)
+    return None if noted is None else str(noted, "ascii")
+
+
+def _check(key: str, value: bytes | None, legal: re.Pattern[bytes], fix: str) -> None:
+    if value is not None and not legal.fullmatch(value):
+        raise Damaged(key, value, fix)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
-from sidecar.redis.client import Client
+from sidecar.redis.client import Client, is_misplaced
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import text
 from sidecar.redis.scripts import script_of
@@ -136,7 +136,7 @@ def newest_records(client: Client, keys: Collection[Keys], count: int) -> list[F
     try:
         found: Any = client.xrevrange(one.tenures, count=MAX_RECORDS)
     except redis.ResponseError as error:
-        if "WRONGTYPE" not in str(error):
+        if not is_misplaced(error):
             raise
         return []  # nobody can put anything on record there
     records = [Entry(entry_id.decode(), fields) for entry_id, fields in found]

@@ -44,6 +44,11 @@ class Keys:
         return cls(control, notifications, dead or f"{prefix}:dead", prefix)
 
     @property
+    def streams(self) -> tuple[str, str, str]:
+        """The three streams: control entries, notifications, dead letters."""
+        return self.control, self.notifications, self.dead
+
+    @property
     def group(self) -> str:
         """The consumer group on the control stream."""
         return f"sidecar:{self.notifications}"

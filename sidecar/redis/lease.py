@@ -9,7 +9,7 @@ import secrets
 from typing import Any, Final
 
 from sidecar.redis.client import Client
-from sidecar.redis.damage import Damaged, low_of
+from sidecar.redis.damage import Damaged, low_of, misplaced
 from sidecar.redis.keys import Keys
 from sidecar.redis.scripts import script_of
 
@@ -120,16 +120,7 @@ class Lease:
 
     def misplaced(self) -> list[str]:
         """Name the keys that are there as something else than what the sidecar makes of them."""
-        keys = self._keys
-        wanted = dict.fromkeys((keys.fence, keys.lease, keys.low), "string")
-        wanted |= dict.fromkeys((keys.notifications, keys.dead, keys.halts), "stream")
-        wanted[keys.halt] = "hash"
-        found: dict[str, Any] = {key: self._client.type(key) for key in wanted}
-        return [
-            f"{key} is a {kind.decode()}, not a {wanted[key]}"
-            for key, kind in found.items()
-            if kind.decode() not in (wanted[key], "none")
-        ]
+        return list(map(str, misplaced(self._client, self._keys)))
 
     @property
     def _lease_keys(self) -> list[str]:

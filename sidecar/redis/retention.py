@@ -23,6 +23,7 @@ from sidecar.redis.damage import check_archived, low_of
 from sidecar.redis.groups import position_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import Reader, damaged_readers, registered
+from sidecar.redis.room import check_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
 from sidecar.wire.ids import FIRST, entry_id_of, id_after, id_before, id_pair
@@ -104,6 +105,10 @@ class Retention:
         keys = self._keys
         return dict(zip(KINDS, (keys.control, keys.notifications, keys.dead), strict=True))
 
+    def check_room(self, kind: str) -> None:
+        """Raise `NoRoom` where one stream takes no more entries."""
+        check_room(self._client_of(kind), self.streams[kind], versions=kind == "notifications")
+
     def trim_one(self, kind: str) -> Trimmed:
         """Trim one stream a little."""
         floor = None
@@ -111,12 +116,14 @@ class Retention:
             floor = self._control_floor()
         elif kind == "notifications":
             floor = self._reader_floor()
-        client = self._control if kind == "control" else self._notify
-        return self._trim(client, self.streams[kind], kind, floor)
+        return self._trim(self._client_of(kind), self.streams[kind], kind, floor)
 
     def readers(self) -> list[Reader]:
         """Return the registered readers of the notifications."""
         return registered(self._notify, self._keys)
+
+    def _client_of(self, kind: str) -> Client:
+        return self._control if kind == "control" else self._notify
 
     def _control_floor(self) -> str:
         """Return the lowest entry that the relay may not have finished.

@@ -14,6 +14,9 @@ HIGHEST: Final = 2**64 - 1
 LAST: Final = f"{HIGHEST}-{HIGHEST}"
 """The highest ID that an entry can have."""
 
+HIGHEST_VERSION: Final = 2**53 - 1
+"""The highest control_version: every JSON reader holds it exactly."""
+
 
 def is_entry_id(text: str) -> bool:
     """Tell whether `text` is an entry ID, written in full."""

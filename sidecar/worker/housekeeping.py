@@ -17,6 +17,8 @@ from sidecar.worker.supervision import Supervisor
 
 TRIM_EVERY_S: Final = 10.0
 TRIMMING: Final = "trimming"
+ROOM: Final = "room"
+"""Whether streams take more entries."""
 
 
 class Housekeeper:
@@ -67,9 +69,12 @@ class Housekeeper:
         owned = [self._retentions[stream] for stream in sorted(self._share.owned)]
         streams = {name for one in owned for name in one.streams.values()}
         self._supervisor.only(TRIMMING, {"", *streams})
+        self._supervisor.only(ROOM, streams)
         if owned:
             self._supervisor.attempt("readers", "", partial(self._warn_of_expired, owned[0]))
         steps = [(retention, kind) for retention in owned for kind in KINDS]
+        for one, kind in steps:
+            self._supervisor.attempt(ROOM, one.streams[kind], partial(one.check_room, kind))
         ends_at = self._clock() + self._beat_s
         while steps and self._clock() < ends_at:
             steps = [step for step in steps if self._clock() < ends_at and self._trim_one(*step)]

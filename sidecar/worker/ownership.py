@@ -17,7 +17,7 @@ import redis
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError, Unreachable
-from sidecar.redis.client import FULL, Outage, fix_of, is_full
+from sidecar.redis.client import FULL, Outage, fix_of, is_full, is_misplaced
 from sidecar.redis.damage import Damaged
 from sidecar.redis.lease import Fenced
 from sidecar.redis.publisher import Halted, NotReplicated, Publisher
@@ -294,7 +294,7 @@ class Ownership:
     def _fix_of(self, error: Exception) -> str:
         """Say what an operator can do, as far as the error tells; empty when it does not."""
         fix = fix_of(error)
-        if "WRONGTYPE" in str(error):
+        if is_misplaced(error):
             try:
                 fix += "".join(f"; {which}" for which in self._publisher.misplaced())
             except (*Outage, redis.ResponseError):

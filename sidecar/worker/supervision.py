@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Outage, fix_of
+from sidecar.redis.room import NoRoom
 from store import StoreError
 
 FIRST_PAUSE_S: Final = 1.0
@@ -109,6 +110,7 @@ class Supervisor:
         more: dict[str, Any] = {} if isinstance(error, EXPECTED) else {"exc_info": error}
         # Redis being away is the relays' to tell.
         say = self._log.debug if isinstance(error, Outage) else self._log.warning
+        say = self._log.error if isinstance(error, NoRoom) else say
         say("background work fails", work=key[0], stream=key[1], detail=detail, **more)
 
     def _forget(self, key: tuple[str, str]) -> None:

@@ -42,6 +42,11 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
   end
 end
 
+if last >= 9007199254740991 then  -- 2^53 - 1
+  return redis.error_reply('ERR no control_version can follow ' .. last_id .. ', the last ID of '
+    .. KEYS[4])
+end
+
 -- As redis.call, but nil of a key that somebody made another kind of: that alone gives way. Any
 -- other error may pass, and what is noted must not go for it.
 local function unless_damaged(...)
