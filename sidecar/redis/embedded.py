@@ -8,6 +8,7 @@ its port and its password: workers that joined it find it again, whichever worke
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -25,6 +26,7 @@ from sidecar.redis.client import connect
 
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
+PROBE_TIMEOUT_S: Final = 0.5
 PORT_TRIES: Final = 5
 """Between the look for a free port and the server's start a connection of anybody may take it."""
 
@@ -58,21 +60,37 @@ class EmbeddedServer:
                 f"another sidecar is starting or stopping the server under {data_dir}; try again"
             )
         self.url = running or self._start()
+        self._port = int(self.url.rpartition(":")[2].partition("/")[0])
 
-    def keep(self) -> None:
-        """Take the server over when whoever owned it has left: nobody else would start it again.
+    def keep(self) -> str:
+        """Start the server again when it died, take it over when whoever owned it has left.
 
-        Raises `SidecarError` when it does not start, or had to take another port.
+        Returns what was done, for the log; empty for nothing. Nobody else would do it. Raises
+        `SidecarError` when it does not start, or had to take another port.
         """
-        if self.owner or not self._try_lock():
-            return
+        if self.owner:
+            return self._come_back("started again, as it had died") if self._is_dead() else ""
+        if not self._try_lock():
+            return ""
         self.owner = True
+        return self._come_back("taken over")
+
+    def _come_back(self, done: str) -> str:
         found = _running(self._dir) or self._start()
         if found != self.url:
             raise SidecarError(
                 f"the embedded server under {self._dir} came back on another port, as something"
                 " else listens on its own; start again"
             )
+        return done
+
+    def _is_dead(self) -> bool:
+        """Tell whether the server has ended. One that hangs has not: a second would not help."""
+        if self._process is not None:
+            return self._process.poll() is not None
+        with socket.socket() as probe:  # adopted, so it is no child
+            probe.settimeout(PROBE_TIMEOUT_S)
+            return probe.connect_ex(("127.0.0.1", self._port)) == errno.ECONNREFUSED
 
     def close(self) -> None:
         """Stop the server if it is ours to stop."""

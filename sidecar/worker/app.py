@@ -182,14 +182,13 @@ def _embedded(data_dir: Path, log: FilteringBoundLogger) -> Iterator[EmbeddedSer
 
 
 def _kept(server: EmbeddedServer, log: FilteringBoundLogger) -> SidecarError | None:
-    """Keep the embedded server up when its owner has left; return why that cannot be."""
-    joined = not server.owner
+    """Keep the embedded server up; return why that cannot be."""
     try:
-        server.keep()
+        done = server.keep()
     except SidecarError as error:
         return error
-    if joined and server.owner:
-        log.info("embedded server taken over", url=redact(server.url))
+    if done:
+        log.warning("embedded server kept up", done=done, url=redact(server.url))
     return None
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,12 @@ import redis
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.redis import embedded
 from sidecar.redis.embedded import EmbeddedServer
+from sidecar.redis.groups import group_of
+from sidecar.redis.keys import Keys
+from sidecar.worker import app
+from sidecar.worker.settings import build
 from tests import servers
-from tests.sidecar.harness import eventually
+from tests.sidecar.harness import eventually, silent_log
 
 OWNER = """
 import sys, time
@@ -224,6 +229,63 @@ def _answers(url: str) -> bool:
             return bool(client.ping())
     except redis.RedisError:
         return False
+
+
+def kill_server(url: str) -> None:
+    """Kill it, and wait until nothing listens there any more."""
+    with connection(url) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    eventually(lambda: not _answers(url))
+
+
+def test_an_owner_starts_a_killed_server_again(tmp_path: Path) -> None:
+    """With the same URL and data; also one that it had adopted."""
+    with owner_process(tmp_path) as (process, url), connection(url) as client:
+        client.set("a", "1")
+        process.kill()
+        process.wait()
+    for _ in range(2):  # adopted at first, then its own child
+        with open_server(tmp_path) as server, connection(server.url) as client:
+            assert (server.owner, server.url, server.keep()) == (True, url, "")
+            for _ in range(2):
+                kill_server(url)
+                eventually(lambda keep=server.keep: "started again" in keep())  # type: ignore[misc]
+                assert client.get("a") == b"1"
+            assert server.keep() == ""
+
+
+def test_a_server_that_hangs_is_not_started_twice(tmp_path: Path) -> None:
+    """It has its files; when it is woken it serves again."""
+    with open_server(tmp_path) as server, connection(server.url) as client:
+        number = client.info("server")["process_id"]
+        os.kill(number, signal.SIGSTOP)
+        try:
+            assert server.keep() == ""
+        finally:
+            os.kill(number, signal.SIGCONT)
+        assert client.ping()
+
+
+def test_a_worker_whose_embedded_server_is_killed_continues(tmp_path: Path) -> None:
+    """It starts the server again, and publishes what comes then."""
+    stop = threading.Event()
+    settings = build(data_dir=tmp_path, lease_s="1")
+    worker = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
+    worker.start()
+    try:
+        eventually((tmp_path / "redis" / "endpoint").exists)
+        url = embedded.find(tmp_path)
+        with connection(url) as client:
+            group = Keys.of("control:events", "control:notifications").group
+            eventually(lambda: group_of(client, "control:events", group), "it serves")
+            kill_server(url)
+            eventually(lambda: _answers(url), "the server is started again")
+            client.xadd("control:events", {"event": '{"event_id": "a", "type": "run.abort"}'})
+            eventually(lambda: client.xlen("control:notifications") == 1)
+    finally:
+        stop.set()
+        worker.join(60)
+    assert not worker.is_alive()
 
 
 def test_who_joined_takes_over(tmp_path: Path) -> None:
