@@ -18,11 +18,13 @@ from sidecar.redis.halts import Halt, in_force
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.members import Member, damaged_workers, registered_workers
+from sidecar.redis.memory import Memory, memories
 from sidecar.redis.readers import damaged_readers
 from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.ids import FIRST, control_version_of, id_after, id_pair, is_entry_id
+from sidecar.wire.urls import redact
 from sidecar.worker.recovery import is_beyond, is_skipped
 
 MAX_COUNTED: Final = 100
@@ -111,7 +113,9 @@ class Status:
     forgotten: list[Forgotten]
     """What Redis was found to have forgotten, the newest first."""
     damaged: list[str]
-    """Keys of the sidecar's that hold what no sidecar wrote, each with its fix."""
+    """Keys that hold what no sidecar wrote, and streams that take no more, each with its fix."""
+    memory: list[Memory]
+    """Of each server, as far as it may be asked."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
@@ -119,6 +123,7 @@ class Status:
         for stream in found["streams"]:
             if stream["halt"] is not None:
                 stream["halt"] = stream["halt"]._asdict()
+        found["memory"] = [asdict(one) | {"full": one.is_full} for one in self.memory]
         found["forgotten"] = [one.to_json() for one in self.forgotten]
         for worker in found["workers"]:
             worker |= {"serves": sorted(worker["serves"]), "owns": sorted(worker["owns"])}
@@ -154,8 +159,14 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
             or_else([], partial(registered_workers, notify.client, keys[0])),
             or_else(Noted(None, None, None), partial(noted, notify.client, keys[0])),
             newest_records(notify.client, keys, MAX_FORGOTTEN),
-            damaged,
+            damaged, _memories(control, notify, keys),
         )  # fmt: skip
+
+
+def _memories(control: Side, notify: Side, keys: list[Keys]) -> list[Memory]:
+    controls = [(redact(control.url), control.at(one.control)) for one in keys]
+    with translated(control.url):
+        return memories([*controls, (redact(notify.url), notify.client)])
 
 
 def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:

@@ -251,9 +251,12 @@ def check_stream(client: Client, url: str, stream: str | bytes) -> None:
         )
 
 
+FULL_FIX: Final = (
+    "; nothing is lost; what is finished is trimmed by policy all the while; raise maxmemory, or"
+    " shorten --trim-control, --trim-notifications or --trim-dead, and it continues"
+)
 _FIXES: Final = {
-    "'maxmemory'": "nothing is lost; what is finished is trimmed by policy all the while; raise"
-    " maxmemory, or shorten --trim-control, --trim-notifications or --trim-dead, and it continues",
+    "'maxmemory'": FULL_FIX.removeprefix("; "),
     "is a replica": "it continues as soon as the URL leads to the primary",
     "WRONGTYPE": "a key is not what its name says; `sidecar status` names it; remove it, and it"
     " continues",

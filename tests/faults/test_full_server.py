@@ -26,6 +26,7 @@ from sidecar.wire.ids import FIRST
 from sidecar.worker import app, housekeeping
 from sidecar.worker.settings import build, file_url
 from tests import servers
+from tests.cli.harness import Cli
 from tests.sidecar.harness import CONTROL, Rig, eventually, silent_log, trim_once
 
 PADDING: Final = "x" * 6_000
@@ -51,6 +52,21 @@ def _event(event_id: str, *, known: bool = False) -> Outbound:
 
 def _letter(entry_id: str) -> Letter:
     return Letter(f"{CONTROL}/{entry_id}", b"", {"event": b"{", "reason": "malformed"})
+
+
+def test_status_says_that_it_is_full(rig: Rig, tmp_path: Path) -> None:
+    """With the fix, as long as it is; of one server once."""
+    sidecar = Cli(rig.url, tmp_path, rig.client)
+    (memory,) = sidecar("status", "--json").object()["memory"]
+    assert (memory["max_bytes"], memory["full"]) == (0, False)
+    assert memory["used_bytes"] > 0
+    assert "FULL" not in sidecar("status").out
+    rig.client.config_set("maxmemory", 1)
+    (memory,) = sidecar("status", "--json").object()["memory"]
+    assert (memory["max_bytes"], memory["full"]) == (1, True)
+    told = " ".join(sidecar("status").out.split())
+    assert "REDIS IS FULL" in told
+    assert "raise maxmemory" in told
 
 
 def test_the_lease_is_taken_kept_and_given_back(rig: Rig) -> None:
