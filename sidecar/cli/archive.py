@@ -16,10 +16,10 @@ from store import Capability
 def archive(where: Archived, *, json: Json = False) -> None:
     """Write what is in the streams, and not in the archive yet, into the fleet's store.
 
-    Control entries, notifications, dead letters and the records of what was redriven, in
-    compressed segments with checksums, under the refs .sidecar/archive/. `replay`, `trace` and
-    `diff` then read across archive and Redis. `sidecar run --archive` does it all the time, and
-    trims nothing that is not archived.
+    Control entries, notifications, dead letters and the records of redrives, halts and of what
+    Redis forgot, in compressed segments with checksums, under the refs .sidecar/archive/. `replay`,
+    `trace` and `diff` then read across archive and Redis. `sidecar run --archive` does it all the
+    time, and trims nothing that is not archived.
 
     Examples:
       sidecar archive

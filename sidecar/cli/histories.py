@@ -55,7 +55,7 @@ class Everything(Archived, _Sourced):
 
 def archive_for(fleet: Fleet, keys: Keys) -> Callable[[], ArchiveHistory | None]:
     """Return what opens the archive in the fleet's store, if that is needed."""
-    names = Streams((keys.control,), keys.notifications, keys.dead, keys.redriven, keys.halts)
+    names = Streams.of([keys])
 
     def opened() -> ArchiveHistory | None:
         store = fleet.fleet_if_any()

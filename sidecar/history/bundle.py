@@ -91,6 +91,8 @@ class Index(_Part):
     redriven: str
     halts: str = ""
     """Empty in a bundle of a release that kept no record of halts."""
+    tenures: str = ""
+    """Empty in a bundle that was taken without."""
     streams: list[StreamIndex]
     waiting: Member
     pins: Member | None
@@ -190,8 +192,9 @@ class BundleHistory:
         self._files = _Files(path)
         self._index = index = unseal(self._files.read(INDEX, MAX_INDEX_BYTES), path)
         self.streams = Streams(
-            tuple(index.control), index.notifications, index.dead, index.redriven, index.halts
-        )
+            tuple(index.control), index.notifications, index.dead, index.redriven, index.halts,
+            index.tenures,
+        )  # fmt: skip
         self.span_us = index.span_us
         self._streams = {one.name: one for one in index.streams}
         self._segments = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, id_pair
 from store import VersionedStore
@@ -23,6 +24,15 @@ class Streams(NamedTuple):
     """Which dead letters were redriven, when, why, and as what."""
     halts: str
     """Which control streams were halted and resumed, when, why, and by whom."""
+    tenures: str
+    """What Redis was found to have forgotten."""
+
+    @classmethod
+    def of(cls, keys: Sequence[Keys]) -> Streams:
+        """Return the streams of these keys, which share a notification stream."""
+        one = keys[0]
+        controls = tuple(each.control for each in keys)
+        return cls(controls, one.notifications, one.dead, one.redriven, one.halts, one.tenures)
 
 
 class Gap(NamedTuple):

@@ -36,10 +36,7 @@ class LiveHistory:
         self._control = control
         self._notify = notify
         self._keys = {one.control: one for one in keys}
-        one = keys[0]
-        self.streams = Streams(
-            tuple(self._keys), one.notifications, one.dead, one.redriven, one.halts
-        )
+        self.streams = Streams.of(list(self._keys.values()))
         self.store = store
 
     span_us = ALWAYS

@@ -86,19 +86,21 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         keys.lease: _Kind("string", takes),
         keys.low: _Kind("string", "then destroy the group, to have all read again"),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
-        keys.halts: _Kind("stream", records),
-        keys.redriven: _Kind("stream", records),
-        keys.tenures: _Kind("stream", records),
+        **dict.fromkeys(keys.records, _Kind("stream", records)),
         keys.workers: _Kind("hash", "workers tell of themselves again"),
         keys.readers: _Kind("hash", "readers tell of themselves again"),
         keys.trimmed: _Kind("hash", "trimming notes it again"),
         keys.archived: _Kind("hash", archives),
         keys.segments: _Kind("hash", archives),
-        **{keys.archiving(stream): _Kind("string", archives) for stream in keys.streams},
+        **{keys.archiving(stream): _Kind("string", archives) for stream in _archived(keys)},
         keys.incarnations: _Kind("hash", "publishing begins a new history of the notifications"),
         keys.fleet: _Kind("hash", starts),
         keys.pruned: _Kind("string", "pruning begins anew"),
     }
+
+
+def _archived(keys: Keys) -> tuple[str, ...]:
+    return (*keys.streams, *keys.records)
 
 
 # --- values ------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
     looks += [
         partial(check, client, keys, stream)
         for check in (trimmed_of, check_archived, _check_segment)
-        for stream in keys.streams
+        for stream in _archived(keys)
     ]
     for look in looks:
         try:
@@ -187,7 +189,7 @@ def _check_strings(client: Client, keys: Keys) -> None:
 
 def _check_expiry(client: Client, keys: Keys) -> None:
     """Raise `Damaged` for a claim that never runs out: nobody could take it over."""
-    for key in (keys.lease, *map(keys.archiving, keys.streams)):
+    for key in (keys.lease, *map(keys.archiving, _archived(keys))):
         value: Any = or_else(None, partial(client.get, key))
         ttl: Any = client.pttl(key)
         if value is not None and ttl == -1:

@@ -49,6 +49,11 @@ class Keys:
         return self.control, self.notifications, self.dead
 
     @property
+    def records(self) -> tuple[str, str, str]:
+        """The streams of records: of redrives and repairs, of halts, of what Redis forgot."""
+        return self.redriven, self.halts, self.tenures
+
+    @property
     def group(self) -> str:
         """The consumer group on the control stream."""
         return f"sidecar:{self.notifications}"

@@ -105,7 +105,8 @@ def export(
             taken_from=history.describe(), taken_at_us=history.now_us(),
             span_us=(window.since_us, min(window.until_us, history.now_us())),
             control=list(names.control), notifications=names.notifications, dead=names.dead,
-            redriven=names.redriven, halts=names.halts, streams=streams, waiting=waiting, pins=pins,
+            redriven=names.redriven, halts=names.halts, tenures=names.tenures, streams=streams,
+            waiting=waiting, pins=pins,
         )  # fmt: skip
         target.write(INDEX, [seal(index)])
     return exported
@@ -128,8 +129,9 @@ class _Gathered:
         for entry in state_at(self.history, self.window.since_us - 1).entries():
             self._row(self.history.streams.notifications, entry)
             self._pin(parse(entry.fields))
-        for entry in self.history.entries(self.history.streams.halts):
-            self._row(self.history.streams.halts, entry)  # all: few, and each explains the next
+        for stream in (self.history.streams.halts, self.history.streams.tenures):
+            for entry in self.history.entries(stream):
+                self._row(stream, entry)  # all: few, and each explains the next
         for n, life in enumerate(lives(self.history, self.window)):
             self._life(life)
             if n % 1000 == 0:

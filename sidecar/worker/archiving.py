@@ -82,7 +82,7 @@ class Archiving:
         first = min(self._keys)
         if first in self._share.owned:
             keys = self._keys[first]
-            for stream in (keys.notifications, keys.dead, keys.redriven, keys.halts):
+            for stream in (keys.notifications, keys.dead, *keys.records):
                 yield first, stream
 
     def _archive(self, control: str, stream: str) -> None:

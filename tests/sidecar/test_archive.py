@@ -17,6 +17,7 @@ from sidecar.errors import UsageError
 from sidecar.history import About, Gap, History
 from sidecar.history.archive import ArchiveHistory, names_of, pack
 from sidecar.history.archiver import Archiver
+from sidecar.history.bundle import BundleHistory
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.history.segments import Damaged, ahead
@@ -25,6 +26,7 @@ from sidecar.redis.client import Side
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import Entry
 from sidecar.replay import moment
+from sidecar.replay.export import export
 from sidecar.replay.timeline import lives
 from sidecar.replay.window import Window
 from sidecar.wire.event import Reason
@@ -53,7 +55,7 @@ def archiver(rig: Rig, fleet: VersionedStore, **options: int) -> Archiver:
 
 def archive(rig: Rig, fleet: VersionedStore, *, rest: bool = True) -> int:
     """Archive all streams; return how many segments came."""
-    streams = (rig.control, rig.notify, rig.keys.dead, rig.keys.redriven, rig.keys.halts)
+    streams = (rig.control, rig.notify, rig.keys.dead, *rig.keys.records)
     return sum(len(list(archiver(rig, fleet).archive(stream, rest=rest))) for stream in streams)
 
 
@@ -161,6 +163,24 @@ def test_a_letter_in_the_archive_that_was_put_back_is_dead_no_more(
     ms = int(letter.id.partition("-")[0])
     assert dead((ms + 1) * 1000 - 1) == ["odd"]
     assert dead(history.now_us() + 10**6) == []
+
+
+def test_records_lie_in_the_archive_and_in_bundles(
+    rig: Rig, fleet: VersionedStore, tmp_path: Path
+) -> None:
+    """Of redrives, of halts, and of what Redis forgot: also when Redis has forgotten them."""
+    rig.emit("a")
+    rig.drain()
+    for stream in rig.keys.records:
+        rig.client.xadd(stream, {"what": "something", "stream": rig.control})
+    archive(rig, fleet)
+    export(joined(rig, fleet), Window(0, 2**62), tmp_path / "b.zip", artifacts=False)
+    rig.client.delete(*rig.keys.records)
+    bundle = BundleHistory(tmp_path / "b.zip")
+    for stream in rig.keys.records[1:]:
+        assert len(list(bundle.entries(stream))) == 1
+    for stream in rig.keys.records:
+        assert len(list(joined(rig, fleet).entries(stream))) == 1
 
 
 def test_to_archive_again_changes_nothing(rig: Rig, fleet: VersionedStore) -> None:

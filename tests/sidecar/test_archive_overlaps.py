@@ -198,7 +198,7 @@ def test_the_archive_gives_each_row_once(
         if some:
             fleet.put(*pack("n", "c", some, None))
             archived |= {one.id for one in some}
-    history = ArchiveHistory(fleet, Streams(("c",), "n", "d", "r", "h"))
+    history = ArchiveHistory(fleet, Streams(("c",), "n", "d", "r", "h", "t"))
     first, last = (f"{n}-0" for n in window)
     want = [one.id for one in entries if one.id in archived
             and window[0] <= id_pair(one.id)[0] <= window[1]]  # fmt: skip

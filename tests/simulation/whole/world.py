@@ -67,9 +67,7 @@ class Fleet:
 
     def streams(self) -> Streams:
         """Return the streams of the log, by name."""
-        one = self.keys[0]
-        controls = tuple(keys.control for keys in self.keys)
-        return Streams(controls, one.notifications, one.dead, one.redriven, one.halts)
+        return Streams.of(self.keys)
 
     def places(self) -> list[tuple[Box, bytes]]:
         """Return the control streams and the notifications, each with its server."""
