@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError
 from sidecar.errors import UsageError
 from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.keys import Keys
-from sidecar.wire.ids import FIRST, control_version_of, entry_id_of
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, incarnation_of, is_lost, parse
 from sidecar.wire.notification import Notification
 
@@ -134,11 +134,11 @@ class Reading:
         block = ("BLOCK", max(1, int(wait_s * 1000))) if wait_s > 0 else ()
         pipeline.hget(self._keys.incarnations, "list")
         pipeline.execute_command(
-            "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, entry_id_of(since)
+            "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, EntryId.of_version(since)
         )
         pipeline.hget(self._keys.trimmed, self._stream)
         pipeline.xinfo_stream(self._stream)
-        pipeline.xrange(self._stream, entry_id_of(since), entry_id_of(since))
+        pipeline.xrange(self._stream, EntryId.of_version(since), EntryId.of_version(since))
         pipeline.hget(self._keys.incarnations, "list")
 
     def batch(self, answers: list[Any], since: int) -> Batch:
@@ -172,7 +172,7 @@ class Reading:
     def _trimmed(self, noted: bytes | None) -> tuple[int, bool]:
         """Return up to where the sidecar trimmed, and whether that can be told."""
         try:
-            return control_version_of(trimmed_id(self._keys, self._stream, noted) or FIRST), True
+            return (trimmed_id(self._keys, self._stream, noted) or FIRST).control_version, True
         except Damaged as damaged:
             if not self._is_warned:
                 _log.warning(
@@ -205,7 +205,7 @@ class Reading:
         trimmed, is_told = self._trimmed(noted)
         end = _end(info)
         oldest = info["first-entry"]
-        first = control_version_of(oldest[0].decode()) if oldest else end + 1
+        first = EntryId(oldest[0].decode()).control_version if oldest else end + 1
         if since > end:
             words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost"
             raise FeedGap(words, "tail_lost", cursor=since, first=first, end=end)
@@ -224,10 +224,10 @@ class Reading:
             raise FeedGap(words, "trimmed", cursor=since, first=first, end=end)
 
     def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry:
-        name = entry_id.decode()
+        name = EntryId(entry_id.decode())
         return ForeignEntry(
             f"{self._stream} has an entry that no sidecar wrote, {name} ({type(error).__name__});"
-            f" since={control_version_of(name)} passes it"
+            f" since={name.control_version} passes it"
         )
 
 
@@ -241,4 +241,4 @@ def _without_errors(answers: list[Any]) -> list[Any]:
 
 def _end(info: dict[str, Any] | None) -> int:
     """Return the control_version given last, also when that entry is gone."""
-    return control_version_of(info["last-generated-id"].decode()) if info else 0
+    return EntryId(info["last-generated-id"].decode()).control_version if info else 0

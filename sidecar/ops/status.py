@@ -21,7 +21,7 @@ from sidecar.redis.members import Member, damaged_workers, registered_workers
 from sidecar.redis.readers import damaged_readers
 from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.scan import server_time_us, stream_info
-from sidecar.wire.ids import FIRST, control_version_of, id_after, id_pair, is_entry_id
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker.recovery import is_beyond, is_skipped
 
 MAX_COUNTED: Final = 100
@@ -37,7 +37,7 @@ class ControlStatus:
     stream: str
     exists: bool
     length: int
-    last_id: str | None
+    last_id: EntryId | None
     group: bool
     """Whether a worker has ever read it for this notification stream."""
     lag: int | None
@@ -166,7 +166,7 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
     }  # fmt: skip
     if group is None or info is None:
         return found
-    found["position"] = position = group["last-delivered-id"].decode()
+    found["position"] = position = EntryId(group["last-delivered-id"].decode())
     found["position_beyond_end"] = is_beyond(position, info.last_id)
     found["lag"] = None if found["position_beyond_end"] else _lag(client, keys, group)
     pending: Any = client.xpending(keys.control, keys.group)
@@ -176,20 +176,20 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
         for one in pending["consumers"] or ()
     }
     if pending["min"]:
-        oldest = pending["min"].decode()
+        oldest = EntryId(pending["min"].decode())
         found["oldest_pending"] = oldest
-        found["oldest_pending_age_s"] = now_us / 1e6 - id_pair(oldest)[0] / 1e3
+        found["oldest_pending_age_s"] = now_us / 1e6 - oldest.ms / 1e3
     return found
 
 
 def _doubt_lag(client: Client, read: dict[str, Any], side: dict[str, Any]) -> None:
     """Take back the lag where the group has passed the lowest unfinished entry."""
-    low, position = side["lowest_unfinished"], read.pop("position")
-    if read["lag"] is None or not low or not is_entry_id(low):
+    low, position = EntryId.parse(side["lowest_unfinished"] or ""), read.pop("position")
+    if read["lag"] is None or low is None:
         return
-    first: Any = client.xrange(read["stream"], low, "+", count=1)
-    first_id = first[0][0].decode() if first else None
-    if is_skipped(low, first_id, position, read["oldest_pending"] or ""):
+    first: Any = client.xrange(read["stream"], low, LAST, count=1)
+    first_id = EntryId(first[0][0].decode()) if first else None
+    if is_skipped(low, first_id, position, read["oldest_pending"]):
         read["lag"] = None
 
 
@@ -199,7 +199,7 @@ def _lag(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
     """
     if group.get("lag") is not None:
         return int(group["lag"])
-    first = id_after(group["last-delivered-id"].decode())
+    first = EntryId(group["last-delivered-id"].decode()).after
     waiting: Any = client.xrange(keys.control, first, "+", count=MAX_COUNTED + 1)
     return len(waiting) if len(waiting) <= MAX_COUNTED else None
 
@@ -222,8 +222,8 @@ def _notifications(client: Client, keys: Keys) -> NotifyStatus:
     info = stream_info(client, keys.notifications)
     trimmed = 0
     with suppress(Damaged):  # it is told beside
-        trimmed = control_version_of(trimmed_of(client, keys, keys.notifications) or FIRST)
-    last = control_version_of(info.last_id) if info else 0
+        trimmed = (trimmed_of(client, keys, keys.notifications) or FIRST).control_version
+    last = info.last_id.control_version if info else 0
     if info is None or not last:
         return NotifyStatus(keys.notifications, info is not None, 0, None, None, trimmed)
     age_s = (server_time_us(client) - last) / 1e6

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
+from sidecar.wire.ids import EntryId
 
-_ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _LOW_FIX: Final = "delete it; then destroy the group, to have all read again"
 
 
@@ -20,18 +19,18 @@ class Damaged(SidecarError):
         super().__init__(f"the key {key} holds {value[:64]!r}, which no sidecar wrote: {fix}")
 
 
-def low_of(client: Client, keys: Keys) -> str | None:
+def low_of(client: Client, keys: Keys) -> EntryId | None:
     """Return the lowest entry that may be unfinished, as noted. Raises `Damaged`, redis-py's."""
     low: Any = client.get(keys.low)
     return _entry_id(keys.low, low, _LOW_FIX)
 
 
-def trimmed_of(client: Client, keys: Keys, stream: str) -> str | None:
+def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
     """Return up to where the stream was trimmed, as noted. Raises `Damaged`, redis-py's."""
     return trimmed_id(keys, stream, _mark(client, keys.trimmed, stream))
 
 
-def trimmed_id(keys: Keys, stream: str, noted: bytes | None) -> str | None:
+def trimmed_id(keys: Keys, stream: str, noted: bytes | None) -> EntryId | None:
     """Return what is noted of how far the stream was trimmed. Raises `Damaged`."""
     return _entry_id(keys.trimmed, noted, f"HDEL its field {stream}; trimming notes it again")
 
@@ -47,9 +46,10 @@ def _mark(client: Client, key: str, stream: str) -> bytes | None:
     return None if noted[0] is None else bytes(noted[0])
 
 
-def _entry_id(key: str, noted: bytes | None, fix: str) -> str | None:
+def _entry_id(key: str, noted: bytes | None, fix: str) -> EntryId | None:
     if noted is None:
         return None
-    if not _ENTRY_ID.fullmatch(noted):
+    entry_id = EntryId.read(noted)
+    if entry_id is None:
         raise Damaged(key, noted, fix)
-    return str(noted, "ascii")
+    return entry_id

@@ -12,6 +12,7 @@ from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.wire.event import Event
+from sidecar.wire.ids import Origin
 from sidecar.wire.subject import Change
 
 KEYS = Keys.of("control:events", "control:notifications")
@@ -28,7 +29,9 @@ def overtaker_of_6(server: redis.Redis, redis_url: str) -> str:
     """Say what has overtaken the event of the entry 6-0."""
     old = Event(event_id="old", type="run.abort", tenant_id="t", stack_id="web", version=1)
     origin = f"{KEYS.control}/6-0"
-    one = Candidate("1-0", origin, KEYS.control, Change.of(old, origin, None), known_ms=0)
+    one = Candidate(
+        "1-0", Origin(origin), KEYS.control, Change.of(old, Origin(origin), None), known_ms=0
+    )
     overtakers = Overtakers(Side.open(redis_url, KEYS.control), server, KEYS, [KEYS.control], [one])
     overtakers.advance()
     return overtakers.of("1-0")
