@@ -630,7 +630,7 @@ def test_low_is_never_above_what_is_pending(rig: Rig, monkeypatch: pytest.Monkey
         lowest = next((entry for entry in entries if entry not in finished), None)
         noted = rig.client.get(rig.keys.low)
         assert isinstance(noted, bytes)
-        if lowest is not None and noted.decode() > lowest:
+        if lowest is not None and EntryId(noted.decode()) > lowest:
             problems.append(f"{noted.decode()} is noted, and {lowest} unfinished")
         return verdicts
 
