@@ -28,6 +28,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.wire import event, notification
 from sidecar.wire.event import Event, Reason
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.notification import Notification
 from sidecar.wire.reasons import EXPLANATIONS
 from sidecar.worker.letter import MAX_TRACEPARENT_BYTES, letter
@@ -138,7 +139,7 @@ def _letter_of(size: int) -> set[str]:
     fields = {b"event": b"x" * size}
     if size > 1:
         fields[b"traceparent"] = b"00-1"
-    item = Item(Entry("1-0", fields), "1-0", "S/1-0", Trouble(0.0))
+    item = Item(Entry(EntryId("1-0"), fields), EntryId("1-0"), Origin("S/1-0"), Trouble(0.0))
     item.end(Reason.MALFORMED, "")
     return set(letter(item, "").fields)
 
@@ -184,7 +185,8 @@ def _key_names() -> set[str]:
     samples: dict[Any, Any] = {str: "STREAM", int: 0xABCD, bytes: b"\xab\xcd"}
     for name, member in vars(Keys).items():
         if isinstance(member, property):
-            found.add(getattr(keys, name))
+            value = getattr(keys, name)
+            found |= {value} if isinstance(value, str) else set(value)
         elif inspect.isfunction(member) and not name.startswith("_"):
             hints = get_type_hints(member)
             hints.pop("return")

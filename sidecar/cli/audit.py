@@ -28,7 +28,7 @@ from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
 from sidecar.terminal.person import utf8, whoami
 from sidecar.terminal.progress import progress, seldom, summed_up
-from sidecar.wire.ids import FIRST, id_pair
+from sidecar.wire.ids import FIRST
 from sidecar.wire.moments import parse_entry
 from sidecar.wire.units import seconds
 from store import Capability, VersionedStore
@@ -63,7 +63,7 @@ class Judged:
         since, until = self.since, self.until
         first = parse_entry(since, now_us, option="--since") if since else FIRST
         last = parse_entry(until, now_us, option="--until", last=True) if until else None
-        if last and id_pair(last) < id_pair(first):
+        if last and last < first:
             raise UsageError(f"--until {until} is before --since {since}; swap them")
         return Window(first, last)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from sidecar.replay.window import parse_window
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
 from sidecar.wire.event import Reason
+from sidecar.wire.ids import EntryId
 
 TABLE_ROWS: Final = 1000
 """Rows of one table; more begin another, so that memory does not grow with the stream."""
@@ -164,11 +164,12 @@ def _print_record(record: Entry, became: RedriveOutcome, *, json: bool) -> None:
     output.styled(parts)
 
 
-def checked_id(text: str) -> str:
+def checked_id(text: str) -> EntryId:
     """Return the ID of a dead letter. Raises `UsageError`."""
-    if not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", text):
+    entry_id = EntryId.parse(text)
+    if entry_id is None:
         raise UsageError(f"{text!r} is no ID of a dead letter (1791234567890-0); see `dead ls`")
-    return text
+    return entry_id
 
 
 def _summary(letter: DeadLetter) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def show(
 
 def _print_letter(letter: DeadLetter, fields: dict[str, Any], told: Explained) -> None:
     published, overtaken = told.published, told.overtaken
-    rows = [("id", letter.id)]
+    rows: list[tuple[str, str]] = [("id", letter.id)]
     rows += [(name, value) for name, value in fields.items() if name != "event"]
     rows += [("meaning", told.meaning), ("fix", told.fix)]
     rows += [("now", f"it would end here again: {told.again}" if told.again else _HOPEFUL)]

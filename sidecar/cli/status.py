@@ -14,11 +14,9 @@ from sidecar.ops.status import (
     Status,
     collect,
 )
-from sidecar.redis.client import FULL_FIX
 from sidecar.redis.fleet import Noted
 from sidecar.redis.keys import CONSUMER
 from sidecar.redis.members import Member
-from sidecar.redis.memory import Memory
 from sidecar.terminal import output
 from sidecar.wire.moments import rfc3339, span
 
@@ -57,26 +55,12 @@ def _print(found: Status) -> None:
         output.table(
             ("reader", "has passed", "last heard of"), [_reader(one) for one in found.readers]
         )
-    _print_warnings(found)
+    for what, detail in found.warnings:
+        output.line()
+        output.styled([(f"{what} ", "bold red"), (detail, "")])
     if len(found.workers) > 1:
         output.line()
         output.table(("worker", "owns"), [_worker(one) for one in found.workers])
-
-
-def _print_warnings(found: Status) -> None:
-    told = [("REDIS FORGOT ", str(one)) for one in found.forgotten]
-    told += [("REDIS IS FULL ", _full(one)) for one in found.memory if one.is_full]
-    told += [("DAMAGED ", one) for one in found.damaged]
-    for what, detail in told:
-        output.line()
-        output.styled([(what, "bold red"), (detail, "")])
-
-
-def _full(server: Memory) -> str:
-    return (
-        f"{server.url} uses {server.used_bytes:,} bytes of its maxmemory of {server.max_bytes:,},"
-        f" and refuses what is new{FULL_FIX}"
-    )
 
 
 def _reader(reader: ReaderStatus) -> tuple[str, str, str]:

@@ -12,7 +12,6 @@ from sidecar.feed.blocking import Feed
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import StreamInfo, pages_back, server_time_us, stream_info
-from sidecar.wire.ids import control_version_of
 from sidecar.wire.incarnations import Cursor, parse
 from sidecar.wire.moments import parse_position
 from sidecar.wire.notification import Notification
@@ -24,7 +23,7 @@ def cursor_of(client: Client, stream: str, since: str | None, count: int | None)
     Without `since`, `count` come before the end, or all. Raises `UsageError` and redis-py's errors.
     """
     info = stream_info(client, stream)
-    end = control_version_of(info.last_id) if info else 0
+    end = info.last_id.control_version if info else 0
     if since:
         begin = parse_position(since, server_time_us(client))
         if begin.is_version or not begin.first_us:
@@ -43,7 +42,7 @@ def _before_last(client: Client, stream: str, count: int, info: StreamInfo | Non
         if count <= len(page):
             if info and page[count - 1].id == info.first_id:
                 break  # before Redis 7.0 nothing tells whether there was anything before it
-            return _of_now(client, stream, control_version_of(page[count - 1].id) - 1)
+            return _of_now(client, stream, page[count - 1].id.control_version - 1)
         count -= len(page)
     return 0
 
@@ -61,10 +60,10 @@ def _from_time(cursor: int, info: StreamInfo | None) -> int:
     """Return the cursor for a time, at which there need not be a notification."""
     if info is None:
         return 0
-    if info.added is None and info.first_id and cursor < control_version_of(info.first_id):
+    if info.added is None and info.first_id and cursor < info.first_id.control_version:
         return 0  # before Redis 7.0 nothing tells whether there was anything before the oldest
     # After the last notification a cursor would have lost the stream's tail; a time has not.
-    return min(cursor, control_version_of(info.last_id))
+    return min(cursor, info.last_id.control_version)
 
 
 def retained(feed: Feed, cursor: int) -> Iterator[Notification]:

@@ -16,7 +16,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.client import is_misplaced
 from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.keys import Keys
-from sidecar.wire.ids import FIRST, control_version_of, entry_id_of
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, incarnation_of, is_lost, parse
 from sidecar.wire.notification import Notification
 
@@ -135,11 +135,11 @@ class Reading:
         block = ("BLOCK", max(1, int(wait_s * 1000))) if wait_s > 0 else ()
         pipeline.hget(self._keys.incarnations, "list")
         pipeline.execute_command(
-            "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, entry_id_of(since)
+            "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, EntryId.of_version(since)
         )
         pipeline.hget(self._keys.trimmed, self._stream)
         pipeline.xinfo_stream(self._stream)
-        pipeline.xrange(self._stream, entry_id_of(since), entry_id_of(since))
+        pipeline.xrange(self._stream, EntryId.of_version(since), EntryId.of_version(since))
         pipeline.hget(self._keys.incarnations, "list")
 
     def batch(self, answers: list[Any], since: int) -> Batch:
@@ -172,11 +172,10 @@ class Reading:
         self._is_blind = True
         return None
 
-    def _trimmed(self, noted: bytes | None, last: str) -> tuple[int, bool]:
+    def _trimmed(self, noted: bytes | None, last: EntryId) -> tuple[int, bool]:
         """Return up to where the sidecar trimmed, and whether that can be told."""
         try:
-            mark = trimmed_id(self._keys, self._stream, noted, last=last)
-            return control_version_of(mark or FIRST), True
+            mark = trimmed_id(self._keys, self._stream, noted, last=last) or FIRST
         except Damaged as damaged:
             if not self._is_warned:
                 _log.warning(
@@ -184,6 +183,7 @@ class Reading:
                 )
             self._is_warned = True
             return 0, False
+        return mark.control_version, True
 
     def _notifications(self, entries: list[tuple[bytes, list[bytes]]]) -> list[Notification]:
         found: list[Notification] = []
@@ -206,10 +206,10 @@ class Reading:
         if info is None:
             words = f"the cursor is {since}, and there is no stream {self._stream}"
             raise FeedGap(words, "tail_lost", cursor=since, first=1, end=0)
-        trimmed, is_told = self._trimmed(noted, info["last-generated-id"].decode())
+        trimmed, is_told = self._trimmed(noted, EntryId(info["last-generated-id"].decode()))
         end = _end(info)
         oldest = info["first-entry"]
-        first = control_version_of(oldest[0].decode()) if oldest else end + 1
+        first = EntryId(oldest[0].decode()).control_version if oldest else end + 1
         if since > end:
             words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost"
             raise FeedGap(words, "tail_lost", cursor=since, first=first, end=end)
@@ -228,10 +228,10 @@ class Reading:
             raise FeedGap(words, "trimmed", cursor=since, first=first, end=end)
 
     def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry:
-        name = entry_id.decode()
+        name = EntryId(entry_id.decode())
         return ForeignEntry(
             f"{self._stream} has an entry that no sidecar wrote, {name} ({type(error).__name__});"
-            f" since={control_version_of(name)} passes it"
+            f" since={name.control_version} passes it"
         )
 
 
@@ -245,4 +245,4 @@ def _without_errors(answers: list[Any]) -> list[Any]:
 
 def _end(info: dict[str, Any] | None) -> int:
     """Return the control_version given last, also when that entry is gone."""
-    return control_version_of(info["last-generated-id"].decode()) if info else 0
+    return EntryId(info["last-generated-id"].decode()).control_version if info else 0

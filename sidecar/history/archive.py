@@ -38,7 +38,7 @@ from sidecar.history.segments import (
 )
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
-from sidecar.wire.ids import FIRST, LAST, id_after, id_before, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from store import Capability, Corrupt, NotFound, VersionedStore
 
 FORMAT: Final = 1
@@ -68,13 +68,17 @@ class Header(BaseModel):
     """A Bloom filter of event_ids and artifact_refs, in base64."""
 
 
+Ends = tuple[EntryId, EntryId]
+"""The first and the last ID of a stretch."""
+
+
 class Name(NamedTuple):
     """A segment, as its ref tells of it."""
 
     ref: str
-    first: str
-    last: str
-    gap: tuple[str, str] | None
+    first: EntryId
+    last: EntryId
+    gap: Ends | None
     """What was gone already when this was written, right before it."""
 
 
@@ -89,13 +93,13 @@ def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Nam
     found = []
     for ref in store.list(prefix):
         if match := _NAME.fullmatch(ref.removeprefix(prefix + "/")):
-            gap = (match[3], match[4]) if match[3] else None
-            found.append(Name(ref, match[1], match[2], gap))
-    return sorted(found, key=lambda name: (id_pair(name.first), id_pair(name.last)))
+            gap = (EntryId(match[3]), EntryId(match[4])) if match[3] else None
+            found.append(Name(ref, EntryId(match[1]), EntryId(match[2]), gap))
+    return sorted(found, key=lambda name: (name.first, name.last))
 
 
 def pack(
-    notifications: str, stream: str, entries: Sequence[Entry], gap: tuple[str, str] | None
+    notifications: str, stream: str, entries: Sequence[Entry], gap: Ends | None
 ) -> tuple[str, bytes, bytes]:
     """Return ref, data and manifest of a segment: the same for the same entries."""
     raw = b"".join(map(to_line, entries))
@@ -181,8 +185,7 @@ class ArchiveHistory:
 
     def now_us(self) -> int:
         """Return the time of the newest notification in it."""
-        ms, seq = id_pair(self.last(self.streams.notifications))
-        return ms * 1000 + seq
+        return self.last(self.streams.notifications).control_version
 
     def names(self, stream: str, *, anew: bool = False) -> list[Name]:
         """Return the segments of a stream; looked for once, or `anew`."""
@@ -202,33 +205,33 @@ class ArchiveHistory:
             if name.gap
             for first, last in _uncovered(name.gap, names)
         ]
-        gaps.sort(key=lambda gap: (id_pair(gap.first), id_pair(gap.last)))
+        gaps.sort(key=lambda gap: (gap.first, gap.last))
         return Reach(names[0].first, self.last(stream), tuple(dict.fromkeys(gaps)))
 
-    def last(self, stream: str, *, anew: bool = False) -> str:
+    def last(self, stream: str, *, anew: bool = False) -> EntryId:
         """Return the highest ID in its segments; FIRST without any."""
         names = self.names(stream, anew=anew)
-        return max((name.last for name in names), key=id_pair, default=FIRST)
+        return max((name.last for name in names), default=FIRST)
 
     def entries(
-        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+        self, stream: str, first: EntryId = FIRST, last: EntryId = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in the segments that may mention `about`."""
         pieces = self._pieces(stream, about)
         # Whoever looks for something stops at what was found: for them the next is not read.
         yield from entries_of(pieces, first, last, eager=about == ANY)
 
-    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+    def lines(self, stream: str, first: EntryId, last: EntryId) -> Iterator[bytes]:
         """Yield what is in the segments, as it lies there."""
         yield from lines_of(self._pieces(stream, ANY), first, last, eager=True)
 
     def entries_back(
-        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+        self, stream: str, last: EntryId = LAST, first: EntryId = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in them, the newest first."""
         yield from entries_back_of(self._pieces(stream, about), last, first)
 
-    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+    def waiting(self, stream: str, entry_ids: Collection[EntryId]) -> set[EntryId]:
         """Return nothing: the archive does not know who is at work."""
         del stream, entry_ids
         return set()
@@ -243,12 +246,11 @@ class ArchiveHistory:
         for event_id in event_ids:
             for entry in self.entries(self.streams.notifications, about=About(event_id=event_id)):
                 if _event_id_of(entry) == event_id:
-                    ms, seq = id_pair(entry.id)
-                    found[event_id] = ms * 1000 + seq
+                    found[event_id] = entry.id.control_version
                     break
         return found
 
-    def checkpoint(self, last: str) -> Checkpoint | None:
+    def checkpoint(self, last: EntryId) -> Checkpoint | None:
         """Return the newest one at or before the notification `last`."""
         return newest_checkpoint(self.store, self.streams.notifications, last)
 
@@ -278,7 +280,7 @@ class ArchiveHistory:
                 raise Damaged(f"{where} is damaged: {error}") from error
             raise
         return Segment(
-            where, header.first, header.last, header.rows, header.sha256,
+            where, EntryId(header.first), EntryId(header.last), header.rows, header.sha256,
             partial(_unpacked, where, data),
         )  # fmt: skip
 
@@ -286,8 +288,8 @@ class ArchiveHistory:
 class _Piece(NamedTuple):
     """A segment that was not opened yet."""
 
-    first: str
-    last: str
+    first: EntryId
+    last: EntryId
     open: Callable[[], Segment | None]
 
 
@@ -311,18 +313,18 @@ def _unpacked(where: str, data: bytes) -> bytes:
         raise Damaged(f"{where} is damaged: {error}") from error
 
 
-def _uncovered(gap: tuple[str, str], names: Sequence[Name]) -> Iterator[tuple[str, str]]:
+def _uncovered(gap: Ends, names: Sequence[Name]) -> Iterator[Ends]:
     """Yield what no segment has of a gap: another archiver may have been in time."""
     first, last = gap
     for name in names:
-        if id_pair(name.last) < id_pair(first):
+        if name.last < first:
             continue
-        if id_pair(name.first) > id_pair(last):
+        if name.first > last:
             break
-        if id_pair(first) < id_pair(name.first):
-            yield first, id_before(name.first)
-        first = id_after(name.last)
-    if id_pair(first) <= id_pair(last):
+        if first < name.first:
+            yield first, name.first.before
+        first = name.last.after
+    if first <= last:
         yield first, last
 
 

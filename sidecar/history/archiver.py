@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError
-from sidecar.history.archive import ArchiveHistory, apart, pack
+from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.contract import get
 from sidecar.history.live import LiveHistory
@@ -24,7 +24,7 @@ from sidecar.redis.client import Client, translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
-from sidecar.wire.ids import FIRST, control_version_of, id_after, id_before, id_pair
+from sidecar.wire.ids import FIRST, EntryId
 from store import VersionedStore
 
 SEGMENT_ROWS: Final = 20_000
@@ -64,7 +64,7 @@ class Archiver:
         self._live, self._store, self._notify, self._keys = live, store, notify, keys
         self._rows, self._size_bytes = rows, size_bytes
         self._checkpoint_rows = checkpoint_rows
-        self._counted: dict[str, tuple[int, tuple[int, int]]] = {}
+        self._counted: dict[str, tuple[int, EntryId]] = {}
 
     def is_due(self, stream: str, every_s: float) -> bool:
         """Tell whether the stream's last segment was closed so long ago, by whomever."""
@@ -100,7 +100,7 @@ class Archiver:
 
     def _archive(self, claim: Claim, stream: str, *, rest: bool) -> Iterator[Archived]:
         reached = self._reached(stream)
-        while batch := self._batch(stream, id_after(reached)):
+        while batch := self._batch(stream, reached.after):
             entries, full = batch
             if not (full or rest):
                 return
@@ -115,7 +115,7 @@ class Archiver:
                 note_archived(self._notify, self._keys, stream, entries[-1])
             yield done
 
-    def _batch(self, stream: str, first: str) -> tuple[list[Entry], bool] | None:
+    def _batch(self, stream: str, first: EntryId) -> tuple[list[Entry], bool] | None:
         """Return entries for one segment, and whether they fill it; None when there are none."""
         found: list[Entry] = []
         size_bytes = 0
@@ -127,17 +127,17 @@ class Archiver:
         return (found, False) if found else None
 
     def _missing(
-        self, stream: str, reached: str, entries: list[Entry]
-    ) -> tuple[tuple[str, str] | None, bool]:
+        self, stream: str, reached: EntryId, entries: list[Entry]
+    ) -> tuple[Ends | None, bool]:
         """Return what was trimmed before the entries, and whether anything was among them."""
         reach = self._live.reach(stream)
         if reach is None:
             return None, False
-        before = reach.missing(id_after(reached), id_before(entries[0].id))
-        within = reach.missing(id_after(entries[0].id), entries[-1].id)
+        before = reach.missing(reached.after, entries[0].id.before)
+        within = reach.missing(entries[0].id.after, entries[-1].id)
         return ((before[0].first, before[-1].last) if before else None), bool(within)
 
-    def _write(self, stream: str, entries: list[Entry], gap: tuple[str, str] | None) -> Archived:
+    def _write(self, stream: str, entries: list[Entry], gap: Ends | None) -> Archived:
         ref, data, manifest = pack(self._keys.notifications, stream, entries, gap)
         with explained():
             ref = apart(self._store, ref, manifest)
@@ -156,18 +156,18 @@ class Archiver:
             return
         archive = ArchiveHistory(self._store, self._live.streams)
         before = archive.checkpoint(reached)
-        begin = id_pair(before.last) if before else (0, 0)
+        begin = before.last if before else FIRST
         for name in archive.names(self._keys.notifications):
-            if id_pair(name.last) > begin and name.ref not in self._counted:
-                self._counted[name.ref] = archive.rows(name), id_pair(name.last)
+            if name.last > begin and name.ref not in self._counted:
+                self._counted[name.ref] = archive.rows(name), name.last
         self._counted = {r: one for r, one in self._counted.items() if one[1] > begin}
         since = sum(rows for rows, _ in self._counted.values())
         if since < self._checkpoint_rows or (before and 2 * since < before.rows):
             return
-        state = state_at(archive, control_version_of(reached))
+        state = state_at(archive, reached.control_version)
         write_checkpoint(self._store, self._keys.notifications, reached, state.keyed(), state.gaps)
 
-    def _reached(self, stream: str) -> str:
+    def _reached(self, stream: str) -> EntryId:
         """Return the last entry that is archived; of a stream made anew, none is."""
         noted = self._live.archived_to(stream)
         if noted is not None:
@@ -175,7 +175,7 @@ class Archiver:
         archive = ArchiveHistory(self._store, self._live.streams)
         last = archive.last(stream)
         reach = self._live.reach(stream)
-        if reach is None or reach.first is None or id_pair(reach.first) > id_pair(last):
+        if reach is None or reach.first is None or reach.first > last:
             return last
         there = get(self._live, stream, last)
         return last if there is not None and there in archive.entries(stream, last, last) else FIRST

@@ -29,7 +29,7 @@ from sidecar.errors import UsageError
 from sidecar.history.contract import ANY, About, Gap, Reach, Streams
 from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of, lines_of
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, LAST, control_version_of
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.moments import rfc3339
 from store import (
     Artifact,
@@ -222,31 +222,36 @@ class BundleHistory:
         found = self._streams.get(stream)
         if found is None or not found.known:
             return None
-        return Reach(found.oldest, found.newest, tuple(Gap(*gap) for gap in found.gaps))
+        gaps = (
+            Gap(EntryId(one), EntryId(two), why, folded) for one, two, why, folded in found.gaps
+        )
+        return Reach(
+            EntryId(found.oldest) if found.oldest else None, EntryId(found.newest), tuple(gaps)
+        )
 
     def entries(
-        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+        self, stream: str, first: EntryId = FIRST, last: EntryId = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in the bundle; `about` leaves nothing out."""
         del about
         yield from entries_of(self._segments.get(stream, ()), first, last)
 
-    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+    def lines(self, stream: str, first: EntryId, last: EntryId) -> Iterator[bytes]:
         """Yield what is in the bundle, as it lies there."""
         yield from lines_of(self._segments.get(stream, ()), first, last)
 
     def entries_back(
-        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+        self, stream: str, last: EntryId = LAST, first: EntryId = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in the bundle, the newest first; `about` leaves nothing out."""
         del about
         yield from entries_back_of(self._segments.get(stream, ()), last, first)
 
-    def checkpoint(self, last: str) -> None:
+    def checkpoint(self, last: EntryId) -> None:
         """Return nothing: there is none."""
         del last
 
-    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+    def waiting(self, stream: str, entry_ids: Collection[EntryId]) -> set[EntryId]:
         """Return those that nobody had finished when it was taken."""
         return self._waiting.get(stream, set()).intersection(entry_ids)
 
@@ -265,10 +270,10 @@ class BundleHistory:
         return {event_id: cv for event_id, cv in known if cv is not None}
 
     @cached_property
-    def _waiting(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
+    def _waiting(self) -> dict[str, set[EntryId]]:
+        found: dict[str, set[EntryId]] = {}
         for stream, entry_id in self._lines(self._index.waiting):
-            found.setdefault(stream, set()).add(entry_id)
+            found.setdefault(stream, set()).add(EntryId(entry_id))
         return found
 
     @cached_property
@@ -285,15 +290,15 @@ class BundleHistory:
             try:
                 yield (
                     str(orjson.loads(entry.fields[b"event"])["event_id"]),
-                    control_version_of(entry.id),
+                    entry.id.control_version,
                 )
             except (ValueError, KeyError, TypeError):
                 continue  # no sidecar wrote it
 
     def _segment(self, member: Member) -> Segment:
         return Segment(
-            f"{self._files.path}: {member.name}", member.first, member.last, member.count,
-            member.sha256, partial(self._files.read, member.name),
+            f"{self._files.path}: {member.name}", EntryId(member.first), EntryId(member.last),
+            member.count, member.sha256, partial(self._files.read, member.name),
         )  # fmt: skip
 
     def _lines(self, member: Member) -> list[list[str]]:

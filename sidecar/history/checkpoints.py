@@ -25,7 +25,7 @@ from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
 from sidecar.history.segments import Damaged, ahead
 from sidecar.stores import explained
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId
 from store import VersionedStore
 
 FORMAT: Final = 2
@@ -46,25 +46,26 @@ def _place_of(notifications: str) -> str:
     return f"{ROOT}/{escaped(notifications)}@state"
 
 
-def newest_checkpoint(store: VersionedStore, notifications: str, last: str) -> Checkpoint | None:
+def newest_checkpoint(
+    store: VersionedStore, notifications: str, last: EntryId
+) -> Checkpoint | None:
     """Return the newest one at or before the notification `last`. Raises `SidecarError`."""
     place = _place_of(notifications) + "/"
     with explained():
-        ids = [ref.removeprefix(place) for ref in store.list(place.rstrip("/"))]
-    before = [one for one in ids if id_pair(one) <= id_pair(last)]
-    if not before:
+        ids = [EntryId(ref.removeprefix(place)) for ref in store.list(place.rstrip("/"))]
+    newest = max((one for one in ids if one <= last), default=None)
+    if newest is None:
         return None
-    newest = max(before, key=id_pair)
     with explained(), store.open(place + newest) as reader:
         header = _header(reader.manifest, place + newest)
     if header.format < FORMAT:
         return None
-    gaps = tuple(Gap(*gap) for gap in header.gaps)
+    gaps = tuple(Gap(EntryId(one), EntryId(two), why) for one, two, why in header.gaps)
     return Checkpoint(newest, header.rows, gaps, partial(_keyed, store, place + newest, header))
 
 
 def write_checkpoint(
-    store: VersionedStore, notifications: str, last: str,
+    store: VersionedStore, notifications: str, last: EntryId,
     keyed: Iterable[tuple[Sequence[str], bytes]], gaps: Sequence[Gap],
 ) -> None:  # fmt: skip
     """Write the state as of the notification `last`, in constant memory. Raises `SidecarError`."""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, LAST, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from store import VersionedStore
 
 
@@ -38,8 +38,8 @@ class Streams(NamedTuple):
 class Gap(NamedTuple):
     """A stretch of a stream that held something once and cannot be read any more."""
 
-    first: str
-    last: str
+    first: EntryId
+    last: EntryId
     """Entry IDs, both inclusive."""
     why: str
     """For a person: `trimmed`, `not exported`."""
@@ -50,22 +50,19 @@ class Gap(NamedTuple):
 class Reach(NamedTuple):
     """How much of a stream can be read."""
 
-    first: str | None
+    first: EntryId | None
     """The oldest entry; None when there is none."""
-    last: str
+    last: EntryId
     """The ID that was given last, also when that entry is gone."""
     gaps: tuple[Gap, ...] = ()
     """What is missing, in order."""
 
-    def missing(self, first: str, last: str) -> list[Gap]:
+    def missing(self, first: EntryId, last: EntryId) -> list[Gap]:
         """Return what is missing of the entries from `first` to `last`, cut to these."""
-        low, high = id_pair(first), id_pair(last)
         return [
-            gap._replace(
-                first=max(gap.first, first, key=id_pair), last=min(gap.last, last, key=id_pair)
-            )
+            gap._replace(first=max(gap.first, first), last=min(gap.last, last))
             for gap in self.gaps
-            if id_pair(gap.first) <= high and id_pair(gap.last) >= low
+            if gap.first <= last and gap.last >= first
         ]
 
 
@@ -88,7 +85,7 @@ ALWAYS: Final = (0, 2**63)
 class Checkpoint(NamedTuple):
     """The fleet's state once a notification had been published."""
 
-    last: str
+    last: EntryId
     """The ID of that."""
     rows: int
     gaps: tuple[Gap, ...]
@@ -132,12 +129,12 @@ class History(Protocol):
         ...
 
     def entries(
-        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+        self, stream: str, first: EntryId = FIRST, last: EntryId = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield the entries from `first` to `last`, the oldest first."""
         ...
 
-    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+    def lines(self, stream: str, first: EntryId, last: EntryId) -> Iterator[bytes]:
         """Yield what `entries` does as rows (`history.rows`), each without its line feed.
 
         For whoever decodes few of them.
@@ -145,16 +142,16 @@ class History(Protocol):
         ...
 
     def entries_back(
-        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+        self, stream: str, last: EntryId = LAST, first: EntryId = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield the entries from `last` down to `first`, the newest first."""
         ...
 
-    def checkpoint(self, last: str) -> Checkpoint | None:
+    def checkpoint(self, last: EntryId) -> Checkpoint | None:
         """Return the newest checkpoint at or before the notification `last`, if there is one."""
         ...
 
-    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+    def waiting(self, stream: str, entry_ids: Collection[EntryId]) -> set[EntryId]:
         """Return which of these control entries no worker has finished yet.
 
         Whoever reads how things ended reads that after having asked.
@@ -170,6 +167,6 @@ class History(Protocol):
         ...
 
 
-def get(history: History, stream: str, entry_id: str) -> Entry | None:
+def get(history: History, stream: str, entry_id: EntryId) -> Entry | None:
     """Return one entry; None when it is not there."""
     return next(history.entries(stream, entry_id, entry_id), None)

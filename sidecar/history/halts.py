@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from sidecar.history.contract import History
 from sidecar.redis.scan import text
-from sidecar.wire.ids import control_version_of
 from sidecar.wire.moments import rfc3339, span
 
 _UNRECORDED: Final = ("somebody", "at the latest then; there is no record of it")
@@ -70,7 +69,7 @@ def halts_of(history: History, since_us: int, until_us: int) -> list[Halt]:
         what, stream, reason, by = (
             text(entry.fields, name) for name in ("what", "stream", "reason", "by")
         )
-        at_us = control_version_of(entry.id)
+        at_us = entry.id.control_version
         if stream in open_:
             # Halted again, it was resumed before by somebody who could not record it.
             who, why = (by, reason) if what == "resumed" else _UNRECORDED

@@ -11,7 +11,7 @@ from sidecar.history.live import LiveHistory
 from sidecar.history.rows import id_of_line
 from sidecar.history.segments import Id, merged, turned
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, LAST, id_after, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId
 
 T = TypeVar("T")
 
@@ -41,23 +41,23 @@ class JoinedHistory:
             return archived or live
         # Where trimming ended with the archive, what comes next may be much later: no gap.
         in_step = self._live.trimmed_to(stream) == archived.last
-        left = [] if in_step else live.missing(id_after(archived.last), LAST)
-        first = min(filter(None, (archived.first, live.first)), key=id_pair)
-        last = max(archived.last, live.last, key=id_pair)
+        left = [] if in_step else live.missing(archived.last.after, LAST)
+        first = min(filter(None, (archived.first, live.first)))
+        last = max(archived.last, live.last)
         return Reach(first, last, (*archived.gaps, *(Gap(*gap[:3]) for gap in left)))
 
     def entries(
-        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+        self, stream: str, first: EntryId = FIRST, last: EntryId = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is archived, then what is not."""
         yield from self._forwards(
             stream, first, last,
             lambda low, high: self._archive.entries(stream, low, high, about=about),
             lambda low, high: self._live.entries(stream, low, high, about=about),
-            lambda entry: id_pair(entry.id),
+            lambda entry: entry.id.pair,
         )  # fmt: skip
 
-    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+    def lines(self, stream: str, first: EntryId, last: EntryId) -> Iterator[bytes]:
         """Yield what is archived, then what is not."""
         yield from self._forwards(
             stream, first, last,
@@ -67,14 +67,14 @@ class JoinedHistory:
         )  # fmt: skip
 
     def entries_back(
-        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+        self, stream: str, last: EntryId = LAST, first: EntryId = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is not archived, the newest first, then what is."""
         begin, is_apart = self._seam(stream)
-        after = max(first, id_after(begin), key=id_pair)
+        after = max(first, begin.after)
 
         def live() -> Iterator[Entry]:
-            if id_pair(after) <= id_pair(last):
+            if after <= last:
                 yield from self._live.entries_back(stream, last, after, about=about)
 
         def archived() -> Iterator[Entry]:
@@ -84,40 +84,40 @@ class JoinedHistory:
             yield from live()
             yield from archived()
         else:
-            low = turned(id_pair(LAST), back=True)
+            low = turned(LAST.pair, back=True)
             yield from merged(
-                ((low, live), (low, archived)), lambda entry: turned(id_pair(entry.id), back=True)
+                ((low, live), (low, archived)), lambda entry: turned(entry.id.pair, back=True)
             )
 
     def _forwards(
         self,
         stream: str,
-        first: str,
-        last: str,
-        archived: Callable[[str, str], Iterator[T]],
-        live: Callable[[str, str], Iterator[T]],
+        first: EntryId,
+        last: EntryId,
+        archived: Callable[[EntryId, EntryId], Iterator[T]],
+        live: Callable[[EntryId, EntryId], Iterator[T]],
         key: Callable[[T], Id],
     ) -> Iterator[T]:
         begin, is_apart = self._seam(stream)
-        while is_apart and id_pair(first) <= id_pair(begin):
-            yield from archived(first, min(begin, last, key=id_pair))
-            first = id_after(begin)
+        while is_apart and first <= begin:
+            yield from archived(first, min(begin, last))
+            first = begin.after
             begin, is_apart = self._seam(stream)  # trimming may have followed meanwhile
-        after = max(first, id_after(begin), key=id_pair)
+        after = max(first, begin.after)
         if is_apart:
-            if id_pair(after) <= id_pair(last):
+            if after <= last:
                 yield from live(after, last)
             return
-        low = id_pair(FIRST)
+        low = FIRST.pair
         yield from merged(
             ((low, lambda: archived(first, last)), (low, lambda: live(after, last))), key
         )
 
-    def checkpoint(self, last: str) -> Checkpoint | None:
+    def checkpoint(self, last: EntryId) -> Checkpoint | None:
         """Return the archive's newest at or before `last`."""
         return self._archive.checkpoint(last)
 
-    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+    def waiting(self, stream: str, entry_ids: Collection[EntryId]) -> set[EntryId]:
         """Return those that nobody has finished: what is archived may yet wait."""
         return self._live.waiting(stream, entry_ids)
 
@@ -130,7 +130,7 @@ class JoinedHistory:
         """Return those registered in Redis."""
         return self._live.readers()
 
-    def _seam(self, stream: str) -> tuple[str, bool]:
+    def _seam(self, stream: str) -> tuple[EntryId, bool]:
         """Return up to which ID Redis need not be asked, for the archive has it all, and whether
         all that Redis has lies behind all that is archived.
 
@@ -138,10 +138,10 @@ class JoinedHistory:
         """
         noted = self._live.archived_to(stream)  # before the names: trimming follows right behind it
         last = self._archive.last(stream, anew=True)
-        begin = noted if noted is not None and id_pair(noted) <= id_pair(last) else FIRST
+        begin = noted if noted is not None and noted <= last else FIRST
         if begin == last:
             return begin, True
         reach = self._live.reach(stream)
-        if reach is None or reach.first is None or id_pair(reach.first) > id_pair(last):
+        if reach is None or reach.first is None or reach.first > last:
             return last, True
         return begin, False

@@ -18,12 +18,12 @@ from sidecar.redis.readers import registered
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import FIRST, LAST, id_after, id_before, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.urls import redact
 from store import VersionedStore
 
 PAGE: Final = 500
-_FIRST_POSSIBLE: Final = "0-1"
+_FIRST_POSSIBLE: Final = FIRST.after
 
 
 class LiveHistory:
@@ -76,28 +76,28 @@ class LiveHistory:
             if info is None:
                 return None
             raw: Any = side.at(stream).xinfo_stream(stream)
-        begin = info.first_id or id_after(info.last_id)
-        gone = min(self.trimmed_to(stream), id_before(begin), key=id_pair)
-        deleted = raw.get("max-deleted-entry-id", FIRST.encode()).decode()
+        begin = info.first_id or info.last_id.after
+        gone = min(self.trimmed_to(stream), begin.before)
+        deleted = EntryId(raw.get("max-deleted-entry-id", FIRST.encode()).decode())
         by_hand = info.added is not None and info.added != info.length
-        if by_hand and id_pair(deleted) < id_pair(begin):
-            gone = id_before(begin)  # trimmed: what XDEL takes is told, what XTRIM takes is not
+        if by_hand and deleted < begin:
+            gone = begin.before  # trimmed: what XDEL takes is told, what XTRIM takes is not
         gaps = (Gap(_FIRST_POSSIBLE, gone, "trimmed"),) if gone != FIRST else ()
         return Reach(info.first_id, info.last_id, gaps)
 
-    def trimmed_to(self, stream: str) -> str:
+    def trimmed_to(self, stream: str) -> EntryId:
         """Return the highest ID that the sidecar trimmed, as it noted; FIRST for none."""
         with translated(self._notify.url):
             return trimmed_of(self._notify.client, self._one, stream) or FIRST
 
-    def archived_to(self, stream: str) -> str | None:
+    def archived_to(self, stream: str) -> EntryId | None:
         """Return up to where all that is in the stream is archived; None when nobody can tell."""
         side = self._side(stream)
         with translated(side.url), translated(self._notify.url):
             return archived_to(side.at(stream), self._notify.client, self._one, stream)
 
     def entries(
-        self, stream: str, first: str = FIRST, last: str = LAST, *, about: About = ANY
+        self, stream: str, first: EntryId = FIRST, last: EntryId = LAST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in the stream; `about` leaves nothing out."""
         del about
@@ -105,34 +105,34 @@ class LiveHistory:
         with translated(side.url):
             yield from chain.from_iterable(pages(side.at(stream), stream, first, last, page=PAGE))
 
-    def lines(self, stream: str, first: str, last: str) -> Iterator[bytes]:
+    def lines(self, stream: str, first: EntryId, last: EntryId) -> Iterator[bytes]:
         """Yield what is in the stream, as rows."""
         return (to_line(entry).rstrip() for entry in self.entries(stream, first, last))
 
     def entries_back(
-        self, stream: str, last: str = LAST, first: str = FIRST, *, about: About = ANY
+        self, stream: str, last: EntryId = LAST, first: EntryId = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
         """Yield what is in the stream, the newest first; `about` leaves nothing out."""
         del about
         side = self._side(stream)
         with translated(side.url):
             for entry in chain.from_iterable(pages_back(side.at(stream), stream, last, page=PAGE)):
-                if id_pair(entry.id) < id_pair(first):
+                if entry.id < first:
                     return
                 yield entry
 
-    def checkpoint(self, last: str) -> None:
+    def checkpoint(self, last: EntryId) -> None:
         """Return nothing: there is none."""
         del last
 
-    def waiting(self, stream: str, entry_ids: Collection[str]) -> set[str]:
+    def waiting(self, stream: str, entry_ids: Collection[EntryId]) -> set[EntryId]:
         """Return those that were not handed out, or are pending."""
         if not entry_ids:
             return set()
-        low, high = min(entry_ids, key=id_pair), max(entry_ids, key=id_pair)
+        low, high = min(entry_ids), max(entry_ids)
         client, keys = self._control.at(stream), self._keys[stream]
-        read_to = id_pair(delivered(self._control, self._notify, keys))
-        unread = {one for one in entry_ids if id_pair(one) > read_to}
+        read_to = delivered(self._control, self._notify, keys)
+        unread = {one for one in entry_ids if one > read_to}
         with translated(self._control.url):
             found = chain.from_iterable(pending(client, stream, keys.group, low, high, page=PAGE))
             return unread | ({entry_id for entry_id, _ in found} & set(entry_ids))

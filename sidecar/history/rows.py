@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from sidecar.redis.source import Entry
+from sidecar.wire.ids import EntryId
 
 _BASE64: Final = "base64"
 
@@ -44,7 +45,7 @@ def of_line(line: bytes) -> Entry:
         flat = list(map(_bytes, row))
     parts = iter(flat)
     next(parts)
-    return Entry(row[0], dict(zip(parts, parts)))  # noqa: B905 -- two of one iterator
+    return Entry(EntryId(row[0]), dict(zip(parts, parts)))  # noqa: B905 -- two of one iterator
 
 
 def _text(raw: bytes) -> str | dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from sidecar.errors import SidecarError
 from sidecar.history.rows import id_of_line, of_line
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, LAST, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId
 
 T = TypeVar("T")
 Id = tuple[int, int]
@@ -35,12 +35,12 @@ class Piece(Protocol):
     """A segment that may not have been opened yet."""
 
     @property
-    def first(self) -> str:
+    def first(self) -> EntryId:
         """The lowest ID in it."""
         ...
 
     @property
-    def last(self) -> str:
+    def last(self) -> EntryId:
         """The highest."""
         ...
 
@@ -54,8 +54,8 @@ class Segment(NamedTuple):
 
     name: str
     """For words about it."""
-    first: str
-    last: str
+    first: EntryId
+    last: EntryId
     """The lowest and the highest ID in it."""
     rows: int
     sha256: str
@@ -71,7 +71,7 @@ class Segment(NamedTuple):
         found = raw.splitlines()
         if len(found) != self.rows:
             raise Damaged(f"{self.name} is damaged: {len(found)} rows instead of {self.rows}")
-        if low <= id_pair(self.first) and id_pair(self.last) <= high:
+        if low <= self.first.pair and self.last.pair <= high:
             return found
         try:
             return [line for line in found if low <= id_of_line(line) <= high]
@@ -104,7 +104,7 @@ class Rows(NamedTuple):
 
 
 def lines_of(
-    pieces: Iterable[Piece], first: str = FIRST, last: str = LAST, *, eager: bool = False
+    pieces: Iterable[Piece], first: EntryId = FIRST, last: EntryId = LAST, *, eager: bool = False
 ) -> Iterator[bytes]:
     """Yield rows in order, each once.
 
@@ -115,14 +115,14 @@ def lines_of(
 
 
 def entries_of(
-    pieces: Iterable[Piece], first: str = FIRST, last: str = LAST, *, eager: bool = False
+    pieces: Iterable[Piece], first: EntryId = FIRST, last: EntryId = LAST, *, eager: bool = False
 ) -> Iterator[Entry]:
     """Yield entries in order, each once; `eager` as for `lines_of`."""
     return _decoded(_rows(pieces, first, last, eager=eager))
 
 
 def entries_back_of(
-    pieces: Iterable[Piece], last: str = LAST, first: str = FIRST
+    pieces: Iterable[Piece], last: EntryId = LAST, first: EntryId = FIRST
 ) -> Iterator[Entry]:
     """Yield entries the newest first, each once."""
     return _decoded(_rows(pieces, first, last, back=True))
@@ -137,11 +137,16 @@ def _decoded(found: Iterable[Rows]) -> Iterator[Entry]:
 
 
 def _rows(
-    pieces: Iterable[Piece], first: str, last: str, *, back: bool = False, eager: bool = False
+    pieces: Iterable[Piece],
+    first: EntryId,
+    last: EntryId,
+    *,
+    back: bool = False,
+    eager: bool = False,
 ) -> Iterator[Rows]:
     """Yield the rows of a span, segment by segment, and where these overlap merged."""
-    low, high = id_pair(first), id_pair(last)
-    span = [one for one in pieces if id_pair(one.last) >= low and id_pair(one.first) <= high]
+    low, high = first.pair, last.pair
+    span = [one for one in pieces if one.last.pair >= low and one.first.pair <= high]
     groups = overlapping(span, back=back)
     for group in ahead(_loaded(groups)) if eager else groups:
         if len(group) > 1:
@@ -178,7 +183,7 @@ def overlapping(pieces: Iterable[Piece], *, back: bool = False) -> Iterator[list
 
 def begins(piece: Piece, *, back: bool) -> Id:
     """Return where a piece begins, so that what comes first is the lowest in either direction."""
-    return turned(id_pair(piece.last if back else piece.first), back=back)
+    return turned((piece.last if back else piece.first).pair, back=back)
 
 
 def turned(at: Id, *, back: bool) -> Id:

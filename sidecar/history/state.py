@@ -15,7 +15,7 @@ import orjson
 from sidecar.history import Gap, History
 from sidecar.history.rows import of_line
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, entry_id_of, id_after
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.notification import Notification, parse
 
 KEYS_IN_MEMORY: Final = 250_000
@@ -135,12 +135,12 @@ def state_at(history: History, position: int) -> FleetState:
 
     Begins with a checkpoint, if the history has one. Raises as the history does.
     """
-    stream, last = history.streams.notifications, entry_id_of(max(0, position))
+    stream, last = history.streams.notifications, EntryId.of_version(max(0, position))
     first, gaps = FIRST, list[Gap]()
     state = FleetState(gaps)
     checkpoint = history.checkpoint(last)
     if checkpoint is not None:
-        first = id_after(checkpoint.last)
+        first = checkpoint.last.after
         gaps += checkpoint.gaps
     reach = history.reach(stream)
     missing = reach.missing(first, last) if reach else []

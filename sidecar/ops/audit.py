@@ -24,17 +24,18 @@ from typing import Any, Final, NamedTuple
 from sidecar.errors import Incomplete
 from sidecar.history.archive import ArchiveHistory
 from sidecar.ops.endings import About, about_of, end_of, excluding
-from sidecar.ops.evidence import Evidence, event_of, origin_of
+from sidecar.ops.evidence import Evidence, event_of
 from sidecar.ops.waiting import Window
 from sidecar.redis.client import Side, translated
 from sidecar.redis.forgotten import MAX_RECORDS, Forgotten, newest_records
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, origin_digest
+from sidecar.redis.scan import origin_of
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
 from sidecar.wire.event import Event, Rejected, content_digest, decode
 from sidecar.wire.identity import identity_digest, identity_of
-from sidecar.wire.ids import FIRST, entry_id_of, id_of, id_pair, key_of
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from store import Capability, Corrupt, InvalidRef, NotFound, Pin, Store, capabilities, versioned
 
 CHUNK_BYTES: Final = 1 << 20
@@ -54,8 +55,8 @@ class Culprit(NamedTuple):
     """lost, two_ends, no_entry, foreign, twice, out_of_order, overtaken, or artifact."""
     stream: str
     """The control stream; the notification stream for what has no legible origin."""
-    entry: str | None
-    notification: str | None
+    entry: EntryId | None
+    notification: EntryId | None
     event_id: str | None
     detail: str
 
@@ -194,7 +195,8 @@ class Audit:
             self._show(f"{self.found.notifications:,} notifications read")
 
     def _notification(self, entry: Entry) -> Iterator[Culprit]:
-        stream, entry_id = origin_of(entry.fields)
+        origin = origin_of(entry.fields)
+        stream, entry_id = origin.stream, origin.entry
         try:
             event, body = decode(entry.fields)
         except Rejected as error:
@@ -203,9 +205,9 @@ class Audit:
         if not entry_id:
             yield self._foreign(entry, "its origin is no entry of a stream")
             return
-        judged = self._evidence.judges(stream, entry_id)
+        judged = self._evidence.judges(origin)
         yield from self._twice(entry, event, body, stream, entry_id, judged=judged)
-        self._evidence.note_order(entry, event.tenant_id)
+        self._evidence.note_order(entry, event.tenant_id, stream, entry_id)
         if not judged:
             return
         about = About(identity_digest(event.event_id), content_digest(body))
@@ -229,7 +231,7 @@ class Audit:
     # --- G2 and G4: as notifications are read -----------------------------------------------
 
     def _twice(
-        self, entry: Entry, event: Event, body: Mapping[str, Any], stream: str, entry_id: str,
+        self, entry: Entry, event: Event, body: Mapping[str, Any], stream: str, entry_id: EntryId,
         *, judged: bool,
     ) -> Iterator[Culprit]:  # fmt: skip
         identity = identity_digest(event.event_id)
@@ -238,26 +240,27 @@ class Audit:
         ).fetchone()
         self._db.execute(
             "INSERT OR IGNORE INTO published VALUES (?, ?, ?, ?)",
-            (identity, key_of(entry.id), content_digest(body), judged),
+            (identity, entry.id.key, content_digest(body), judged),
         )
         if before is None or not (judged or before[1]):
             return
-        apart_ms = id_pair(entry.id)[0] - id_pair(before[0])[0]
+        first = EntryId.of_key(before[0])
+        apart_ms = entry.id.ms - first.ms
         if apart_ms <= self._order.dedup_window_s * 1000:
-            yield Culprit("G2", "twice", stream, entry_id, entry.id, event.event_id,
-                          f"its event_id was published before as {id_of(before[0])}")  # fmt: skip
+            detail = f"its event_id was published before as {first}"
+            yield Culprit("G2", "twice", stream, entry_id, entry.id, event.event_id, detail)
 
     def _out_of_order(
-        self, entry: Entry, event: Event, stream: str, entry_id: str
+        self, entry: Entry, event: Event, stream: str, entry_id: EntryId
     ) -> Iterator[Culprit]:
-        tenant, key = event.tenant_id, key_of(entry_id)
+        tenant, key = event.tenant_id, entry_id.key
         before = self._db.execute(
             "SELECT entry, at FROM tenants WHERE stream = ? AND tenant = ?", (stream, tenant)
         ).fetchone()
         if before is not None and key < before[0] and not self._stood_before(stream, *before):
             yield Culprit("G4", "out_of_order", stream, entry_id, entry.id, event.event_id,
-                          f"tenant {tenant!r}: entry {id_of(before[0])} came after it and was"
-                          f" published before it, as {before[1]}")  # fmt: skip
+                          f"tenant {tenant!r}: entry {EntryId.of_key(before[0])} came after it and"
+                          f" was published before it, as {before[1]}")  # fmt: skip
             return
         self._db.execute(
             "INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?)", (stream, tenant, key, entry.id)
@@ -265,7 +268,8 @@ class Audit:
 
     def _stood_before(self, stream: str, key: str, at: str) -> bool:
         """Tell whether a notification is of an entry in whose place another one is now."""
-        entry, there = self._evidence.entry(stream, id_of(key)), self._evidence.notification(at)
+        entry = self._evidence.entry(stream, EntryId.of_key(key))
+        there = self._evidence.notification(EntryId(at))
         if entry is None or there is None:
             return False
         return not about_of(entry.fields).may_be(about_of(there.fields))
@@ -282,9 +286,7 @@ class Audit:
                 if end and not (end == "waiting" and self._overtaker(stream, entry)):
                     self.found.ends[end] += 1
                 else:
-                    self._db.execute(
-                        "INSERT INTO suspects VALUES (?, ?)", (stream, key_of(entry.id))
-                    )
+                    self._db.execute("INSERT INTO suspects VALUES (?, ?)", (stream, entry.id.key))
             self._show(f"{self.found.entries:,} entries checked")
         self.found.covered.append(
             {
@@ -298,16 +300,16 @@ class Audit:
         reach = self._evidence.control_reach(stream)
         if reach is None:
             return False
-        if reach.tells or reach.cut(key_of(self._order.window.since)):
-            return reach.cut(key_of(self._order.window.since))
+        if reach.tells or reach.cut(self._order.window.since):
+            return reach.cut(self._order.window.since)
         older = self._db.execute(
-            "SELECT 1 FROM ends WHERE stream = ? AND entry < ? LIMIT 1", (stream, reach.begin)
+            "SELECT 1 FROM ends WHERE stream = ? AND entry < ? LIMIT 1", (stream, reach.begin.key)
         )
         return older.fetchone() is not None
 
     def _end_of(self, stream: str, entry: Entry) -> str | None:
         about = about_of(entry.fields)
-        own = end_of(self._db, stream, key_of(entry.id), about)
+        own = end_of(self._db, stream, entry.id.key, about)
         if own:
             return own
         published = self._db.execute(
@@ -320,7 +322,7 @@ class Audit:
     def _lost(self) -> Iterator[Culprit]:
         suspects = self._db.execute("SELECT stream, entry FROM suspects ORDER BY stream, entry")
         for stream, key in suspects:
-            entry = self._evidence.entry(stream, id_of(key))
+            entry = self._evidence.entry(stream, EntryId.of_key(key))
             if entry is None:
                 self.found.ends["expired"] += 1
                 continue
@@ -348,7 +350,7 @@ class Audit:
             f"it is {waits}, and entry {overtaker[0]} of its tenant is published as {overtaker[1]}"
         )
 
-    def _overtaker(self, stream: str, entry: Entry) -> tuple[str, str] | None:
+    def _overtaker(self, stream: str, entry: Entry) -> tuple[EntryId, str] | None:
         """Return the last published entry of an event's tenant that came after it, and as what.
 
         Of what will end as a conflict, nothing: a dead letter keeps no order.
@@ -362,11 +364,11 @@ class Audit:
         )
         before = self._db.execute(
             "SELECT entry, at FROM tenants WHERE stream = ? AND tenant = ? AND entry > ?",
-            (stream, event.tenant_id, key_of(entry.id)),
+            (stream, event.tenant_id, entry.id.key),
         ).fetchone()
         if before is None or conflict.fetchone():
             return None
-        return id_of(before[0]), before[1]
+        return EntryId.of_key(before[0]), before[1]
 
     def _remembered(self, keys: Keys, entry: Entry) -> tuple[str | None, str]:
         """Return `expired` when the end was trimmed, by what the deduplication index tells."""
@@ -379,21 +381,21 @@ class Audit:
         identity, content = identity_of(entry.fields)
         first = self._evidence.archived(entry)
         if first and identity_of(first.fields) == (identity, content):
-            own = origin_of(first.fields) == (keys.control, entry.id)
+            own = origin_of(first.fields) == Origin.of(keys.control, entry.id)
             return "notification" if own else "duplicate", detail
-        buried = self._known(keys, origin_digest(f"{keys.control}/{entry.id}"))
+        buried = self._known(keys, origin_digest(Origin.of(keys.control, entry.id)))
         known = self._known(keys, identity) if identity else None
         if buried and buried[0] == BURIED:
-            at = key_of(f"{buried[1] // 1000}-0")
+            at = EntryId.of(buried[1] // 1000)
             records = self._evidence.outbound_reach(keys.redriven)
             trimmed = any(one.trimmed(at) for one in (letters, records) if one)
             return _expired(trimmed), "it had a dead letter, which was deleted"
         if known and known[0] == content:
-            at = entry_id_of(known[1])
-            trimmed = notifications is not None and notifications.trimmed(key_of(at))
+            at = EntryId.of_version(known[1])
+            trimmed = notifications is not None and notifications.trimmed(at)
             return _expired(trimmed), f"it was published as {at}, which is not there any more"
         if known:
-            detail += f"; its event_id has other content in {entry_id_of(known[1])}"
+            detail += f"; its event_id has other content in {EntryId.of_version(known[1])}"
         return _expired(self._may_be_hidden(keys, entry)), detail
 
     def _may_be_hidden(self, keys: Keys, entry: Entry) -> bool:
@@ -411,16 +413,16 @@ class Audit:
 
     def _two_ends(self) -> Iterator[Culprit]:
         for stream, key, ends in excluding(self._db):
-            at = next((one.at for one in ends if one.kind == "notification"), None)
+            at = next((EntryId(one.at) for one in ends if one.kind == "notification"), None)
             event_id = max(one.event_id for one in ends) or None
             detail = f"it ended more than once: {', '.join(map(str, ends))}"
-            yield Culprit("G3", "two_ends", stream, id_of(key), at, event_id, detail)
+            yield Culprit("G3", "two_ends", stream, EntryId.of_key(key), at, event_id, detail)
 
     def _without_entry(self) -> Iterator[Culprit]:
         """Yield ends of entries that the stream does not have, though it goes back that far."""
         for stream in self._evidence.keys:
             reach = self._evidence.control_reach(stream)
-            oldest = max(reach.begin, reach.deleted) if reach else ""
+            oldest = max(reach.begin, reach.deleted).key if reach else ""
             for key, kind, at, event_id in self._db.execute(
                 "SELECT entry, kind, at, event_id FROM ends e WHERE stream = ? AND entry > ?"
                 " AND reason != ? AND NOT EXISTS (SELECT 1 FROM entries"
@@ -429,9 +431,9 @@ class Audit:
             ):
                 notification = at if kind == "notification" else None
                 detail = f"{_end(kind)} {at} names an entry that is not there, nor was trimmed"
-                yield Culprit(
-                    "G3", "no_entry", stream, id_of(key), notification, event_id or None, detail
-                )
+                entry_id = EntryId.of_key(key)
+                yield Culprit("G3", "no_entry", stream, entry_id, notification, event_id or None,
+                              detail)  # fmt: skip
 
     # --- G1 ---------------------------------------------------------------------------------
 
@@ -462,7 +464,8 @@ class Audit:
                 raw: Any = self._notify.client.xrange(stream, at, at)
             if raw:
                 origin = origin_of(raw[0][1])
-                yield Culprit("G1", "artifact", *origin, at, event_id, f"{pin.ref}: {wrong}")
+                yield Culprit("G1", "artifact", origin.stream, origin.entry, at, event_id,
+                              f"{pin.ref}: {wrong}")  # fmt: skip
 
 
 def what_is_wrong(store: Store, pin: Pin) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from sidecar.redis.publisher import origin_digest, remembered
 from sidecar.redis.scan import pages, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_of
-from sidecar.wire.ids import FIRST, LAST
+from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from sidecar.worker.recovery import is_beyond, is_finished
 
 PAGE: Final = 500
@@ -44,7 +44,7 @@ class Backlog:
         handed_out = pages(self._control, self._keys.control, self._low, self.end, page=PAGE)
         yield from chain(self._pending(), map(self._unfinished, handed_out))
 
-    def _reach(self) -> tuple[str, str]:
+    def _reach(self) -> tuple[EntryId, EntryId]:
         """Return up to where entries were handed out, and from where on some may be unfinished.
 
         Without a group all may come again.
@@ -81,11 +81,12 @@ class Backlog:
     def _pending(self) -> Iterator[list[Entry]]:
         """Yield what is pending in the group, whoever read it."""
         stream = self._keys.control
-        for page in pending(self._control, stream, self._keys.group, "-", "+", page=PAGE):
+        for page in pending(self._control, stream, self._keys.group, FIRST, LAST, page=PAGE):
             pipeline = self._control.pipeline(transaction=False)
             for entry_id, _ in page:
                 pipeline.xrange(stream, entry_id, entry_id)
-            yield [Entry(raw[0][0].decode(), raw[0][1]) for raw in pipeline.execute() if raw]
+            found = zip(page, pipeline.execute(), strict=True)
+            yield [Entry(entry_id, raw[0][1]) for (entry_id, _), raw in found if raw]
 
-    def _origin(self, entry: Entry) -> str:
-        return f"{self._keys.control}/{entry.id}"
+    def _origin(self, entry: Entry) -> Origin:
+        return Origin.of(self._keys.control, entry.id)

@@ -10,7 +10,6 @@ Memory stays constant: what must be joined lies in a temporary SQLite file, the 
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -28,18 +27,17 @@ from sidecar.redis.damage import trimmed_of, trimmed_streams
 from sidecar.redis.forgotten import MAX_RECORDS, Part, newest_records
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import registered_workers
-from sidecar.redis.scan import pages, server_time_us, stream_info, text
+from sidecar.redis.scan import origin_of, pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Event, Rejected, decode
-from sidecar.wire.expiring import NOTHING, Before, Horizon, Trimmed
+from sidecar.wire.expiring import Before, Horizon, Trimmed
 from sidecar.wire.identity import identity_digest, identity_of
-from sidecar.wire.ids import FIRST, entry_id_of, id_after, id_before, id_pair, key_of
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.incarnations import parse
 
 PAGE: Final = 200
 """Entries read at a time: each may have 16 KiB."""
 _DAY_S: Final = 86400
-_ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
@@ -73,8 +71,8 @@ class Evidence:
         self.keys = {each.control: each for each in keys}
         self.waiting = Waiting(control, notify, self.keys, window, db)
         self._one = keys[0]
-        self._next: dict[str, str] = {}
-        self._oldest: dict[str, str] = {}
+        self._next: dict[str, EntryId] = {}
+        self._oldest: dict[str, EntryId] = {}
 
     def check(self) -> None:
         """Raise `UsageError` when a stream's name belongs to something else."""
@@ -85,11 +83,11 @@ class Evidence:
 
     # --- entries and ends ---------------------------------------------------------------------
 
-    def judges(self, stream: str, entry_id: str) -> bool:
+    def judges(self, origin: Origin) -> bool:
         """Tell whether an entry lies in the window."""
-        if stream not in self.keys or not entry_id:
+        if origin.stream not in self.keys or origin.entry is None:
             return False
-        return key_of(self._window.since) <= key_of(entry_id) <= key_of(self.waiting.last[stream])
+        return self._window.since <= origin.entry <= self.waiting.last[origin.stream]
 
     def entries(self, stream: str) -> Iterator[list[Entry]]:
         """Yield the entries in the window, in pages, and note that they are there."""
@@ -98,16 +96,16 @@ class Evidence:
         ):
             self._db.executemany(
                 "INSERT OR IGNORE INTO entries VALUES (?, ?)",
-                [(stream, key_of(entry.id)) for entry in page],
+                [(stream, entry.id.key) for entry in page],
             )
             yield page
 
-    def entry(self, stream: str, entry_id: str) -> Entry | None:
+    def entry(self, stream: str, entry_id: EntryId) -> Entry | None:
         """Return one entry of a control stream; None when it is gone."""
         found = next(self._pages(self._control, stream, entry_id, entry_id), None)
         return found[0] if found else None
 
-    def notification(self, notification_id: str) -> Entry | None:
+    def notification(self, notification_id: EntryId) -> Entry | None:
         """Return one notification; None when it is gone."""
         stream = self._one.notifications
         found = next(self._pages(self._notify, stream, notification_id, notification_id), None)
@@ -119,9 +117,9 @@ class Evidence:
         if self._archive is None or event is None:
             return None
         at = self._archive.published([event.event_id]).get(event.event_id)
-        if at is None or self.is_in_redis(entry_id_of(at)):
+        if at is None or self.is_in_redis(EntryId.of_version(at)):
             return None
-        return get(self._archive, self._one.notifications, entry_id_of(at))
+        return get(self._archive, self._one.notifications, EntryId.of_version(at))
 
     def read_letters(self) -> None:
         """Note the dead letters and the records of what was redriven that came meanwhile."""
@@ -144,22 +142,21 @@ class Evidence:
         """Yield the notifications that came meanwhile, in pages."""
         return self._new(self._one.notifications)
 
-    def is_in_redis(self, notification_id: str) -> bool:
+    def is_in_redis(self, notification_id: EntryId) -> bool:
         """Tell whether a notification was in Redis when they were read first."""
         oldest = self._oldest.get(self._one.notifications)
-        return oldest is not None and id_pair(notification_id) >= id_pair(oldest)
+        return oldest is not None and notification_id >= oldest
 
-    def note_order(self, notification: Entry, tenant: str) -> None:
+    def note_order(self, notification: Entry, tenant: str, stream: str, entry_id: EntryId) -> None:
         """Note when an entry of a control stream was published first, in the window or not."""
-        stream, entry_id = origin_of(notification.fields)
         self._db.execute(
             "INSERT OR IGNORE INTO finished VALUES (?, ?, ?, ?)",
-            (stream, tenant, key_of(entry_id), key_of(notification.id)),
+            (stream, tenant, entry_id.key, notification.id.key),
         )
 
     def before(self, stream: str, entry: Entry) -> Before:
         """Return what was published of the entries before one."""
-        event, key = event_of(entry.fields), key_of(entry.id)
+        event, key = event_of(entry.fields), entry.id.key
         anyone = self._db.execute(
             "SELECT at FROM finished WHERE stream = ? AND entry < ? ORDER BY entry DESC LIMIT 1",
             (stream, key),
@@ -169,7 +166,7 @@ class Evidence:
             " ORDER BY entry DESC LIMIT 1",
             (stream, event.tenant_id if event else None, key),
         ).fetchone()
-        return Before(own[0] if own else NOTHING, anyone[0] if anyone else NOTHING)
+        return Before(*(EntryId.of_key(at[0]) if at else FIRST for at in (own, anyone)))
 
     def may_repeat(self, entry: Entry) -> bool:
         """Tell whether an entry may be a duplicate: whether another one of its event_id is there,
@@ -179,7 +176,7 @@ class Evidence:
         if not identity:
             return False
         reaches = [self.control_reach(stream) for stream in self.keys]
-        if any(reach is not None and reach.begin != NOTHING for reach in reaches):
+        if any(reach is not None and reach.begin != FIRST for reach in reaches):
             return True
         if self._is_elsewhere():
             return True
@@ -216,7 +213,7 @@ class Evidence:
     def horizon(self, keys: Keys, window_s: float) -> Horizon:
         """Return up to where ends may be gone that an index of `window_s` seconds forgot."""
         reaches = [self.outbound_reach(one) for one in (keys.notifications, keys.dead)]
-        trimmed = Trimmed(*(one.gone if one else NOTHING for one in reaches))
+        trimmed = Trimmed(*(one.gone if one else FIRST for one in reaches))
         with translated(self._notify.url):
             now_ms = server_time_us(self._notify.client) // 1000
             history: Any = self._notify.client.hget(keys.incarnations, "list")
@@ -229,11 +226,11 @@ class Evidence:
         reason: str = "", event_id: str = "",
     ) -> None:  # fmt: skip
         """Note how the entry that `fields` names as its origin ended, if it is in the window."""
-        stream, entry_id = origin_of(fields)
-        if self.judges(stream, entry_id):
+        origin = origin_of(fields)
+        if origin.entry and self.judges(origin):
             self._db.execute(
                 "INSERT OR IGNORE INTO ends VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (stream, key_of(entry_id), kind, at, event_id, reason, *about),
+                (origin.stream, origin.entry.key, kind, at, event_id, reason, *about),
             )
 
     def _new(self, stream: str) -> Iterator[list[Entry]]:
@@ -242,12 +239,12 @@ class Evidence:
             info = stream_info(self._notify.client, stream)
         if info is None:
             return
-        self._oldest.setdefault(stream, info.first_id or id_after(info.last_id))
+        self._oldest.setdefault(stream, info.first_id or info.last_id.after)
         first = self._next.get(stream) or self._outbound_first(stream)
         yield from self._pages(self._notify, stream, first, info.last_id)
-        self._next[stream] = id_after(info.last_id)
+        self._next[stream] = info.last_id.after
 
-    def _outbound_first(self, stream: str) -> str:
+    def _outbound_first(self, stream: str) -> EntryId:
         """Return from where an outbound stream is read: whole, but for archived notifications.
 
         An end comes after its entry, and what an event could repeat, not long before that. A day
@@ -259,30 +256,32 @@ class Evidence:
         with translated(self._notify.url):
             if not self.keys.keys() <= streams_with_times(self._notify.client, self._one):
                 return FIRST
-        ms = id_pair(self._window.since)[0] - int(self._before_s + _DAY_S) * 1000
-        return min(f"{max(ms, 0)}-0", self._oldest[stream], key=id_pair)
+        ms = self._window.since.ms - int(self._before_s + _DAY_S) * 1000
+        return min(EntryId.of(max(ms, 0)), self._oldest[stream])
 
     # --- reading ------------------------------------------------------------------------------
 
-    def _pages(self, side: Side, stream: str, first: str, last: str) -> Iterator[list[Entry]]:
+    def _pages(
+        self, side: Side, stream: str, first: EntryId, last: EntryId
+    ) -> Iterator[list[Entry]]:
         """Yield the entries, in pages; what was trimmed, even while this reads, as archived."""
         with translated(side.url):
             for page in chain(pages(side.at(stream), stream, first, last, page=PAGE), ([],)):
                 if self._archive:
                     info = stream_info(side.at(stream), stream)
-                    ends = [page[0].id] if page else [id_after(last)]
-                    ends += [info.first_id or id_after(info.last_id)] if info else []
-                    yield from self._archived(stream, first, min(ends, key=id_pair))
+                    ends = [page[0].id] if page else [last.after]
+                    ends += [info.first_id or info.last_id.after] if info else []
+                    yield from self._archived(stream, first, min(ends))
                 if page:
                     yield page
-                    first = id_after(page[-1].id)
+                    first = page[-1].id.after
 
-    def _archived(self, stream: str, first: str, end: str) -> Iterator[list[Entry]]:
+    def _archived(self, stream: str, first: EntryId, end: EntryId) -> Iterator[list[Entry]]:
         """Yield the entries from `first` to before `end` as archived."""
-        if self._archive is None or id_pair(end) <= id_pair(first):
+        if self._archive is None or end <= first:
             return
         self._archive.names(stream, anew=True)
-        entries = self._archive.entries(stream, first, id_before(end))
+        entries = self._archive.entries(stream, first, end.before)
         while page := list(islice(entries, PAGE)):
             yield page
 
@@ -305,19 +304,13 @@ class Evidence:
         with translated(self._notify.url):
             noted = trimmed_of(self._notify.client, self._one, stream)
         return Reach(
-            key_of(info.first_id or id_after(info.last_id)),
-            key_of(raw.get("max-deleted-entry-id", FIRST.encode()).decode()),
+            info.first_id or info.last_id.after,
+            EntryId(raw.get("max-deleted-entry-id", FIRST.encode()).decode()),
             info.added == info.length,
             info.added is not None,
-            key_of(noted) if noted else NOTHING,
+            noted or FIRST,
             self._archive.reach(stream) if self._archive else None,
         )
-
-
-def origin_of(fields: Mapping[bytes, bytes]) -> tuple[str, str]:
-    """Return control stream and entry ID; the latter is empty when it is none."""
-    stream, _, entry_id = text(fields, "origin").rpartition("/")
-    return stream, entry_id if _ENTRY_ID.fullmatch(entry_id) else ""
 
 
 def event_of(fields: Mapping[bytes, bytes]) -> Event | None:

@@ -14,7 +14,6 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetter
 from sidecar.wire.event import Rejected
 from sidecar.wire.reasons import explain, fix_of
-from sidecar.wire.subject import parted
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,8 @@ def explained(
     """
     prediction = predictions.of(letter)
     stands = Standing(0, "", "")
-    stream, entry = parted(letter.origin)
-    if entry is not None:
+    stream = letter.origin.stream
+    if letter.origin.entry is not None:
         control = Side.open(control_url(), stream)
         stands = standing(control, notify, replace(keys, control=stream), letter, archive)
     unseen = "; ".join(filter(None, (prediction.unseen, stands.unknown)))

@@ -31,17 +31,16 @@ from sidecar.redis.damage import trimmed_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.publisher import remembered
-from sidecar.redis.scan import pages, pages_back, stream_info, text
+from sidecar.redis.scan import origin_of, pages, pages_back, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import FIRST, control_version_of, id_after, id_before, id_pair
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.subject import (
     CLOCK_SLACK_MS,
     Change,
     Subject,
     followed,
     overtakes,
-    parted,
     subject_of,
 )
 
@@ -60,7 +59,7 @@ class Candidate:
 
     id: str
     """Of its letter; of what has none, its origin."""
-    origin: str
+    origin: Origin
     stream: str
     change: Change
     known_ms: int
@@ -102,11 +101,11 @@ class Overtakers:
         """
         self._control, self._notify, self._keys = control, notify, keys
         self._streams, self._archive = streams, archive
-        self._own: set[str] = set()
+        self._own: set[Origin] = set()
         self._found: dict[str, str] = {}
-        self._unknown: list[tuple[str, str]] = []
+        self._unknown: list[tuple[EntryId, str]] = []
         """Up to which notification something cannot be known, and why."""
-        self._seen: dict[str, str] = {}
+        self._seen: dict[str, EntryId] = {}
         """Up to where each control stream was looked at."""
         self._published: dict[str, int] = {}
         """By event_id of the batch, as which control_version it is published."""
@@ -117,7 +116,7 @@ class Overtakers:
         self._originals = DeadLetters(notify, keys).originals() if watched else {}
         ahead = self._ahead({one.stream for one in watched})
         self._changes = {one.id: _timed(self._at_first(one), ahead) for one in watched}
-        self._origin_of: dict[str, str] = {}
+        self._origin_of: dict[str, Origin] = {}
         self._by_ref: dict[str, list[Candidate]] = defaultdict(list)
         self._by_subject: dict[Subject | None, list[Candidate]] = defaultdict(list)
         for one in watched:
@@ -126,7 +125,7 @@ class Overtakers:
                 self._by_subject[one.change.subject].append(one)
             if one.change.artifact_ref:
                 self._by_ref[one.change.artifact_ref].append(one)
-        self._begin = min(map(_from, self._changes.values()), key=id_pair, default=FIRST)
+        self._begin = min(map(_from, self._changes.values()), default=FIRST)
         self._next = self._begin
         self._read_whole = False
 
@@ -138,7 +137,7 @@ class Overtakers:
             self._read_waiting(stream)
         for page in pages(self._notify, self._keys.notifications, self._next):
             self._look_at(page)
-            self._next = id_after(page[-1].id)
+            self._next = page[-1].id.after
         if not self._read_whole:
             self._read_whole = True
             self._read_trimmed()
@@ -151,15 +150,15 @@ class Overtakers:
         """Return as which control_version its own event was published since; 0 when it was not."""
         change = self._changes.get(candidate_id)
         version = self._published.get(change.event_id, 0) if change else 0
-        return version if change and version >= control_version_of(_from(change)) else 0
+        return version if change and version >= _from(change).control_version else 0
 
     def unknown(self, candidate_id: str) -> str:
         """Say why nobody can tell whether something has; empty when it can be told."""
         change = self._changes.get(candidate_id)
         if change is None:
             return ""
-        begin = id_pair(_from(change))
-        why = next((why for last, why in self._unknown if id_pair(last) >= begin), "")
+        begin = _from(change)
+        why = next((why for last, why in self._unknown if last >= begin), "")
         if why and candidate_id not in self._moving and self._remembers(change.event_id):
             return ""  # nothing could overtake it, and it is not published a second time
         return why
@@ -193,7 +192,7 @@ class Overtakers:
             return None
         return seen is not None
 
-    def append(self, candidate: Candidate, fields: Mapping[Any, Any]) -> str | None:
+    def append(self, candidate: Candidate, fields: Mapping[Any, Any]) -> Origin | None:
         """Append to the candidate's control stream what it was; return the new entry as an origin.
 
         Returns None when there is no such stream. Raises `LookAgain` when something came since the
@@ -206,7 +205,7 @@ class Overtakers:
                 if candidate.change.moves
                 else client.xadd(candidate.stream, dict(fields), nomkstream=True)
             )
-        return f"{candidate.stream}/{added.decode()}" if added else None
+        return Origin.of(candidate.stream, added.decode()) if added else None
 
     def _append_checked(
         self, client: Client, candidate: Candidate, fields: Mapping[Any, Any]
@@ -223,7 +222,7 @@ class Overtakers:
             raise LookAgain
         return entry_id if state == 1 else None
 
-    def note(self, entry: str) -> None:
+    def note(self, entry: Origin) -> None:
         """Know that `entry` is one of the batch that was redriven: it overtakes none that is left,
         for they are redriven in entry order.
         """
@@ -243,15 +242,15 @@ class Overtakers:
                 for entries in backlog.entries():
                     self._look_at_waiting(stream, entries)
                 self._seen[stream] = backlog.end
-            for page in pages(client, stream, id_after(self._seen[stream]), page=PAGE):
+            for page in pages(client, stream, self._seen[stream].after, page=PAGE):
                 self._look_at_waiting(stream, page)
                 self._seen[stream] = page[-1].id
 
     def _look_at_waiting(self, stream: str, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            origin = f"{stream}/{entry.id}"
+            origin = Origin.of(stream, entry.id)
             how = f"overtakes it: it waits as {origin}"
-            self._look(entry, origin, id_pair(entry.id)[0] if stream in self._timed else None, how)
+            self._look(entry, origin, entry.id.ms if stream in self._timed else None, how)
 
     # --- what is published --------------------------------------------------------------------
 
@@ -260,20 +259,20 @@ class Overtakers:
         newest = next(pages_back(self._notify, self._keys.notifications), []) if streams else []
         found = set()
         for entry in newest:
-            stream, origin_id = parted(text(entry.fields, "origin"))
-            if origin_id and origin_id[0] > id_pair(entry.id)[0] + CLOCK_SLACK_MS:
-                found.add(stream)
+            origin = origin_of(entry.fields)
+            if origin.entry and origin.entry.ms > entry.id.ms + CLOCK_SLACK_MS:
+                found.add(origin.stream)
         return found
 
     def _look_at(self, notifications: Iterable[Entry]) -> None:
         for entry in notifications:
-            version = control_version_of(entry.id)
+            version = entry.id.control_version
             how = f"overtook it, as control_version {version}"
-            said = self._look(entry, text(entry.fields, "origin"), id_pair(entry.id)[0], how)
+            said = self._look(entry, origin_of(entry.fields), entry.id.ms, how)
             if said and said.event_id in self._origin_of:
                 self._published[said.event_id] = max(version, self._published.get(said.event_id, 0))
 
-    def _trimmed_to(self) -> str:
+    def _trimmed_to(self) -> EntryId:
         """Return up to where notifications were trimmed, as was noted, or as the server tells."""
         stream = self._keys.notifications
         gone = trimmed_of(self._notify, self._keys, stream) or FIRST
@@ -283,12 +282,12 @@ class Overtakers:
         raw: Any = self._notify.xinfo_stream(stream)
         if raw["max-deleted-entry-id"].decode() != FIRST:
             return gone  # people deleted some: that tells nothing of trimming
-        return max(gone, id_before(info.first_id or id_after(info.last_id)), key=id_pair)
+        return max(gone, (info.first_id or info.last_id.after).before)
 
     def _read_trimmed(self) -> None:
         """Read from the archive what was trimmed, as far as it is there."""
         notifications, begin, gone = self._keys.notifications, self._begin, self._trimmed_to()
-        if id_pair(gone) < id_pair(begin) or gone == FIRST:
+        if gone < begin or gone == FIRST:
             return
         try:
             archive = self._archive()
@@ -300,7 +299,7 @@ class Overtakers:
             self._unknown.append((gone, _cannot_know(gone, _NO_ARCHIVE)))
             return
         missing = [gap.last for gap in reach.missing(begin, gone)]
-        missing += [gone] if id_pair(reach.last) < id_pair(gone) else []
+        missing += [gone] if reach.last < gone else []
         self._unknown += [
             (last, _cannot_know(last, "the archive does not have all of them")) for last in missing
         ]
@@ -308,7 +307,7 @@ class Overtakers:
 
     # --- both ---------------------------------------------------------------------------------
 
-    def _look(self, entry: Entry, origin: str, at_ms: int | None, how: str) -> _Said | None:
+    def _look(self, entry: Entry, origin: Origin, at_ms: int | None, how: str) -> _Said | None:
         """Hold an entry against the candidates; return what it says, None of what is no event."""
         said = None if origin in self._own else _said(entry)
         if said is None:
@@ -323,7 +322,7 @@ class Overtakers:
                 self._found[one.id] = f"{said.event_id} {how}"
         return said
 
-    def _change(self, said: _Said, origin: str, at_ms: int | None) -> Change:
+    def _change(self, said: _Said, origin: Origin, at_ms: int | None) -> Change:
         """Return the change with where its event stood at first."""
         first = self._origin_of.get(said.event_id, origin)
         return Change.of(said, followed(self._originals, first), at_ms)
@@ -333,23 +332,22 @@ class Overtakers:
         first = followed(self._originals, one.origin)
         if first == one.origin or one.change.entry is None:
             return one.change
-        stream, entry = parted(first)
-        return one.change._replace(stream=stream, entry=entry).begun(one.known_ms)
+        return one.change._replace(stream=first.stream, entry=first.entry).begun(one.known_ms)
 
 
 def _timed(change: Change, ahead: Collection[str]) -> Change:
     return change._replace(at_ms=None) if change.stream in ahead else change
 
 
-def _from(change: Change) -> str:
+def _from(change: Change) -> EntryId:
     """Return the lowest notification that may have overtaken it."""
-    return FIRST if change.at_ms is None else f"{max(0, change.at_ms - CLOCK_SLACK_MS)}-0"
+    return FIRST if change.at_ms is None else EntryId.of(max(0, change.at_ms - CLOCK_SLACK_MS))
 
 
-def _cannot_know(last: str, why: str) -> str:
+def _cannot_know(last: EntryId, why: str) -> str:
     return (
         "nobody can tell whether something has overtaken it, or whether it is published itself:"
-        f" notifications up to {control_version_of(last)} were trimmed, and {why}"
+        f" notifications up to {last.control_version} were trimmed, and {why}"
     )
 
 

@@ -22,7 +22,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.census import Registrar
 from sidecar.redis.client import Side, translated
 from sidecar.redis.scan import pages, stream_info
-from sidecar.wire.ids import id_after
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
 from store import Corrupt, InvalidRef, Pin, VersionedStore, check_ref
 
@@ -45,7 +45,7 @@ class Pins:
         self._control = control
         self._notify = notify
         self._registrar = registrar
-        self._next: dict[tuple[str, bytes], str] = {}
+        self._next: dict[tuple[str, bytes], EntryId] = {}
         self.streams = 0
         self.read = 0
 
@@ -80,11 +80,11 @@ class Pins:
             info = stream_info(client, stream)
             if info is None:
                 return  # `confirm` will tell
-            first = self._next.get(place, "-")
+            first = self._next.get(place, FIRST)
             for page in pages(client, stream, first, info.last_id, page=PAGE):
                 for entry in page:
                     yield from pins_of(entry.fields)
-        self._next[place] = id_after(info.last_id)
+        self._next[place] = info.last_id.after
 
 
 def pins_of(fields: Mapping[bytes, bytes]) -> list[Pin]:

@@ -26,8 +26,8 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, Selection
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.event import Rejected
-from sidecar.wire.ids import id_of, id_pair, key_of
-from sidecar.wire.subject import Change, followed, parted
+from sidecar.wire.ids import EntryId, Origin
+from sidecar.wire.subject import Change, followed
 
 BATCH: Final = 2000
 """Letters held against the notification stream at a time: a scan each, and bounded memory."""
@@ -115,10 +115,10 @@ class Redriver:
         self._sleep = sleep
         self._next_at = clock()
 
-    def these(self, letter_ids: Iterable[str]) -> Iterator[Outcome]:
+    def these(self, letter_ids: Iterable[EntryId]) -> Iterator[Outcome]:
         """Redrive the letters with these IDs."""
         letters: list[DeadLetter] = []
-        for letter_id in sorted(set(letter_ids), key=id_pair):
+        for letter_id in sorted(set(letter_ids)):
             letter = self._letters.get(letter_id)
             if letter is None:
                 yield Outcome(letter_id, Result.ABSENT, "there is no such letter")
@@ -134,7 +134,7 @@ class Redriver:
                 _in_entry_order(self._letters.all(asked), self._letters.originals())
             )
 
-    def _run(self, letter_ids: Iterator[str]) -> Iterator[Outcome]:
+    def _run(self, letter_ids: Iterator[EntryId]) -> Iterator[Outcome]:
         while ids := list(islice(letter_ids, BATCH)):
             found = {letter_id: self._letters.get(letter_id) for letter_id in ids}
             batch = {id_: _candidate(one, self._refusal(one)) for id_, one in found.items() if one}
@@ -154,14 +154,14 @@ class Redriver:
 
     def _refusal(self, letter: DeadLetter) -> str:
         """Say what no --force overrides."""
-        stream, _ = parted(letter.origin)
+        stream = letter.origin.stream
         if not self._order.selection.wants(letter):
             return f"it is not among those chosen; its reason is {letter.reason}"
         if letter.truncated:
             return "it is truncated: let the producer send the event again"
         if not letter.raw_event:
             return "it has no event: let the producer send it again"
-        if not stream:
+        if letter.origin.entry is None:
             return f"its origin {letter.origin!r} names no entry of a control stream"
         if stream not in self._order.streams:
             return f"it came from another control stream: add --stream {stream}"
@@ -182,7 +182,7 @@ class Redriver:
         """Put one back, unless something is against it. Raises `LookAgain`."""
         if not self._order.dry_run:
             overtakers.advance()
-        letter = self._letters.get(candidate.id)
+        letter = self._letters.get(EntryId(candidate.id))
         if letter is None:
             return _outcome(candidate, Result.ABSENT, _WENT)
         overtaker = overtakers.against(candidate.id)
@@ -205,7 +205,7 @@ class Redriver:
 
     def _put_back(
         self, candidate: Candidate, letter: DeadLetter, overtakers: Overtakers, *, forced: str
-    ) -> str | None:
+    ) -> Origin | None:
         """Append the event, then remove the letter. Returns the new entry, None without stream.
 
         `forced` is what was against it. Raises `LookAgain`: nothing was appended.
@@ -223,7 +223,7 @@ class Redriver:
             "entry": entry,
             **({"forced": forced} if forced else {}),
         }
-        self._letters.settle(candidate.id, record)
+        self._letters.settle(letter.id, record)
         return entry
 
     def _keep_rate(self) -> None:
@@ -254,18 +254,20 @@ def standing(
 
 
 def _candidate(letter: DeadLetter, refusal: str = "") -> Candidate:
-    known_ms, _ = id_pair(letter.id)
+    known_ms = letter.id.ms
     try:
         change = Change.of(letter.event(), letter.origin, None)
     except Rejected:
         _, event_id = letter.hints()
-        stream, entry = parted(letter.origin)
-        change = Change(event_id, None, "", 0, stream, entry, None)
+        origin = letter.origin
+        change = Change(event_id, None, "", 0, origin.stream, origin.entry, None)
     change = change.begun(known_ms)
     return Candidate(letter.id, letter.origin, change.stream, change, known_ms, refusal)
 
 
-def _in_entry_order(letters: Iterable[DeadLetter], originals: Mapping[str, str]) -> Iterator[str]:
+def _in_entry_order(
+    letters: Iterable[DeadLetter], originals: Mapping[str, Origin]
+) -> Iterator[EntryId]:
     """Yield the IDs of letters in the order of the entries that they were at first: an older event
     must not be redriven behind a newer one because it died later. They lie in a temporary file.
     """
@@ -276,12 +278,12 @@ def _in_entry_order(letters: Iterable[DeadLetter], originals: Mapping[str, str])
             "INSERT INTO letters VALUES (?, ?, ?)", (_place_of(one, originals) for one in letters)
         )
         for (key,) in db.execute("SELECT letter FROM letters ORDER BY entry, stream, letter"):
-            yield id_of(key)
+            yield EntryId.of_key(key)
 
 
-def _place_of(letter: DeadLetter, originals: Mapping[str, str]) -> tuple[str, str, str]:
-    stream, entry = parted(followed(originals, letter.origin))
-    return (key_of("{}-{}".format(*entry)) if entry else "", stream, key_of(letter.id))
+def _place_of(letter: DeadLetter, originals: Mapping[str, Origin]) -> tuple[str, str, str]:
+    first = followed(originals, letter.origin)
+    return first.entry.key if first.entry else "", first.stream, letter.id.key
 
 
 def _outcome(

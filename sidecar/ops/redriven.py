@@ -14,7 +14,7 @@ from sidecar.redis.publisher import BURIED, remembered
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import control_version_of
+from sidecar.wire.ids import EntryId, Origin
 
 
 class RedriveOutcome(NamedTuple):
@@ -45,7 +45,7 @@ class RedriveOutcomes:
         return [self._one(record, published) for record in records]
 
     def _one(self, record: Entry, published: dict[str, int]) -> RedriveOutcome:
-        entry, letter = text(record.fields, "entry"), text(record.fields, "letter")
+        entry, letter = Origin(text(record.fields, "entry")), EntryId(text(record.fields, "letter"))
         if not entry:
             return RedriveOutcome("")  # `audit --repair` put an artifact, not an event
         if entry in self._again:
@@ -53,7 +53,7 @@ class RedriveOutcomes:
         if entry in self._letters:
             return RedriveOutcome("dead", self._letters[entry])
         control_version = published.get(text(record.fields, "event_id"), 0)
-        died = control_version_of(letter) if letter else 0
+        died = letter.control_version if letter else 0
         if control_version > died:
             return RedriveOutcome("published", str(control_version))
         return RedriveOutcome("")  # one from before it died is another event's, or what it repeats

@@ -31,9 +31,9 @@ from sidecar.redis.source import Entry
 from sidecar.stores import explained
 from sidecar.wire.event import Event, Rejected, content_digest, decode
 from sidecar.wire.identity import identity_of
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.moments import rfc3339
-from sidecar.wire.subject import Change, parted
+from sidecar.wire.subject import Change
 from sidecar.worker.pipeline import Admitted, Pipeline, Rules
 from sidecar.worker.policy import Mismatch
 from store import Capability, Pin, Store, capabilities
@@ -66,8 +66,8 @@ class Outcome(NamedTuple):
 
     result: Result
     detail: str = ""
-    entry: str | None = None
-    """`<control stream>/<entry id>` of the new entry."""
+    entry: Origin | None = None
+    """Of the new entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,13 @@ class Repair:
         assert culprit.entry  # noqa: S101 -- what is lost is an entry
         entry = self._entry(culprit.stream, culprit.entry)
         event = event_of(entry.fields) if entry else None
-        origin = f"{culprit.stream}/{culprit.entry}"
+        origin = Origin.of(culprit.stream, culprit.entry)
         if event:
             change = Change.of(event, origin, None).begun(now_ms)
         else:
-            change = Change(culprit.event_id or "", None, "", 0, *parted(origin), None)
+            change = Change(
+                culprit.event_id or "", None, "", 0, culprit.stream, culprit.entry, None
+            )
         return Candidate(origin, origin, culprit.stream, change, now_ms)
 
     def _send_again(self, candidate: Candidate, overtakers: Overtakers) -> Outcome:
@@ -144,8 +146,8 @@ class Repair:
         against = overtakers.against(candidate.id)
         if against and not self._order.force:
             return Outcome(Result.REFUSED, f"{against}; --force sends it again all the same")
-        _, entry_id = candidate.origin.rsplit("/", 1)
-        entry = self._entry(candidate.stream, entry_id)
+        assert candidate.origin.entry  # noqa: S101 -- what is lost is an entry
+        entry = self._entry(candidate.stream, candidate.origin.entry)
         if entry is None:
             return Outcome(Result.REMAINS, "the entry is gone; let the producer send it again")
         if self._order.dry_run:
@@ -176,7 +178,7 @@ class Repair:
         state, at = answer
         return str(at.decode()) if state == -1 else ""
 
-    def _entry(self, stream: str, entry_id: str) -> Entry | None:
+    def _entry(self, stream: str, entry_id: EntryId) -> Entry | None:
         with translated(self._control.url):
             raw: Any = self._control.at(stream).xrange(stream, entry_id, entry_id)
         if raw:
@@ -219,7 +221,7 @@ class Repair:
         admitted = Admitted(event, body, content_digest(body), b"", b"")
         try:
             with explained():
-                pipeline.carry(admitted, id_pair(culprit.entry))
+                pipeline.carry(admitted, culprit.entry.pair)
         except (Mismatch, Rejected) as error:
             return Outcome(Result.REMAINS, f"the producer's store: {error}")
         wrong, _ = what_is_wrong(self._fleet, pin)

@@ -23,7 +23,7 @@ from sidecar.redis.readers import damaged_readers
 from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
-from sidecar.wire.ids import FIRST, control_version_of, id_after, id_pair, is_entry_id
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.urls import redact
 from sidecar.worker.recovery import is_beyond, is_skipped
 
@@ -40,7 +40,7 @@ class ControlStatus:
     stream: str
     exists: bool
     length: int
-    last_id: str | None
+    last_id: EntryId | None
     group: bool
     """Whether a worker has ever read it for this notification stream."""
     lag: int | None
@@ -117,6 +117,13 @@ class Status:
     memory: list[Memory]
     """Of each server, as far as it may be asked."""
 
+    @property
+    def warnings(self) -> list[tuple[str, str]]:
+        """What a person must not overlook: in a word, and in full."""
+        forgotten = [("REDIS FORGOT", str(one)) for one in self.forgotten]
+        full = [("REDIS IS FULL", str(one)) for one in self.memory if one.is_full]
+        return [*forgotten, *full, *(("DAMAGED", one) for one in self.damaged)]
+
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
         found = asdict(self)
@@ -180,7 +187,7 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
     }  # fmt: skip
     if group is None or info is None:
         return found
-    found["position"] = position = group["last-delivered-id"].decode()
+    found["position"] = position = EntryId(group["last-delivered-id"].decode())
     found["position_beyond_end"] = is_beyond(position, info.last_id)
     found["lag"] = None if found["position_beyond_end"] else _lag(client, keys, group)
     pending: Any = client.xpending(keys.control, keys.group)
@@ -190,20 +197,20 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
         for one in pending["consumers"] or ()
     }
     if pending["min"]:
-        oldest = pending["min"].decode()
+        oldest = EntryId(pending["min"].decode())
         found["oldest_pending"] = oldest
-        found["oldest_pending_age_s"] = now_us / 1e6 - id_pair(oldest)[0] / 1e3
+        found["oldest_pending_age_s"] = now_us / 1e6 - oldest.ms / 1e3
     return found
 
 
 def _doubt_lag(client: Client, read: dict[str, Any], side: dict[str, Any]) -> None:
     """Take back the lag where the group has passed the lowest unfinished entry."""
-    low, position = side["lowest_unfinished"], read.pop("position")
-    if read["lag"] is None or not low or not is_entry_id(low):
+    low, position = EntryId.parse(side["lowest_unfinished"] or ""), read.pop("position")
+    if read["lag"] is None or low is None:
         return
-    first: Any = client.xrange(read["stream"], low, "+", count=1)
-    first_id = first[0][0].decode() if first else None
-    if is_skipped(low, first_id, position, read["oldest_pending"] or ""):
+    first: Any = client.xrange(read["stream"], low, LAST, count=1)
+    first_id = EntryId(first[0][0].decode()) if first else None
+    if is_skipped(low, first_id, position, read["oldest_pending"]):
         read["lag"] = None
 
 
@@ -213,7 +220,7 @@ def _lag(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
     """
     if group.get("lag") is not None:
         return int(group["lag"])
-    first = id_after(group["last-delivered-id"].decode())
+    first = EntryId(group["last-delivered-id"].decode()).after
     waiting: Any = client.xrange(keys.control, first, "+", count=MAX_COUNTED + 1)
     return len(waiting) if len(waiting) <= MAX_COUNTED else None
 
@@ -235,8 +242,8 @@ def _notify_side(client: Client, keys: Keys) -> dict[str, Any]:
 def _notifications(client: Client, keys: Keys) -> NotifyStatus:
     info = stream_info(client, keys.notifications)
     mark = or_else(None, partial(trimmed_of, client, keys, keys.notifications))
-    trimmed = control_version_of(mark or FIRST)
-    last = control_version_of(info.last_id) if info else 0
+    trimmed = (mark or FIRST).control_version
+    last = info.last_id.control_version if info else 0
     if info is None or not last:
         return NotifyStatus(keys.notifications, info is not None, 0, None, None, trimmed)
     age_s = (server_time_us(client) - last) / 1e6

@@ -10,9 +10,8 @@ from typing import Final
 
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
-from sidecar.redis.scan import pages_back, text
-from sidecar.wire.ids import id_pair
-from sidecar.wire.subject import CLOCK_SLACK_MS, parted
+from sidecar.redis.scan import origin_of, pages_back
+from sidecar.wire.subject import CLOCK_SLACK_MS
 
 LONGEST_WAIT_MS: Final = 7 * 86_400_000
 """An event may wait so long and its notification still agrees with its entry's ID."""
@@ -25,9 +24,9 @@ def streams_with_times(client: Client, keys: Keys) -> set[str]:
     """
     agrees: dict[str, bool] = {}
     for entry in next(pages_back(client, keys.notifications), []):
-        stream, origin_id = parted(text(entry.fields, "origin"))
-        if origin_id:
-            waited_ms = id_pair(entry.id)[0] - origin_id[0]
+        origin = origin_of(entry.fields)
+        if origin.entry:
+            waited_ms = entry.id.ms - origin.entry.ms
             is_time = -CLOCK_SLACK_MS <= waited_ms <= LONGEST_WAIT_MS
-            agrees[stream] = agrees.get(stream, True) and is_time
+            agrees[origin.stream] = agrees.get(origin.stream, True) and is_time
     return {stream for stream, all_agree in agrees.items() if all_agree}

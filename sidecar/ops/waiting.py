@@ -15,7 +15,7 @@ from sidecar.redis.client import Side, translated
 from sidecar.redis.groups import delivered, pending
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import stream_info
-from sidecar.wire.ids import FIRST, LAST, id_of, id_pair, key_of
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker.recovery import is_beyond
 
 PAGE: Final = 200
@@ -29,8 +29,8 @@ CREATE TABLE suspects (stream, entry, PRIMARY KEY (stream, entry)) WITHOUT ROWID
 class Window:
     """Which control entries are audited: from `since` to `until`, both inclusive."""
 
-    since: str = FIRST
-    until: str | None = None
+    since: EntryId = FIRST
+    until: EntryId | None = None
 
 
 class Waiting:
@@ -47,11 +47,11 @@ class Waiting:
         """`keys` by control stream. `db` has the tables of `SCHEMA`."""
         self._control, self._notify, self._keys = control, notify, keys
         self._window, self._db = window, db
-        self.last: dict[str, str] = {}
+        self.last: dict[str, EntryId] = {}
         """By stream, the last entry of the window."""
-        self.beyond_end: dict[str, str] = {}
+        self.beyond_end: dict[str, EntryId] = {}
         """By stream, the group's position where that lay beyond every ID that the stream gave."""
-        self._delivered: dict[str, str] = {}
+        self._delivered: dict[str, EntryId] = {}
 
     def read(self) -> None:
         """Note of each stream where it ends, then what was handed out, then what is pending."""
@@ -59,7 +59,7 @@ class Waiting:
             with translated(self._control.url):
                 info = stream_info(self._control.at(stream), stream)
             last = info.last_id if info else FIRST
-            self.last[stream] = min(last, self._window.until or last, key=id_pair)
+            self.last[stream] = min(last, self._window.until or last)
             self._delivered[stream] = delivered(self._control, self._notify, keys)
             if is_beyond(self._delivered[stream], self._ends_at(stream)):
                 self.beyond_end[stream] = self._delivered[stream]
@@ -76,19 +76,19 @@ class Waiting:
         ).fetchall()
         for stream, first, last in found:
             self._delivered[stream] = delivered(self._control, self._notify, self._keys[stream])
-            self._read_pending(self._keys[stream], id_of(first), id_of(last))
+            self._read_pending(self._keys[stream], EntryId.of_key(first), EntryId.of_key(last))
 
-    def waits(self, stream: str, entry_id: str) -> bool:
+    def waits(self, stream: str, entry_id: EntryId) -> bool:
         """Tell whether an entry was not handed out, or was pending."""
-        if id_pair(entry_id) > id_pair(self._delivered[stream]):
+        if entry_id > self._delivered[stream]:
             return True
         return self.consumer_of(stream, entry_id) is not None
 
-    def consumer_of(self, stream: str, entry_id: str) -> str | None:
+    def consumer_of(self, stream: str, entry_id: EntryId) -> str | None:
         """Return under which consumer of the group an entry was pending; None when it was not."""
         found = self._db.execute(
             "SELECT consumer FROM pending WHERE stream = ? AND entry = ?",
-            (stream, key_of(entry_id)),
+            (stream, entry_id.key),
         ).fetchone()
         return str(found[0]) if found else None
 
@@ -101,16 +101,16 @@ class Waiting:
             found.setdefault(stream, {})[consumer] = count
         return found
 
-    def _ends_at(self, stream: str) -> str:
+    def _ends_at(self, stream: str) -> EntryId:
         with translated(self._control.url):
             info = stream_info(self._control.at(stream), stream)
         return info.last_id if info else LAST
 
-    def _read_pending(self, keys: Keys, first: str, last: str) -> None:
+    def _read_pending(self, keys: Keys, first: EntryId, last: EntryId) -> None:
         client = self._control.at(keys.control)
         with translated(self._control.url):
             for page in pending(client, keys.control, keys.group, first, last, page=PAGE):
                 self._db.executemany(
                     "INSERT OR IGNORE INTO pending VALUES (?, ?, ?)",
-                    [(keys.control, key_of(entry_id), consumer) for entry_id, consumer in page],
+                    [(keys.control, entry_id.key, consumer) for entry_id, consumer in page],
                 )

@@ -18,10 +18,9 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import noting, script_of
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, id_pair
+from sidecar.wire.ids import FIRST, EntryId
 
 CLAIM_S: Final = 60.0
-_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _SEGMENT: Final = re.compile(rb"(\S+) (\S+) ([0-9]{1,17})")
 
 
@@ -41,18 +40,18 @@ def note_archived(notify: Client, keys: Keys, stream: str, last: Entry) -> None:
     note(keys=[keys.archived], args=[stream, last.id])
 
 
-def archived_to(client: Client, notify: Client, keys: Keys, stream: str) -> str | None:
+def archived_to(client: Client, notify: Client, keys: Keys, stream: str) -> EntryId | None:
     """Return up to where all that is in the stream is archived; None when nobody can tell.
 
     `client` leads to the stream, `notify` to the notifications. Nothing is told of a stream that
     was made anew, nor where someone wrote an ID that is none. Raises redis-py's errors.
     """
     noted: Any = notify.hget(keys.archived, stream)
-    if noted is None or not _ID.fullmatch(noted):
+    mark = EntryId.read(noted or b"")
+    if mark is None:
         return None
-    mark = str(noted, "ascii")
     info = stream_info(client, stream)
-    if info is None or info.first_id is None or id_pair(info.first_id) > id_pair(mark):
+    if info is None or info.first_id is None or info.first_id > mark:
         return mark  # nothing is there that it could be wrong about
     found: Any = client.xrange(stream, mark, mark)
     if not found:

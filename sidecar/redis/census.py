@@ -16,7 +16,7 @@ from sidecar.redis.client import Side, check_server, check_stream, translated
 from sidecar.redis.fleet import LOG
 from sidecar.redis.keys import Keys, hash_tagged
 from sidecar.redis.scan import stream_info
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId
 from sidecar.wire.urls import redact
 
 GROUP_PREFIX: Final = b"sidecar:"
@@ -54,7 +54,7 @@ class Registrar:
         self._control = control
         self._notify = notify
         self._named = named
-        self._last_ids: dict[tuple[str, bytes], str] = {}
+        self._last_ids: dict[tuple[str, bytes], EntryId] = {}
         self._runs: dict[str, str] = {}
 
     def take(self) -> Census:
@@ -97,7 +97,7 @@ class Registrar:
             side = self._control if url == self._control.url else self._notify
             with translated(url):
                 info = stream_info(side.at(stream), stream)
-            if info is None or id_pair(info.last_id) < id_pair(last_id):
+            if info is None or info.last_id < last_id:
                 raise _lost(side, f"lost entries of {shown(stream)}")
 
     def _control_streams(self, census: Census) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,7 @@ import redis
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client, is_misplaced
 from sidecar.redis.keys import Keys
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId
 
 _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _SEGMENT: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20} ([0-9a-f]{32}|-) [0-9]{1,17}")
@@ -130,13 +130,13 @@ def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
                 raise
 
 
-def low_of(client: Client, keys: Keys) -> str | None:
+def low_of(client: Client, keys: Keys) -> EntryId | None:
     """Return the lowest entry that may be unfinished, as noted. Raises `Damaged`, redis-py's."""
     low: Any = client.get(keys.low)
     return _entry_id(keys.low, low, _LOW_FIX)
 
 
-def trimmed_of(client: Client, keys: Keys, stream: str) -> str | None:
+def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
     """Return up to where the stream was trimmed, as noted. Raises `Damaged`, redis-py's."""
     noted = _mark(client, keys.trimmed, stream)
     mark = trimmed_id(keys, stream, noted)
@@ -144,7 +144,7 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> str | None:
         return mark
     # The notes lie beside these streams, and are never ahead of them.
     info: Any = client.xinfo_stream(stream)
-    return trimmed_id(keys, stream, noted, last=info["last-generated-id"].decode())
+    return trimmed_id(keys, stream, noted, last=EntryId(info["last-generated-id"].decode()))
 
 
 def trimmed_streams(client: Client, keys: Keys) -> set[str]:
@@ -154,15 +154,15 @@ def trimmed_streams(client: Client, keys: Keys) -> set[str]:
 
 
 def trimmed_id(
-    keys: Keys, stream: str, noted: bytes | None, *, last: str | None = None
-) -> str | None:
+    keys: Keys, stream: str, noted: bytes | None, *, last: EntryId | None = None
+) -> EntryId | None:
     """Return what is noted of how far the stream was trimmed. Raises `Damaged`.
 
     Where trimming can only be noted up to `last`, a note above is none.
     """
     fix = f"HDEL its field {stream}; trimming notes it again"
     mark = _entry_id(keys.trimmed, noted, fix)
-    if mark and noted and last and id_pair(mark) > id_pair(last):
+    if mark and noted and last and mark > last:
         raise Damaged(keys.trimmed, noted, fix)
     return mark
 
@@ -214,9 +214,9 @@ def _mark(client: Client, key: str, stream: str) -> bytes | None:
     return None if noted[0] is None else bytes(noted[0])
 
 
-def _entry_id(key: str, noted: bytes | None, fix: str) -> str | None:
+def _entry_id(key: str, noted: bytes | None, fix: str) -> EntryId | None:
     _check(key, noted, _ENTRY_ID, fix)
-    return None if noted is None else str(noted, "ascii")
+    return None if noted is None else EntryId.read(noted)
 
 
 def _check(key: str, value: bytes | None, legal: re.Pattern[bytes], fix: str) -> None:

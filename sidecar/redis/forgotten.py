@@ -17,7 +17,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.scan import text
 from sidecar.redis.scripts import script_of
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import control_version_of, is_entry_id
+from sidecar.wire.ids import EntryId
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.subject import CLOCK_SLACK_MS
 
@@ -40,9 +40,9 @@ class Loss(NamedTuple):
 
     part: Part
     stream: str
-    known: str
+    known: EntryId
     """The ID up to which all was known to be there."""
-    found: str
+    found: EntryId
     """The ID up to which it still was."""
     whole_ms: int
     """When it was seen whole last, in milliseconds since the epoch by the server's clock; 0 when
@@ -60,8 +60,8 @@ class Forgotten(NamedTuple):
     lost: str
     """One of `Part`."""
     stream: str
-    known: str
-    found: str
+    known: EntryId
+    found: EntryId
     whole_until: str
     """RFC 3339; until then at least nothing was lost. Empty when nobody knows."""
     noticed_us: int
@@ -80,18 +80,17 @@ class Forgotten(NamedTuple):
     @property
     def from_us(self) -> int:
         """After which ID something may be missing, as a control_version; 0 is ever."""
-        return control_version_of(self.found) if is_entry_id(self.found) else 0
+        return _us(self.found)
 
-    def touches(self, first: str, last: str | None) -> bool:
+    def touches(self, first: EntryId, last: EntryId | None) -> bool:
         """Tell whether it may have been about entries from `first` to `last`."""
-        ends_before = last is not None and control_version_of(last) < self.from_us
-        return (self._is_ahead or control_version_of(first) <= self.noticed_us) and not ends_before
+        ends_before = last is not None and last.control_version < self.from_us
+        return (self._is_ahead or first.control_version <= self.noticed_us) and not ends_before
 
     @property
     def _is_ahead(self) -> bool:
         """Whether IDs lie after the time when it was noticed: they are no times."""
-        known_us = control_version_of(self.known) if is_entry_id(self.known) else 0
-        return max(known_us, self.from_us) > self.noticed_us + CLOCK_SLACK_MS * 1000
+        return max(_us(self.known), self.from_us) > self.noticed_us + CLOCK_SLACK_MS * 1000
 
     def __str__(self) -> str:
         """Return it for a person."""
@@ -139,13 +138,20 @@ def newest_records(client: Client, keys: Collection[Keys], count: int) -> list[F
         if not is_misplaced(error):
             raise
         return []  # nobody can put anything on record there
-    records = [Entry(entry_id.decode(), fields) for entry_id, fields in found]
+    records = [Entry(EntryId(entry_id.decode()), fields) for entry_id, fields in found]
     forgotten = [_forgotten(each) for each in records if text(each.fields, "what") == "forgot"]
     return [each for each in forgotten if each.stream in streams][:count]
+
+
+def _us(text: str) -> int:
+    entry_id = EntryId.parse(text)
+    return entry_id.control_version if entry_id else 0
 
 
 def _forgotten(record: Entry) -> Forgotten:
     lost, stream, known, found, whole_until = (
         text(record.fields, name) for name in ("lost", "stream", "known", "found", "whole_until")
     )
-    return Forgotten(lost, stream, known, found, whole_until, control_version_of(record.id))
+    return Forgotten(
+        lost, stream, EntryId(known), EntryId(found), whole_until, record.id.control_version
+    )

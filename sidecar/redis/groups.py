@@ -10,7 +10,7 @@ import redis
 from sidecar.redis.client import Client, Side, translated
 from sidecar.redis.damage import low_of
 from sidecar.redis.keys import Keys
-from sidecar.wire.ids import FIRST, id_after, id_before
+from sidecar.wire.ids import FIRST, EntryId
 
 
 def group_of(client: Client, stream: str, group: str) -> Mapping[str, Any] | None:
@@ -24,13 +24,13 @@ def group_of(client: Client, stream: str, group: str) -> Mapping[str, Any] | Non
     return next((dict(one) for one in groups if one["name"] == group.encode()), None)
 
 
-def position_of(client: Client, stream: str, group: str) -> str | None:
+def position_of(client: Client, stream: str, group: str) -> EntryId | None:
     """Return up to where entries were handed out; None without a group."""
     found = group_of(client, stream, group)
-    return str(found["last-delivered-id"].decode()) if found else None
+    return EntryId(found["last-delivered-id"].decode()) if found else None
 
 
-def delivered(control: Side, notify: Side, keys: Keys) -> str:
+def delivered(control: Side, notify: Side, keys: Keys) -> EntryId:
     """Return up to where entries were handed out.
 
     A lost group begins at the lowest unfinished entry again. Raises `SidecarError`.
@@ -41,12 +41,12 @@ def delivered(control: Side, notify: Side, keys: Keys) -> str:
         return position
     with translated(notify.url):
         low = low_of(notify.client, keys)
-    return id_before(low) if low else FIRST
+    return low.before if low else FIRST
 
 
 def pending(
-    client: Client, stream: str, group: str, first: str, last: str, *, page: int
-) -> Iterator[list[tuple[str, str]]]:
+    client: Client, stream: str, group: str, first: EntryId, last: EntryId, *, page: int
+) -> Iterator[list[tuple[EntryId, str]]]:
     """Yield what is pending from `first` to `last`, under any consumer: entry IDs and consumers.
 
     In pages. A group that is lost, maybe meanwhile, has nothing. Raises redis-py's errors.
@@ -59,8 +59,9 @@ def pending(
             if str(error).startswith("NOGROUP"):
                 return
             raise
-        yield [
-            (one["message_id"].decode(), one["consumer"].decode(errors="backslashreplace"))
+        rows = [
+            (EntryId(one["message_id"].decode()), one["consumer"].decode(errors="backslashreplace"))
             for one in found
         ]
-        first = id_after(found[-1]["message_id"].decode()) if found else first
+        yield rows
+        first = rows[-1][0].after if rows else first

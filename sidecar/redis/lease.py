@@ -12,6 +12,7 @@ from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged, low_of, misplaced
 from sidecar.redis.keys import Keys
 from sidecar.redis.scripts import script_of
+from sidecar.wire.ids import EntryId
 
 
 class Fenced(Exception):
@@ -81,7 +82,7 @@ class Lease:
         """
         return bool(self._call("release", self._lease_keys, [self._token, 1, alone]))
 
-    def lowest_unfinished(self) -> str | None:
+    def lowest_unfinished(self) -> EntryId | None:
         """Return the lowest entry that may be unfinished, as last noted. Raises `Damaged`."""
         return low_of(self._client, self._keys)
 
@@ -89,7 +90,7 @@ class Lease:
         """Forget the lowest unfinished entry: it was one of another stream of the same name."""
         self._client.delete(self._keys.low)
 
-    def note_lowest(self, low: str) -> None:
+    def note_lowest(self, low: EntryId) -> None:
         """Note the lowest entry that may be unfinished, where none is noted yet.
 
         Without the fence: what was the lowest once never is too high, and nothing is replaced.
@@ -100,7 +101,7 @@ class Lease:
         """Note that this owner got through what its predecessors left."""
         self._client.hdel(self._keys.halt, "unclean", "alone", "alone_deaths")
 
-    def run_alone(self, entry_id: str) -> int:
+    def run_alone(self, entry_id: EntryId) -> int:
         """Note that `entry_id` is about to be run alone.
 
         Returns how often that was noted before without the worker living to note another.

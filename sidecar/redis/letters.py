@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
-from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info, text
+from sidecar.redis.scan import origin_of, pages, pages_back, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Event, Rejected, decode
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 
 PAGE: Final = 200
 """Letters read at a time: each may have 16 KiB."""
@@ -25,7 +25,7 @@ MAX_AUDIT_RECORDS: Final = 100_000
 class DeadLetter:
     """One entry of the dead-letter stream (docs/contract.md, "Dead letters")."""
 
-    id: str
+    id: EntryId
     fields: Mapping[bytes, bytes]
 
     @property
@@ -49,9 +49,9 @@ class DeadLetter:
         return text(self.fields, "detail")
 
     @property
-    def origin(self) -> str:
+    def origin(self) -> Origin:
         """`<control stream>/<entry id>` of the entry that it was."""
-        return text(self.fields, "origin")
+        return origin_of(self.fields)
 
     @property
     def dead_at(self) -> str:
@@ -96,8 +96,8 @@ class Selection:
     type: str = ""
     ref: str = ""
     """This artifact_ref, and what lies under it."""
-    first: str = "-"
-    last: str = "+"
+    first: EntryId = FIRST
+    last: EntryId = LAST
     """Between which IDs, both inclusive."""
 
     def __bool__(self) -> bool:
@@ -140,7 +140,7 @@ class DeadLetters:
         """Return the clock of the server that has them, in microseconds since the epoch."""
         return server_time_us(self.client)
 
-    def last_id(self) -> str | None:
+    def last_id(self) -> EntryId | None:
         """Return the ID that was given last; None while there has been no letter."""
         info = stream_info(self.client, self._keys.dead)
         return info.last_id if info else None
@@ -150,13 +150,12 @@ class DeadLetters:
         last = self.last_id()
         if last is None:
             return None
-        bound = asked.last != "+" and id_pair(asked.last) <= id_pair(last)
-        return asked if bound else replace(asked, last=last)
+        return replace(asked, last=min(asked.last, last))
 
-    def get(self, letter_id: str) -> DeadLetter | None:
+    def get(self, letter_id: EntryId) -> DeadLetter | None:
         """Return one letter; None when it is not there."""
         found: Any = self.client.xrange(self._keys.dead, letter_id, letter_id)
-        return DeadLetter(found[0][0].decode(), found[0][1]) if found else None
+        return DeadLetter(EntryId(found[0][0].decode()), found[0][1]) if found else None
 
     def all(self, asked: Selection = ALL) -> Iterator[DeadLetter]:
         """Yield letters, the oldest first."""
@@ -166,12 +165,11 @@ class DeadLetters:
     def newest(self, count: int, asked: Selection = ALL) -> list[DeadLetter]:
         """Return the newest `count` letters, the oldest of them first."""
         found: list[DeadLetter] = []
-        low = (0, 0) if asked.first == "-" else id_pair(asked.first)
         for page in pages_back(
             self.client, self._keys.dead, asked.last, page=min(PAGE, max(count, 1))
         ):
-            found += [one for one in _letters(page, asked) if id_pair(one.id) >= low]
-            if id_pair(page[-1].id) < low:
+            found += [one for one in _letters(page, asked) if one.id >= asked.first]
+            if page[-1].id < asked.first:
                 break
             if len(found) >= count:
                 break
@@ -186,7 +184,7 @@ class DeadLetters:
                 break
         return dict(counts.most_common()), counts.total()
 
-    def settle(self, letter_id: str, record: dict[Any, Any]) -> None:
+    def settle(self, letter_id: EntryId, record: dict[Any, Any]) -> None:
         """Remove a letter that has been redriven, and record that, both or neither."""
         with self.client.pipeline(transaction=True) as both:
             both.xdel(self._keys.dead, letter_id)
@@ -202,10 +200,10 @@ class DeadLetters:
         for page in pages(self.client, self._keys.redriven):
             yield from page
 
-    def originals(self) -> dict[str, str]:
+    def originals(self) -> dict[str, Origin]:
         """Return, for each entry that a letter was redriven as, the origin that the letter had."""
         return {
-            text(entry.fields, "entry"): text(entry.fields, "origin")
+            text(entry.fields, "entry"): origin_of(entry.fields)
             for page in pages(self.client, self._keys.redriven)
             for entry in page
         }

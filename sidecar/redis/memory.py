@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError
 
-from sidecar.redis.client import Client
+from sidecar.redis.client import FULL_FIX, Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,13 @@ class Memory:
     def is_full(self) -> bool:
         """Whether it refuses what is new."""
         return 0 < self.max_bytes <= self.used_bytes
+
+    def __str__(self) -> str:
+        """Return it for a person who is to set a full one right."""
+        return (
+            f"{self.url} uses {self.used_bytes:,} bytes of its maxmemory of {self.max_bytes:,}, and"
+            f" refuses what is new{FULL_FIX}"
+        )
 
 
 def memories(servers: Iterable[tuple[str, Client]]) -> list[Memory]:

@@ -16,7 +16,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Fenced, Lease
 from sidecar.redis.scripts import script_of
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import FIRST, id_pair
+from sidecar.wire.ids import FIRST, EntryId, Origin
 
 
 class Halted(Exception):
@@ -65,7 +65,7 @@ class Outbound(NamedTuple):
     """Digest of the event_id, and of the content: 16 bytes each."""
     json: bytes
     """Up to the value of control_version; empty for an event that the index is said to know."""
-    origin: str
+    origin: Origin
     traceparent: bytes
 
 
@@ -80,7 +80,7 @@ class Seen(NamedTuple):
 class Letter:
     """One dead letter (docs/contract.md, "Dead letters")."""
 
-    origin: str
+    origin: Origin
     identity: bytes
     """Event and content digest, to be looked up in the index; empty when it must not be."""
     fields: Mapping[str, str | bytes | int]
@@ -159,7 +159,7 @@ class Publisher(Lease):
         return remembered(self._client, self._keys, event_digests)
 
     def publish(
-        self, events: Sequence[Outbound], low: str, *, row_ends_from: int = 1
+        self, events: Sequence[Outbound], low: EntryId, *, row_ends_from: int = 1
     ) -> list[Verdict]:
         """Publish `events` in order, each event_id once; note `low` as the lowest unfinished entry.
 
@@ -172,7 +172,7 @@ class Publisher(Lease):
         self.begin(events, low, row_ends_from=row_ends_from)
         return self.finish()
 
-    def begin(self, events: Sequence[Outbound], low: str, *, row_ends_from: int = 1) -> None:
+    def begin(self, events: Sequence[Outbound], low: EntryId, *, row_ends_from: int = 1) -> None:
         """Send what `publish` sends, and do not wait for the answer.
 
         So the worker admits the next entries while Redis publishes these, in one thread: a
@@ -213,7 +213,7 @@ class Publisher(Lease):
             raise Fenced
         if state == -1:
             raise Halted
-        self._highest, self.found = highest, found.decode()
+        self._highest, self.found = highest, EntryId(found.decode())
         self._check_replicas(reached)
         return [_verdict(result) for result in results]
 
@@ -249,7 +249,7 @@ class Publisher(Lease):
             )
 
     def bury(
-        self, letters: Sequence[Letter], low: str, *, max_in_a_row: int, now: str
+        self, letters: Sequence[Letter], low: EntryId, *, max_in_a_row: int, now: str
     ) -> list[Buried]:
         """Write dead letters in order, once an origin, never for a published event.
 
@@ -262,7 +262,7 @@ class Publisher(Lease):
         script = self._scripts["bury"]
         lows = [low]
         for later in reversed(letters[1:]):
-            lows.insert(0, min(lows[0], _entry_of(later), key=id_pair))
+            lows.insert(0, min(lows[0], later.origin.entry or lows[0]))
         for letter, low_before, low_then in zip(letters, ["", *lows], lows, strict=False):
             origin = origin_digest(letter.origin)
             event = letter.identity or origin
@@ -293,7 +293,7 @@ class Publisher(Lease):
         self._check_replicas(reached)
         return done
 
-    def look(self, known: str) -> Ends:
+    def look(self, known: EntryId) -> Ends:
         """Hold the notification stream against a notification that it is known to have had."""
         return look(self._client, self.notifications, known, self._keys.incarnations)
 
@@ -308,10 +308,6 @@ class Publisher(Lease):
 
 
 _SCRIPTS: Final = ("publish", "bury")
-
-
-def _entry_of(letter: Letter) -> str:
-    return letter.origin.rpartition("/")[2]
 
 
 def _verdict(result: int) -> Verdict:

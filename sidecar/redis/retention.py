@@ -26,7 +26,7 @@ from sidecar.redis.readers import Reader, damaged_readers, registered
 from sidecar.redis.room import check_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
-from sidecar.wire.ids import FIRST, entry_id_of, id_after, id_before, id_pair
+from sidecar.wire.ids import FIRST, EntryId
 
 KINDS: Final = ("control", "notifications", "dead")
 ROUND: Final = 1000
@@ -125,7 +125,7 @@ class Retention:
     def _client_of(self, kind: str) -> Client:
         return self._control if kind == "control" else self._notify
 
-    def _control_floor(self) -> str:
+    def _control_floor(self) -> EntryId:
         """Return the lowest entry that the relay may not have finished.
 
         A stream without the relay's group, or that never came as far as what is noted of it, is
@@ -136,62 +136,62 @@ class Retention:
         position = position_of(self._control, stream, self._keys.group)
         if info is None or position is None:
             return FIRST
-        beyond = max(id_before(low), position, key=id_pair)
-        return FIRST if id_pair(beyond) > id_pair(info.last_id) else low
+        beyond = max(low.before, position)
+        return FIRST if beyond > info.last_id else low
 
-    def _reader_floor(self) -> str:
+    def _reader_floor(self) -> EntryId:
         """Return the lowest notification that a reader needs, or deduplication."""
         for damaged in damaged_readers(self._notify, self._keys):
             raise damaged  # it may need everything
         now_us = server_time_us(self._notify)
         remembered = max(0, now_us - int(self._dedup_window_s * 1e6))
         passed = [r.control_version + 1 for r in self.readers() if not r.expired]
-        return entry_id_of(min([remembered, *passed]))
+        return EntryId.of_version(min([remembered, *passed]))
 
-    def _trim(self, client: Client, stream: str, policy: str, floor: str | None) -> Trimmed:
+    def _trim(self, client: Client, stream: str, policy: str, floor: EntryId | None) -> Trimmed:
         """Note how far it goes, then go there, or less far where a group came meanwhile."""
         kept = self._first_kept(client, stream, self._policies[policy], floor)
-        _, last = _below(client, stream, kept, trim=False) if kept else (0, "")
+        _, last = _below(client, stream, kept, trim=False) if kept else (0, None)
         if not last:
             return Trimmed(stream, 0, more=False)
-        self._note(keys=[self._keys.trimmed], args=[stream, *id_pair(last)])
-        removed, _ = _below(client, stream, id_after(last), trim=True)
+        self._note(keys=[self._keys.trimmed], args=[stream, *last.pair])
+        removed, _ = _below(client, stream, last.after, trim=True)
         return Trimmed(stream, removed, more=removed >= ROUND)
 
     def _first_kept(
-        self, client: Client, stream: str, policy: Policy, floor: str | None
-    ) -> str | None:
+        self, client: Client, stream: str, policy: Policy, floor: EntryId | None
+    ) -> EntryId | None:
         """Return the lowest ID that stays, whatever groups need; None when all do."""
         wanted = []
         if policy.age_s is not None:
             cutoff_us = server_time_us(client) - int(policy.age_s * 1e6)
-            wanted.append(f"{max(0, cutoff_us) // 1000}-0")
+            wanted.append(EntryId.of(max(0, cutoff_us) // 1000))
         if policy.length is not None:
             excess: Any = client.xlen(stream)
             last = _oldest(client, stream, int(excess) - policy.length)
-            wanted += [id_after(last)] if last else []
+            wanted += [last.after] if last else []
         if not wanted:
             return None
         floors = [floor] if floor else []
         if self._archived_first:
             check_archived(self._notify, self._keys, stream)
             archived = archived_to(client, self._notify, self._keys, stream)
-            floors.append(id_after(archived) if archived else FIRST)
-        return min([max(wanted, key=id_pair), *floors], key=id_pair)
+            floors.append(archived.after if archived else FIRST)
+        return min([max(wanted), *floors])
 
 
-def _below(client: Client, stream: str, kept: str, *, trim: bool) -> tuple[int, str]:
+def _below(client: Client, stream: str, kept: EntryId, *, trim: bool) -> tuple[int, EntryId | None]:
     """Trim a round of what lies below `kept` and no group needs, or only look.
 
-    Returns how many entries go, and the highest of them; empty without any.
+    Returns how many entries go, and the highest of them; None without any.
     """
     answer: Any = script_of(client, "trim")(keys=[stream], args=[kept, ROUND, int(trim)])
-    return int(answer[0]), str(answer[1].decode())
+    return int(answer[0]), EntryId.read(answer[1])
 
 
-def _oldest(client: Client, stream: str, n: int) -> str | None:
+def _oldest(client: Client, stream: str, n: int) -> EntryId | None:
     """Return the ID of the n-th oldest entry, of the thousandth at most; None without any."""
     if n <= 0:
         return None
     found = script_of(client, "oldest")(keys=[stream], args=[min(n, ROUND)])
-    return str(found.decode()) if found else None
+    return EntryId(found.decode()) if found else None

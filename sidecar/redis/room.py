@@ -11,7 +11,7 @@ from typing import Final
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client
 from sidecar.redis.scan import stream_info
-from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION, control_version_of, id_pair
+from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION
 
 _VERSIONS: Final = "nothing can be published"
 _ENTRIES: Final = "no entry, or hardly any, can be appended"
@@ -29,8 +29,8 @@ def no_room(client: Client, stream: str, *, versions: bool) -> list[NoRoom]:
     info = stream_info(client, stream)
     if info is None:
         return []
-    is_last_version = versions and control_version_of(info.last_id) >= HIGHEST_VERSION
-    if not is_last_version and id_pair(info.last_id)[0] < HIGHEST:
+    is_last_version = versions and info.last_id.control_version >= HIGHEST_VERSION
+    if not is_last_version and info.last_id.ms < HIGHEST:
         return []
     what = _VERSIONS if versions else _ENTRIES
     return [NoRoom(

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import id_after, id_before
+from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 
 PAGE: Final = 1000
 
@@ -16,9 +16,9 @@ class StreamInfo(NamedTuple):
     """What XINFO STREAM says."""
 
     length: int
-    last_id: str
+    last_id: EntryId
     """The ID last given, also when that entry is gone."""
-    first_id: str | None
+    first_id: EntryId | None
     """The oldest entry that is still there."""
     added: int | None
     """How many entries it ever had; None before Redis 7.0."""
@@ -39,14 +39,19 @@ def stream_info(client: Client, stream: str | bytes) -> StreamInfo | None:
     first = info["first-entry"]
     return StreamInfo(
         int(info["length"]),
-        info["last-generated-id"].decode(),
-        first and first[0].decode(),
+        EntryId(info["last-generated-id"].decode()),
+        EntryId(first[0].decode()) if first else None,
         info.get("entries-added"),
     )
 
 
 def pages(
-    client: Client, stream: str | bytes, first: str = "-", last: str = "+", *, page: int = PAGE
+    client: Client,
+    stream: str | bytes,
+    first: EntryId = FIRST,
+    last: EntryId = LAST,
+    *,
+    page: int = PAGE,
 ) -> Iterator[list[Entry]]:
     """Yield the entries from `first` to `last` in lists of at most `page`, oldest first."""
     while True:
@@ -55,24 +60,29 @@ def pages(
             yield found
         if len(found) < page:
             return
-        first = id_after(found[-1].id)
+        first = found[-1].id.after
 
 
 def pages_back(
-    client: Client, stream: str, last: str = "+", *, page: int = PAGE
+    client: Client, stream: str, last: EntryId = LAST, *, page: int = PAGE
 ) -> Iterator[list[Entry]]:
     """Yield the entries up to `last` in lists of at most `page`, newest first."""
     while True:
-        found = _entries(client.xrevrange(stream, last, "-", count=page))
+        found = _entries(client.xrevrange(stream, last, FIRST, count=page))
         if found:
             yield found
         if len(found) < page:
             return
-        last = id_before(found[-1].id)
+        last = found[-1].id.before
 
 
 def _entries(answer: Any) -> list[Entry]:  # noqa: ANN401 -- redis-py
-    return [Entry(entry_id.decode(), fields or {}) for entry_id, fields in answer or ()]
+    return [Entry(EntryId(entry_id.decode()), fields or {}) for entry_id, fields in answer or ()]
+
+
+def origin_of(fields: Mapping[bytes, bytes]) -> Origin:
+    """Return the origin that an entry of an outbound stream names."""
+    return Origin(text(fields, "origin"))
 
 
 def text(fields: Mapping[bytes, bytes], name: str) -> str:

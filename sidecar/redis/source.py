@@ -12,11 +12,7 @@ from sidecar.redis.client import Client, is_full
 from sidecar.redis.ends import Ends, look
 from sidecar.redis.groups import group_of
 from sidecar.redis.keys import CONSUMER, Keys
-from sidecar.wire.ids import (
-    FIRST,
-    id_after,
-    id_pair,
-)
+from sidecar.wire.ids import FIRST, LAST, EntryId
 
 READ_BYTES: Final = 8 << 20
 """A read is to bring no more than that: 500 legal entries."""
@@ -28,7 +24,7 @@ MAX_READ: Final = 500
 class Entry(NamedTuple):
     """One entry of the control stream."""
 
-    id: str
+    id: EntryId
     fields: Mapping[bytes, bytes]
     """Empty when the entry is pending but was deleted or trimmed."""
     size_bytes: int = 0
@@ -39,9 +35,9 @@ class Pending(NamedTuple):
     """The pending list of the group at a moment."""
 
     total: int
-    lowest: str
+    lowest: EntryId
     """Its lowest ID; empty when nothing is pending."""
-    highest: str
+    highest: EntryId
     """Its highest ID; `FIRST` when nothing is pending."""
     others: Mapping[str, int] = MappingProxyType({})
     """By consumer, how many of them are another's than the worker's."""
@@ -80,7 +76,7 @@ class ControlStream:
         self._room = FIRST_READ
         """So many entries are read at once, as those before had few bytes, or many."""
 
-    def create_group(self, after: str) -> bool:
+    def create_group(self, after: EntryId) -> bool:
         """Make the group so that it delivers what lies after the ID `after`.
 
         Returns False when there is one already, which is left as it is.
@@ -95,13 +91,13 @@ class ControlStream:
             raise
         return True
 
-    def deliver_again(self, after: str) -> None:
+    def deliver_again(self, after: EntryId) -> None:
         """Let the group deliver once more everything after the ID `after`."""
         self._command("XGROUP", "SETID", self._stream, self._group, after)
 
-    def last_delivered(self) -> str:
+    def last_delivered(self) -> EntryId:
         """Return the ID up to which the group has handed out entries."""
-        return str(self._group_info()["last-delivered-id"].decode())
+        return EntryId(self._group_info()["last-delivered-id"].decode())
 
     def _group_info(self) -> Mapping[str, Any]:
         try:
@@ -115,10 +111,10 @@ class ControlStream:
                 return dict(group)
         raise GroupLost(self._group)
 
-    def last_generated(self) -> str:
+    def last_generated(self) -> EntryId:
         """Return the highest ID that the stream ever gave, whatever was deleted since."""
         info: Any = self._client.xinfo_stream(self._stream)
-        return str(info["last-generated-id"].decode())
+        return EntryId(info["last-generated-id"].decode())
 
     def read_new(self, count: int, block_ms: int | None) -> list[Entry]:
         """Return up to `count` entries that nobody read yet, oldest first.
@@ -130,7 +126,7 @@ class ControlStream:
         client = self._client if block_ms is None else self._blocking
         return self._read(client, block, count, ">")
 
-    def read_pending(self, after: str, count: int, *, elsewhere: bool = False) -> list[Entry]:
+    def read_pending(self, after: EntryId, count: int, *, elsewhere: bool = False) -> list[Entry]:
         """Return up to `count` pending entries with IDs above `after`, oldest first.
 
         Returns fewer while those before were large, but always one if there is one. With
@@ -139,17 +135,15 @@ class ControlStream:
         asked = min(count, self._room)
         gone = self._take_over(after, asked) if elsewhere else []
         entries = self._read(self._client, (), asked, after)
-        return (
-            sorted(gone + entries, key=lambda entry: id_pair(entry.id))[:asked] if gone else entries
-        )
+        return sorted(gone + entries, key=lambda entry: entry.id)[:asked] if gone else entries
 
-    def _take_over(self, after: str, count: int) -> list[Entry]:
+    def _take_over(self, after: EntryId, count: int) -> list[Entry]:
         """Claim what others have of the first `count` pending entries above `after`.
 
         Returns those that were deleted. They are not claimed, for Redis 7 and newer would drop
         them from the pending list, and nobody could tell any more that they are lost.
         """
-        found = self._pending_rows(id_after(after), "+", count)
+        found = self._pending_rows(after.after, LAST, count)
         others = [entry_id for entry_id, consumer in found if consumer != CONSUMER.encode()]
         with self._client.pipeline(transaction=False) as pipeline:
             for entry_id in others:
@@ -160,7 +154,7 @@ class ControlStream:
         if there:
             # JUSTID: a claim is no delivery, and must not count as one.
             self._command(
-                "XCLAIM", self._stream, self._group, CONSUMER, 0, *sorted(there, key=id_pair),
+                "XCLAIM", self._stream, self._group, CONSUMER, 0, *sorted(there),
                 "JUSTID", parse_justid=True,
             )  # fmt: skip
         return [Entry(entry_id, {}) for entry_id in others if entry_id not in there]
@@ -169,27 +163,29 @@ class ControlStream:
         """Return how many entries are pending in the group, and between which IDs they lie."""
         return pending_of(self._command("XPENDING", self._stream, self._group))
 
-    def pending_from(self, entry_id: str, count: int) -> set[str]:
+    def pending_from(self, entry_id: EntryId, count: int) -> set[EntryId]:
         """Return the IDs of the first `count` pending entries at or above `entry_id`."""
-        return {found for found, _ in self._pending_rows(entry_id, "+", count)}
+        return {found for found, _ in self._pending_rows(entry_id, LAST, count)}
 
-    def pending_between(self, first: str, last: str) -> set[str]:
+    def pending_between(self, first: EntryId, last: EntryId) -> set[EntryId]:
         """Return the IDs of all entries from `first` to `last` that are pending."""
-        ids: set[str] = set()
+        ids: set[EntryId] = set()
         while rows := self._pending_rows(first, last, MAX_READ):
             ids.update(entry_id for entry_id, _ in rows)
             if len(rows) < MAX_READ or rows[-1][0] == last:
                 break
-            first = id_after(rows[-1][0])
+            first = rows[-1][0].after
         return ids
 
-    def _pending_rows(self, first: str, last: str, count: int) -> list[tuple[str, bytes]]:
+    def _pending_rows(
+        self, first: EntryId, last: EntryId, count: int
+    ) -> list[tuple[EntryId, bytes]]:
         found = self._command(
             "XPENDING", self._stream, self._group, first, last, count, parse_detail=True
         )
-        return [(one["message_id"].decode(), one["consumer"]) for one in found]
+        return [(EntryId(one["message_id"].decode()), one["consumer"]) for one in found]
 
-    def entries(self, first: str, last: str, count: int) -> list[Entry]:
+    def entries(self, first: EntryId, last: EntryId, count: int) -> list[Entry]:
         """Return up to `count` entries from `first` to `last`, both included, read or not."""
         found = self._command("XRANGE", self._stream, first, last, "COUNT", count)
         return [_entry(*raw) for raw in found]
@@ -209,17 +205,17 @@ class ControlStream:
         except GroupLost:
             return
 
-    def fetch(self, entry_id: str) -> Entry:
+    def fetch(self, entry_id: EntryId) -> Entry:
         """Return one entry by its ID."""
         found = self._command("XRANGE", self._stream, entry_id, entry_id)
         return _entry(*found[0]) if found else Entry(entry_id, {})
 
-    def first_from(self, entry_id: str) -> str | None:
+    def first_from(self, entry_id: EntryId) -> EntryId | None:
         """Return the ID of the first entry at or above `entry_id`, None when there is none."""
         found = self._command("XRANGE", self._stream, entry_id, "+", "COUNT", 1)
-        return str(found[0][0].decode()) if found else None
+        return EntryId(found[0][0].decode()) if found else None
 
-    def look(self, known: str) -> Ends:
+    def look(self, known: EntryId) -> Ends:
         """Hold the stream against an entry that it is known to have had."""
         return look(self._client, self._stream, known)
 
@@ -227,10 +223,10 @@ class ControlStream:
         """Tell whether somebody has read from the group."""
         return bool(self._group_info()["consumers"])
 
-    def last(self) -> str:
+    def last(self) -> EntryId:
         """Return the ID of the newest entry."""
         found = self._command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
-        return str(found[0][0].decode()) if found else FIRST
+        return EntryId(found[0][0].decode()) if found else FIRST
 
     def acknowledge(self, entry_ids: Iterable[str]) -> int:
         """Take entries off the pending list; return how many were on it."""
@@ -276,12 +272,17 @@ def pending_of(summary: Mapping[str, Any]) -> Pending:
         for one in summary["consumers"] or ()
         if one["name"] != CONSUMER.encode()
     }
-    return Pending(int(summary["pending"]), lowest.decode(), highest.decode() or FIRST, others)
+    return Pending(
+        int(summary["pending"]),
+        EntryId(lowest.decode()),
+        EntryId(highest.decode()) or FIRST,
+        others,
+    )
 
 
 def _entry(entry_id: bytes, flat: list[bytes] | None) -> Entry:
     if not flat:
-        return Entry(entry_id.decode(), {})
+        return Entry(EntryId(entry_id.decode()), {})
     names_and_values = iter(flat)
     fields = dict(zip(names_and_values, names_and_values))  # noqa: B905 -- two of one iterator
-    return Entry(entry_id.decode(), fields, sum(map(len, flat)))
+    return Entry(EntryId(entry_id.decode()), fields, sum(map(len, flat)))

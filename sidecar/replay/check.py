@@ -29,7 +29,6 @@ from sidecar.redis.source import ControlStream
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
 from sidecar.wire.event import Reason
-from sidecar.wire.ids import key_of
 from sidecar.worker.metrics import Metrics, StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S, Options
 from sidecar.worker.pipeline import Pipeline, Rules
@@ -150,14 +149,13 @@ class _InOrder(Executor):
 
 
 def _record(db: sqlite3.Connection, table: str, life: Life) -> None:
-    stream, _, entry_id = life.origin.rpartition("/")
     if table == "today":
         row: tuple[object, ...] = (life.origin, life.end.value, _said(life))
         db.execute("INSERT OR IGNORE INTO today VALUES (?, ?, ?)", row)
         return
     row = (
-        stream, key_of(entry_id), life.origin, life.event_id, life.end.value, _said(life),
-        _first_of(life),
+        life.origin.stream, life.entry and life.entry.id.key, life.origin, life.event_id,
+        life.end.value, _said(life), _first_of(life),
     )  # fmt: skip
     db.execute("INSERT OR IGNORE INTO recorded VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 

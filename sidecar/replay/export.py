@@ -39,7 +39,7 @@ from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
 from sidecar.stores import explained
 from sidecar.wire.event import Event
-from sidecar.wire.ids import FIRST, id_after, id_before, id_pair, key_of
+from sidecar.wire.ids import FIRST
 from sidecar.wire.notification import parse
 from store import (
     CHUNK_BYTES,
@@ -138,14 +138,14 @@ class _Gathered:
                 tell(f"{n:,} events")
 
     def _life(self, life: Life) -> None:
-        stream, _, _ = life.origin.rpartition("/")
+        stream = life.origin.stream
         names = self.history.streams
         if life.entry:
             self._row(stream, life.entry)
         if life.end is End.WAITING and life.entry:
             self._db.execute(
                 "INSERT OR IGNORE INTO waiting VALUES (?, ?, ?)",
-                (stream, key_of(life.entry.id), life.entry.id),
+                (stream, life.entry.id.key, life.entry.id),
             )
         if life.end_id and life.fields is not None:
             ended_in = {End.DEAD: names.dead, End.REDRIVEN: names.redriven}
@@ -155,7 +155,7 @@ class _Gathered:
     def _row(self, stream: str, entry: Entry) -> None:
         self._db.execute(
             "INSERT OR IGNORE INTO rows VALUES (?, ?, ?)",
-            (stream, key_of(entry.id), to_line(entry)),
+            (stream, entry.id.key, to_line(entry)),
         )
 
     def _pin(self, event: Event | None) -> None:
@@ -218,12 +218,12 @@ def _gaps(gathered: _Gathered, stream: str) -> Iterator[Gap]:
     exact = stream == history.streams.notifications
     first, last = (window.first, window.last) if exact else (window.first_entry, window.last_entry)
     yield from reach.missing(first, last)
-    if reach.first and id_pair(reach.first) < id_pair(first):
+    if reach.first and reach.first < first:
         earlier = reach.missing(FIRST, first)
         folded = exact and all(gap.folded for gap in earlier)
-        yield Gap(reach.first, id_before(first), "not exported", folded)
-    if id_pair(reach.last) > id_pair(last):
-        yield Gap(id_after(last), reach.last, "not exported")
+        yield Gap(reach.first, first.before, "not exported", folded)
+    if reach.last > last:
+        yield Gap(last.after, reach.last, "not exported")
 
 
 def _write_artifacts(

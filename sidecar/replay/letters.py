@@ -7,7 +7,6 @@ from itertools import islice
 
 from sidecar.history import History
 from sidecar.redis.letters import ALL, DeadLetter, Selection
-from sidecar.wire.ids import FIRST, LAST
 
 
 class RecordedLetters:
@@ -26,22 +25,13 @@ class RecordedLetters:
 
     def all(self, asked: Selection = ALL) -> Iterator[DeadLetter]:
         """Yield letters, the oldest first."""
-        first, last = _span(asked)
-        for entry in self._history.entries(self._stream, first, last):
+        for entry in self._history.entries(self._stream, asked.first, asked.last):
             letter = DeadLetter(entry.id, entry.fields)
             if asked.wants(letter):
                 yield letter
 
     def newest(self, count: int, asked: Selection = ALL) -> list[DeadLetter]:
         """Return the newest `count` letters, the oldest of them first."""
-        first, last = _span(asked)
-        back = self._history.entries_back(self._stream, last, first)
+        back = self._history.entries_back(self._stream, asked.last, asked.first)
         letters = (DeadLetter(entry.id, entry.fields) for entry in back)
         return list(islice(filter(asked.wants, letters), count))[::-1]
-
-
-def _span(asked: Selection) -> tuple[str, str]:
-    return (
-        FIRST if asked.first == ALL.first else asked.first,
-        LAST if asked.last == ALL.last else asked.last,
-    )

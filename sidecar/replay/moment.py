@@ -13,7 +13,7 @@ from sidecar.redis.scan import text
 from sidecar.replay.timeline import End, decoded, hints, lives, whose
 from sidecar.replay.window import Window, moment
 from sidecar.wire.event import Event
-from sidecar.wire.ids import FIRST, HIGHEST, control_version_of, id_pair
+from sidecar.wire.ids import FIRST, HIGHEST, EntryId
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.notification import Notification
 
@@ -103,26 +103,26 @@ class Moment:
 
     def _dead(self) -> Iterator[Row]:
         """Yield the letters that had been written by then and not been redriven."""
-        names, last = self._history.streams, f"{self._at_us // 1000}-{HIGHEST}"
+        names, last = self._history.streams, EntryId.of(self._at_us // 1000, HIGHEST)
         put_back = {
-            text(record.fields, "letter"): record
+            EntryId(text(record.fields, "letter")): record
             for record in self._history.entries(names.redriven)
         }
         for letter in self._history.entries(names.dead, FIRST, last):
             record = put_back.pop(letter.id, None)
-            if record is None or id_pair(record.id) > id_pair(last):
+            if record is None or record.id > last:
                 yield self._letter(letter.fields, letter.id)
         # What has been redriven since was dead then; its letter may be gone, its record tells.
         for letter_id, record in put_back.items():
-            was_there = letter_id and id_pair(letter_id) <= id_pair(last)
-            if was_there and id_pair(record.id) > id_pair(last):
+            was_there = letter_id and letter_id <= last
+            if was_there and record.id > last:
                 yield self._letter(record.fields, letter_id)
 
-    def _letter(self, fields: Any, letter_id: str) -> Row:  # noqa: ANN401 -- of an entry
+    def _letter(self, fields: Any, letter_id: EntryId) -> Row:  # noqa: ANN401 -- of an entry
         event = decoded(fields)
         event_id, tenant = (event.event_id, event.tenant_id) if event else hints(fields)
         said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
-        return Row("dead", event, event_id, tenant, control_version_of(letter_id), said)
+        return Row("dead", event, event_id, tenant, letter_id.control_version, said)
 
 
 def _row(what: str, note: Notification) -> Row:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from sidecar.history import ANY, About, History
-from sidecar.redis.scan import text
+from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import End, Life, decoded
 from sidecar.wire.event import Event
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.subject import CLOCK_SLACK_MS, Change, followed, overtakes
 
 LEAVE_IT: Final = "leave it dead: what came later has it; to redrive it would go back"
@@ -27,17 +27,16 @@ def first_overtaker(history: History, life: Life, event: Event) -> tuple[Event, 
     """
     names = history.streams
     records = history.entries(names.redriven)
-    originals = {text(one.fields, "entry"): text(one.fields, "origin") for one in records}
+    originals = {text(one.fields, "entry"): origin_of(one.fields) for one in records}
     change = _change(event, life.origin, originals, None).begun(life.ended_us // 1000)
     if not change.moves:
         return None
     begin_ms = 0 if change.at_ms is None else max(0, change.at_ms - CLOCK_SLACK_MS)
-    for entry in history.entries(names.notifications, f"{begin_ms}-0", about=_about(event)):
+    for entry in history.entries(names.notifications, EntryId.of(begin_ms), about=_about(event)):
         other = decoded(entry.fields)
         if other is None:
             continue
-        at_ms, _ = id_pair(entry.id)
-        later = _change(other, text(entry.fields, "origin"), originals, at_ms)
+        later = _change(other, origin_of(entry.fields), originals, entry.id.ms)
         if overtakes(later, change):
             return other, entry
     return None
@@ -50,7 +49,9 @@ def _about(event: Event) -> About:
     return About(artifact_ref=event.artifact_ref, tenant_id=event.tenant_id * bool(event.stack_id))
 
 
-def _change(event: Event, origin: str, originals: dict[str, str], at_ms: int | None) -> Change:
+def _change(
+    event: Event, origin: Origin, originals: dict[str, Origin], at_ms: int | None
+) -> Change:
     return Change.of(event, followed(originals, origin), at_ms)
 
 
@@ -71,7 +72,7 @@ class Overtaking:
         """By the letter's row: what overtook it, and the row of that, where it has one."""
         self._letters: defaultdict[Hashable, list[_Letter]] = defaultdict(list)
         self._newest: dict[Hashable, tuple[Change, Life, int | None]] = {}
-        self._originals: dict[str, str] = {}
+        self._originals: dict[str, Origin] = {}
 
     def watch(self, row: int, life: Life) -> None:
         """Look for what has overtaken this dead letter, or does from now on."""
@@ -115,7 +116,7 @@ class Overtaking:
         stays = (
             before is not None
             and before[0].stream == change.stream
-            and ((before[0].entry or (0, 0)) > (change.entry or (0, 0)))
+            and ((before[0].entry or FIRST) > (change.entry or FIRST))
         )
         self._newest[key] = before if before and stays else (change, by, row)
         if len(self._newest) > REMEMBERED:

@@ -17,7 +17,6 @@ from sidecar.redis.scan import pages
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import decoded
 from sidecar.replay.window import Filter, Window
-from sidecar.wire.ids import control_version_of
 
 
 def wanted(history: History, window: Window, asked: Filter) -> Iterator[Entry]:
@@ -74,7 +73,7 @@ def publish(
     """
     began, first_us = clock(), 0
     for entry in entries:
-        at_us = control_version_of(entry.id)
+        at_us = entry.id.control_version
         first_us = first_us or at_us
         if speed:
             due = began + (at_us - first_us) / 1e6 / speed

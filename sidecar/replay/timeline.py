@@ -21,14 +21,14 @@ from typing import Any, Final, NamedTuple
 from sidecar.history import History
 from sidecar.history.contract import get
 from sidecar.history.rows import of_line, to_line
-from sidecar.redis.scan import text
+from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.window import Window
 from sidecar.wire.event import Event, Rejected, decode
-from sidecar.wire.ids import control_version_of, entry_id_of, id_pair
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.moments import rfc3339, span, time_us
 from sidecar.wire.notification import parse
-from sidecar.wire.subject import CLOCK_SLACK_MS, parted
+from sidecar.wire.subject import CLOCK_SLACK_MS
 
 HELD_IN_MEMORY: Final = 20_000
 BATCH: Final = 500
@@ -53,7 +53,7 @@ class End(StrEnum):
 class Life:
     """One event from its entry to its end. Times are in microseconds since the epoch."""
 
-    origin: str
+    origin: Origin
     """`<control stream>/<entry id>`; of an entry that no sidecar wrote whatever stands there."""
     end: End
     entry: Entry | None
@@ -65,7 +65,7 @@ class Life:
     """As far as they can be read, of a broken event, too."""
     ended_us: int = 0
     """When; 0 while it waits, or is not known."""
-    end_id: str = ""
+    end_id: EntryId | None = None
     """The ID of the notification (of a duplicate, the first's), the letter or the record."""
     fields: Mapping[bytes, bytes] | None = None
     """Of the notification, the letter or the record."""
@@ -78,8 +78,8 @@ class Life:
 
         Its ID is a position, and counts as a time only where its end, or now, agrees with that.
         """
-        _, entry = parted(self.origin)
-        begun_us = entry[0] * 1000 if entry else 0
+        entry = self.origin.entry
+        begun_us = entry.ms * 1000 if entry else 0
         is_ended = self.ended_us and self.end is not End.DUPLICATE
         latest_us = (self.ended_us if is_ended else self.seen_us) + CLOCK_SLACK_MS * 1000
         earliest_us = (self.ended_us or self.seen_us) - LONGEST_WAIT_US
@@ -110,7 +110,7 @@ class Life:
     def control_version(self) -> int:
         """Of the notification, or of the one that it duplicates; 0 when there is none."""
         told = self.end in (End.PUBLISHED, End.DUPLICATE)
-        return control_version_of(self.end_id) if told and self.end_id else 0
+        return self.end_id.control_version if told and self.end_id else 0
 
     @property
     def reason(self) -> str:
@@ -178,12 +178,12 @@ def whose(event: Event) -> str:
 class _Effect(NamedTuple):
     at_us: int
     end: End
-    id: str
+    id: EntryId
     fields: Mapping[bytes, bytes]
 
     @property
-    def origin(self) -> str:
-        return text(self.fields, "origin")
+    def origin(self) -> Origin:
+        return origin_of(self.fields)
 
 
 def lives(history: History, window: Window) -> Iterator[Life]:
@@ -197,8 +197,9 @@ def lives(history: History, window: Window) -> Iterator[Life]:
     later = Window(min(window.until_us, now_us) if window.since_us <= now_us else 0)
     causes = {stream: _Causes(history, stream, window) for stream in history.streams.control}
     for effect in _effects(history, window):
-        stream, _, entry_id = effect.origin.rpartition("/")
-        entry = causes[stream].take(entry_id) if stream in causes else None
+        origin = effect.origin
+        cause = causes.get(origin.stream)
+        entry = cause.take(origin.entry) if cause and origin.entry else None
         yield _ended(effect, entry)
     for stream, rest in causes.items():
         entries = rest.drain()
@@ -225,9 +226,11 @@ def _letters(history: History, window: Window) -> Iterator[_Effect]:
     )
 
 
-def _ends(history: History, stream: str, end: End, first: str, last: str) -> Iterator[_Effect]:
+def _ends(
+    history: History, stream: str, end: End, first: EntryId, last: EntryId
+) -> Iterator[_Effect]:
     for entry in history.entries(stream, first, last):
-        yield _Effect(control_version_of(entry.id), end, entry.id, entry.fields)
+        yield _Effect(entry.id.control_version, end, entry.id, entry.fields)
 
 
 def _ended(effect: _Effect, entry: Entry | None) -> Life:
@@ -253,7 +256,7 @@ def _without_end(
 ) -> Iterator[Life]:
     """Yield the lives of entries that did not end in the window; others may have, `later`."""
     waiting = history.waiting(stream, [entry.id for entry in batch])
-    done = {f"{stream}/{entry.id}" for entry in batch if entry.id not in waiting}
+    done = {Origin.of(stream, entry.id) for entry in batch if entry.id not in waiting}
     buried = {effect.origin: effect for effect in _letters(history, later) if effect.origin in done}
     events = {entry.id: decoded(entry.fields) for entry in batch}
     published = history.published(
@@ -261,7 +264,7 @@ def _without_end(
     )
     repeated: set[str] = set()
     for entry in batch:
-        event, origin = events[entry.id], f"{stream}/{entry.id}"
+        event, origin = events[entry.id], Origin.of(stream, entry.id)
         event_id, tenant = (event.event_id, event.tenant_id) if event else hints(entry.fields)
         if origin in buried:
             yield _ended(buried[origin], entry)
@@ -276,14 +279,14 @@ def _without_end(
 
 
 def _published(
-    history: History, origin: str, entry: Entry, event: Event | None, control_version: int
+    history: History, origin: Origin, entry: Entry, event: Event | None, control_version: int
 ) -> Life:
     """Return the life of an entry whose event was published: after the window, or by another.
 
     Where the notification has expired, and so nothing tells of whom it was, it was of the first
     entry with that event_id.
     """
-    end_id = entry_id_of(control_version)
+    end_id = EntryId.of_version(control_version)
     first = get(history, history.streams.notifications, end_id)
     fields = first.fields if first else None
     own = text(fields, "origin") == origin if fields else _came_by(entry, control_version)
@@ -295,7 +298,7 @@ def _published(
 
 
 def _came_by(entry: Entry, control_version: int) -> bool:
-    return id_pair(entry.id)[0] <= control_version // 1000
+    return entry.id.ms <= control_version // 1000
 
 
 def decoded(fields: Mapping[bytes, bytes]) -> Event | None:
@@ -325,20 +328,16 @@ class _Causes:
     def __init__(self, history: History, stream: str, window: Window) -> None:
         self._history, self._stream, self._window = history, stream, window
         self._entries = history.entries(stream, window.first_entry, window.last_entry)
-        self._reached = (0, 0)
+        self._reached = FIRST
         self._held: dict[str, Entry] = {}
         self._spilt: _Spilt | None = None
         reach = history.reach(stream)
-        self._oldest = id_pair(reach.first) if reach and reach.first else None
+        self._oldest = reach.first if reach else None
 
-    def take(self, entry_id: str) -> Entry | None:
+    def take(self, entry_id: EntryId) -> Entry | None:
         """Return this entry; None when there is none, or no more."""
-        ms, dash, seq = entry_id.partition("-")
-        if not (dash and ms.isdigit() and seq.isdigit()):
-            return None
-        wanted = id_pair(entry_id)
-        while self._reached < wanted and (entry := next(self._entries, None)):
-            self._reached = id_pair(entry.id)
+        while self._reached < entry_id and (entry := next(self._entries, None)):
+            self._reached = entry.id
             self._hold(entry)
         found = self._held.pop(entry_id, None)
         if found is None and self._spilt:
@@ -359,9 +358,9 @@ class _Causes:
             self._spilt.put(self._held.values())
             self._held = {}
 
-    def _from_before(self, entry_id: str) -> Entry | None:
+    def _from_before(self, entry_id: EntryId) -> Entry | None:
         """Return an entry that lies outside the window, or was given out already."""
-        if self._oldest is None or id_pair(entry_id) < self._oldest:
+        if self._oldest is None or entry_id < self._oldest:
             return None  # it expired: no need to ask
         return get(self._history, self._stream, entry_id)
 
@@ -383,7 +382,7 @@ class _Spilt:
             [(entry.id, to_line(entry)) for entry in entries],
         )
 
-    def take(self, entry_id: str) -> Entry | None:
+    def take(self, entry_id: EntryId) -> Entry | None:
         """Return an entry and forget it; None when it is not here."""
         found = self._db.execute(
             "DELETE FROM held WHERE entry = ? RETURNING line", (entry_id,)

@@ -14,7 +14,7 @@ import orjson
 
 from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
-from sidecar.redis.scan import text
+from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import Put, State, put_of
 from sidecar.replay.overtaking import LEAVE_IT, first_overtaker
@@ -22,14 +22,12 @@ from sidecar.replay.timeline import End, Life, decoded, lives
 from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
 from sidecar.wire.event import Event
-from sidecar.wire.ids import control_version_of, entry_id_of, id_pair
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.moments import rfc3339, time_us
 from sidecar.wire.reasons import explain
 
 MAX_FOLLOWED: Final = 16
 """So many times is it followed what became of a letter that was redriven."""
-_ORIGIN: Final = re.compile(r"(.+)/([0-9]{1,20}-[0-9]{1,20})", re.DOTALL)
-_ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 _CONTROL_VERSION: Final = re.compile(r"[0-9]{13,17}")
 
 
@@ -86,7 +84,7 @@ def traces(history: History, found: list[Life]) -> Iterator[Trace]:
         yield Trace(life, list(hops(history, life)))
         if life.end is End.REDRIVEN and life.fields and followed < MAX_FOLLOWED:
             followed += 1
-            left = [*by_origin(history, text(life.fields, "entry")), *left]
+            left = [*by_origin(history, Origin(text(life.fields, "entry"))), *left]
 
 
 # --- finding -------------------------------------------------------------------------------------
@@ -98,30 +96,32 @@ def find(history: History, what: str, window: Window, around_us: int) -> list[Li
     An event_id, `STREAM/ENTRY_ID`, a control_version, or the ID of a notification or dead letter.
     Repeats of an event_id are looked for within `around_us` microseconds of what is found at once.
     """
-    if match := _ORIGIN.fullmatch(what):
-        if match[1] in history.streams.control:
-            return by_origin(history, what)
-    elif _ENTRY_ID.fullmatch(what):
-        return _by_end(history, what)
-    elif _CONTROL_VERSION.fullmatch(what) and (found := _by_end(history, entry_id_of(int(what)))):
+    origin = Origin(what)
+    if origin.entry:
+        if origin.stream in history.streams.control:
+            return by_origin(history, origin)
+    elif entry_id := EntryId.parse(what):
+        return _by_end(history, entry_id)
+    elif _CONTROL_VERSION.fullmatch(what) and (
+        found := _by_end(history, EntryId.of_version(int(what)))
+    ):
         return found
     return by_event_id(history, what, window, around_us)
 
 
-def by_origin(history: History, origin: str) -> list[Life]:
+def by_origin(history: History, origin: Origin) -> list[Life]:
     """Return the lives of one entry of a control stream: more than one if it was redriven."""
-    _, _, entry_id = origin.rpartition("/")
-    if not _ENTRY_ID.fullmatch(entry_id):
+    if origin.entry is None:
         return []
-    ms, _ = id_pair(entry_id)
-    window = Window(ms * 1000, ms * 1000 + 999)
+    begin_us = origin.entry.ms * 1000
+    window = Window(begin_us, begin_us + 999)
     return [life for life in lives(history, window) if life.origin == origin]
 
 
 def by_event_id(history: History, event_id: str, window: Window, around_us: int) -> list[Life]:
     """Return the lives of all entries with this event_id, near where it is known to have been."""
     points = list(_known_points(history, event_id)) or list(_scanned(history, event_id, window))
-    found: dict[tuple[str, str], Life] = {}
+    found: dict[tuple[str, EntryId | None], Life] = {}
     for at_us in points:
         near = Window(max(0, at_us - around_us), at_us + around_us)
         for life in lives(history, near):
@@ -171,13 +171,13 @@ def _newest(
 ) -> list[Life]:
     """Read each stream back until it has told of `count`."""
     names = history.streams
-    origins: list[str] = []
+    origins: list[Origin] = []
     for stream in names.control:
         newest = history.entries_back(stream, window.last_entry, window.first_entry, about=about)
-        origins += [f"{stream}/{entry.id}" for entry in islice(_of(newest, wanted), count)]
+        origins += [Origin.of(stream, entry.id) for entry in islice(_of(newest, wanted), count)]
     for stream in (names.notifications, names.dead):
         newest = history.entries_back(stream, window.last, window.first, about=about)
-        origins += [text(e.fields, "origin") for e in islice(_of(newest, wanted), count)]
+        origins += [origin_of(e.fields) for e in islice(_of(newest, wanted), count)]
     found = [life for origin in dict.fromkeys(origins) for life in by_origin(history, origin)]
     return sorted(found, key=_when)[-count:]
 
@@ -194,11 +194,11 @@ def _of(entries: Iterator[Entry], wanted: Callable[[Event], bool]) -> Iterator[E
             yield entry
 
 
-def _by_end(history: History, entry_id: str) -> list[Life]:
+def _by_end(history: History, entry_id: EntryId) -> list[Life]:
     for stream in (history.streams.notifications, history.streams.dead):
         entry = get(history, stream, entry_id)
         if entry:
-            return by_origin(history, text(entry.fields, "origin"))
+            return by_origin(history, origin_of(entry.fields))
     return []
 
 
@@ -206,7 +206,7 @@ def _known_points(history: History, event_id: str) -> Iterator[int]:
     """Yield when the event began, as far as index, letters and records tell without a search."""
     names, about = history.streams, About(event_id=event_id)
     for control_version in history.published([event_id]).values():
-        entry = get(history, names.notifications, entry_id_of(control_version))
+        entry = get(history, names.notifications, EntryId.of_version(control_version))
         yield _begun_us(entry) if entry else control_version
     for stream in (names.dead, names.redriven):
         for entry in history.entries(stream, about=about):
@@ -217,9 +217,8 @@ def _known_points(history: History, event_id: str) -> Iterator[int]:
 
 
 def _begun_us(entry: Entry) -> int:
-    _, _, origin_id = text(entry.fields, "origin").rpartition("/")
-    known = _ENTRY_ID.fullmatch(origin_id)
-    return id_pair(origin_id)[0] * 1000 if known else control_version_of(entry.id)
+    origin = origin_of(entry.fields)
+    return origin.entry.ms * 1000 if origin.entry else entry.id.control_version
 
 
 def _scanned(history: History, event_id: str, window: Window) -> Iterator[int]:
@@ -234,7 +233,7 @@ def _scanned(history: History, event_id: str, window: Window) -> Iterator[int]:
             if needle in raw or b"\\u" in raw:
                 event = decoded(entry.fields)
                 if event and event.event_id == event_id:
-                    yield id_pair(entry.id)[0] * 1000
+                    yield entry.id.ms * 1000
                     return
 
 
@@ -338,8 +337,8 @@ def _overtaker(history: History, life: Life, event: Event) -> Hop | None:
         return None
     other, entry = found
     return Hop(
-        "overtaken", Mark.FAILED, control_version_of(entry.id),
+        "overtaken", Mark.FAILED, entry.id.control_version,
         f"by {other.event_id}: {other.tenant_id}/{other.stack_id}@{other.version},"
-        f" control_version {control_version_of(entry.id)}",
+        f" control_version {entry.id.control_version}",
         LEAVE_IT,
     )  # fmt: skip

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
 from sidecar.history import About, History
 from sidecar.history.halts import halts_of
-from sidecar.redis.scan import text
+from sidecar.redis.scan import origin_of
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import BATCH, End, Life, decoded
-from sidecar.wire.ids import FIRST, control_version_of, entry_id_of, id_before, id_pair
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.moments import span
 
 HELD_US: Final = 100_000
 """So long another event must have held one for that to be worth telling: a batch takes less."""
-_ENTRY_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 MAX_LOOKED_AT: Final = 100_000
 """So many entries before a waiting one are gone through for the one that holds it."""
 
@@ -38,7 +36,7 @@ def waits(history: History, life: Life) -> Iterator[Wait]:
     if not life.begun_us or life.end not in (End.PUBLISHED, End.DEAD, End.WAITING):
         return
     for halt in halts_of(history, life.begun_us, life.ended_us or history.now_us()):
-        if halt.stream == _stream_of(life.origin):
+        if halt.stream == life.origin.stream:
             yield Wait("halt", max(halt.since_us, life.begun_us), str(halt))
     if life.event:
         yield from (_held_back_by if life.end is End.WAITING else _held_by)(history, life)
@@ -49,7 +47,7 @@ def _held_by(history: History, life: Life) -> Iterator[Wait]:
     longest_us, longest = 0, None
     before_us = life.begun_us
     for end in _ends_before(history, life):
-        ended_us = control_version_of(end.id)
+        ended_us = end.id.control_version
         if ended_us - before_us > longest_us:
             longest_us, longest = ended_us - before_us, end
         before_us = ended_us
@@ -65,20 +63,21 @@ def _held_by(history: History, life: Life) -> Iterator[Wait]:
 def _ends_before(history: History, life: Life) -> Iterator[Entry]:
     """Yield how its tenant's events before it ended, of those that had not when it came."""
     assert life.event  # noqa: S101 -- looked at before
-    span_ = entry_id_of(life.begun_us), id_before(entry_id_of(life.ended_us))
+    span_ = EntryId.of_version(life.begun_us), EntryId.of_version(life.ended_us).before
     about = About(tenant_id=life.event.tenant_id)
     names = history.streams
     ends = heapq.merge(
         *(history.entries(one, *span_, about=about) for one in (names.notifications, names.dead)),
-        key=lambda entry: id_pair(entry.id),
+        key=lambda entry: entry.id,
     )
-    return (end for end in ends if _of_same_order(end, text(end.fields, "origin"), life))
+    return (end for end in ends if _of_same_order(end, origin_of(end.fields), life))
 
 
-def _of_same_order(entry: Entry, origin: str, life: Life) -> bool:
+def _of_same_order(entry: Entry, origin: Origin, life: Life) -> bool:
     """Tell whether an end is of an event that this life had to wait for."""
     assert life.event  # noqa: S101 -- looked at before
-    if _stream_of(origin) != _stream_of(life.origin) or not _comes_before(origin, life.origin):
+    one, two = origin.entry, life.origin.entry
+    if origin.stream != life.origin.stream or not (one and two and one < two):
         return False
     raw = entry.fields.get(b"event", b"")
     if life.event.tenant_id.encode() not in raw and b"\\u" not in raw:
@@ -90,13 +89,13 @@ def _of_same_order(entry: Entry, origin: str, life: Life) -> bool:
 def _held_back_by(history: History, life: Life) -> Iterator[Wait]:
     """Yield the oldest of its tenant's events that waits, too: that is what is being tried."""
     assert life.event  # noqa: S101 -- looked at before
-    stream, _, entry_id = life.origin.rpartition("/")
-    about = About(tenant_id=life.event.tenant_id)
-    back = islice(history.entries_back(stream, id_before(entry_id), FIRST, about=about),
-                  MAX_LOOKED_AT)  # fmt: skip
+    assert life.entry  # noqa: S101 -- it waits
+    stream, about = life.origin.stream, About(tenant_id=life.event.tenant_id)
+    older = history.entries_back(stream, life.entry.id.before, FIRST, about=about)
+    back = islice(older, MAX_LOOKED_AT)
     head: Entry | None = None
     while batch := list(islice(back, BATCH)):
-        same = [e for e in batch if _of_same_order(e, f"{stream}/{e.id}", life)]
+        same = [e for e in batch if _of_same_order(e, Origin.of(stream, e.id), life)]
         waiting = history.waiting(stream, [entry.id for entry in same])
         head = next((e for e in reversed(same) if e.id in waiting), head)
         if len(waiting) < len(same):
@@ -108,12 +107,3 @@ def _held_back_by(history: History, life: Life) -> Iterator[Wait]:
 def _event_id(entry: Entry) -> str:
     event = decoded(entry.fields)
     return event.event_id if event else "an event that cannot be read"
-
-
-def _stream_of(origin: str) -> str:
-    return origin.rpartition("/")[0]
-
-
-def _comes_before(origin: str, other: str) -> bool:
-    ids = [one.rpartition("/")[2] for one in (origin, other)]
-    return all(map(_ENTRY_ID.fullmatch, ids)) and id_pair(ids[0]) < id_pair(ids[1])

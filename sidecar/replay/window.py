@@ -9,7 +9,7 @@ from sidecar.errors import FilteredOut, Incomplete, NothingThere, SidecarError, 
 from sidecar.history import Gap, History, Reach
 from sidecar.history.contract import ALWAYS
 from sidecar.wire.event import Event
-from sidecar.wire.ids import HIGHEST, entry_id_of, id_pair
+from sidecar.wire.ids import HIGHEST, EntryId
 from sidecar.wire.moments import parse_position, rfc3339
 
 
@@ -25,24 +25,24 @@ class Window:
     until_us: int = ALWAYS[1]
 
     @property
-    def first(self) -> str:
+    def first(self) -> EntryId:
         """The lowest ID of a notification in it."""
-        return entry_id_of(self.since_us)
+        return EntryId.of_version(self.since_us)
 
     @property
-    def last(self) -> str:
+    def last(self) -> EntryId:
         """The highest ID of a notification in it."""
-        return entry_id_of(self.until_us)
+        return EntryId.of_version(self.until_us)
 
     @property
-    def first_entry(self) -> str:
+    def first_entry(self) -> EntryId:
         """The lowest ID of a control entry or dead letter in it: those count in milliseconds."""
-        return f"{self.since_us // 1000}-0"
+        return EntryId.of(self.since_us // 1000)
 
     @property
-    def last_entry(self) -> str:
+    def last_entry(self) -> EntryId:
         """The highest ID of a control entry or dead letter in it."""
-        return f"{self.until_us // 1000}-{HIGHEST}"
+        return EntryId.of(self.until_us // 1000, HIGHEST)
 
     def __str__(self) -> str:
         """Return it for a person."""
@@ -149,7 +149,6 @@ def verdict(
     return None
 
 
-def moment(entry_id: str) -> str:
+def moment(entry_id: EntryId) -> str:
     """Return the time that an entry ID means, for a person."""
-    ms, _ = id_pair(entry_id)
-    return rfc3339(ms * 1000) if ms else "the beginning"
+    return rfc3339(entry_id.ms * 1000) if entry_id.ms else "the beginning"

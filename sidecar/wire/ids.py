@@ -7,62 +7,126 @@ give their own. A notification's ID is made by the relay and stands for its cont
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Self
 
-FIRST: Final = "0-0"
 HIGHEST: Final = 2**64 - 1
-LAST: Final = f"{HIGHEST}-{HIGHEST}"
+_IN_FULL: Final = re.compile("[0-9]{1,20}-[0-9]{1,20}")
+
+
+def _pair(text: str) -> tuple[int, int]:
+    ms, _, sequence = text.partition("-")
+    return int(ms), int(sequence or 0)
+
+
+class EntryId(str):
+    """An entry ID, in full. It is text like any other, but compares as Redis compares IDs.
+
+    A mere `str` does not: what holds an ID that is compared is declared as an `EntryId`. Making one
+    costs 45 ns, in a worker that has 20 µs for an event.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, ms: int, sequence: int = 0) -> Self:
+        """Return the ID with these halves."""
+        return cls(f"{ms}-{sequence}")
+
+    @classmethod
+    def of_version(cls, control_version: int) -> Self:
+        """Return the ID that a notification with this control_version has."""
+        return cls.of(*divmod(control_version, 1000))
+
+    @classmethod
+    def of_key(cls, key: str) -> Self:
+        """Return the ID that has this `key`."""
+        return cls.of(*_pair(key))
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the ID that `text` is; None for anything but an ID in full."""
+        return cls(text) if _IN_FULL.fullmatch(text) else None
+
+    @classmethod
+    def read(cls, raw: bytes) -> Self | None:
+        """Return the ID that someone may have written; None for anything but an ID in full."""
+        return cls.parse(raw.decode("latin-1"))
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """Its halves."""
+        return _pair(self)
+
+    @property
+    def ms(self) -> int:
+        """Its first half: milliseconds since the epoch, where a server gave it."""
+        return int(self.partition("-")[0])
+
+    @property
+    def control_version(self) -> int:
+        """The control_version that it stands for, as an ID of a notification stream."""
+        ms, sequence = self.pair
+        return ms * 1000 + sequence
+
+    @property
+    def key(self) -> str:
+        """The text that SQLite compares as Redis compares the ID."""
+        ms, sequence = self.pair
+        return f"{ms:020}-{sequence:020}"
+
+    @property
+    def before(self) -> EntryId:
+        """The greatest ID below it; `FIRST` has none and is its own."""
+        ms, sequence = self.pair
+        if sequence:
+            return EntryId.of(ms, sequence - 1)
+        return EntryId.of(ms - 1, HIGHEST) if ms else FIRST
+
+    @property
+    def after(self) -> EntryId:
+        """The least ID above it; `LAST` has none and is its own."""
+        ms, sequence = self.pair
+        if sequence < HIGHEST:
+            return EntryId.of(ms, sequence + 1)
+        return EntryId.of(ms + 1) if ms < HIGHEST else LAST
+
+    def __lt__(self, other: str) -> bool:
+        return _pair(self) < _pair(other)
+
+    def __le__(self, other: str) -> bool:
+        return _pair(self) <= _pair(other)
+
+    def __gt__(self, other: str) -> bool:
+        return _pair(self) > _pair(other)
+
+    def __ge__(self, other: str) -> bool:
+        return _pair(self) >= _pair(other)
+
+
+FIRST: Final = EntryId("0-0")
+LAST: Final = EntryId.of(HIGHEST, HIGHEST)
 """The highest ID that an entry can have."""
 
 HIGHEST_VERSION: Final = 2**53 - 1
 """The highest control_version: every JSON reader holds it exactly."""
 
 
-def is_entry_id(text: str) -> bool:
-    """Tell whether `text` is an entry ID, written in full."""
-    return re.fullmatch("[0-9]{1,20}-[0-9]{1,20}", text) is not None
+class Origin(str):
+    """Where an event came from: `<control stream>/<entry ID>`. Anyone may have written it."""
 
+    __slots__ = ()
 
-def id_pair(entry_id: str) -> tuple[int, int]:
-    """Return an entry ID as a pair that compares as Redis compares IDs."""
-    ms, _, seq = entry_id.partition("-")
-    return int(ms), int(seq or 0)
+    @classmethod
+    def of(cls, stream: str, entry_id: str) -> Self:
+        """Return the origin that an entry of a control stream is."""
+        return cls(f"{stream}/{entry_id}")
 
+    @property
+    def stream(self) -> str:
+        """The control stream: all before the last `/`."""
+        return self.rpartition("/")[0]
 
-def key_of(entry_id: str) -> str:
-    """Return an ID so that SQLite compares it as Redis does."""
-    ms, seq = id_pair(entry_id)
-    return f"{ms:020}-{seq:020}"
-
-
-def id_of(key: str) -> str:
-    """Return the ID that `key_of` made a key of."""
-    ms, seq = id_pair(key)
-    return f"{ms}-{seq}"
-
-
-def id_before(entry_id: str) -> str:
-    """Return the greatest entry ID below `entry_id`."""
-    ms, seq = id_pair(entry_id)
-    if seq:
-        return f"{ms}-{seq - 1}"
-    return f"{ms - 1}-{HIGHEST}" if ms else FIRST
-
-
-def id_after(entry_id: str) -> str:
-    """Return the least entry ID above `entry_id`, or the highest that there can be."""
-    ms, seq = id_pair(entry_id)
-    if seq < HIGHEST:
-        return f"{ms}-{seq + 1}"
-    return f"{ms + 1}-0" if ms < HIGHEST else LAST
-
-
-def control_version_of(entry_id: str) -> int:
-    """Return the control_version that an ID of the notification stream stands for."""
-    ms, _, seq = entry_id.partition("-")
-    return int(ms) * 1000 + int(seq or 0)
-
-
-def entry_id_of(control_version: int) -> str:
-    """Return the ID that a notification with this control_version has."""
-    return f"{control_version // 1000}-{control_version % 1000}"
+    @property
+    def entry(self) -> EntryId | None:
+        """The entry; None when it names none."""
+        return EntryId.parse(self.rpartition("/")[2]) if "/" in self[1:] else None

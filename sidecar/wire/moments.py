@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from sidecar.errors import UsageError
+from sidecar.wire.ids import HIGHEST, EntryId
 
-_HIGHEST: Final = 2**64 - 1
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?(?:ms|s|m|h|d))(?:\s+ago)?")
 _ENTRY: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _MS_FROM, _MS_TO = 10**12, 10**13
@@ -61,7 +61,7 @@ def parse_position(text: str, now_us: int, *, option: str = "--since") -> Positi
     return Position(at_us, at_us)
 
 
-def parse_entry(text: str, now_us: int, *, option: str, last: bool = False) -> str:
+def parse_entry(text: str, now_us: int, *, option: str, last: bool = False) -> EntryId:
     """Read a position, as the first entry ID that it includes or, with `last`, the last one.
 
     Raises `UsageError`.
@@ -74,8 +74,8 @@ def parse_entry(text: str, now_us: int, *, option: str, last: bool = False) -> s
         whole = position.is_version or last  # of a time's part of a millisecond none comes before
         ms, sequence = us // 1000 if whole else -(-us // 1000), None
     if sequence is None:
-        sequence = _HIGHEST if last else 0
-    return f"{ms}-{sequence}"
+        sequence = HIGHEST if last else 0
+    return EntryId.of(ms, sequence)
 
 
 def _bare(number: int, given: str) -> Position:
@@ -89,7 +89,7 @@ def _bare(number: int, given: str) -> Position:
 
 
 def _entry(ms: int, sequence: int | None, given: str) -> Position:
-    if max(ms, sequence or 0) > _HIGHEST:
+    if max(ms, sequence or 0) > HIGHEST:
         raise UsageError(f"{given} is larger than any entry ID; correct it")
     if sequence is None:
         return Position(ms * 1000, ms * 1000 + 999, (ms, None))

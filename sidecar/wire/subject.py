@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol, Self
 
-EntryPair = tuple[int, int]
+from sidecar.wire.ids import EntryId, Origin
+
 CLOCK_SLACK_MS: Final = 300_000
 """How far the clocks of two machines may lie apart."""
 
@@ -52,18 +53,20 @@ class Change(NamedTuple):
     version: int
     stream: str
     """The control stream that it came on first, however often it was redriven since."""
-    entry: EntryPair | None
+    entry: EntryId | None
     """Its entry there; None when its origin names none."""
     at_ms: int | None
     """When it began or, of what is published, when that was, in milliseconds since the epoch; None
     when nothing tells, as of an entry whose ID is no time."""
 
     @classmethod
-    def of(cls, event: _Event, origin: str, at_ms: int | None) -> Self:
+    def of(cls, event: _Event, origin: Origin, at_ms: int | None) -> Self:
         """Return the change that the event of the entry `origin` makes."""
-        stream, entry = parted(origin)
         subject = subject_of(event.tenant_id, event.stack_id, event.artifact_ref)
-        return cls(event.event_id, subject, event.artifact_ref, event.version, stream, entry, at_ms)
+        return cls(
+            event.event_id, subject, event.artifact_ref, event.version,
+            origin.stream, origin.entry, at_ms,
+        )  # fmt: skip
 
     @property
     def moves(self) -> bool:
@@ -75,8 +78,8 @@ class Change(NamedTuple):
 
         An ID that lies after that is no time: a producer gave it.
         """
-        is_time = self.entry is not None and self.entry[0] <= known_ms + CLOCK_SLACK_MS
-        return self._replace(at_ms=self.entry[0] if self.entry and is_time else None)
+        is_time = self.entry is not None and self.entry.ms <= known_ms + CLOCK_SLACK_MS
+        return self._replace(at_ms=self.entry.ms if self.entry and is_time else None)
 
 
 def overtakes(later: Change, earlier: Change) -> bool:
@@ -106,23 +109,10 @@ def comes_after(later: Change, earlier: Change) -> bool:
     return later.at_ms >= earlier.at_ms
 
 
-def parted(origin: str) -> tuple[str, EntryPair | None]:
-    """Return the control stream of an origin and the entry's ID; None when it names no entry."""
-    stream, slash, entry_id = origin.rpartition("/")
-    ms, dash, seq = entry_id.partition("-")
-    if not (slash and dash and _is_number(ms) and _is_number(seq)):
-        return "", None
-    return stream, (int(ms), int(seq))
-
-
-def followed(originals: Mapping[str, str], origin: str) -> str:
+def followed(originals: Mapping[str, Origin], origin: Origin) -> Origin:
     """Follow an entry through all that it was redriven from; `originals` tells of each one step."""
     for _ in range(len(originals)):
         if origin not in originals:
             break
         origin = originals[origin]
     return origin
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()

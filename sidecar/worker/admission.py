@@ -8,6 +8,7 @@ from sidecar.redis.publisher import BURIED, Publisher, origin_digest
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason, Rejected
 from sidecar.wire.identity import identity_digest
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.caution import DEATHS_ALONE
 from sidecar.worker.letter import cut
 from sidecar.worker.pipeline import Pipeline
@@ -67,7 +68,7 @@ class Admission:
 
     # --- troubles ------------------------------------------------------------------------------
 
-    def trouble_of(self, entry_id: str) -> Trouble:
+    def trouble_of(self, entry_id: EntryId) -> Trouble:
         """Return what failed attempts at a held entry left behind."""
         return self._troubles[entry_id]
 
@@ -90,4 +91,4 @@ class Admission:
 
     def _bare(self, entry: Entry, *, reread: bool) -> Item:
         trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())
-        return Item(entry, entry.id, f"{self._stream}/{entry.id}", trouble, reread=reread)
+        return Item(entry, entry.id, Origin.of(self._stream, entry.id), trouble, reread=reread)

@@ -14,7 +14,6 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from sidecar.errors import SidecarError
-from sidecar.wire.ids import id_pair
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.window import Item
 
@@ -121,7 +120,7 @@ def carry(pipeline: Pipeline, clock: Callable[[], float], item: Item) -> None:
     assert item.admitted  # noqa: S101 -- only events are stored
     item.began = clock()
     try:
-        pipeline.carry(item.admitted, id_pair(item.id))
+        pipeline.carry(item.admitted, item.id.pair)
         item.error = None
     except BaseException as error:  # noqa: BLE001 -- backends raise anything; policy decides
         item.error = error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.redis.publisher import Publisher
+from sidecar.wire.ids import EntryId
 
 CRASHES_TILL_CAREFUL: Final = 3
 DEATHS_ALONE: Final = 3
@@ -30,7 +31,7 @@ class Caution:
         self._settled = False
         self.careful = unclean >= CRASHES_TILL_CAREFUL
 
-    def deaths(self, entry_id: str) -> int:
+    def deaths(self, entry_id: EntryId) -> int:
         """Note that `entry_id` runs alone; return how many died of it in a row before.
 
         A worker that begins anew, because Redis was away, did not die.

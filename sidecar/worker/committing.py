@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sidecar.redis.publisher import Buried, Publisher
+from sidecar.wire.ids import EntryId
 from sidecar.wire.moments import rfc3339
 from sidecar.worker import outcomes
 from sidecar.worker.forgetting import Watch
@@ -21,7 +22,7 @@ class _Run(NamedTuple):
     """A run on its way to the notification stream."""
 
     items: Sequence[Item]
-    low: str
+    low: EntryId
 
 
 class Committed(NamedTuple):
@@ -32,7 +33,7 @@ class Committed(NamedTuple):
     """Whether the index has forgotten an event since it was looked up."""
     whole: bool
     """Whether every event of the run is finished."""
-    low: str
+    low: EntryId
     """The lowest unfinished entry, as noted with the run."""
 
 
@@ -54,7 +55,7 @@ class Committing:
         self._max_in_a_row = max_in_a_row
         self._run: _Run | None = None
 
-    def bury(self, items: Sequence[Item], low: str) -> tuple[list[Finished], bool]:
+    def bury(self, items: Sequence[Item], low: EntryId) -> tuple[list[Finished], bool]:
         """Write dead letters; return what is finished, and whether the stream is halted now."""
         now = rfc3339(self._wall_clock() * 1e6)
         answers = self._publisher.bury(
@@ -63,7 +64,7 @@ class Committing:
         halted = len(answers) < len(items) or Buried.HALTED_NOW in answers
         return outcomes.buried(items, answers), halted
 
-    def begin(self, items: Sequence[Item], low: str, *, row_ends_from: int) -> None:
+    def begin(self, items: Sequence[Item], low: EntryId, *, row_ends_from: int) -> None:
         """Send a run of events, and do not wait for the answer."""
         sent = [outcomes.outbound(item) for item in items]
         self._publisher.begin(sent, low, row_ends_from=row_ends_from)

@@ -20,7 +20,7 @@ from sidecar.redis.client import Outage
 from sidecar.redis.ends import Ends
 from sidecar.redis.forgotten import Loss, Part
 from sidecar.redis.publisher import Outcome, Verdict
-from sidecar.wire.ids import FIRST, control_version_of, entry_id_of, id_pair, is_entry_id
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
 
 FOLLOWS: Final = {
@@ -37,7 +37,7 @@ FOLLOWS: Final = {
 class Control(Protocol):
     """The control stream; see `ControlStream`."""
 
-    def look(self, known: str) -> Ends:
+    def look(self, known: EntryId) -> Ends:
         """Hold it against an entry that it is known to have had."""
 
 
@@ -48,7 +48,7 @@ class Memory(Protocol):
     def notifications(self) -> str:
         """The notification stream's name."""
 
-    def look(self, known: str) -> Ends:
+    def look(self, known: EntryId) -> Ends:
         """Hold it against a notification that it is known to have had."""
 
     def put_on_record(self, loss: Loss) -> bool:
@@ -58,42 +58,42 @@ class Memory(Protocol):
 # --- decisions ---------------------------------------------------------------------------------
 
 
-def higher(one: str, other: str) -> str:
+def higher(one: EntryId, other: EntryId) -> EntryId:
     """Return the higher one of two entry IDs."""
-    return max(one, other, key=id_pair)
+    return max(one, other)
 
 
-def control_found(known: str, ends: Ends) -> str | None:
+def control_found(known: EntryId, ends: Ends) -> EntryId | None:
     """Return up to where a control stream has what it had up to `known`; None for all of it.
 
     It lost its end when the last ID went back or, if producers have appended since, when the known
     entry is missing between others, and nobody deleted it. Before Redis 7.0 the server does not
     tell what was deleted: then the last ID alone counts.
     """
-    if id_pair(ends.given) < id_pair(known):
+    if ends.given < known:
         return ends.given
     if ends.has_known or not (ends.oldest and ends.deleted):
         return None
-    trimmed = id_pair(ends.oldest) > id_pair(known)
-    if trimmed or known == FIRST or id_pair(ends.deleted) >= id_pair(known):
+    trimmed = ends.oldest > known
+    if trimmed or known == FIRST or ends.deleted >= known:
         return None
     return ends.below_known
 
 
 def notifications_found(
-    known: str, seen: str, given: str, since: Sequence[Incarnation]
-) -> str | None:
+    known: EntryId, seen: EntryId, given: EntryId, since: Sequence[Incarnation]
+) -> EntryId | None:
     """Return up to where a notification stream has what it had up to `known`; None for all.
 
     `given` is its last ID now, `since` the incarnations that began after the entry `seen` was seen;
     `known` is the same or was published since, maybe into one of them.
     """
-    kept = [given] if id_pair(given) < id_pair(known) else []
+    kept = [given] if given < known else []
     for one in since:
-        of_before = known if control_version_of(known) < one.began else seen
-        if one.kept < control_version_of(of_before):
-            kept.append(entry_id_of(one.kept))
-    return min(kept, default=None, key=id_pair)
+        of_before = known if known.control_version < one.began else seen
+        if one.kept < of_before.control_version:
+            kept.append(EntryId.of_version(one.kept))
+    return min(kept, default=None)
 
 
 def begun_since(known: str | None, now: Sequence[Incarnation]) -> Sequence[Incarnation]:
@@ -117,13 +117,13 @@ class Observer(Protocol):
 class _Known(NamedTuple):
     """The highest entry that a stream is known to have had."""
 
-    id: str = FIRST
-    seen: str = FIRST
+    id: EntryId = FIRST
+    seen: EntryId = FIRST
     """The highest at the last look."""
     whole_ms: int = 0
     """When that was, by the server's clock; 0 for not yet."""
 
-    def with_(self, entry_id: str) -> _Known:
+    def with_(self, entry_id: EntryId) -> _Known:
         return self._replace(id=higher(self.id, entry_id))
 
     def looked(self, ends: Ends) -> _Known:
@@ -183,22 +183,22 @@ class Watch:
         self._lost.clear()
         self._right_ms = self._control.whole_ms
 
-    def read(self, entry_id: str) -> None:
+    def read(self, entry_id: EntryId) -> None:
         """Remember an entry that was read from the control stream."""
         self._control = self._control.with_(entry_id)
 
-    def published(self, found: str, verdicts: Sequence[Verdict]) -> None:
+    def published(self, found: EntryId, verdicts: Sequence[Verdict]) -> None:
         """Hold the stream's last ID before a run against what is known; remember the run."""
         known = self._notifications
-        if id_pair(found) < id_pair(known.id):
+        if found < known.id:
             self._lose(Part.NOTIFICATIONS, known, found)
             self._notifications = known._replace(id=found)
             self._tell()
         new = [one.control_version for one in verdicts if one.outcome is Outcome.PUBLISHED]
         if new:
-            self._notifications = self._notifications.with_(entry_id_of(new[-1]))
+            self._notifications = self._notifications.with_(EntryId.of_version(new[-1]))
 
-    def lost(self, part: Part, known: str, found: str) -> None:
+    def lost(self, part: Part, known: EntryId, found: EntryId) -> None:
         """Tell of a loss that what lies beside the streams proves: all was there up to `known`.
 
         What was found since all was right tells as much already.
@@ -214,7 +214,7 @@ class Watch:
     def _look_at_notifications(self) -> None:
         known = self._notifications
         ends = self._memory.look(known.id)
-        if is_entry_id(ends.published) and not known.whole_ms:
+        if EntryId.parse(ends.published) and not known.whole_ms:
             known = known.with_(ends.published)  # the worker before published it
         since = begun_since(self._incarnation, ends.incarnations)
         found = notifications_found(known.id, known.seen, ends.given, since)
@@ -234,11 +234,11 @@ class Watch:
             known = _Known()
         self._control = known.looked(ends)
 
-    def _lose(self, part: Part, known: _Known, found: str) -> None:
+    def _lose(self, part: Part, known: _Known, found: EntryId) -> None:
         is_ours = part is Part.NOTIFICATIONS
         of = self._memory.notifications if is_ours else self._stream
         # A notification's ID is the time when it was published; that of a control entry is none.
-        whole_ms = known.whole_ms or (id_pair(known.id)[0] if is_ours else 0)
+        whole_ms = known.whole_ms or (known.id.ms if is_ours else 0)
         self._lost.add(part)
         self._untold.append(Loss(part, of, known.id, found, whole_ms))
 

@@ -12,14 +12,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId
 
 
 @dataclass(slots=True)
 class Held:
     """A tenant's event that is tried again when it is due."""
 
-    id: str
+    id: EntryId
     due: float
     """By the relay's clock."""
     outage: bool
@@ -33,7 +33,7 @@ class Holds:
 
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}
-        self._due: list[tuple[float, str, str]] = []
+        self._due: list[tuple[float, EntryId, str]] = []
         """A heap of when which entry of which tenant is tried again. Some are out of date."""
         self._behind: set[str] = set()
 
@@ -48,17 +48,19 @@ class Holds:
         """Whether the pending list is read back for a tenant."""
         return bool(self._behind)
 
-    def lowest_without(self, entry_ids: Collection[str]) -> str | None:
+    def lowest_without(self, entry_ids: Collection[str]) -> EntryId | None:
         """Return the lowest held entry, but for these; one that is followed counts all the same."""
         held = (one.id for one in self._held.values() if one.followed or one.id not in entry_ids)
-        return min(held, key=id_pair, default=None)
+        return min(held, default=None)
 
     @property
     def next_due(self) -> float | None:
         """When something may be due next, by the relay's clock; None for never."""
         return self._due[0][0] if self._due else None
 
-    def hold(self, tenant: str, entry_id: str, *, due: float, outage: bool, followed: bool) -> None:
+    def hold(
+        self, tenant: str, entry_id: EntryId, *, due: float, outage: bool, followed: bool
+    ) -> None:
         """Hold a tenant's entry back until it is `due`; `followed` when others come behind it."""
         before = self._held.get(tenant)
         followed |= tenant in self._behind
@@ -67,12 +69,12 @@ class Holds:
         self._held[tenant] = Held(entry_id, due, outage, followed)
         heappush(self._due, (due, entry_id, tenant))
 
-    def take_due(self, now: float, most: int) -> list[tuple[str, str]]:
+    def take_due(self, now: float, most: int) -> list[tuple[str, EntryId]]:
         """Return tenants with the held entries that are due, `most` at most.
 
         They stay held until they are through.
         """
-        found: list[tuple[str, str]] = []
+        found: list[tuple[str, EntryId]] = []
         while self._due and self._due[0][0] <= now and len(found) < most:
             due, entry_id, tenant = heappop(self._due)
             held = self._held.get(tenant)
@@ -80,7 +82,7 @@ class Holds:
                 found.append((tenant, entry_id))
         return found
 
-    def through(self, tenant: str | None, entry_id: str) -> bool:
+    def through(self, tenant: str | None, entry_id: EntryId) -> bool:
         """Let a held event go, if this is one; tell whether its tenant is behind now."""
         held = self._held.get(tenant) if tenant is not None else None
         if held is None or tenant is None or held.id != entry_id:

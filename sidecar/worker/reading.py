@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from itertools import takewhile
 
 from sidecar.redis.source import ControlStream, Entry, Pending
-from sidecar.wire.ids import FIRST, id_after, id_before, id_pair
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.worker.recovery import Found
 from sidecar.worker.window import Window
 
@@ -36,11 +36,11 @@ class Reading:
         self._recovers_until = found.recovers_until
         """Up to here the group delivers entries again that may be finished, or pending already."""
         self._noted_low = found.low or FIRST
-        self._next_new = id_after(found.last)
+        self._next_new = found.last.after
         """The lowest ID that a new entry can have."""
         self._backlog_end = self._next_new
         self._fresh: list[Entry] = []
-        self._scan: str | None = FIRST
+        self._scan: EntryId | None = FIRST
         """How far the pending list has been read back; None when that is done."""
         self.everyone = True
         """Whether it is read back for every tenant, or only for those that are behind."""
@@ -58,37 +58,37 @@ class Reading:
         return self._scan is not None
 
     @property
-    def read_to(self) -> str:
+    def read_to(self) -> EntryId:
         """The group's position, as far as this worker knows."""
-        return id_before(self._next_new)
+        return self._next_new.before
 
     @property
-    def lowest(self) -> str:
+    def lowest(self) -> EntryId:
         """The lowest entry that may have been not admitted yet."""
         found = [self._next_new]
         if self._fresh:
             found.append(self._fresh[0].id)
         if self._scan is not None:
-            found.append(max(id_after(self._scan), self._noted_low, key=id_pair))
-        return min(found, key=id_pair) if len(found) > 1 else self._next_new
+            found.append(max(self._scan.after, self._noted_low))
+        return min(found) if len(found) > 1 else self._next_new
 
-    def is_past_backlog(self, low: str) -> bool:
+    def is_past_backlog(self, low: EntryId) -> bool:
         """Tell whether nothing that was there when the tenure began lies at `low` or above."""
-        return id_pair(low) >= id_pair(self._backlog_end)
+        return low >= self._backlog_end
 
     def may_be_finished(self, entry: Entry, *, back: bool) -> bool:
         """Tell whether an entry, read or read back, may have its end already."""
-        is_backlog = back and id_pair(entry.id) < id_pair(self._backlog_end)
+        is_backlog = back and entry.id < self._backlog_end
         return is_backlog or self._recovers_until is not None
 
-    def is_as_left(self, pending: Pending, last: str) -> bool:
+    def is_as_left(self, pending: Pending, last: EntryId) -> bool:
         """Tell whether the group is as this tenure, which is over, left it.
 
         An acknowledgement may have been done whose answer was lost.
         """
         unfinished = range(self._pending - len(self._window), self._pending + 1)
         is_ours = pending.total in unfinished and not pending.others
-        return is_ours and id_after(last) == self._next_new
+        return is_ours and last.after == self._next_new
 
     # --- read ----------------------------------------------------------------------------------
 
@@ -99,8 +99,7 @@ class Reading:
         entries = self._control.read_pending(self._scan, count, elsewhere=self._elsewhere > 0)
         if self.everyone and self._recovers_until:
             # What the group delivers again is not read back before what lies in between.
-            end = id_pair(self._backlog_end)
-            entries = list(takewhile(lambda entry: id_pair(entry.id) < end, entries))
+            entries = list(takewhile(lambda entry: entry.id < self._backlog_end, entries))
         if entries:
             self._scan = entries[-1].id
             return entries
@@ -109,9 +108,9 @@ class Reading:
         self._scan, self.everyone = None, False
         return []
 
-    def go_back_to(self, entry_id: str) -> None:
+    def go_back_to(self, entry_id: EntryId) -> None:
         """Have the pending list read back from behind `entry_id`, at the latest."""
-        if self._scan is None or id_pair(entry_id) < id_pair(self._scan):
+        if self._scan is None or entry_id < self._scan:
             self._scan = entry_id
 
     def new(self, count: int, patience_ms: int | None) -> int:
@@ -130,7 +129,7 @@ class Reading:
             if self._recovers_until:
                 self.check_pending()  # or what is held would be lost with its pending list
             self._check_gap(entries[0].id)
-            self._next_new = id_after(entries[-1].id)
+            self._next_new = entries[-1].id.after
         return len(entries)
 
     def take_fresh(self) -> list[Entry]:
@@ -146,16 +145,14 @@ class Reading:
 
     def check_recovered(self) -> None:
         """Begin anew once all that the group delivers again has been read."""
-        if self._recovers_until and (
-            self.is_dry or id_pair(self._next_new) > id_pair(self._recovers_until)
-        ):
+        if self._recovers_until and (self.is_dry or self._next_new > self._recovers_until):
             raise ReadAgain("everything that may be unfinished has been delivered again")
 
     def check_group(self) -> None:
         """Make sure that the group is as this worker left it: what is pending, and its position."""
         self.check_pending()
         last = self._control.last_delivered()
-        if id_after(last) != self._next_new:
+        if last.after != self._next_new:
             raise ReadAgain(
                 f"the group's position is {last}, not {self.read_to}: someone has moved it"
             )
@@ -184,13 +181,13 @@ class Reading:
             return self._elsewhere
         return sum(not item.entry.fields for item in self._window)
 
-    def _check_gap(self, first_id: str) -> None:
+    def _check_gap(self, first_id: EntryId) -> None:
         """Make sure that a read began where the last one ended.
 
         A stalled worker may set the group back when it wakes, or its late read may take what comes
         next; and should someone delete the consumer then, what is pending tells nothing of it.
         """
         next_id = self._control.first_from(self._next_new)
-        is_back = id_pair(first_id) < id_pair(self._next_new)
-        if is_back or (next_id and id_pair(next_id) < id_pair(first_id)):
+        is_back = first_id < self._next_new
+        if is_back or (next_id and next_id < first_id):
             raise ReadAgain(f"{first_id} is not what comes next")

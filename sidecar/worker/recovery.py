@@ -17,7 +17,7 @@ from sidecar.redis.forgotten import Part
 from sidecar.redis.publisher import BURIED, Seen, origin_digest
 from sidecar.redis.source import Entry, Pending
 from sidecar.wire.identity import identity_of
-from sidecar.wire.ids import FIRST, LAST, id_after, id_before, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 
 PAGE: Final = 200
 """Entries looked at in one go: each may have 16 KiB."""
@@ -28,34 +28,34 @@ _NO_TIME_MS: Final = 10**11
 class Control(Protocol):
     """What the control stream offers for it; see `ControlStream`."""
 
-    def create_group(self, after: str) -> bool:
+    def create_group(self, after: EntryId) -> bool:
         """Make the group; False when there is one."""
 
-    def deliver_again(self, after: str) -> None:
+    def deliver_again(self, after: EntryId) -> None:
         """Set the group's position."""
 
-    def last_delivered(self) -> str:
+    def last_delivered(self) -> EntryId:
         """Return the group's position."""
 
     def was_read(self) -> bool:
         """Tell whether somebody has read from the group."""
 
-    def last_generated(self) -> str:
+    def last_generated(self) -> EntryId:
         """Return the highest ID that the stream ever gave."""
 
-    def last(self) -> str:
+    def last(self) -> EntryId:
         """Return the ID of the newest entry."""
 
     def pending(self) -> Pending:
         """Return what is pending."""
 
-    def pending_between(self, first: str, last: str) -> set[str]:
+    def pending_between(self, first: EntryId, last: EntryId) -> set[EntryId]:
         """Return the IDs of what is pending there, under any consumer."""
 
-    def entries(self, first: str, last: str, count: int) -> list[Entry]:
+    def entries(self, first: EntryId, last: EntryId, count: int) -> list[Entry]:
         """Return entries."""
 
-    def first_from(self, entry_id: str) -> str | None:
+    def first_from(self, entry_id: EntryId) -> EntryId | None:
         """Return the ID of the first entry from there on."""
 
     def now_ms(self) -> int:
@@ -69,13 +69,13 @@ class Memory(Protocol):
     def window_s(self) -> float:
         """How long the index remembers."""
 
-    def lowest_unfinished(self) -> str | None:
+    def lowest_unfinished(self) -> EntryId | None:
         """Return the lowest entry that may be unfinished."""
 
     def forget_lowest(self) -> None:
         """Forget it."""
 
-    def note_lowest(self, low: str) -> None:
+    def note_lowest(self, low: EntryId) -> None:
         """Note it, where none is noted."""
 
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
@@ -86,32 +86,34 @@ class Found(NamedTuple):
     """The control stream as a tenure finds it, once all is set right."""
 
     pending: Pending
-    low: str | None
+    low: EntryId | None
     """The lowest unfinished entry, where one was noted."""
-    last: str
+    last: EntryId
     """The group delivers what comes after."""
-    recovers_until: str | None
+    recovers_until: EntryId | None
     """Up to here it delivers entries again that may be finished, or pending already."""
 
 
 # --- decisions ---------------------------------------------------------------------------------
 
 
-def is_beyond(position: str, generated: str) -> bool:
+def is_beyond(position: EntryId, generated: EntryId) -> bool:
     """Tell whether the group's position lies beyond every ID that the stream ever gave."""
-    return id_pair(position) > id_pair(generated)
+    return position > generated
 
 
-def is_skipped(low: str | None, first: str | None, position: str, lowest_pending: str) -> bool:
+def is_skipped(
+    low: EntryId | None, first: EntryId | None, position: EntryId, lowest_pending: EntryId
+) -> bool:
     """Tell whether `first`, the entry at or next above `low`, was handed out and is not pending.
 
     It may be finished; then the index knows it.
     """
-    if low is None or first is None or id_pair(low) == id_pair(LAST):
+    if low is None or first is None or low == LAST:
         return False  # of the entry with the highest ID, low cannot tell that it is finished
-    if id_pair(first) > id_pair(position):
+    if first > position:
         return False
-    return not lowest_pending or id_pair(lowest_pending) > id_pair(first)
+    return not lowest_pending or lowest_pending > first
 
 
 def is_finished(content: bytes, event: Seen | None, origin: Seen | None) -> bool:
@@ -121,14 +123,14 @@ def is_finished(content: bytes, event: Seen | None, origin: Seen | None) -> bool
     return event is not None and event.content_digest == content
 
 
-def is_time(entry_id: str) -> bool:
+def is_time(entry_id: EntryId) -> bool:
     """Tell whether an entry ID is a time, as the server gives them, rather than a mere number."""
-    return id_pair(entry_id)[0] >= _NO_TIME_MS
+    return entry_id.ms >= _NO_TIME_MS
 
 
-def may_be_forgotten(entry_id: str, cutoff_ms: int) -> bool:
+def may_be_forgotten(entry_id: EntryId, cutoff_ms: int) -> bool:
     """Tell whether the index may have forgotten the end of an entry: it is no proof then."""
-    return is_time(entry_id) and id_pair(entry_id)[0] < cutoff_ms
+    return is_time(entry_id) and entry_id.ms < cutoff_ms
 
 
 # --- what is done ------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ class Recovery:
 
     def __init__(
         self, stream: str, control: Control, memory: Memory, keep: Callable[[], None],
-        log: FilteringBoundLogger, lost: Callable[[Part, str, str], None],
+        log: FilteringBoundLogger, lost: Callable[[Part, EntryId, EntryId], None],
     ) -> None:  # fmt: skip
         """`keep` is called in between while something takes long: to keep the lease.
 
@@ -152,7 +154,9 @@ class Recovery:
         self._log = log
         self._lost_part = lost
 
-    def begin(self, *, read_to: str | None, trusted: Callable[[Pending, str], bool]) -> Found:
+    def begin(
+        self, *, read_to: EntryId | None, trusted: Callable[[Pending, EntryId], bool]
+    ) -> Found:
         """Have a group, and have it deliver again what is neither pending nor finished.
 
         `read_to` is how far this worker has read before, if it has. `trusted` tells of what is
@@ -174,34 +178,34 @@ class Recovery:
             self._control.deliver_again(target)
             again, last = True, target
         recovers_until = None
-        again = again or (read_to is not None and id_pair(read_to) > id_pair(last))
-        if again or id_pair(pending.highest) > id_pair(last):
+        again = again or (read_to is not None and read_to > last)
+        if again or pending.highest > last:
             # Also when a predecessor set it back, and ended before all was delivered again.
             newest = self._control.last()
-            recovers_until = newest if id_pair(newest) > id_pair(last) else None
+            recovers_until = newest if newest > last else None
             self._log.info(
                 "the group delivers again what may be unfinished", after=last, until=newest
             )
         if not low:
             # Before anything is read: what is lost with its pending list then is found again.
-            self._memory.note_lowest(pending.lowest or id_after(last))
+            self._memory.note_lowest(pending.lowest or last.after)
         return Found(pending, low, last, recovers_until)
 
-    def _have_group(self) -> tuple[str | None, bool]:
+    def _have_group(self) -> tuple[EntryId | None, bool]:
         """Make the group if there is none.
 
         Returns the lowest entry that may be unfinished, if one is noted, and whether the group
         begins there.
         """
         low = self._memory.lowest_unfinished()
-        after = id_before(low) if low else FIRST
+        after = low.before if low else FIRST
         created = self._control.create_group(after)
         if not low:
             self._look_for_notes()
             return None, False
         generated = self._control.last_generated()
-        lower = id_pair(after) > id_pair(generated)
-        if (lower or created) and id_pair(after) > id_pair(FIRST):
+        lower = after > generated
+        if (lower or created) and after > FIRST:
             self._lost_part(Part.CONTROL if lower else Part.GROUP, after, generated)
         if not (lower or created):
             return low, False
@@ -219,19 +223,21 @@ class Recovery:
     def _look_for_notes(self) -> None:
         """Tell if nothing is noted beside a group that was read: that is noted before any read."""
         if self._control.was_read() and not self._memory.lowest_unfinished():
-            self._lost_part(Part.NOTES, self._control.last_delivered(), "")
+            self._lost_part(Part.NOTES, self._control.last_delivered(), FIRST)
 
-    def _target(self, low: str | None, pending: Pending, last: str, *, look: bool) -> str | None:
+    def _target(
+        self, low: EntryId | None, pending: Pending, last: EntryId, *, look: bool
+    ) -> EntryId | None:
         """Return where the group's position must be set to; None when it is right."""
-        after = id_before(low) if low else FIRST
+        after = low.before if low else FIRST
         if is_beyond(last, self._control.last_generated()):
             self._log.warning("the group's position lay beyond the stream's end", position=last)
             return after
         if low is None:
             return None
-        if id_pair(last) < id_pair(after):
+        if last < after:
             # All below the lowest unfinished is finished, unless the stream is another.
-            return None if self._page_has_lost(id_after(last), after) else after
+            return None if self._page_has_lost(last.after, after) else after
         if is_skipped(low, self._control.first_from(low), last, pending.lowest):
             return after
         lost = self._first_lost(low, last) if look else None
@@ -240,27 +246,27 @@ class Recovery:
         self._log.warning(
             "an entry was handed out, and is neither pending nor finished", entry=lost
         )
-        return id_before(lost)
+        return lost.before
 
-    def _first_lost(self, low: str, last: str) -> str | None:
+    def _first_lost(self, low: EntryId, last: EntryId) -> EntryId | None:
         """Return the lowest entry from `low` to `last` that is neither pending nor finished."""
-        first = max(low, f"{self._cutoff_ms()}-0", key=id_pair) if is_time(low) else low
+        first = max(low, EntryId.of(self._cutoff_ms())) if is_time(low) else low
         while entries := self._control.entries(first, last, PAGE):
             lost = self._lost(entries)
             if lost:
                 return lost
-            first = id_after(entries[-1].id)
+            first = entries[-1].id.after
             if len(entries) < PAGE:
                 break
             self._keep()
         return None
 
-    def _page_has_lost(self, first: str, last: str) -> bool:
+    def _page_has_lost(self, first: EntryId, last: EntryId) -> bool:
         """Tell whether one of the first entries from `first` to `last` is lost."""
         entries = self._control.entries(first, last, PAGE)
         return bool(entries) and self._lost(entries) is not None
 
-    def _lost(self, entries: Sequence[Entry]) -> str | None:
+    def _lost(self, entries: Sequence[Entry]) -> EntryId | None:
         pending = self._control.pending_between(entries[0].id, entries[-1].id)
         cutoff_ms = self._cutoff_ms()
         rest = [
@@ -272,11 +278,11 @@ class Recovery:
     def _cutoff_ms(self) -> int:
         return max(0, self._control.now_ms() - int(self._memory.window_s * 1000))
 
-    def _unfinished(self, entries: Sequence[Entry]) -> Iterator[str]:
+    def _unfinished(self, entries: Sequence[Entry]) -> Iterator[EntryId]:
         digests: list[bytes] = []
         contents = []
         for entry in entries:
-            origin = origin_digest(f"{self._stream}/{entry.id}")
+            origin = origin_digest(Origin.of(self._stream, entry.id))
             identity, content = identity_of(entry.fields)
             digests += (origin, identity or origin)
             contents.append(content)

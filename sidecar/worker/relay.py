@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 
 from sidecar.redis.publisher import Halted, Publisher
 from sidecar.redis.source import ControlStream, Entry, Pending
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId
 from sidecar.worker.admission import Admission
 from sidecar.worker.carrying import Carrying, carry
 from sidecar.worker.caution import DEATHS_ALONE, Caution
@@ -165,7 +165,7 @@ class Relay:
         self._has_served = True
         self._ownership.begun()
 
-    def _is_as_left(self, pending: Pending, last: str) -> bool:
+    def _is_as_left(self, pending: Pending, last: EntryId) -> bool:
         """Tell whether the group is as this worker left it when Redis did not answer."""
         if not self._ownership.cut_off or not self._has_served:
             return False
@@ -416,13 +416,13 @@ class Relay:
             self._observer.committed(outcome, count)
         self._start(self._window.freed(), freed=True)
 
-    def _through(self, tenant: str | None, entry_id: str) -> None:
+    def _through(self, tenant: str | None, entry_id: EntryId) -> None:
         """If this was held: read back what waited behind it."""
         if self._holds.through(tenant, entry_id):
             self._reading.go_back_to(entry_id)
 
-    def _low_without(self, run: Sequence[Item]) -> str:
+    def _low_without(self, run: Sequence[Item]) -> EntryId:
         """Return the lowest entry that is unfinished once `run` is finished."""
         held = self._holds.lowest_without({item.id for item in run})
         found = (self._reading.lowest, held, self._window.lowest_without(run))
-        return min((low for low in found if low is not None), key=id_pair)
+        return min(low for low in found if low is not None)

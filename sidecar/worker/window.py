@@ -15,7 +15,7 @@ from typing import Any
 
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.pipeline import Admitted
 from sidecar.worker.policy import Budget, Bury, Retry, attempted
 
@@ -47,9 +47,9 @@ class Item:
     """One entry in the window."""
 
     entry: Entry
-    id: str
+    id: EntryId
     """The entry's ID."""
-    origin: str
+    origin: Origin
     trouble: Trouble
     tenant: str | None = None
     """The tenant whose order it keeps; None for an entry that is no event."""
@@ -106,7 +106,7 @@ class Window:
     """The items of one tenure."""
 
     def __init__(self) -> None:
-        self._items: dict[str, Item] = {}
+        self._items: dict[EntryId, Item] = {}
         self._in_order = True
         self._waiting: dict[str, Item] = {}
         self._awaited: Counter[str | bytes] = Counter()
@@ -119,7 +119,7 @@ class Window:
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items.values())
 
-    def __contains__(self, entry_id: str) -> bool:
+    def __contains__(self, entry_id: EntryId) -> bool:
         return entry_id in self._items
 
     def holds(self, item: Item) -> bool:
@@ -160,13 +160,13 @@ class Window:
         behind = dropwhile(lambda other: other is not item, self._items.values())
         return [other for other in islice(behind, 1, None) if other.tenant == item.tenant]
 
-    def lowest_without(self, run: Iterable[Item]) -> str | None:
+    def lowest_without(self, run: Iterable[Item]) -> EntryId | None:
         """Return the lowest entry ID that is left once `run` is finished; None for none."""
         finished = {item.id for item in run}
         remaining = (id_ for id_ in self._items if id_ not in finished)
         if self._in_order:
             return next(remaining, None)
-        return min(remaining, key=id_pair, default=None)
+        return min(remaining, default=None)
 
     # --- claims --------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from sidecar.redis.forgotten import Loss, Part, put_on_record
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, origin_digest
 from sidecar.wire.identity import identity_of
+from sidecar.wire.ids import FIRST, EntryId
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran, on_terminal
 from tests.servers import counts_deletions
@@ -609,7 +610,7 @@ def test_a_duplicate_whose_first_stood_elsewhere_is_no_culprit(bare: Cli, elsewh
     _trimmed_to(bare, NOTIFICATIONS, 8 * DAY_MS)
     assert _told(_audit(bare)[1]) == [("G3", "lost", "e0")]
     if elsewhere == "anew":
-        put_on_record(bare.client, KEYS, Loss(Part.CONTROL, STREAM, "9-1", "0-0", 0))
+        put_on_record(bare.client, KEYS, Loss(Part.CONTROL, STREAM, EntryId("9-1"), FIRST, 0))
     elif elsewhere == "served":
         told = {"name": "x", "serves": ["other", STREAM], "owns": []}
         bare.client.hset(KEYS.workers, "id", json.dumps(told))

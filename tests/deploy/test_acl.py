@@ -22,7 +22,7 @@ from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import Halted, NotReplicated, Outbound, Publisher
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import ControlStream
-from sidecar.wire.ids import FIRST, id_after, id_pair
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.worker import app, settings
 from tests import servers
 from tests.deploy.harness import (
@@ -93,7 +93,7 @@ def _duties(server: Server) -> None:
         control.deliver_again(FIRST)
         entry = control.read_new(1, 1)[0]
         assert control.last_delivered() == entry.id
-        assert id_pair(control.last()) >= id_pair(entry.id)
+        assert control.last() >= entry.id
         assert control.read_pending(FIRST, 1) == [entry]
         assert control.pending().total == 1
         assert control.fetch(entry.id) == entry
@@ -111,7 +111,7 @@ def _duties(server: Server) -> None:
         waiting = Publisher(client, KEYS, lease_s=1, dedup_window_s=60, wait_replicas=1)
         waiting.acquire()
         with pytest.raises(NotReplicated):
-            waiting.publish([], id_after(entry.id))
+            waiting.publish([], entry.id.after)
         waiting.release()
         members = Members(client, KEYS, name="me", serves=[STREAM], lease_s=5)
         assert members.beat(owns=[]) == []
@@ -178,7 +178,7 @@ def test_a_halter_halts_and_resumes(server: Server) -> None:
         owner.acquire()
         assert owner.renew() == "maintenance"
         with pytest.raises(Halted):
-            owner.publish([Outbound(b"0" * 32, b"{", "o", b"")], "0-1")
+            owner.publish([Outbound(b"0" * 32, b"{", Origin("o"), b"")], EntryId("0-1"))
         owner.release()
 
     with closing(server.client("halter")) as client:

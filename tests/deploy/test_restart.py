@@ -17,7 +17,7 @@ from sidecar.redis.publisher import Buried, Letter, Outbound, Outcome, Publisher
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import ControlStream
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import FIRST
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from tests import servers
 from tests.deploy.harness import DEPLOY, KEYS, STREAM, Server, path_of, run_server, wait_until_up
 from tests.sidecar.harness import trim_once
@@ -44,7 +44,7 @@ def _running(kind: str, root: Path, port: int) -> Iterator[Server]:
 
 def _outbound(event_id: str) -> Outbound:
     identity = identity_digest(event_id) + identity_digest("content")
-    return Outbound(identity, b'{"control_version":', f"{STREAM}/{event_id}", b"")
+    return Outbound(identity, b'{"control_version":', Origin(f"{STREAM}/{event_id}"), b"")
 
 
 def _work(server: Server) -> None:
@@ -62,7 +62,7 @@ def _work(server: Server) -> None:
         assert owner.acquire() == 0
         owner.publish([_outbound("a"), _outbound("b")], two.id)
         fields: dict[str, str | bytes | int] = {"event": b"{", "reason": "malformed"}
-        letter = Letter(f"{STREAM}/{two.id}", b"", fields)
+        letter = Letter(Origin(f"{STREAM}/{two.id}"), b"", fields)
         assert owner.bury([letter], two.id, max_in_a_row=1, now="now") == [Buried.HALTED_NOW]
         control.acknowledge([one.id])
         Members(client, KEYS, name="me", serves=[STREAM], lease_s=60).beat([STREAM])
@@ -101,7 +101,7 @@ def test_a_clean_restart_loses_nothing(kind: str, tmp_path: Path) -> None:
             client.delete(KEYS.lease)
             assert owner.acquire() is not None
             client.hdel(KEYS.halt, "reason")
-            (again,) = owner.publish([_outbound("a")], "1-0")
+            (again,) = owner.publish([_outbound("a")], EntryId("1-0"))
             assert again.outcome is Outcome.DUPLICATE
         with (
             closing(connect(f"redis://127.0.0.1:{port}/0")) as nobody,

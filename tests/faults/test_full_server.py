@@ -22,7 +22,7 @@ from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.scripts import noting
 from sidecar.redis.source import ControlStream, Entry
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import FIRST
+from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.worker import app, housekeeping
 from sidecar.worker.settings import build, file_url
 from tests import servers
@@ -47,11 +47,11 @@ def _publisher(rig: Rig) -> Publisher:
 def _event(event_id: str, *, known: bool = False) -> Outbound:
     json_ = b"" if known else b'{"control_version":'
     identity = identity_digest(event_id) + identity_digest("content")
-    return Outbound(identity, json_, f"{CONTROL}/{event_id}", b"")
+    return Outbound(identity, json_, Origin(f"{CONTROL}/{event_id}"), b"")
 
 
 def _letter(entry_id: str) -> Letter:
-    return Letter(f"{CONTROL}/{entry_id}", b"", {"event": b"{", "reason": "malformed"})
+    return Letter(Origin(f"{CONTROL}/{entry_id}"), b"", {"event": b"{", "reason": "malformed"})
 
 
 def test_status_says_that_it_is_full(rig: Rig, tmp_path: Path) -> None:
@@ -117,7 +117,9 @@ def test_the_archive_is_claimed_and_noted(rig: Rig) -> None:
     assert one.hold()
     assert not two.hold()
     assert not archived.is_due(rig.client, rig.keys, rig.control, 60.0)
-    archived.note_archived(rig.client, rig.keys, rig.control, Entry("5-0", {b"event": b"{"}))
+    archived.note_archived(
+        rig.client, rig.keys, rig.control, Entry(EntryId("5-0"), {b"event": b"{"})
+    )
     assert archived.archived_to(rig.client, rig.client, rig.keys, rig.control) == "5-0"
     one.release()
     assert two.hold()
@@ -127,23 +129,25 @@ def test_what_was_published_or_buried_is_told(rig: Rig) -> None:
     """On a full server repeats are found, so they can be acknowledged; what is new is refused."""
     one = _publisher(rig)
     one.acquire()
-    one.publish([_event("a"), _event("b")], "1-0")
-    one.bury([_letter("1-0")], "2-0", max_in_a_row=0, now="now")
+    one.publish([_event("a"), _event("b")], EntryId("1-0"))
+    one.bury([_letter("1-0")], EntryId("2-0"), max_in_a_row=0, now="now")
     rig.client.config_set("maxmemory", 1)
 
-    verdicts = one.publish([_event("a"), _event("b", known=True)], "3-0")
+    verdicts = one.publish([_event("a"), _event("b", known=True)], EntryId("3-0"))
     assert [verdict.outcome for verdict in verdicts] == [Outcome.DUPLICATE] * 2
     assert one.lowest_unfinished() == "3-0"
-    verdicts = one.publish([_event("a"), _event("new"), _event("b")], "9-0")
+    verdicts = one.publish([_event("a"), _event("new"), _event("b")], EntryId("9-0"))
     assert [verdict.outcome for verdict in verdicts] == [Outcome.DUPLICATE]
     assert one.lowest_unfinished() == "3-0"
     with pytest.raises(redis.ResponseError, match="maxmemory"):
-        one.publish([_event("new"), _event("a")], "9-0")
-    assert one.bury([_letter("1-0")], "4-0", max_in_a_row=0, now="now") == [Buried.ALREADY]
+        one.publish([_event("new"), _event("a")], EntryId("9-0"))
+    assert one.bury([_letter("1-0")], EntryId("4-0"), max_in_a_row=0, now="now") == [Buried.ALREADY]
     with pytest.raises(redis.ResponseError, match="maxmemory"):
-        one.bury([_letter("2-0")], "9-0", max_in_a_row=0, now="now")
+        one.bury([_letter("2-0")], EntryId("9-0"), max_in_a_row=0, now="now")
     with pytest.raises(redis.ResponseError, match="maxmemory"):
-        one.bury([replace(_letter("2-0"), begins_row=True)], "9-0", max_in_a_row=0, now="now")
+        one.bury(
+            [replace(_letter("2-0"), begins_row=True)], EntryId("9-0"), max_in_a_row=0, now="now"
+        )
     assert one.lowest_unfinished() == "4-0"
     assert rig.client.xlen(rig.notify) == 2
     assert rig.client.xlen(rig.keys.dead) == 1

@@ -170,13 +170,13 @@ BREAKS: Final = (
     Break(
         "a gap between two reads is not noticed",
         READING,
-        "        if is_back or (next_id and id_pair(next_id) < id_pair(first_id)):\n",
+        "        if is_back or (next_id and next_id < first_id):\n",
         "        if is_back:\n",
     ),
     Break(
         "that someone else has read is not noticed",
         READING,
-        "        if id_after(last) != self._next_new:\n",
+        "        if last.after != self._next_new:\n",
         "        if False:\n",
     ),
     Break(
@@ -223,8 +223,8 @@ BREAKS: Final = (
     Break(
         "the lowest unfinished entry is noted too high",
         RELAY,
-        "        return min((low for low in found",
-        "        return max((low for low in found",
+        "        return min(low for low in found",
+        "        return max(low for low in found",
     ),
     Break(
         "a held event holds back nothing",
@@ -295,7 +295,7 @@ BREAKS: Final = (
     Break(
         "trimming does not ask the relay",
         RETENTION,
-        "        return FIRST if id_pair(beyond) > id_pair(info.last_id) else low\n",
+        "        return FIRST if beyond > info.last_id else low\n",
         '        return "99999999999999-0"\n',
         TRIMMING,
     ),

@@ -30,6 +30,7 @@ from sidecar.replay.export import export
 from sidecar.replay.timeline import lives
 from sidecar.replay.window import Window
 from sidecar.wire.event import Reason
+from sidecar.wire.ids import EntryId
 from sidecar.worker import app, logs
 from sidecar.worker.settings import build
 from store import Capability, VersionedStore, versioned
@@ -88,7 +89,7 @@ def trim(rig: Rig, keep: int) -> None:
     rig.client.xtrim(rig.control, maxlen=keep, approximate=False)
 
 
-def told(history: History) -> list[tuple[str, str, str]]:
+def told(history: History) -> list[tuple[str, str, str | None]]:
     """Return what a history tells of all events."""
     return [(life.origin, life.end.value, life.end_id) for life in lives(history, Window())]
 
@@ -275,7 +276,11 @@ def test_a_damaged_segment_is_named_and_gives_nothing_wrong(
     (name,) = names_of(fleet, rig.notify, rig.control)
     data, manifest = fleet.get(name.ref)
     history = ArchiveHistory(fleet, live(rig).streams)
-    for broken in (b"no gzip", data[:-9], pack(rig.notify, "other", [Entry("1-1", {})], None)[1]):
+    for broken in (
+        b"no gzip",
+        data[:-9],
+        pack(rig.notify, "other", [Entry(EntryId("1-1"), {})], None)[1],
+    ):
         fleet.put(name.ref, broken, manifest)
         with pytest.raises(Damaged, match="damaged"):
             list(history.entries(rig.control))
@@ -316,7 +321,7 @@ def test_a_state_is_the_same_from_a_checkpoint(
     writer = archiver(rig, fleet, checkpoint_rows=10)
     assert archive_with_states(writer, rig.notify) == 9
     history = joined(rig, fleet)
-    assert history.checkpoint("9999999999999-0")
+    assert history.checkpoint(EntryId("9999999999999-0"))
     rig.client.xtrim(rig.notify, maxlen=0)
     assert states(joined(rig, fleet)) == plain
     refs = [ref for ref in fleet.list(".sidecar") if "@state" in ref]
@@ -336,10 +341,10 @@ def test_a_checkpoint_of_an_older_format_is_as_good_as_none(
     rig.drain()
     monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 1)
     assert archive_with_states(archiver(rig, fleet, checkpoint_rows=4), rig.notify)
-    assert joined(rig, fleet).checkpoint("9999999999999-0")
+    assert joined(rig, fleet).checkpoint(EntryId("9999999999999-0"))
     monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 2)
     history = joined(rig, fleet)
-    assert history.checkpoint("9999999999999-0") is None
+    assert history.checkpoint(EntryId("9999999999999-0")) is None
     assert [note.event_id for note in state_at(history, 2**52).refs()] == ["e6", "e7", "e5"]
 
 

@@ -23,7 +23,7 @@ from sidecar.redis.archived import CLAIM_S, is_due
 from sidecar.redis.damage import Damaged
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, LAST, id_after, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker import app, logs
 from sidecar.worker.settings import build
 from store import Capability, VersionedStore, versioned
@@ -82,7 +82,7 @@ def joined(rig: Rig, fleet: Fleet) -> JoinedHistory:
 def add(rig: Rig, first: int, count: int, word: str, step: int = 1) -> list[Entry]:
     """Append entries with IDs of the producer's own; return them."""
     numbers = range(first, first + count * step, step)
-    entries = [Entry(f"{n}-0", {b"event": f"{word} {n}".encode()}) for n in numbers]
+    entries = [Entry(EntryId(f"{n}-0"), {b"event": f"{word} {n}".encode()}) for n in numbers]
     for entry in entries:
         fields: Any = dict(entry.fields)
         rig.client.xadd(rig.control, fields, id=entry.id)
@@ -93,11 +93,11 @@ def trim_all(rig: Rig) -> None:
     """Trim what an archive allows to be trimmed."""
     policies = {name: Policy(length=0) for name in ("control", "notifications", "dead")}
     info: Any = rig.client.xinfo_stream(rig.control)
-    last = info["last-generated-id"].decode()
+    last = EntryId(info["last-generated-id"].decode())
     if not rig.client.xinfo_groups(rig.control):
         rig.client.xgroup_create(rig.control, rig.keys.group, last)
     rig.client.xgroup_setid(rig.control, rig.keys.group, last)
-    rig.client.set(rig.keys.low, id_after(last))
+    rig.client.set(rig.keys.low, last.after)
     retention = Retention(
         rig.client, rig.client, rig.keys, policies, dedup_window_s=0, archived_first=True
     )
@@ -124,8 +124,8 @@ entries_at = st.lists(
 
 def sorted_entries(made: list[tuple[int, int, str]]) -> list[Entry]:
     """Return them in order."""
-    found = [Entry(f"{ms}-{seq}", {b"event": word.encode()}) for ms, seq, word in made]
-    return sorted(found, key=lambda entry: (id_pair(entry.id), entry.fields[b"event"]))
+    found = [Entry(EntryId(f"{ms}-{seq}"), {b"event": word.encode()}) for ms, seq, word in made]
+    return sorted(found, key=lambda entry: (entry.id.pair, entry.fields[b"event"]))
 
 
 def one_history(entries: list[Entry]) -> list[Entry]:
@@ -135,7 +135,7 @@ def one_history(entries: list[Entry]) -> list[Entry]:
 
 def keyed(entries: Any) -> list[tuple[tuple[int, int], bytes]]:
     """Return IDs and contents."""
-    return [(id_pair(entry.id), entry.fields[b"event"]) for entry in entries]
+    return [(entry.id.pair, entry.fields[b"event"]) for entry in entries]
 
 
 @settings(deadline=None)
@@ -156,13 +156,13 @@ def test_overlapping_segments_give_each_row_once(
     first, last = f"{low[0]}-{low[1]}", f"{high[0]}-{high[1]}"
     want = sorted({one for run in runs for one in keyed(run) if low <= one[0] <= high})
     pieces = list(map(segment, runs))
-    forwards = keyed(entries_of(pieces, first, last, eager=eager))
+    forwards = keyed(entries_of(pieces, EntryId(first), EntryId(last), eager=eager))
     assert sorted(forwards) == want
     assert [at for at, _ in forwards] == [at for at, _ in want]
-    backwards = keyed(entries_back_of(pieces, last, first))
+    backwards = keyed(entries_back_of(pieces, EntryId(last), EntryId(first)))
     assert sorted(backwards) == want
     assert [at for at, _ in backwards] == [at for at, _ in want][::-1]
-    assert len(list(lines_of(pieces, first, last, eager=eager))) == len(want)
+    assert len(list(lines_of(pieces, EntryId(first), EntryId(last), eager=eager))) == len(want)
 
 
 def test_a_search_opens_no_segment_behind_what_it_found() -> None:
@@ -174,7 +174,7 @@ def test_a_search_opens_no_segment_behind_what_it_found() -> None:
             opened.append(self.first)
             return self
 
-    pieces = [Watched(*segment([Entry(f"{n}-0", {b"event": b""})])) for n in range(1, 9)]
+    pieces = [Watched(*segment([Entry(EntryId(f"{n}-0"), {b"event": b""})])) for n in range(1, 9)]
     assert next(entries_of(pieces)).id == "1-0"
     assert next(entries_back_of(pieces)).id == "8-0"
     assert opened == ["1-0", "8-0"]
@@ -190,20 +190,22 @@ def test_the_archive_gives_each_row_once(
     ids: list[int], slices: list[tuple[int, int]], window: tuple[int, int]
 ) -> None:
     """Segments as archivers write them, through a store."""
-    entries = [Entry(f"{n}-0", {b"event": b"x"}) for n in sorted(ids)]
+    entries = [Entry(EntryId(f"{n}-0"), {b"event": b"x"}) for n in sorted(ids)]
     fleet = of(Fleet())
     archived = set()
     for low, high in slices:
-        some = [one for one in entries if low <= id_pair(one.id)[0] <= high]
+        some = [one for one in entries if low <= one.id.ms <= high]
         if some:
             fleet.put(*pack("n", "c", some, None))
             archived |= {one.id for one in some}
     history = ArchiveHistory(fleet, Streams(("c",), "n", "d", "r", "h", "t"))
     first, last = (f"{n}-0" for n in window)
     want = [one.id for one in entries if one.id in archived
-            and window[0] <= id_pair(one.id)[0] <= window[1]]  # fmt: skip
-    assert [one.id for one in history.entries("c", first, last)] == want
-    assert [one.id for one in history.entries_back("c", last, first)] == want[::-1]
+            and window[0] <= one.id.ms <= window[1]]  # fmt: skip
+    assert [one.id for one in history.entries("c", EntryId(first), EntryId(last))] == want
+    assert [one.id for one in history.entries_back("c", EntryId(last), EntryId(first))] == want[
+        ::-1
+    ]
 
 
 def test_a_segment_within_another_hides_nothing_backwards(rig: Rig, fleet: Fleet) -> None:
@@ -222,7 +224,7 @@ def test_a_gap_that_another_archiver_filled_is_none(rig: Rig, fleet: Fleet) -> N
     """What one archiver found trimmed, and another had archived, is not missing."""
     entries = add(rig, 1, 9, "a")
     of(fleet).put(*pack(rig.notify, rig.control, entries[:2], None))
-    of(fleet).put(*pack(rig.notify, rig.control, entries[6:], ("3-0", "6-0")))
+    of(fleet).put(*pack(rig.notify, rig.control, entries[6:], (EntryId("3-0"), EntryId("6-0"))))
     of(fleet).put(*pack(rig.notify, rig.control, entries[2:5], None))
     reach = ArchiveHistory(of(fleet), live(rig).streams).reach(rig.control)
     assert reach

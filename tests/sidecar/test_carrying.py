@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from sidecar.redis.source import Entry
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.carrying import Carrying
 from sidecar.worker.window import Item, Trouble
 from tests.sidecar.harness import Rig, eventually
@@ -24,7 +25,12 @@ def items_alive() -> int:
 
 def item(number: int) -> Item:
     """Return an item."""
-    return Item(Entry(f"{number}-1", {}), f"{number}-1", f"s/{number}-1", Trouble(0.0))
+    return Item(
+        Entry(EntryId(f"{number}-1"), {}),
+        EntryId(f"{number}-1"),
+        Origin(f"s/{number}-1"),
+        Trouble(0.0),
+    )
 
 
 def test_tenures_under_hung_stores_leave_only_what_hangs() -> None:

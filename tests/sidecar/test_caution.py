@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sidecar.wire.ids import EntryId
 from sidecar.worker.caution import CRASHES_TILL_CAREFUL, DEATHS_ALONE, Caution
 
 
@@ -45,14 +46,14 @@ def test_only_crashes_in_a_row_make_careful() -> None:
 def test_each_worker_that_dies_of_an_entry_counts_once() -> None:
     """Workers that die while one entry runs alone add up, until it is the poison."""
     notes = Notes()
-    assert [worker(notes).deaths("1-0") for _ in range(DEATHS_ALONE + 1)] == [0, 1, 2, 3]
+    assert [worker(notes).deaths(EntryId("1-0")) for _ in range(DEATHS_ALONE + 1)] == [0, 1, 2, 3]
 
 
 def test_a_worker_that_begins_anew_did_not_die() -> None:
     """Reading the same entry again in one process, as Redis was away, is no death."""
     notes = Notes()
     caution = worker(notes)
-    assert [caution.deaths("1-0") for _ in range(3)] == [0, 0, 0]
+    assert [caution.deaths(EntryId("1-0")) for _ in range(3)] == [0, 0, 0]
     assert notes.deaths == 1
 
 
@@ -60,9 +61,9 @@ def test_what_was_survived_is_no_suspect() -> None:
     """Once an entry was survived the next worker begins to count at zero."""
     notes = Notes()
     caution = worker(notes)
-    caution.deaths("1-0")
+    caution.deaths(EntryId("1-0"))
     caution.survived()
-    assert worker(notes).deaths("1-0") == 0
+    assert worker(notes).deaths(EntryId("1-0")) == 0
 
 
 def test_without_caution_nothing_is_noted() -> None:
@@ -90,7 +91,7 @@ def test_its_end_settles() -> None:
     notes = Notes()
     caution = worker(notes)
     caution.settle()
-    caution.deaths("9-0")
+    caution.deaths(EntryId("9-0"))
     caution.end()
     assert (caution.careful, notes.alone, notes.settled) == (False, "", 2)
     caution.end()
@@ -100,5 +101,5 @@ def test_its_end_settles() -> None:
 def test_what_runs_alone_is_named_once_when_the_lease_is_given_back() -> None:
     """Giving the lease back names the entry, so that it counts as no death."""
     caution = worker(Notes())
-    caution.deaths("1-0")
+    caution.deaths(EntryId("1-0"))
     assert [caution.leave_alone(), caution.leave_alone()] == ["1-0", ""]

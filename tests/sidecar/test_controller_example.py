@@ -16,7 +16,7 @@ import redis
 
 import store
 from sidecar.producer import Producer
-from sidecar.wire.ids import control_version_of
+from sidecar.wire.ids import EntryId
 from tests.sidecar.harness import eventually
 from tests.sidecar.test_feed import relay
 
@@ -124,7 +124,7 @@ def test_it_is_in_no_gap_when_others_events_were_trimmed(
         tenant.other()
         relay(redis_url, tmp_path)
         last: Any = client.xinfo_stream(NOTIFICATIONS)["last-generated-id"]
-        end = control_version_of(last.decode())
+        end = EntryId(last.decode()).control_version
         eventually(lambda: number(database, "SELECT control_version FROM sidecar_cursor") == end)
     client.hset("{control:notifications}:trimmed", NOTIFICATIONS, last)
     client.xtrim(NOTIFICATIONS, maxlen=0, approximate=False)

@@ -10,7 +10,7 @@ import redis
 from sidecar.redis.ends import Ends
 from sidecar.redis.forgotten import Forgotten, Loss, Part
 from sidecar.redis.publisher import Outcome, Verdict
-from sidecar.wire.ids import FIRST
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
 from sidecar.worker import forgetting
 from sidecar.worker.forgetting import Watch, begun_since, control_found, notifications_found
@@ -22,8 +22,13 @@ def ends(
     given: str = FIRST, *, oldest: str = "1-0", deleted: str = "0-0", has: bool = False, **more: Any
 ) -> Ends:
     """Return what a stream has."""
-    fields: dict[str, Any] = {"now_ms": 50, "newest": given, "below_known": "3-0"} | more
-    return Ends(given=given, oldest=oldest, deleted=deleted, has_known=has, **fields)
+    fields: dict[str, Any] = {
+        "given": given, "newest": given, "oldest": oldest, "deleted": deleted, "below_known": "3-0",
+    } | more  # fmt: skip
+    ids: dict[str, Any] = {
+        name: EntryId(one) if isinstance(one, str) else one for name, one in fields.items()
+    }
+    return Ends(now_ms=50, has_known=has, **ids)
 
 
 # --- decisions -----------------------------------------------------------------------------------
@@ -45,7 +50,7 @@ def ends(
 )
 def test_how_a_control_stream_lost_its_end(now: Ends, found: str | None) -> None:
     """What is trimmed or deleted by hand is not forgotten; a last ID that went back is."""
-    assert control_found("5-0", now) == found
+    assert control_found(EntryId("5-0"), now) == found
 
 
 def test_a_control_stream_of_which_nothing_is_known_lost_nothing() -> None:
@@ -72,7 +77,7 @@ def test_how_a_notification_stream_lost_its_end(
     known: str, seen: str, given: str, since: list[Incarnation], found: str | None
 ) -> None:
     """By its last ID, or by what an incarnation kept that began since."""
-    assert notifications_found(known, seen, given, since) == found
+    assert notifications_found(EntryId(known), EntryId(seen), EntryId(given), since) == found
 
 
 def test_which_incarnations_began_since() -> None:
@@ -93,15 +98,15 @@ def test_which_incarnations_began_since() -> None:
 )  # fmt: skip
 def test_which_window_a_loss_touches(first: str, last: str | None, *, touches: bool) -> None:
     """One that holds a moment from the last that was there to when it was noticed."""
-    one = Forgotten(Part.NOTIFICATIONS, "n", "15-0", "10-0", "", 20_000)
-    assert one.touches(first, last) is touches
+    one = Forgotten(Part.NOTIFICATIONS, "n", EntryId("15-0"), EntryId("10-0"), "", 20_000)
+    assert one.touches(EntryId(first), EntryId(last) if last else None) is touches
 
 
 def test_ids_that_lie_ahead_bound_no_loss() -> None:
     """A control stream whose IDs are ahead of the clock may lack any entry after what was found."""
-    one = Forgotten(Part.CONTROL, "s", "400000-0", "399000-0", "", 20_000)
-    assert one.touches("500000-0", None)
-    assert not one.touches("0-0", "398000-0")
+    one = Forgotten(Part.CONTROL, "s", EntryId("400000-0"), EntryId("399000-0"), "", 20_000)
+    assert one.touches(EntryId("500000-0"), None)
+    assert not one.touches(EntryId("0-0"), EntryId("398000-0"))
     assert "entry 399000-0 and then" in str(one)
 
 
@@ -165,9 +170,9 @@ def test_what_was_read_and_published_is_known() -> None:
     """Both streams are held against what came between two looks, each loss is told once."""
     scene = Scene()
     scene.watch.look()
-    scene.watch.read("7-0")
-    scene.watch.read("6-0")  # delivered again
-    scene.watch.published("0-0", published(8000))
+    scene.watch.read(EntryId("7-0"))
+    scene.watch.read(EntryId("6-0"))  # delivered again
+    scene.watch.published(EntryId("0-0"), published(8000))
     scene.watch.look()
     scene.watch.look()
     assert scene.lost == [("notification stream", "8-0", "0-0"), ("control stream", "7-0", "0-0")]
@@ -179,12 +184,12 @@ def test_what_was_read_and_published_is_known() -> None:
 def test_when_a_control_stream_was_whole_is_not_read_from_an_id() -> None:
     """Only a notification's ID is a time; of a control entry nobody knows it before a look."""
     scene = Scene()
-    scene.watch.lost(Part.CONTROL, "17-0", "0-0")
-    scene.watch.published("9-0", [])
+    scene.watch.lost(Part.CONTROL, EntryId("17-0"), EntryId("0-0"))
+    scene.watch.published(EntryId("9-0"), [])
     assert [one.whole_ms for one in scene.memory.records] == [0]
     assert scene.line["whole_until"] == "unknown"
-    scene.watch.published("9-0", published(9001))
-    scene.watch.published("0-0", [])
+    scene.watch.published(EntryId("9-0"), published(9001))
+    scene.watch.published(EntryId("0-0"), [])
     assert [one.whole_ms for one in scene.memory.records] == [0, 9]
 
 
@@ -193,8 +198,8 @@ def test_a_publish_into_a_stream_that_lost_its_end_tells_at_once() -> None:
     scene = Scene()
     scene.memory.ends = ends("4-0", incarnations=(OLD,))
     scene.watch.look()
-    scene.watch.published("4-0", published(6000))
-    scene.watch.published("5-0", published(9000))
+    scene.watch.published(EntryId("4-0"), published(6000))
+    scene.watch.published(EntryId("5-0"), published(9000))
     assert scene.lost == [("notification stream", "6-0", "5-0")]
     scene.memory.ends = ends("9-0", incarnations=(OLD, NEW))
     scene.watch.look()
@@ -206,7 +211,7 @@ def test_a_server_that_took_over_with_all_there_was_forgot_nothing() -> None:
     scene = Scene()
     scene.memory.ends = ends("5-0", incarnations=(OLD,))
     scene.watch.look()
-    scene.watch.published("5-0", published(9000))
+    scene.watch.published(EntryId("5-0"), published(9000))
     scene.memory.ends = ends("9-0", incarnations=(OLD, NEW))
     scene.watch.look()
     assert scene.lost == []
@@ -226,14 +231,14 @@ def test_what_the_look_tells_is_not_told_again_by_what_lies_beside() -> None:
     """A lost control stream took its group with it, lost notifications their notes."""
     scene = Scene()
     scene.watch.look()
-    scene.watch.read("7-0")
-    scene.watch.published("0-0", published(8000))
+    scene.watch.read(EntryId("7-0"))
+    scene.watch.published(EntryId("0-0"), published(8000))
     scene.watch.look()
     for part in Part:
-        scene.watch.lost(part, "7-0", "0-0")
+        scene.watch.lost(part, EntryId("7-0"), EntryId("0-0"))
     assert len(scene.lost) == 2
     scene.watch.all_is_right()
-    scene.watch.lost(Part.GROUP, "7-0", "0-0")
+    scene.watch.lost(Part.GROUP, EntryId("7-0"), EntryId("0-0"))
     assert scene.memory.records[-1].whole_ms == 50
 
 
@@ -241,7 +246,7 @@ def test_what_others_have_told_is_not_said_again() -> None:
     """Another worker, or relay, saw the same: the record says so."""
     scene = Scene()
     scene.memory.is_news = False
-    scene.watch.lost(Part.GROUP, "7-0", "7-0")
+    scene.watch.lost(Part.GROUP, EntryId("7-0"), EntryId("7-0"))
     assert (scene.told, len(scene.lost)) == ([], 1)
 
 
@@ -249,7 +254,7 @@ def test_what_cannot_be_put_on_record_is_told_all_the_same() -> None:
     """By the log, with why; nothing stops for it."""
     scene = Scene()
     scene.memory.error = redis.ResponseError("NOPERM")
-    scene.watch.lost(Part.NOTES, "7-0", "")
+    scene.watch.lost(Part.NOTES, EntryId("7-0"), EntryId(""))
     assert scene.told == ["notes"]
     assert scene.line["unrecorded"] == "NOPERM"
 
@@ -259,7 +264,7 @@ def test_what_could_not_be_told_is_told_later() -> None:
     scene = Scene()
     scene.memory.error = redis.ConnectionError("away")
     with pytest.raises(redis.ConnectionError):
-        scene.watch.lost(Part.GROUP, "7-0", "7-0")
+        scene.watch.lost(Part.GROUP, EntryId("7-0"), EntryId("7-0"))
     scene.memory.error = None
     scene.watch.look()
     assert scene.told == ["group"]
@@ -271,7 +276,7 @@ def test_a_look_is_due_once_in_a_while() -> None:
     scene.watch.look_if_due()
     scene.memory.ends = ends("4-0", published="6-0")
     scene.control.ends = ends("9-0")
-    scene.watch.read("99-0")
+    scene.watch.read(EntryId("99-0"))
     scene.watch.look_if_due()
     assert scene.lost == []
     scene.now = 1.0

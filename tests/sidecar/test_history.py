@@ -10,6 +10,7 @@ from sidecar.history.live import LiveHistory
 from sidecar.history.rows import of_line, to_line
 from sidecar.redis.client import Side
 from sidecar.redis.source import Entry
+from sidecar.wire.ids import EntryId
 from tests.sidecar.harness import Rig
 
 
@@ -22,9 +23,9 @@ def live(rig: Rig) -> LiveHistory:
 @pytest.mark.parametrize("value", [b"", b"plain", b'{"a":"\\u0000"}', "ü".encode(), b"\xff\x00"])
 def test_a_line_gives_back_the_very_bytes(value: bytes) -> None:
     """Whatever bytes an entry has, its line is one line and gives them back."""
-    line = to_line(Entry("1-2", {b"event": value, b"\xfe": value}))
+    line = to_line(Entry(EntryId("1-2"), {b"event": value, b"\xfe": value}))
     assert line.count(b"\n") == 1
-    assert of_line(line) == Entry("1-2", {b"event": value, b"\xfe": value})
+    assert of_line(line) == Entry(EntryId("1-2"), {b"event": value, b"\xfe": value})
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,12 @@ def test_entries_come_in_order_and_back(rig: Rig, client: redis.Redis) -> None:
     ids = [rig.emit(f"e{i}") for i in range(5)]
     del client
     history = live(rig)
-    assert [e.id for e in history.entries(rig.control, ids[1], ids[3])] == ids[1:4]
-    assert [e.id for e in history.entries_back(rig.control, ids[3], ids[1])] == ids[3:0:-1]
+    assert [e.id for e in history.entries(rig.control, EntryId(ids[1]), EntryId(ids[3]))] == ids[
+        1:4
+    ]
+    assert [
+        e.id for e in history.entries_back(rig.control, EntryId(ids[3]), EntryId(ids[1]))
+    ] == ids[3:0:-1]
 
 
 def test_the_reach_tells_what_was_trimmed(rig: Rig) -> None:
@@ -60,9 +65,11 @@ def test_the_reach_tells_what_was_trimmed(rig: Rig) -> None:
     reach = live(rig).reach(rig.control)
     assert reach
     assert reach.first == ids[2]
-    assert [gap.why for gap in reach.missing("0-1", ids[4])] == ["trimmed"]
-    assert not reach.missing(ids[2], ids[4])
-    assert reach.missing(ids[1], ids[1]) == [Gap(ids[1], ids[1], "trimmed")]
+    assert [gap.why for gap in reach.missing(EntryId("0-1"), EntryId(ids[4]))] == ["trimmed"]
+    assert not reach.missing(EntryId(ids[2]), EntryId(ids[4]))
+    assert reach.missing(EntryId(ids[1]), EntryId(ids[1])) == [
+        Gap(EntryId(ids[1]), EntryId(ids[1]), "trimmed")
+    ]
 
 
 def test_waiting_is_what_was_not_handed_out_or_is_pending(rig: Rig) -> None:
@@ -72,7 +79,10 @@ def test_waiting_is_what_was_not_handed_out_or_is_pending(rig: Rig) -> None:
     held = rig.emit("held")
     rig.client.xreadgroup(rig.keys.group, "worker", {rig.control: ">"})
     fresh = rig.emit("fresh")
-    assert live(rig).waiting(rig.control, [first, held, fresh]) == {held, fresh}
+    assert live(rig).waiting(rig.control, [EntryId(first), EntryId(held), EntryId(fresh)]) == {
+        held,
+        fresh,
+    }
 
 
 def test_published_is_what_the_index_remembers(rig: Rig) -> None:

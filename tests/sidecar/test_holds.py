@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sidecar.wire.ids import EntryId
 from sidecar.worker.holds import Holds
 
 
@@ -9,7 +10,7 @@ def hold(
     holds: Holds, tenant: str, number: int, due: float = 1.0, *, followed: bool = False
 ) -> None:
     """Hold an entry of `tenant` back."""
-    holds.hold(tenant, f"{number}-0", due=due, outage=False, followed=followed)
+    holds.hold(tenant, EntryId(f"{number}-0"), due=due, outage=False, followed=followed)
 
 
 def test_held_events_are_due_in_order_and_stay_held() -> None:
@@ -59,7 +60,7 @@ def test_it_is_not_the_turn_of_what_comes_behind_a_held_event() -> None:
     hold(holds, "t", 1)
     assert not holds.is_turn_of("t", back=False, everyone=False)
     assert holds.is_turn_of("other", back=False, everyone=False)
-    assert holds.through("t", "1-0")
+    assert holds.through("t", EntryId("1-0"))
     assert holds.any_behind
     assert not holds.is_turn_of("t", back=False, everyone=False)
     assert holds.is_turn_of("t", back=True, everyone=False)
@@ -72,7 +73,7 @@ def test_nobody_is_behind_an_event_that_nothing_followed() -> None:
     """A tenant whose held event nothing came behind is as if it had never been held."""
     holds = Holds()
     hold(holds, "t", 1)
-    assert not holds.through("t", "1-0")
+    assert not holds.through("t", EntryId("1-0"))
     assert not holds.any_behind
     assert holds.is_turn_of("t", back=False, everyone=False)
 
@@ -81,8 +82,8 @@ def test_another_entry_of_the_tenant_is_not_the_held_one() -> None:
     """Only the held entry's end lets the tenant continue."""
     holds = Holds()
     hold(holds, "t", 2)
-    assert not holds.through("t", "1-0")
-    assert not holds.through(None, "2-0")
+    assert not holds.through("t", EntryId("1-0"))
+    assert not holds.through(None, EntryId("2-0"))
     assert len(holds) == 1
 
 
@@ -90,10 +91,10 @@ def test_what_is_held_while_it_is_behind_is_followed() -> None:
     """An event read back and held again still has others behind it."""
     holds = Holds()
     hold(holds, "t", 1, followed=True)
-    holds.through("t", "1-0")
+    holds.through("t", EntryId("1-0"))
     hold(holds, "t", 2)
     assert not holds.any_behind
-    assert holds.through("t", "2-0")
+    assert holds.through("t", EntryId("2-0"))
 
 
 def test_a_held_event_is_followed_by_the_one_held_before() -> None:
@@ -102,7 +103,7 @@ def test_a_held_event_is_followed_by_the_one_held_before() -> None:
     hold(holds, "t", 5)
     hold(holds, "t", 3)
     assert holds.lowest_without(()) == "3-0"
-    assert holds.through("t", "3-0")
+    assert holds.through("t", EntryId("3-0"))
 
 
 def test_while_all_is_read_back_it_is_everyones_turn() -> None:

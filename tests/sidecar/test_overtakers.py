@@ -15,6 +15,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, origin_digest
 from sidecar.wire.event import Event
 from sidecar.wire.identity import identity_of
+from sidecar.wire.ids import Origin
 from sidecar.wire.subject import Change
 
 KEYS = Keys.of("control:events", "control:notifications")
@@ -30,7 +31,7 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 def candidate(letter: str, entry: str) -> Candidate:
     """Return an old event, the dead letter of an entry."""
     old = Event(event_id="old", type="run.abort", tenant_id="t", stack_id="web", version=1)
-    origin = f"{KEYS.control}/{entry}"
+    origin = Origin(f"{KEYS.control}/{entry}")
     return Candidate(letter, origin, KEYS.control, Change.of(old, origin, None), known_ms=0)
 
 

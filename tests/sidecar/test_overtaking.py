@@ -8,6 +8,7 @@ from typing import Any
 from sidecar.replay.overtaking import Overtaking
 from sidecar.replay.timeline import End, Life
 from sidecar.wire.event import Event
+from sidecar.wire.ids import Origin
 from sidecar.wire.subject import Change, overtakes
 
 
@@ -25,7 +26,7 @@ def event(event_id: str, **fields: Any) -> Event:
 def life(end: End, at: int, told: Event, begun: int | None = None) -> Life:
     """Return the life of an entry that ended then, at once unless told otherwise."""
     origin = f"control:events/{at if begun is None else begun}-0"
-    return Life(origin, end, None, told, told.event_id, told.tenant_id, at * 1000)
+    return Life(Origin(origin), end, None, told, told.event_id, told.tenant_id, at * 1000)
 
 
 def test_the_first_that_comes_after_is_told() -> None:

@@ -12,6 +12,7 @@ from sidecar.redis.pruning import ROUND, SHORTEST_US, TURNS_A_WINDOW, Pruning
 from sidecar.redis.publisher import Letter, Outbound, Outcome, Publisher, origin_digest
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.identity import identity_digest
+from sidecar.wire.ids import EntryId, Origin
 from tests.servers import usual
 
 KEYS: Final = Keys.of("control:events", "control:notifications")
@@ -83,7 +84,9 @@ def test_an_index_in_use_never_holds_more_than_its_window(client: redis.Redis) -
         _remember(client, shard, {f"{round_} {n}": WINDOW_S + 1 for n in range(20)})
         event_id = f"e{round_}"
         identity = b"\x00\x03" + identity_digest(event_id)[2:] + identity_digest("content")
-        publisher.publish([Outbound(identity, b'{"control_version":', event_id, b"")], "1-0")
+        publisher.publish(
+            [Outbound(identity, b'{"control_version":', Origin(event_id), b"")], EntryId("1-0")
+        )
         _turn_of(client, 3)
         count: Any = client.hlen(shard)
         assert count == round_ + 1
@@ -94,15 +97,15 @@ def test_nothing_within_the_window_is_forgotten(client: redis.Redis) -> None:
     publisher = Publisher(client, KEYS, lease_s=60, dedup_window_s=WINDOW_S)
     publisher.acquire()
     identity = identity_digest("a") + identity_digest("content")
-    event = Outbound(identity, b'{"control_version":', "s/1-0", b"")
-    publisher.publish([event], "1-0")
-    letter = Letter("s/2-0", b"", {"event": b"{", "reason": "malformed"})
-    publisher.bury([letter], "3-0", max_in_a_row=0, now="now")
+    event = Outbound(identity, b'{"control_version":', Origin("s/1-0"), b"")
+    publisher.publish([event], EntryId("1-0"))
+    letter = Letter(Origin("s/2-0"), b"", {"event": b"{", "reason": "malformed"})
+    publisher.bury([letter], EntryId("3-0"), max_in_a_row=0, now="now")
 
     for digest in (identity, origin_digest("s/2-0")):
         _turn_of(client, int.from_bytes(digest[:2]))
 
-    (again,) = publisher.publish([event], "1-0")
+    (again,) = publisher.publish([event], EntryId("1-0"))
     assert again.outcome is Outcome.DUPLICATE
     assert publisher.seen([origin_digest("s/2-0")]) != [None]
 

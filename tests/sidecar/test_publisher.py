@@ -27,7 +27,7 @@ from sidecar.redis.publisher import (
     origin_digest,
 )
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import FIRST
+from sidecar.wire.ids import FIRST, EntryId, Origin
 
 KEYS = Keys.of("control:events", "control:notifications")
 NOW = "2026-11-22T12:00:00.000Z"
@@ -60,14 +60,18 @@ def identity(event_id: str, content: str = "content") -> bytes:
 def outbound(event_id: str, content: str = "content", trace: bytes = b"") -> Outbound:
     """Return an event to publish."""
     text = json.dumps({"id": 0, "event_id": event_id, "type": "t"})[:-1] + ',"control_version":'
-    return Outbound(identity(event_id, content), text.encode(), f"control:events/{event_id}", trace)
+    return Outbound(
+        identity(event_id, content), text.encode(), Origin(f"control:events/{event_id}"), trace
+    )
 
 
 def letter(origin: str, event_id: str = "", content: str = "content") -> Letter:
     """Return a dead letter."""
     found = identity(event_id, content) if event_id else b""
     return Letter(
-        origin, found, {"event": b"{", "origin": origin, "attempts": 0, "reason": "malformed"}
+        Origin(origin),
+        found,
+        {"event": b"{", "origin": origin, "attempts": 0, "reason": "malformed"},
     )
 
 
@@ -75,7 +79,7 @@ def bury(
     by: Publisher, *letters: Letter, max_in_a_row: int = 100, low: str = "0-0"
 ) -> list[Buried]:
     """Bury letters."""
-    return by.bury(letters, low, max_in_a_row=max_in_a_row, now=NOW)
+    return by.bury(letters, EntryId(low), max_in_a_row=max_in_a_row, now=NOW)
 
 
 def clock_of(client: redis.Redis) -> int:
@@ -114,7 +118,7 @@ def test_a_lease_that_ran_out_is_taken_over(server: redis.Redis) -> None:
     assert second.acquire() == 1
     for act in (
         first.renew,
-        lambda: first.publish([outbound("a")], "1-0"),
+        lambda: first.publish([outbound("a")], EntryId("1-0")),
         lambda: bury(first, letter("s/1-0")),
     ):
         with pytest.raises(Fenced):
@@ -129,7 +133,7 @@ def test_an_owner_whose_lease_ran_out_unnoticed_goes_on(server: redis.Redis) -> 
     """The fence, not the lease, decides: with no successor the owner still publishes."""
     first = owner(server)
     server.delete(KEYS.lease)
-    assert first.publish([outbound("a")], "1-0")[0].outcome is Outcome.PUBLISHED
+    assert first.publish([outbound("a")], EntryId("1-0"))[0].outcome is Outcome.PUBLISHED
     assert first.renew() == ""
     assert server.exists(KEYS.lease)
 
@@ -139,7 +143,7 @@ def test_a_lost_fence_fences(server: redis.Redis) -> None:
     first = owner(server)
     server.flushall()
     with pytest.raises(Fenced):
-        first.publish([outbound("a")], "1-0")
+        first.publish([outbound("a")], EntryId("1-0"))
     with pytest.raises(Fenced):
         bury(first, letter("s/1-0"))
     with pytest.raises(Fenced):
@@ -154,7 +158,7 @@ def test_the_fence_is_compared_whole(server: redis.Redis) -> None:
     for other in (token[:-1], token + b"0", b"", token.upper() + b" "):
         server.set(KEYS.fence, other)
         with pytest.raises(Fenced):
-            first.publish([outbound("a")], "1-0")
+            first.publish([outbound("a")], EntryId("1-0"))
 
 
 def test_the_lease_expires_and_the_fence_does_not(server: redis.Redis) -> None:
@@ -189,11 +193,11 @@ def test_owners_that_die_are_counted_until_one_settles(server: redis.Redis) -> N
 def test_running_alone_is_counted_per_entry(server: redis.Redis) -> None:
     """The count of deaths alone is that of one entry, and begins anew with another."""
     one = owner(server)
-    assert [one.run_alone("1-0") for _ in range(3)] == [0, 1, 2]
-    assert one.run_alone("2-0") == 0
-    assert one.run_alone("1-0") == 0
+    assert [one.run_alone(EntryId("1-0")) for _ in range(3)] == [0, 1, 2]
+    assert one.run_alone(EntryId("2-0")) == 0
+    assert one.run_alone(EntryId("1-0")) == 0
     one.settle()
-    assert one.run_alone("1-0") == 0
+    assert one.run_alone(EntryId("1-0")) == 0
 
 
 # --- publish -------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ def test_publish(server: redis.Redis) -> None:
     """An event becomes an entry whose ID, stamp and answer are one number."""
     one = owner(server)
     before = clock_of(server)
-    (verdict,) = one.publish([outbound("a", trace=b"00-ab")], "7-3")
+    (verdict,) = one.publish([outbound("a", trace=b"00-ab")], EntryId("7-3"))
     stamp = verdict.control_version
     assert before <= stamp <= clock_of(server)
     assert verdict.outcome is Outcome.PUBLISHED
@@ -219,21 +223,23 @@ def test_publish(server: redis.Redis) -> None:
 
 def test_without_a_trace_there_is_no_field_for_it(server: redis.Redis) -> None:
     """An event without traceparent makes an entry without."""
-    owner(server).publish([outbound("a")], "1-0")
+    owner(server).publish([outbound("a")], EntryId("1-0"))
     assert entries(server)[0][1].keys() == {b"event", b"origin"}
 
 
 def test_a_duplicate_answers_with_the_first_control_version(server: redis.Redis) -> None:
     """The same event again, in one run or later, by whomever, is not published again."""
     one = owner(server)
-    first, again, other = one.publish([outbound("a"), outbound("a"), outbound("b")], "1-0")
+    first, again, other = one.publish([outbound("a"), outbound("a"), outbound("b")], EntryId("1-0"))
     assert again == (Outcome.DUPLICATE, first.control_version)
     assert other.outcome is Outcome.PUBLISHED
     server.delete(KEYS.lease)
     two = owner(server)
-    assert two.publish([outbound("a")], "1-0") == [(Outcome.DUPLICATE, first.control_version)]
-    known = Outbound(identity("b"), b"", "s/2-0", b"")
-    assert two.publish([known], "1-0") == [(Outcome.DUPLICATE, other.control_version)]
+    assert two.publish([outbound("a")], EntryId("1-0")) == [
+        (Outcome.DUPLICATE, first.control_version)
+    ]
+    known = Outbound(identity("b"), b"", Origin("s/2-0"), b"")
+    assert two.publish([known], EntryId("1-0")) == [(Outcome.DUPLICATE, other.control_version)]
     assert len(entries(server)) == 2
 
 
@@ -248,11 +254,11 @@ def test_what_could_not_be_appended_is_not_remembered(server: redis.Redis) -> No
         server.delete(KEYS.lease)
         assert other.acquire() is not None
         with pytest.raises(redis.ResponseError, match="script"):
-            other.publish([outbound("a")], "1-0")
+            other.publish([outbound("a")], EntryId("1-0"))
     server.acl_deluser("reader")
     server.delete(KEYS.lease)
     assert one.acquire() is not None
-    (verdict,) = one.publish([outbound("a")], "1-0")
+    (verdict,) = one.publish([outbound("a")], EntryId("1-0"))
     assert verdict.outcome is Outcome.PUBLISHED
 
 
@@ -263,10 +269,10 @@ def test_what_begins_no_incarnation_is_not_remembered(server: redis.Redis, redis
         with redis.Redis.from_url(redis_url, protocol=2, username="reader", password="x") as client:
             denied = owner(client)
             with pytest.raises(redis.ResponseError):
-                denied.publish([outbound("e1")], "5-0")
+                denied.publish([outbound("e1")], EntryId("5-0"))
             assert not server.keys(f"{KEYS.prefix}:seen:*")
             server.execute_command("ACL SETUSER", "reader", "+hset")  # type: ignore[no-untyped-call]
-            [verdict] = denied.publish([outbound("e1")], "5-0")
+            [verdict] = denied.publish([outbound("e1")], EntryId("5-0"))
             assert verdict.outcome is Outcome.PUBLISHED
     finally:
         server.acl_deluser("reader")
@@ -292,16 +298,16 @@ def test_a_right_lost_for_a_moment_changes_no_history(
 ) -> None:
     """What cannot be read is not taken for damage: nothing is removed, or begun anew."""
     first = owner(server)
-    first.publish([outbound("e1")], "5-0")
+    first.publish([outbound("e1")], EntryId("5-0"))
     before = server.hgetall(KEYS.incarnations)
     first.release()
     with without(server, redis_url, right) as (one, give_back):
         with suppress(redis.ResponseError):
-            one.publish([outbound("e2")], "6-0")
+            one.publish([outbound("e2")], EntryId("6-0"))
         with suppress(redis.ResponseError):
             assert one.look(FIRST).incarnations
         give_back()
-        one.publish([outbound("e2"), outbound("e3")], "6-0")
+        one.publish([outbound("e2"), outbound("e3")], EntryId("6-0"))
         after = server.hgetall(KEYS.incarnations)
     assert {name: after[name] for name in (b"server", b"list")} == {
         name: before[name] for name in (b"server", b"list")
@@ -314,7 +320,7 @@ def test_a_right_lost_as_the_stream_is_made_anew_is_waited_for(
 ) -> None:
     """What was trimmed of the stream before is not true of the new one; readers still count."""
     first = owner(server)
-    first.publish([outbound("e1")], "5-0")
+    first.publish([outbound("e1")], EntryId("5-0"))
     first.release()
     server.hset(KEYS.trimmed, KEYS.notifications, "9-9")
     ahead = clock_of(server) + 3_600_000_000
@@ -322,10 +328,10 @@ def test_a_right_lost_as_the_stream_is_made_anew_is_waited_for(
     server.delete(KEYS.notifications)
     with without(server, redis_url, right) as (one, give_back):
         with pytest.raises(redis.ResponseError):
-            one.publish([outbound("e2")], "6-0")
+            one.publish([outbound("e2")], EntryId("6-0"))
         assert not server.exists(KEYS.notifications)
         give_back()
-        (verdict,) = one.publish([outbound("e2")], "6-0")
+        (verdict,) = one.publish([outbound("e2")], EntryId("6-0"))
     assert verdict.control_version > ahead
     assert not server.hexists(KEYS.trimmed, KEYS.notifications)
 
@@ -335,7 +341,7 @@ def test_a_key_of_another_kind_stops_no_publish(server: redis.Redis, garbage: st
     """What is beside the notifications gives way, or is passed over."""
     key = getattr(KEYS, garbage)
     server.set(key, "x")
-    (verdict,) = owner(server).publish([outbound("e1")], "5-0")
+    (verdict,) = owner(server).publish([outbound("e1")], EntryId("5-0"))
     assert verdict.outcome is Outcome.PUBLISHED
     assert server.type(key) == (b"hash" if garbage == "incarnations" else b"string")
 
@@ -343,33 +349,33 @@ def test_a_key_of_another_kind_stops_no_publish(server: redis.Redis, garbage: st
 def test_other_content_is_a_conflict(server: redis.Redis) -> None:
     """A used event_id with other content is a conflict; the rest of the run is done."""
     one = owner(server)
-    one.publish([outbound("a")], "1-0")
+    one.publish([outbound("a")], EntryId("1-0"))
     run = [outbound("b"), outbound("a", "other"), outbound("c")]
-    before, conflict, after = one.publish(run, "2-0")
+    before, conflict, after = one.publish(run, EntryId("2-0"))
     assert before.outcome is after.outcome is Outcome.PUBLISHED
     assert conflict == (Outcome.CONFLICT, 0)
     assert one.seen([identity_digest("a")])[0] == Seen(
-        identity_digest("content"), one.publish([outbound("a")], "3-0")[0].control_version
+        identity_digest("content"), one.publish([outbound("a")], EntryId("3-0"))[0].control_version
     )
 
 
 def test_low_is_noted_only_when_all_is_done(server: redis.Redis) -> None:
     """The lowest unfinished entry moves on only when the whole run is published."""
     one = owner(server)
-    one.publish([outbound("a")], "1-0")
-    one.publish([outbound("a", "other"), outbound("b")], "2-0")
+    one.publish([outbound("a")], EntryId("1-0"))
+    one.publish([outbound("a", "other"), outbound("b")], EntryId("2-0"))
     assert one.lowest_unfinished() == "1-0"
-    one.publish([Outbound(identity("never"), b"", "s/1-0", b"")], "3-0")
+    one.publish([Outbound(identity("never"), b"", Origin("s/1-0"), b"")], EntryId("3-0"))
     assert one.lowest_unfinished() == "1-0"
-    one.publish([outbound("a")], "4-0")
+    one.publish([outbound("a")], EntryId("4-0"))
     assert one.lowest_unfinished() == "4-0"
 
 
 def test_a_forgotten_event_ends_the_run(server: redis.Redis) -> None:
     """What was taken for known and is not must be done in full; nothing behind it goes first."""
     one = owner(server)
-    known = Outbound(identity("gone"), b"", "s/1-0", b"")
-    verdicts = one.publish([outbound("a"), known, outbound("b")], "1-0")
+    known = Outbound(identity("gone"), b"", Origin("s/1-0"), b"")
+    verdicts = one.publish([outbound("a"), known, outbound("b")], EntryId("1-0"))
     assert [verdict.outcome for verdict in verdicts] == [Outcome.PUBLISHED, Outcome.FORGOTTEN]
     assert len(entries(server)) == 1
 
@@ -379,7 +385,7 @@ def test_a_halted_stream_publishes_nothing(server: redis.Redis) -> None:
     one = owner(server)
     server.hset(KEYS.halt, "reason", "by hand")
     with pytest.raises(Halted):
-        one.publish([outbound("a")], "1-0")
+        one.publish([outbound("a")], EntryId("1-0"))
     with pytest.raises(Halted):
         bury(one, letter("s/1-0"))
     assert one.renew() == "by hand"
@@ -390,7 +396,7 @@ def test_a_halted_stream_publishes_nothing(server: redis.Redis) -> None:
 def test_an_index_entry_looks_like_the_contract_says(server: redis.Redis) -> None:
     """The index holds content digest and position, in shards that expire with the window."""
     one = owner(server, window_s=100)
-    (verdict,) = one.publish([outbound("a")], "1-0")
+    (verdict,) = one.publish([outbound("a")], EntryId("1-0"))
     digest = identity_digest("a")
     shard = KEYS.seen(digest)
     assert shard.startswith("{control:notifications}:seen:")
@@ -411,7 +417,8 @@ def test_the_clock_rises_within_a_run(server: redis.Redis) -> None:
     """Each event of a run gets a number of its own, rising."""
     one = owner(server)
     stamps = [
-        v.control_version for v in one.publish([outbound(f"e{n}") for n in range(1500)], "1-0")
+        v.control_version
+        for v in one.publish([outbound(f"e{n}") for n in range(1500)], EntryId("1-0"))
     ]
     assert stamps == sorted(set(stamps))
     assert [entry_id for entry_id, _ in entries(server)] == [
@@ -433,7 +440,7 @@ def test_the_clock_rises_above_the_streams_end(
         entry_id: Any = server.xadd(KEYS.notifications, {"x": "y"}, id=last.format(ms=ms))
         if not keep:
             server.xdel(KEYS.notifications, entry_id)
-        (verdict,) = owner(server).publish([outbound(f"{keep}")], "1-0")
+        (verdict,) = owner(server).publish([outbound(f"{keep}")], EntryId("1-0"))
         assert verdict.control_version == ms * 1000 + expected
 
 
@@ -442,13 +449,13 @@ def test_the_clock_rises_above_the_workers_own_highest(server: redis.Redis) -> N
     one = owner(server)
     ahead = clock_of(server) + 10_000_000_000
     server.xadd(KEYS.notifications, {"x": "y"}, id=f"{ahead // 1000}-{ahead % 1000}")
-    (first,) = one.publish([outbound("a")], "1-0")
+    (first,) = one.publish([outbound("a")], EntryId("1-0"))
     server.flushall()
     assert one.acquire() is not None
-    (second,) = one.publish([outbound("b")], "1-0")
+    (second,) = one.publish([outbound("b")], EntryId("1-0"))
     assert second.control_version == first.control_version + 1
-    (third,) = one.publish([outbound("b")], "1-0")
-    (fourth,) = one.publish([outbound("c")], "1-0")
+    (third,) = one.publish([outbound("b")], EntryId("1-0"))
+    (fourth,) = one.publish([outbound("c")], EntryId("1-0"))
     assert (third.outcome, fourth.control_version) == (
         Outcome.DUPLICATE,
         second.control_version + 1,
@@ -461,11 +468,11 @@ def test_the_clock_rises_above_the_workers_own_highest(server: redis.Redis) -> N
 def test_a_quiet_shard_expires_as_a_whole(server: redis.Redis) -> None:
     """Every write of a shard sets its expiry anew."""
     one = owner(server, window_s=1000)
-    one.publish([outbound("a")], "1-0")
+    one.publish([outbound("a")], EntryId("1-0"))
     shard = KEYS.seen(identity_digest("a"))
     server.persist(shard)
     event = outbound("x")._replace(identity=identity_digest("a")[:2] + b"x" * 30)
-    one.publish([event], "1-0")
+    one.publish([event], EntryId("1-0"))
     remaining: Any = server.ttl(shard)
     assert 0 < remaining <= 1000
 
@@ -495,7 +502,7 @@ def test_bury_once_an_origin(server: redis.Redis) -> None:
 def test_bury_never_what_is_published(server: redis.Redis) -> None:
     """An event that is published gets no letter; other content under its ID does."""
     one = owner(server)
-    one.publish([outbound("a")], "1-0")
+    one.publish([outbound("a")], EntryId("1-0"))
     assert bury(one, letter("s/1-0", "a")) == [Buried.PUBLISHED]
     assert bury(one, letter("s/2-0", "b")) == [Buried.WRITTEN]
     assert bury(one, letter("s/3-0", "a", "other")) == [Buried.WRITTEN]
@@ -536,9 +543,9 @@ def test_a_publish_resets_the_count(server: redis.Redis) -> None:
     """Dead letters in a row are counted until something is published; a duplicate is not that."""
     one = owner(server)
     bury(one, letter("s/1-0"), letter("s/2-0"), max_in_a_row=3)
-    one.publish([outbound("a")], "1-0")
+    one.publish([outbound("a")], EntryId("1-0"))
     assert bury(one, letter("s/3-0"), letter("s/4-0"), max_in_a_row=3) == [Buried.WRITTEN] * 2
-    one.publish([outbound("a")], "1-0")
+    one.publish([outbound("a")], EntryId("1-0"))
     bury(one, letter("s/4-0"), letter("s/5-0", "a"), max_in_a_row=3)
     assert one.renew() == ""
     assert bury(one, letter("s/6-0"), max_in_a_row=3) == [Buried.HALTED_NOW]
@@ -583,9 +590,9 @@ def test_a_publish_that_fails_leaves_no_mark(server: redis.Redis) -> None:
     one = owner(server)
     server.set(KEYS.notifications, "in the way")
     with pytest.raises(redis.ResponseError):
-        one.publish([outbound("a")], "1-0")
+        one.publish([outbound("a")], EntryId("1-0"))
     server.delete(KEYS.notifications)
-    (verdict,) = one.publish([outbound("a")], "1-0")
+    (verdict,) = one.publish([outbound("a")], EntryId("1-0"))
     assert verdict.outcome is Outcome.PUBLISHED
 
 
@@ -595,12 +602,12 @@ def test_no_memory_left(server: redis.Redis) -> None:
     server.config_set("maxmemory", 1)
     try:
         with pytest.raises(redis.ResponseError, match="maxmemory"):
-            one.publish([outbound("a")], "1-0")
+            one.publish([outbound("a")], EntryId("1-0"))
         with pytest.raises(redis.ResponseError, match="maxmemory"):
             bury(one, letter("s/1-0"))
     finally:
         server.config_set("maxmemory", 0)
-    assert one.publish([outbound("a")], "1-0")[0].outcome is Outcome.PUBLISHED
+    assert one.publish([outbound("a")], EntryId("1-0"))[0].outcome is Outcome.PUBLISHED
     assert bury(one, letter("s/1-0")) == [Buried.WRITTEN]
 
 
@@ -608,7 +615,9 @@ def test_bytes_pass_through_the_scripts(server: redis.Redis) -> None:
     """Scripts splice: any bytes and large numbers come out as they went in."""
     one = owner(server)
     strange = b'{"event_id":"\xc3\xa9","x":12345678901234567890,"y":[],"z":1e2,"control_version":'
-    (verdict,) = one.publish([Outbound(identity("é"), strange, "s/é", b"\x00\xff")], "1-0")
+    (verdict,) = one.publish(
+        [Outbound(identity("é"), strange, Origin("s/é"), b"\x00\xff")], EntryId("1-0")
+    )
     fields = entries(server)[0][1]
     assert fields[b"event"] == strange + str(verdict.control_version).encode() + b"}"
     assert fields[b"traceparent"] == b"\x00\xff"
@@ -673,7 +682,7 @@ def test_every_script_documents_its_interface() -> None:
 def test_a_letter_that_fails_is_not_passed_over_by_the_next(server: redis.Redis) -> None:
     """The lowest unfinished entry stays where it is when a letter of a run cannot be written."""
     one = owner(server)
-    one.publish([outbound("a")], "5-1")
+    one.publish([outbound("a")], EntryId("5-1"))
     server.set(KEYS.dead, "in the way")
     with pytest.raises(redis.ResponseError):
         bury(one, letter("s/5-1"), letter("s/5-2"))

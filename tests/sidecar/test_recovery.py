@@ -13,7 +13,7 @@ from sidecar.ops.status import collect
 from sidecar.redis.client import Side, connect
 from sidecar.redis.publisher import BURIED, Publisher, Seen
 from sidecar.redis.source import ControlStream, Pending
-from sidecar.wire.ids import FIRST, LAST, id_before, id_pair
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker import recovery
 from tests.sidecar.harness import CONTROL, Rig, data_of, eventually, last_said, ref_of, silent_log
 
@@ -21,10 +21,10 @@ CONTENT = b"c" * 16
 AHEAD = "9999999999999-0"
 
 
-def take(rig: Rig, count: int = 1, consumer: str = "debug") -> list[str]:
+def take(rig: Rig, count: int = 1, consumer: str = "debug") -> list[EntryId]:
     """Read entries of the group as somebody else; return their IDs."""
     answer: Any = rig.client.xreadgroup(rig.keys.group, consumer, {CONTROL: ">"}, count=count)
-    return [entry_id.decode() for _, entries in answer for entry_id, _ in entries]
+    return [EntryId(entry_id.decode()) for _, entries in answer for entry_id, _ in entries]
 
 
 def relayed_once(rig: Rig) -> None:
@@ -38,8 +38,8 @@ def relayed_once(rig: Rig) -> None:
 
 def test_a_position_beyond_the_end() -> None:
     """A position is beyond the end only above the highest ID that the stream gave."""
-    assert recovery.is_beyond("10-0", "9-9")
-    assert not recovery.is_beyond("9-9", "9-9")
+    assert recovery.is_beyond(EntryId("10-0"), EntryId("9-9"))
+    assert not recovery.is_beyond(EntryId("9-9"), EntryId("9-9"))
     assert not recovery.is_beyond(FIRST, FIRST)
 
 
@@ -50,16 +50,21 @@ def test_a_position_beyond_the_end() -> None:
         ("5-0", "6-0", "7-0", "7-0", True),
         ("5-0", "5-0", "7-0", "5-0", False),
         ("5-0", "8-0", "7-0", "", False),
-        ("5-0", None, "7-0", "", False),
-        (None, "5-0", "7-0", "", False),
+        ("5-0", "", "7-0", "", False),
+        ("", "5-0", "7-0", "", False),
         (LAST, LAST, LAST, "", False),
     ],
 )
 def test_what_was_skipped(
-    low: str | None, first: str | None, position: str, lowest_pending: str, *, skipped: bool
+    low: str, first: str, position: str, lowest_pending: str, *, skipped: bool
 ) -> None:
     """The lowest unfinished entry is skipped when it was handed out and is not pending."""
-    assert recovery.is_skipped(low, first, position, lowest_pending) is skipped
+    assert (
+        recovery.is_skipped(
+            EntryId(low) or None, EntryId(first) or None, EntryId(position), EntryId(lowest_pending)
+        )
+        is skipped
+    )
 
 
 def test_what_the_index_proves() -> None:
@@ -74,9 +79,9 @@ def test_what_the_index_proves() -> None:
 def test_what_the_index_may_have_forgotten() -> None:
     """Only an ID that is a time can be too old for the index; a mere number tells no age."""
     now_ms = 1_790_000_000_000
-    assert recovery.may_be_forgotten(f"{now_ms - 1}-0", now_ms)
-    assert not recovery.may_be_forgotten(f"{now_ms}-0", now_ms)
-    assert not recovery.may_be_forgotten("17-0", now_ms)
+    assert recovery.may_be_forgotten(EntryId(f"{now_ms - 1}-0"), now_ms)
+    assert not recovery.may_be_forgotten(EntryId(f"{now_ms}-0"), now_ms)
+    assert not recovery.may_be_forgotten(EntryId("17-0"), now_ms)
 
 
 class Stalled:
@@ -467,14 +472,14 @@ def test_a_lease_given_back_is_no_crash(rig: Rig) -> None:
     assert crashed.acquire() == 0
     rig.client.delete(rig.keys.lease)
     assert sick.acquire() == 1
-    assert sick.run_alone("1-0") == 0
+    assert sick.run_alone(EntryId("1-0")) == 0
     assert sick.yield_lease("1-0")
     assert sick.yield_lease("1-0")  # once more takes nothing more off
     assert sick.acquire() == 1
-    assert sick.run_alone("1-0") == 0
+    assert sick.run_alone(EntryId("1-0")) == 0
     rig.client.delete(rig.keys.lease)  # now it dies
     assert healthy.acquire() == 2
-    assert healthy.run_alone("1-0") == 1
+    assert healthy.run_alone(EntryId("1-0")) == 1
     assert not sick.yield_lease()
     healthy.settle()
     assert healthy.yield_lease()
@@ -491,4 +496,4 @@ def test_the_pending_list_tells_who_has_what(rig: Rig) -> None:
     found = ControlStream(connect(rig.url), connect(rig.url), rig.keys).pending()
     assert found == Pending(3, found.lowest, taken[-1], {"debug": 2})
     assert found.told() == ", 2 of them under consumer 'debug'"
-    assert id_pair(id_before(found.lowest)) < id_pair(taken[0])
+    assert found.lowest.before < taken[0]

@@ -15,7 +15,7 @@ import redis
 from sidecar.redis.publisher import Publisher, origin_digest
 from sidecar.redis.source import ControlStream
 from sidecar.wire.event import KNOWN_TYPES, MAX_ENTRY_BYTES
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId
 from sidecar.worker import relay as relay_module
 from sidecar.worker.pipeline import Pipeline, Rules
 from store import Corrupt, InvalidRef, NotFound, Position, StoreError, Unavailable, checksum_of
@@ -621,7 +621,7 @@ def test_low_is_never_above_what_is_pending(rig: Rig, monkeypatch: pytest.Monkey
 
     def remember(self: Any, events: Any, low: str, **more: Any) -> None:
         begun[:] = events
-        begin(self, events, low, **more)
+        begin(self, events, EntryId(low), **more)
 
     def watched(self: Any) -> Any:
         verdicts = finish(self)
@@ -630,7 +630,7 @@ def test_low_is_never_above_what_is_pending(rig: Rig, monkeypatch: pytest.Monkey
         lowest = next((entry for entry in entries if entry not in finished), None)
         noted = rig.client.get(rig.keys.low)
         assert isinstance(noted, bytes)
-        if lowest is not None and id_pair(noted.decode()) > id_pair(lowest):
+        if lowest is not None and EntryId(noted.decode()) > lowest:
             problems.append(f"{noted.decode()} is noted, and {lowest} unfinished")
         return verdicts
 
@@ -905,7 +905,7 @@ def test_the_index_forgets_after_its_window(rig: Rig) -> None:
 
         def forgetful(events: Any, low: str, **more: Any) -> Any:
             rig.client.delete(shard)
-            return real(events, low, **more)
+            return real(events, EntryId(low), **more)
 
         run.relay._publisher.begin = forgetful  # type: ignore[method-assign]
         rig.emit_artifact("e")
@@ -960,7 +960,7 @@ def test_a_publish_that_does_not_arrive(rig: Rig, monkeypatch: pytest.MonkeyPatc
         if not pending:
             pending.append(rig.pending() - len(events))
             raise redis.ConnectionError("broken before publish")
-        return real(self, events, low, **more)
+        return real(self, events, EntryId(low), **more)
 
     monkeypatch.setattr(Publisher, "begin", broken_once)
     for n in range(5):
@@ -1152,13 +1152,13 @@ def test_a_consumer_deleted_while_all_is_delivered_again(rig: Rig) -> None:
 
 def test_a_stalled_worker_that_sets_the_group_back(rig: Rig) -> None:
     """What is delivered again below a held event does not stay pending for ever."""
-    due: list[str] = []
+    due: list[EntryId] = []
 
     class SetBack(ControlStream):
         def read_new(self, count: int, block_ms: int | None) -> list[Any]:
             if not due:
                 return super().read_new(count, block_ms)
-            self.deliver_again("0-0")
+            self.deliver_again(EntryId("0-0"))
             entries = super().read_new(2, None)
             self.deliver_again(due.pop())
             return entries
@@ -1169,7 +1169,7 @@ def test_a_stalled_worker_that_sets_the_group_back(rig: Rig) -> None:
     held = rig.emit_artifact("held", put=False)
     with rig.relay(retry_budget_s=60) as run:
         eventually(lambda: run.observer.retries)
-        due.append(held)
+        due.append(EntryId(held))
         eventually(lambda: not due)
         rig.plant(ref_of("held"), data_of("held"))
         eventually(lambda: len(rig.published()) == 3)

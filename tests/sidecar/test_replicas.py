@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from sidecar.redis.publisher import NotReplicated, Publisher
+from sidecar.wire.ids import EntryId
 from tests import servers
 from tests.servers import Server
 from tests.sidecar.harness import Rig, eventually
@@ -61,20 +62,20 @@ def test_a_frozen_replica_is_noticed_by_whatever_is_written(pair: Pair) -> None:
     """Publish, duplicate and dead letter, also one there already: all wait for the replica."""
     one = pair.publisher
     known, conflict = outbound("a"), outbound("a", "other")
-    assert len(one.publish([known], "1-0")) == 1
+    assert len(one.publish([known], EntryId("1-0"))) == 1
     assert len(bury(one, letter("s/1-0"))) == 1
     pair.freeze()
     for run in ([known, conflict], [known], [outbound("b")]):
         pair.client.connection_pool.disconnect()  # a new connection has nothing to wait for yet
         with pytest.raises(NotReplicated, match="0 of 1"):
-            one.publish(run, "2-0")
+            one.publish(run, EntryId("2-0"))
     for dead in (letter("s/1-0"), letter("s/2-0", "a"), letter("s/3-0")):
         pair.client.connection_pool.disconnect()
         with pytest.raises(NotReplicated, match="0 of 1"):
             bury(one, dead)
     pair.thaw()
     eventually(lambda: pair.client.set("in", "step") and pair.client.wait(1, 100) == 1)
-    assert len(one.publish([outbound("a"), outbound("b")], "2-0")) == 2
+    assert len(one.publish([outbound("a"), outbound("b")], EntryId("2-0"))) == 2
 
 
 def test_a_relay_waits_for_its_replica_and_goes_on(pair: Pair) -> None:

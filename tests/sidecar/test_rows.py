@@ -9,6 +9,7 @@ import pytest
 from sidecar.redis.publisher import Buried, Letter, Publisher
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.policy import Bury
 from sidecar.worker.rows import parted
 from sidecar.worker.window import Item, Trouble
@@ -17,7 +18,13 @@ from tests.sidecar.harness import Rig
 
 def item(word: str) -> Item:
     """Return an item: `x` is a dead letter, `d` a known duplicate, anything else that event."""
-    made = Item(Entry("1-0", {}), "1-0", "s/1-0", Trouble(0.0), identity=word.encode() * 32)
+    made = Item(
+        Entry(EntryId("1-0"), {}),
+        EntryId("1-0"),
+        Origin("s/1-0"),
+        Trouble(0.0),
+        identity=word.encode() * 32,
+    )
     if word == "x":
         made.bury = Bury(Reason.MALFORMED, "")
     elif word == "d":
@@ -103,6 +110,6 @@ def test_a_letter_that_is_there_already_begins_a_row_all_the_same(rig: Rig) -> N
     publisher = Publisher(rig.client, rig.keys, lease_s=60, dedup_window_s=3600)
     publisher.acquire()
     (there,) = rig.letters()
-    again = Letter(there["origin"].decode(), b"", {"reason": "malformed"}, begins_row=True)
-    assert publisher.bury([again], "9-0", max_in_a_row=9, now="") == [Buried.ALREADY]
+    again = Letter(Origin(there["origin"].decode()), b"", {"reason": "malformed"}, begins_row=True)
+    assert publisher.bury([again], EntryId("9-0"), max_in_a_row=9, now="") == [Buried.ALREADY]
     assert not rig.client.hexists(rig.keys.halt, "dead_in_a_row")

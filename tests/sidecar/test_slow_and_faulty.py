@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.redis.publisher import Publisher
+from sidecar.wire.ids import EntryId
 from store import Position
 from store.testing import Fault, Faulty, Slow, random_faults
 from tests.sidecar.harness import Rig, eventually, ref_of
@@ -55,7 +56,7 @@ def test_nothing_is_published_before_its_put_succeeded(
         for event in events:
             for ref in _REF.findall(event.json):
                 published[ref.decode()] = ref.decode() in fleet.put_refs
-        begin(self, events, low, **more)
+        begin(self, events, EntryId(low), **more)
 
     monkeypatch.setattr(Publisher, "begin", noting)
     with rig.relay():

@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.replay.stalls import Stall, Stalls
 from sidecar.replay.timeline import End, Life
+from sidecar.wire.ids import Origin
 
 BASE_MS = 1_790_000_000_000
 KRILL = [("t_krill", 1000.0), ("t_krill", 1000.0), ("t_krill", 1001.0)]
@@ -14,7 +15,7 @@ KRILL = [("t_krill", 1000.0), ("t_krill", 1000.0), ("t_krill", 1001.0)]
 def life(end: End, begun_ms: int, ended_ms: float, tenant: str = "t_1") -> Life:
     """Return a life that took so long."""
     origin, ended_us = f"control:events/{BASE_MS + begun_ms}-0", round((BASE_MS + ended_ms) * 1000)
-    return Life(origin, end, None, None, tenant_id=tenant, ended_us=ended_us)
+    return Life(Origin(origin), end, None, None, tenant_id=tenant, ended_us=ended_us)
 
 
 def found(*lives: Life) -> list[Stall]:

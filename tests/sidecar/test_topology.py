@@ -17,6 +17,7 @@ from sidecar.redis.client import check_server, connect, translated
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.redis.topology import Elsewhere, WrongNode
+from sidecar.wire.ids import EntryId
 from tests import servers
 from tests.servers import Server
 from tests.sidecar.harness import Rig, eventually, last_said
@@ -187,7 +188,7 @@ def test_a_master_that_was_demoted_is_left(pair: tuple[Server, Server]) -> None:
             lambda: ControlStream(client, client, KEYS).acknowledge(["1-1"]),
         ):
             admin.replicaof("NO", "ONE")
-            ControlStream(client, client, KEYS).create_group("0")
+            ControlStream(client, client, KEYS).create_group(EntryId("0"))
             before = client.client_id()
             admin.replicaof("127.0.0.1", "1")
             with pytest.raises(WrongNode, match="is a replica, read-only"):
@@ -206,7 +207,7 @@ def test_who_is_blocked_while_the_master_is_demoted_is_told(pair: tuple[Server, 
         rig.emit("e")
         demote = threading.Timer(0.2, lambda: admin.replicaof("127.0.0.1", "1"))
         control = ControlStream(client, client, rig.keys)
-        control.create_group("$")
+        control.create_group(EntryId("$"))
         demote.start()
         with pytest.raises(WrongNode):
             control.read_new(1, 10_000)

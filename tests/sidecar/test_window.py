@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import id_pair
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.window import Item, Trouble, Window
 
 
@@ -17,8 +17,8 @@ def item(number: int, tenant: str | None = "t", *, ref: str = "", ready: bool = 
     """Return an item of the entry `number`-0."""
     admitted: Any = SimpleNamespace(event=SimpleNamespace(artifact_ref=ref)) if ref else None
     return Item(
-        Entry(f"{number}-0", {}), f"{number}-0", f"s/{number}-0", Trouble(0.0), tenant=tenant,
-        admitted=admitted, identity=b"%032d" % number, ready=ready,
+        Entry(EntryId.of(number), {}), EntryId.of(number), Origin(f"s/{number}-0"), Trouble(0.0),
+        tenant=tenant, admitted=admitted, identity=b"%032d" % number, ready=ready,
     )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_the_lowest_is_the_lowest_whatever_the_order(seed: int) -> None:
         made.add(one)
     run = choose.sample(items, choose.randrange(len(items) + 1))
     left = [one.id for one in items if one not in run]
-    assert made.lowest_without(run) == min(left, key=id_pair, default=None)
+    assert made.lowest_without(run) == min(left, default=None)
 
 
 def test_an_empty_window_is_in_order_again() -> None:

@@ -25,6 +25,7 @@ from sidecar.redis.publisher import Outbound, Publisher
 from sidecar.redis.readers import passed
 from sidecar.redis.retention import Policy, Retention
 from sidecar.wire.identity import identity_digest
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.incarnations import Incarnation, parse
 from tests.cli.harness import Cli
 from tests.sidecar.faces import FACES
@@ -49,11 +50,11 @@ def publish(node: Node, *event_ids: str, highest: int = 0) -> list[int]:
                 identity_digest(event_id) * 2,
                 json.dumps({"id": 0, "event_id": event_id, "type": "run.abort"})[:-1].encode()
                 + b',"control_version":',
-                f"{KEYS.control}/1-0", b"",
+                Origin(f"{KEYS.control}/1-0"), b"",
             )
             for event_id in event_ids
         ]  # fmt: skip
-        found = [verdict.control_version for verdict in one.publish(events, "0-0")]
+        found = [verdict.control_version for verdict in one.publish(events, EntryId("0-0"))]
         one.release()
     return found
 

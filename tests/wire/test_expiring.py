@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.wire.expiring import NOTHING, Before, Horizon, Trimmed
-from sidecar.wire.ids import FIRST, key_of
+from sidecar.wire.expiring import Before, Horizon, Trimmed
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
 
 NOW_MS = 1_800_000_000_000
@@ -13,13 +13,13 @@ HOUR_MS = 3_600_000
 OLD = Incarnation("a", 0, 1000)
 
 
-def at(hours: float) -> str:
-    """Return the ID of so many hours before now, as it is compared."""
-    return key_of(f"{int(NOW_MS - hours * HOUR_MS)}-0")
+def at(hours: float) -> EntryId:
+    """Return the ID of so many hours before now."""
+    return EntryId.of(int(NOW_MS - hours * HOUR_MS))
 
 
 def horizon(
-    trimmed: str, *history: Incarnation, newest: str = FIRST, letters: str = NOTHING
+    trimmed: EntryId, *history: Incarnation, newest: EntryId = FIRST, letters: EntryId = FIRST
 ) -> Horizon:
     """Return the horizon of an index that remembers ten hours."""
     return Horizon.of(Trimmed(trimmed, letters), NOW_MS, newest, 36000, history or (OLD,))
@@ -27,10 +27,10 @@ def horizon(
 
 def test_nothing_is_gone_that_was_not_trimmed_or_that_the_index_remembers() -> None:
     """The lower of both bounds counts; versions ahead of the clock are forgotten when it is due."""
-    assert horizon(NOTHING).gone == NOTHING
+    assert horizon(FIRST).gone == FIRST
     assert horizon(at(20)).gone == at(20)
     assert horizon(at(1)).gone == at(10)
-    assert horizon(at(1), newest=f"{NOW_MS + 5 * HOUR_MS}-0").gone == at(5)
+    assert horizon(at(1), newest=EntryId.of(NOW_MS + 5 * HOUR_MS)).gone == at(5)
 
 
 @pytest.mark.parametrize(
@@ -46,47 +46,47 @@ def test_before_the_first_notification_nothing_ended(
     history: list[Incarnation], *, knows: bool
 ) -> None:
     """A deployment younger than the window has forgotten nothing, when it is known to be so."""
-    assert (horizon(at(1), *history).gone == NOTHING) is knows
+    assert (horizon(at(1), *history).gone == FIRST) is knows
 
 
 @pytest.mark.parametrize("entry_id", ["1-1", f"{NOW_MS - HOUR_MS}-0", f"{NOW_MS + HOUR_MS}-0"])
 def test_a_tenants_order_tells_whatever_the_ids(entry_id: str) -> None:
     """What comes after an entry that was published since is not among what is gone."""
     there = horizon(at(10))
-    assert not there.may_hide(entry_id, Before(at(2), at(2)))
-    assert there.may_hide(entry_id, Before(NOTHING, at(20)))
-    assert not horizon(NOTHING).may_hide(entry_id, Before(NOTHING, NOTHING))
+    assert not there.may_hide(EntryId(entry_id), Before(at(2), at(2)))
+    assert there.may_hide(EntryId(entry_id), Before(FIRST, at(20)))
+    assert not horizon(FIRST).may_hide(EntryId(entry_id), Before(FIRST, FIRST))
 
 
 def test_an_id_is_a_time_only_where_a_notification_agrees() -> None:
     """Both lie after what is gone, and neither in the future."""
-    there, of_others = horizon(at(10)), Before(NOTHING, at(2))
-    assert not there.may_hide(f"{NOW_MS - HOUR_MS}-0", of_others)
-    assert there.may_hide(f"{NOW_MS - HOUR_MS}-0", Before(NOTHING, NOTHING))
-    assert there.may_hide(f"{NOW_MS + HOUR_MS}-0", of_others)
-    assert there.may_hide("1-1", of_others)
+    there, of_others = horizon(at(10)), Before(FIRST, at(2))
+    assert not there.may_hide(EntryId(f"{NOW_MS - HOUR_MS}-0"), of_others)
+    assert there.may_hide(EntryId(f"{NOW_MS - HOUR_MS}-0"), Before(FIRST, FIRST))
+    assert there.may_hide(EntryId(f"{NOW_MS + HOUR_MS}-0"), of_others)
+    assert there.may_hide(EntryId("1-1"), of_others)
 
 
 def test_a_duplicate_may_have_ended_until_the_index_forgot_its_first() -> None:
     """Up to two windows and a quarter after a notification that is gone."""
     there = horizon(at(30))
-    assert there.may_hide_first("1-1", Before(at(8), at(8)))
-    assert not there.may_hide_first("1-1", Before(at(7), at(7)))
-    assert not horizon(NOTHING).may_hide_first("1-1", Before(NOTHING, NOTHING))
+    assert there.may_hide_first(EntryId("1-1"), Before(at(8), at(8)))
+    assert not there.may_hide_first(EntryId("1-1"), Before(at(7), at(7)))
+    assert not horizon(FIRST).may_hide_first(EntryId("1-1"), Before(FIRST, FIRST))
 
 
 def test_a_dead_letter_keeps_no_order_among_notifications() -> None:
     """Only an ID that the notifications prove to be a time tells that it was not trimmed."""
-    there, after = horizon(NOTHING, letters=at(20)), Before(at(2), at(2))
-    assert there.may_hide_letter("1-1", after)
-    assert not there.may_hide_letter(f"{NOW_MS - HOUR_MS}-0", after)
-    assert there.may_hide_letter(f"{NOW_MS - HOUR_MS}-0", Before(NOTHING, NOTHING))
-    assert not horizon(at(20)).may_hide_letter("1-1", after)
+    there, after = horizon(FIRST, letters=at(20)), Before(at(2), at(2))
+    assert there.may_hide_letter(EntryId("1-1"), after)
+    assert not there.may_hide_letter(EntryId(f"{NOW_MS - HOUR_MS}-0"), after)
+    assert there.may_hide_letter(EntryId(f"{NOW_MS - HOUR_MS}-0"), Before(FIRST, FIRST))
+    assert not horizon(at(20)).may_hide_letter(EntryId("1-1"), after)
 
 
 def test_a_dead_letter_may_be_gone_that_came_before_any_notification() -> None:
     """One that was trimmed was an end; one that only may have been there is bounded as they are."""
     young = Incarnation("a", 0, (NOW_MS - HOUR_MS) * 1000)
-    assert horizon(NOTHING, young, letters=at(20)).letters == at(20)
-    assert horizon(NOTHING, young, letters=at(2)).letters == NOTHING
-    assert horizon(NOTHING, letters=at(2)).letters == at(10)
+    assert horizon(FIRST, young, letters=at(20)).letters == at(20)
+    assert horizon(FIRST, young, letters=at(2)).letters == FIRST
+    assert horizon(FIRST, letters=at(2)).letters == at(10)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sidecar.wire.event import Event
-from sidecar.wire.subject import Change, Subject, overtakes, parted, subject_of
+from sidecar.wire.ids import Origin
+from sidecar.wire.subject import Change, Subject, overtakes, subject_of
 
 STREAM = "control:events"
 
@@ -18,7 +19,7 @@ def change(origin: str = f"{STREAM}/50-0", at_ms: int | None = 50, **fields: Any
         "event_id": "old", "type": "stack.activated", "tenant_id": "t", "stack_id": "web",
         "version": 7, "artifact_ref": "stacks/7",
     }  # fmt: skip
-    return Change.of(Event(**(said | fields)), origin, at_ms)
+    return Change.of(Event(**(said | fields)), Origin(origin), at_ms)
 
 
 def later(origin: str = f"{STREAM}/60-0", at_ms: int | None = 60, **fields: Any) -> Change:
@@ -87,4 +88,10 @@ def test_a_subject_is_a_stack_or_else_a_ref() -> None:
     assert subject_of("t", "web", "r") == Subject("t", "web")
     assert subject_of("t", "", "r") == Subject(artifact_ref="r")
     assert subject_of("t", "", "") is None
-    assert parted("a/b/5-0") == ("a/b", (5, 0))
+
+
+def test_an_origin_is_a_stream_and_an_entry() -> None:
+    """The last slash parts them; what names no entry has none."""
+    assert Origin("a/b/5-0").stream == "a/b"
+    assert Origin("a/b/5-0").entry == "5-0"
+    assert [Origin(one).entry for one in ("a/b", "5-0", "/5-0", "a/5", "")] == [None] * 5
