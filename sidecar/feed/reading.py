@@ -127,8 +127,9 @@ class Reading:
     def ask(self, pipeline: Any, since: int, limit: int, wait_s: float) -> None:  # noqa: ANN401 -- of either client
         """Put the commands into `pipeline`: to read, and only then to look for a gap.
 
-        So nothing can be trimmed, nor the stream be made anew, between the look and the read. They
-        wait up to `wait_s` seconds for a first entry.
+        So nothing can be trimmed, nor the stream be made anew, between the look and the read. How
+        far was trimmed is read after where the stream begins: it explains that, whatever comes in
+        between. They wait up to `wait_s` seconds for a first entry.
         """
         if limit < 1:
             raise ValueError(f"limit is {limit}: it must be at least 1")
@@ -137,17 +138,17 @@ class Reading:
         pipeline.execute_command(
             "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, EntryId.of_version(since)
         )
-        pipeline.hget(self._keys.trimmed, self._stream)
         pipeline.xinfo_stream(self._stream)
+        pipeline.hget(self._keys.trimmed, self._stream)
         pipeline.xrange(self._stream, EntryId.of_version(since), EntryId.of_version(since))
         pipeline.hget(self._keys.incarnations, "list")
 
     def batch(self, answers: list[Any], since: int) -> Batch:
         """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and redis-py's errors."""
         before, after = self._seen(answers.pop(0)), self._seen(answers.pop())
-        if isinstance(answers[1], redis.ResponseError) and is_misplaced(answers[1]):
-            answers[1] = b"another kind of key"
-        read, noted, info, there = _without_errors(answers)
+        if isinstance(answers[2], redis.ResponseError) and is_misplaced(answers[2]):
+            answers[2] = b"another kind of key"
+        read, info, noted, there = _without_errors(answers)
         if since:
             lost = after is not None and is_lost(since, after, is_there=bool(there))
             self._check_gap(since, noted, info, lost=lost)
