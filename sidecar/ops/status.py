@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.errors import SidecarError
-from sidecar.ops.times import streams_with_times
+from sidecar.ops.times import age_s, contradicted
 from sidecar.redis.client import Client, Side, check_stream, translated
 from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
 from sidecar.redis.fleet import Noted, noted
@@ -151,11 +151,11 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
         reads = [_read_side(control.at(one.control), one, now_us) for one in keys]
     with translated(notify.url):
         sides = [_notify_side(notify.client, one) for one in keys]
-        timed = streams_with_times(notify.client, keys[0])
+        untimed = contradicted(notify.client, keys[0])
     with translated(control.url):
         for read, side, one in zip(reads, sides, keys, strict=True):
             _doubt_lag(control.at(one.control), read, side)
-            if one.control not in timed:
+            if one.control in untimed:
                 read["oldest_pending_age_s"] = None
     damaged = _damaged(control, notify, keys)
     with translated(notify.url):
@@ -199,7 +199,7 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
     if pending["min"]:
         oldest = EntryId(pending["min"].decode())
         found["oldest_pending"] = oldest
-        found["oldest_pending_age_s"] = now_us / 1e6 - oldest.ms / 1e3
+        found["oldest_pending_age_s"] = age_s(oldest, now_us)
     return found
 
 

@@ -10,9 +10,14 @@ from typing import Final
 
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
-from sidecar.redis.scan import origin_of, pages_back
+from sidecar.redis.scan import PAGE, origin_of, pages_back
+from sidecar.wire.ids import EntryId
 from sidecar.wire.subject import CLOCK_SLACK_MS
 
+FEW: Final = 100
+"""Notifications that are read where nothing rests on it: each may have 8 KiB."""
+EARLIEST_MS: Final = 10**11
+"""No entry is older (1973): a lower ID was given by somebody."""
 LONGEST_WAIT_MS: Final = 7 * 86_400_000
 """An event may wait so long and its notification still agrees with its entry's ID."""
 
@@ -22,11 +27,30 @@ def streams_with_times(client: Client, keys: Keys) -> set[str]:
 
     May raise redis-py's errors.
     """
+    return {stream for stream, agrees in _agreement(client, keys, PAGE).items() if agrees}
+
+
+def age_s(entry_id: EntryId, now_us: int) -> float | None:
+    """Return how old an entry is; None where its ID cannot be a time."""
+    age_ms = now_us // 1000 - entry_id.ms
+    is_time = entry_id.ms >= EARLIEST_MS and age_ms >= -CLOCK_SLACK_MS
+    return max(0, age_ms) / 1e3 if is_time else None
+
+
+def contradicted(client: Client, keys: Keys) -> set[str]:
+    """Return the control streams of which a new notification tells that their IDs are no times.
+
+    For a stream without any nothing speaks against it. May raise redis-py's errors.
+    """
+    return {stream for stream, agrees in _agreement(client, keys, FEW).items() if not agrees}
+
+
+def _agreement(client: Client, keys: Keys, newest: int) -> dict[str, bool]:
     agrees: dict[str, bool] = {}
-    for entry in next(pages_back(client, keys.notifications), []):
+    for entry in next(pages_back(client, keys.notifications, page=newest), []):
         origin = origin_of(entry.fields)
         if origin.entry:
             waited_ms = entry.id.ms - origin.entry.ms
             is_time = -CLOCK_SLACK_MS <= waited_ms <= LONGEST_WAIT_MS
             agrees[origin.stream] = agrees.get(origin.stream, True) and is_time
-    return {stream for stream, all_agree in agrees.items() if all_agree}
+    return agrees

@@ -54,14 +54,15 @@ def test_status_of_a_live_worker_shows_its_lease(sidecar: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("published_after_s", "known"),
-    [(5, True), (-200, True), (-400, False), (700_000, False), (None, False)],
+    [(5, True), (-200, True), (-400, False), (700_000, False), (None, True)],
 )
 def test_pending_entries_have_an_age(
     sidecar: Cli, published_after_s: int | None, *, known: bool
 ) -> None:
     """How long ago the oldest pending entry was appended, where notifications bear its ID out.
 
-    An ID is a position: of one that is no time, or may be none, the age is null.
+    An ID is a position: of one that is no time the age is null. Without notifications nothing
+    speaks against it.
     """
     before = 1_700_000_000_000
     for ms in (before, before + 1000):
@@ -79,6 +80,16 @@ def test_pending_entries_have_an_age(
     told = sidecar("status").out
     assert f"the oldest {before + 1000}-0" in told
     assert ("ago" in told.partition("the oldest")[2].partition("\n")[0]) is known
+
+
+@pytest.mark.parametrize("ms", [7, 99_999_999_999, 99_999_999_999_999])
+def test_an_id_that_can_be_no_time_has_no_age(sidecar: Cli, ms: int) -> None:
+    """Small numbers, and the future, though nothing was published yet."""
+    sidecar.client.xadd(STREAM, {"event": "{}"}, id=f"{ms}-0")
+    sidecar.client.xgroup_create(STREAM, GROUP, "0")
+    sidecar.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert (stream["oldest_pending"], stream["oldest_pending_age_s"]) == (f"{ms}-0", None)
 
 
 def test_an_unknown_lag_is_not_zero(sidecar: Cli, redis_url: str) -> None:
