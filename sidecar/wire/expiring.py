@@ -15,9 +15,8 @@ from typing import Final, NamedTuple
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import FULL, Incarnation
 
-LONGEST_REMEMBERED: Final = 2.25
-"""So many windows may pass until the index forgets: pruning takes a quarter of one longer, and a
-shard expires after a whole one while no worker runs."""
+LONGEST_ROUND_MS: Final = 66_000
+"""A round of pruning takes a quarter of a window, or about so long, if that is longer."""
 
 
 class Before(NamedTuple):
@@ -65,7 +64,7 @@ class Horizon:
         letters = min(trimmed.letters, forgotten)
         if letters < min(began, trimmed.letters):  # one may die before any is published
             letters = FIRST
-        absorbed_ms = notifications.ms + int(window_ms * LONGEST_REMEMBERED)
+        absorbed_ms = notifications.ms + longest_remembered_ms(window_ms)
         return cls(
             notifications, EntryId.of(now_ms), letters,
             FIRST if notifications == FIRST else EntryId.of(absorbed_ms),
@@ -91,6 +90,13 @@ class Horizon:
     def _agrees(self, gone: EntryId, entry_id: EntryId, before: Before) -> bool:
         """Tell whether ID and notifications agree that the entry came after what is gone."""
         return before.any > gone and gone < entry_id <= self.now
+
+
+def longest_remembered_ms(window_ms: int) -> int:
+    """Return how long the index may remember: a round of pruning longer than its window, and a
+    whole window more where no worker ran meanwhile.
+    """
+    return 2 * window_ms + max(window_ms // 4, LONGEST_ROUND_MS)
 
 
 def _began(history: Sequence[Incarnation]) -> EntryId:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.wire.expiring import Before, Horizon, Trimmed
+from sidecar.redis.client import connect
+from sidecar.redis.keys import SHARDS, Keys
+from sidecar.redis.pruning import Pruning
+from sidecar.wire.expiring import Before, Horizon, Trimmed, longest_remembered_ms
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
 
@@ -73,6 +76,14 @@ def test_a_duplicate_may_have_ended_until_the_index_forgot_its_first() -> None:
     assert there.may_hide_first(EntryId("1-1"), Before(at(8), at(8)))
     assert not there.may_hide_first(EntryId("1-1"), Before(at(7), at(7)))
     assert not horizon(FIRST).may_hide_first(EntryId("1-1"), Before(FIRST, FIRST))
+
+
+@pytest.mark.parametrize("window_s", [1, 60, 261, 262, 264, 3600, 7 * 86400])
+def test_the_index_remembers_as_long_as_a_round_of_pruning_takes(window_s: int) -> None:
+    """However short its window is: no round of the real pruning takes longer."""
+    pruning = Pruning(connect("redis://localhost"), Keys.of("c", "n"), dedup_window_s=window_s)
+    round_ms = SHARDS * pruning._step_us // 1000
+    assert longest_remembered_ms(window_s * 1000) >= 2 * window_s * 1000 + round_ms
 
 
 def test_a_dead_letter_keeps_no_order_among_notifications() -> None:
