@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sidecar.terminal.groups import option, wanted_if_given
+from sidecar.terminal.groups import option
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,9 @@ class Between:
         "Begin after this control_version, or at this entry ID or time: milliseconds, RFC 3339, or"
         " so long ago (15m, 2h, 7d). Default: the oldest there is.",
         "POSITION",
-        callback=wanted_if_given,
     )
     until: str | None = option(
         None, "End with this control_version, entry ID or time. Default: now.", "POSITION",
-        callback=wanted_if_given,
     )  # fmt: skip
 
 
@@ -28,22 +26,20 @@ class Between:
 class OfStack:
     """The options that say whose events are wanted."""
 
-    tenant: str = option("", "Only this tenant's events.", callback=wanted_if_given)
-    stack: str = option("", "Only events of this stack.", callback=wanted_if_given)
+    tenant: str = option("", "Only this tenant's events.")
+    stack: str = option("", "Only events of this stack.")
 
 
 @dataclass(frozen=True)
 class OfRef:
     """The option that says which artifacts are wanted."""
 
-    ref: str = option(
-        "", "Only events of this artifact_ref, or of one under it.", callback=wanted_if_given
-    )
+    ref: str = option("", "Only events of this artifact_ref, or of one under it.")
 
 
 @dataclass(frozen=True)
 class _OfType(OfStack):
-    type_: str = option("", "Only events of this type.", callback=wanted_if_given)
+    type_: str = option("", "Only events of this type.")
 
 
 @dataclass(frozen=True)

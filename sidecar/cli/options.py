@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from sidecar.errors import UsageError
-from sidecar.terminal.groups import not_empty, option
+from sidecar.terminal.groups import option
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
 
 CONNECTION: Final = "Connection"
@@ -25,7 +25,7 @@ connection: Final = partial(option, rich_help_panel=CONNECTION)
 
 def url(help_: str) -> Any:  # noqa: ANN401 -- as option
     """Declare a URL that need not be given."""
-    return connection(None, help_, "URL", callback=not_empty)
+    return connection(None, help_, "URL")
 
 
 # What several groups have.
@@ -52,7 +52,7 @@ def notify_stream() -> Any:  # noqa: ANN401 -- as option
 def dead_stream() -> Any:  # noqa: ANN401 -- as option
     """Declare --dead-stream."""
     help_ = "Dead-letter stream. Default: {NOTIFY_STREAM}:dead."
-    return connection(None, help_, "NAME", callback=not_empty)
+    return connection(None, help_, "NAME")
 
 
 def fleet_store() -> Any:  # noqa: ANN401 -- as option

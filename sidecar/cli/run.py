@@ -13,7 +13,7 @@ import typer
 from sidecar.cli.histories import Everything
 from sidecar.errors import SidecarError
 from sidecar.terminal import output
-from sidecar.terminal.groups import not_empty, option
+from sidecar.terminal.groups import option
 from sidecar.worker import app, logs, settings
 
 
@@ -21,8 +21,7 @@ def _options() -> Iterator[tuple[str, Any, Any]]:
     """Yield the options that the settings declare, as the fields of a group."""
     for name, default, help_, metavar in settings.options():
         shape: Any = {None: str | None, (): list[str] | None}.get(default, type(default))
-        check = not_empty if default is None else None
-        told = option(None if default == () else default, help_, metavar, callback=check)
+        told = option(None if default == () else default, help_, metavar)
         yield name, shape, told
 
 

@@ -22,7 +22,7 @@ from sidecar.ops.verifying import verify as verified
 from sidecar.redis.census import Named
 from sidecar.stores import explained, needs
 from sidecar.terminal import output
-from sidecar.terminal.groups import flag, none_empty, option, read
+from sidecar.terminal.groups import flag, option, read
 from sidecar.terminal.person import utf8, whoami
 from sidecar.terminal.progress import progress, seldom, size, summed_up
 from sidecar.wire.defaults import STREAM
@@ -138,7 +138,6 @@ class Logs(Place):
         "Redis with a notification stream. Repeatable: one for each log that publishes into this"
         " store. Default: the same.",
         "URL",
-        callback=none_empty,
     )
     stream: list[str] | None = connection(
         None,

@@ -66,6 +66,24 @@ class _LazyGroup(TyperGroup):
         TyperGroup.format_help(listed, ctx, formatter)
 
 
+class _NothingEmpty(TyperCommand):
+    """A command that refuses an option that is given and empty: so is --redis "$URL" without that
+    variable, and --tenant "$T" must not mean all tenants.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- click's, or typer's
+        """Parse the arguments. Raises `typer.BadParameter`."""
+        given, _, named = self.make_parser(ctx).parse_args(args=list(args))
+        for one in named:
+            about: Any = one  # click's parameter, or typer's own copy
+            values = given.get(about.name)
+            values = values if isinstance(values, list) else [values]
+            if about.param_type_name == "option" and "" in values:
+                what = "it is empty; give it a value, or leave it out"
+                raise typer.BadParameter(what, ctx=ctx, param=about)
+        return super().parse_args(ctx, args)
+
+
 class _Commands(Mapping[str, Any]):
     """The commands of a group by their names, and then its groups."""
 
@@ -93,5 +111,5 @@ def _load(name: str, place: Place) -> Any:  # noqa: ANN401 -- click's command, o
     alone = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
-    alone.command(name)(flattened(place.function()))
+    alone.command(name, cls=_NothingEmpty)(flattened(place.function()))
     return typer.main.get_command(alone)

@@ -59,28 +59,6 @@ def _field(default: Any, about: ParameterInfo, unit: Callable[[str], Any] | None
     return field(default=default, metadata=metadata)
 
 
-def not_empty(value: str | None) -> str | None:
-    """Refuse an option that is given, and empty: so is --redis "$URL" without that variable."""
-    if value == "":
-        raise typer.BadParameter("it is empty; give it a value, or leave it out")
-    return value
-
-
-def wanted_if_given(
-    context: typer.Context, parameter: typer.CallbackParam, value: str | None
-) -> str | None:
-    """Refuse a filter that is given, and empty: --tenant "$T" must not mean all tenants."""
-    source = context.get_parameter_source(parameter.name or "")
-    return value if source is None or source.name.startswith("DEFAULT") else not_empty(value)
-
-
-def none_empty(values: list[str] | None) -> list[str] | None:
-    """Refuse an empty one among the values of an option that may be repeated."""
-    for value in values or ():
-        not_empty(value)
-    return values
-
-
 def flattened(function: Callable[..., None]) -> Callable[..., None]:
     """Return the function with the fields of its groups in their place, as typer wants it."""
     hints = get_type_hints(function, include_extras=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from sidecar import cli
 from sidecar.errors import UsageError
@@ -75,14 +78,34 @@ def test_an_empty_secret_file_is_refused(sidecar: Cli, content: str) -> None:
     assert not (sidecar.directory / "data-dir").exists()
 
 
-@pytest.mark.parametrize("option", ["--redis", "--notify-redis", "--fleet-store", "--http"])
-def test_an_empty_option_is_refused(sidecar: Cli, option: str) -> None:
+def _options(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield each option with a value, with the command that has it."""
+    for name, one in getattr(command, "commands", {}).items():
+        yield from _options(one, (*path, name))
+    if not hasattr(command, "commands"):
+        for one in command.params:
+            if one.param_type_name == "option" and not one.is_flag:
+                yield path, max(one.opts, key=len)
+
+
+def test_every_option_that_is_given_and_empty_is_refused(sidecar: Cli) -> None:
     """An option whose variable the shell did not know is as wrong as an empty variable."""
     sidecar.url = ""
-    ran = sidecar("run", "--drain", option, "")
-    assert ran.code == 2
-    assert "empty" in ran.err
+    count = 0
+    for command, option in _options(typer.main.get_command(cli.app)):
+        ran = sidecar(*command, option, "")
+        assert ran.code == 2, (command, option)
+        assert "it is empty" in " ".join(ran.err.replace("│", " ").split()), (command, option)
+        assert option in ran.err
+        count += 1
+    assert count > 200
     assert not (sidecar.directory / "data-dir").exists()
+
+
+def test_an_empty_one_among_several_is_refused(sidecar: Cli) -> None:
+    """Of an option that may be repeated."""
+    ran = sidecar("run", "--drain", "--tenant-scope", "a/*", "--tenant-scope", "")
+    assert (ran.code, "--tenant-scope" in ran.err) == (2, True)
 
 
 def test_a_file_and_its_variable() -> None:
