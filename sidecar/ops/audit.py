@@ -29,7 +29,7 @@ from sidecar.ops.waiting import Window
 from sidecar.redis.client import Side, translated
 from sidecar.redis.forgotten import MAX_RECORDS, Forgotten, newest_records
 from sidecar.redis.keys import Keys
-from sidecar.redis.publisher import BURIED, origin_digest
+from sidecar.redis.publisher import BURIED, Seen, origin_digest, remembered
 from sidecar.redis.scan import origin_of
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
@@ -385,17 +385,18 @@ class Audit:
             return "notification" if own else "duplicate", detail
         buried = self._known(keys, origin_digest(Origin.of(keys.control, entry.id)))
         known = self._known(keys, identity) if identity else None
-        if buried and buried[0] == BURIED:
-            at = EntryId.of(buried[1] // 1000)
+        if buried and buried.content_digest == BURIED:
+            at = EntryId.of(buried.control_version // 1000)
             records = self._evidence.outbound_reach(keys.redriven)
             trimmed = any(one.trimmed(at) for one in (letters, records) if one)
             return _expired(trimmed), "it had a dead letter, which was deleted"
-        if known and known[0] == content:
-            at = EntryId.of_version(known[1])
+        if known and known.content_digest == content:
+            at = EntryId.of_version(known.control_version)
             trimmed = notifications is not None and notifications.trimmed(at)
             return _expired(trimmed), f"it was published as {at}, which is not there any more"
         if known:
-            detail += f"; its event_id has other content in {EntryId.of_version(known[1])}"
+            at = EntryId.of_version(known.control_version)
+            detail += f"; its event_id has other content in {at}"
         return _expired(self._may_be_hidden(keys, entry)), detail
 
     def _may_be_hidden(self, keys: Keys, entry: Entry) -> bool:
@@ -406,10 +407,9 @@ class Audit:
             return True
         return horizon.may_hide_first(*place) and self._evidence.may_repeat(entry)
 
-    def _known(self, keys: Keys, digest: bytes) -> tuple[bytes, int] | None:
+    def _known(self, keys: Keys, digest: bytes) -> Seen | None:
         with translated(self._notify.url):
-            known: Any = self._notify.client.hget(keys.seen(digest), digest[2:])
-        return (known[:16], int(known[16:])) if known else None
+            return remembered(self._notify.client, keys, [digest])[0]
 
     def _two_ends(self) -> Iterator[Culprit]:
         for stream, key, ends in excluding(self._db):

@@ -151,12 +151,12 @@ class Retention:
     def _trim(self, client: Client, stream: str, policy: str, floor: EntryId | None) -> Trimmed:
         """Note how far it goes, then go there, or less far where a group came meanwhile."""
         kept = self._first_kept(client, stream, self._policies[policy], floor)
-        _, last = _below(client, stream, kept, trim=False) if kept else (0, None)
-        if not last:
+        below = _below(client, stream, kept, trim=False) if kept else None
+        if below is None or below.last is None:
             return Trimmed(stream, 0, more=False)
-        self._note(keys=[self._keys.trimmed], args=[stream, *last.pair])
-        removed, _ = _below(client, stream, last.after, trim=True)
-        return Trimmed(stream, removed, more=removed >= ROUND)
+        self._note(keys=[self._keys.trimmed], args=[stream, *below.last.pair])
+        removed = _below(client, stream, below.last.after, trim=True).removed
+        return Trimmed(stream, removed, more=removed > 0 and below.more)
 
     def _first_kept(
         self, client: Client, stream: str, policy: Policy, floor: EntryId | None
@@ -180,17 +180,26 @@ class Retention:
         return min([max(wanted), *floors])
 
 
-def _below(client: Client, stream: str, kept: EntryId, *, trim: bool) -> tuple[int, EntryId | None]:
-    """Trim a round of what lies below `kept` and no group needs, or only look.
+class _Below(NamedTuple):
+    """What goes of a stream in one round."""
 
-    Returns how many entries go, and the highest of them; None without any.
-    """
+    removed: int
+    last: EntryId | None
+    """The highest that goes; None without any."""
+    more: bool
+    """Whether more may go in another round."""
+
+
+def _below(client: Client, stream: str, kept: EntryId, *, trim: bool) -> _Below:
+    """Trim a round of what lies below `kept` and no group needs, or only look."""
     answer: Any = script_of(client, "trim")(keys=[stream], args=[kept, ROUND, int(trim)])
-    return int(answer[0]), EntryId.read(answer[1])
+    return _Below(int(answer[0]), EntryId.read(answer[1]), bool(answer[2]))
 
 
 def _oldest(client: Client, stream: str, n: int) -> EntryId | None:
-    """Return the ID of the n-th oldest entry, of the thousandth at most; None without any."""
+    """Return the ID of the n-th oldest entry, or of one before it where many are to be read: of the
+    thousandth at most, or of huge ones of fewer; None without any.
+    """
     if n <= 0:
         return None
     found = script_of(client, "oldest")(keys=[stream], args=[min(n, ROUND)])

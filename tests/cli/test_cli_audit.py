@@ -20,7 +20,7 @@ import redis
 from sidecar.redis.forgotten import Loss, Part, put_on_record
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, origin_digest
-from sidecar.wire.identity import identity_of
+from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, EntryId
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran, on_terminal
@@ -244,6 +244,20 @@ def test_an_entry_acknowledged_by_hand_is_lost(drained: Cli) -> None:
         ("lost", entries[0], "skipped"), ("lost", entries[1], None),
     ]  # fmt: skip
     assert summary["culprits"] == {"G1": 0, "G2": 0, "G3": 2, "G4": 0}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("garbage", [b"x" * 16, b"x" * 20, b""])
+def test_garbage_in_the_index_is_named(bare: Cli, garbage: bytes) -> None:
+    """An audit that needs what the index knows says where it is, and a repair does not go on."""
+    _by_hand(bare, ("1-1", "e0", 0))
+    shard = KEYS.seen(identity_digest("e0"))
+    bare.client.hset(shard, identity_digest("e0")[2:], garbage)
+    for repair in ((), ("--repair", "--reason", "x")):
+        ran = bare("audit", *repair)
+        assert ran.code == 3
+        assert shard in ran.err
+        assert "HDEL" in ran.err
 
 
 def test_other_content_is_no_duplicate(drained: Cli) -> None:

@@ -14,6 +14,7 @@ import pytest
 import store
 from sidecar.replay import check
 from sidecar.wire import notification
+from sidecar.wire.event import Reason
 from sidecar.worker import pipeline
 from tests.cli.harness import NOTIFICATIONS, STREAM, Cli
 from tests.sidecar.harness import eventually
@@ -256,3 +257,13 @@ def test_without_artifacts_there_is_nothing_to_check_with(sidecar: Cli) -> None:
     ran = sidecar("replay", "check", "--bundle", path, env={"SIDECAR_REDIS": ""})
     assert (ran.code, "no artifacts" in ran.err) == (2, True)
     assert sidecar("replay", "check", "--until", "2020-01-01T00:00:00Z").code == 5
+
+
+def test_every_reason_is_known_to_lie_in_the_entry_or_around_it() -> None:
+    """A new reason is to be put on one side: what lay around an entry does not come again."""
+    in_the_entry = {
+        Reason.TOO_LARGE, Reason.MALFORMED, Reason.INVALID_EVENT, Reason.BAD_REF,
+        Reason.ID_CONFLICT,
+    }  # fmt: skip
+    assert in_the_entry.isdisjoint(check._OUTSIDE)
+    assert in_the_entry | check._OUTSIDE == set(Reason)

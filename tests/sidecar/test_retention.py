@@ -36,6 +36,19 @@ def fill(client: redis.Redis, stream: str, count: int, first: int = 1) -> None:
     pipeline.execute()
 
 
+def test_huge_entries_are_trimmed_in_rounds_of_few(server: redis.Redis) -> None:
+    """Redis holds no more of them at once than have 8 MiB; in the end all go."""
+    for _ in range(20):
+        server.xadd(KEYS.dead, {"event": "x" * (3 << 20)})
+    for policy in (Policy(length=10), EVERYTHING):
+        retention = Retention(server, server, KEYS, {"dead": policy}, dedup_window_s=0)
+        first = retention.trim_one("dead")
+        assert (0 < first.removed < 8, first.more) == (True, True)
+        while retention.trim_one("dead").more:
+            pass
+        assert server.xlen(KEYS.dead) == (policy.length or 0)
+
+
 def ids(client: redis.Redis, stream: str) -> list[int]:
     """Return the milliseconds of what is there."""
     found: Any = client.xrange(stream)

@@ -7,6 +7,10 @@
 local known = redis.call('HGET', KEYS[2], ARGV[1])
 if not known or string.sub(known, 1, 16) ~= ARGV[2] then return {0, ''} end
 local stamp = tonumber(string.sub(known, 17))
+if not stamp then
+  return redis.error_reply('ERR the index is damaged: look at ' .. KEYS[2] .. ', which holds '
+    .. 'what no sidecar wrote, and HDEL that field')
+end
 local entry = string.format('%.0f-%.0f', math.floor(stamp / 1000), stamp % 1000)
 if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end
 redis.call('HDEL', KEYS[2], ARGV[1])

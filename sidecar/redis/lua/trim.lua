@@ -3,7 +3,7 @@
 --
 -- KEYS  1 stream
 -- ARGV  1 the lowest entry that stays in any case   2 so many go at most   3 1 trim, 0 only tell
--- Answer { how many go, the highest of them; empty without any }
+-- Answer { how many go, the highest of them; empty without any, 1 there may be more }
 local function less(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
   local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
@@ -19,7 +19,7 @@ end
 
 local keep = ARGV[1]
 local function needs(id) if id and less(id, keep) then keep = id end end
-if redis.call('EXISTS', KEYS[1]) == 0 then return {0, ''} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0, '', 0} end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local name, delivered
   for i = 1, #group, 2 do
@@ -29,11 +29,22 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   needs(redis.call('XPENDING', KEYS[1], name)[2])
   needs(first_after(delivered))
 end
-if keep == '0-0' then return {0, ''} end
+if keep == '0-0' then return {0, '', 0} end
 
-local go = redis.call('XRANGE', KEYS[1], '-', '(' .. keep, 'COUNT', ARGV[2])
-if #go == 0 then return {0, ''} end
-local last = go[#go][1]
+-- Of entries that may be huge only so many are held at once, or go in one round, as have few bytes.
+local ENOUGH = 8 * 1024 * 1024
+local most, count, step, bytes, last, from = tonumber(ARGV[2]), 0, 1, 0, nil, '-'
+while count < most and bytes < ENOUGH do
+  local page = redis.call('XRANGE', KEYS[1], from, '(' .. keep, 'COUNT', math.min(step, most - count))
+  if #page == 0 then break end
+  for _, entry in ipairs(page) do
+    for _, part in ipairs(entry[2]) do bytes = bytes + #part end
+  end
+  count, last = count + #page, page[#page][1]
+  from = '(' .. last
+  step = math.min(2 * step, 32)
+end
+if not last then return {0, '', 0} end
 if ARGV[3] == '1' then
   local stays = first_after(last)
   if stays then
@@ -42,4 +53,4 @@ if ARGV[3] == '1' then
     redis.call('XTRIM', KEYS[1], 'MAXLEN', '=', 0)
   end
 end
-return {#go, last}
+return {count, last, (count == most or bytes >= ENOUGH) and 1 or 0}
