@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 from redis.exceptions import NoPermissionError
@@ -47,6 +47,9 @@ from sidecar.wire.subject import (
 _BLIND: Final = "this Redis user may not read it"
 _NO_ARCHIVE: Final = "no archive was found (--fleet-store names the store that has it)"
 _APPEND: Final = files("sidecar.redis").joinpath("lua", "append_again.lua").read_text()
+
+
+_T = TypeVar("_T")
 
 
 class LookAgain(Exception):
@@ -191,6 +194,17 @@ class Overtakers:
         except NoPermissionError:
             return None
         return seen is not None
+
+    def while_nothing_comes(self, attempt: Callable[[], _T]) -> _T:
+        """Return what `attempt` returns, which looks with `advance` and may `append`.
+
+        It is made again whenever something came in between.
+        """
+        while True:
+            try:
+                return attempt()
+            except LookAgain:
+                continue
 
     def append(self, candidate: Candidate, fields: Mapping[Any, Any]) -> Origin | None:
         """Append to the candidate's control stream what it was; return the new entry as an origin.

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from sidecar.history.archive import ArchiveHistory
-from sidecar.ops.overtakers import Candidate, LookAgain, Overtakers
+from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.ops.predictions import Prediction, Predictions
 from sidecar.redis.client import Client, Side
 from sidecar.redis.keys import Keys
@@ -109,7 +109,7 @@ class Redriver:
         self._keys = keys
         self._letters = DeadLetters(notify, keys)
         self._order = order
-        self._prospects = predictions
+        self._predictions = predictions
         self._archive = archive
         self._clock = clock
         self._sleep = sleep
@@ -172,11 +172,7 @@ class Redriver:
             return _outcome(candidate, Result.REFUSED, candidate.refusal)
         if not self._order.dry_run:
             self._keep_rate()
-        while True:
-            try:
-                return self._try(candidate, overtakers)
-            except LookAgain:
-                continue
+        return overtakers.while_nothing_comes(lambda: self._try(candidate, overtakers))
 
     def _try(self, candidate: Candidate, overtakers: Overtakers) -> Outcome:
         """Put one back, unless something is against it. Raises `LookAgain`."""
@@ -186,7 +182,7 @@ class Redriver:
         if letter is None:
             return _outcome(candidate, Result.ABSENT, _WENT)
         overtaker = overtakers.against(candidate.id)
-        prediction = Prediction() if overtaker else self._prospects.of(letter)
+        prediction = Prediction() if overtaker else self._predictions.of(letter)
         against = overtaker or (prediction.ends and f"it would end here again: {prediction.ends}")
         if against and not self._order.force:
             return _outcome(candidate, Result.REFUSED, against)

@@ -21,7 +21,7 @@ from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import get
 from sidecar.ops.audit import Culprit, what_is_wrong
 from sidecar.ops.evidence import event_of
-from sidecar.ops.overtakers import Candidate, LookAgain, Overtakers
+from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.ops.redrive import BATCH
 from sidecar.redis.client import Side, translated
 from sidecar.redis.keys import Keys
@@ -132,11 +132,7 @@ class Repair:
         return Candidate(origin, origin, culprit.stream, change, now_ms)
 
     def _send_again(self, candidate: Candidate, overtakers: Overtakers) -> Outcome:
-        while True:
-            try:
-                return self._try(candidate, overtakers)
-            except LookAgain:
-                continue
+        return overtakers.while_nothing_comes(lambda: self._try(candidate, overtakers))
 
     def _try(self, candidate: Candidate, overtakers: Overtakers) -> Outcome:
         """Send one again, unless something is against it. Raises `LookAgain`."""

@@ -15,7 +15,6 @@ from typing import Any, Final
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
 
-SUFFIX: Final = ":fleet"
 LOG: Final = b"log"
 STORE: Final = b"store"
 STORE_URL: Final = b"store_url"

@@ -289,11 +289,6 @@ class Place:
     master: str = ""
     """What Sentinels call it; empty on a Cluster."""
 
-    @property
-    def is_cluster(self) -> bool:
-        """Whether keys lie on several nodes."""
-        return self.guides is not None and not self.master
-
     def route(self, slot: int | None) -> Route | None:
         """Return the way to the master, or to a slot's owner; None when there is nothing to ask."""
         if self.guides is None:

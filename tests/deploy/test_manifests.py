@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from sidecar import cli
 from sidecar.errors import Unreachable, UsageError
-from sidecar.terminal.environment import options_of, ours, read_secret_files
+from sidecar.terminal.environment import prepare, read_secret_files
 from sidecar.wire.units import size_bytes
 from sidecar.worker import app, logs
 from sidecar.worker.health import HealthServer
@@ -144,7 +144,7 @@ def test_every_variable_is_an_option() -> None:
         for name in re.findall(r"SIDECAR_[A-Z][A-Z_]*", path.read_text())
     }
     assert named
-    assert set(ours(dict.fromkeys(named, "x"))) - options_of(cli.app) == set()
+    prepare(dict.fromkeys(named, "x"), cli.app)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
