@@ -416,9 +416,13 @@ def test_the_worker_prunes_the_index(rig: Rig, stores: dict[str, str]) -> None:
 
 
 def test_a_reader_that_stays_away_expires_visibly(
-    rig: Rig, stores: dict[str, str], capsys: pytest.CaptureFixture[str]
+    rig: Rig,
+    stores: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That a reader has expired is said in the log."""
+    monkeypatch.setattr(housekeeping, "TRIM_EVERY_S", 0.0)
     rig.client.hset(rig.keys.readers, "gone", "1000 1000 60")
     settings = build(redis=rig.url, lease_s=0.3, **stores)
     stop, log = threading.Event(), logs.configure("warning")

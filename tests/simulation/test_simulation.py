@@ -22,7 +22,7 @@ RARE = {Fault.NO_LETTER, Fault.NO_NOTIFICATION}
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_guarantees_hold_under_every_seed(part: int) -> None:
-    """A hundred seeds of faults, and as many in the next test, break no guarantee; all ends in time."""
+    """A hundred seeds of faults, and those of the next test, break nothing; all ends in time."""
     for seed in range(part, SEEDS, PARTS):
         result = simulate(seed)
         assert not result.violation, result.story()
