@@ -17,7 +17,7 @@ from sidecar.cli.options import Bundle, Json, LiveOnly
 from sidecar.cli.servers import Letters
 from sidecar.errors import FilteredOut, UsageError
 from sidecar.ops.redriven import RedriveOutcome, RedriveOutcomes
-from sidecar.redis.client import translated
+from sidecar.redis.errors import translated
 from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, Selection, grouped
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry

@@ -15,7 +15,7 @@ from sidecar.cli.servers import LettersOf
 from sidecar.errors import SidecarError
 from sidecar.ops.explaining import Explained, explained
 from sidecar.ops.predictions import Predictions
-from sidecar.redis.client import translated
+from sidecar.redis.errors import translated
 from sidecar.redis.letters import DeadLetter, DeadLetters
 from sidecar.terminal import output
 from sidecar.wire.urls import redact

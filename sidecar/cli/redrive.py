@@ -17,8 +17,8 @@ from sidecar.cli.options import Json, LiveOnly
 from sidecar.cli.rules import WorkerRules
 from sidecar.errors import UsageError
 from sidecar.ops.predictions import Predictions
-from sidecar.ops.redrive import Order, Outcome, Redriver, Result
-from sidecar.redis.client import translated
+from sidecar.ops.redrive import Outcome, RedriveOrder, Redriver, Result
+from sidecar.redis.errors import translated
 from sidecar.redis.letters import DeadLetters, Selection
 from sidecar.terminal import output
 from sidecar.terminal.groups import argument, flag, option
@@ -47,10 +47,10 @@ class Conduct:
     )
     yes: bool = flag("Do not ask on a terminal.")
 
-    def order(self, where: Everything, reason: str, chosen: Selection) -> Order:
+    def order(self, where: Everything, reason: str, chosen: Selection) -> RedriveOrder:
         """Return what to do with the letters that are chosen. Raises `UsageError`."""
         streams = frozenset(one.control for one in where.keys)
-        return Order(
+        return RedriveOrder(
             streams, utf8("--reason", reason), whoami(), chosen, force=self.force,
             dry_run=self.dry_run, max_rate=self.max_rate or None,
         )  # fmt: skip

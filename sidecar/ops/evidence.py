@@ -21,8 +21,9 @@ from sidecar.ops import waiting
 from sidecar.ops.reach import Reach
 from sidecar.ops.times import streams_with_times
 from sidecar.ops.waiting import Waiting, Window
-from sidecar.redis.client import Side, check_stream, translated
+from sidecar.redis.client import Side, check_stream
 from sidecar.redis.damage import trimmed_of
+from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import origin_of, pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry

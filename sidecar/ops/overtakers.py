@@ -20,13 +20,13 @@ from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import orjson
-from redis.exceptions import NoPermissionError
 
 from sidecar.errors import Unreachable
 from sidecar.history.archive import ArchiveHistory
 from sidecar.ops.times import streams_with_times
-from sidecar.redis.client import Client, Side, translated
+from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import low_of, trimmed_of
+from sidecar.redis.errors import NotPermitted, translated
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
@@ -86,7 +86,7 @@ class _Said(NamedTuple):
 class Overtakers:
     """What has overtaken the candidates of a batch.
 
-    Raises `SidecarError` for the control side and the archive, redis-py's errors for the other.
+    Raises `SidecarError` for the control side and the archive, `RedisError` for the other.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Overtakers:
         """Tell whether the index knows an event_id; None to a user who may not read it."""
         try:
             (seen,) = remembered(self._notify, self._keys, [identity_digest(event_id)])
-        except NoPermissionError:
+        except NotPermitted:
             return None
         return seen is not None
 
@@ -265,7 +265,7 @@ class Overtakers:
         """Return up to where all entries of a control stream are known to be finished."""
         try:
             low = low_of(self._notify, replace(self._keys, control=stream))
-        except NoPermissionError:  # then all of them are looked at
+        except NotPermitted:  # then all of them are looked at
             return FIRST
         return low.before if low else FIRST
 

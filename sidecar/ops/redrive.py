@@ -61,7 +61,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RedriveOrder:
     """What the operator asked for."""
 
     streams: Collection[str]
@@ -88,7 +88,7 @@ class Standing(NamedTuple):
 class Redriver:
     """Redrives letters. `control` has the control streams; `notify` all else.
 
-    Raises `SidecarError` for the control side, redis-py's errors for the other.
+    Raises `SidecarError` for the control side, `RedisError` for the other.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Redriver:
         control: Side,
         notify: Client,
         keys: Keys,
-        order: Order,
+        order: RedriveOrder,
         predictions: Predictions,
         *,
         archive: Callable[[], ArchiveHistory | None] = lambda: None,

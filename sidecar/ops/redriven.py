@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from redis.exceptions import NoPermissionError
-
 from sidecar.redis.client import Client
+from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters, Selection
 from sidecar.redis.publisher import BURIED, remembered
@@ -29,7 +28,7 @@ class RedriveOutcome(NamedTuple):
 class RedriveOutcomes:
     """Looks at the letters and records since the first record, and at the index.
 
-    May raise redis-py's errors.
+    May raise `RedisError`.
     """
 
     def __init__(self, client: Client, keys: Keys, first: Entry) -> None:
@@ -61,7 +60,7 @@ class RedriveOutcomes:
     def _published(self, event_ids: Sequence[str]) -> dict[str, int]:
         try:
             known = remembered(self._client, self._keys, [identity_digest(e) for e in event_ids])
-        except NoPermissionError:
+        except NotPermitted:
             return {}
         return {
             event_id: seen.control_version

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.ops.times import streams_with_times
-from sidecar.redis.client import Client, Side, check_stream, translated
+from sidecar.redis.client import Client, Side, check_stream
 from sidecar.redis.damage import Damaged, check_archived, low_of, trimmed_of
+from sidecar.redis.errors import translated
 from sidecar.redis.fleet import Noted, noted
 from sidecar.redis.forgotten import Forgotten, newest_records
 from sidecar.redis.groups import group_of

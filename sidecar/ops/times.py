@@ -20,7 +20,7 @@ LONGEST_WAIT_MS: Final = 7 * 86_400_000
 def streams_with_times(client: Client, keys: Keys) -> set[str]:
     """Return the control streams of which the newest notifications all agree.
 
-    May raise redis-py's errors.
+    May raise `RedisError`.
     """
     agrees: dict[str, bool] = {}
     for entry in next(pages_back(client, keys.notifications), []):

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.redis.client import Side, translated
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
 from sidecar.redis.groups import delivered, pending
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import stream_info

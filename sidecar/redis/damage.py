@@ -20,13 +20,13 @@ class Damaged(SidecarError):
 
 
 def low_of(client: Client, keys: Keys) -> EntryId | None:
-    """Return the lowest entry that may be unfinished, as noted. Raises `Damaged`, redis-py's."""
+    """Return the lowest entry that may be unfinished, as noted. Raises `Damaged`, `RedisError`."""
     low: Any = client.get(keys.low)
     return _entry_id(keys.low, low, _LOW_FIX)
 
 
 def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
-    """Return up to where the stream was trimmed, as noted. Raises `Damaged`, redis-py's."""
+    """Return up to where the stream was trimmed, as noted. Raises `Damaged`, `RedisError`."""
     return trimmed_id(keys, stream, _mark(client, keys.trimmed, stream))
 
 

@@ -115,7 +115,7 @@ class Forgotten(NamedTuple):
 
 
 def put_on_record(client: Client, keys: Keys, loss: Loss) -> bool:
-    """Put it on record; False when somebody did. May raise redis-py's errors."""
+    """Put it on record; False when somebody did. May raise `RedisError`."""
     by_many = loss.part in (Part.CONTROL, Part.NOTIFICATIONS)  # the rest only by who sets it right
     # Who does not know since when tells it: twice is better than never.
     same = f"{loss.whole_ms}-0" if by_many and loss.whole_ms else "+"
@@ -128,7 +128,7 @@ def put_on_record(client: Client, keys: Keys, loss: Loss) -> bool:
 def newest_records(client: Client, keys: Collection[Keys], count: int) -> list[Forgotten]:
     """Return the newest records that are about these streams, newest first.
 
-    May raise redis-py's errors.
+    May raise `RedisError`.
     """
     one = next(iter(keys))
     streams = {one.notifications, *(each.control for each in keys)}

@@ -127,7 +127,7 @@ ALL: Final = Selection()
 
 
 class DeadLetters:
-    """The dead-letter stream of one notification stream. May raise redis-py's errors."""
+    """The dead-letter stream of one notification stream. May raise `RedisError`."""
 
     def __init__(self, client: Client, keys: Keys) -> None:
         self.client = client

@@ -12,7 +12,8 @@ from typing import Any
 
 from sidecar.errors import UsageError
 from sidecar.history import History
-from sidecar.redis.client import Side, translated
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
 from sidecar.redis.scan import pages
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import decoded

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from threading import Event as Signal
 from typing import Final, Protocol
 
-import redis
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError, Unreachable
-from sidecar.redis.client import FULL, Outage, fix_of, is_full
 from sidecar.redis.damage import Damaged
+from sidecar.redis.errors import FULL, Failed, Outage, Refused, fix_of, is_full
 from sidecar.redis.lease import Fenced
 from sidecar.redis.publisher import Halted, NotReplicated, Publisher
 from sidecar.redis.source import ControlStream, GroupLost
@@ -129,7 +128,7 @@ class Ownership:
                 self.state("recovering", f"the consumer group is gone: {error}")
             except ReadAgain as error:
                 self.state("recovering", str(error))
-            except (*Outage, redis.ResponseError, NotReplicated, Damaged, SidecarError) as error:
+            except (*Failed, NotReplicated, Damaged, SidecarError) as error:
                 self._cannot_serve(error)
             finally:
                 self._publisher.abandon()
@@ -152,7 +151,7 @@ class Ownership:
         self._caution.begin(unclean)
         try:
             serve()
-        except redis.ResponseError as error:
+        except Refused as error:
             if not is_full(error):
                 raise
             self._wait_while_full(error)
@@ -226,7 +225,7 @@ class Ownership:
                 return
             self._stop.wait(min(self._options.lease_s / 3, IDLE_BLOCK_S))
 
-    def _wait_while_full(self, error: redis.ResponseError) -> None:
+    def _wait_while_full(self, error: Refused) -> None:
         """Keep the lease until the server has room: what is finished is trimmed meanwhile.
 
         It is full for every worker, and trimming is the owner's.
@@ -283,7 +282,7 @@ class Ownership:
         try:
             if not self._publisher.yield_lease(self._caution.leave_alone()):
                 return ""
-        except (*Outage, redis.ResponseError):
+        except Failed:
             return ""
         self._observer.gave_back()
         if self._share.is_shared(self._stream):
@@ -297,7 +296,7 @@ class Ownership:
         if "WRONGTYPE" in str(error):
             try:
                 fix += "".join(f"; {which}" for which in self._publisher.misplaced())
-            except (*Outage, redis.ResponseError):
+            except Failed:
                 return fix
         return fix
 
@@ -314,7 +313,7 @@ class Ownership:
         self._is_owner = False
         try:
             self._publisher.release()
-        except (*Outage, redis.ResponseError) as error:
+        except Failed as error:
             self._log.warning("the lease was not given back; it runs out", error=str(error))
         self.state(state, detail)
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 import store
-from sidecar.ops.audit import Audit, Culprit, Order
+from sidecar.ops.audit import Audit, AuditOrder, Culprit
 from sidecar.redis.client import Side
 from sidecar.redis.keys import CONSUMER, Keys
 
@@ -152,7 +152,7 @@ def _schedules(steps: int, commands: int) -> Iterator[Sequence[int]]:
 def _audit(client: Watched) -> tuple[list[Culprit], Audit]:
     client.sent = []
     side = Side(client, "redis://audited")
-    audit = Audit(side, side, store.open_url("memory:"), Order([KEYS]))
+    audit = Audit(side, side, store.open_url("memory:"), AuditOrder([KEYS]))
     return list(audit.run()), audit
 
 
