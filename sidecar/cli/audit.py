@@ -18,7 +18,7 @@ from sidecar.history.archive import ArchiveHistory, archive_in
 from sidecar.history.live import LiveHistory
 from sidecar.ops.audit import ENDS, GUARANTEES, Audit, AuditOrder, Culprit
 from sidecar.ops.repair import Outcome, Repair, RepairOrder, Result
-from sidecar.ops.waiting import Window
+from sidecar.ops.waiting import EntryRange
 from sidecar.redis.errors import translated
 from sidecar.redis.keys import CONSUMER
 from sidecar.redis.scan import server_time_us
@@ -58,13 +58,13 @@ class Judged:
         window = self._window(now_us)
         return AuditOrder(where.keys, window, self.sample, seed, self.dedup_window, archive)
 
-    def _window(self, now_us: int) -> Window:
+    def _window(self, now_us: int) -> EntryRange:
         since, until = self.since, self.until
         first = parse_entry(since, now_us, option="--since") if since else FIRST
         last = parse_entry(until, now_us, option="--until", last=True) if until else None
         if last and last < first:
             raise UsageError(f"--until {until} is before --since {since}; swap them")
-        return Window(first, last)
+        return EntryRange(first, last)
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,9 @@ class Mending:
 
 
 def audit(
-    judged: Judged,
-    fixing: Mending,
-    where: Everything,
-    *,
-    json: Json = False,
+    judged: Judged, fixing: Mending, where: Everything, *, json: Json = False,
     _bundle: LiveOnly = None,
-) -> None:
+) -> None:  # fmt: skip
     """Check the guarantees from outside: resolvable, once, conserved, ordered.
 
     G1: every artifact that a notification pins is in the fleet's store, intact. G2: no event_id

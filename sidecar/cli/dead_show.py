@@ -24,13 +24,10 @@ _HOPEFUL: Final = "nothing is known that would make it end here again"
 
 
 def show(
-    where: LettersOf,
-    rules: WorkerRules,
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `dead ls` shows it.")],
-    *,
-    json: Json = False,
-    _bundle: LiveOnly = None,
-) -> None:
+    where: LettersOf, rules: WorkerRules,
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `dead ls` shows it.")], *,
+    json: Json = False, _bundle: LiveOnly = None,
+) -> None:  # fmt: skip
     """Show everything about one dead letter: what its reason means, how to fix it, whether it
     would end here again now, whether its event is published meanwhile, and what has overtaken it.
 

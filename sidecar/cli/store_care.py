@@ -177,14 +177,10 @@ class Registered:
 
 
 def gc(
-    where: Logs,
-    kept: Kept,
-    *,
-    registered: Registered,
-    gone: Gone,
+    where: Logs, kept: Kept, *, registered: Registered, gone: Gone,
     dry_run: Annotated[bool, typer.Option(help="Tell what would be removed.")] = False,
     json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Remove the versions that nobody needs, and data that no version names.
 
     Refs stay, and with them what they point at now. Kept is also what any event in Redis names:

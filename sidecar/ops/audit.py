@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.errors import Incomplete
 from sidecar.history.archive import ArchiveHistory
 from sidecar.ops.evidence import Evidence, event_of
-from sidecar.ops.waiting import Window
+from sidecar.ops.waiting import EntryRange
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
 from sidecar.redis.forgotten import MAX_RECORDS, Forgotten, newest_records
@@ -67,7 +67,7 @@ class AuditOrder:
 
     keys: Sequence[Keys]
     """One a control stream; they share the notification and the dead-letter stream."""
-    window: Window = field(default_factory=Window)
+    window: EntryRange = field(default_factory=EntryRange)
     sample: int | None = None
     """How many artifacts to read; None is all."""
     seed: int = 0

@@ -23,7 +23,7 @@ from sidecar.ops.overtakers import Candidate, LookAgain, Overtakers
 from sidecar.ops.predictions import Prediction, Predictions
 from sidecar.redis.client import Client, Side
 from sidecar.redis.keys import Keys
-from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, Selection
+from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, LetterSelection
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.event import Rejected
 from sidecar.wire.ids import EntryId, Origin
@@ -68,7 +68,7 @@ class RedriveOrder:
     """The control streams that may be written to."""
     reason: str
     by: str
-    selection: Selection = ALL
+    selection: LetterSelection = ALL
     force: bool = False
     dry_run: bool = False
     max_rate: float | None = None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sidecar.redis.client import Client
 from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
-from sidecar.redis.letters import DeadLetters, Selection
+from sidecar.redis.letters import DeadLetters, LetterSelection
 from sidecar.redis.publisher import BURIED, remembered
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
@@ -34,7 +34,7 @@ class RedriveOutcomes:
     def __init__(self, client: Client, keys: Keys, first: Entry) -> None:
         self._client, self._keys = client, keys
         letters = DeadLetters(client, keys)
-        since = Selection(first=first.id)
+        since = LetterSelection(first=first.id)
         self._letters = {letter.origin: letter.id for letter in letters.all(since)}
         self._again = {origin: entry for entry, origin in letters.originals().items()}
 

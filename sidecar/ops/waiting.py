@@ -27,7 +27,7 @@ CREATE TABLE suspects (stream, entry, PRIMARY KEY (stream, entry)) WITHOUT ROWID
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class EntryRange:
     """Which control entries are audited: from `since` to `until`, both inclusive."""
 
     since: EntryId = FIRST
@@ -42,7 +42,7 @@ class Waiting:
         control: Side,
         notify: Side,
         keys: Mapping[str, Keys],
-        window: Window,
+        window: EntryRange,
         db: sqlite3.Connection,
     ) -> None:
         """`keys` by control stream. `db` has the tables of `SCHEMA`."""

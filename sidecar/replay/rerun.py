@@ -17,10 +17,10 @@ from sidecar.redis.errors import translated
 from sidecar.redis.scan import pages
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import decoded
-from sidecar.replay.window import Filter, Window
+from sidecar.replay.window import LifeSelection, Window
 
 
-def wanted(history: History, window: Window, asked: Filter) -> Iterator[Entry]:
+def wanted(history: History, window: Window, asked: LifeSelection) -> Iterator[Entry]:
     """Yield the notifications that are to be published again, in order."""
     for entry in history.entries(history.streams.notifications, window.first, window.last):
         if not asked or asked.wants(decoded(entry.fields)):
