@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Event as Signal
 from typing import Final, Protocol
 
@@ -23,6 +22,7 @@ from sidecar.redis.publisher import Halted, NotReplicated, Publisher
 from sidecar.redis.source import ControlStream, GroupLost
 from sidecar.worker.caution import Caution
 from sidecar.worker.reading import ReadAgain
+from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
 
 IDLE_BLOCK_S: Final = 0.5
@@ -31,18 +31,6 @@ FIRST_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 5.0
 STAND_BACK_PAUSES: Final = 8
 """For so many pauses, and for a lease at least, a stream is left to others that may serve it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the operator sets for a relay."""
-
-    lease_s: float = 5.0
-    retry_budget_s: float = 60.0
-    max_consecutive_dead: int = 100
-    drain: bool = False
-    store_threads: int = 8
-    """Artifacts that are carried at the same time."""
 
 
 class States(Protocol):
