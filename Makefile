@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-virtualenv
 LOCKED := --require-hashes --only-binary :all: -r
 
+# Tests start Python hundreds of times: it would compile everything anew each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit test-slow test-servers mutants fire failovers simulate check bench bench-store bench-million lock clean
 

@@ -8,7 +8,8 @@ import uuid
 from functools import partial
 from typing import Any, Final
 
-from sidecar.redis.client import connect, translated
+from sidecar.redis.client import connect
+from sidecar.redis.errors import translated
 from sidecar.wire.event import Event, Reason, Rejected, decode
 from sidecar.wire.moments import rfc3339
 from store import Capability, Readable, Store, check_ref, checksum_of, versioned

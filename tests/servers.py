@@ -175,8 +175,10 @@ def answers(port: int, process: subprocess.Popen[bytes]) -> bool:
     """Wait until a server that was just started answers; False when it ends or takes too long."""
     deadline = time.monotonic() + START_TIMEOUT_S
     with redis.Redis(port=port) as client:
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None:
             with suppress(redis.RedisError):
                 return bool(client.ping())
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.01)
     return False

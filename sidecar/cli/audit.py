@@ -16,11 +16,10 @@ from sidecar.cli.options import Json, LiveOnly
 from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
 from sidecar.history.archive import ArchiveHistory, archive_in
 from sidecar.history.live import LiveHistory
-from sidecar.ops.audit import ENDS, GUARANTEES, Audit, Culprit, Order
-from sidecar.ops.repair import Order as Repairs
-from sidecar.ops.repair import Outcome, Repair, Result
-from sidecar.ops.waiting import Window
-from sidecar.redis.client import translated
+from sidecar.ops.audit import ENDS, GUARANTEES, Audit, AuditOrder, Culprit
+from sidecar.ops.repair import Outcome, Repair, RepairOrder, Result
+from sidecar.ops.waiting import EntryRange
+from sidecar.redis.errors import translated
 from sidecar.redis.keys import CONSUMER
 from sidecar.redis.scan import server_time_us
 from sidecar.stores import needs
@@ -51,21 +50,21 @@ class Judged:
     seed: int | None = option(None, "Choose the same sample as another time.", "N")
     dedup_window: float = option("7d", "The one that the worker has.", "TIME", unit=seconds)
 
-    def order(self, where: Everything, archive: ArchiveHistory | None) -> Order:
+    def order(self, where: Everything, archive: ArchiveHistory | None) -> AuditOrder:
         """Return what to audit. Raises `UsageError`."""
         with translated(where.control.url):
             now_us = server_time_us(where.control.client)
         seed = random.SystemRandom().getrandbits(32) if self.seed is None else self.seed
         window = self._window(now_us)
-        return Order(where.keys, window, self.sample, seed, self.dedup_window, archive)
+        return AuditOrder(where.keys, window, self.sample, seed, self.dedup_window, archive)
 
-    def _window(self, now_us: int) -> Window:
+    def _window(self, now_us: int) -> EntryRange:
         since, until = self.since, self.until
         first = parse_entry(since, now_us, option="--since") if since else FIRST
         last = parse_entry(until, now_us, option="--until", last=True) if until else None
         if last and last < first:
             raise UsageError(f"--until {until} is before --since {since}; swap them")
-        return Window(first, last)
+        return EntryRange(first, last)
 
 
 @dataclass(frozen=True)
@@ -92,19 +91,15 @@ class Mending:
         self, where: Everything, fleet: VersionedStore, archive: ArchiveHistory | None
     ) -> Repair:
         """Return what repairs."""
-        order = Repairs(utf8("--reason", self.reason), whoami(), force=self.force,
+        order = RepairOrder(utf8("--reason", self.reason), whoami(), force=self.force,
                         dry_run=self.dry_run, archive=archive)  # fmt: skip
         return Repair(where.control, where.notify, where.keys, where.source(), fleet, order)
 
 
 def audit(
-    judged: Judged,
-    fixing: Mending,
-    where: Everything,
-    *,
-    json: Json = False,
+    judged: Judged, fixing: Mending, where: Everything, *, json: Json = False,
     _bundle: LiveOnly = None,
-) -> None:
+) -> None:  # fmt: skip
     """Check the guarantees from outside: resolvable, once, conserved, ordered.
 
     G1: every artifact that a notification pins is in the fleet's store, intact. G2: no event_id
@@ -170,7 +165,9 @@ def _fleet(where: Everything) -> VersionedStore:
     return fleet
 
 
-def _print_all(auditing: Audit, order: Order, repair: Repair | None, *, json: bool) -> Counter[str]:
+def _print_all(
+    auditing: Audit, order: AuditOrder, repair: Repair | None, *, json: bool
+) -> Counter[str]:
     """Print what is found, with what became of it; return how often that was what."""
     told: Counter[str] = Counter()
     culprits: Iterator[tuple[Culprit, Outcome | None]] = ((one, None) for one in auditing.run())
@@ -225,7 +222,7 @@ def _print(culprit: Culprit, outcome: Outcome | None, *, json: bool) -> None:
 
 
 def _print_summary(
-    auditing: Audit, order: Order, repaired: Counter[str] | None, *, complete: bool
+    auditing: Audit, order: AuditOrder, repaired: Counter[str] | None, *, complete: bool
 ) -> None:
     found = auditing.found
     rows = [("entries", f"{found.entries:,}")]

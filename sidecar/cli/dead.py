@@ -17,8 +17,8 @@ from sidecar.cli.options import Bundle, Json, LiveOnly
 from sidecar.cli.servers import Letters
 from sidecar.errors import FilteredOut, UsageError
 from sidecar.ops.redriven import RedriveOutcome, RedriveOutcomes
-from sidecar.redis.client import translated
-from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, Selection, grouped
+from sidecar.redis.errors import translated
+from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, LetterSelection, grouped
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
 from sidecar.replay.letters import RecordedLetters
@@ -42,7 +42,7 @@ class Reasons:
 
     def selection(
         self, letters: DeadLetters | RecordedLetters, of: Of, between: Between
-    ) -> Selection:
+    ) -> LetterSelection:
         """Return which letters are meant, with what else the options say. Raises `UsageError`."""
         first, last = ALL.first, ALL.last
         if between.since or between.until:
@@ -52,7 +52,7 @@ class Reasons:
         for reason in self.only or ():
             if reason not in known:
                 raise UsageError(f"--only: {reason!r} is no reason; there are {', '.join(known)}")
-        return Selection(tuple(self.only or ()), of.tenant, of.stack, of.type_, of.ref, first, last)
+        return LetterSelection(**of.given(), reasons=tuple(self.only or ()), first=first, last=last)
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,9 @@ class Listed:
 
 
 def ls(
-    reasons: Reasons,
-    of: Of,
-    between: Between,
-    *,
-    listed: Listed,
-    bundle: Bundle = None,
-    where: Letters,
-    json: Json = False,
-) -> None:
+    reasons: Reasons, of: Of, between: Between, *, listed: Listed, bundle: Bundle = None,
+    where: Letters, json: Json = False,
+) -> None:  # fmt: skip
     """List dead letters: grouped by reason and tenant, or each, the oldest first.
 
     Exit code 6: there are letters, but the filters left none.
@@ -108,7 +102,7 @@ def _to_read(where: Letters, bundle: Path | None) -> tuple[DeadLetters | Recorde
     return DeadLetters(where.notify.client, where.keys), where.notify_url, where.keys.dead
 
 
-def tell_nothing(there: int, asked: Selection, place: str) -> None:
+def tell_nothing(there: int, asked: LetterSelection, place: str) -> None:
     """Say that there are no letters. Raises `FilteredOut` where the filters left none."""
     if there and asked:
         raise FilteredOut(f"the filters left none of the {there} dead letters")

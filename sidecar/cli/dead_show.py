@@ -15,7 +15,7 @@ from sidecar.cli.servers import LettersOf
 from sidecar.errors import SidecarError
 from sidecar.ops.explaining import Explained, explained
 from sidecar.ops.predictions import Predictions
-from sidecar.redis.client import translated
+from sidecar.redis.errors import translated
 from sidecar.redis.letters import DeadLetter, DeadLetters
 from sidecar.terminal import output
 from sidecar.wire.urls import redact
@@ -24,13 +24,10 @@ _HOPEFUL: Final = "nothing is known that would make it end here again"
 
 
 def show(
-    where: LettersOf,
-    rules: WorkerRules,
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `dead ls` shows it.")],
-    *,
-    json: Json = False,
-    _bundle: LiveOnly = None,
-) -> None:
+    where: LettersOf, rules: WorkerRules,
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="As `dead ls` shows it.")], *,
+    json: Json = False, _bundle: LiveOnly = None,
+) -> None:  # fmt: skip
     """Show everything about one dead letter: what its reason means, how to fix it, whether it
     would end here again now, whether its event is published meanwhile, and what has overtaken it.
 

@@ -45,3 +45,7 @@ class _OfType(OfStack):
 @dataclass(frozen=True)
 class Of(OfRef, _OfType):
     """The options that say which events are wanted."""
+
+    def given(self) -> dict[str, str]:
+        """Return them as the fields of a `Selection`."""
+        return {"tenant": self.tenant, "stack": self.stack, "type": self.type_, "ref": self.ref}

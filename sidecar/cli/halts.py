@@ -12,7 +12,8 @@ from sidecar.cli.options import Json
 from sidecar.cli.servers import ControlStreams
 from sidecar.errors import UsageError
 from sidecar.redis import halts
-from sidecar.redis.client import Side, connect, translated
+from sidecar.redis.client import Side, connect
+from sidecar.redis.errors import translated
 from sidecar.redis.halts import Change
 from sidecar.redis.keys import Keys
 from sidecar.terminal import output

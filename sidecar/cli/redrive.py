@@ -17,9 +17,9 @@ from sidecar.cli.options import Json, LiveOnly
 from sidecar.cli.rules import WorkerRules
 from sidecar.errors import UsageError
 from sidecar.ops.predictions import Predictions
-from sidecar.ops.redrive import Order, Outcome, Redriver, Result
-from sidecar.redis.client import translated
-from sidecar.redis.letters import DeadLetters, Selection
+from sidecar.ops.redrive import Outcome, RedriveOrder, Redriver, Result
+from sidecar.redis.errors import translated
+from sidecar.redis.letters import DeadLetters, LetterSelection
 from sidecar.terminal import output
 from sidecar.terminal.groups import argument, flag, option
 from sidecar.terminal.person import utf8, whoami
@@ -47,27 +47,19 @@ class Conduct:
     )
     yes: bool = flag("Do not ask on a terminal.")
 
-    def order(self, where: Everything, reason: str, chosen: Selection) -> Order:
+    def order(self, where: Everything, reason: str, chosen: LetterSelection) -> RedriveOrder:
         """Return what to do with the letters that are chosen. Raises `UsageError`."""
         streams = frozenset(one.control for one in where.keys)
-        return Order(
+        return RedriveOrder(
             streams, utf8("--reason", reason), whoami(), chosen, force=self.force,
             dry_run=self.dry_run, max_rate=self.max_rate or None,
         )  # fmt: skip
 
 
 def redrive(
-    asked: Asked,
-    reasons: Reasons,
-    of: Of,
-    between: Between,
-    conduct: Conduct,
-    where: Everything,
-    rules: WorkerRules,
-    *,
-    json: Json = False,
-    _bundle: LiveOnly = None,
-) -> None:
+    asked: Asked, reasons: Reasons, of: Of, between: Between, conduct: Conduct, where: Everything,
+    rules: WorkerRules, *, json: Json = False, _bundle: LiveOnly = None,
+) -> None:  # fmt: skip
     """Put dead letters back on the control stream they came from, in the order of their entries.
 
     Refused is what a newer event of the same subject has overtaken: of the same stack with a
@@ -133,7 +125,7 @@ def _check_use(asked: Asked, conduct: Conduct) -> None:
         raise UsageError("--max-rate: a number of letters a second, above 0")
 
 
-def _confirmed(letters: DeadLetters, chosen: Selection, *, ask: bool) -> int:
+def _confirmed(letters: DeadLetters, chosen: LetterSelection, *, ask: bool) -> int:
     """Say what is chosen, and how many that is; on a terminal, let a person agree."""
     frozen = letters.frozen(chosen)
     reasons = Counter(letter.reason for letter in letters.all(frozen)) if frozen else Counter()

@@ -11,12 +11,12 @@ from sidecar.cli.histories import Archived
 from sidecar.cli.options import Bundle, Json
 from sidecar.cli.review import Review
 from sidecar.errors import UsageError
-from sidecar.history.halts import Halt, halts_of
+from sidecar.history.halts import HaltPeriod, halts_of
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.moment import Row
 from sidecar.replay.moment import at as moment_at
 from sidecar.replay.timeline import End, Life, lives
-from sidecar.replay.window import Filter
+from sidecar.replay.window import LifeSelection
 from sidecar.terminal import output
 from sidecar.terminal.groups import REQUIRED, argument, flag, option
 from sidecar.wire.moments import parse_position, rfc3339, span
@@ -59,14 +59,9 @@ class Shown:
 
 
 def show(
-    between: Between,
-    of: Of,
-    told: Shown,
-    *,
-    json: Json = False,
-    bundle: Bundle = None,
+    between: Between, of: Of, told: Shown, *, json: Json = False, bundle: Bundle = None,
     where: Archived,
-) -> None:
+) -> None:  # fmt: skip
     """Print the timeline: one line an event, what caused it beside what came of it.
 
     A line has the time at which the event ended and how long that took from its entry, how it
@@ -138,7 +133,7 @@ def _sum_up(shown: Counter[str], *, alone: bool) -> None:
         output.hint(f"{total:,} event{'' if total == 1 else 's'}: {each}{more}")
 
 
-def _print_halt(halt: Halt, *, json: bool) -> None:
+def _print_halt(halt: HaltPeriod, *, json: bool) -> None:
     if json:
         output.json_line(halt.to_json())
         return
@@ -202,14 +197,9 @@ class Position:
 
 
 def at(
-    there: Position,
-    of: OfStack,
-    artifacts: OfRef,
-    *,
-    json: Json = False,
-    bundle: Bundle = None,
+    there: Position, of: OfStack, artifacts: OfRef, *, json: Json = False, bundle: Bundle = None,
     where: Archived,
-) -> None:
+) -> None:  # fmt: skip
     """Print the fleet as it was: each stack's version, what waited, what was dead, and each ref.
 
     Before these come the halts that were in force, whatever the filters.
@@ -230,7 +220,7 @@ def at(
     at_us = parse_position(there.position, history.now_us(), option="POSITION").last_us
     if not json:
         output.hint(f"{history.describe()}, at {at_us} ({rfc3339(at_us)})")
-    asked = Filter(tenant=of.tenant, stack=of.stack, ref=artifacts.ref)
+    asked = LifeSelection(tenant=of.tenant, stack=of.stack, ref=artifacts.ref)
     found = moment_at(history, at_us, int(there.look_around * 1e6))
     shown = held = 0
     for row in found.halts():  # they are everybody's, whatever the filters

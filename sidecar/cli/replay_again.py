@@ -112,13 +112,9 @@ def _held(review: Review) -> int:
 
 
 def check(
-    between: Between,
-    rules: WorkerRules,
-    *,
-    json: Json = False,
-    bundle: Bundle = None,
+    between: Between, rules: WorkerRules, *, json: Json = False, bundle: Bundle = None,
     where: Archived,
-) -> None:
+) -> None:  # fmt: skip
     """Run the window's control entries through today's code, and compare with what was done then.
 
     In a sandbox, on a server of its own; nothing is written anywhere else. Each entry must end as

@@ -10,7 +10,15 @@ from pathlib import Path
 from sidecar.cli.filters import Between, Of
 from sidecar.cli.histories import Archived
 from sidecar.history import History
-from sidecar.replay.window import Covered, Filter, Window, covered, moment, parse_window, verdict
+from sidecar.replay.window import (
+    Covered,
+    LifeSelection,
+    Window,
+    covered,
+    moment,
+    parse_window,
+    verdict,
+)
 from sidecar.terminal import output
 
 
@@ -20,7 +28,7 @@ class Review:
 
     history: History
     window: Window
-    asked: Filter
+    asked: LifeSelection
 
     @classmethod
     def of(
@@ -31,8 +39,7 @@ class Review:
         window = parse_window(
             between.since or None, between.until or None, history.now_us(), history.span_us
         )
-        asked = Filter(of.tenant, of.stack, of.type_, of.ref, frozenset(ends))
-        return cls(history, window, asked)
+        return cls(history, window, LifeSelection(**of.given(), ends=frozenset(ends)))
 
     @classmethod
     def opened(

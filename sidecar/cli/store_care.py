@@ -17,7 +17,7 @@ from sidecar.cli.servers import Servers
 from sidecar.cli.store import Place, Prefix
 from sidecar.errors import SidecarError, UsageError
 from sidecar.ops.asking import all_pins, check_all_asked, forget_all, to_ask
-from sidecar.ops.verifying import Order, cores
+from sidecar.ops.verifying import VerifyOrder, cores
 from sidecar.ops.verifying import verify as verified
 from sidecar.redis.census import Named
 from sidecar.stores import explained, needs
@@ -64,7 +64,7 @@ def verify(where: Place, how: Verifying, prefix: Prefix = "", *, json: Json = Fa
         if prefix:
             check_ref(prefix)
     needs(where.opened(), Capability.VERIFY, "cannot be verified")
-    order = Order(where.url, prefix, not how.no_quarantine, how.processes or cores())
+    order = VerifyOrder(where.url, prefix, not how.no_quarantine, how.processes or cores())
     found = _Verified(json=json)
     with (
         progress(json=json) as show,
@@ -176,14 +176,10 @@ class Registered:
 
 
 def gc(
-    where: Logs,
-    kept: Kept,
-    *,
-    registered: Registered,
-    gone: Gone,
+    where: Logs, kept: Kept, *, registered: Registered, gone: Gone,
     dry_run: Annotated[bool, typer.Option(help="Tell what would be removed.")] = False,
     json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Remove the versions that nobody needs, and data that no version names.
 
     Refs stay, and with them what they point at now. Kept is also what any event in Redis names:

@@ -17,7 +17,8 @@ from sidecar.cli.servers import Fleet, Notifications
 from sidecar.errors import Incomplete, NothingThere, SidecarError
 from sidecar.feed import Feed, FeedGap, ForeignEntry, Notification
 from sidecar.feed.begin import cursor_of, retained
-from sidecar.redis.client import check_stream, connect, translated
+from sidecar.redis.client import check_stream, connect
+from sidecar.redis.errors import translated
 from sidecar.stores import explained
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from redis.exceptions import NoPermissionError
-
 from sidecar.feed.blocking import Feed
 from sidecar.redis.client import Client
+from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import StreamInfo, pages_back, server_time_us, stream_info
 from sidecar.wire.incarnations import Cursor, parse
@@ -20,7 +19,7 @@ from sidecar.wire.notification import Notification
 def cursor_of(client: Client, stream: str, since: str | None, count: int | None) -> int:
     """Return the control_version after which to begin; 0 is with the oldest there is.
 
-    Without `since`, `count` come before the end, or all. Raises `UsageError` and redis-py's errors.
+    Without `since`, `count` come before the end, or all. Raises `UsageError` and `RedisError`.
     """
     info = stream_info(client, stream)
     end = info.last_id.control_version if info else 0
@@ -50,7 +49,7 @@ def _before_last(client: Client, stream: str, count: int, info: StreamInfo | Non
 def _of_now(client: Client, stream: str, number: int) -> int:
     """Return a cursor in the stream as it is: no notification need ever have had the number."""
     noted: Any = None
-    with suppress(NoPermissionError):  # an older ACL: then the feed does not look either
+    with suppress(NotPermitted):  # an older ACL: then the feed does not look either
         noted = client.hget(Keys.of("", stream).incarnations, "list")
     incarnations = parse(noted)
     return Cursor(number, incarnations[-1].id) if incarnations else number

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import redis
-from redis.exceptions import NoPermissionError
-
 from sidecar.feed.face import (
     BLOCK_S,
     FIRST_PAUSE_S,
@@ -20,7 +17,8 @@ from sidecar.feed.face import (
 )
 from sidecar.feed.reading import Batch
 from sidecar.redis import readers
-from sidecar.redis.client import Client, Outage, connect, translated
+from sidecar.redis.client import Client, connect
+from sidecar.redis.errors import LoginRefused, NotPermitted, Outage, Refused, translated
 from sidecar.redis.fleet import STORE
 from sidecar.wire.notification import Notification
 from store import Artifact, ArtifactReader
@@ -76,7 +74,7 @@ class Feed(Face[Client]):
                 try:
                     batch = self._read(since, PAGE, wait_s)
                     self._heartbeat()  # not before: a cursor in a gap is no reader's
-                except redis.AuthenticationError:
+                except LoginRefused:
                     raise  # waiting does not fix it
                 except Outage as error:
                     self._away(error)
@@ -120,7 +118,7 @@ class Feed(Face[Client]):
         with translated(self._url):
             try:
                 self._heartbeat()
-            except redis.AuthenticationError:
+            except LoginRefused:
                 raise
             except Outage as error:
                 self._away(error)
@@ -152,7 +150,7 @@ class Feed(Face[Client]):
                 self._check_store(self._noted_store())
 
     def _noted_store(self) -> Any:  # noqa: ANN401 -- redis-py's answer
-        with suppress(NoPermissionError):
+        with suppress(NotPermitted):
             return self._client.hget(self._keys.fleet, STORE.decode())
         return None
 
@@ -162,7 +160,7 @@ class Feed(Face[Client]):
             return
         try:
             self._tell(position)
-        except redis.ResponseError as error:
+        except Refused as error:
             self._refuse(error)
 
     def _tell(self, control_version: int) -> None:

@@ -8,9 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
-import redis
-from redis.exceptions import NoPermissionError
-
 from sidecar.feed.face import (
     BLOCK_S,
     FIRST_PAUSE_S,
@@ -21,7 +18,8 @@ from sidecar.feed.face import (
 )
 from sidecar.feed.reading import Batch
 from sidecar.redis import readers
-from sidecar.redis.client import AsyncClient, Outage, connect_async, translated
+from sidecar.redis.client import AsyncClient, connect_async
+from sidecar.redis.errors import LoginRefused, NotPermitted, Outage, Refused, translated
 from sidecar.redis.fleet import STORE
 from sidecar.wire.notification import Notification
 from store import Artifact, ArtifactReader
@@ -65,7 +63,7 @@ class AsyncFeed(Face[AsyncClient]):
                 try:
                     batch = await self._read(since, PAGE, wait_s)
                     await self._heartbeat()  # not before: a cursor in a gap is no reader's
-                except redis.AuthenticationError:
+                except LoginRefused:
                     raise  # waiting does not fix it
                 except Outage as error:
                     self._away(error)
@@ -97,7 +95,7 @@ class AsyncFeed(Face[AsyncClient]):
         with translated(self._url):
             try:
                 await self._heartbeat()
-            except redis.AuthenticationError:
+            except LoginRefused:
                 raise
             except Outage as error:
                 self._away(error)
@@ -126,7 +124,7 @@ class AsyncFeed(Face[AsyncClient]):
                 await asyncio.to_thread(self._check_store, await self._noted_store())
 
     async def _noted_store(self) -> Any:  # noqa: ANN401 -- redis-py's answer
-        with suppress(NoPermissionError):
+        with suppress(NotPermitted):
             return await self._client.hget(self._keys.fleet, STORE.decode())
         return None
 
@@ -136,7 +134,7 @@ class AsyncFeed(Face[AsyncClient]):
             return
         try:
             await self._tell(position)
-        except redis.ResponseError as error:
+        except Refused as error:
             self._refuse(error)
 
     async def _tell(self, control_version: int) -> None:

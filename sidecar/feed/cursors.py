@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.errors import SidecarError
-from sidecar.redis.client import connect, translated
+from sidecar.redis.client import connect
+from sidecar.redis.errors import translated
 from sidecar.wire.incarnations import Cursor, cursor_text, incarnation_of
 from sidecar.wire.notification import Notification
 

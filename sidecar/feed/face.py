@@ -9,12 +9,9 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
-import redis
-from redis.exceptions import NoPermissionError
-
 from sidecar.errors import UsageError
 from sidecar.feed.reading import Batch, Reading, wanted
-from sidecar.redis.client import outage
+from sidecar.redis.errors import NotPermitted, Refused, outage
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S
 from sidecar.wire.incarnations import Cursor
@@ -35,12 +32,12 @@ Client = TypeVar("Client")
 _log: Final = logging.getLogger("sidecar.feed")
 
 
-def is_lasting(error: redis.ResponseError) -> bool:
+def is_lasting(error: Refused) -> bool:
     """Tell whether a note about the reader will be refused next time, too.
 
     A server that takes no writes just now, a replica or one without memory, can be read.
     """
-    return isinstance(error, NoPermissionError) or str(error).startswith("WRONGTYPE")
+    return isinstance(error, NotPermitted) or str(error).startswith("WRONGTYPE")
 
 
 class Face(Generic[Client]):
@@ -159,7 +156,7 @@ class Face(Generic[Client]):
             raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
         self._passed, self._told_at = control_version, -math.inf
 
-    def _refuse(self, error: redis.ResponseError) -> None:
+    def _refuse(self, error: Refused) -> None:
         """Log that the note about the reader was refused, once until it is taken.
 
         It is tried again with each heartbeat. Raises what will be refused next time, too.

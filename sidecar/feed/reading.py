@@ -9,12 +9,9 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Literal
 
-import redis
-from redis.exceptions import NoPermissionError
-
 from sidecar.errors import UsageError
-from sidecar.redis.client import is_misplaced
 from sidecar.redis.damage import Damaged, trimmed_id
+from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, incarnation_of, is_lost, parse
@@ -144,9 +141,9 @@ class Reading:
         pipeline.hget(self._keys.incarnations, "list")
 
     def batch(self, answers: list[Any], since: int) -> Batch:
-        """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and redis-py's errors."""
+        """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and `RedisError`."""
         before, after = self._seen(answers.pop(0)), self._seen(answers.pop())
-        if isinstance(answers[2], redis.ResponseError) and is_misplaced(answers[2]):
+        if isinstance(answers[2], Refused) and is_misplaced(answers[2]):
             answers[2] = b"another kind of key"
         read, info, noted, there = _without_errors(answers)
         if since:
@@ -163,7 +160,7 @@ class Reading:
 
     def _seen(self, answer: Any) -> list[Incarnation] | None:  # noqa: ANN401 -- redis-py
         """Return the stream's incarnations; None for a login that must not see them."""
-        if not isinstance(answer, NoPermissionError):
+        if not isinstance(answer, NotPermitted):
             return parse(*_without_errors([answer]))
         if not self._is_blind:
             _log.warning(
@@ -239,9 +236,9 @@ class Reading:
 def _without_errors(answers: list[Any]) -> list[Any]:
     """Return the answers, None about a stream that is not there; raise the first error."""
     for answer in answers:
-        if isinstance(answer, redis.RedisError) and NO_STREAM not in str(answer):
+        if isinstance(answer, RedisError) and NO_STREAM not in str(answer):
             raise answer
-    return [None if isinstance(answer, redis.RedisError) else answer for answer in answers]
+    return [None if isinstance(answer, RedisError) else answer for answer in answers]
 
 
 def _end(info: dict[str, Any] | None) -> int:

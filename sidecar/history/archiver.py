@@ -20,7 +20,8 @@ from sidecar.history.contract import get
 from sidecar.history.live import LiveHistory
 from sidecar.history.state import state_at
 from sidecar.redis.archived import Claim, is_due, note_archived
-from sidecar.redis.client import Client, translated
+from sidecar.redis.client import Client
+from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.stores import explained

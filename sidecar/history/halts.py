@@ -14,7 +14,7 @@ _UNRECORDED: Final = ("somebody", "at the latest then; there is no record of it"
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class HaltPeriod:
     """A time in which nothing of a control stream was published, nor buried.
 
     Times are in microseconds since the epoch, by the clock of the server with the notifications.
@@ -58,13 +58,13 @@ class Halt:
         }
 
 
-def halts_of(history: History, since_us: int, until_us: int) -> list[Halt]:
+def halts_of(history: History, since_us: int, until_us: int) -> list[HaltPeriod]:
     """Return what was in force within a time, the earliest first. Raises as the history does.
 
     All records are read: they are few, and the first may be of a halt that never ended.
     """
-    done: list[Halt] = []
-    open_: dict[str, Halt] = {}
+    done: list[HaltPeriod] = []
+    open_: dict[str, HaltPeriod] = {}
     for entry in history.entries(history.streams.halts):
         what, stream, reason, by = (
             text(entry.fields, name) for name in ("what", "stream", "reason", "by")
@@ -75,9 +75,9 @@ def halts_of(history: History, since_us: int, until_us: int) -> list[Halt]:
             who, why = (by, reason) if what == "resumed" else _UNRECORDED
             done.append(replace(open_.pop(stream), until_us=at_us, resumed_by=who, resumed_why=why))
         if what == "halted":
-            open_[stream] = Halt(stream, at_us, reason, by)
+            open_[stream] = HaltPeriod(stream, at_us, reason, by)
     return _sorted(halt for halt in (*done, *open_.values()) if halt.overlaps(since_us, until_us))
 
 
-def _sorted(halts: Iterable[Halt]) -> list[Halt]:
+def _sorted(halts: Iterable[HaltPeriod]) -> list[HaltPeriod]:
     return sorted(halts, key=lambda halt: (halt.since_us, halt.stream))

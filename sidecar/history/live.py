@@ -9,8 +9,9 @@ from typing import Any, Final
 from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
 from sidecar.history.rows import to_line
 from sidecar.redis.archived import archived_to
-from sidecar.redis.client import Side, check_stream, translated
+from sidecar.redis.client import Side, check_stream
 from sidecar.redis.damage import trimmed_of
+from sidecar.redis.errors import translated
 from sidecar.redis.groups import delivered, pending
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import remembered

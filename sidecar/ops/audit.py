@@ -25,8 +25,9 @@ from sidecar.errors import Incomplete
 from sidecar.history.archive import ArchiveHistory
 from sidecar.ops.endings import About, about_of, end_of, excluding
 from sidecar.ops.evidence import Evidence, event_of
-from sidecar.ops.waiting import Window
-from sidecar.redis.client import Side, translated
+from sidecar.ops.waiting import EntryRange
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
 from sidecar.redis.forgotten import MAX_RECORDS, Forgotten, newest_records
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, Seen, origin_digest, remembered
@@ -62,12 +63,12 @@ class Culprit(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class AuditOrder:
     """What to audit."""
 
     keys: Sequence[Keys]
     """One a control stream; they share the notification and the dead-letter stream."""
-    window: Window = field(default_factory=Window)
+    window: EntryRange = field(default_factory=EntryRange)
     sample: int | None = None
     """How many artifacts to read; None is all."""
     seed: int = 0
@@ -103,7 +104,7 @@ class Found:
         return bool(self.entries or self.notifications or self.culprits)
 
     def to_json(
-        self, order: Order, repaired: Mapping[str, int] | None, *, complete: bool
+        self, order: AuditOrder, repaired: Mapping[str, int] | None, *, complete: bool
     ) -> dict[str, Any]:
         """Return it for machines; `repaired` is how often which result came of a repair."""
         return {
@@ -122,7 +123,7 @@ class Audit:
     """One audit. `run` it once; `found` tells how far it is."""
 
     def __init__(
-        self, control: Side, notify: Side, fleet: Store, order: Order,
+        self, control: Side, notify: Side, fleet: Store, order: AuditOrder,
         show: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self.found = Found()

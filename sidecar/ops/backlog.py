@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-from redis.exceptions import NoPermissionError
-
 from sidecar.redis.client import Client
 from sidecar.redis.damage import low_of
+from sidecar.redis.errors import NotPermitted
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import origin_digest, remembered
@@ -28,7 +27,7 @@ PAGE: Final = 500
 
 
 class Backlog:
-    """Reads what waits of what a group was handed. Methods raise redis-py's errors, `Damaged`."""
+    """Reads what waits of what a group was handed. Methods raise `RedisError`, `Damaged`."""
 
     def __init__(
         self, control: Client, notify: Client, keys: Keys, finished: Collection[str]
@@ -57,7 +56,7 @@ class Backlog:
         is_set = is_beyond(position, info.last_id)
         try:
             low = low_of(self._notify, self._keys)
-        except NoPermissionError:
+        except NotPermitted:
             low = None
         return info.last_id if is_set else position, low or (FIRST if is_set else LAST)
 
@@ -73,7 +72,7 @@ class Backlog:
             contents.append(content)
         try:
             seen = remembered(self._notify, self._keys, digests)
-        except NoPermissionError:
+        except NotPermitted:
             return rest
         judged = zip(rest, contents, seen[::2], seen[1::2], strict=True)
         return [one for one, content, *known in judged if not is_finished(content, *known)]

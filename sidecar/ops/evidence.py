@@ -19,11 +19,12 @@ from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import get
 from sidecar.ops import endings, waiting
 from sidecar.ops.endings import NOBODY, About, about_of
-from sidecar.ops.reach import Reach
+from sidecar.ops.extent import Extent
 from sidecar.ops.times import streams_with_times
-from sidecar.ops.waiting import Waiting, Window
-from sidecar.redis.client import Side, check_stream, translated
+from sidecar.ops.waiting import EntryRange, Waiting
+from sidecar.redis.client import Side, check_stream
 from sidecar.redis.damage import trimmed_of, trimmed_streams
+from sidecar.redis.errors import translated
 from sidecar.redis.forgotten import MAX_RECORDS, Part, newest_records
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import registered_workers
@@ -57,7 +58,7 @@ class Evidence:
     """Reads what an audit needs. Every method raises `Unreachable` and `UsageError`."""
 
     def __init__(
-        self, control: Side, notify: Side, keys: Sequence[Keys], window: Window,
+        self, control: Side, notify: Side, keys: Sequence[Keys], window: EntryRange,
         db: sqlite3.Connection, archive: ArchiveHistory | None = None, before_s: float = 0,
     ) -> None:  # fmt: skip
         """With `archive`, what was trimmed is read from there; of outbound streams, from `before_s`
@@ -287,15 +288,15 @@ class Evidence:
 
     # --- how far back -------------------------------------------------------------------------
 
-    def control_reach(self, stream: str) -> Reach | None:
+    def control_reach(self, stream: str) -> Extent | None:
         """Return how far back a control stream goes; None when there is none."""
         return self._reach(self._control, stream)
 
-    def outbound_reach(self, stream: str) -> Reach | None:
+    def outbound_reach(self, stream: str) -> Extent | None:
         """Return how far back an outbound stream goes; None when there is none."""
         return self._reach(self._notify, stream)
 
-    def _reach(self, side: Side, stream: str) -> Reach | None:
+    def _reach(self, side: Side, stream: str) -> Extent | None:
         with translated(side.url):
             info = stream_info(side.at(stream), stream)
             if info is None:
@@ -303,7 +304,7 @@ class Evidence:
             raw: Any = side.at(stream).xinfo_stream(stream)
         with translated(self._notify.url):
             noted = trimmed_of(self._notify.client, self._one, stream)
-        return Reach(
+        return Extent(
             info.first_id or info.last_id.after,
             EntryId(raw.get("max-deleted-entry-id", FIRST.encode()).decode()),
             info.added == info.length,

@@ -49,7 +49,7 @@ def explained(
 ) -> Explained:
     """Look at all that tells of a letter; `control_url` is asked for when its entry is known.
 
-    Raises `SidecarError` for the control side and the archive, redis-py's errors for the other.
+    Raises `SidecarError` for the control side and the archive, `RedisError` for the other.
     """
     prediction = predictions.of(letter)
     stands = Standing(0, "", "")

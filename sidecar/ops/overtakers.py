@@ -20,14 +20,14 @@ from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
-from redis.exceptions import NoPermissionError
 
 from sidecar.errors import Unreachable
 from sidecar.history.archive import ArchiveHistory
 from sidecar.ops.backlog import PAGE, Backlog
 from sidecar.ops.times import streams_with_times
-from sidecar.redis.client import Client, Side, translated
+from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import trimmed_of
+from sidecar.redis.errors import NotPermitted, translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.publisher import remembered
@@ -87,7 +87,7 @@ class _Said(NamedTuple):
 class Overtakers:
     """What has overtaken the candidates of a batch.
 
-    Raises `SidecarError` for the control side and the archive, redis-py's errors for the other.
+    Raises `SidecarError` for the control side and the archive, `RedisError` for the other.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Overtakers:
         """Tell whether the index knows an event_id; None to a user who may not read it."""
         try:
             (seen,) = remembered(self._notify, self._keys, [identity_digest(event_id)])
-        except NoPermissionError:
+        except NotPermitted:
             return None
         return seen is not None
 

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from sidecar.errors import UsageError
 from sidecar.redis.census import Registrar
-from sidecar.redis.client import Side, translated
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
 from sidecar.redis.scan import pages, stream_info
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact

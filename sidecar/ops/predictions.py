@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from redis.exceptions import NoPermissionError
-
 from sidecar.errors import Unreachable
 from sidecar.redis.client import Client
+from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetter
 from sidecar.redis.publisher import BURIED, remembered
@@ -40,7 +39,7 @@ class Prediction(NamedTuple):
 
 
 class Predictions:
-    """Judges letters. `of` raises redis-py's errors."""
+    """Judges letters. `of` raises `RedisError`."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class Predictions:
         event_id = admitted.event.event_id
         try:
             (seen,) = remembered(self._client, self._keys, [identity_digest(event_id)])
-        except NoPermissionError:
+        except NotPermitted:
             return Prediction(unseen=NO_INDEX)
         if seen is None or seen.content_digest in (admitted.content_digest, BURIED):
             return Prediction()

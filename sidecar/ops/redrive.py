@@ -23,7 +23,7 @@ from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.ops.predictions import Prediction, Predictions
 from sidecar.redis.client import Client, Side
 from sidecar.redis.keys import Keys
-from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, Selection
+from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, LetterSelection
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.event import Rejected
 from sidecar.wire.ids import EntryId, Origin
@@ -61,14 +61,14 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RedriveOrder:
     """What the operator asked for."""
 
     streams: Collection[str]
     """The control streams that may be written to."""
     reason: str
     by: str
-    selection: Selection = ALL
+    selection: LetterSelection = ALL
     force: bool = False
     dry_run: bool = False
     max_rate: float | None = None
@@ -88,7 +88,7 @@ class Standing(NamedTuple):
 class Redriver:
     """Redrives letters. `control` has the control streams; `notify` all else.
 
-    Raises `SidecarError` for the control side, redis-py's errors for the other.
+    Raises `SidecarError` for the control side, `RedisError` for the other.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Redriver:
         control: Side,
         notify: Client,
         keys: Keys,
-        order: Order,
+        order: RedriveOrder,
         predictions: Predictions,
         *,
         archive: Callable[[], ArchiveHistory | None] = lambda: None,

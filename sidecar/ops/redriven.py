@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from redis.exceptions import NoPermissionError
-
 from sidecar.redis.client import Client
+from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
-from sidecar.redis.letters import DeadLetters, Selection
+from sidecar.redis.letters import DeadLetters, LetterSelection
 from sidecar.redis.publisher import BURIED, remembered
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
@@ -29,13 +28,13 @@ class RedriveOutcome(NamedTuple):
 class RedriveOutcomes:
     """Looks at the letters and records since the first record, and at the index.
 
-    May raise redis-py's errors.
+    May raise `RedisError`.
     """
 
     def __init__(self, client: Client, keys: Keys, first: Entry) -> None:
         self._client, self._keys = client, keys
         letters = DeadLetters(client, keys)
-        since = Selection(first=first.id)
+        since = LetterSelection(first=first.id)
         self._letters = {letter.origin: letter.id for letter in letters.all(since)}
         self._again = {origin: entry for entry, origin in letters.originals().items()}
 
@@ -61,7 +60,7 @@ class RedriveOutcomes:
     def _published(self, event_ids: Sequence[str]) -> dict[str, int]:
         try:
             known = remembered(self._client, self._keys, [identity_digest(e) for e in event_ids])
-        except NoPermissionError:
+        except NotPermitted:
             return {}
         return {
             event_id: seen.control_version

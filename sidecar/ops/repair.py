@@ -23,7 +23,8 @@ from sidecar.ops.audit import Culprit, what_is_wrong
 from sidecar.ops.evidence import event_of
 from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.ops.redrive import BATCH
-from sidecar.redis.client import Side, translated
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.scan import server_time_us
@@ -71,7 +72,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RepairOrder:
     """What the operator asked for."""
 
     reason: str
@@ -87,7 +88,7 @@ class Repair:
 
     def __init__(
         self, control: Side, notify: Side, keys: Sequence[Keys], source: Store | None,
-        fleet: Store, order: Order,
+        fleet: Store, order: RepairOrder,
     ) -> None:  # fmt: skip
         self._control, self._notify = control, notify
         self._keys = {each.control: each for each in keys}

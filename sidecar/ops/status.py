@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from sidecar.errors import SidecarError
 from sidecar.ops.times import age_s, contradicted
-from sidecar.redis.client import Client, Side, check_stream, translated
+from sidecar.redis.client import Client, Side, check_stream
 from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
+from sidecar.redis.errors import translated
 from sidecar.redis.fleet import Noted, noted
 from sidecar.redis.forgotten import Forgotten, newest_records
 from sidecar.redis.groups import group_of

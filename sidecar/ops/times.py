@@ -25,7 +25,7 @@ LONGEST_WAIT_MS: Final = 7 * 86_400_000
 def streams_with_times(client: Client, keys: Keys) -> set[str]:
     """Return the control streams of which the newest notifications all agree.
 
-    May raise redis-py's errors.
+    May raise `RedisError`.
     """
     return {stream for stream, agrees in _agreement(client, keys, PAGE).items() if agrees}
 
@@ -40,7 +40,7 @@ def age_s(entry_id: EntryId, now_us: int) -> float | None:
 def contradicted(client: Client, keys: Keys) -> set[str]:
     """Return the control streams of which a new notification tells that their IDs are no times.
 
-    For a stream without any nothing speaks against it. May raise redis-py's errors.
+    For a stream without any nothing speaks against it. May raise `RedisError`.
     """
     return {stream for stream, agrees in _agreement(client, keys, FEW).items() if not agrees}
 

@@ -39,7 +39,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class VerifyOrder:
     """What to verify, and how."""
 
     url: str
@@ -48,7 +48,7 @@ class Order:
     processes: int = 1
 
 
-def verify(order: Order) -> Generator[Report]:
+def verify(order: VerifyOrder) -> Generator[Report]:
     """Verify with `order.processes` processes; yield what each of them reports, as it comes.
 
     Raises what a process failed by, as `SidecarError`; `Unreachable`, too, when one
@@ -73,7 +73,7 @@ def cores() -> int:
 
 
 @contextmanager
-def _started(order: Order) -> Iterator[list[tuple[Connection, BaseProcess]]]:
+def _started(order: VerifyOrder) -> Iterator[list[tuple[Connection, BaseProcess]]]:
     """Start the processes; end them with the block, however it ends."""
     context = get_context("spawn")  # a fork would take over what threads of a backend hold
     shares: list[tuple[Connection, BaseProcess]] = []
@@ -135,7 +135,7 @@ def _death(process: BaseProcess) -> Unreachable:
     )
 
 
-def _work(connection: Connection, order: Order, number: int) -> None:
+def _work(connection: Connection, order: VerifyOrder, number: int) -> None:
     """Verify one share: the whole of a started process."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # by which it is ended
     with suppress(BrokenPipeError):  # who asked has gone
@@ -146,7 +146,7 @@ def _work(connection: Connection, order: Order, number: int) -> None:
             connection.send(error)
 
 
-def _share(order: Order, number: int) -> Iterator[Report]:
+def _share(order: VerifyOrder, number: int) -> Iterator[Report]:
     opened = store.versioned(open_store(order.url, create=False), Capability.VERIFY)
     assert opened is not None  # noqa: S101 -- asked before
     pieces = size_bytes = 0

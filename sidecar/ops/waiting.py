@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.redis.client import Side, translated
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
 from sidecar.redis.groups import delivered, pending
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import stream_info
@@ -26,7 +27,7 @@ CREATE TABLE suspects (stream, entry, PRIMARY KEY (stream, entry)) WITHOUT ROWID
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class EntryRange:
     """Which control entries are audited: from `since` to `until`, both inclusive."""
 
     since: EntryId = FIRST
@@ -41,7 +42,7 @@ class Waiting:
         control: Side,
         notify: Side,
         keys: Mapping[str, Keys],
-        window: Window,
+        window: EntryRange,
         db: sqlite3.Connection,
     ) -> None:
         """`keys` by control stream. `db` has the tables of `SCHEMA`."""

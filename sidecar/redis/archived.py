@@ -33,7 +33,7 @@ def checksum_of(entry: Entry) -> str:
 
 
 def note_archived(notify: Client, keys: Keys, stream: str, last: Entry) -> None:
-    """Note that a segment was closed that ends with `last`. Raises redis-py's errors."""
+    """Note that a segment was closed that ends with `last`. Raises `RedisError`."""
     words = f"{last.id} {checksum_of(last)} {server_time_us(notify)}"
     note = noting(notify)
     note(keys=[keys.segments], args=[stream, words])  # first: without it the mark counts for less
@@ -44,7 +44,7 @@ def archived_to(client: Client, notify: Client, keys: Keys, stream: str) -> Entr
     """Return up to where all that is in the stream is archived; None when nobody can tell.
 
     `client` leads to the stream, `notify` to the notifications. Nothing is told of a stream that
-    was made anew, nor where someone wrote an ID that is none. Raises redis-py's errors.
+    was made anew, nor where someone wrote an ID that is none. Raises `RedisError`.
     """
     noted: Any = notify.hget(keys.archived, stream)
     mark = EntryId.read(noted or b"")
@@ -64,7 +64,7 @@ def archived_to(client: Client, notify: Client, keys: Keys, stream: str) -> Entr
 
 
 def is_due(notify: Client, keys: Keys, stream: str, every_s: float) -> bool:
-    """Tell whether the last segment was closed so long ago. Raises redis-py's errors.
+    """Tell whether the last segment was closed so long ago. Raises `RedisError`.
 
     The first time it is asked counts as one: so the time continues over restarts.
     """
@@ -79,7 +79,7 @@ def is_due(notify: Client, keys: Keys, stream: str, every_s: float) -> bool:
 class Claim:
     """Says who archives a stream, so that two seldom do: it is harmless, and makes double work.
 
-    It runs out by itself after `CLAIM_S`. Methods raise redis-py's errors.
+    It runs out by itself after `CLAIM_S`. Methods raise `RedisError`.
     """
 
     def __init__(self, notify: Client, keys: Keys, stream: str) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sidecar.errors import Unreachable, UsageError
-from sidecar.redis.client import Side, check_server, check_stream, translated
+from sidecar.redis.client import Side, check_server, check_stream
+from sidecar.redis.errors import translated
 from sidecar.redis.fleet import LOG
 from sidecar.redis.keys import Keys, hash_tagged
 from sidecar.redis.scan import stream_info

@@ -1,4 +1,4 @@
-"""Connections to Redis, and the one place where its errors get words for a person."""
+"""Connections to Redis, and the checks that a server and a stream are what they are taken for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.crc import key_slot
-from redis.exceptions import InvalidResponse, NoPermissionError
 from redis.retry import Retry
 
-from sidecar.errors import SidecarError, Unreachable, UsageError
-from sidecar.redis.topology import SlotRoute, WrongNode, WrongService, read_url
+from sidecar.errors import UsageError
+from sidecar.redis.errors import translated
+from sidecar.redis.topology import SlotRoute, read_url
 from sidecar.redis.topology_async import connection_class
 from sidecar.wire.urls import redact
 
@@ -32,22 +32,6 @@ _FORMS: Final = (
     "write redis://[user:password@]host:port/db, rediss://… for TLS, unix:///path,"
     " redis+sentinel://host:port,host:port/MASTER or redis+cluster://host:port,host:port"
 )
-_CERTIFICATE_FIXES: Final = {
-    "CERTIFICATE_VERIFY_FAILED": "name the authority that signed the server's certificate with"
-    " ?ssl_ca_certs=/path/ca.pem, and the host as the certificate has it",
-    "CERTIFICATE_REQUIRED": "the server wants a certificate: ?ssl_certfile=…&ssl_keyfile=…",
-}
-
-_CLOSED: Final = (
-    "reset by peer", "closed by server", "Timeout connecting", "EOF occurred", "WRONG_VERSION",
-)  # fmt: skip
-"""How it looks when one side speaks TLS and the other does not, or a certificate lacks."""
-
-FULL: Final = "Redis is full"
-"""How a relay's state begins that waits for memory."""
-
-Outage = (redis.ConnectionError, redis.TimeoutError, InvalidResponse)
-"""What redis-py raises while a server is away, loading or replaced, or a proxy answers for it."""
 
 
 def connect(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -> Client:
@@ -136,7 +120,7 @@ class Side:
     def nodes(self) -> dict[str, Client]:
         """Return a client for each node that has keys, by what it owns.
 
-        Raises redis-py's `ConnectionError`.
+        Raises `RedisError`.
         """
         route = _route(self.client)
         if route is None:
@@ -149,53 +133,6 @@ def _route(client: Client) -> SlotRoute | None:
     """Return the client's way on a Cluster, None elsewhere."""
     route = client.connection_pool.connection_kwargs.get("route")
     return route if isinstance(route, SlotRoute) else None
-
-
-@contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours: `Unreachable` (exit 4) or `UsageError` (exit 2)."""
-    try:
-        yield
-    except redis.AuthenticationError as error:
-        raise UsageError(f"{redact(url)} refuses the login: {error}") from error
-    except NoPermissionError as error:
-        raise UsageError(
-            f"{redact(url)}: the user lacks a permission ({error}); deploy/redis/users.acl lists"
-            " what the sidecar needs"
-        ) from error
-    except Outage as error:
-        raise outage(url, error) from error
-    except redis.ResponseError as error:
-        if is_misplaced(error):
-            raise UsageError(
-                f"{redact(url)}: a key is not what its name says ({error}); `sidecar status` names"
-                " it"
-            ) from error
-        raise SidecarError(f"{redact(url)} answers: {error}") from error
-
-
-def outage(url: str, error: Exception) -> SidecarError:
-    """Return what an outage means: to wait is no fix when the URL is wrong."""
-    if isinstance(error, WrongNode):
-        return UsageError(f"{redact(url)} {error}")
-    if isinstance(error, WrongService):
-        return UsageError(
-            f"{redact(url)}: nobody there knows the way ({error}); are the hosts, their ports and"
-            " the name right?"
-        )
-    for sign, fix in _CERTIFICATE_FIXES.items():
-        if sign in str(error):
-            return UsageError(f"{redact(url)}: {error}; {fix}")
-    return Unreachable(
-        f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
-        + (_tls_hint(url) if any(sign in str(error) for sign in _CLOSED) else "")
-    )
-
-
-def _tls_hint(url: str) -> str:
-    if url.startswith("rediss"):
-        return " it may be that the port speaks no TLS, or wants a certificate (?ssl_certfile=…)"
-    return " it may be that the port wants TLS: rediss://"
 
 
 def check_server(client: Client, url: str, *, writes: bool) -> None:
@@ -249,33 +186,3 @@ def check_stream(client: Client, url: str, stream: str | bytes) -> None:
             f"the key {stream!r} on {redact(url)} is a {kind}, not a stream; name another or"
             " remove it"
         )
-
-
-FULL_FIX: Final = (
-    "; nothing is lost; what is finished is trimmed by policy all the while; raise maxmemory, or"
-    " shorten --trim-control, --trim-notifications or --trim-dead, and it continues"
-)
-_FIXES: Final = {
-    "'maxmemory'": FULL_FIX.removeprefix("; "),
-    "is a replica": "it continues as soon as the URL leads to the primary",
-    "WRONGTYPE": "a key is not what its name says; `sidecar status` names it; remove it, and it"
-    " continues",
-    "no control_version can follow": "`sidecar status` names the fix",
-    "exhausted the last possible ID": "`sidecar status` names the fix",
-    "MISCONF": "the server cannot save to its disk; fix that, and it continues",
-}
-
-
-def is_full(error: Exception) -> bool:
-    """Tell whether the server refused a write because it has no memory for it."""
-    return "'maxmemory'" in str(error)
-
-
-def is_misplaced(error: Exception) -> bool:
-    """Tell whether a key is another kind of key than the command is for."""
-    return "WRONGTYPE" in str(error)
-
-
-def fix_of(error: Exception) -> str:
-    """Return what a running worker's operator can do about `error`, to be put behind it."""
-    return "".join(f"; {fix}" for words, fix in _FIXES.items() if words in str(error))

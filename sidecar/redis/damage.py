@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-import redis
-
 from sidecar.errors import SidecarError
-from sidecar.redis.client import Client, is_misplaced
+from sidecar.redis.client import Client
+from sidecar.redis.errors import Refused, is_misplaced
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import EntryId
 
@@ -49,7 +48,7 @@ def or_else(default: _T, read: Callable[[], _T]) -> _T:
         return read()
     except Damaged:
         return default
-    except redis.ResponseError as error:
+    except Refused as error:
         if not is_misplaced(error):
             raise
         return default
@@ -59,7 +58,7 @@ def or_else(default: _T, read: Callable[[], _T]) -> _T:
 
 
 def misplaced(client: Client, keys: Keys) -> Iterator[Misplaced]:
-    """Yield what is another kind of key than the sidecar makes. Raises redis-py's errors.
+    """Yield what is another kind of key than the sidecar makes. Raises `RedisError`.
 
     Without the deduplication index: who meets one of its 65,536 keys names it.
     """
@@ -109,7 +108,7 @@ def _archived(keys: Keys) -> tuple[str, ...]:
 def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
     """Yield what no sidecar wrote into its keys, but for the registers of readers and workers.
 
-    Raises redis-py's errors, but for keys that are `misplaced`.
+    Raises `RedisError`, but for keys that are `misplaced`.
     """
     looks: list[Callable[[], object]] = [
         partial(check, client, keys)
@@ -125,19 +124,19 @@ def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
             look()
         except Damaged as damaged:
             yield damaged
-        except redis.ResponseError as error:
+        except Refused as error:
             if not is_misplaced(error):
                 raise
 
 
 def low_of(client: Client, keys: Keys) -> EntryId | None:
-    """Return the lowest entry that may be unfinished, as noted. Raises `Damaged`, redis-py's."""
+    """Return the lowest entry that may be unfinished, as noted. Raises `Damaged`, `RedisError`."""
     low: Any = client.get(keys.low)
     return _entry_id(keys.low, low, _LOW_FIX)
 
 
 def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
-    """Return up to where the stream was trimmed, as noted. Raises `Damaged`, redis-py's."""
+    """Return up to where the stream was trimmed, as noted. Raises `Damaged`, `RedisError`."""
     noted = _mark(client, keys.trimmed, stream)
     mark = trimmed_id(keys, stream, noted)
     if mark is None or noted is None or stream == keys.control or not client.exists(stream):
@@ -148,7 +147,7 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
 
 
 def trimmed_streams(client: Client, keys: Keys) -> set[str]:
-    """Return the streams of which something was trimmed, as noted. Raises redis-py's errors."""
+    """Return the streams of which something was trimmed, as noted. Raises `RedisError`."""
     found: Any = client.hgetall(keys.trimmed)
     return {stream.decode(errors="backslashreplace") for stream in found}
 

@@ -32,7 +32,7 @@ class Ends(NamedTuple):
 def look(client: Client, stream: str, known: EntryId, incarnations: str | None = None) -> Ends:
     """Return what a stream has. `incarnations` is their key, of a notification stream.
 
-    May raise redis-py's errors.
+    May raise `RedisError`.
     """
     keys = [stream, incarnations] if incarnations else [stream]
     answer: Any = script_of(client, "look")(keys=keys, args=[known])

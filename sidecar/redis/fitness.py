@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.errors import UsageError
-from sidecar.redis.client import Client, Side, check_server, translated
+from sidecar.redis.client import Client, Side, check_server
+from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
 from sidecar.wire.urls import redact
 

@@ -38,7 +38,7 @@ class Noted:
 
 
 def noted(client: Client, keys: Keys) -> Noted:
-    """Return what is noted. Raises redis-py's errors."""
+    """Return what is noted. Raises `RedisError`."""
     return read(client.hmget(keys.fleet, [LOG.decode(), STORE.decode(), STORE_URL.decode()]))
 
 
@@ -51,7 +51,7 @@ def note(client: Client, keys: Keys, log: str | None, identity: str | None, url:
     """Note the log's id and the store's identity, unless there are any; return what is noted then.
 
     `log` is the id that this worker knows: a Redis that lost it gets it back. Nothing is written
-    where nothing lacks: a full server refuses it. Raises redis-py's errors.
+    where nothing lacks: a full server refuses it. Raises `RedisError`.
     """
     there = noted(client, keys)
     if there.log is None:
@@ -68,7 +68,7 @@ def note(client: Client, keys: Keys, log: str | None, identity: str | None, url:
 def adopt(  # what is kept of a move: who, when, from where, to where
     client: Client, keys: Keys, before: Noted, identity: str | None, url: str, *, by: str
 ) -> None:
-    """Note another store, and that it was done. Raises redis-py's errors."""
+    """Note another store, and that it was done. Raises `RedisError`."""
     seconds, microseconds = client.time()
     record = {
         "by": by, "from": before.store, "from_url": before.url, "to": identity, "to_url": url,

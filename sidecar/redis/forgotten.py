@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
-from sidecar.redis.client import Client, is_misplaced
+from sidecar.redis.client import Client
+from sidecar.redis.errors import is_misplaced
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import text
 from sidecar.redis.scripts import script_of
@@ -115,7 +116,7 @@ class Forgotten(NamedTuple):
 
 
 def put_on_record(client: Client, keys: Keys, loss: Loss) -> bool:
-    """Put it on record; False when somebody did. May raise redis-py's errors."""
+    """Put it on record; False when somebody did. May raise `RedisError`."""
     by_many = loss.part in (Part.CONTROL, Part.NOTIFICATIONS)  # the rest only by who sets it right
     # Who does not know since when tells it: twice is better than never.
     same = f"{loss.whole_ms}-0" if by_many and loss.whole_ms else "+"
@@ -128,7 +129,7 @@ def put_on_record(client: Client, keys: Keys, loss: Loss) -> bool:
 def newest_records(client: Client, keys: Collection[Keys], count: int) -> list[Forgotten]:
     """Return the newest records that are about these streams, newest first.
 
-    May raise redis-py's errors.
+    May raise `RedisError`.
     """
     one = next(iter(keys))
     streams = {one.notifications, *(each.control for each in keys)}

@@ -7,8 +7,9 @@ from typing import Any
 
 import redis
 
-from sidecar.redis.client import Client, Side, translated
+from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import low_of
+from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import FIRST, EntryId
 
@@ -16,7 +17,7 @@ from sidecar.wire.ids import FIRST, EntryId
 def group_of(client: Client, stream: str, group: str) -> Mapping[str, Any] | None:
     """Return what XINFO GROUPS says of a group; None without the stream or the group.
 
-    Raises redis-py's errors.
+    Raises `RedisError`.
     """
     if not client.exists(stream):
         return None
@@ -49,7 +50,7 @@ def pending(
 ) -> Iterator[list[tuple[EntryId, str]]]:
     """Yield what is pending from `first` to `last`, under any consumer: entry IDs and consumers.
 
-    In pages. A group that is lost, maybe meanwhile, has nothing. Raises redis-py's errors.
+    In pages. A group that is lost, maybe meanwhile, has nothing. Raises `RedisError`.
     """
     found: Any = [None] * page
     while len(found) == page:

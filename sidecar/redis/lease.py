@@ -22,7 +22,7 @@ class Fenced(Exception):
 class Lease:
     """What one worker does to become, stay and end as the owner of a control stream.
 
-    Not for use from several threads. Every method may raise redis-py's errors.
+    Not for use from several threads. Every method may raise `RedisError`.
     """
 
     def __init__(self, client: Client, keys: Keys, *, lease_s: float) -> None:

@@ -14,6 +14,7 @@ from sidecar.redis.scan import origin_of, pages, pages_back, server_time_us, str
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Event, Rejected, decode
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
+from sidecar.wire.selection import Selection
 
 PAGE: Final = 200
 """Letters read at a time: each may have 16 KiB."""
@@ -87,21 +88,13 @@ def _lenient(raw: bytes) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class LetterSelection(Selection):
     """Which letters are meant; an empty field means any."""
 
     reasons: Collection[str] = ()
-    tenant: str = ""
-    stack: str = ""
-    type: str = ""
-    ref: str = ""
-    """This artifact_ref, and what lies under it."""
     first: EntryId = FIRST
     last: EntryId = LAST
     """Between which IDs, both inclusive."""
-
-    def __bool__(self) -> bool:
-        return self != Selection()
 
     def wants(self, letter: DeadLetter) -> bool:
         """Tell whether a letter is meant; one whose event cannot be read, by reason and tenant."""
@@ -110,24 +103,16 @@ class Selection:
         if not (self.tenant or self.stack or self.type or self.ref):
             return True
         try:
-            event = letter.event()
+            return self.has(letter.event())
         except Rejected:
-            alone = not (self.stack or self.type or self.ref)
-            return alone and letter.hints()[0] == self.tenant
-        ref = event.artifact_ref
-        return (
-            self.tenant in ("", event.tenant_id)
-            and self.stack in ("", event.stack_id)
-            and self.type in ("", event.type)
-            and (not self.ref or ref == self.ref or ref.startswith(self.ref.rstrip("/") + "/"))
-        )
+            return self.has(None, letter.hints()[0])
 
 
-ALL: Final = Selection()
+ALL: Final = LetterSelection()
 
 
 class DeadLetters:
-    """The dead-letter stream of one notification stream. May raise redis-py's errors."""
+    """The dead-letter stream of one notification stream. May raise `RedisError`."""
 
     def __init__(self, client: Client, keys: Keys) -> None:
         self.client = client
@@ -145,7 +130,7 @@ class DeadLetters:
         info = stream_info(self.client, self._keys.dead)
         return info.last_id if info else None
 
-    def frozen(self, asked: Selection) -> Selection | None:
+    def frozen(self, asked: LetterSelection) -> LetterSelection | None:
         """Return the selection without what comes from now on; None while there was no letter."""
         last = self.last_id()
         if last is None:
@@ -157,12 +142,12 @@ class DeadLetters:
         found: Any = self.client.xrange(self._keys.dead, letter_id, letter_id)
         return DeadLetter(EntryId(found[0][0].decode()), found[0][1]) if found else None
 
-    def all(self, asked: Selection = ALL) -> Iterator[DeadLetter]:
+    def all(self, asked: LetterSelection = ALL) -> Iterator[DeadLetter]:
         """Yield letters, the oldest first."""
         for page in pages(self.client, self._keys.dead, asked.first, asked.last, page=PAGE):
             yield from _letters(page, asked)
 
-    def newest(self, count: int, asked: Selection = ALL) -> list[DeadLetter]:
+    def newest(self, count: int, asked: LetterSelection = ALL) -> list[DeadLetter]:
         """Return the newest `count` letters, the oldest of them first."""
         found: list[DeadLetter] = []
         for page in pages_back(
@@ -209,7 +194,7 @@ class DeadLetters:
         }
 
 
-def _letters(page: list[Entry], asked: Selection) -> Iterator[DeadLetter]:
+def _letters(page: list[Entry], asked: LetterSelection) -> Iterator[DeadLetter]:
     for entry in page:
         letter = DeadLetter(entry.id, entry.fields)
         if asked.wants(letter):

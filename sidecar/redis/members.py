@@ -34,7 +34,7 @@ class Member:
 
 
 class Members:
-    """The register of the workers of one notification stream. Methods raise redis-py's errors."""
+    """The register of the workers of one notification stream. Methods raise `RedisError`."""
 
     def __init__(
         self,
@@ -95,13 +95,13 @@ class Members:
 
 
 def registered_workers(client: Client, keys: Keys) -> list[Member]:
-    """Return the workers that told of themselves of late. Raises redis-py's errors."""
+    """Return the workers that told of themselves of late. Raises `RedisError`."""
     found: Any = client.hgetall(keys.workers)
     return _parse(found)
 
 
 def damaged_workers(client: Client, keys: Keys) -> list[Damaged]:
-    """Return what no worker wrote into the register. Raises redis-py's errors."""
+    """Return what no worker wrote into the register. Raises `RedisError`."""
     found: Any = client.hgetall(keys.workers)
     fix = "nothing rests on it; a worker removes it after ten leases"
     return [

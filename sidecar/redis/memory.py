@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import NoPermissionError
-
-from sidecar.redis.client import FULL_FIX, Client
+from sidecar.redis.client import Client
+from sidecar.redis.errors import FULL_FIX, NotPermitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +37,13 @@ class Memory:
 def memories(servers: Iterable[tuple[str, Client]]) -> list[Memory]:
     """Return the memory of each server once, whatever leads there; nothing where INFO is denied.
 
-    `servers` are URLs without secrets, and clients. Raises redis-py's errors.
+    `servers` are URLs without secrets, and clients. Raises `RedisError`.
     """
     found: dict[str, Memory] = {}
     for url, client in servers:
         try:
             info: dict[str, Any] = client.info()
-        except NoPermissionError:
+        except NotPermitted:
             continue
         used = int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0))
         found.setdefault(info["run_id"], Memory(url, used, int(info.get("maxmemory", 0))))

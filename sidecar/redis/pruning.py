@@ -28,7 +28,7 @@ ROUND: Final = 200
 
 
 class Pruning:
-    """Prunes the index of one notification stream. Methods raise redis-py's errors."""
+    """Prunes the index of one notification stream. Methods raise `RedisError`."""
 
     def __init__(self, client: Client, keys: Keys, *, dedup_window_s: float) -> None:
         self._client = client

@@ -101,7 +101,7 @@ _OUTCOMES: Final = {0: Verdict(Outcome.CONFLICT, 0), 1: Verdict(Outcome.FORGOTTE
 
 
 def remembered(client: Client, keys: Keys, event_digests: Sequence[bytes]) -> list[Seen | None]:
-    """Look event_ids up in the deduplication index. Raises `Damaged`, and redis-py's errors."""
+    """Look event_ids up in the deduplication index. Raises `Damaged`, and `RedisError`."""
     pipeline = client.pipeline(transaction=False)
     for digest in event_digests:
         pipeline.hget(keys.seen(digest), digest[2:])
@@ -123,7 +123,7 @@ def _seen(keys: Keys, digest: bytes, known: bytes) -> Seen:
 class Publisher(Lease):
     """The publish and the dead letters of one control stream, by the owner of its lease.
 
-    Not for use from several threads. Every method may raise redis-py's errors.
+    Not for use from several threads. Every method may raise `RedisError`.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Reader(NamedTuple):
 def passed(client: Client, keys: Keys, name: str, control_version: int, ttl_s: int) -> None:
     """Register the reader `name`, or note that it has passed `control_version`.
 
-    It expires after `ttl_s` seconds in which it is not heard of. Raises redis-py's errors.
+    It expires after `ttl_s` seconds in which it is not heard of. Raises `RedisError`.
     """
     client.hset(keys.readers, name, value(control_version, server_time_us(client), ttl_s))
 
@@ -45,7 +45,7 @@ def value(control_version: int, now_us: int, ttl_s: int) -> str:
 
 
 def registered(client: Client, keys: Keys) -> list[Reader]:
-    """Return all registered readers, by name. Raises redis-py's errors."""
+    """Return all registered readers, by name. Raises `RedisError`."""
     found: Any = client.hgetall(keys.readers)
     now_us = server_time_us(client) if found else 0
     readers = []
@@ -58,7 +58,7 @@ def registered(client: Client, keys: Keys) -> list[Reader]:
 
 
 def damaged_readers(client: Client, keys: Keys) -> list[Damaged]:
-    """Return those of whom nobody can tell what they have passed. Raises redis-py's errors."""
+    """Return those of whom nobody can tell what they have passed. Raises `RedisError`."""
     found: Any = client.hgetall(keys.readers)
     return [
         Damaged(

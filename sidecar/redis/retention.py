@@ -74,7 +74,7 @@ class Trimmed(NamedTuple):
 class Retention:
     """Trims the streams of one control stream's keys.
 
-    Methods raise redis-py's errors, and `Damaged` where nobody can tell what is needed yet.
+    Methods raise `RedisError`, and `Damaged` where nobody can tell what is needed yet.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class NoRoom(SidecarError):
 
 
 def no_room(client: Client, stream: str, *, versions: bool) -> list[NoRoom]:
-    """Return why a stream takes no more entries, if it does not. Raises redis-py's errors.
+    """Return why a stream takes no more entries, if it does not. Raises `RedisError`.
 
     `versions`: its IDs are control_versions.
     """
@@ -40,6 +40,6 @@ def no_room(client: Client, stream: str, *, versions: bool) -> list[NoRoom]:
 
 
 def check_room(client: Client, stream: str, *, versions: bool) -> None:
-    """Raise `NoRoom` where a stream takes no more entries. Raises redis-py's errors."""
+    """Raise `NoRoom` where a stream takes no more entries. Raises `RedisError`."""
     for found in no_room(client, stream, versions=versions):
         raise found

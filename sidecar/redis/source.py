@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
-from sidecar.redis.client import Client, is_full
+from sidecar.redis.client import Client
 from sidecar.redis.ends import Ends, look
+from sidecar.redis.errors import is_full
 from sidecar.redis.groups import group_of
 from sidecar.redis.keys import CONSUMER, Keys
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -60,7 +61,7 @@ class GroupLost(Exception):
 class ControlStream:
     """Reads and acknowledges entries of one control stream.
 
-    Every method may raise `GroupLost`, or redis-py's errors when the server is away.
+    Every method may raise `GroupLost`, or `RedisError` when the server is away.
     """
 
     def __init__(self, client: Client, blocking: Client, keys: Keys) -> None:

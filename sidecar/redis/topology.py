@@ -68,7 +68,7 @@ class Route(Protocol):
     """Tells where to connect."""
 
     def find(self) -> Node:
-        """Return the node to write to now. Raises redis-py's `ConnectionError`."""
+        """Return the node to write to now. Raises `RedisError`."""
 
 
 # --- who tells the way ---------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Guides:
     def ask(self, command: Sequence[str], read: Callable[[Any, Node], T]) -> T:
         """Return what `read` makes of the first answer that it accepts.
 
-        Raises `WrongService` when all of them refuse the question, redis-py's `ConnectionError`
+        Raises `WrongService` when all of them refuse the question, `RedisError`
         when nobody knows the answer now.
         """
         troubles: list[str] = []

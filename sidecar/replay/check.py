@@ -30,9 +30,10 @@ from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
 from sidecar.wire.event import Reason
 from sidecar.worker.metrics import Metrics, StreamMetrics
-from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
+from sidecar.worker.settings import Options
 
 BATCH: Final = 500
 MAX_UNJUDGED_TOLD: Final = 20

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from sidecar.history import History
-from sidecar.redis.letters import ALL, DeadLetter, Selection
+from sidecar.redis.letters import ALL, DeadLetter, LetterSelection
 
 
 class RecordedLetters:
@@ -23,14 +23,14 @@ class RecordedLetters:
         """Return the time that relative times count from, in microseconds since the epoch."""
         return self._history.now_us()
 
-    def all(self, asked: Selection = ALL) -> Iterator[DeadLetter]:
+    def all(self, asked: LetterSelection = ALL) -> Iterator[DeadLetter]:
         """Yield letters, the oldest first."""
         for entry in self._history.entries(self._stream, asked.first, asked.last):
             letter = DeadLetter(entry.id, entry.fields)
             if asked.wants(letter):
                 yield letter
 
-    def newest(self, count: int, asked: Selection = ALL) -> list[DeadLetter]:
+    def newest(self, count: int, asked: LetterSelection = ALL) -> list[DeadLetter]:
         """Return the newest `count` letters, the oldest of them first."""
         back = self._history.entries_back(self._stream, asked.last, asked.first)
         letters = (DeadLetter(entry.id, entry.fields) for entry in back)

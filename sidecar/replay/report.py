@@ -22,7 +22,7 @@ from sidecar.replay.compare import compare
 from sidecar.replay.overtaking import LEAVE_IT, Overtaking
 from sidecar.replay.stalls import Stalls
 from sidecar.replay.timeline import End, Life
-from sidecar.replay.window import Covered, Filter, Window
+from sidecar.replay.window import Covered, LifeSelection, Window
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.reasons import EXPLANATIONS, explain
 from store import StoreError, VersionedStore
@@ -44,7 +44,7 @@ class Report:
 
     history: History
     window: Window
-    asked: Filter
+    asked: LifeSelection
     covered: list[Covered]
     strings: dict[str, int] = field(default_factory=dict)
     columns: dict[str, list[int]] = field(
@@ -175,7 +175,7 @@ class Report:
         yield left
 
 
-def _given(asked: Filter) -> Iterator[tuple[str, str]]:
+def _given(asked: LifeSelection) -> Iterator[tuple[str, str]]:
     for name in ("tenant", "stack", "type", "ref"):
         if value := getattr(asked, name):
             yield name, value

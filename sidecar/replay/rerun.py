@@ -12,14 +12,15 @@ from typing import Any
 
 from sidecar.errors import UsageError
 from sidecar.history import History
-from sidecar.redis.client import Side, translated
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
 from sidecar.redis.scan import pages
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import decoded
-from sidecar.replay.window import Filter, Window
+from sidecar.replay.window import LifeSelection, Window
 
 
-def wanted(history: History, window: Window, asked: Filter) -> Iterator[Entry]:
+def wanted(history: History, window: Window, asked: LifeSelection) -> Iterator[Entry]:
     """Yield the notifications that are to be published again, in order."""
     for entry in history.entries(history.streams.notifications, window.first, window.last):
         if not asked or asked.wants(decoded(entry.fields)):

@@ -11,6 +11,7 @@ from sidecar.history.contract import ALWAYS
 from sidecar.wire.event import Event
 from sidecar.wire.ids import HIGHEST, EntryId
 from sidecar.wire.moments import parse_position, rfc3339
+from sidecar.wire.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +69,14 @@ def parse_window(
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which events are wanted; an empty field wants any."""
+class LifeSelection(Selection):
+    """Which events are meant, also by how they ended; an empty field means any."""
 
-    tenant: str = ""
-    stack: str = ""
-    type: str = ""
-    ref: str = ""
-    """This artifact_ref, and what lies under it."""
     ends: frozenset[str] = frozenset()
-    """How it ended: one of these."""
-
-    def __bool__(self) -> bool:
-        return self != Filter()
 
     def wants(self, event: Event | None, tenant: str = "", end: str = "") -> bool:
-        """Tell whether an event is wanted; of one that cannot be decoded `tenant` may be known."""
-        if self.ends and end not in self.ends:
-            return False
-        if event is None:
-            return self.tenant in ("", tenant) and not (self.stack or self.type or self.ref)
-        ref = event.artifact_ref
-        return (
-            (not self.tenant or event.tenant_id == self.tenant)
-            and (not self.stack or event.stack_id == self.stack)
-            and (not self.type or event.type == self.type)
-            and (not self.ref or ref == self.ref or ref.startswith(self.ref.rstrip("/") + "/"))
-        )
+        """Tell whether an event is meant; of one that cannot be decoded `tenant` may be known."""
+        return (not self.ends or end in self.ends) and self.has(event, tenant)
 
 
 class Covered(NamedTuple):
@@ -131,7 +113,7 @@ def covered(history: History, window: Window) -> list[Covered]:
 
 
 def verdict(
-    window: Window, seen: list[Covered], *, held: int, shown: int, asked: Filter
+    window: Window, seen: list[Covered], *, held: int, shown: int, asked: LifeSelection
 ) -> SidecarError | None:
     """Return how a review ends: None when the window was whole and something was shown.
 

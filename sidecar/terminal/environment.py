@@ -37,14 +37,14 @@ def prepare(
     one that is empty, or names an empty file; for a file that cannot be read; and for a value that
     is given both ways.
     """
-    names = _ours(environment)
+    names = ours(environment)
     if names:
         _check_names(names, app, words)
         _check_values(environment, names)
         read_secret_files(environment)
 
 
-def _ours(environment: Mapping[str, str]) -> list[str]:
+def ours(environment: Mapping[str, str]) -> list[str]:
     """Return the variables that are meant for this program, by their names."""
     return sorted(
         name
@@ -58,7 +58,7 @@ def read_secret_files(environment: MutableMapping[str, str]) -> None:
 
     Raises `UsageError` when a file cannot be read or is empty, or both are set.
     """
-    for name in [n for n in _ours(environment) if n.endswith(FILE)]:
+    for name in [n for n in ours(environment) if n.endswith(FILE)]:
         target = name.removesuffix(FILE)
         if target in environment:
             raise UsageError(f"{target} and {name} are both set; unset one")

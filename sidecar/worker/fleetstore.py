@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import redis
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError, UsageError
 from sidecar.redis import fleet
-from sidecar.redis.client import Client, Outage, translated
+from sidecar.redis.client import Client
+from sidecar.redis.errors import Failed, Full, NotPermitted, translated
 from sidecar.redis.fleet import Noted
 from sidecar.redis.keys import Keys
 from sidecar.stores import explained
@@ -66,7 +66,7 @@ class FleetStore:
             there = self._note()
             if self._log is None:
                 self._register(there.log)
-        except (*Outage, redis.ResponseError, SidecarError):
+        except (*Failed, SidecarError):
             return None
         return UsageError(self.trouble(there)) if there.is_other(self._identity) else None
 
@@ -80,7 +80,7 @@ class FleetStore:
     def _note(self) -> Noted:
         try:
             return fleet.note(self._client, self._keys, self._log, self._identity, self._url)
-        except redis.exceptions.OutOfMemoryError:  # `watch` notes it when there is room
+        except Full:  # `watch` notes it when there is room
             return fleet.noted(self._client, self._keys)
 
     def _register(self, log_id: str | None) -> None:
@@ -119,7 +119,7 @@ def otherness(client: Client, keys: Keys, redis_url: str, store: Store, url: str
     with translated(redis_url):
         try:
             there = fleet.noted(client, keys)
-        except redis.exceptions.NoPermissionError:
+        except NotPermitted:
             return ""
     if identity is None or not there.is_other(identity):
         return ""

@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
-import redis
 from structlog.typing import FilteringBoundLogger
 
-from sidecar.redis.client import Outage
 from sidecar.redis.ends import Ends
+from sidecar.redis.errors import Outage, RedisError
 from sidecar.redis.forgotten import Loss, Part
 from sidecar.redis.publisher import Outcome, Verdict
 from sidecar.wire.ids import FIRST, EntryId
@@ -132,7 +131,7 @@ class _Known(NamedTuple):
 
 
 class Watch:
-    """Watches the two streams of one relay. Methods may raise `redis.RedisError`."""
+    """Watches the two streams of one relay. Methods may raise `RedisError`."""
 
     def __init__(
         self,
@@ -250,7 +249,7 @@ class Watch:
                 is_news = self._memory.put_on_record(loss)
             except Outage:
                 raise  # told at the next look
-            except redis.RedisError as error:
+            except RedisError as error:
                 is_news, unrecorded = True, str(error)
             self._untold.pop(0)
             if is_news:

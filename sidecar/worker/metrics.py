@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sidecar.redis.client import FULL
+from sidecar.redis.errors import FULL
 from sidecar.redis.forgotten import Part
 from sidecar.wire.event import Reason
 from store import StoreError

@@ -9,21 +9,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Event as Signal
 from typing import Final, Protocol
 
-import redis
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError, Unreachable
-from sidecar.redis.client import FULL, Outage, fix_of, is_full, is_misplaced
 from sidecar.redis.damage import Damaged
+from sidecar.redis.errors import FULL, Failed, Outage, Refused, fix_of, is_full, is_misplaced
 from sidecar.redis.lease import Fenced
 from sidecar.redis.publisher import Halted, NotReplicated, Publisher
 from sidecar.redis.source import ControlStream, GroupLost
 from sidecar.worker.caution import Caution
 from sidecar.worker.reading import ReadAgain
+from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
 
 IDLE_BLOCK_S: Final = 0.5
@@ -32,18 +31,6 @@ FIRST_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 5.0
 STAND_BACK_PAUSES: Final = 8
 """For so many pauses, and for a lease at least, a stream is left to others that may serve it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the operator sets for a relay."""
-
-    lease_s: float = 5.0
-    retry_budget_s: float = 60.0
-    max_consecutive_dead: int = 100
-    drain: bool = False
-    store_threads: int = 8
-    """Artifacts that are carried at the same time."""
 
 
 class States(Protocol):
@@ -129,7 +116,7 @@ class Ownership:
                 self.state("recovering", f"the consumer group is gone: {error}")
             except ReadAgain as error:
                 self.state("recovering", str(error))
-            except (*Outage, redis.ResponseError, NotReplicated, Damaged, SidecarError) as error:
+            except (*Failed, NotReplicated, Damaged, SidecarError) as error:
                 self._cannot_serve(error)
             finally:
                 self._publisher.abandon()
@@ -152,7 +139,7 @@ class Ownership:
         self._caution.begin(unclean)
         try:
             serve()
-        except redis.ResponseError as error:
+        except Refused as error:
             if not is_full(error):
                 raise
             self._wait_while_full(error)
@@ -226,7 +213,7 @@ class Ownership:
                 return
             self._stop.wait(min(self._options.lease_s / 3, IDLE_BLOCK_S))
 
-    def _wait_while_full(self, error: redis.ResponseError) -> None:
+    def _wait_while_full(self, error: Refused) -> None:
         """Keep the lease until the server has room: what is finished is trimmed meanwhile.
 
         It is full for every worker, and trimming is the owner's.
@@ -283,7 +270,7 @@ class Ownership:
         try:
             if not self._publisher.yield_lease(self._caution.leave_alone()):
                 return ""
-        except (*Outage, redis.ResponseError):
+        except Failed:
             return ""
         self._observer.gave_back()
         if self._share.is_shared(self._stream):
@@ -297,7 +284,7 @@ class Ownership:
         if is_misplaced(error):
             try:
                 fix += "".join(f"; {which}" for which in self._publisher.misplaced())
-            except (*Outage, redis.ResponseError):
+            except Failed:
                 return fix
         return fix
 
@@ -314,7 +301,7 @@ class Ownership:
         self._is_owner = False
         try:
             self._publisher.release()
-        except (*Outage, redis.ResponseError) as error:
+        except Failed as error:
             self._log.warning("the lease was not given back; it runs out", error=str(error))
         self.state(state, detail)
 

@@ -32,12 +32,13 @@ from sidecar.worker.committing import Committing
 from sidecar.worker.forgetting import Watch
 from sidecar.worker.holds import Holds
 from sidecar.worker.outcomes import Finished
-from sidecar.worker.ownership import IDLE_BLOCK_S, Options, Ownership, States
+from sidecar.worker.ownership import IDLE_BLOCK_S, Ownership, States
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.policy import Bury, Retry
 from sidecar.worker.reading import ReadAgain, Reading
 from sidecar.worker.recovery import Recovery
 from sidecar.worker.rows import parted
+from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
 from sidecar.worker.window import Item, Window
 

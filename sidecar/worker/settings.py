@@ -40,14 +40,33 @@ def _option(
     )  # fmt: skip
 
 
-class Settings(BaseModel):
+class Options(BaseModel):
+    """What a relay is told of what the operator sets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    lease_s: Seconds = _option(
+        "5", "How long a worker that went silent keeps its stream.", "lease", "SECONDS",
+        ge=0.2, le=3600,
+    )  # fmt: skip
+    retry_budget_s: Seconds = _option(
+        "60",
+        "How long a missing or mismatched artifact is tried again; outages and halts do not count.",
+        "retry_budget", "SECONDS", ge=0,
+    )  # fmt: skip
+    max_consecutive_dead: int = _option(
+        100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0
+    )
+    store_threads: int = _option(8, "Artifacts carried at the same time.", ge=1, le=256)
+    drain: bool = _option(False, "Finish what is there, then exit.")  # noqa: FBT003 -- the default
+
+
+class Settings(Options):
     """What `sidecar run` is told, each option in one place: flag, default, unit, check and help.
 
     Defaults are public: docs/contract.md, "Command line". What leads to servers and stores other
     commands are told, too: their flags are in `sidecar.cli.servers`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     data_dir: Path = DATA_DIR
     redis: str | None = None
@@ -62,15 +81,6 @@ class Settings(BaseModel):
     http: str | None = _option(
         None, "Serve /livez, /readyz and /metrics there. Default: not at all.", metavar="HOST:PORT"
     )
-    lease_s: Seconds = _option(
-        "5", "How long a worker that went silent keeps its stream.", "lease", "SECONDS",
-        ge=0.2, le=3600,
-    )  # fmt: skip
-    retry_budget_s: Seconds = _option(
-        "60",
-        "How long a missing or mismatched artifact is tried again; outages and halts do not count.",
-        "retry_budget", "SECONDS", ge=0,
-    )  # fmt: skip
     allow_type: tuple[str, ...] = _option(
         (), "Let this event type through, too. Repeatable.", metavar="TYPE"
     )
@@ -81,9 +91,6 @@ class Settings(BaseModel):
     )
     max_artifact_bytes: Size = _option(
         "1GiB", "Larger artifacts end as dead letters.", "max_artifact_size", "SIZE", gt=0
-    )
-    max_consecutive_dead: int = _option(
-        100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0
     )
     dedup_window_s: Seconds = _option(
         "7d", "How long an event_id is remembered.", "dedup_window", "TIME",
@@ -107,7 +114,6 @@ class Settings(BaseModel):
         "Acknowledge an entry only once N replicas have its notification (WAIT).",
         metavar="N", ge=0, le=100,
     )  # fmt: skip
-    store_threads: int = _option(8, "Artifacts carried at the same time.", ge=1, le=256)
     log_level: str = _option(
         "info", "debug, info, warning or error.", pattern=f"^({'|'.join(LEVELS)})$"
     )
@@ -129,7 +135,6 @@ class Settings(BaseModel):
         "1h", "Archive at least so often, however little there is.", "archive_every", "TIME",
         ge=1,
     )  # fmt: skip
-    drain: bool = _option(False, "Finish what is there, then exit.")  # noqa: FBT003 -- the default
 
     @property
     def source_url(self) -> str:

@@ -13,17 +13,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import redis
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError
-from sidecar.redis.client import Outage, fix_of
+from sidecar.redis.errors import Outage, RedisError, fix_of
 from sidecar.redis.room import NoRoom
 from store import StoreError
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-EXPECTED: Final = (SidecarError, StoreError, OSError, redis.RedisError)
+EXPECTED: Final = (SidecarError, StoreError, OSError, RedisError)
 
 
 class Observer(Protocol):
@@ -125,7 +124,7 @@ class Supervisor:
 def _detail(error: Exception) -> str:
     if isinstance(error, SidecarError):
         return str(error)
-    if isinstance(error, redis.RedisError):
+    if isinstance(error, RedisError):
         return f"Redis: {error}{fix_of(error)}"
     detail = f"{type(error).__name__}: {error}"
     return detail if isinstance(error, EXPECTED) else f"{detail}; a bug, please report it"

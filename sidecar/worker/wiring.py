@@ -27,7 +27,7 @@ from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.housekeeping import Housekeeper
 from sidecar.worker.metrics import StreamMetrics
-from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Settings
@@ -145,20 +145,13 @@ class Wiring:
             ),
             pipeline,
             pool,
-            self._options(),
+            one,
             observer,
             self.log.bind(stream=stream),
             share=self.share,
             beat=beat,
             check=Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys).check,
         )
-
-    def _options(self) -> Options:
-        one = self.settings
-        return Options(
-            lease_s=one.lease_s, retry_budget_s=one.retry_budget_s, drain=one.drain,
-            max_consecutive_dead=one.max_consecutive_dead, store_threads=one.store_threads,
-        )  # fmt: skip
 
     def housekeeper(self, beat_s: float) -> Housekeeper:
         """Return what registers this worker, trims and prunes; `beat_s` as `Housekeeper` has it."""

@@ -144,13 +144,14 @@ class Cli:
         ran = self.process("run", "--drain", "--retry-budget", "0", *args)
         assert ran.code == 0, ran.err
 
-    def work(self) -> None:
+    def work(self, **other: Any) -> None:
         """Let a worker finish what is in the stream, in this process: much faster than `drain`."""
-        chosen = settings.build(
-            redis=self.url, source_store=file_url(self.directory / "data-dir" / "source"),
-            fleet_store=file_url(self.directory / "data-dir" / "fleet"),
-            retry_budget_s="0", drain=True,
-        )  # fmt: skip
+        usual: dict[str, Any] = {
+            "redis": self.url, "retry_budget_s": "0", "drain": True,
+            "source_store": file_url(self.directory / "data-dir" / "source"),
+            "fleet_store": file_url(self.directory / "data-dir" / "fleet"),
+        }  # fmt: skip
+        chosen = settings.build(**(usual | other))
         log: Any = structlog.wrap_logger(
             structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger(50)
         )

@@ -15,7 +15,7 @@ import store
 from sidecar.history.archive import ArchiveHistory
 from sidecar.history.live import LiveHistory
 from sidecar.ops.evidence import PAGE, Evidence
-from sidecar.ops.waiting import Window
+from sidecar.ops.waiting import EntryRange
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import EntryId
@@ -254,7 +254,7 @@ def test_what_is_trimmed_while_it_is_read_is_read_once(sidecar: Cli) -> None:
     archive(sidecar)
     every = ids(sidecar, STREAM)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        evidence = Evidence(side, side, [keys], Window(EntryId("1-0")), db, kept)
+        evidence = Evidence(side, side, [keys], EntryRange(EntryId("1-0")), db, kept)
         evidence.waiting.read()
         pages = evidence.entries(STREAM)
         read = [entry.id for entry in next(pages)]

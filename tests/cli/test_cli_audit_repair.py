@@ -15,9 +15,8 @@ import pytest
 import redis
 
 import store
-from sidecar.ops.audit import Audit, Culprit, Order
-from sidecar.ops.repair import Order as Repairs
-from sidecar.ops.repair import Repair, Result
+from sidecar.ops.audit import Audit, AuditOrder, Culprit
+from sidecar.ops.repair import Repair, RepairOrder, Result
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.wire.event import decode
@@ -357,12 +356,12 @@ def _fleet_refs(sidecar: Cli) -> Iterator[Path]:
 
 def _culprits(sidecar: Cli) -> list[Culprit]:
     side = Side(sidecar.client, sidecar.url)
-    return list(Audit(side, side, _fleet(sidecar), Order([KEYS])).run())
+    return list(Audit(side, side, _fleet(sidecar), AuditOrder([KEYS])).run())
 
 
 def _fix(sidecar: Cli, culprits: list[Culprit]) -> list[tuple[Culprit, Any]]:
     side = Side(sidecar.client, sidecar.url)
-    repair = Repair(side, side, [KEYS], None, _fleet(sidecar), Repairs("test", "me"))
+    repair = Repair(side, side, [KEYS], None, _fleet(sidecar), RepairOrder("test", "me"))
     return list(repair.of(culprits))
 
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from sidecar.ops.predictions import NO_INDEX, NO_SOURCE, SOURCE_AWAY, Predictions
-from sidecar.ops.redrive import Order, Redriver, Result
+from sidecar.ops.redrive import RedriveOrder, Redriver, Result
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.wire.event import Reason
@@ -483,7 +483,7 @@ def test_a_crash_before_the_letter_is_removed_publishes_once(sidecar: Cli) -> No
     _open_control(sidecar)
     sidecar.letter(_event("e1", tenant_id="t"), "1790000000000-0")
     dying = _DiesBeforeRemoval.from_url(sidecar.url, protocol=2)
-    order = Order(streams={STREAM}, reason="x", by="me@here")
+    order = RedriveOrder(streams={STREAM}, reason="x", by="me@here")
     with connect(sidecar.url) as control, dying:
         redriver = Redriver(Side(control, sidecar.url), dying, KEYS, order, _judge(control))
         with pytest.raises(KeyboardInterrupt):
@@ -503,7 +503,7 @@ def test_max_rate_spreads_them(sidecar: Cli) -> None:
     for i in range(5):
         sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
     slept: list[float] = []
-    order = Order(streams={STREAM}, reason="x", by="me", max_rate=2.0)
+    order = RedriveOrder(streams={STREAM}, reason="x", by="me", max_rate=2.0)
     with connect(sidecar.url) as client:
         redriver = Redriver(
             Side(client, sidecar.url), client, KEYS, order, _judge(client),
@@ -518,7 +518,7 @@ def test_a_letter_that_comes_meanwhile_is_left_for_the_next_time(sidecar: Cli) -
     _open_control(sidecar)
     for i in range(3):
         sidecar.letter(_event(f"e{i}"), f"{i + 1}-0")
-    order = Order(streams={STREAM}, reason="x", by="me")
+    order = RedriveOrder(streams={STREAM}, reason="x", by="me")
     with connect(sidecar.url) as client:
         redriver = Redriver(Side(client, sidecar.url), client, KEYS, order, _judge(client))
         done = 0

@@ -11,12 +11,10 @@ import pytest
 
 import store
 from sidecar.history.live import LiveHistory
-from sidecar.ops.audit import Audit
-from sidecar.ops.audit import Order as Audited
+from sidecar.ops.audit import Audit, AuditOrder
 from sidecar.ops.predictions import Prediction, Predictions
-from sidecar.ops.redrive import Order, Redriver
-from sidecar.ops.repair import Order as Repairs
-from sidecar.ops.repair import Repair
+from sidecar.ops.redrive import RedriveOrder, Redriver
+from sidecar.ops.repair import Repair, RepairOrder
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetter
@@ -279,7 +277,7 @@ def test_what_comes_between_the_look_and_the_writing(
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     sidecar.letter(event("old", version=5), f"{BEFORE}-0")
     side = Side(sidecar.client, sidecar.url)
-    order = Order(streams={STREAM}, reason="x", by="me")
+    order = RedriveOrder(streams={STREAM}, reason="x", by="me")
     redriver = Redriver(side, sidecar.client, KEYS, order, _Meanwhile(sidecar, fields))
     (outcome,) = redriver.all()
     assert outcome.result == result
@@ -297,8 +295,8 @@ def test_what_comes_between_the_look_and_the_repair(
     finish(sidecar)
     side = Side(sidecar.client, sidecar.url)
     fleet = store.open("memory")
-    culprits = list(Audit(side, side, fleet, Audited([KEYS])).run())
-    repair = Repair(side, side, [KEYS], None, fleet, Repairs("test", "me"))
+    culprits = list(Audit(side, side, fleet, AuditOrder([KEYS])).run())
+    repair = Repair(side, side, [KEYS], None, fleet, RepairOrder("test", "me"))
     forget = repair._make_forget
 
     def meanwhile(entry: Any) -> str:

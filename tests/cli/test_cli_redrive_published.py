@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from sidecar.ops.predictions import Predictions
-from sidecar.ops.redrive import Order, Redriver
+from sidecar.ops.redrive import RedriveOrder, Redriver
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.wire.event import content_digest
@@ -161,7 +161,7 @@ def test_who_may_not_read_the_index_is_refused_and_told_so(sidecar: Cli) -> None
     sidecar.client.acl_setuser(
         "blind", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hget"]
     )
-    order = Order(streams={STREAM}, reason="x", by="me")
+    order = RedriveOrder(streams={STREAM}, reason="x", by="me")
     with connect(sidecar.url.replace("://", "://blind:x@")) as blind:
         judge = Predictions(blind, KEYS, None, Rules())
         (outcome,) = Redriver(Side(blind, sidecar.url), blind, KEYS, order, judge).all()

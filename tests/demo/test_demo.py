@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -79,6 +80,7 @@ def test_all_of_it_holds(tmp_path: Path) -> None:
     steps = [json.loads(line) for line in out.splitlines()]
     assert demo.returncode == 0, err + out
     assert processes_of(tmp_path) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
     (summary,) = (step for step in steps if step["step"] == "summary")
     assert (summary["held"], summary["failed"]) == (True, [])
     claims = [step for step in steps if step["step"] == "claim"]
@@ -111,6 +113,7 @@ def _check_streams(kept: Path, found: str) -> None:
         assert "sha256:" + hashlib.sha256(data).hexdigest() == event["checksum"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_plain_and_nothing_left(tmp_path: Path) -> None:
     """In a pipe it prints plain lines; its temporary directory and its processes are gone."""
@@ -169,10 +172,16 @@ class Damaged(Demo):
 
 
 @pytest.mark.timeout(300)
-def test_damage_is_seen(tmp_path: Path) -> None:
-    """What was planted makes just the claims fail that are about it."""
+def test_damage_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was planted makes just the claims fail that are about it; it is told in plain lines."""
+    monkeypatch.setattr(story, "CHANGES", 120)
     stage = Recorder(as_json=False)
     assert not Damaged(stage, tmp_path, seed=3, kept=True).play()
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "6 of 12 held" in told
     assert {claim.name for claim in stage.claims if not claim.held} == {
         "nothing lost",
         "nothing twice",
@@ -188,7 +197,9 @@ def test_damage_is_seen(tmp_path: Path) -> None:
     ("name", "said"),
     [
         ("publish before the put", "NotFound"),
-        ("no deduplication", "FAILED  sent twice, published once"),
+        pytest.param(
+            "no deduplication", "FAILED  sent twice, published once", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_broken_product_fails(tmp_path: Path, name: str, said: str) -> None:
@@ -207,17 +218,17 @@ def test_a_broken_product_fails(tmp_path: Path, name: str, said: str) -> None:
 
 
 class Silent(Demo):
-    """A demo whose worker freezes for good when the changes come."""
+    """A demo whose worker freezes for good when the changes come, and then has little patience."""
 
     def _change(self) -> None:
         self._worker.signal(signal.SIGSTOP)
-        super()._change()
+        with mock.patch.object(story, "PATIENCE_S", 4.0):
+            super()._change()
 
 
-def test_it_gives_up_when_nothing_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_gives_up_when_nothing_moves(tmp_path: Path) -> None:
     """It waits while anything moves; when nothing does it ends, and says what it waited for."""
-    monkeypatch.setattr(story, "PATIENCE_S", 2.0)
-    with pytest.raises(SidecarError, match="nothing has moved for 2 s, waiting for the fleet"):
+    with pytest.raises(SidecarError, match="nothing has moved for 4 s, waiting for the fleet to"):
         Silent(Stage(as_json=True), tmp_path, seed=1, kept=True).play()
     assert processes_of(tmp_path) == []
 

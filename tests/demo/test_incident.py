@@ -46,7 +46,7 @@ def test_a_bundle_that_is_there_is_not_played_for(tmp_path: Path) -> None:
     path.write_text("mine")
     made = subprocess.run(
         [sys.executable, str(MAKE), str(path)],
-        capture_output=True, text=True, check=False, timeout=10,
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (made.returncode, "there already: remove it" in made.stderr) == (1, True)
     assert path.read_text() == "mine"

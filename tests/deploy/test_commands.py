@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import pytest
 import redis
@@ -19,6 +20,7 @@ from tests.deploy.harness import DEPLOY, Server, granted, unused
 
 As = Callable[[str], Cli]
 
+NAMES: Final = ("SOURCE", "FLEET")
 EVENT: Final = ("--type", "stack.activated", "--tenant", "t_1", "--stack", "web")
 REASON: Final = ("--reason", "node 7 is back")
 SELECTORS: Final = {
@@ -44,10 +46,7 @@ def run_as(server: Server) -> Iterator[As]:
 
         def run(user: str) -> Cli:
             url = server.secrets / f"{user}-redis-url"
-            stores = {
-                f"SIDECAR_{name}_STORE": file_url(_store(server, name))
-                for name in ("SOURCE", "FLEET")
-            }
+            stores = {f"SIDECAR_{name}_STORE": file_url(_store(server, name)) for name in NAMES}
             own = {"SIDECAR_REDIS": "", "SIDECAR_REDIS_FILE": str(url), **stores}
             return Cli("", server.root, admin, own)
 
@@ -68,6 +67,12 @@ def _emit(run_as: As, version: int, ref: str, *args: str) -> dict[str, Any]:
     return ran.object()
 
 
+def _work(server: Server, **other: str) -> None:
+    """Have the worker finish what is in the stream, as `sidecar`."""
+    stores = {f"{name.lower()}_store": file_url(_store(server, name)) for name in NAMES}
+    Cli(server.url("sidecar"), server.root, mock.Mock()).work(**(stores | other))
+
+
 def _wait_for_reader(client: redis.Redis) -> None:
     """Wait until somebody's blocking XREAD waits."""
     deadline = time.monotonic() + 60
@@ -85,7 +90,7 @@ def _bury(server: Server, run_as: As, version: int, ref: str) -> str:
     source, away = _store(server, "SOURCE"), server.root / "away"
     source.rename(away)
     empty = file_url(server.root / "empty")
-    run_as("sidecar").drain("--source-store", empty)
+    _work(server, source_store=empty)
     away.rename(source)
     letters = run_as("operator")("dead", "ls", "-n", "1", "--json").objects()
     assert [letter["reason"] for letter in letters] == ["artifact_missing"]
@@ -102,7 +107,7 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
     alone = run_as("producer")("emit", "--type", "key.changed", "--tenant", "t_1")
     assert alone.code == 0, alone.err
     assert unused(server, "producer") == set()
-    run_as("sidecar").drain()
+    _work(server)
 
     server.call("admin", "CONFIG", "RESETSTAT")
     ran = controller("tail", "--resolve", "--json")
@@ -118,7 +123,7 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
     with controller.running("tail", "--follow", "--since", after, "-n", "1", "--json") as tail:
         _wait_for_reader(controller.client)
         third = _emit(run_as, 8, "stacks/t_1/web/8")
-        run_as("sidecar").drain()
+        _work(server)
         out, err = tail.communicate(timeout=90)
     assert third["event_id"] in out.decode(), err
     assert unused(server, "controller") == set()
@@ -142,7 +147,7 @@ def test_an_operator_looks_and_a_halter_halts(server: Server, run_as: As) -> Non
     assert status["dead"]["by_reason"] == {"artifact_missing": 1}
 
     assert halter("resume", "--reason", "done", "--json").object()["changed"] is True
-    run_as("sidecar").drain()
+    _work(server)
     assert operator("status", "--json").object()["notifications"]["length"] == 1
     listed = operator("dead", "ls", "--each", "--only", "artifact_missing", "--json")
     assert [one["id"] for one in listed.objects()] == [letter]
@@ -156,7 +161,7 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     _bury(server, run_as, 1, "stacks/t_1/web/1")
     overtaken = _bury(server, run_as, 1, "stacks/t_1/other")
     _emit(run_as, 2, "stacks/t_1/other", "--stack", "other")
-    run_as("sidecar").drain()
+    _work(server)
 
     redriver = run_as("redriver")
     server.call("admin", "CONFIG", "RESETSTAT")
@@ -170,7 +175,7 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     assert (ran.code, ran.object()["result"]) == (0, "redriven"), ran.err
     assert unused(server, "redriver") == set()
 
-    run_as("sidecar").drain()
+    _work(server)
     assert redriver.entries(DEAD) == []
     assert [one["reason"] for one in redriver.entries(REDRIVEN)] == ["node 7 is back"] * 2
     resolved = run_as("controller")("tail", "--resolve", "--json").objects()
@@ -182,7 +187,7 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
 def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> None:
     """`audit` works as `operator`; with --repair as `repairer`, which is granted nothing else."""
     _emit(run_as, 1, "stacks/t_1/web/1")
-    run_as("sidecar").drain()
+    _work(server)
     operator, repairer = run_as("operator"), run_as("repairer")
     assert operator("audit").code == 0
     ((notification, _),) = server.call("operator", "XRANGE", NOTIFICATIONS, "-", "+")
@@ -194,7 +199,7 @@ def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> No
     ran = repairer("audit", "--repair", *REASON)
     assert ran.code == 0, ran.err
     assert unused(server, "repairer") == set()
-    run_as("sidecar").drain()
+    _work(server)
     assert operator("audit").code == 0
     assert server.denials() == set()
 
@@ -203,7 +208,7 @@ def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> No
 def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
     """`store gc` works as `collector`, which is granted nothing that it does not send."""
     _emit(run_as, 1, "stacks/t_1/web")
-    run_as("sidecar").drain()
+    _work(server)
     fleet = store.open_url(file_url(_store(server, "FLEET")))
     for data in (b"garbage", b"now"):
         fleet.put("stacks/t_1/web", data, b"")

@@ -208,7 +208,7 @@ def test_probes_ask_what_the_worker_serves() -> None:
         for port, path, flavour in asked:
             assert _environment(flavour)["SIDECAR_HTTP"] == f"0.0.0.0:{port}"
             url = f"http://127.0.0.1:{server.port}{path}"
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 assert answer.status == 200
     finally:
         server.close()

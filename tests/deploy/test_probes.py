@@ -21,7 +21,7 @@ from sidecar.errors import Unreachable, UsageError
 from tests import servers
 from tests.deploy.harness import DEPLOY, Server
 
-WAIT_S: Final = 30.0
+WAIT_S: Final = 60.0
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def _worker(directory: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]
 
 def _ask(port: int, path: str) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=WAIT_S) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -50,7 +50,7 @@ def _ask(port: int, path: str) -> tuple[int, bytes]:
 def _wait_for(port: int, path: str, status: int, process: subprocess.Popen[bytes]) -> bytes:
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(urllib.error.URLError):
+        with suppress(OSError):
             found, body = _ask(port, path)
             if found == status:
                 return body

@@ -36,7 +36,7 @@ def _running(kind: str, root: Path, port: int) -> Iterator[Server]:
         wait_until_up(lambda: server.call("health", "PING"), process)
         yield server
         process.terminate()
-        process.wait(30)
+        process.wait(60)
     finally:
         process.kill()
         process.wait()

@@ -61,7 +61,7 @@ def stopped_at_the_end(process: Popen[bytes]) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def ride_out(

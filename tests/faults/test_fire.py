@@ -64,7 +64,7 @@ def test_workers_of_the_plain_command_are_killed(
             process.kill()
             process.wait()
             assert checker.look() == []
-    assert worker(redis_url, tmp_path, "--drain").wait(60) == 0
+    assert worker(redis_url, tmp_path, "--drain").wait(120) == 0
     assert checker.finish() == []
     assert load.event_ids == checker.published
 
@@ -172,7 +172,7 @@ def test_the_check_from_outside_sees_damage(
     load = Load(redis_url, tmp_path / "source", seed=3, per_second=1)
     for _ in range(60):
         load.emit()
-    assert worker(redis_url, tmp_path, "--drain").wait(60) == 0
+    assert worker(redis_url, tmp_path, "--drain").wait(120) == 0
     assert outside.violations(client, tmp_path / "fleet") == []
     damage(client, tmp_path / "fleet")
     found = outside.violations(client, tmp_path / "fleet")
@@ -191,8 +191,8 @@ def test_looking_again_and_again_sees_what_looking_once_sees(
         while client.xlen(outside.NOTIFICATIONS) < 150 and time.monotonic() < deadline:
             assert often.look() == []
     process.terminate()
-    assert process.wait(30) == 0
-    assert worker(redis_url, tmp_path, "--drain").wait(60) == 0
+    assert process.wait(60) == 0
+    assert worker(redis_url, tmp_path, "--drain").wait(120) == 0
     assert often.finish() == once.finish() == []
     assert often.ends == once.ends
     assert often.ends["notified"] >= 150

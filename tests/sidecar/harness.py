@@ -20,9 +20,10 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import KINDS, Retention, Trimmed
 from sidecar.redis.source import ControlStream
-from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
+from sidecar.worker.settings import Options
 from store import Artifact, ArtifactReader, NotFound, Position, checksum_of
 from store.memory import MemoryStore
 

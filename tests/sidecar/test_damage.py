@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.feed import Feed, FeedGap
 from sidecar.history.live import LiveHistory
-from sidecar.ops.audit import Audit, Order
+from sidecar.ops.audit import Audit, AuditOrder
 from sidecar.ops.status import collect
 from sidecar.redis.client import Side
 from sidecar.redis.damage import Damaged
@@ -74,7 +74,7 @@ def test_an_audit_names_a_mark_of_trimming_that_is_none(published: Rig, garbage:
     rig.client.xtrim(rig.notify, maxlen=1, approximate=False)
     side = Side.open(rig.url, rig.control)
     with pytest.raises(Damaged, match=f"HDEL its field {rig.notify}"):
-        list(Audit(side, side, rig.fleet, Order([rig.keys])).run())
+        list(Audit(side, side, rig.fleet, AuditOrder([rig.keys])).run())
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)

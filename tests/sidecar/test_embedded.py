@@ -306,7 +306,9 @@ def test_who_joined_takes_over(tmp_path: Path) -> None:
             assert (third.owner, third.url) == (False, owner.url)
 
 
-def test_who_joined_says_that_the_port_is_taken(tmp_path: Path) -> None:
+def test_who_joined_says_that_the_port_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that can only come back elsewhere is an error, not a wait for ever."""
     owner = EmbeddedServer(tmp_path)
     with open_server(tmp_path) as joined:
@@ -316,5 +318,6 @@ def test_who_joined_says_that_the_port_is_taken(tmp_path: Path) -> None:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             other.bind(("127.0.0.1", port or 0))
             other.listen()
+            monkeypatch.setattr("sidecar.redis.client.TIMEOUT_S", 0.5)  # `other` never answers
             with pytest.raises(SidecarError, match="another port"):
                 joined.keep()

@@ -14,7 +14,8 @@ from sidecar.errors import SidecarError
 from sidecar.redis.lease import Fenced
 from sidecar.redis.publisher import NotReplicated
 from sidecar.worker.caution import Caution
-from sidecar.worker.ownership import Options, Ownership
+from sidecar.worker.ownership import Ownership
+from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
 
 FULL = redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
@@ -80,7 +81,8 @@ class Run:
         self.served = 0
         self.owner = Ownership(
             "s", self.redis, self.redis, Share(["s"]), Caution(self.redis),
-            Options(lease_s=0.03, **options), self.watch, structlog.get_logger(),
+            Options().model_copy(update={"lease_s": 0.03, **options}), self.watch,
+            structlog.get_logger(),
             beat=self._beat, check=self._check,
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.feed import Feed, FeedGap
-from sidecar.ops.audit import Audit, Order
+from sidecar.ops.audit import Audit, AuditOrder
 from sidecar.redis.client import Side
 from tests.sidecar.harness import Rig
 
@@ -74,5 +74,5 @@ def test_back_over_what_was_published_meanwhile_is_told(published: Rig) -> None:
         after(rig, meanwhile)
     assert gap.value.kind == "made_anew"
     side = Side.open(rig.url, rig.control)
-    found = list(Audit(side, side, rig.fleet, Order([rig.keys])).run())
+    found = list(Audit(side, side, rig.fleet, AuditOrder([rig.keys])).run())
     assert [(one.problem, one.event_id) for one in found] == [("lost", "d")]

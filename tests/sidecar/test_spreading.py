@@ -15,10 +15,9 @@ from sidecar.redis.members import Member, registered_workers
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.worker import app
-from sidecar.worker.ownership import Options
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.relay import Relay
-from sidecar.worker.settings import build
+from sidecar.worker.settings import Options, build
 from sidecar.worker.share import Share
 from tests.sidecar.harness import NOTIFICATIONS, Recorder, Rig, eventually, silent_log
 

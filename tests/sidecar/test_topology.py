@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from sidecar.errors import Unreachable, UsageError
-from sidecar.redis.client import check_server, connect, translated
+from sidecar.redis.client import check_server, connect
+from sidecar.redis.errors import translated
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.redis.topology import Elsewhere, WrongNode

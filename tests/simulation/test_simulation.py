@@ -13,8 +13,8 @@ from tests.simulation.faults import Fault
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import simulate
 
-SEEDS = 240
-PARTS = 6
+SEEDS = 120
+PARTS = 4
 QUIET_SEED = 7
 MUTANT_SEEDS = 5000
 RARE = {Fault.NO_LETTER, Fault.NO_NOTIFICATION}
@@ -22,7 +22,7 @@ RARE = {Fault.NO_LETTER, Fault.NO_NOTIFICATION}
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_guarantees_hold_under_every_seed(part: int) -> None:
-    """A few hundred seeds of faults break no guarantee, and every event ends in time."""
+    """A hundred seeds of faults, and those of the next test, break nothing; all ends in time."""
     for seed in range(part, SEEDS, PARTS):
         result = simulate(seed)
         assert not result.violation, result.story()

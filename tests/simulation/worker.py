@@ -16,9 +16,10 @@ from sidecar.redis.client import TIMEOUT_S
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
-from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
+from sidecar.worker.settings import Options
 from tests.simulation.quiet import QUIET
 from tests.simulation.schedule import Process, Schedule, Task
 from tests.simulation.stores import ShelfStore

@@ -921,7 +921,6 @@ def test_beside_a_foreign_writer(root: Path, how: str, order: str) -> None:
     writer.join()
     assert writer.exitcode == 0
     slowest_s = float((root / "slowest").read_text())
-    assert any(seen)
     assert all(seen) or slowest_s > looking._SETTLED_S
     assert is_pair(*files.get("a"))
 
@@ -957,15 +956,12 @@ def test_beside_our_own_writers(root: Path, request: pytest.FixtureRequest, mark
     ]
     for writer in writers:
         writer.start()
-    read = 0
     while any(writer.is_alive() for writer in writers):
         assert is_pair(*files.get("a"))
         assert files.exists("a")
-        read += 1
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    assert read
     assert is_pair(*files.get("a"))
 
 
@@ -988,7 +984,7 @@ def test_no_look_between_two_renames(files: ChassisStore, monkeypatch: pytest.Mo
             renames.append(new)
             if len(renames) == 2:
                 reading.append(pool.submit(files.get, "a"))
-                assert waits.wait(20)
+                assert waits.wait(60)
             rename(old, new, **fds)
 
         reading: list[Future[store.Artifact]] = []

@@ -621,7 +621,7 @@ def open_and_put(roots: list[str], who: str) -> None:
 def test_several_create_at_once(tmp_path: Path) -> None:
     """Threads and processes that create one store at the same time all succeed."""
     roots = [str(tmp_path / f"deep/er/{i}") for i in range(20)]
-    barrier = threading.Barrier(8, timeout=10)
+    barrier = threading.Barrier(8, timeout=60)
 
     def create(thread: int) -> None:
         for root in roots:

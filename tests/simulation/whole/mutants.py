@@ -272,7 +272,7 @@ MUTANTS: Final = (
            'first = "+"', Area.COLLECTION, 2003),
     Mutant("gc_takes_what_is_current", f"{_STORE}._idle",
            "if not found.current]",
-           "]", Area.COLLECTION, 2013),
+           "]", Area.COLLECTION, 2003),
     Mutant("gc_asks_one_log_of_two", "sidecar.ops.asking:check_all_asked",
            "if missing:",
            "if False:", Area.COLLECTION, 2006),

@@ -9,15 +9,12 @@ import redis
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory
 from sidecar.ops.asking import Asked, check_all_asked, to_ask
-from sidecar.ops.audit import Audit, Culprit
-from sidecar.ops.audit import Order as AuditOrder
+from sidecar.ops.audit import Audit, AuditOrder, Culprit
 from sidecar.ops.pins import CheckedPins, Pins
 from sidecar.ops.predictions import Predictions
-from sidecar.ops.redrive import Order as RedriveOrder
-from sidecar.ops.redrive import Redriver
+from sidecar.ops.redrive import RedriveOrder, Redriver
 from sidecar.ops.redrive import Result as Redriven
-from sidecar.ops.repair import Order as RepairOrder
-from sidecar.ops.repair import Repair
+from sidecar.ops.repair import Repair, RepairOrder
 from sidecar.ops.status import collect
 from sidecar.redis import halts
 from sidecar.redis.census import Named, Registrar
@@ -153,6 +150,7 @@ def collect_garbage(
     for piece in store.collect(Retention(grace_s=grace_s), pins):
         world.note("collected", piece.ref, piece.where)
         world.guarded(world.oracle.resolvable)()
+        world.guarded(world.oracle.current)(fleets[0].store)
 
 
 def _asked(world: World, fleet: Fleet, process: Process) -> Asked:

@@ -18,6 +18,7 @@ from tests.simulation.whole.truth import Entry, Gone, Letter, Note, Record, Trut
 
 if TYPE_CHECKING:
     from tests.simulation.whole.box import Box
+    from tests.simulation.whole.depot import Depot
     from tests.simulation.whole.world import Fleet, World
 
 ASIDE: Final = b":old"
@@ -528,6 +529,14 @@ class Oracle:
             self._expect(
                 store.holds(pin) or (store, pin) in self.rotten,
                 "G1", f"{note} ({note.event_id}) cannot be resolved any more",
+            )  # fmt: skip
+
+    def current(self, depot: Depot) -> None:
+        """Every ref of a store has a current version: what a put without a pin left is there."""
+        for ref, entry in depot.inner._entries.items():
+            self._expect(
+                entry.current in entry.versions,
+                "store", f"{ref} has lost the version that it is at",
             )  # fmt: skip
 
     def settled(self, fleet: Fleet, letter_id: str) -> None:

@@ -17,9 +17,10 @@ from sidecar.redis.source import ControlStream
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.housekeeping import Housekeeper
-from sidecar.worker.ownership import IDLE_BLOCK_S, Options
+from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
+from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import EXPECTED, Supervisor
 from tests.simulation.quiet import QUIET

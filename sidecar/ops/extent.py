@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sidecar.history import Reach as Archived
+from sidecar.history import Reach
 from sidecar.wire.ids import FIRST, EntryId
 
 
-class Reach(NamedTuple):
+class Extent(NamedTuple):
     """How far back a stream goes, and why not further. In IDs."""
 
     first: EntryId
@@ -21,7 +21,7 @@ class Reach(NamedTuple):
     """Whether the server knows what was deleted: Redis 7.0 and newer, every Valkey."""
     noted: EntryId
     """The highest that trimming took, as the trimmer noted."""
-    archived: Archived | None = None
+    archived: Reach | None = None
     """What of it the archive has, if that is read, too."""
 
     @property
@@ -60,7 +60,7 @@ class Reach(NamedTuple):
         missing = archived.missing(since, archived.last)
         return bool(missing) or self._cut_behind(archived, since)
 
-    def _cut_behind(self, archived: Archived, since: EntryId) -> bool:
+    def _cut_behind(self, archived: Reach, since: EntryId) -> bool:
         """Tell whether something was trimmed that came after all that is archived."""
         if self.noted == archived.last:
             return False  # the trimmer took the last that is archived, and nothing since

@@ -1,0 +1,122 @@
+"""What goes wrong with a Redis, named by what follows, and in words for a person.
+
+redis-py ends in this room: elsewhere its errors are caught by the names that they have here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from redis import exceptions
+
+from sidecar.errors import SidecarError, Unreachable, UsageError
+from sidecar.redis.topology import WrongNode, WrongService
+from sidecar.wire.urls import redact
+
+RedisError = exceptions.RedisError
+"""Whatever can go wrong with a command; what has no name here is a bug."""
+Refused = exceptions.ResponseError
+"""The server answers that it will not."""
+NotPermitted = exceptions.NoPermissionError
+"""It will not for this user."""
+Full = exceptions.OutOfMemoryError
+"""It has no memory for that."""
+LoginRefused = exceptions.AuthenticationError
+"""It does not let this user in. To wait does not fix it."""
+Outage: Final = (
+    exceptions.ConnectionError, exceptions.TimeoutError, exceptions.InvalidResponse,
+)  # fmt: skip
+"""It is away, loading or replaced, or a proxy answers for it."""
+Failed: Final = (*Outage, Refused)
+"""A command was not done: one of the above."""
+
+FULL: Final = "Redis is full"
+"""How a relay's state begins that waits for memory."""
+
+_CERTIFICATE_FIXES: Final = {
+    "CERTIFICATE_VERIFY_FAILED": "name the authority that signed the server's certificate with"
+    " ?ssl_ca_certs=/path/ca.pem, and the host as the certificate has it",
+    "CERTIFICATE_REQUIRED": "the server wants a certificate: ?ssl_certfile=…&ssl_keyfile=…",
+}
+
+_CLOSED: Final = (
+    "reset by peer", "closed by server", "Timeout connecting", "EOF occurred", "WRONG_VERSION",
+)  # fmt: skip
+"""How it looks when one side speaks TLS and the other does not, or a certificate lacks."""
+FULL_FIX: Final = (
+    "; nothing is lost; what is finished is trimmed by policy all the while; raise maxmemory, or"
+    " shorten --trim-control, --trim-notifications or --trim-dead, and it continues"
+)
+_FIXES: Final = {
+    "'maxmemory'": FULL_FIX.removeprefix("; "),
+    "is a replica": "it continues as soon as the URL leads to the primary",
+    "WRONGTYPE": "a key is not what its name says; `sidecar status` names it; remove it, and it"
+    " continues",
+    "no control_version can follow": "`sidecar status` names the fix",
+    "exhausted the last possible ID": "`sidecar status` names the fix",
+    "MISCONF": "the server cannot save to its disk; fix that, and it continues",
+}
+
+
+def is_full(error: Exception) -> bool:
+    """Tell whether the server refused a write because it has no memory for it."""
+    return "'maxmemory'" in str(error)
+
+
+def is_misplaced(error: Exception) -> bool:
+    """Tell whether a key is another kind of key than the command is for."""
+    return "WRONGTYPE" in str(error)
+
+
+def fix_of(error: Exception) -> str:
+    """Return what a running worker's operator can do about `error`, to be put behind it."""
+    return "".join(f"; {fix}" for words, fix in _FIXES.items() if words in str(error))
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours: `Unreachable` (exit 4) or `UsageError` (exit 2)."""
+    try:
+        yield
+    except LoginRefused as error:
+        raise UsageError(f"{redact(url)} refuses the login: {error}") from error
+    except NotPermitted as error:
+        raise UsageError(
+            f"{redact(url)}: the user lacks a permission ({error}); deploy/redis/users.acl lists"
+            " what the sidecar needs"
+        ) from error
+    except Outage as error:
+        raise outage(url, error) from error
+    except Refused as error:
+        if is_misplaced(error):
+            raise UsageError(
+                f"{redact(url)}: a key is not what its name says ({error}); `sidecar status` names"
+                " it"
+            ) from error
+        raise SidecarError(f"{redact(url)} answers: {error}") from error
+
+
+def outage(url: str, error: Exception) -> SidecarError:
+    """Return what an outage means: to wait is no fix when the URL is wrong."""
+    if isinstance(error, WrongNode):
+        return UsageError(f"{redact(url)} {error}")
+    if isinstance(error, WrongService):
+        return UsageError(
+            f"{redact(url)}: nobody there knows the way ({error}); are the hosts, their ports and"
+            " the name right?"
+        )
+    for sign, fix in _CERTIFICATE_FIXES.items():
+        if sign in str(error):
+            return UsageError(f"{redact(url)}: {error}; {fix}")
+    return Unreachable(
+        f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
+        + (_tls_hint(url) if any(sign in str(error) for sign in _CLOSED) else "")
+    )
+
+
+def _tls_hint(url: str) -> str:
+    if url.startswith("rediss"):
+        return " it may be that the port speaks no TLS, or wants a certificate (?ssl_certfile=…)"
+    return " it may be that the port wants TLS: rediss://"
