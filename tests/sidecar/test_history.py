@@ -101,7 +101,7 @@ def test_a_scratch_database_ends_with_who_had_it() -> None:
     """It needs no closing, and whichever thread lets it go may end it, without a warning."""
     only = [scratch("CREATE TABLE held (line BLOB)")]
     only[0].execute("INSERT INTO held VALUES ('x')")
-    last = threading.Thread(target=only.clear)
-    last.start()
-    last.join()
-    gc.collect()
+    only.clear()
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()
