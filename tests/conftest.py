@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests import servers
-from tests.servers import Server
+from tests.servers import PATIENCE_S, Server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and the processes of tests would inherit it.
@@ -70,11 +70,11 @@ def redis_url(redis_server: Server) -> str:
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """A connection to the real, empty server."""
-    with redis.Redis.from_url(redis_url, protocol=2) as connection:
+    with redis.Redis.from_url(redis_url, protocol=2, socket_timeout=PATIENCE_S) as connection:
         yield connection
 
 
 def _emptied(server: Server) -> str:
-    with redis.Redis.from_url(server.url) as connection:
+    with redis.Redis.from_url(server.url, socket_timeout=PATIENCE_S) as connection:
         connection.flushall()
     return server.url

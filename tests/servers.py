@@ -21,6 +21,8 @@ import pytest
 import redis
 
 START_TIMEOUT_S: Final = 60.0
+PATIENCE_S: Final = 60.0
+"""How long a test's own connection waits for an answer: a busy machine stands still for seconds."""
 BUS_OFFSET: Final = 10_000
 LOWEST_PORT: Final = 11_000
 PORTS_EACH: Final = 100

@@ -208,7 +208,8 @@ def _settle(url: str) -> None:
     def done() -> bool:
         groups = {one["name"].decode(): one for one in client.xinfo_groups(CONTROL)}
         last = client.xinfo_stream(CONTROL)["last-generated-id"]
-        return bool(groups[group]["pending"] == 0 and groups[group]["last-delivered-id"] == last)
+        one = groups.get(group)  # the worker may be no further than its start
+        return bool(one and one["pending"] == 0 and one["last-delivered-id"] == last)
 
     _until(done, "the end of the queue")
 

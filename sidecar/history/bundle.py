@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sqlite3
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -27,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sidecar.errors import UsageError
 from sidecar.history.contract import ANY, About, Gap, Reach, Streams
+from sidecar.history.scratch import Scratch, scratch
 from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of, lines_of
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -277,10 +277,9 @@ class BundleHistory:
         return found
 
     @cached_property
-    def _published(self) -> sqlite3.Connection:
+    def _published(self) -> Scratch:
         """Which event_ids were published as what: in a temporary file, as there may be many."""
-        db = sqlite3.connect("")
-        db.execute("CREATE TABLE published (event_id TEXT, cv INTEGER)")
+        db = scratch("CREATE TABLE published (event_id TEXT, cv INTEGER)")
         db.executemany("INSERT INTO published VALUES (?, ?)", self._event_ids())
         db.execute("CREATE INDEX by_event_id ON published (event_id)")
         return db

@@ -14,6 +14,7 @@ import orjson
 
 from sidecar.history import Gap, History
 from sidecar.history.rows import of_line
+from sidecar.history.scratch import scratch
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.notification import Notification, parse
@@ -107,8 +108,7 @@ class FleetState:
     def _spill(self) -> None:
         """Move what is in memory into a temporary file."""
         if self._spilt is None:
-            self._spilt = sqlite3.connect("")
-            self._spilt.executescript(_SCHEMA)
+            self._spilt = scratch(_SCHEMA)
         keyed = [
             *(((_REF, ref, ""), line) for ref, line in self._refs.items()),
             *(((_STACK, *stack), line) for stack, line in self._stacks.items()),

@@ -21,6 +21,7 @@ import structlog
 from sidecar.errors import UsageError
 from sidecar.history import History
 from sidecar.history.live import LiveHistory
+from sidecar.history.scratch import scratch
 from sidecar.redis.client import Client, Side, connect
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.keys import Keys
@@ -94,8 +95,7 @@ def check(history: History, window: Window, rules: Rules) -> Checked:
     """
     if history.store is None:
         raise UsageError("there are no artifacts to check with; name the store by --fleet-store")
-    db = sqlite3.connect("")
-    db.executescript(_SCHEMA)
+    db = scratch(_SCHEMA)
     for life in lives(history, window):
         if life.entry is not None and life.end is not End.REDRIVEN:
             _record(db, "recorded", life)

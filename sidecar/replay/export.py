@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sqlite3
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +31,7 @@ from sidecar.history.bundle import (
     seal,
 )
 from sidecar.history.rows import of_line, to_line
+from sidecar.history.scratch import scratch
 from sidecar.history.state import state_at
 from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import State, put_of
@@ -121,8 +121,7 @@ class _Gathered:
 
     def __init__(self, history: History, window: Window) -> None:
         self.history, self.window = history, window
-        self._db = sqlite3.connect("")
-        self._db.executescript(_SCHEMA)
+        self._db = scratch(_SCHEMA)
 
     def gather(self, tell: Callable[[str], None]) -> None:
         """Find it all."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -21,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.history import History
 from sidecar.history.contract import get
 from sidecar.history.rows import of_line, to_line
+from sidecar.history.scratch import scratch
 from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.window import Window
@@ -369,8 +369,7 @@ class _Spilt:
     """Entries in a temporary file, in entry order."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("")
-        self._db.executescript(
+        self._db = scratch(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE held (n INTEGER PRIMARY KEY, entry TEXT UNIQUE, line BLOB);"
         )

@@ -343,10 +343,9 @@ def _said(event_id: str, fields: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("before_death", [True, False])
 def test_every_room_goes_by_the_one_table(sidecar: Cli, *, before_death: bool) -> None:
     """Redrive, show, trace and report say the same, whether it was published before the death."""
-    now = int(time.time() * 1000)
     for what, new, old, does in TABLE:
         sidecar.client.flushall()
-        at = BEFORE + 2 if before_death else now + 60_000
+        at = BEFORE + 2 if before_death else int(time.time() * 1000) + 60_000
         told = {name: _said(name, fields) for name, fields in (("old", old), ("new", new))}
         for n, name in enumerate(("old", "new")):
             told[name]["type"] = (

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+
+from tests.cli.harness import Cli
 
 MAKE = Path(__file__).parents[2] / "examples" / "incident" / "make.py"
 
@@ -32,12 +34,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def told(bundle: Path, *args: str) -> list[dict[str, Any]]:
     """Return what a command prints of the bundle, as objects."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "sidecar", *args, "--bundle", str(bundle), "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    return [json.loads(line) for line in ran.stdout.splitlines()]
+    ran = Cli("", bundle.parent, mock.Mock())(*args, "--bundle", bundle, "--json")
+    assert ran.code == 0, ran.err
+    return ran.objects()
 
 
 def test_a_bundle_that_is_there_is_not_played_for(tmp_path: Path) -> None:

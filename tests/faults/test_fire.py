@@ -22,9 +22,9 @@ Planted = Callable[[Any, Path], object]
 @pytest.mark.parametrize(
     "plan",
     [
-        fire.Plan(seed=1, kills=40, clean_stops=3),
-        fire.Plan(seed=2, kills=10, redis_crashes=8),
-        fire.Plan(seed=3, kills=16, weather=Weather()),
+        fire.Plan(seed=1, kills=20, clean_stops=2),
+        fire.Plan(seed=2, kills=6, redis_crashes=5),
+        fire.Plan(seed=3, kills=10, weather=Weather()),
     ],
     ids=["killed workers", "a Redis that crashes", "a bad network"],
 )

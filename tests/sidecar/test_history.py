@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+
 import pytest
 import redis
 
 from sidecar.history import Gap
 from sidecar.history.live import LiveHistory
 from sidecar.history.rows import of_line, to_line
+from sidecar.history.scratch import scratch
 from sidecar.redis.client import Side
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId
@@ -91,3 +95,13 @@ def test_published_is_what_the_index_remembers(rig: Rig) -> None:
     rig.drain()
     known = live(rig).published(["a", "b"])
     assert known == {"a": rig.notifications()[0]["control_version"]}
+
+
+def test_a_scratch_database_ends_with_who_had_it() -> None:
+    """It needs no closing, and whichever thread lets it go may end it, without a warning."""
+    only = [scratch("CREATE TABLE held (line BLOB)")]
+    only[0].execute("INSERT INTO held VALUES ('x')")
+    only.clear()
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.sidecar.harness import Rig, eventually
+from tests.sidecar.harness import Rig, eventually, last_said
 from tests.topology.harness import Node, server, until
 
 pytestmark = pytest.mark.server
@@ -119,8 +119,8 @@ def test_either_of_two_servers_may_go_away(rig: Rig, nodes: tuple[Node, Node], w
         nodes[which].kill()
         if which:
             emit(rig, "b")
-        eventually(lambda: run.observer.state_now == "waiting", "it waits")
-        assert str(nodes[which].port) in run.observer.states[-1][1]
+        eventually(lambda: last_said(run, str(nodes[which].port)), "it waits, and says for whom")
+        assert run.observer.state_now == "waiting"
         nodes[which].start()
         if not which:
             emit(rig, "b")
