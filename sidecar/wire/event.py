@@ -23,6 +23,8 @@ RESERVED: Final = ".sidecar/"
 """Refs under it are the sidecar's own: its archive lies there, and no event may write into that."""
 MAX_ENTRY_BYTES: Final = 16 * 1024
 MAX_NESTING: Final = 64
+MAX_NAME_CHARS: Final = 256
+"""So long may an event_id, a type, a tenant and a stack be."""
 MAX_SHOWN_CHARS: Final = 60
 """So much of a wrong value is told."""
 
@@ -84,10 +86,10 @@ class Event(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     id: Int64 = 0
-    event_id: Annotated[str, Field(min_length=1, max_length=256)]
-    type: Annotated[str, Field(min_length=1)]
-    tenant_id: str = ""
-    stack_id: str = ""
+    event_id: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+    type: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+    tenant_id: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = ""
+    stack_id: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = ""
     version: Int64 = 0
     base_version: Int64 = 0
     artifact_ref: str = ""
@@ -265,7 +267,9 @@ _ZERO_DECODER: Final = json.JSONDecoder(
     parse_constant=_no_such_constant,
     parse_int=lambda literal: orjson.Fragment(literal) if literal == "-0" else int(literal),
 )
-_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+# Takes time in proportion to the text: a string that does not end goes to the end of the text, and
+# nothing is tried twice (`*+`).
+_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.?)*+(?:"|\Z)|[\[{\]}]', re.DOTALL)
 
 
 def _bound_nesting(text: str) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from sidecar.wire import notification
@@ -24,6 +22,7 @@ from sidecar.wire.event import (
     content_digest,
     decode,
 )
+from sidecar.wire.scope import Scope
 from sidecar.worker.policy import Mismatch
 from store import (
     CHUNK_BYTES,
@@ -80,6 +79,7 @@ class Pipeline:
         self._streaming_fleet = versioned(fleet, Capability.STREAM)
         self._orders_fleet = Capability.POSITION in capabilities(fleet)
         self._rules = rules
+        self._scope = Scope(rules.tenant_scope)
         self._one_store = _same_storage(source, fleet)
 
     def admit(
@@ -153,8 +153,7 @@ class Pipeline:
                 Reason.FORBIDDEN_REF,
                 f"artifact_ref: refs under {RESERVED} are the sidecar's own; choose another",
             )
-        scope = self._rules.tenant_scope
-        if scope and not any(_allows(p, event.tenant_id, event.artifact_ref) for p in scope):
+        if self._scope and not self._scope.allows(event.tenant_id, event.artifact_ref):
             raise Rejected(
                 Reason.FORBIDDEN_REF,
                 f"artifact_ref: --tenant-scope does not let tenant {event.tenant_id!r} name"
@@ -273,21 +272,3 @@ def _same_storage(source: Store, fleet: Store) -> bool:
         return True
     location = getattr(source, "location", None)
     return location is not None and location == getattr(fleet, "location", None)
-
-
-def _allows(pattern: str, tenant: str, ref: str) -> bool:
-    """Tell whether `pattern` lets `tenant` name `ref`: `{tenant}` is the tenant, `*` anything.
-
-    A tenant without a name, or with a slash in it, fits no `{tenant}`: it could stand for
-    another tenant's corner.
-    """
-    if "{tenant}" in pattern and (not tenant or "/" in tenant):
-        return False
-    return _compiled(pattern, tenant).fullmatch(ref) is not None
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str, tenant: str) -> re.Pattern[str]:
-    special = {"{tenant}": re.escape(tenant), "*": ".*"}
-    parts = re.split(r"(\{tenant\}|\*)", pattern)
-    return re.compile("".join(special.get(part) or re.escape(part) for part in parts), re.DOTALL)

@@ -1,0 +1,91 @@
+"""Patterns of `--tenant-scope`: what they allow, and that no producer makes them costly."""
+
+from __future__ import annotations
+
+import json
+import re
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.wire.event import MAX_ENTRY_BYTES, Reason, Rejected, decode
+from sidecar.wire.scope import Scope
+from sidecar.worker.pipeline import Pipeline, Rules
+from store.memory import MemoryStore
+
+ORIGIN = "control:events/1700000000000-0"
+CHECKSUM = "sha256:" + "ab" * 32
+letters = st.text("ab*/{}", max_size=6)
+
+
+def expected(pattern: str, tenant: str, name: str) -> bool:
+    """Say what a pattern means, by a regular expression: for short names only."""
+    if "{tenant}" in pattern and (not tenant or "/" in tenant):
+        return False
+    special = {"{tenant}": re.escape(tenant), "*": ".*"}
+    parts = re.split(r"(\{tenant\}|\*)", pattern)
+    return bool(re.fullmatch("".join(special.get(p) or re.escape(p) for p in parts), name))
+
+
+@given(st.lists(st.sampled_from(["{tenant}", "*", "a", "b", "/"]), max_size=7), letters, letters)
+def test_a_pattern_means_what_its_stars_say(parts: list[str], tenant: str, name: str) -> None:
+    """A star is any text, `{tenant}` the tenant, all else itself."""
+    pattern = "".join(parts)
+    assert Scope([pattern]).allows(tenant, name) == expected(pattern, tenant, name)
+
+
+@pytest.mark.timeout(60)
+def test_no_ref_takes_long() -> None:
+    """A ref that nearly fits a pattern of many stars, in very many ways, is refused at once."""
+    scope = Scope(["**/{tenant}/**/*.json", "*" + "{tenant}*" * 20 + "x"])
+    for _ in range(100):
+        assert not scope.allows("a", "a/" * 511 + "a")
+
+
+def test_nothing_is_kept_of_what_producers_write() -> None:
+    """Ten thousand tenants with long names leave no more in memory than one does."""
+    pipeline = Pipeline(
+        MemoryStore(), MemoryStore(), Rules(tenant_scope=("stacks/{tenant}/*", "rows/{tenant}/*"))
+    )
+
+    def refuse(count: int) -> None:
+        for n in range(count):
+            body = {
+                "event_id": "e", "type": "run.abort", "tenant_id": f"{n:06}" + "t" * 250,
+                "artifact_ref": f"{n:06}/" + "r" * 200, "checksum": CHECKSUM,
+            }  # fmt: skip
+            with pytest.raises(Rejected, match="forbidden_ref"):
+                pipeline.admit({b"event": json.dumps(body).encode()}, ORIGIN)
+
+    tracemalloc.start()
+    try:
+        refuse(100)
+        before = tracemalloc.get_traced_memory()[0]
+        refuse(10_000)
+        assert tracemalloc.get_traced_memory()[0] - before < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("field", ["tenant_id", "stack_id", "type", "event_id"])
+@pytest.mark.parametrize("unknown", [{}, {"x": 1}])
+def test_names_have_a_length(field: str, unknown: dict[str, int]) -> None:
+    """A name of 256 characters passes; one more is an invalid event, and the field is named."""
+    body = {"event_id": "e", "type": "run.abort", **unknown}
+    decode({b"event": json.dumps({**body, field: "é" * 256}).encode()})
+    with pytest.raises(Rejected) as caught:
+        decode({b"event": json.dumps({**body, field: "é" * 257}).encode()})
+    assert caught.value.reason is Reason.INVALID_EVENT
+    assert caught.value.detail.startswith(f"{field}: ")
+
+
+@pytest.mark.timeout(60)
+def test_no_entry_takes_long_to_parse() -> None:
+    """A string of quotes that does not end is read once, not once for each quote."""
+    body = b"[]" * 70 + b'"'
+    body += b'\\"' * ((MAX_ENTRY_BYTES - len(body)) // 2 - 8)
+    for _ in range(300):
+        with pytest.raises(Rejected, match="malformed"):
+            decode({b"event": body})
