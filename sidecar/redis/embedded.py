@@ -66,7 +66,8 @@ class EmbeddedServer:
         """Start the server again when it died, take it over when whoever owned it has left.
 
         Returns what was done, for the log; empty for nothing. Nobody else would do it. Raises
-        `SidecarError` when it does not start, or had to take another port.
+        `SidecarError` when it does not start, or had to take another port; `OSError` when
+        nothing can be opened or started now: the next call tries again.
         """
         if self.owner:
             return self._come_back("started again, as it had died") if self._is_dead() else ""

@@ -187,6 +187,9 @@ def _kept(server: EmbeddedServer, log: FilteringBoundLogger) -> SidecarError | N
         done = server.keep()
     except SidecarError as error:
         return error
+    except OSError as error:
+        log.warning("embedded server not kept up yet", detail=str(error))
+        return None
     if done:
         log.warning("embedded server kept up", done=done, url=redact(server.url))
     return None

@@ -66,7 +66,7 @@ class FleetStore:
             there = self._note()
             if self._log is None:
                 self._register(there.log)
-        except (*Failed, SidecarError):
+        except (*Failed, SidecarError, OSError):
             return None
         return UsageError(self.trouble(there)) if there.is_other(self._identity) else None
 

@@ -31,6 +31,8 @@ FIRST_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 5.0
 STAND_BACK_PAUSES: Final = 8
 """For so many pauses, and for a lease at least, a stream is left to others that may serve it."""
+_TROUBLE: Final = (*Failed, SidecarError, OSError)
+"""What passes: of Redis, of a store, or of this machine (no file descriptor, no memory)."""
 
 
 class States(Protocol):
@@ -116,7 +118,7 @@ class Ownership:
                 self.state("recovering", f"the consumer group is gone: {error}")
             except ReadAgain as error:
                 self.state("recovering", str(error))
-            except (*Failed, NotReplicated, Damaged, SidecarError) as error:
+            except (*_TROUBLE, NotReplicated, Damaged) as error:
                 self._cannot_serve(error)
             finally:
                 self._publisher.abandon()
@@ -249,8 +251,8 @@ class Ownership:
 
     def _cannot_serve(self, error: Exception) -> None:
         """Give the lease back, for another worker may be able to serve, and wait a while."""
-        detail = str(error) if isinstance(error, SidecarError) else f"Redis: {error}"
-        detail += self._fix_of(error)
+        told = isinstance(error, SidecarError | OSError)
+        detail = (str(error) if told else f"Redis: {error}") + self._fix_of(error)
         if not isinstance(error, NotReplicated | Damaged):  # these keep every worker from serving
             self._share.cannot_serve(self._stream)
             detail += self._yield_lease()

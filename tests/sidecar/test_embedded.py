@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -321,3 +322,21 @@ def test_who_joined_says_that_the_port_is_taken(
             monkeypatch.setattr("sidecar.redis.client.TIMEOUT_S", 0.5)  # `other` never answers
             with pytest.raises(SidecarError, match="another port"):
                 joined.keep()
+
+
+def test_who_joined_and_can_open_nothing_takes_over_later(tmp_path: Path) -> None:
+    """Without a free descriptor it says so, and does so at the next try."""
+    owner = EmbeddedServer(tmp_path)
+    with open_server(tmp_path) as joined:
+        owner.close()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                joined.keep()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not joined.owner
+        joined.keep()
+        assert joined.owner
+        assert embedded.find(tmp_path) == joined.url

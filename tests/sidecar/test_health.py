@@ -6,12 +6,12 @@ import http.client
 import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from sidecar.errors import UsageError
-from sidecar.worker.health import HealthServer
+from sidecar.worker.health import MAX_CONNECTIONS, HealthServer
 from sidecar.worker.metrics import STATES, Metrics, State, StreamMetrics
 from store import Unavailable
 
@@ -147,3 +147,55 @@ def test_a_client_that_says_nothing_blocks_nobody() -> None:
     """A connection that sends nothing keeps no other from its answer."""
     with serving() as port, socket.create_connection(("127.0.0.1", port)):
         assert get(port, "/livez")[0] == 200
+
+
+def exchanged(port: int, sent: bytes) -> bytes:
+    """Send some bytes and return all that comes back."""
+    with socket.create_connection(("127.0.0.1", port), 60) as client:
+        client.sendall(sent)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"HEAD /livez HTTP/1.1\r\n\r\n", b"200"), (b"GET /livez HTTP/1.0\r\n\r\n", b"200"),
+        (b"POST /livez HTTP/1.1\r\n\r\n", b"405"), (b"\xff\x00\r\n\r\n", b"405"),
+        (b"GET\r\n\r\n", b"404"), (b"GET http://[ HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", b"404"),
+    ],
+)  # fmt: skip
+def test_any_request_has_an_answer(sent: bytes, status: bytes) -> None:
+    """A request gets a status, whatever it asks; HEAD gets no body."""
+    with serving() as port:
+        head, _, body = exchanged(port, sent).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        assert bool(body) is not sent.startswith(b"HEAD")
+
+
+def test_a_request_without_end_is_let_go() -> None:
+    """A request that grows too long, or takes too long, ends its connection and no other."""
+    server = HealthServer(
+        "127.0.0.1:0", stuck=list, states=dict, metrics=lambda: b"", deadline_s=0.2
+    )
+    try:
+        assert exchanged(server.port, b"GET /livez HT") == b""
+        with suppress(ConnectionError):
+            assert exchanged(server.port, b"x" * (1 << 20)) == b""
+        assert get(server.port, "/livez")[0] == 200
+    finally:
+        server.close()
+
+
+def test_the_oldest_connection_goes_first() -> None:
+    """With all connections taken the next one is served, and the oldest is closed."""
+    with serving() as port, ExitStack() as stack:
+        taken = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
+            for _ in range(MAX_CONNECTIONS)
+        ]
+        assert get(port, "/livez")[0] == 200
+        with suppress(ConnectionError):
+            assert taken[0].recv(1) == b""
+        taken[-1].sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert taken[-1].recv(12) == b"HTTP/1.1 200"
