@@ -19,6 +19,7 @@ from store.contract import (
     Checked,
     Collected,
     Constructor,
+    Limit,
     Pin,
     Position,
     Retention,
@@ -35,6 +36,7 @@ from store.errors import (
     InvalidRef,
     NotFound,
     StoreError,
+    TooLarge,
     Unavailable,
 )
 from store.refs import check_ref
@@ -53,6 +55,7 @@ __all__ = [
     "Constructor",
     "Corrupt",
     "InvalidRef",
+    "Limit",
     "NotFound",
     "Pin",
     "Position",
@@ -61,6 +64,7 @@ __all__ = [
     "Store",
     "StoreConfig",
     "StoreError",
+    "TooLarge",
     "Unavailable",
     "Version",
     "VersionedStore",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from store.errors import TooLarge
+
 if TYPE_CHECKING:
     from os import PathLike
 
@@ -135,6 +137,28 @@ class Collected(NamedTuple):
     size_bytes: int
 
 
+class Limit(NamedTuple):
+    """How much a reader takes. A size is looked at before anything of that size is read."""
+
+    size_bytes: int
+    """Of data and manifest together."""
+    manifest_size_bytes: int
+    """Of the manifest, which is held in memory."""
+
+    def check(self, where: str, data_bytes: int, manifest_bytes: int) -> None:
+        """Raise `TooLarge` for a version of these sizes."""
+        if data_bytes + manifest_bytes > self.size_bytes:
+            raise TooLarge(
+                f"{where} has {data_bytes + manifest_bytes} bytes, and at most {self.size_bytes}"
+                " are taken"
+            )
+        if manifest_bytes > self.manifest_size_bytes:
+            raise TooLarge(
+                f"{where} has a manifest of {manifest_bytes} bytes, and of at most"
+                f" {self.manifest_size_bytes} is one taken"
+            )
+
+
 class Capability(StrEnum):
     """What a backend can do beyond put, get, exists and name."""
 
@@ -145,6 +169,7 @@ class Capability(StrEnum):
     VERIFY = "verify"
     COLLECT = "collect"
     IDENTITY = "identity"
+    LIMIT = "limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +257,16 @@ class VersionedStore(Store, Protocol):
         ...
 
     def get(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> Artifact:
         """As `Store.get`; with `checksum` the version with that data (its newest manifest, or
         exactly the one named by `manifest_checksum`). `NotFound` when there is no such version.
+        With `limit`, `TooLarge` rather than read what is larger.
         """
         ...
 
@@ -261,7 +292,12 @@ class VersionedStore(Store, Protocol):
         ...
 
     def open(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> ArtifactReader:
         """Open what `get` would return, for reading in constant memory. Raises as `get`; damage
         of the data is raised as `Corrupt` by the read that would have met the end.

@@ -21,6 +21,10 @@ class ChecksumMismatch(StoreError):
     """The data to be put is not what its caller said. Nothing was put."""
 
 
+class TooLarge(StoreError):
+    """What is stored is larger than its reader allows. None of it was read."""
+
+
 class Unavailable(StoreError):
     """The store cannot be reached or cannot write just now. Try again later."""
 

@@ -16,6 +16,7 @@ from store.contract import (
     Capability,
     Checked,
     Collected,
+    Limit,
     Pin,
     Position,
     Retention,
@@ -108,10 +109,15 @@ class MemoryStore:
             _move(entry, key, position)
 
     def get(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> Artifact:
         """See `VersionedStore.get`."""
-        return self._read(ref, checksum, manifest_checksum).stored.artifact
+        return self._read(ref, checksum, manifest_checksum, limit).stored.artifact
 
     def exists(
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
@@ -141,10 +147,15 @@ class MemoryStore:
         return found
 
     def open(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> ArtifactReader:
         """See `VersionedStore.open`."""
-        found = self._read(ref, checksum, manifest_checksum)
+        found = self._read(ref, checksum, manifest_checksum, limit)
         data, manifest = found.stored.artifact
         return ArtifactReader(
             io.BytesIO(data),
@@ -237,12 +248,16 @@ class MemoryStore:
                 for key, stored in reversed(entry.versions.items())
             ]
 
-    def _read(self, ref: str, checksum: str | None, manifest_checksum: str | None) -> _Found:
+    def _read(
+        self, ref: str, checksum: str | None, manifest_checksum: str | None, limit: Limit | None
+    ) -> _Found:
         """Return an intact version. Raises `NotFound` and `Corrupt`."""
         found = self._find(ref, checksum, manifest_checksum)
         if found is None:
             version = f" version {checksum} {manifest_checksum or ''}".rstrip()
             raise NotFound(f"memory has no{version if checksum else 'thing'} at ref {ref!r}")
+        if limit:
+            limit.check(found.where, *map(len, found.stored.artifact))
         error = found.error()
         if error:
             raise Corrupt(error)

@@ -218,13 +218,14 @@ def identity_of(found: os.stat_result) -> Identity:
 
 
 def read_all(fd: int, size: int) -> bytes:
-    """Return up to `size` bytes; more, if the file has grown beyond one read."""
+    """Return the next `size` bytes, fewer at the end of the file."""
     content = os.read(fd, size)
     if len(content) in (0, size):
         return content
-    chunks = [content]
-    while chunk := os.read(fd, size):  # one read ends at 2 GiB
+    chunks, left = [content], size - len(content)
+    while chunk := os.read(fd, left):  # one read ends at 2 GiB
         chunks.append(chunk)
+        left -= len(chunk)
     return b"".join(chunks)
 
 

@@ -19,15 +19,20 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from store.contract import Position, Version
 from store.errors import Corrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 INLINE_MAX_BYTES = 64 * 1024
 """Data up to this size lies in its record: one file and one flush an artifact."""
 HEADER_MAX_BYTES = 2048
 """No header is longer: the ref has at most 1024 bytes."""
+FIRST_BYTES = 128 * 1024
+"""What is read of a record before its header has told its size: most records are read whole."""
 
 _DAMAGED = b"artifact-record damaged"
 _HEADER = re.compile(
@@ -86,6 +91,25 @@ def describe(
     )
 
 
+def body_bytes(record: Record) -> int:
+    """Return how many bytes follow the header."""
+    return record.manifest_size + (record.data_size if record.inline else 0)
+
+
+def fault_of(record: Record, chunks: Iterable[bytes]) -> str | None:
+    """Read a record's body in constant memory; return which part fails its checksum, if any."""
+    manifest, data, left = hashlib.sha256(), hashlib.sha256(), record.manifest_size
+    for chunk in chunks:
+        manifest.update(chunk[:left])
+        data.update(chunk[left:])
+        left = max(left - len(chunk), 0)
+    if left or manifest.hexdigest() != record.manifest_digest:
+        return "its manifest fails its checksum"
+    if record.inline and data.hexdigest() != record.data_digest:
+        return "the data fails its checksum"
+    return None
+
+
 def note_of_damage(quarantined: str, record: Record | None = None) -> bytes:
     """Return what stands in a damaged record's place once its bytes lie in quarantine.
 
@@ -138,6 +162,8 @@ def header_left(content: bytes) -> Record | None:
 def _record_of(found: re.Match[bytes] | None) -> Record | None:
     if found is None or hashlib.sha256(found[1]).hexdigest().encode() != found[11]:
         return None
+    if found[10] == b"inline" and int(found[4]) > INLINE_MAX_BYTES:
+        return None  # nobody writes such a record
     return Record(
         found[2].decode(),
         found[3].decode(),

@@ -477,7 +477,10 @@ def what_is_wrong(store: Store, pin: Pin) -> tuple[str, int]:
     if not pin.manifest_checksum:
         return "the notification names no manifest_checksum", 0
     pinned = Capability.PINNED_GET in capabilities(store)
-    checksums = {"checksum": pin.checksum, "manifest_checksum": pin.manifest_checksum}
+    checksums: dict[str, Any] = {
+        "checksum": pin.checksum,
+        "manifest_checksum": pin.manifest_checksum,
+    }
     hashed, size_bytes = hashlib.sha256(), 0
     with explained():
         try:

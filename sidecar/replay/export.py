@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import orjson
 
@@ -265,7 +265,10 @@ def _write_artifact(event: Event, store: VersionedStore, target: _Target) -> Pin
 
 def _copy(event: Event, version: Version | None, store: VersionedStore, target: _Target) -> Pinned:
     manifest_checksum = version.manifest_checksum if version else event.manifest_checksum
-    pin = {"checksum": event.checksum, "manifest_checksum": manifest_checksum or None}
+    pin: dict[str, Any] = {
+        "checksum": event.checksum,
+        "manifest_checksum": manifest_checksum or None,
+    }
     if Capability.STREAM in store.capabilities:
         with store.open(event.artifact_ref, **pin) as reader:
             manifest = reader.manifest

@@ -74,7 +74,8 @@ EXPLANATIONS: Final[dict[Reason, Explanation]] = {
         "Nobody writes to a ref again that an event names, or the source store keeps versions.",
     ),
     Reason.ARTIFACT_TOO_LARGE: Explanation(
-        "The artifact is larger than the workers' --max-artifact-size.",
+        "The artifact is larger than the workers' --max-artifact-size, or its manifest is over"
+        " 16 MiB.",
         "Raise --max-artifact-size and redrive, or make the artifact smaller.",
     ),
     Reason.POISON: Explanation(

@@ -31,10 +31,12 @@ from store import (
     Capability,
     ChecksumMismatch,
     InvalidRef,
+    Limit,
     NotFound,
     Position,
     Store,
     StoreError,
+    TooLarge,
     Unavailable,
     capabilities,
     check_ref,
@@ -43,6 +45,8 @@ from store import (
 )
 
 DEFAULT_MAX_ARTIFACT_BYTES: Final = 1 << 30
+MAX_MANIFEST_BYTES: Final = 16 << 20
+"""A manifest is held in memory, whole."""
 _SHORT_CHARS: Final = len("sha256:") + 12
 
 
@@ -75,6 +79,10 @@ class Pipeline:
         self._source = source
         self._streaming_source = versioned(source, Capability.STREAM)
         self._pins_source = Capability.PINNED_GET in capabilities(source)
+        self._limit = Limit(rules.max_artifact_bytes, MAX_MANIFEST_BYTES)
+        self._limits: dict[str, Any] = (
+            {"limit": self._limit} if Capability.LIMIT in capabilities(source) else {}
+        )
         self._fleet = fleet
         self._streaming_fleet = versioned(fleet, Capability.STREAM)
         self._orders_fleet = Capability.POSITION in capabilities(fleet)
@@ -164,8 +172,12 @@ class Pipeline:
         """Open the version that the event pins; what is there, if the source keeps no versions."""
         try:
             if self._streaming_source:
-                return self._streaming_source.open(event.artifact_ref, **self._pins(event))
-            return _in_memory(self._source.get(event.artifact_ref, **self._pins(event)))
+                opened = self._streaming_source.open
+                return opened(event.artifact_ref, **self._pins(event), **self._limits)
+            get: Any = self._source.get
+            return _in_memory(get(event.artifact_ref, **self._pins(event), **self._limits))
+        except TooLarge as error:
+            raise _too_large(str(error)) from error
         except NotFound:
             if self._pins_source and self._source.exists(event.artifact_ref):
                 raise Mismatch(
@@ -175,20 +187,18 @@ class Pipeline:
                 ) from None
             raise
 
-    def _pins(self, event: Event) -> dict[str, str]:
+    def _pins(self, event: Event) -> dict[str, Any]:
         if not self._pins_source:
             return {}
         pins = {"checksum": event.checksum, "manifest_checksum": event.manifest_checksum}
         return {name: pin for name, pin in pins.items() if pin}
 
     def _check_size(self, event: Event, artifact: ArtifactReader) -> None:
-        size_bytes = artifact.size_bytes + len(artifact.manifest)
-        if size_bytes > self._rules.max_artifact_bytes:
-            raise Rejected(
-                Reason.ARTIFACT_TOO_LARGE,
-                f"{event.artifact_ref!r} has {size_bytes} bytes; --max-artifact-size allows"
-                f" {self._rules.max_artifact_bytes}",
-            )
+        """Look again, for a source that knows no limits."""
+        try:
+            self._limit.check(repr(event.artifact_ref), artifact.size_bytes, len(artifact.manifest))
+        except TooLarge as error:
+            raise _too_large(str(error)) from error
 
     def _put(self, event: Event, artifact: ArtifactReader, position: Position) -> None:
         """Put what is read from `artifact`, if it is what the event says."""
@@ -210,6 +220,10 @@ class Pipeline:
                 raise
             # Absence and corruption are verdicts on the source; in the fleet they are an outage.
             raise Unavailable(f"the fleet's store: {error}") from error
+
+
+def _too_large(problem: str) -> Rejected:
+    return Rejected(Reason.ARTIFACT_TOO_LARGE, f"{problem} (--max-artifact-size)")
 
 
 def _in_memory(artifact: Artifact) -> ArtifactReader:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from store.chassis.layout import ATTRIBUTE, NO_ATTRIBUTES, OWN, SUFFIX, Mark, Place, place_of
 from store.chassis.looking import File, Look, Pair, Watch, judge, mark_of, verify, where
-from store.contract import Artifact, Blob, Capability, StoreConfig, as_bytes, check_pin
+from store.contract import Artifact, Blob, Capability, Limit, StoreConfig, as_bytes, check_pin
 from store.errors import (
     ChecksumMismatch,
     ConfigError,
@@ -75,7 +75,7 @@ class ChassisStore:
     """
 
     name = "chassis-file"
-    capabilities = frozenset({Capability.STREAM})
+    capabilities = frozenset({Capability.STREAM, Capability.LIMIT})
 
     def __init__(self, root: str, *, timeout_s: float = 30.0) -> None:
         self._path = root
@@ -212,13 +212,14 @@ class ChassisStore:
 
     # Get: both files, from one moment.
 
-    def get(self, ref: str) -> Artifact:
+    def get(self, ref: str, *, limit: Limit | None = None) -> Artifact:
         """See `Store.get`. Only what this backend wrote can be verified.
 
         Raises `Corrupt` for half a pair, `Unavailable` for one that never comes to rest.
         """
 
         def take(look: Pair) -> Artifact | None:
+            look.check(limit)
             artifact = Artifact(look.data.content(), look.manifest.content())
             if not (look.data.is_unchanged() and look.manifest.is_unchanged()):
                 return None
@@ -235,13 +236,14 @@ class ChassisStore:
         except NotFound:
             return False
 
-    def open(self, ref: str) -> ArtifactReader:
+    def open(self, ref: str, *, limit: Limit | None = None) -> ArtifactReader:
         """See `VersionedStore.open`; raises as `get`. `checksum` is None if the Go side wrote it.
 
         A read raises `Unavailable` when the data was rewritten in place meanwhile.
         """
 
         def take(look: Pair) -> ArtifactReader | None:
+            look.check(limit)
             manifest = look.manifest.content()
             if not look.manifest.is_unchanged():
                 return None

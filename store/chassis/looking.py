@@ -16,6 +16,7 @@ from store.errors import Corrupt, NotFound
 from store.posix import identity_of, read_all
 
 if TYPE_CHECKING:
+    from store.contract import Limit
     from store.errors import StoreError
 
 _SETTLED_S = 0.05
@@ -78,6 +79,11 @@ class Pair(NamedTuple):
 
     data: File
     manifest: File
+
+    def check(self, limit: Limit | None) -> None:
+        """Raise `TooLarge` when they are larger than `limit` allows."""
+        if limit:
+            limit.check(self.data.path, self.data.found.st_size, self.manifest.found.st_size)
 
 
 class Verdict(NamedTuple):

@@ -27,6 +27,7 @@ from store.contract import (
     Artifact,
     Blob,
     Capability,
+    Limit,
     Position,
     StoreConfig,
     Version,
@@ -42,7 +43,7 @@ from store.file.names import Names
 from store.file.root import open_root
 from store.file.tree import Tree
 from store.posix import explained, misplaced
-from store.record import HEADER_MAX_BYTES, INLINE_MAX_BYTES, describe
+from store.record import FIRST_BYTES, HEADER_MAX_BYTES, INLINE_MAX_BYTES, describe
 from store.refs import check_ref, encode
 from store.streams import ArtifactReader
 from store.urls import root_of
@@ -177,21 +178,31 @@ class FileStore:
     # Get: one record, perhaps one object, both digests.
 
     def get(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> Artifact:
         """See `VersionedStore.get`. Raises `Corrupt` with the path of what is damaged.
 
         An earlier version pinned by `checksum` alone costs a scan of the ref's directory.
         """
         with self._explained(f"get {ref!r}"):
-            return self._read(ref, checksum, manifest_checksum, self._artifact)
+            return self._read(ref, checksum, manifest_checksum, limit, self._artifact)
 
     def open(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> ArtifactReader:
         """See `VersionedStore.open`."""
         with self._explained(f"open {ref!r}"):
-            return self._read(ref, checksum, manifest_checksum, self._reader)
+            return self._read(ref, checksum, manifest_checksum, limit, self._reader)
 
     def exists(
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
@@ -208,6 +219,7 @@ class FileStore:
         ref: str,
         checksum: str | None,
         manifest_checksum: str | None,
+        limit: Limit | None,
         body: Callable[[Found], _T],
     ) -> _T:
         """Find the version and read its body; look again if it was collected in between."""
@@ -219,8 +231,10 @@ class FileStore:
                 raise NotFound(
                     f"{self._root} has no{version if checksum else 'thing'} at ref {ref!r}"
                 )
+            if limit:
+                limit.check(found.path, found.record.data_size, found.record.manifest_size)
             try:
-                return body(found)
+                return body(records.whole(self._tree, found))
             except Corrupt:
                 own = finding.own_record(self._tree, found)
                 if own is None:
@@ -273,19 +287,19 @@ class FileStore:
         ref: str,
         checksum: str | None,
         manifest_checksum: str | None,
-        limit: int | None = None,
+        first_bytes: int = FIRST_BYTES,
     ) -> Found | None:
-        """Return the version's record, at most `limit` bytes of it."""
+        """Return the beginning of the version's record."""
         check_ref(ref)
         check_pin(checksum, manifest_checksum)
         place, pin = place_of(ref), (_hex_of(checksum), _hex_of(manifest_checksum))
         with contextlib.suppress(Corrupt):  # the longer way finds the version, or says it again
-            found = records.current(self._tree, place, limit)
+            found = records.current(self._tree, place, first_bytes)
             if found is not None and found.record.is_version(*pin):
                 return found
         with self._tree.directory(place.way) as directory_fd:
             if directory_fd is not None:
-                found = finding.select(self._tree, directory_fd, place, *pin, limit)
+                found = finding.select(self._tree, directory_fd, place, *pin, first_bytes)
                 if found is not None:
                     return found
         self._tree.check_root()  # it takes the storage itself to say that something is absent

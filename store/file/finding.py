@@ -21,15 +21,15 @@ def select(
     place: Place,
     data_digest: str | None,
     manifest_digest: str | None,
-    limit: int | None,
+    first_bytes: int,
 ) -> Found | None:
-    """Return the version's record, at most `limit` bytes of it; without digests the current one.
+    """Return the beginning of the version's record; without digests of the current one.
 
     Raises `Corrupt` or `PermissionError` when what is damaged may be what was asked for.
     """
     damage: Corrupt | PermissionError | None = None
     try:
-        current = records.read(tree, directory_fd, place, place.leaf, limit)
+        current = records.read(tree, directory_fd, place, place.leaf, first_bytes)
         if current.record.is_version(data_digest, manifest_digest):
             return current
     except FileNotFoundError:
@@ -37,7 +37,7 @@ def select(
     except (Corrupt, PermissionError) as error:
         damage = error
     if data_digest is not None:
-        version = _newest(tree, directory_fd, place, data_digest, manifest_digest, limit)
+        version = _newest(tree, directory_fd, place, data_digest, manifest_digest, first_bytes)
         if version is not None:
             return version
     if damage is not None:
@@ -51,7 +51,7 @@ def _newest(
     place: Place,
     data_digest: str,
     manifest_digest: str | None,
-    limit: int | None,
+    first_bytes: int,
 ) -> Found | None:
     names = [f"{place.leaf}{data_digest}.{manifest_digest}"]
     if manifest_digest is None:
@@ -59,7 +59,7 @@ def _newest(
     found = []
     for name in names:
         with contextlib.suppress(FileNotFoundError):  # never there, or just collected
-            found.append(records.read(tree, directory_fd, place, name, limit))
+            found.append(records.read(tree, directory_fd, place, name, first_bytes))
     return max(found, key=lambda each: each.record.stored, default=None)
 
 

@@ -13,13 +13,17 @@ QUARANTINE = "quarantine"
 
 
 class Found(NamedTuple):
-    """A record as it was read: `content` is the whole file, its body starts at `body_at`."""
+    """A record as it was read: `content` is the file's beginning, its body starts at `body_at`.
+
+    `size` is the whole file's. Most often `content` is all of it (`store.record.FIRST_BYTES`).
+    """
 
     record: Record
     content: bytes
     body_at: int
     path: str
     inode: int
+    size: int
 
 
 class Place(NamedTuple):

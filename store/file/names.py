@@ -79,7 +79,8 @@ class Names:
                 current.inode == version.st_ino
                 and current.record.is_version(record.data_digest, record.manifest_digest)
                 and later(record.position, current.record.position) == current.record.position
-                and current.content[current.body_at :] == body
+                and current.size == current.body_at + len(body)
+                and records.whole(self._tree, current).content[current.body_at :] == body
             )
         except (FileNotFoundError, PermissionError, Corrupt):
             return False  # written anew, and so healed

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING
 from store.errors import Corrupt
 from store.file.layout import REFS, Found, Place, object_of, place_of
 from store.healing import Aim, Left, aim, aim_blind, heir_of
-from store.record import HEADER_MAX_BYTES, Record, header_left, parse
+from store.posix import read_all
+from store.record import (
+    FIRST_BYTES,
+    HEADER_MAX_BYTES,
+    Record,
+    body_bytes,
+    fault_of,
+    header_left,
+    parse,
+)
 from store.refs import decode_name
+from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,26 +33,71 @@ if TYPE_CHECKING:
 _PAIR = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{64})")
 
 
-def current(tree: Tree, place: Place, limit: int | None = None) -> Found | None:
-    """Read the ref's current record in one step; None when only the walk down can tell.
+def current(tree: Tree, place: Place, first_bytes: int) -> Found | None:
+    """Read the beginning of the ref's current record; None when only the walk down can tell.
 
-    Raises `Corrupt` for a wrong header. With a `limit`, at most so many bytes are read.
+    Raises `Corrupt` for a wrong header.
     """
-    read = tree.read_directly(place.path, limit)
+    read = tree.read_directly(place.path, first_bytes)
     return None if read is None else _found(place, tree.path(place.path), *read)
 
 
-def read(tree: Tree, directory_fd: int, place: Place, name: str, limit: int | None = None) -> Found:
-    """Read a record. Raises FileNotFoundError, and `Corrupt` for a wrong header."""
+def read(
+    tree: Tree, directory_fd: int, place: Place, name: str, first_bytes: int = FIRST_BYTES
+) -> Found:
+    """Read a record's beginning. Raises FileNotFoundError, and `Corrupt` for a wrong header."""
     path = tree.path(*place.way, name)
-    return _found(place, path, *tree.read_file(directory_fd, name, path, limit))
+    return _found(place, path, *tree.read_file(directory_fd, name, path, first_bytes))
 
 
-def _found(place: Place, path: str, content: bytes, inode: int) -> Found:
+def whole(tree: Tree, found: Found) -> Found:
+    """Return a record with all of its content, and a byte of what follows, if anything does.
+
+    Raises FileNotFoundError when it was replaced meanwhile.
+    """
+    end = min(found.body_at + body_bytes(found.record) + 1, found.size)
+    if len(found.content) >= end:
+        return found
+    with _opened(tree, found) as fd:
+        return found._replace(content=read_all(fd, end))
+
+
+@contextlib.contextmanager
+def _opened(tree: Tree, found: Found) -> Iterator[int]:
+    """Open the file that was found. Raises FileNotFoundError when it was replaced meanwhile."""
+    way, name = place_of(found.record.ref).way, found.path.rpartition("/")[2]
+    with tree.directory(way) as directory_fd:
+        if directory_fd is None:
+            raise FileNotFoundError(found.path)
+        fd, now = tree.open_plain(name, directory_fd, found.path)
+    try:
+        if now.st_ino != found.inode:
+            raise FileNotFoundError(found.path)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def fault(tree: Tree, found: Found) -> str | None:
+    """Read a record's body in constant memory; return what is wrong with it, if anything is.
+
+    Raises as `whole`.
+    """
+    size = found.body_at + body_bytes(found.record)
+    if found.size != size:
+        return f"it has {found.size} bytes, and its header says {size}"
+    if len(found.content) == size:
+        return fault_of(found.record, (found.content[found.body_at :],))
+    with _opened(tree, found) as fd:
+        os.lseek(fd, found.body_at, os.SEEK_SET)
+        return fault_of(found.record, iter(lambda: os.read(fd, CHUNK_BYTES), b""))
+
+
+def _found(place: Place, path: str, content: bytes, file: os.stat_result) -> Found:
     record, body_at = parse(content, path)
     if record.ref != place.ref:
         raise Corrupt(f"{path} holds the record of another ref, {record.ref!r}: put both again")
-    return Found(record, content, body_at, path, inode)
+    return Found(record, content, body_at, path, file.st_ino, file.st_size)
 
 
 def header(tree: Tree, directory_fd: int, place: Place, name: str) -> Record:
@@ -53,7 +108,7 @@ def header(tree: Tree, directory_fd: int, place: Place, name: str) -> Record:
 def intact(tree: Tree, directory_fd: int, place: Place, name: str) -> Found | None:
     """Return a record that is whole, its inline data too; None when it is damaged, or absent."""
     with contextlib.suppress(FileNotFoundError, PermissionError, Corrupt):
-        found = read(tree, directory_fd, place, name)
+        found = whole(tree, read(tree, directory_fd, place, name))
         check_body(tree, found)
         return found
     return None
@@ -90,7 +145,8 @@ def _left(tree: Tree, directory_fd: int, place: Place) -> tuple[list[Left], Pair
 
 def _header_left(tree: Tree, directory_fd: int, place: Place, name: str) -> Record | None:
     with contextlib.suppress(PermissionError, Corrupt):
-        content, _ = tree.read_file(directory_fd, name, tree.path(*place.way, name))
+        path = tree.path(*place.way, name)
+        content, _ = tree.read_file(directory_fd, name, path, FIRST_BYTES)
         record = header_left(content)
         if record and record.ref == place.ref:
             return record

@@ -130,23 +130,23 @@ class Tree(Root):
             raise
 
     def read_file(
-        self, directory_fd: int, name: str, path: str, limit: int | None = None
-    ) -> tuple[bytes, int]:
-        """Return a regular file's content, at most `limit` bytes of it, and its inode."""
+        self, directory_fd: int, name: str, path: str, limit: int
+    ) -> tuple[bytes, os.stat_result]:
+        """Return a regular file's first `limit` bytes, and what is known of it."""
         fd, found = self.open_plain(name, directory_fd, path)
         try:
-            return read_all(fd, limit or found.st_size), found.st_ino
+            return read_all(fd, limit), found
         finally:
             os.close(fd)
 
-    def read_directly(self, path: str, limit: int | None = None) -> tuple[bytes, int] | None:
+    def read_directly(self, path: str, limit: int) -> tuple[bytes, os.stat_result] | None:
         """As `read_file`, of ROOT/path in one step; None when only the walk can tell."""
         fd = self._open_path(path, READ)
         if fd is None:
             return None
         try:
             found = _plain(fd, path)
-            return read_all(fd, limit or found.st_size), found.st_ino
+            return read_all(fd, limit), found
         finally:
             os.close(fd)
 

@@ -25,6 +25,7 @@ from store.file import records
 from store.file.layout import OBJECTS, QUARANTINE, REFS, Found, object_of, place_of
 from store.posix import CallerFailed
 from store.record import (
+    FIRST_BYTES,
     HEADER_MAX_BYTES,
     Quarantined,
     header_left,
@@ -128,11 +129,11 @@ def _checked(
 ) -> Checked:
     ref, size = None, 0
     try:
-        content, inode = tree.read_file(directory_fd, name, path)
+        content, file = tree.read_file(directory_fd, name, path, FIRST_BYTES)
         record, body_at = parse(content, path)
-        ref, size = record.ref, len(content)
+        ref, size = record.ref, file.st_size
         records.ref_at(tree, directories, name, ref)
-        found = Found(record, content, body_at, path, inode)
+        found = Found(record, content, body_at, path, file.st_ino, file.st_size)
         _check_body(tree, found, with_object=with_object)
         size += record.data_size if with_object and not record.inline else 0
     except Quarantined as error:
@@ -150,7 +151,8 @@ def _is_twin_of_current(directory_fd: int, name: str) -> bool:
 
 
 def _check_body(tree: Tree, found: Found, *, with_object: bool) -> None:
-    records.check_body(tree, found)
+    if fault := records.fault(tree, found):
+        raise Corrupt(f"{found.path} is damaged: {fault}")
     digest = found.record.data_digest
     path = records.data_path(tree, found)
     if found.record.inline:
@@ -201,7 +203,7 @@ def _quarantine_record(
 
 def _header_left(tree: Tree, directory_fd: int, name: str) -> Record | None:
     with contextlib.suppress(Corrupt):
-        return header_left(tree.read_file(directory_fd, name, name)[0])
+        return header_left(tree.read_file(directory_fd, name, name, FIRST_BYTES)[0])
     return None
 
 

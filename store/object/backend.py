@@ -28,6 +28,7 @@ from store.contract import (
     Capability,
     Checked,
     Collected,
+    Limit,
     Pin,
     Position,
     Retention,
@@ -38,6 +39,7 @@ from store.contract import (
     check_position,
 )
 from store.errors import ConfigError, Corrupt, NotFound, Unavailable, no_store
+from store.object import reading
 from store.object.client import Bucket, Conflict, NotAllowed
 from store.object.collect import collect
 from store.object.layout import (
@@ -52,14 +54,13 @@ from store.object.layout import (
     pair_of,
     place_of,
     ref_of,
-    stored_of,
     version_key,
 )
 from store.object.put import Writer
 from store.object.stream import open_stream
 from store.object.urls import location_of
 from store.object.verify import verify
-from store.record import HEADER_MAX_BYTES, version_of
+from store.record import FIRST_BYTES, HEADER_MAX_BYTES, version_of
 from store.refs import check_ref
 from store.streams import ArtifactReader
 
@@ -206,30 +207,43 @@ class ObjectStore:
     # Get: one record, perhaps one object, both digests.
 
     def get(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> Artifact:
         """See `VersionedStore.get`. Raises `Corrupt` with the key of what is damaged.
 
         A version that is not the current one costs a listing.
         """
         return self._read_by(
-            ref, checksum, manifest_checksum, lambda found: self._artifact(ref, found)
+            ref, checksum, manifest_checksum, lambda found: self._artifact(ref, found, limit)
         )
 
-    def _artifact(self, ref: str, found: Stored) -> Artifact:
-        with self._reader(ref, found) as reader:
+    def _artifact(self, ref: str, found: Stored, limit: Limit | None) -> Artifact:
+        with self._reader(ref, found, limit) as reader:
             return Artifact(reader.readall(), reader.manifest)
 
     def open(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> ArtifactReader:
         """See `VersionedStore.open`. A connection that breaks is taken up where it broke."""
         return self._read_by(
-            ref, checksum, manifest_checksum, lambda found: self._reader(ref, found)
+            ref, checksum, manifest_checksum, lambda found: self._reader(ref, found, limit)
         )
 
-    def _reader(self, ref: str, found: Stored) -> ArtifactReader:
+    def _reader(self, ref: str, found: Stored, limit: Limit | None) -> ArtifactReader:
         where = self._bucket.where(found.key)
+        if limit:
+            limit.check(where, found.record.data_size, found.record.manifest_size)
+        found = reading.whole(self._bucket, found)
         fault = found.fault()
         if fault:
             raise Corrupt(f"{where} is damaged: {fault}: put it again")
@@ -343,8 +357,8 @@ class ObjectStore:
                         yield stored  # else it was collected since the listing
 
     def _read(self, key: str, *, header_only: bool = False) -> Stored | None:
-        got = self._bucket.get(key, first_bytes=HEADER_MAX_BYTES if header_only else None)
-        return got and stored_of(got.content, key, self._bucket.where(key))
+        found = reading.begun(self._bucket, key, HEADER_MAX_BYTES if header_only else FIRST_BYTES)
+        return found and found[1]
 
     # What there is.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from store.errors import ConfigError, Unavailable
 from store.object.layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
+from store.record import FIRST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -149,9 +150,9 @@ class Bucket:
 
     # Reading.
 
-    def get(self, key: str, *, first_bytes: int | None = None) -> Got | None:
-        """Return what lies at `key`, or its first bytes, or None."""
-        options: GetOptions | None = {"range": (0, first_bytes)} if first_bytes else None
+    def get(self, key: str, *, first_bytes: int = FIRST_BYTES) -> Got | None:
+        """Return the first bytes of what lies at `key`, or None."""
+        options: GetOptions = {"range": (0, first_bytes)}
 
         def get() -> Got:
             result = self._obstore.get(self._store, key, options=options)
@@ -162,9 +163,10 @@ class Bucket:
         except Absent:
             return None
         except _Failed as error:
-            if first_bytes and error.status == _EMPTY:
-                return self.get(key)
-            raise
+            if error.status != _EMPTY:
+                raise
+            meta = self.head(key)
+            return meta and Got(b"", meta)
 
     def head(self, key: str) -> ObjectMeta | None:
         """Return what is known of `key`, or None."""

@@ -7,6 +7,7 @@ use, however late a delete arrives, but for pins, and those are asked for last.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,9 +19,10 @@ from store.object.layout import (
     VersionKey,
     place_of,
     ref_of,
-    stored_of,
     version_key,
 )
+from store.object.reading import begun
+from store.record import HEADER_MAX_BYTES
 from store.refs import check_ref
 
 if TYPE_CHECKING:
@@ -166,14 +168,14 @@ def _remove(
 def _current_of(bucket: Bucket, path: str) -> _Current | None:
     """Return what the ref points at; None when that is damaged: it may be anything."""
     key = Place(path).current
-    got = bucket.get(key)
-    if got is None:
-        return _Current("", 0.0)
     try:
-        nonce = stored_of(got.content, key, bucket.where(key)).nonce
+        found = begun(bucket, key, HEADER_MAX_BYTES)
     except Corrupt:
         return None
-    return _Current(nonce, got.meta["last_modified"].timestamp())
+    if found is None:
+        return _Current("", 0.0)
+    got, stored = found
+    return _Current(stored.nonce, got.meta["last_modified"].timestamp())
 
 
 def _has_record(bucket: Bucket, key: VersionKey) -> bool:
@@ -188,9 +190,7 @@ def _ref_of(bucket: Bucket, path: str, found: list[_Candidate]) -> str | None:
     keys = [Place(path).current, *(each.key.text for each in found if each.kind != _OBJECT)]
     while ref is None and keys:
         key = keys.pop(0)
-        got = bucket.get(key)
-        try:
-            ref = got and stored_of(got.content, key, bucket.where(key)).record.ref
-        except Corrupt:
-            continue
+        with contextlib.suppress(Corrupt):
+            record = begun(bucket, key, HEADER_MAX_BYTES)
+            ref = record and record[1].record.ref
     return ref

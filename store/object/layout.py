@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from store.errors import Corrupt
-from store.record import Record, header_left, header_of, parse
+from store.record import Record, fault_of, header_left, header_of, parse
 from store.refs import decode_name, encode_segment
 
 FORMAT = b"artifact-store 1\nhash sha256\nlayout object\n"
@@ -47,12 +47,16 @@ _VERSION_KEY = re.compile(
 
 
 class Stored(NamedTuple):
-    """A record as it was read. `body` is the manifest and, inline, the data."""
+    """A record as it was read. `body` is the beginning of the manifest and, inline, the data."""
 
     record: Record
     nonce: str
     body: bytes
     key: str
+    body_at: int
+    """Where the body begins."""
+    body_size: int
+    """What the key has of it, whatever was read."""
 
     @property
     def manifest(self) -> bytes:
@@ -66,11 +70,7 @@ class Stored(NamedTuple):
 
     def fault(self) -> str | None:
         """Return which of manifest and inline data fails its checksum; None when neither does."""
-        if hashlib.sha256(self.manifest).hexdigest() != self.record.manifest_digest:
-            return "its manifest fails its checksum"
-        if self.record.inline and hashlib.sha256(self.data).hexdigest() != self.record.data_digest:
-            return "its data fails its checksum"
-        return None
+        return fault_of(self.record, (self.body,))
 
 
 class Place(NamedTuple):
@@ -171,14 +171,18 @@ def content_of(record: Record, nonce: str, manifest: bytes, data: bytes) -> byte
     return b"".join((line, header_of(record), manifest, data if record.inline else b""))
 
 
-def stored_of(content: bytes, key: str, where: str) -> Stored:
-    """Take a record apart. Raises `Corrupt`, also for the record of another ref."""
+def stored_of(content: bytes, key: str, where: str, size: int) -> Stored:
+    """Take the beginning of a record apart, `size` bytes in all.
+
+    Raises `Corrupt`, also for the record of another ref.
+    """
     line = _NONCE_LINE.match(content)
     text = content[_NONCE_LINE_BYTES:] if line else content
     record, body_at = parse(text, where)
     if line is None:
         raise Corrupt(f"{where} is damaged: it does not begin with a nonce: put it again")
-    stored = Stored(record, line[1].decode(), text[body_at:], key)
+    begin = len(line[0]) + body_at
+    stored = Stored(record, line[1].decode(), text[body_at:], key, begin, size - begin)
     place = place_of(record.ref)
     if key not in {place.current, place.version(record, stored.nonce)}:
         raise Corrupt(f"{where} holds the record of another ref, {record.ref!r}: put both again")

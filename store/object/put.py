@@ -30,6 +30,7 @@ from store.object.layout import (
     stored_of,
     version_key,
 )
+from store.object.reading import begun, fault, whole
 from store.record import INLINE_MAX_BYTES, Record, describe
 from store.streams import CHUNK_BYTES
 
@@ -69,9 +70,6 @@ class _Current(NamedTuple):
     meta: ObjectMeta
     stored: Stored | None
     record: Record | None
-
-    def is_intact(self) -> bool:
-        return self.stored is not None and self.stored.fault() is None
 
 
 class Writer:
@@ -177,7 +175,9 @@ class Writer:
             found, record = aim_blind(put.record, left, heir), heir and heir.record
         if found.moves:
             return put.content(found.position)
-        if current is None or record is None or current.is_intact():
+        if current is None or record is None:
+            return None
+        if current.stored and fault(self._bucket, current.stored) is None:
             return None
         own = self._intact(put.place, record)
         if own is None:
@@ -197,7 +197,8 @@ class Writer:
         copies = self._records(place.versions(*pair_of(record)))
         for key, got in sorted(copies, key=lambda copy: copy[0].nonce, reverse=True):
             with contextlib.suppress(Corrupt):
-                stored = stored_of(got.content, key.text, self._bucket.where(key.text))
+                where, size = self._bucket.where(key.text), got.meta["size"]
+                stored = whole(self._bucket, stored_of(got.content, key.text, where, size))
                 if stored.fault() is None:
                     return stored
         return None
@@ -205,18 +206,18 @@ class Writer:
     def _records(self, folder: str) -> Iterator[tuple[VersionKey, Got]]:
         for meta in self._bucket.keys(folder):
             key = version_key(meta["path"])
-            got = self._bucket.get(key.text) if key and key.data_digest else None
-            if key and got:
+            if key and key.data_digest and (got := self._bucket.get(key.text)):
                 yield key, got
 
     def _current(self, place: Place) -> _Current | None:
-        got = self._bucket.get(place.current)
+        key = place.current
+        got = self._bucket.get(key)
         if got is None:
             return None
         stored = None
         with contextlib.suppress(Corrupt):
-            stored = stored_of(got.content, place.current, self._bucket.where(place.current))
-        return _Current(got.meta, stored, record_left(got.content, place.current))
+            stored = stored_of(got.content, key, self._bucket.where(key), got.meta["size"])
+        return _Current(got.meta, stored, record_left(got.content, key))
 
     def _holds(self, current: _Current, record: Record, body: bytes) -> bool:
         """Tell whether the ref is intact, already where this Put would move it, and was so lately.
@@ -229,19 +230,23 @@ class Writer:
             record.inline
             and stored is not None
             and stored.record.is_version(*pair_of(record))
-            and stored.body == body
+            and stored.body_size == len(body)
+            and whole(self._bucket, stored).body == body
             and later(record.position, stored.record.position) == stored.record.position
             and self._service_time() - current.meta["last_modified"].timestamp() < self._reliable_s
-            and self._has_version(stored)
+            and self._has_version(stored, body)
         )
 
-    def _has_version(self, current: Stored) -> bool:
+    def _has_version(self, current: Stored, body: bytes) -> bool:
         """Tell whether the version's own record is intact: it is read once the ref has moved on."""
         key = place_of(current.record.ref).version(current.record, current.nonce)
-        got = self._bucket.get(key)
         with contextlib.suppress(Corrupt):
-            own = got and stored_of(got.content, key, self._bucket.where(key))
-            return own is not None and own.body == current.body
+            own = begun(self._bucket, key)
+            return (
+                own is not None
+                and own[1].body_size == len(body)
+                and (whole(self._bucket, own[1]).body == body)
+            )
         return False
 
     def _service_time(self) -> float:

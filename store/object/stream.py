@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 _READ_BYTES = 256 * 1024
 
 
-def open_stream(bucket: Bucket, key: str) -> DataStream | None:
-    """Open what lies at `key`, or return None."""
-    stream = DataStream(bucket, key)
+def open_stream(bucket: Bucket, key: str, offset: int = 0) -> DataStream | None:
+    """Open what lies at `key`, from `offset` on, or return None."""
+    stream = DataStream(bucket, key, offset)
     return stream if stream.start() else None
 
 
 class DataStream:
-    """What lies at a key, read from start to end; a connection that breaks is no end."""
+    """What lies at a key, read to its end; a connection that breaks is no end."""
 
-    def __init__(self, bucket: Bucket, key: str) -> None:
+    def __init__(self, bucket: Bucket, key: str, offset: int) -> None:
         self._bucket = bucket
         self._key = key
-        self._offset = 0
+        self._offset = offset
         self._e_tag: str | None = None
         self._size_bytes = 0
         self._rest = memoryview(b"")

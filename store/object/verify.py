@@ -24,6 +24,7 @@ from store.object.layout import (
     stored_of,
     version_key,
 )
+from store.object.reading import fault as fault_in
 from store.object.stream import open_stream
 from store.record import Quarantined, note_of_damage, parse
 from store.streams import CHUNK_BYTES
@@ -101,9 +102,9 @@ class _Reading:
         stored: Stored | None = None
         aside = error = None
         try:
-            stored = stored_of(got.content, key, where)
+            stored = stored_of(got.content, key, where, got.meta["size"])
             ref: str | None = stored.record.ref
-            fault = stored.fault()
+            fault = fault_in(self._bucket, stored)
             error = f"{where} is damaged: {fault}: put it again" if fault else None
         except Quarantined as damage:
             ref, error, aside = _ref_or_none(path), str(damage), damage.kept
@@ -113,7 +114,7 @@ class _Reading:
             return
         if error and not aside:
             aside = self._set_aside(key, got.meta, record_left(got.content, key))
-        yield Checked(where, ref, len(got.content), error, aside)
+        yield Checked(where, ref, got.meta["size"], error, aside)
         if stored and not stored.record.inline and version_key(key):
             yield from self._data(stored)
 

@@ -28,6 +28,7 @@ for _module in (
     "conformance",
     "healing",
     "identifying",
+    "limiting",
     "model",
     "streaming",
     "trouble",
@@ -40,6 +41,7 @@ from store.testing.collecting import CollectConformance
 from store.testing.conformance import StoreConformance
 from store.testing.healing import HealingConformance
 from store.testing.identifying import IdentityConformance
+from store.testing.limiting import LimitConformance
 from store.testing.model import StoreModel
 from store.testing.streaming import StreamConformance
 from store.testing.trouble import CorruptionConformance, OutageConformance, VerifyConformance
@@ -53,6 +55,7 @@ __all__ = [
     "Faulty",
     "HealingConformance",
     "IdentityConformance",
+    "LimitConformance",
     "ListConformance",
     "OutageConformance",
     "PinnedGetConformance",

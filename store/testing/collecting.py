@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -326,7 +326,10 @@ def kept(store: VersionedStore, ref: str, pairs: Iterable[Pair]) -> list[Pair]:
     """Return those of `pairs` that are still stored at `ref`, each read to be sure."""
     found = []
     for data, manifest in pairs:
-        pin = {"checksum": checksum_of(data), "manifest_checksum": checksum_of(manifest)}
+        pin: dict[str, Any] = {
+            "checksum": checksum_of(data),
+            "manifest_checksum": checksum_of(manifest),
+        }
         stored = store.exists(ref, **pin)
         if stored:
             assert store.get(ref, **pin) == (data, manifest)

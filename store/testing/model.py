@@ -12,7 +12,7 @@ TestMineModel = MineModel.TestCase
 from __future__ import annotations
 
 import io
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import strategies as st
@@ -98,7 +98,10 @@ class StoreModel(RuleBasedStateMachine):
     @rule(ref=_REFS, data=_DATA, manifest=_MANIFESTS)
     def get_pair(self, ref: str, data: bytes, manifest: bytes) -> None:
         """Every pair that was ever put is readable by its checksums, and no other."""
-        pin = {"checksum": checksum_of(data), "manifest_checksum": checksum_of(manifest)}
+        pin: dict[str, Any] = {
+            "checksum": checksum_of(data),
+            "manifest_checksum": checksum_of(manifest),
+        }
         stored = (data, manifest) in self.versions.get(ref, [])
         assert self.store.exists(ref, **pin) == stored
         if stored:

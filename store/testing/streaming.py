@@ -10,7 +10,7 @@ import shutil
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -257,13 +257,17 @@ class StreamConformance:
             for manifest in (b"m1", b"m2"):
                 store.put(REF, old, manifest)
             store.put(REF, b"current", b"m3")
-            pins = [({}, b"m2"), ({"manifest_checksum": checksum_of(b"m1")}, b"m1")]
+            pins: list[tuple[dict[str, Any], bytes]] = [
+                ({}, b"m2"),
+                ({"manifest_checksum": checksum_of(b"m1")}, b"m1"),
+            ]
             for pin, manifest in pins:
                 with store.open(REF, checksum=checksum_of(old), **pin) as reader:
                     assert (reader.read(), reader.manifest) == (old, manifest)
-            for pin in ({"checksum": ABSENT}, {"manifest_checksum": ABSENT}):
+            for absent in ({"checksum": ABSENT}, {"manifest_checksum": ABSENT}):
+                pinned: dict[str, Any] = {"checksum": checksum_of(old)} | absent
                 with pytest.raises(NotFound):
-                    store.open(REF, **({"checksum": checksum_of(old)} | pin))
+                    store.open(REF, **pinned)
         with pytest.raises(ValueError, match="sha256"):
             store.open(REF, checksum="sha256:")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,7 +36,10 @@ class PinnedGetConformance:
             store.put(REF, b"data", manifest)
         store.put(REF, b"other", b"m1")
         for manifest in manifests:
-            pin = {"checksum": checksum_of(b"data"), "manifest_checksum": checksum_of(manifest)}
+            pin: dict[str, Any] = {
+                "checksum": checksum_of(b"data"),
+                "manifest_checksum": checksum_of(manifest),
+            }
             assert store.get(REF, **pin) == (b"data", manifest)
             assert store.exists(REF, **pin)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Capability,
         Checked,
         Collected,
+        Limit,
         Pin,
         Position,
         Readable,
@@ -68,11 +69,16 @@ class Wrapper:
         self.around(lambda: self.inner.put(ref, data, manifest, position=position))
 
     def get(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> Artifact:
         """See `VersionedStore.get`."""
         pin = {"checksum": checksum, "manifest_checksum": manifest_checksum}
-        return self.around(lambda: self.inner.get(ref, **pin))
+        return self.around(lambda: self.inner.get(ref, **pin, limit=limit))
 
     def exists(
         self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
@@ -96,11 +102,16 @@ class Wrapper:
         )
 
     def open(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
+        self,
+        ref: str,
+        *,
+        checksum: str | None = None,
+        manifest_checksum: str | None = None,
+        limit: Limit | None = None,
     ) -> ArtifactReader:
         """See `VersionedStore.open`."""
         pin = {"checksum": checksum, "manifest_checksum": manifest_checksum}
-        return self.around(lambda: self.inner.open(ref, **pin))
+        return self.around(lambda: self.inner.open(ref, **pin, limit=limit))
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list`."""

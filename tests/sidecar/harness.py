@@ -121,21 +121,17 @@ class SpyStore(MemoryStore):
         self.on_get: Callable[[str], None] = lambda _: None
         self.on_put: Callable[[str], None] = lambda _: None
 
-    def get(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
-    ) -> Artifact:
+    def get(self, ref: str, **how: Any) -> Artifact:
         """Get, after the test's hook."""
         self.gets.append(ref)
         self.on_get(ref)
-        return super().get(ref, checksum=checksum, manifest_checksum=manifest_checksum)
+        return super().get(ref, **how)
 
-    def open(
-        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None
-    ) -> ArtifactReader:
+    def open(self, ref: str, **how: Any) -> ArtifactReader:
         """Open, after the same hook."""
         self.gets.append(ref)
         self.on_get(ref)
-        return super().open(ref, checksum=checksum, manifest_checksum=manifest_checksum)
+        return super().open(ref, **how)
 
     def put(self, ref: str, data: Any, manifest: Any, *, position: Position | None = None) -> None:
         """Put, after the test's hook; a stream is put so, too."""

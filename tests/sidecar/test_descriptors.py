@@ -24,6 +24,7 @@ from tests.sidecar.harness import PATIENCE_S, Rig, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit and /proc are Linux's")
 DESCRIPTORS = 128
+ROUNDS = 12
 
 
 @contextmanager
@@ -110,12 +111,12 @@ def test_slow_clients_take_nothing_from_the_worker(rig: Rig, tmp_path: Path) -> 
     with worker(rig, tmp_path, "--http", f"127.0.0.1:{port}") as process:
         eventually(lambda: asked(port, "/livez").endswith(b"ok\n"))
         with dripping(port, 300):
-            for n in range(12):
+            for n in range(ROUNDS):
                 time.sleep(0.5)  # so long it takes until a careless server is full
                 emit(rig, tmp_path / "source", f"e{n}")
                 assert asked(port, "/livez").endswith(b"ok\n")
                 assert json.loads(asked(port, "/readyz").rpartition(b"\r\n")[2])
-                eventually(lambda n=n: len(rig.published()) == n + 1)
+            eventually(lambda: len(rig.published()) == ROUNDS)
             assert len(os.listdir(f"/proc/{process.pid}/fd")) < DESCRIPTORS
             assert b"sidecar_state" in asked(port, "/metrics")
 
@@ -135,7 +136,7 @@ def test_a_worker_without_descriptors_waits(rig: Rig, tmp_path: Path) -> None:
         emit(rig, tmp_path / "source", "meanwhile")
         for round_ in range(6):
             with suppress(redis.RedisError):
-                rig.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                rig.client.client_kill_filter(_type="normal", skipme=True)
             rig.client.xadd("other", {"round": round_})
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import store
-from sidecar.worker.pipeline import Pipeline, Rules
+from sidecar.wire.event import Rejected
+from sidecar.worker.pipeline import MAX_MANIFEST_BYTES, Pipeline, Rules
 from sidecar.worker.policy import Mismatch
 from store import (
     Artifact,
@@ -226,3 +228,20 @@ def test_a_damaged_source_is_not_copied(tmp_path: Path, fleet: store.Store) -> N
     with pytest.raises(Corrupt, match="source/objects"):
         carry(source, fleet, BIG)
     assert not fleet.exists(REF)
+
+
+@pytest.mark.parametrize("backend", ["file", "chassis-file"])
+def test_a_manifest_that_is_too_large_is_never_read(
+    tmp_path: Path, fleet: store.Store, backend: str
+) -> None:
+    """A manifest over the limit is a verdict on the artifact, found by its size."""
+    (tmp_path / "source").mkdir()
+    source = store.open(backend, StoreConfig(file_dir=tmp_path / "source"))
+    source.put(REF, b"data", bytes(MAX_MANIFEST_BYTES + 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Rejected, match="artifact_too_large"):
+            carry(source, fleet, b"data")
+        assert tracemalloc.get_traced_memory()[1] < MAX_MANIFEST_BYTES
+    finally:
+        tracemalloc.stop()

@@ -36,7 +36,12 @@ from store import (
 from store.chassis import ChassisStore, looking
 from store.chassis.layout import ATTRIBUTE
 from store.posix import wait_for_lock
-from store.testing import OutageConformance, StoreConformance, StreamConformance
+from store.testing import (
+    LimitConformance,
+    OutageConformance,
+    StoreConformance,
+    StreamConformance,
+)
 from store.testing.samples import NEIGHBOURS
 from tests.store.harness import open_below
 
@@ -110,7 +115,7 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
-class TestChassis(StoreConformance, StreamConformance, OutageConformance):
+class TestChassis(StoreConformance, StreamConformance, LimitConformance, OutageConformance):
     """The contract, as far as the layout can keep it."""
 
     refuses_collisions: ClassVar[bool] = True
@@ -217,7 +222,7 @@ def test_opening_by_url(root: Path) -> None:
     assert opened.get("a") == (b"1", b"2")
     assert opened.name == "chassis-file"
     assert getattr(opened, "location", None) == ChassisStore(str(root)).location
-    assert store.capabilities(opened) == {store.Capability.STREAM}
+    assert store.capabilities(opened) == {store.Capability.STREAM, store.Capability.LIMIT}
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:

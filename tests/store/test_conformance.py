@@ -20,6 +20,7 @@ from store.testing import (
     Faulty,
     HealingConformance,
     IdentityConformance,
+    LimitConformance,
     ListConformance,
     OutageConformance,
     PinnedGetConformance,
@@ -50,6 +51,7 @@ class TestMemory(
     HealingConformance,
     CollectConformance,
     IdentityConformance,
+    LimitConformance,
 ):
     """The memory backend."""
 
@@ -83,6 +85,7 @@ class TestWrapped(
     CorruptionConformance,
     CollectConformance,
     IdentityConformance,
+    LimitConformance,
 ):
     """A wrapper that neither waits nor fails is the store that it is around."""
 
@@ -110,6 +113,7 @@ class TestFile(
     VerifyConformance,
     CollectConformance,
     IdentityConformance,
+    LimitConformance,
     CorruptionConformance,
     HealingConformance,
     OutageConformance,

@@ -310,7 +310,7 @@ def test_lost_version_name(files: FileStore, root: Path) -> None:
     files.put("a", b"1", b"m")
     (version,) = (root / "refs").glob("a@?*")
     version.unlink()
-    pin = {"checksum": checksum_of(b"1"), "manifest_checksum": checksum_of(b"m")}
+    pin: dict[str, Any] = {"checksum": checksum_of(b"1"), "manifest_checksum": checksum_of(b"m")}
     assert files.get("a", **pin) == (b"1", b"m")
     assert [each.current for each in files.versions("a")] == [True]
     files.put("a", b"1", b"m")
@@ -710,7 +710,10 @@ def race(root: str, seconds: float, seed: int) -> int:
                 return count
             data, manifest = files.get(REF)
             assert data == manifest * (len(data) // len(manifest))
-            pin = {"checksum": checksum_of(data), "manifest_checksum": checksum_of(manifest)}
+            pin: dict[str, Any] = {
+                "checksum": checksum_of(data),
+                "manifest_checksum": checksum_of(manifest),
+            }
             assert files.get(REF, **pin) == (data, manifest)
         raise AssertionError
 

@@ -160,7 +160,7 @@ def test_every_passing_fault_of_a_put(bucket: str, proxy: Proxy, fault: Fault) -
 
 
 def operations(opened: ObjectStore) -> list[Callable[[], Any]]:
-    pin = {"checksum": checksum_of(b"data"), "manifest_checksum": checksum_of(b"m")}
+    pin: dict[str, Any] = {"checksum": checksum_of(b"data"), "manifest_checksum": checksum_of(b"m")}
     return [
         lambda: opened.get(REF),
         lambda: opened.get("absent"),

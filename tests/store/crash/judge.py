@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from store import Artifact, Corrupt, NotFound, Position, checksum_of
 from store.file import FileStore
@@ -222,7 +222,7 @@ class Expected:
 
 def outcome(files: FileStore, ref: str, pin: Artifact | None = None) -> Outcome:
     """Return what reading the ref, or one version of it, comes to."""
-    pins = {}
+    pins: dict[str, Any] = {}
     if pin is not None:
         pins = {
             "checksum": checksum_of(pin.data),
