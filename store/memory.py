@@ -30,6 +30,7 @@ from store.contract import (
 from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
 from store.refs import check_ref
 from store.streams import CHUNK_BYTES, ArtifactReader, Readable
+from store.urls import shown
 
 if TYPE_CHECKING:
     import builtins
@@ -77,7 +78,7 @@ class _Entry:
 def open_memory(config: StoreConfig) -> MemoryStore:
     """Open a new, empty store. Raises `ConfigError` for a URL that says more than `memory:`."""
     if config.url not in ("", "memory:", "memory://"):
-        raise ConfigError(f"{config.url!r} has options, and memory takes none: write memory:")
+        raise ConfigError(f"{shown(config.url)} has options, and memory takes none: write memory:")
     return MemoryStore()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from store.contract import Constructor, Store, StoreConfig
 from store.errors import ConfigError, StoreError
+from store.urls import shown, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,10 +59,9 @@ def open(name: str, config: StoreConfig | None = None) -> Store:  # noqa: A001 -
         opened = load()(config or StoreConfig())
     except StoreError:
         raise
-    except Exception as error:
-        raise ConfigError(
-            f"backend {name!r} cannot be opened: {type(error).__name__}: {error}"
-        ) from error
+    except Exception as error:  # noqa: BLE001 - a traceback would repeat the URL
+        what = without(config.url if config else "", f"{type(error).__name__}: {error}")
+        raise ConfigError(f"backend {name!r} cannot be opened: {what}") from None
     if not isinstance(opened, Store):
         raise ConfigError(
             f"backend {name!r} returned {type(opened).__name__}, which is no store:"
@@ -79,7 +79,7 @@ def open_url(url: str, *, create: bool = True) -> Store:
     scheme, colon, _rest = url.partition(":")
     if not colon or not _NAME.fullmatch(scheme):
         raise ConfigError(
-            f"{url!r} is no store URL: write file:///absolute/directory, memory:,"
+            f"{shown(url)} is no store URL: write file:///absolute/directory, memory:,"
             f" or NAME://… for another backend; {_known_names()}"
         )
     return open(scheme, StoreConfig(url=url, create=create))

@@ -19,7 +19,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.errors import translated
 from sidecar.redis.topology import SlotRoute, read_url
 from sidecar.redis.topology_async import connection_class
-from sidecar.wire.urls import redact
+from sidecar.wire.urls import Unclear, redact
 
 Client = redis.Redis
 AsyncClient = redis.asyncio.Redis
@@ -32,6 +32,13 @@ _FORMS: Final = (
     "write redis://[user:password@]host:port/db, rediss://… for TLS, unix:///path,"
     " redis+sentinel://host:port,host:port/MASTER or redis+cluster://host:port,host:port"
 )
+_WRONG: Final = {
+    "must specify": "its scheme is none",
+    "Port": "its port is no number up to 65535",
+    "IPv6": "its host is no address",
+    "Invalid value": "an option in its query has a value that it cannot have",
+}
+"""By a sign in redis-py's words what was wrong: its words may repeat a part of a password."""
 
 
 def connect(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -> Client:
@@ -74,17 +81,20 @@ def _defaults(block_s: float) -> dict[str, Any]:
 
 @contextmanager
 def _explained(url: str) -> Iterator[None]:
-    """Turn what redis-py says of a URL into `UsageError`."""
+    """Turn what redis-py says of a URL into `UsageError`, and repeat nothing of it."""
     try:
         yield
+    except Unclear as error:
+        raise UsageError(f"{redact(url)!r} is no Redis URL: {error}; {_FORMS}") from None
     except (ValueError, redis.RedisError) as error:
-        why, _, _ = str(error).partition(" as ")  # then comes what may be a part of the password
-        raise UsageError(f"{redact(url)!r} is no Redis URL: {why}; {_FORMS}") from error
+        why = next((why for sign, why in _WRONG.items() if sign in str(error)), "it cannot be read")
+        raise UsageError(f"{redact(url)!r} is no Redis URL: {why}; {_FORMS}") from None
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        option = str(error).rpartition(" ")[2]
-        raise UsageError(f"{redact(url)!r}: there is no option {option}; {_FORMS}") from error
+        raise UsageError(
+            f"{redact(url)!r}: its query has an option that does not exist; {_FORMS}"
+        ) from None
 
 
 def _slot(key: str | bytes) -> int:

@@ -24,6 +24,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from sidecar.wire.urls import Unclear, check_form
+
 ASK_TIMEOUT_S: Final = 1.0
 """Seconds that a Sentinel or a node may take to tell the way before the next one is asked."""
 SENTINEL_PORT: Final = 26379
@@ -303,8 +305,9 @@ class Place:
 def read_url(url: str, defaults: Options) -> Place:
     """Read a Redis URL of any form; `defaults` are options that it may override.
 
-    Raises `ValueError`.
+    Raises `ValueError`, and below it `Unclear`, whose text repeats nothing of the URL.
     """
+    check_form(url)
     scheme = url.partition("://")[0]
     base, plus, kind = scheme.partition("+")
     if not plus:
@@ -314,7 +317,7 @@ def read_url(url: str, defaults: Options) -> Place:
             options.pop("socket_keepalive")  # of TCP only
         return Place(_STEERED[base_class], _checked(options))
     if base not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
-        raise ValueError("there is no such scheme")
+        raise Unclear("there is no such scheme")
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     each = [_parsed(f"{base}://{login}{at}{host}?{parts.query}") for host in hosts.split(",")]
@@ -327,7 +330,7 @@ def read_url(url: str, defaults: Options) -> Place:
     else:
         master, guide_options = "", options
         if path not in ([], ["0"]):
-            raise ValueError("a Cluster has no database but 0")
+            raise Unclear("a Cluster has no database but 0")
     port = REDIS_PORT if kind == "cluster" else SENTINEL_PORT
     guides = Guides(base_class, guide_options | _FOR_GUIDES, [_node(one, port) for one in each])
     return Place(_STEERED[base_class], options, guides, master)
@@ -341,20 +344,18 @@ def _master(path: Sequence[str]) -> tuple[str, int]:
     """Return the master's name, and the database."""
     master, db, *rest = *path, *["", "0"][len(path) :]
     if not master or not db.isdecimal() or rest:
-        raise ValueError(
-            "after the Sentinels comes /MASTER, the name that they know, or /MASTER/DB"
-        )
+        raise Unclear("after the Sentinels comes /MASTER, the name that they know, or /MASTER/DB")
     return master, int(db)
 
 
 def _node(options: Options, port: int) -> Node:
     if "host" not in options:
-        raise ValueError("a host is missing")
+        raise Unclear("a host is missing")
     return Node(options["host"], options.get("port", port))
 
 
 def _checked(options: Options) -> Options:
     for name in _FILES:
         if name in options and not os.access(options[name], os.R_OK):
-            raise ValueError(f"{name}: there is no file {options[name]} that can be read")
+            raise Unclear(f"{name} names no file that can be read")
     return options

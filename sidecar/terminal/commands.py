@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sidecar.terminal.groups import flattened
+from sidecar.wire.urls import without_urls
 
 
 def lazy(package: str, places: Mapping[str, str]) -> type[TyperGroup]:
@@ -47,6 +49,17 @@ class Place:
         return (ast.get_docstring(next(named)) or "").partition("\n\n")[0]
 
 
+@contextmanager
+def _without_urls() -> Iterator[None]:
+    """Let no message repeat a URL that was typed where none belongs: it may have a password."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(said := getattr(error, "message", None), str):
+            error.message = without_urls(said)  # type: ignore[attr-defined] # click's, or typer's
+        raise
+
+
 class _LazyGroup(TyperGroup):
     table: Mapping[str, Place]
 
@@ -54,6 +67,11 @@ class _LazyGroup(TyperGroup):
         groups = attributes.pop("commands")
         super().__init__(**attributes)
         self.commands: Any = _Commands(self.table, groups)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 -- as above
+        """Find the command that is called."""
+        with _without_urls():
+            return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 -- click's, or typer's
         """Return the names of the commands."""
@@ -73,6 +91,10 @@ class _NothingEmpty(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- click's, or typer's
         """Parse the arguments. Raises `typer.BadParameter`."""
+        with _without_urls():
+            return self._parsed(ctx, args)
+
+    def _parsed(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- as above
         given, _, named = self.make_parser(ctx).parse_args(args=list(args))
         for one in named:
             about: Any = one  # click's parameter, or typer's own copy

@@ -64,12 +64,16 @@ def read_secret_files(environment: MutableMapping[str, str]) -> None:
             raise UsageError(f"{target} and {name} are both set; unset one")
         try:
             value = Path(environment[name]).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name}={environment[name]} cannot be read: {error}") from error
+        except OSError as error:
+            raise UsageError(
+                f"the file that {name} names cannot be read: {error.strerror}"
+            ) from None
+        except ValueError:
+            raise UsageError(f"the file that {name} names is no text, or no file's name") from None
         if not value:
             raise UsageError(
-                f"{name}: the file {environment[name]} is empty; write the value of {target} into"
-                f" it, or unset {name}"
+                f"the file that {name} names is empty; write the value of {target} into it, or"
+                f" unset {name}"
             )
         environment[target] = value
 

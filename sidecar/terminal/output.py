@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CUT_MIN_WIDTH: Final = 24
+_LOGIN: Final = re.compile(r"://(?!\[user:password@\])\S*[@?]\S*")
+"""In a message: what may be the login of a URL that was typed where none belongs."""
 WIDE: Final = 100_000
 """Columns of a pipe: nothing is cut or wrapped there."""
 
@@ -60,8 +63,8 @@ def raw(data: bytes) -> None:
 
 
 def hint(text: str) -> None:
-    """Tell a person something that is no data."""
-    write_now(f"sidecar: {visible(text)}\n")
+    """Tell a person something that is no data; a URL's login is not told, whoever repeats it."""
+    write_now(f"sidecar: {visible(_LOGIN.sub('://…', text))}\n")
 
 
 def heading(columns: Sequence[str]) -> None:

@@ -1,11 +1,52 @@
-"""URLs as they may be shown."""
+"""Redis URLs: how one may be shown, and which are refused because they cannot be."""
 
 from __future__ import annotations
 
 import re
+from typing import Final
+
+from store.urls import HIDDEN, are_hosts, parts_of, shown
+
+_PATHS: Final = {
+    "redis": re.compile("(/[0-9]{0,5})?"),
+    "sentinel": re.compile(r"(/[A-Za-z0-9_.-]+(/[0-9]{1,5})?)?"),
+}
+_QUERY: Final = re.compile(r"\?[A-Za-z_]+=[^&#]*(&[A-Za-z_]+=[^&#]*)*|")
+_URL_IN_TEXT: Final = re.compile(r"\S*(:\S|[@%?#=]).*", re.DOTALL)
+
+
+class Unclear(ValueError):
+    """A URL that may be read in more than one way; its text repeats nothing of it."""
 
 
 def redact(url: str) -> str:
-    """Return `url` without its passwords, fit for a log."""
-    shown = re.sub(r"(password=)[^&]*", r"\1***", url)
-    return re.sub(r"(://[^:@/]*):.*@", r"\1:***@", shown, flags=re.DOTALL)
+    """Return a Redis URL, or a store's, without what may be a password: fit for a log."""
+    scheme = url.partition("://")[0]
+    if scheme.partition("+")[0] not in ("redis", "rediss"):
+        return shown(url)
+    return shown(url, _PATHS["sentinel" if scheme.endswith("+sentinel") else "redis"])
+
+
+def check_form(url: str) -> None:
+    """Refuse a URL in which a part of a password would be taken for a host. Raises `Unclear`.
+
+    What connects would name the host in its errors.
+    """
+    scheme, _, rest = url.partition("://")
+    authority, hosts, after = parts_of(rest)
+    path, question, query = after.partition("?")
+    if scheme == "unix":
+        hosts = "" if authority.endswith("@") else hosts
+        fits = not hosts
+    else:
+        fits = are_hosts(hosts) and "@" not in path
+    if not fits or "#" in after or not _QUERY.fullmatch(question + query):
+        raise Unclear(
+            "in a user name or a password, write %40 for '@', %3A for ':', %2F for '/', %3F for"
+            " '?', %23 for '#' and %25 for '%', and put '@' between it and the host"
+        )
+
+
+def without_urls(text: str) -> str:
+    """Return a message that may repeat what a person typed, up to where a URL may begin."""
+    return _URL_IN_TEXT.sub(HIDDEN, text)

@@ -138,7 +138,7 @@ def _bound(address: str) -> socket.socket:
     """Return a socket that listens. Raises `UsageError`."""
     host, _, port = address.rpartition(":")
     if ":" not in address or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the highest port
-        raise UsageError(f"--http {address!r}: write HOST:PORT, say 127.0.0.1:9464")
+        raise UsageError("--http: that is no address; write HOST:PORT, say 127.0.0.1:9464")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     at = (host or "0.0.0.0", int(port))  # noqa: S104 -- asked for by `:PORT`

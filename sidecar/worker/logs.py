@@ -37,7 +37,9 @@ def configure(level: str) -> FilteringBoundLogger:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if person else "iso", utc=not person),
     ]
     if person:
-        shared.append(structlog.dev.ConsoleRenderer())
+        # Not its own tracebacks: they show variables, passwords among them.
+        plain = structlog.dev.plain_traceback
+        shared.append(structlog.dev.ConsoleRenderer(exception_formatter=plain))
     else:
         shared += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

@@ -179,7 +179,7 @@ def build(**options: object) -> Settings:
         name = str(first["loc"][0])
         field = Settings.model_fields.get(name)
         flag = "--" + ((field and field.alias) or name).replace("_", "-")
-        raise UsageError(f"{flag}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(f"{flag}: {first['msg'].removeprefix('Value error, ')}") from None
     _check_names(settings)
     _check_stores(settings)
     return settings

@@ -74,7 +74,6 @@ def test_an_empty_secret_file_is_refused(sidecar: Cli, content: str) -> None:
     ran = sidecar("run", "--drain", env={"SIDECAR_REDIS_FILE": str(secret)})
     assert (ran.code, ran.out) == (2, "")
     assert "SIDECAR_REDIS_FILE" in ran.err
-    assert str(secret) in ran.err
     assert not (sidecar.directory / "data-dir").exists()
 
 

@@ -168,7 +168,7 @@ def test_an_outage_is_told_once(
         node.kill()
     away, back = caplog.records
     assert (away.levelname, back.levelname) == ("WARNING", "INFO")
-    shown = secret.replace("secret", "***")
+    shown = node.url
     assert away.getMessage().startswith(f"waiting: {shown} cannot be reached (Error 111")
     assert back.getMessage() == f"{shown} is back"
 

@@ -69,7 +69,7 @@ def test_file_url_is_decoded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "fix"),
     [
-        ("file://var/lib", "file:///var/lib"),
+        ("file://var/lib", "file:///absolute"),
         ("file://localhost/var", "file:///"),
         ("file:relative/dir", "file:///absolute"),
         ("file:", "file:///absolute"),
