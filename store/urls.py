@@ -82,9 +82,7 @@ def directory_of(url: str) -> str:
     scheme, _, rest = url.partition(":")
     authority, _, path = parts_of(rest[2:]) if rest.startswith("//") else ("", "", rest)
     if authority:
-        raise ConfigError(
-            f"{shown(url)} names a host: write {scheme}:///absolute/directory"
-        )
+        raise ConfigError(f"{shown(url)} names a host: write {scheme}:///absolute/directory")
     if "?" in path or "#" in path:
         raise ConfigError(
             f"{shown(url)} has a '?' or a '#': in a directory's name write %3F or %23"
