@@ -19,10 +19,10 @@ import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sidecar.errors import SidecarError, UsageError
 from sidecar.history.checkpoints import newest_checkpoint
@@ -38,16 +38,25 @@ from sidecar.history.segments import (
 )
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
-from sidecar.wire.ids import FIRST, LAST, EntryId
+from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
 from store import Capability, Corrupt, NotFound, VersionedStore
 
 FORMAT: Final = 1
 _ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
 _NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?(?:\+[0-9a-f]{{12}})?")
 MAX_TENANTS: Final = 1000
+MAX_ROWS: Final = 1_000_000
+MAX_UNPACKED_BYTES: Final = 1 << 30
+"""Of a segment: 8 MiB, unless an entry by itself is larger."""
+_GZIP: Final = 31
 _FILTER_BITS: Final = 10
 """Of a Bloom filter, for each thing in it: one in a hundred is taken for there and is not."""
 _FILTER_HASHES: Final = 7
+
+
+def _base64(text: str) -> str:
+    b64decode(text, validate=True)
+    return text
 
 
 class Header(BaseModel):
@@ -57,14 +66,14 @@ class Header(BaseModel):
 
     format: int
     stream: str
-    first: str
-    last: str
-    rows: int
+    first: IdText
+    last: IdText
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
     sha256: str
     """Of the rows, not compressed."""
     tenants: list[str] | None = None
     """Whose events are in it; None when there are too many to say."""
-    about: str = ""
+    about: Annotated[str, AfterValidator(_base64)] = ""
     """A Bloom filter of event_ids and artifact_refs, in base64."""
 
 
@@ -307,10 +316,16 @@ def _header(manifest: bytes, where: str) -> Header:
 
 
 def _unpacked(where: str, data: bytes) -> bytes:
+    unpacking = zlib.decompressobj(wbits=_GZIP)
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
+        raw = unpacking.decompress(data, MAX_UNPACKED_BYTES)
+    except zlib.error as error:
         raise Damaged(f"{where} is damaged: {error}") from error
+    if not unpacking.eof or unpacking.unused_data:
+        raise Damaged(
+            f"{where} is damaged: it is cut short, or has over {MAX_UNPACKED_BYTES:,} bytes"
+        )
+    return raw
 
 
 def _uncovered(gap: Ends, names: Sequence[Name]) -> Iterator[Ends]:

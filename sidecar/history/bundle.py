@@ -12,24 +12,29 @@ Nothing is read by a name from within, but for those of this layout; nothing is 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from sidecar.errors import UsageError
 from sidecar.history.contract import ANY, About, Gap, Reach, Streams
+from sidecar.history.members import INDEX, MAX_INDEX_BYTES, TEXT, Members, artifact_name
 from sidecar.history.scratch import Scratch, scratch
 from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of, lines_of
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, LAST, EntryId
+from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
 from sidecar.wire.moments import rfc3339
 from store import (
     Artifact,
@@ -43,12 +48,15 @@ from store import (
 )
 
 FORMAT: Final = 1
-INDEX: Final = "BUNDLE.json"
-WAITING: Final = "waiting.jsonl"
-PINS: Final = "pins.jsonl"
-MAX_INDEX_BYTES: Final = 64 << 20
-MAX_MEMBER_BYTES: Final = 1 << 30
+T = TypeVar("T")
+LATEST_US: Final = 253_402_300_799_999_999
+"""The last moment that a time can show."""
+MAX_ROWS: Final = 100_000
+"""Of a segment: more than any release writes."""
 _HEX: Final = re.compile("[0-9a-f]{64}")
+
+
+Time = Annotated[int, Field(ge=-LATEST_US, le=LATEST_US)]
 
 
 class _Part(BaseModel):
@@ -60,11 +68,11 @@ class _Part(BaseModel):
 class Member(_Part):
     """A file of the bundle."""
 
-    name: str
-    sha256: str
-    first: str = FIRST
-    last: str = LAST
-    count: int = 0
+    name: Annotated[str, Field(pattern=f"^({TEXT.pattern})$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    first: IdText = FIRST
+    last: IdText = LAST
+    count: Annotated[int, Field(ge=0, le=MAX_ROWS)] = 0
 
 
 class StreamIndex(_Part):
@@ -73,9 +81,9 @@ class StreamIndex(_Part):
     name: str
     known: bool
     """Whether there was such a stream."""
-    oldest: str | None
-    newest: str
-    gaps: list[tuple[str, str, str, bool]]
+    oldest: IdText | None
+    newest: IdText
+    gaps: list[tuple[IdText, IdText, str, bool]]
     segments: list[Member]
 
 
@@ -83,8 +91,8 @@ class Index(_Part):
     """What `BUNDLE.json` says."""
 
     taken_from: str
-    taken_at_us: int
-    span_us: tuple[int, int]
+    taken_at_us: Time
+    span_us: tuple[Time, Time]
     control: list[str]
     notifications: str
     dead: str
@@ -97,6 +105,9 @@ class Index(_Part):
     waiting: Member
     pins: Member | None
     """None for a bundle without artifacts."""
+
+
+_WAITS: Final = TypeAdapter(tuple[str, IdText])
 
 
 def seal(index: Index) -> bytes:
@@ -129,58 +140,6 @@ def unseal(raw: bytes, path: Path) -> Index:
         raise Damaged(f"{path}: {INDEX}: {first['loc']}: {first['msg']}") from error
 
 
-class _Files:
-    """The files of a bundle. Raises `UsageError` when there is none at the path, and `Damaged`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        if path.is_dir():
-            return
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except FileNotFoundError as error:
-            raise UsageError(f"--bundle {path}: there is no such file or directory") from error
-        except OSError as error:
-            raise UsageError(f"--bundle {path}: {error.strerror}") from error
-        except zipfile.BadZipFile as error:
-            raise Damaged(
-                f"{path} is no bundle, or it was cut short ({error}); copy it again"
-            ) from error
-
-    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
-        """Return a file's content, which may have `limit` bytes."""
-        try:
-            raw = self._read(name, limit)
-        except KeyError as error:
-            raise Damaged(
-                f"{self.path} has no {name}: it is no bundle, or not all of it"
-            ) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise Damaged(f"{self.path}: {name} cannot be read ({error}); copy it again") from error
-        if len(raw) > limit:
-            raise Damaged(f"{self.path}: {name} has over {limit:,} bytes")
-        return raw
-
-    def has(self, name: str) -> bool:
-        """Tell whether there is such a file."""
-        if self._zip:
-            return name in self._zip.NameToInfo
-        return (self.path / name).is_file()
-
-    def _read(self, name: str, limit: int) -> bytes:
-        if self._zip:
-            with self._zip.open(name) as member:
-                return member.read(limit + 1)
-        try:
-            # A directory may come from anywhere: no link in it leads out of it.
-            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise KeyError(name) from None
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read(limit + 1)
-
-
 class BundleHistory:
     """What a bundle holds, as `History` describes it.
 
@@ -189,7 +148,7 @@ class BundleHistory:
     """
 
     def __init__(self, path: Path) -> None:
-        self._files = _Files(path)
+        self._files = Members(path)
         self._index = index = unseal(self._files.read(INDEX, MAX_INDEX_BYTES), path)
         self.streams = Streams(
             tuple(index.control), index.notifications, index.dead, index.redriven, index.halts,
@@ -206,7 +165,7 @@ class BundleHistory:
         """The artifacts, to be read only; None when they were left out."""
         if self._index.pins is None:
             return None
-        return versioned(BundleStore(self._files, self._lines(self._index.pins)))
+        return versioned(BundleStore(self._files, self._lines(self._index.pins, _PINNED)))
 
     def describe(self) -> str:
         """Name the bundle, and what it was taken from."""
@@ -272,7 +231,7 @@ class BundleHistory:
     @cached_property
     def _waiting(self) -> dict[str, set[EntryId]]:
         found: dict[str, set[EntryId]] = {}
-        for stream, entry_id in self._lines(self._index.waiting):
+        for stream, entry_id in self._lines(self._index.waiting, _WAITS):
             found.setdefault(stream, set()).add(EntryId(entry_id))
         return found
 
@@ -287,12 +246,11 @@ class BundleHistory:
     def _event_ids(self) -> Iterator[tuple[str, int]]:
         for entry in self.entries(self.streams.notifications):
             try:
-                yield (
-                    str(orjson.loads(entry.fields[b"event"])["event_id"]),
-                    entry.id.control_version,
-                )
+                event_id = str(orjson.loads(entry.fields[b"event"])["event_id"])
             except (ValueError, KeyError, TypeError):
                 continue  # no sidecar wrote it
+            if entry.id.control_version <= LATEST_US:
+                yield event_id, entry.id.control_version
 
     def _segment(self, member: Member) -> Segment:
         return Segment(
@@ -300,24 +258,38 @@ class BundleHistory:
             member.count, member.sha256, partial(self._files.read, member.name),
         )  # fmt: skip
 
-    def _lines(self, member: Member) -> list[list[str]]:
+    def _lines(self, member: Member, line_of: TypeAdapter[T]) -> list[T]:
         raw = self._files.read(member.name)
         if hashlib.sha256(raw).hexdigest() != member.sha256:
             raise Damaged(f"{self._files.path}: {member.name} is damaged; copy the bundle again")
-        return [orjson.loads(line) for line in raw.splitlines()]
+        try:
+            return [line_of.validate_json(line) for line in raw.splitlines()]
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise Damaged(f"{self._files.path}: {member.name}: {first['msg']}") from error
 
 
 class Pinned(_Part):
-    """One artifact that an event names, as `pins.jsonl` has it."""
+    """One artifact that an event names, as `pins.jsonl` has it: its values in this order."""
 
     ref: str
     checksum: str
     manifest_checksum: str
     state: str
     """`there`, or what else `replay.artifacts` says of it."""
-    size_bytes: int = 0
-    manifest_size_bytes: int = 0
-    stored_at: float = 0.0
+    size_bytes: Annotated[int, Field(ge=0, le=1 << 62)] = 0
+    manifest_size_bytes: Annotated[int, Field(ge=0, le=1 << 62)] = 0
+    stored_at: Annotated[float, Field(ge=0, le=LATEST_US / 1e6, strict=False)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:  # noqa: ANN401 -- any JSON value
+        if isinstance(values, list):
+            return dict(zip(cls.model_fields, values, strict=False))
+        return values
+
+
+_PINNED: Final = TypeAdapter(Pinned)
 
 
 class BundleStore:
@@ -326,11 +298,10 @@ class BundleStore:
     name = "bundle"
     capabilities = frozenset({Capability.PINNED_GET, Capability.LIST})
 
-    def __init__(self, files: _Files, pins: list[list[str]]) -> None:
+    def __init__(self, files: Members, pins: list[Pinned]) -> None:
         self._files = files
         self._by_ref: dict[str, list[Pinned]] = {}
-        for fields in pins:
-            pinned = Pinned.model_validate(dict(zip(Pinned.model_fields, fields, strict=False)))
+        for pinned in pins:
             self._by_ref.setdefault(pinned.ref, []).append(pinned)
 
     def put(self, ref: str, data: bytes, manifest: bytes) -> None:
@@ -395,8 +366,3 @@ class BundleStore:
         if hashlib.sha256(raw).hexdigest() != digest:
             raise Corrupt(f"{self._files.path}: {artifact_name(digest)} is damaged")
         return raw
-
-
-def artifact_name(digest: str) -> str:
-    """Return where the blob with this SHA-256 lies."""
-    return f"artifacts/{digest[:2]}/{digest}"

@@ -25,11 +25,12 @@ from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
 from sidecar.history.segments import Damaged, ahead
 from sidecar.stores import explained
-from sidecar.wire.ids import EntryId
+from sidecar.wire.ids import EntryId, IdText
 from store import VersionedStore
 
 FORMAT: Final = 2
 CHUNK_BYTES: Final = 1 << 20
+MAX_ROW_BYTES: Final = 16 << 20
 
 
 class _Header(BaseModel):
@@ -39,7 +40,7 @@ class _Header(BaseModel):
     rows: int
     sha256: str
     """Of the rows, not compressed."""
-    gaps: list[tuple[str, str, str]]
+    gaps: list[tuple[IdText, IdText, str]]
 
 
 def _place_of(notifications: str) -> str:
@@ -52,8 +53,8 @@ def newest_checkpoint(
     """Return the newest one at or before the notification `last`. Raises `SidecarError`."""
     place = _place_of(notifications) + "/"
     with explained():
-        ids = [EntryId(ref.removeprefix(place)) for ref in store.list(place.rstrip("/"))]
-    newest = max((one for one in ids if one <= last), default=None)
+        ids = [EntryId.parse(ref.removeprefix(place)) for ref in store.list(place.rstrip("/"))]
+    newest = max((one for one in ids if one is not None and one <= last), default=None)
     if newest is None:
         return None
     with explained(), store.open(place + newest) as reader:
@@ -106,6 +107,8 @@ def _keyed(
         for chunk in ahead(_chunks(store, ref)):
             digest.update(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MAX_ROW_BYTES:
+                break  # no notification makes such a row, and the digest tells
             rows += len(lines)
             for line in lines:
                 key, _, row = line.partition(b"\t")

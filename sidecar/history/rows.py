@@ -45,7 +45,10 @@ def of_line(line: bytes) -> Entry:
         flat = list(map(_bytes, row))
     parts = iter(flat)
     next(parts)
-    return Entry(EntryId(row[0]), dict(zip(parts, parts)))  # noqa: B905 -- two of one iterator
+    entry_id = EntryId.parse(row[0])
+    if entry_id is None:
+        raise ValueError(f"this is no entry ID: {row[0][:80]!r}")
+    return Entry(entry_id, dict(zip(parts, parts)))  # noqa: B905 -- two of one iterator
 
 
 def _text(raw: bytes) -> str | dict[str, str]:

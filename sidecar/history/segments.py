@@ -68,9 +68,10 @@ class Segment(NamedTuple):
         raw = self.read()
         if hashlib.sha256(raw).hexdigest() != self.sha256:
             raise Damaged(f"{self.name} is damaged: its content is not what its index says")
-        found = raw.splitlines()
-        if len(found) != self.rows:
-            raise Damaged(f"{self.name} is damaged: {len(found)} rows instead of {self.rows}")
+        rows = raw.count(b"\n")  # before there is an object for each
+        if rows != self.rows:
+            raise Damaged(f"{self.name} is damaged: {rows} rows instead of {self.rows}")
+        found = raw.split(b"\n")[:-1]
         if low <= self.first.pair and self.last.pair <= high:
             return found
         try:

@@ -6,9 +6,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,16 +22,13 @@ import orjson
 from sidecar.errors import SidecarError, UsageError
 from sidecar.history import Gap, History
 from sidecar.history.bundle import (
-    INDEX,
-    PINS,
-    WAITING,
     Index,
     Member,
     Pinned,
     StreamIndex,
-    artifact_name,
     seal,
 )
+from sidecar.history.members import INDEX, PINS, RATIO, SLACK_BYTES, WAITING, artifact_name
 from sidecar.history.rows import of_line, to_line
 from sidecar.history.scratch import scratch
 from sidecar.history.state import state_at
@@ -52,7 +51,8 @@ from store import (
 )
 
 SEGMENT_ROWS: Final = 5000
-PINS_IN_MEMORY_BYTES: Final = 8 << 20
+LINES_IN_MEMORY_BYTES: Final = 8 << 20
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE rows (stream, at, line, PRIMARY KEY (stream, at)) WITHOUT ROWID;
@@ -233,7 +233,7 @@ def _write_artifacts(
     tell: Callable[[str], None],
 ) -> Member:
     """Write each artifact once, whoever names it, and say what became of it."""
-    with tempfile.SpooledTemporaryFile(max_size=PINS_IN_MEMORY_BYTES) as lines:
+    with tempfile.SpooledTemporaryFile(max_size=LINES_IN_MEMORY_BYTES) as lines:
         for event in gathered.pins():
             pinned = _write_artifact(event, store, target)
             exported.artifacts += pinned.state == State.THERE
@@ -296,9 +296,12 @@ class _Target:
         self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._sizes: dict[str, int] = {}
         if path.suffix == ".zip":
-            self._zip = zipfile.ZipFile(self._part, "x", zipfile.ZIP_DEFLATED, compresslevel=6)
+            file = os.fdopen(os.open(self._part, _NEW, 0o600), "wb")
+            self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
+            self._file: IO[bytes] | None = file
         else:
-            self._part.mkdir()
+            self._part.mkdir(mode=0o700)
+            self._file = None
 
     @classmethod
     @contextmanager
@@ -319,11 +322,17 @@ class _Target:
 
     def write(self, name: str, lines: Iterable[bytes]) -> Member:
         """Write a file of lines; return what the index says of it."""
-        sha256 = hashlib.sha256()
-        with self._open(name) as file:
+        sha256, packing, packed = hashlib.sha256(), zlib.compressobj(1), 0
+        with tempfile.SpooledTemporaryFile(max_size=LINES_IN_MEMORY_BYTES) as spooled:
             for line in lines:
                 sha256.update(line)
-                file.write(line)
+                packed += len(packing.compress(line))
+                spooled.write(line)
+            # What its reader would take for a bomb is not compressed (`history.members`).
+            tame = spooled.tell() <= RATIO // 2 * packed + SLACK_BYTES
+            spooled.seek(0)
+            with self._open(name, packed=tame) as file:
+                shutil.copyfileobj(spooled, file)
         return Member(name=name, sha256=sha256.hexdigest())
 
     def add(self, checksum: str, chunks: Iterable[bytes]) -> int:
@@ -337,15 +346,19 @@ class _Target:
                     file.write(chunk)
         return self._sizes[name]
 
-    def _open(self, name: str) -> IO[bytes]:
+    def _open(self, name: str, *, packed: bool = True) -> IO[bytes]:
         if self._zip:
-            return self._zip.open(name, "w", force_zip64=True)
-        (self._part / name).parent.mkdir(parents=True, exist_ok=True)
-        return (self._part / name).open("xb")
+            info = zipfile.ZipInfo(name, time.localtime()[:6])
+            info.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+            info.external_attr = 0o600 << 16
+            return self._zip.open(info, "w", force_zip64=True)
+        (self._part / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.fdopen(os.open(self._part / name, _NEW, 0o600), "wb")
 
     def finish(self, path: Path) -> None:
-        if self._zip:
+        if self._zip and self._file:
             self._zip.close()
+            self._file.close()
             _flush(self._part)
         else:
             for directory, _, files in os.walk(self._part, topdown=False):
@@ -356,8 +369,10 @@ class _Target:
         _flush(path.parent)
 
     def discard(self) -> None:
-        if self._zip:
-            self._zip.close()
+        if self._zip and self._file:
+            with suppress(OSError, ValueError):  # what is thrown away need not be whole
+                self._zip.close()
+            self._file.close()
             self._part.unlink(missing_ok=True)
         else:
             shutil.rmtree(self._part, ignore_errors=True)

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 
 from sidecar.replay.timeline import End, Life
 
+FAR_US: Final = 1 << 62
+"""Later than any time. An ID may be anything."""
 QUIET_US: Final = 2_000_000
 """From so long without an end on, while events waited, it is worth telling."""
 MAX_QUIET: Final = 100
@@ -44,8 +46,9 @@ class Stalls:
         """Take in a life."""
         if life.delay_s is None:
             return
-        ended_us = max(life.begun_us, life.ended_us)
-        self._begun.append(life.begun_us)
+        begun_us = min(life.begun_us, FAR_US)
+        ended_us = max(begun_us, min(life.ended_us, FAR_US))
+        self._begun.append(begun_us)
         self._ended.append(ended_us)
         if life.end is End.DEAD:
             self._letters.append((ended_us, life.tenant_id))

@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from sidecar.errors import UsageError
 from sidecar.terminal import output
+
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def check_one_standard(data: str | None, manifest: str | None, stream: str) -> None:
@@ -68,9 +70,10 @@ def write(option: str, name: str, chunks: Iterable[bytes]) -> None:
 
 def replace(path: Path, pieces: Iterator[bytes]) -> int:
     """Write a file beside its place, and move it there when it is whole; return its size."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)  # of one that was killed
+        with os.fdopen(os.open(part, _NEW, 0o600), "wb") as file:
             size_bytes = sum(map(file.write, pieces))
         part.replace(path)
     except OSError as error:

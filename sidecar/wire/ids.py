@@ -7,9 +7,12 @@ give their own. A notification's ID is made by the relay and stands for its cont
 from __future__ import annotations
 
 import re
-from typing import Final, Self
+from typing import Annotated, Final, Self
+
+from pydantic import AfterValidator
 
 HIGHEST: Final = 2**64 - 1
+_TWENTY: Final = 20
 _IN_FULL: Final = re.compile("[0-9]{1,20}-[0-9]{1,20}")
 
 
@@ -45,7 +48,10 @@ class EntryId(str):
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Return the ID that `text` is; None for anything but an ID in full."""
-        return cls(text) if _IN_FULL.fullmatch(text) else None
+        if not _IN_FULL.fullmatch(text):
+            return None
+        # The digits of the highest half are twenty.
+        return cls(text) if len(text) < _TWENTY or max(_pair(text)) <= HIGHEST else None
 
     @classmethod
     def read(cls, raw: bytes) -> Self | None:
@@ -103,6 +109,14 @@ class EntryId(str):
         return _pair(self) >= _pair(other)
 
 
+def _checked(text: str) -> str:
+    if EntryId.parse(text) is None:
+        raise ValueError("this is no entry ID")
+    return text
+
+
+IdText = Annotated[str, AfterValidator(_checked)]
+"""An entry ID where anyone may have written something else."""
 FIRST: Final = EntryId("0-0")
 LAST: Final = EntryId.of(HIGHEST, HIGHEST)
 """The highest ID that an entry can have."""

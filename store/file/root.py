@@ -7,9 +7,11 @@ import errno
 import os
 import re
 import secrets
+import stat
 from typing import TYPE_CHECKING
 
 from store.errors import ConfigError, Corrupt, no_store
+from store.posix import MISPLACED, READ, misplaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,13 +58,9 @@ def _open_directory(path: str) -> int:
 def _has_format(root_fd: int, root: str) -> bool:
     """Tell whether the root has a store. Raises `ConfigError` for one this release cannot read."""
     try:
-        fd = os.open(_FORMAT_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=root_fd)
+        found = _read(root_fd, _FORMAT_FILE, root)
     except FileNotFoundError:
         return False
-    try:
-        found = os.read(fd, 256)
-    finally:
-        os.close(fd)
     if found != _FORMAT:
         raise ConfigError(
             f"{root}/{_FORMAT_FILE} says {found[:60]!r}, this release reads {_FORMAT!r}:"
@@ -92,11 +90,11 @@ def identity(root_fd: int, root: str) -> str | None:
 
     None where it may not be written. Raises `Corrupt` when the file says anything else, OSError.
     """
-    found = _read_identity(root_fd)
+    found = _read_identity(root_fd, root)
     if found is None:
         with _where_allowed():
             _create_file(root_fd, _IDENTITY_FILE, _new_identity())
-        found = _read_identity(root_fd)  # another may have been faster
+        found = _read_identity(root_fd, root)  # another may have been faster
     if found is None:
         return None
     if not _IDENTITY.fullmatch(found):
@@ -121,12 +119,24 @@ def _new_identity() -> bytes:
     return secrets.token_hex(16).encode() + b"\n"
 
 
-def _read_identity(root_fd: int) -> bytes | None:
+def _read_identity(root_fd: int, root: str) -> bytes | None:
     try:
-        fd = os.open(_IDENTITY_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
+        return _read(root_fd, _IDENTITY_FILE, root)
     except FileNotFoundError:
         return None
+
+
+def _read(root_fd: int, name: str, root: str) -> bytes:
+    """Return the beginning of a plain file. Raises `Corrupt` for anything else, OSError."""
     try:
+        fd = os.open(name, READ, dir_fd=root_fd)
+    except OSError as error:
+        if error.errno in MISPLACED:
+            raise misplaced(f"{root}/{name}") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise misplaced(f"{root}/{name}")
         return os.read(fd, 256)
     finally:
         os.close(fd)

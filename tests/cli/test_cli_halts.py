@@ -145,7 +145,8 @@ def test_a_bundle_has_the_halts(sidecar: Cli) -> None:
 
 def test_a_bundle_of_before_there_was_a_record_opens(sidecar: Cli) -> None:
     """It knows of no halts, and can be exported again."""
-    from sidecar.history.bundle import INDEX, BundleHistory, seal, unseal
+    from sidecar.history.bundle import BundleHistory, seal, unseal
+    from sidecar.history.members import INDEX
 
     sidecar.emit("e1")
     sidecar.work()

@@ -11,7 +11,8 @@ import pytest
 
 import store
 from sidecar.feed import Feed, Notification
-from sidecar.history.bundle import INDEX, BundleHistory, artifact_name
+from sidecar.history.bundle import BundleHistory
+from sidecar.history.members import INDEX, artifact_name
 from sidecar.wire.moments import rfc3339
 from store import Corrupt, checksum_of
 from tests.cli.harness import DEAD, HOSTILE, NOTIFICATIONS, STREAM, Cli, dialogue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -110,3 +112,29 @@ def test_sparse_files_of_the_go_fleet_are_refused(tmp_path: Path) -> None:
             with pytest.raises(TooLarge):
                 read("r", limit=LIMIT)
         (tmp_path / name).write_bytes(before)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["STORE", "IDENTITY"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
+def test_a_root_of_odd_files_does_not_hang(tmp_path: Path, name: str, kind: str) -> None:
+    """A FIFO, a link or a directory in the place of the store's own files is told."""
+    FileStore(str(tmp_path)).put("a", b"1", b"")
+    (tmp_path / name).unlink()
+    make = {"fifo": os.mkfifo, "link": lambda path: path.symlink_to("refs"), "directory": os.mkdir}
+    make[kind](tmp_path / name)
+    with pytest.raises(Corrupt, match=name):
+        _ = FileStore(str(tmp_path), create=False).identity
+
+
+@pytest.mark.timeout(60)
+def test_fifos_in_a_store_do_not_hang(files: FileStore, tmp_path: Path) -> None:
+    """Every way through the store passes them by, or names them."""
+    for directory in ("refs", "objects/sha256/ab", "tmp", "quarantine"):
+        (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+        for name in ("fifo", "fifo@", "fifo@" + "0" * 64 + "." + "0" * 64, "a" * 64):
+            os.mkfifo(tmp_path / directory / name)
+    assert [one for one in files.verify() if one.error]
+    with suppress(Corrupt):
+        list(files.collect(Retention(0.0), list))
+    assert files.get("a") == (b"data", b"manifest")
