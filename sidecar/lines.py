@@ -24,6 +24,19 @@ FLUSH_S: Final = 1.0
 """How long the end of a process waits for what is queued."""
 
 
+def visible(text: str, *, lines: bool = False) -> str:
+    """Return `text` with what is not printable written as escapes: it is data, not commands.
+
+    A tenant's text can so neither colour nor steer a terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 class Lines:
     """A queue of lines, and the thread that writes them to a stream."""
 

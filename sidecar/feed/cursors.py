@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS sidecar_applied (event_id TEXT PRIMARY KEY, control_v
 CREATE TABLE IF NOT EXISTS sidecar_cursor (one INTEGER PRIMARY KEY, control_version INTEGER);
 CREATE TABLE IF NOT EXISTS sidecar_incarnation (control_version INTEGER, id TEXT);
 """
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Applied:
@@ -125,7 +126,8 @@ class FileCursor:
     def store(self, control_version: int) -> None:
         """Store a cursor: when it returns, it survives a power cut. Raises `OSError`."""
         part = self._path.with_name(f".{self._path.name}.part")
-        with part.open("w", encoding="ascii") as file:
+        part.unlink(missing_ok=True)  # of one that was killed, or planted: never written through
+        with os.fdopen(os.open(part, _NEW, 0o666), "w", encoding="ascii") as file:
             file.write(f"{cursor_text(control_version)}\n")
             file.flush()
             os.fsync(file.fileno())

@@ -13,6 +13,7 @@ import fcntl
 import os
 import secrets
 import socket
+import stat
 import subprocess
 import time
 from contextlib import suppress
@@ -27,6 +28,7 @@ from sidecar.redis.client import connect
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
 PROBE_TIMEOUT_S: Final = 0.5
+_LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 PORT_TRIES: Final = 5
 """Between the look for a free port and the server's start a connection of anybody may take it."""
 
@@ -47,8 +49,11 @@ class EmbeddedServer:
         self._dir = data_dir.resolve() / "redis"
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._dir.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self._dir.mkdir(mode=0o700)
+            _check_own(self._dir)
+            self._lock = os.open(self._dir / "lock", _LOCK, 0o600)
         except OSError as error:
             raise UsageError(
                 f"--data-dir {data_dir}: {error.strerror}; choose a directory that can be written"
@@ -184,15 +189,32 @@ class EmbeddedServer:
 def find(data_dir: Path) -> str:
     """Return the URL of the embedded server that runs under `data_dir`.
 
-    Raises `Unreachable` when none does.
+    Raises `Unreachable` when none does, `UsageError` as the server does.
     """
-    url = _running(data_dir / "redis")
+    directory = data_dir.resolve() / "redis"
+    with suppress(FileNotFoundError):
+        _check_own(directory, only_read=True)
+    url = _running(directory)
     if url is None:
         raise Unreachable(
             f"no embedded server runs under {data_dir}; start `sidecar run`, or name a server"
             " with --redis"
         )
     return url
+
+
+def _check_own(directory: Path, *, only_read: bool = False) -> None:
+    """Refuse a directory into which somebody else may have put an endpoint, or a link.
+
+    Raises `UsageError`, FileNotFoundError.
+    """
+    found = directory.lstat()
+    mine = found.st_uid == os.geteuid() or (only_read and os.geteuid() == 0)
+    if stat.S_ISLNK(found.st_mode) or not mine or found.st_mode & 0o022:
+        raise UsageError(
+            f"{directory} belongs to somebody else, is a link, or others may write to it: name a"
+            " --data-dir of your own, or correct owner and mode (0700)"
+        )
 
 
 def _running(directory: Path) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.lines import write_now
+from sidecar.lines import visible, write_now
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,14 +24,6 @@ _LOGIN: Final = re.compile(r"://(?!\[user:password@\])\S*[@?]\S*")
 """In a message: what may be the login of a URL that was typed where none belongs."""
 WIDE: Final = 100_000
 """Columns of a pipe: nothing is cut or wrapped there."""
-
-
-def visible(text: str, *, lines: bool = False) -> str:
-    """Return `text` with what is not printable written as escapes: it is data, not commands."""
-    return "".join(
-        c if c.isprintable() or (lines and c == "\n") else c.encode("unicode_escape").decode()
-        for c in text
-    )
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

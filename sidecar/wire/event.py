@@ -19,6 +19,8 @@ from typing import Annotated, Any, Final, NoReturn
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sidecar.lines import visible
+
 RESERVED: Final = ".sidecar/"
 """Refs under it are the sidecar's own: its archive lies there, and no event may write into that."""
 MAX_ENTRY_BYTES: Final = 16 * 1024
@@ -239,7 +241,7 @@ def _shown(value: Any) -> str:  # noqa: ANN401 -- any JSON value
     """Return the beginning of a value, as JSON; what cannot be printed is escaped."""
     text = orjson.dumps(value).decode()
     cut = text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return visible(cut)
 
 
 # --- JSON as the contract wants it -------------------------------------------------------------

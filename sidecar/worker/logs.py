@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
-from sidecar.lines import Lines, Unblocked, is_terminal, unblocked, write_now
+from sidecar.lines import Lines, Unblocked, is_terminal, unblocked, visible, write_now
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -37,9 +38,7 @@ def configure(level: str) -> FilteringBoundLogger:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if person else "iso", utc=not person),
     ]
     if person:
-        # Not its own tracebacks: they show variables, passwords among them.
-        plain = structlog.dev.plain_traceback
-        shared.append(structlog.dev.ConsoleRenderer(exception_formatter=plain))
+        shared += [_harmless, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
     else:
         shared += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
@@ -50,6 +49,26 @@ def configure(level: str) -> FilteringBoundLogger:
     )
     logger: FilteringBoundLogger = structlog.get_logger()
     return logger
+
+
+def _harmless(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Let no text out of an event, or of an error, steer the terminal."""
+    return {name: _visible(value) for name, value in event.items()}
+
+
+def _visible(value: object) -> object:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, list | tuple):
+        return [_visible(one) for one in value]
+    return value
+
+
+def _traceback(file: TextIO, error: ExcInfo) -> None:
+    """Write a traceback without variables, in which passwords may be."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    file.write(visible(text.getvalue(), lines=True))
 
 
 class _Sink:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,6 +88,7 @@ class Pipeline:
         self._orders_fleet = Capability.POSITION in capabilities(fleet)
         self._rules = rules
         self._scope = Scope(rules.tenant_scope)
+        self._spelled: Callable[[str], str] = getattr(source, "spelled", str)
         self._one_store = _same_storage(source, fleet)
 
     def admit(
@@ -161,12 +162,22 @@ class Pipeline:
                 Reason.FORBIDDEN_REF,
                 f"artifact_ref: refs under {RESERVED} are the sidecar's own; choose another",
             )
-        if self._scope and not self._scope.allows(event.tenant_id, event.artifact_ref):
-            raise Rejected(
-                Reason.FORBIDDEN_REF,
-                f"artifact_ref: --tenant-scope does not let tenant {event.tenant_id!r} name"
-                f" {event.artifact_ref!r}",
-            )
+        if self._scope:
+            self._check_scope(event.tenant_id, event.artifact_ref)
+
+    def _check_scope(self, tenant: str, ref: str) -> None:
+        """Hold the ref against the scope, and whatever ref the source opens in its place."""
+        try:
+            opened = self._spelled(ref)
+        except InvalidRef as error:
+            raise Rejected(Reason.BAD_REF, f"artifact_ref: {error}") from error
+        if self._scope.allows(tenant, ref) and self._scope.allows(tenant, opened):
+            return
+        also = "" if opened == ref else f", which is {opened!r} in the source store"
+        raise Rejected(
+            Reason.FORBIDDEN_REF,
+            f"artifact_ref: --tenant-scope does not let tenant {tenant!r} name {ref!r}{also}",
+        )
 
     def _open(self, event: Event) -> ArtifactReader:
         """Open the version that the event pins; what is there, if the source keeps no versions."""
@@ -212,7 +223,7 @@ class Pipeline:
             else:
                 self._fleet.put(ref, _checked_data(event, artifact), manifest, **at)
         except ChecksumMismatch as error:
-            raise _mismatch(event, artifact.found) from error
+            raise _mismatch(event) from error
         except (InvalidRef, Unavailable):
             raise
         except StoreError as error:
@@ -242,7 +253,7 @@ def _check_manifest(event: Event, artifact: ArtifactReader) -> str:
     if event.manifest_checksum not in ("", checksum):
         raise Mismatch(
             f"the event pins the manifest {_short(event.manifest_checksum)}, the producer's store"
-            f" has the manifest {_short(checksum)} at {event.artifact_ref!r}"
+            f" has another one at {event.artifact_ref!r}"
         )
     return checksum
 
@@ -264,14 +275,16 @@ def _checked_data(event: Event, artifact: ArtifactReader) -> bytes:
 
 def _compare(event: Event, checksum: str) -> None:
     if checksum != event.checksum:
-        raise _mismatch(event, checksum)
+        raise _mismatch(event)
 
 
-def _mismatch(event: Event, found: str | None) -> Mismatch:
-    """Return what says that the data is other than the event's; `found` is its checksum."""
-    there = _short(found) if found else "other data"
+def _mismatch(event: Event) -> Mismatch:
+    """Return what says that the data is other than the event's, and not what it is.
+
+    It may be another tenant's, and whoever reads the dead letter need not be allowed to know it.
+    """
     return Mismatch(
-        f"the event pins {_short(event.checksum)}, the producer's store has {there} at"
+        f"the event pins {_short(event.checksum)}, the producer's store has other data at"
         f" {event.artifact_ref!r}"
     )
 

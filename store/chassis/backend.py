@@ -212,6 +212,13 @@ class ChassisStore:
 
     # Get: both files, from one moment.
 
+    def spelled(self, ref: str) -> str:
+        """Return the ref that the path of `ref` spells: the same for all refs that may meet there.
+
+        Raises `InvalidRef`.
+        """
+        return place_of(ref).path
+
     def get(self, ref: str, *, limit: Limit | None = None) -> Artifact:
         """See `Store.get`. Only what this backend wrote can be verified.
 

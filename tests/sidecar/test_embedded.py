@@ -340,3 +340,26 @@ def test_who_joined_and_can_open_nothing_takes_over_later(tmp_path: Path) -> Non
         joined.keep()
         assert [*owns, joined.owner] == [False, True]
         assert embedded.find(tmp_path) == joined.url
+
+
+@pytest.mark.parametrize("how", ["link", "writable", "foreign"])
+def test_a_directory_that_somebody_else_prepared_is_refused(tmp_path: Path, how: str) -> None:
+    """An endpoint or a link that was planted leads no worker and no command anywhere."""
+    planted, data_dir = tmp_path / "planted", tmp_path / "data"
+    planted.mkdir()
+    data_dir.mkdir()
+    (planted / "endpoint").write_text("redis://127.0.0.1:1/0\n")
+    if how == "link":
+        (data_dir / "redis").symlink_to(planted)
+    else:
+        planted.rename(data_dir / "redis")
+        (data_dir / "redis").chmod(0o777 if how == "writable" else 0o700)
+    if how == "foreign":
+        if os.geteuid():
+            pytest.skip("only root can give a directory away")
+        os.chown(data_dir / "redis", 12345, 12345)
+    with pytest.raises(UsageError, match="of your own"):
+        EmbeddedServer(data_dir)
+    if how != "foreign":  # root may look at what is another's
+        with pytest.raises(UsageError, match="of your own"):
+            embedded.find(data_dir)

@@ -29,7 +29,7 @@ from sidecar.wire.urls import redact
 from sidecar.worker import logs
 from store import StoreError
 from tests import servers
-from tests.cli.harness import Cli
+from tests.cli.harness import HOSTILE, Cli
 from tests.sidecar.harness import PATIENCE_S, Rig, eventually
 from tests.sidecar.test_descriptors import asked
 
@@ -241,3 +241,26 @@ def test_a_deployment_shows_its_password_nowhere(rig: Rig, tmp_path: Path) -> No
     assert (tmp_path / "log").stat().st_size
     assert report.stat().st_size
     assert not [one for one in shown if SECRET.encode() in one]
+
+
+def test_no_tenants_text_steers_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the log that a person reads, and in its tracebacks, control characters are escaped."""
+    monkeypatch.setattr(logs, "is_terminal", lambda _: True)
+    log = logs.configure("info")
+    log.warning("waiting", detail=HOSTILE, streams=[HOSTILE])
+    try:
+        raise_hostile()
+    except ValueError:
+        log.exception("a bug")
+    said = capfd.readouterr().err
+    assert "\x07" not in said
+    assert "\u202e" not in said
+    assert "\x1b[31mred" not in said
+    assert said.count("gnp.exe") == 3
+
+
+def raise_hostile() -> None:
+    """Raise an error with a tenant's text in it."""
+    raise ValueError(HOSTILE)

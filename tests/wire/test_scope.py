@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from sidecar.wire.event import MAX_ENTRY_BYTES, Reason, Rejected, decode
 from sidecar.wire.scope import Scope
 from sidecar.worker.pipeline import Pipeline, Rules
+from store.chassis import ChassisStore
 from store.memory import MemoryStore
 
 ORIGIN = "control:events/1700000000000-0"
@@ -89,3 +91,33 @@ def test_no_entry_takes_long_to_parse() -> None:
     for _ in range(300):
         with pytest.raises(Rejected, match="malformed"):
             decode({b"event": body})
+
+
+@pytest.mark.parametrize(
+    ("tenant", "ref", "fits"),
+    [
+        ("t 1", "stacks/t 1/x", False), ("t_1", "stacks/t_1/x", True),
+        ("t1", "stacks/t1/a b", True), ("t_1", "stacks/t 1/x", False), ("é", "stacks/é/x", False),
+    ],
+)  # fmt: skip
+def test_the_scope_is_of_what_is_opened(tmp_path: Path, tenant: str, ref: str, fits: bool) -> None:
+    """A tenant whose name the source store writes as another's has no corner there."""
+    source = ChassisStore(str(tmp_path))
+    pipeline = Pipeline(source, MemoryStore(), Rules(tenant_scope=("stacks/{tenant}/*",)))
+    body = {"event_id": "e", "type": "run.abort", "tenant_id": tenant, "artifact_ref": ref,
+            "checksum": CHECKSUM}  # fmt: skip
+    entry = {b"event": json.dumps(body).encode()}
+    if fits:
+        pipeline.admit(entry, ORIGIN)
+        return
+    with pytest.raises(Rejected) as caught:
+        pipeline.admit(entry, ORIGIN)
+    assert caught.value.reason is Reason.FORBIDDEN_REF
+
+
+def test_a_ref_that_the_source_cannot_hold_is_no_leak_either(tmp_path: Path) -> None:
+    """A name that is too long for the layout is a bad ref, before anything is looked for."""
+    pipeline = Pipeline(ChassisStore(str(tmp_path)), MemoryStore(), Rules(tenant_scope=("*",)))
+    body = {"event_id": "e", "type": "run.abort", "artifact_ref": "a" * 250, "checksum": CHECKSUM}
+    with pytest.raises(Rejected, match="bad_ref"):
+        pipeline.admit({b"event": json.dumps(body).encode()}, ORIGIN)
