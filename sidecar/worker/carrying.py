@@ -2,12 +2,14 @@
 
 What waits for its turn waits here and not in the pool: nothing can be taken out of the pool's
 queue again, and there it would stay, with all that it holds, as long as stores hang.
+
+No tenant has all threads, so that its slow artifacts leave some for the others.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -44,6 +46,9 @@ class Carrying:
         self._make_finished = finished
         self._finished = finished()
         self._out = 0
+        self._share = share_of(at_once)
+        self._busy: Counter[str | None] = Counter()
+        """Of each tenant, how many items are at the stores."""
         self._waiting: deque[tuple[Item, Finished]] = deque()
         self._under_way = 0
         self._lock = threading.Lock()
@@ -105,14 +110,34 @@ class Carrying:
     def _carry_one(self) -> None:
         """Run in the pool."""
         with self._lock:
-            if not self._waiting:
+            found = self._take()
+            if found is None:
                 self._under_way -= 1
                 return
-            item, finished = self._waiting.popleft()
+        item, finished = found
         self._carry(item)
+        with self._lock:
+            self._busy[item.tenant] -= 1
+            if not self._busy[item.tenant]:
+                del self._busy[item.tenant]
         finished.put(item)
         with suppress(RuntimeError):  # the relay is told at the next item that it gives
             self._next()
+
+    def _take(self) -> tuple[Item, Finished] | None:
+        """Take the first item whose tenant has a thread left; the caller holds the lock."""
+        for n, (item, _) in enumerate(self._waiting):
+            if self._busy[item.tenant] < self._share:
+                self._busy[item.tenant] += 1
+                found = self._waiting[n]
+                del self._waiting[n]
+                return found
+        return None
+
+
+def share_of(at_once: int) -> int:
+    """Return how many of so many items at a time may be of one tenant: a quarter is for others."""
+    return max(1, at_once - max(1, at_once // 4))
 
 
 def carry(pipeline: Pipeline, clock: Callable[[], float], item: Item) -> None:

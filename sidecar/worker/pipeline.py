@@ -76,6 +76,9 @@ class Pipeline:
     """Admits entries and carries artifacts. Safe to use from several threads."""
 
     def __init__(self, source: Store, fleet: Store, rules: Rules) -> None:
+        """A source that would make a thread wait for its files to rest is asked again instead."""
+        self._one_store = _same_storage(source, fleet)
+        source = getattr(source, "impatient", lambda: source)()
         self._source = source
         self._streaming_source = versioned(source, Capability.STREAM)
         self._pins_source = Capability.PINNED_GET in capabilities(source)
@@ -89,7 +92,6 @@ class Pipeline:
         self._rules = rules
         self._scope = Scope(rules.tenant_scope)
         self._spelled: Callable[[str], str] = getattr(source, "spelled", str)
-        self._one_store = _same_storage(source, fleet)
 
     def admit(
         self, fields: Mapping[bytes, bytes], origin: str, size_bytes: int | None = None

@@ -23,7 +23,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from store.chassis.layout import ATTRIBUTE, NO_ATTRIBUTES, OWN, SUFFIX, Mark, Place, place_of
-from store.chassis.looking import File, Look, Pair, Watch, judge, mark_of, verify, where
+from store.chassis.looking import File, Look, Pair, Unsettled, Watch, judge, mark_of, verify, where
 from store.contract import Artifact, Blob, Capability, Limit, StoreConfig, as_bytes, check_pin
 from store.errors import (
     ChecksumMismatch,
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 _LOCKS = 64
 _POLL_S = 0.005
+_IMPATIENT_S = 0.1
+"""More than what an artifact that was just written whole must lie still."""
 _LEFTOVER_AGE_S = 24 * 3600.0
 
 _T = TypeVar("_T")
@@ -77,9 +79,10 @@ class ChassisStore:
     name = "chassis-file"
     capabilities = frozenset({Capability.STREAM, Capability.LIMIT})
 
-    def __init__(self, root: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, root: str, *, timeout_s: float = 30.0, is_impatient: bool = False) -> None:
         self._path = root
-        self._timeout_s = timeout_s
+        self._timeout_s = min(timeout_s, _IMPATIENT_S) if is_impatient else timeout_s
+        self._unsettled = Unsettled(timeout_s) if is_impatient else None
         self._writer = os.urandom(8).hex()
         self._writes = itertools.count()
         with self._explained("open the store"):
@@ -88,6 +91,14 @@ class ChassisStore:
             self._root = _Shared(root, root_fd)
         self.location = "chassis-file:{}:{}".format(*self._root.identity)
         self._sweep()
+
+    def impatient(self) -> ChassisStore:
+        """Return this store for readers who wait elsewhere.
+
+        What is not at rest yet is `Unavailable` at once; asked again, it is known since when it
+        lies still.
+        """
+        return ChassisStore(self._path, timeout_s=self._timeout_s, is_impatient=True)
 
     # Put: write both aside, flush, mark, then name both under a lock, flush the names.
 
@@ -277,23 +288,26 @@ class ChassisStore:
     ) -> _T:
         """Return what `take` makes of the pair; it answers None when the pair changed meanwhile."""
         place = place_of(ref)
-        watch = Watch(self._timeout_s)
+        watch = self._unsettled.watch(ref) if self._unsettled else Watch(self._timeout_s)
+        over_at = time.monotonic() + self._timeout_s
         with self._explained(f"{doing} {ref!r}"):
             while True:
                 with self._look(place) as look:
                     verdict = judge(self._path, place, look)
                     patience_s = verdict.patience_s if verdict.error or at_rest else 0.0
                     if watch.rests(look, patience_s):
+                        if self._unsettled:
+                            self._unsettled.forget(ref)
                         if verdict.error:
                             self._root.check_root()
                             raise verdict.error
                         taken = take(Pair(*look.both()))
                         if taken is not None:
                             return taken
-                if watch.is_over():
+                if time.monotonic() > over_at:
                     raise Unavailable(
-                        f"{self._where(place)} keeps being rewritten, for {self._timeout_s:g} s"
-                        " now: try again"
+                        f"{self._where(place)} is not at rest: it was rewritten a moment ago, or"
+                        " keeps being rewritten; try again"
                     )
                 time.sleep(_POLL_S)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _SETTLED_S = 0.05
 """How long a foreign pair lies still before it is believed; more than a tick of file times."""
+_UNSETTLED_MAX = 4096
 _PATIENCE_S = 1.0
 """The same, of what looks like a Put under way or cut short; and the age that needs no watching."""
 
@@ -98,7 +100,6 @@ class Watch:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
         self._seen: object = None
         self._since = 0.0
 
@@ -114,9 +115,31 @@ class Watch:
         patience_s = min(patience_s, self._timeout_s)
         return now - self._since >= patience_s or look.age_s() >= _PATIENCE_S
 
-    def is_over(self) -> bool:
-        """Tell whether the time is up."""
-        return time.monotonic() > self._deadline
+
+class Unsettled:
+    """What was looked at lately and did not rest, so that who asks again need not wait anew.
+
+    Of so many refs only: of one that is forgotten the wait begins again.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._watches: dict[str, Watch] = {}
+        self._lock = threading.Lock()
+
+    def watch(self, ref: str) -> Watch:
+        """Return the watch of a ref. Two threads may have the same one, and see the same files."""
+        with self._lock:
+            watch = self._watches.pop(ref, None) or Watch(self._timeout_s)
+            self._watches[ref] = watch
+            if len(self._watches) > _UNSETTLED_MAX:
+                del self._watches[next(iter(self._watches))]
+            return watch
+
+    def forget(self, ref: str) -> None:
+        """Let a ref go that rests."""
+        with self._lock:
+            self._watches.pop(ref, None)
 
 
 def judge(root: str, place: Place, look: Look) -> Verdict:
