@@ -11,7 +11,6 @@ import typer
 from sidecar.cli.options import Json
 from sidecar.cli.servers import ControlStreams
 from sidecar.errors import UsageError
-from sidecar.lines import visible
 from sidecar.redis import halts
 from sidecar.redis.client import Side, connect
 from sidecar.redis.errors import translated
@@ -87,7 +86,7 @@ def _change(where: ControlStreams, act: Callable[..., Change], reason: str, *, j
             output.json_line(changed | change.halt._asdict())
         else:
             said = _paused(change) if pausing else _resumed(change)
-            output.line(f"{visible(keys.control)}: {said}")
+            output.line(f"{output.visible(keys.control)}: {said}")
 
 
 def _paused(change: Change) -> str:
@@ -103,7 +102,7 @@ def _resumed(change: Change) -> str:
 
 def _about(change: Change) -> str:
     halt = change.halt
-    return visible(f"{halt.reason} (since {halt.since} by {halt.by})")
+    return output.visible(f"{halt.reason} (since {halt.since} by {halt.by})")
 
 
 def tell_of_halts(notify: Side, keys: Iterable[Keys]) -> None:

@@ -16,7 +16,6 @@ from sidecar.cli.rules import WorkerRules
 from sidecar.errors import Incomplete, UsageError
 from sidecar.history import History
 from sidecar.history.live import LiveHistory
-from sidecar.lines import visible
 from sidecar.redis.client import Side
 from sidecar.replay.check import Checked
 from sidecar.replay.check import check as check_window
@@ -76,7 +75,7 @@ def run(
     if json:
         output.json_line({"stream": lab.to_stream, "published": done, "complete": not stopped})
     else:
-        output.line(f"{visible(lab.to_stream)}: {done:,} notifications published")
+        output.line(f"{output.visible(lab.to_stream)}: {done:,} notifications published")
     if stopped:
         raise Incomplete("stopped; the same command continues from here")
     there = target.at(lab.to_stream).xlen(lab.to_stream)

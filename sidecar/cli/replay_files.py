@@ -13,7 +13,6 @@ from sidecar.cli.histories import Archived
 from sidecar.cli.options import Bundle, Json
 from sidecar.cli.review import Review
 from sidecar.errors import UsageError
-from sidecar.lines import visible
 from sidecar.replay.export import export as export_to
 from sidecar.replay.report import Report
 from sidecar.replay.timeline import lives
@@ -66,7 +65,7 @@ def export(
     else:
         held = f"{done.rows:,} entries, {done.artifacts:,} artifacts ({size(done.size_bytes)})"
         gone = f"; {done.unavailable:,} artifacts are not to be had" if done.unavailable else ""
-        output.line(f"{visible(str(path))}: {held}{gone}")
+        output.line(f"{output.visible(str(path))}: {held}{gone}")
     review.conclude(held=done.rows, shown=done.rows)
 
 
@@ -112,7 +111,7 @@ def report(
             output.json_line({"report": str(path), "events": len(made), "size_bytes": size_bytes})
         else:
             said = f"{len(made):,} events, {size(size_bytes)}"
-            output.line(f"{visible(str(path))}: {said}; open it in a browser")
+            output.line(f"{output.visible(str(path))}: {said}; open it in a browser")
     review.conclude(held=held, shown=len(made))
 
 

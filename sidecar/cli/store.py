@@ -11,7 +11,6 @@ import typer
 from sidecar.cli import options
 from sidecar.cli.options import Json
 from sidecar.errors import SidecarError
-from sidecar.lines import visible
 from sidecar.stores import (
     check_pin,
     distrusted,
@@ -180,7 +179,7 @@ def ls(where: Place, prefix: Prefix = "", *, json: Json = False) -> None:
 
     """
     opened = needs(where.opened(), Capability.LIST, "lists no refs")
-    show = visible if output.on_terminal() else str
+    show = output.visible if output.on_terminal() else str
     found = False
     with explained():
         for ref in opened.list(prefix.removesuffix("/")):

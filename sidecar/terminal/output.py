@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.lines import visible, write_now
+from sidecar import lines
+from sidecar.lines import write_now
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,9 @@ _LOGIN: Final = re.compile(r"://(?!\[user:password@\])\S*[@?]\S*")
 """In a message: what may be the login of a URL that was typed where none belongs."""
 WIDE: Final = 100_000
 """Columns of a pipe: nothing is cut or wrapped there."""
+
+
+visible = lines.visible
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
