@@ -214,7 +214,9 @@ class Recovery:
                 self._look_for_notes()
             if created or left_low is None:
                 given = self._control.look(FIRST).given
-                return Ground(None, (), given, is_whole=True, again=False)
+                # Of a group just made, nothing was handed out, wherever somebody has moved it.
+                low = FIRST.after if created else None
+                return Ground(low, (), given, is_whole=True, again=False)
             low = left_low
         ground = self._ground(low)
         if ground is None:

@@ -148,7 +148,9 @@ class Oracle:
         self._pinned(fleet, note, what)
         self._not_back(note, entry, what)
         truth.add(note)
-        if not self._world.faults.did.get(Deed.SERVER_CLOCK) and not self._was_silent():
+        did = self._world.faults.did
+        steps = did.get(Deed.SERVER_CLOCK) or did.get(Deed.PROMOTED)  # a replica has its own clock
+        if not steps and not self._was_silent():
             self.index_is_bounded(fleet)
 
     def _was_silent(self) -> bool:
