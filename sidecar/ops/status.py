@@ -26,7 +26,7 @@ from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.urls import redact
-from sidecar.worker.recovery import is_beyond, is_skipped
+from sidecar.worker.recovery import is_beyond
 
 MAX_COUNTED: Final = 100
 """So many waiting entries are counted one by one where the server does not know its lag."""
@@ -202,6 +202,20 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
         found["oldest_pending"] = oldest
         found["oldest_pending_age_s"] = age_s(oldest, now_us)
     return found
+
+
+def is_skipped(
+    low: EntryId, first: EntryId | None, position: EntryId, lowest_pending: EntryId | None
+) -> bool:
+    """Tell whether `first`, the entry at or next above `low`, was handed out and is not pending.
+
+    It may be finished; the index knows that.
+    """
+    if first is None or low == LAST:
+        return False  # of the entry with the highest ID, low cannot tell that it is finished
+    if first > position:
+        return False
+    return not lowest_pending or lowest_pending > first
 
 
 def _doubt_lag(client: Client, read: dict[str, Any], side: dict[str, Any]) -> None:

@@ -92,6 +92,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         keys.archived: _Kind("hash", archives),
         keys.segments: _Kind("hash", archives),
         **{keys.archiving(stream): _Kind("string", archives) for stream in _archived(keys)},
+        keys.anchors: _Kind("hash", starts),
         keys.incarnations: _Kind("hash", "publishing begins a new history of the notifications"),
         keys.fleet: _Kind("hash", starts),
         keys.pruned: _Kind("string", "pruning begins anew"),

@@ -79,6 +79,11 @@ class Keys:
         return f"{self.prefix}:low:{self.control}"
 
     @property
+    def anchors(self) -> str:
+        """A hash: by control stream, entries up to which all is finished and may be forgotten."""
+        return f"{self.prefix}:anchors"
+
+    @property
     def halt(self) -> str:
         """A hash: why the stream is halted, and the counts that may halt it."""
         return f"{self.prefix}:halt:{self.control}"

@@ -6,11 +6,14 @@ A lease shows that an owner lives; the fence, which never expires, shows who was
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 
+from sidecar.redis.anchors import Anchor, anchors_of, written
 from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged, low_of, misplaced
 from sidecar.redis.keys import Keys
+from sidecar.redis.scan import server_time_us
 from sidecar.redis.scripts import script_of
 from sidecar.wire.ids import EntryId
 
@@ -41,10 +44,6 @@ class Lease:
         """
         owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
         return int(unclean) if owner else None
-
-    def holds_fence(self) -> bool:
-        """Tell whether nobody else has become the owner since this worker did."""
-        return bool(self._client.get(self._keys.fence) == self._token.encode())
 
     def is_owned(self) -> bool:
         """Tell whether a lease of the control stream runs."""
@@ -86,16 +85,24 @@ class Lease:
         """Return the lowest entry that may be unfinished, as last noted. Raises `Damaged`."""
         return low_of(self._client, self._keys)
 
-    def forget_lowest(self) -> None:
-        """Forget the lowest unfinished entry: it was one of another stream of the same name."""
-        self._client.delete(self._keys.low)
+    def anchors(self) -> tuple[Anchor, ...]:
+        """Return the anchors of the control stream, the newest first."""
+        return anchors_of(self._client, self._keys)
 
-    def note_lowest(self, low: EntryId) -> None:
-        """Note the lowest entry that may be unfinished, where none is noted yet.
+    def stand(self, *, low: EntryId | None = None, anchors: Sequence[Anchor] = ()) -> None:
+        """Note the lowest entry that may be unfinished, and the anchors, where they are given.
 
-        Without the fence: what was the lowest once never is too high, and nothing is replaced.
+        Raises `Fenced` when another worker has taken over.
         """
-        self._client.set(self._keys.low, low, nx=True)
+        keys = [self._keys.fence, self._keys.low, self._keys.anchors]
+        if not self._call(
+            "stand", keys, [self._token, low or "", self._keys.control, written(anchors)]
+        ):
+            raise Fenced
+
+    def now_us(self) -> int:
+        """Return the server's time."""
+        return server_time_us(self._client)
 
     def settle(self) -> None:
         """Note that this owner got through what its predecessors left."""
@@ -131,4 +138,4 @@ class Lease:
         return self._owning[name](keys=keys, args=args)
 
 
-_SCRIPTS: Final = ("acquire", "renew", "release")
+_SCRIPTS: Final = ("acquire", "renew", "release", "stand")

@@ -1,17 +1,21 @@
-"""Pruning the deduplication index: what is older than the window goes, though its shard is in use.
+"""Pruning the deduplication index: what is older than the window goes, and nothing else does.
 
-A shard that is not written any more expires as a whole. Each of the others has its turn a few
-times a window, by the server's clock: so the index never holds much more than a window's events,
-however many they are, and publishing pays nothing for it. How far pruning is stands in Redis:
-workers that come and go, or run now and then, take up where it was left, and share the work.
+Each shard has its turn a few times a window, by the server's clock: so the index never holds much
+more than a window's events, however many they are, and publishing pays nothing for it. How far
+pruning is stands in Redis: workers that come and go, or run now and then, take up where it was
+left, and share the work.
 
-Like trimming it needs no fence: what is older than the window nobody looks for, whoever prunes.
+What the owner of a control stream needs to tell whether an entry is finished stays, however old it
+is (`anchors`): the index is what proves it. Shards do not expire, for they would take that along.
+
+Like trimming it needs no fence: what is older nobody looks for, whoever prunes.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from sidecar.redis.anchors import kept_since
 from sidecar.redis.client import Client
 from sidecar.redis.keys import SHARDS, Keys
 from sidecar.redis.scan import server_time_us
@@ -41,15 +45,17 @@ class Pruning:
     def prune(self) -> bool:
         """Prune the next shards whose turn has come; tell whether more are due at once."""
         noted: Any = self._client.get(self._keys.pruned)  # before the time, so never above it
-        now = server_time_us(self._client) // self._step_us
+        now_us = server_time_us(self._client)
+        now = now_us // self._step_us
         first = max(self._next_turn(noted, now), now - SHARDS + 1)
         turns = range(first, min(now + 1, first + ROUND))
         if not turns:
             return False
         shards = [self._keys.shard(turn % SHARDS) for turn in turns]
-        self._prune(
-            keys=[self._keys.pruned, *shards], args=[self._window_s, turns[-1] * self._step_us]
-        )
+        # Read before, it is no higher than now: an anchor only moves on.
+        kept_us = kept_since(self._client, self._keys, now_us, self._window_s * 1_000_000)
+        args = [self._window_s, turns[-1] * self._step_us, kept_us]
+        self._prune(keys=[self._keys.pruned, *shards], args=args)
         return turns[-1] < now
 
     def _next_turn(self, noted: bytes | None, now: int) -> int:

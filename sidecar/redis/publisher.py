@@ -181,7 +181,7 @@ class Publisher(Lease):
         one = self._keys
         keys = [one.fence, one.halt, one.low, one.notifications]
         keys += [one.incarnations, one.trimmed, one.archived, one.readers]
-        args: list[Any] = [self._token, low, self._highest, self._window_s, row_ends_from]
+        args: list[Any] = [self._token, low, self._highest, row_ends_from]
         for event in events:
             keys.append(self._keys.seen(event.identity))
             args += (event.identity[2:], event.json, event.origin, event.traceparent)
@@ -271,7 +271,7 @@ class Publisher(Lease):
                 self._keys.seen(event), self._keys.seen(origin), self._keys.halts,
             ]  # fmt: skip
             args = [
-                self._token, low_then, self._window_s, max_in_a_row,
+                self._token, low_then, max_in_a_row,
                 letter.identity[2:], origin[2:],
                 f"{max_in_a_row} dead letters in a row, the last for {letter.fields['reason']!s}",
                 now, low_before, int(letter.begins_row), self._keys.control, MAX_HALT_RECORDS,

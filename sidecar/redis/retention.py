@@ -17,15 +17,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from sidecar.redis.anchors import Anchor, anchors_of
 from sidecar.redis.archived import archived_to
 from sidecar.redis.client import Client
 from sidecar.redis.damage import check_archived, low_of
+from sidecar.redis.ends import look
 from sidecar.redis.groups import position_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import Reader, damaged_readers, registered
 from sidecar.redis.room import check_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
+from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
 
 KINDS: Final = ("control", "notifications", "dead")
@@ -128,8 +131,8 @@ class Retention:
     def _control_floor(self) -> EntryId:
         """Return the lowest entry that the relay may not have finished.
 
-        A stream without the relay's group, or that never came as far as what is noted of it, is
-        another than that one: of it the relay has finished nothing yet.
+        A stream without the relay's group, that never came as far as what is noted of it, or has
+        not the anchors that are, is another than that one: of it nothing may be finished yet.
         """
         low, stream = low_of(self._notify, self._keys) or FIRST, self._keys.control
         info = stream_info(self._control, stream)
@@ -137,7 +140,18 @@ class Retention:
         if info is None or position is None:
             return FIRST
         beyond = max(low.before, position)
-        return FIRST if beyond > info.last_id else low
+        if beyond > info.last_id:
+            return FIRST
+        anchors = anchors_of(self._notify, self._keys)
+        if not anchors or self._is_there(stream, anchors[0]):  # an older release noted none
+            return low
+        older = (one.id.after for one in anchors[1:] if self._is_there(stream, one))
+        return next(older, FIRST)
+
+    def _is_there(self, stream: str, anchor: Anchor) -> bool:
+        found: Any = self._control.xrange(stream, anchor.id, anchor.id)
+        entry = Entry(anchor.id, found[0][1]) if found else None
+        return anchor.is_in(look(self._control, stream, anchor.id), entry)
 
     def _reader_floor(self) -> EntryId:
         """Return the lowest notification that a reader needs, or deduplication."""

@@ -112,11 +112,6 @@ class ControlStream:
                 return dict(group)
         raise GroupLost(self._group)
 
-    def last_generated(self) -> EntryId:
-        """Return the highest ID that the stream ever gave, whatever was deleted since."""
-        info: Any = self._client.xinfo_stream(self._stream)
-        return EntryId(info["last-generated-id"].decode())
-
     def read_new(self, count: int, block_ms: int | None) -> list[Entry]:
         """Return up to `count` entries that nobody read yet, oldest first.
 
@@ -191,11 +186,6 @@ class ControlStream:
         found = self._command("XRANGE", self._stream, first, last, "COUNT", count)
         return [_entry(*raw) for raw in found]
 
-    def now_ms(self) -> int:
-        """Return the server's time, in milliseconds since the epoch."""
-        seconds, micros = self._client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
-
     def check(self) -> None:
         """Raise what keeps this stream from being read, as far as looking tells.
 
@@ -208,8 +198,17 @@ class ControlStream:
 
     def fetch(self, entry_id: EntryId) -> Entry:
         """Return one entry by its ID."""
+        return self.at(entry_id) or Entry(entry_id, {})
+
+    def at(self, entry_id: EntryId) -> Entry | None:
+        """Return the entry with that ID, None where there is none."""
         found = self._command("XRANGE", self._stream, entry_id, entry_id)
-        return _entry(*found[0]) if found else Entry(entry_id, {})
+        return _entry(*found[0]) if found else None
+
+    def last_to(self, entry_id: EntryId) -> Entry | None:
+        """Return the highest entry up to that ID, None where there is none."""
+        found = self._command("XREVRANGE", self._stream, entry_id, "-", "COUNT", 1)
+        return _entry(*found[0]) if found else None
 
     def first_from(self, entry_id: EntryId) -> EntryId | None:
         """Return the ID of the first entry at or above `entry_id`, None when there is none."""
@@ -223,11 +222,6 @@ class ControlStream:
     def was_read(self) -> bool:
         """Tell whether somebody has read from the group."""
         return bool(self._group_info()["consumers"])
-
-    def last(self) -> EntryId:
-        """Return the ID of the newest entry."""
-        found = self._command("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
-        return EntryId(found[0][0].decode()) if found else FIRST
 
     def acknowledge(self, entry_ids: Iterable[str]) -> int:
         """Take entries off the pending list; return how many were on it."""

@@ -93,8 +93,8 @@ class Ownership:
         self._began = clock()
         self._pause_s = FIRST_PAUSE_S
         self._state_now = ("", "")
-        self.cut_off = False
-        """Whether the last tenure ended because Redis did not answer, and for no other reason."""
+        self.stood_by = False
+        """Whether another worker may have served since the last tenure."""
         self._down_since: float | None = None
         self._gave_up = False
         self.unreachable = False
@@ -132,6 +132,7 @@ class Ownership:
         self._look()
         unclean = self._acquire()
         if unclean is None:
+            self.stood_by = True
             self.state("standby", "another worker holds the lease, or comes first")
             if self._options.drain and self._clock() > give_up_at:
                 return True
@@ -176,7 +177,7 @@ class Ownership:
 
     def begun(self) -> None:
         """Note that the tenure has begun to serve."""
-        self.cut_off = False
+        self.stood_by = False
         alone = "one entry at a time, as workers died in a row"
         self.state("active", alone if self._caution.careful else "")
         self._renew_at = self._began = self._clock()
@@ -221,7 +222,6 @@ class Ownership:
         It is full for every worker, and trimming is the owner's.
         """
         self._publisher.abandon()
-        self.cut_off = True
         self.state("waiting", f"{FULL}: {error}{fix_of(error)}")
         while not self._stop.wait(min(self._options.lease_s / 3, IDLE_BLOCK_S)):
             self._beat()
@@ -256,7 +256,6 @@ class Ownership:
         if not isinstance(error, NotReplicated | Damaged):  # these keep every worker from serving
             self._share.cannot_serve(self._stream)
             detail += self._yield_lease()
-        self.cut_off = True
         self.state("waiting", detail)
         self._control.reconnect()  # another node may be the one by now, though this answers
         self._publisher.reconnect()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import takewhile
 
-from sidecar.redis.source import ControlStream, Entry, Pending
+from sidecar.redis.source import ControlStream, Entry
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.worker.recovery import Found
 from sidecar.worker.window import Window
@@ -35,9 +35,8 @@ class Reading:
         """How many of them at most are pending under other consumers, and to be taken over."""
         self._recovers_until = found.recovers_until
         """Up to here the group delivers entries again that may be finished, or pending already."""
-        self._noted_low = found.low or FIRST
+        self._noted_low = found.low
         self._next_new = found.last.after
-        """The lowest ID that a new entry can have."""
         self._backlog_end = self._next_new
         self._fresh: list[Entry] = []
         self._scan: EntryId | None = FIRST
@@ -56,6 +55,16 @@ class Reading:
     def reads_back(self) -> bool:
         """Whether the pending list is being read back."""
         return self._scan is not None
+
+    @property
+    def recovers(self) -> bool:
+        """Whether the group delivers again what may be finished."""
+        return self._recovers_until is not None
+
+    @property
+    def next_new(self) -> EntryId:
+        """The lowest ID that a new entry can have."""
+        return self._next_new
 
     @property
     def read_to(self) -> EntryId:
@@ -80,15 +89,6 @@ class Reading:
         """Tell whether an entry, read or read back, may have its end already."""
         is_backlog = back and entry.id < self._backlog_end
         return is_backlog or self._recovers_until is not None
-
-    def is_as_left(self, pending: Pending, last: EntryId) -> bool:
-        """Tell whether the group is as this tenure, which is over, left it.
-
-        An acknowledgement may have been done whose answer was lost.
-        """
-        unfinished = range(self._pending - len(self._window), self._pending + 1)
-        is_ours = pending.total in unfinished and not pending.others
-        return is_ours and last.after == self._next_new
 
     # --- read ----------------------------------------------------------------------------------
 

@@ -1,28 +1,29 @@
 """What a tenure finds on the control stream, and what it sets right before it reads.
 
 A group is anybody's who has a Redis client: they read under another name, move its position,
-delete consumers, acknowledge, make the stream anew. So a new tenure trusts only what the publish
-script noted, the lowest unfinished entry, and the index. The group must have handed out nothing
-from there on that is neither pending nor finished; where it has, it delivers again.
+delete consumers, acknowledge, make the stream anew. So a new tenure trusts only what its
+predecessors noted, and the index. What is finished can be told of every entry: up to an anchor that
+the stream still has, each is; above it, those that the index knows. The group must have handed out
+nothing above that is neither pending nor finished; where it has, it delivers again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
+from sidecar.redis.anchors import Anchor
+from sidecar.redis.ends import Ends
 from sidecar.redis.forgotten import Part
 from sidecar.redis.publisher import BURIED, Seen, origin_digest
 from sidecar.redis.source import Entry, Pending
 from sidecar.wire.identity import identity_of
-from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
+from sidecar.wire.ids import FIRST, LAST, EntryId
 
 PAGE: Final = 200
 """Entries looked at in one go: each may have 16 KiB."""
-_NO_TIME_MS: Final = 10**11
-"""An entry ID below (in 1973) is no time: someone gave it."""
 
 
 class Control(Protocol):
@@ -40,14 +41,20 @@ class Control(Protocol):
     def was_read(self) -> bool:
         """Tell whether somebody has read from the group."""
 
-    def last_generated(self) -> EntryId:
-        """Return the highest ID that the stream ever gave."""
+    def look(self, known: EntryId) -> Ends:
+        """Hold the stream against an entry that it is known to have had."""
 
-    def last(self) -> EntryId:
-        """Return the ID of the newest entry."""
+    def at(self, entry_id: EntryId) -> Entry | None:
+        """Return the entry with that ID."""
+
+    def last_to(self, entry_id: EntryId) -> Entry | None:
+        """Return the highest entry up to that ID."""
 
     def pending(self) -> Pending:
         """Return what is pending."""
+
+    def pending_from(self, entry_id: EntryId, count: int) -> set[EntryId]:
+        """Return the IDs of the first so many that are pending from there on."""
 
     def pending_between(self, first: EntryId, last: EntryId) -> set[EntryId]:
         """Return the IDs of what is pending there, under any consumer."""
@@ -55,11 +62,8 @@ class Control(Protocol):
     def entries(self, first: EntryId, last: EntryId, count: int) -> list[Entry]:
         """Return entries."""
 
-    def first_from(self, entry_id: EntryId) -> EntryId | None:
-        """Return the ID of the first entry from there on."""
-
-    def now_ms(self) -> int:
-        """Return the server's time."""
+    def acknowledge(self, entry_ids: Iterable[EntryId]) -> int:
+        """Take entries off the pending list."""
 
 
 class Memory(Protocol):
@@ -69,14 +73,17 @@ class Memory(Protocol):
     def window_s(self) -> float:
         """How long the index remembers."""
 
+    def now_us(self) -> int:
+        """Return the server's time."""
+
     def lowest_unfinished(self) -> EntryId | None:
         """Return the lowest entry that may be unfinished."""
 
-    def forget_lowest(self) -> None:
-        """Forget it."""
+    def anchors(self) -> tuple[Anchor, ...]:
+        """Return the anchors, the newest first."""
 
-    def note_lowest(self, low: EntryId) -> None:
-        """Note it, where none is noted."""
+    def stand(self, *, low: EntryId | None = None, anchors: Sequence[Anchor] = ()) -> None:
+        """Note both, where they are given."""
 
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
         """Look event_ids and origins up in the index."""
@@ -86,12 +93,43 @@ class Found(NamedTuple):
     """The control stream as a tenure finds it, once all is set right."""
 
     pending: Pending
-    low: EntryId | None
-    """The lowest unfinished entry, where one was noted."""
+    low: EntryId
+    """The lowest entry that may be unfinished."""
     last: EntryId
     """The group delivers what comes after."""
     recovers_until: EntryId | None
     """Up to here it delivers entries again that may be finished, or pending already."""
+    anchors: tuple[Anchor, ...]
+
+
+class Left(NamedTuple):
+    """How a worker left the control stream when its tenure ended."""
+
+    read_to: EntryId
+    low: EntryId
+    """The lowest entry that was unfinished."""
+
+
+class Ground(NamedTuple):
+    """What is certain of the control stream before its group is looked at."""
+
+    low: EntryId | None
+    """What is noted, or follows from an anchor; None for nothing."""
+    anchors: tuple[Anchor, ...]
+    """Those that the stream has."""
+    given: EntryId
+    """The highest ID that the stream ever gave."""
+    is_whole: bool
+    """Whether the stream has all that it is known to have had."""
+    again: bool
+    """Whether the group was made anew, or begins anew."""
+
+    @property
+    def finished_to(self) -> EntryId:
+        """Up to here every entry is finished."""
+        if self.anchors:
+            return self.anchors[0].id
+        return self.low.before if self.low else FIRST
 
 
 # --- decisions ---------------------------------------------------------------------------------
@@ -102,35 +140,11 @@ def is_beyond(position: EntryId, generated: EntryId) -> bool:
     return position > generated
 
 
-def is_skipped(
-    low: EntryId | None, first: EntryId | None, position: EntryId, lowest_pending: EntryId
-) -> bool:
-    """Tell whether `first`, the entry at or next above `low`, was handed out and is not pending.
-
-    It may be finished; then the index knows it.
-    """
-    if low is None or first is None or low == LAST:
-        return False  # of the entry with the highest ID, low cannot tell that it is finished
-    if first > position:
-        return False
-    return not lowest_pending or lowest_pending > first
-
-
 def is_finished(content: bytes, event: Seen | None, origin: Seen | None) -> bool:
     """Tell by what the index knows whether an entry with this content has its end."""
     if origin is not None and origin.content_digest == BURIED:
         return True
     return event is not None and event.content_digest == content
-
-
-def is_time(entry_id: EntryId) -> bool:
-    """Tell whether an entry ID is a time, as the server gives them, rather than a mere number."""
-    return entry_id.ms >= _NO_TIME_MS
-
-
-def may_be_forgotten(entry_id: EntryId, cutoff_ms: int) -> bool:
-    """Tell whether the index may have forgotten the end of an entry: it is no proof then."""
-    return is_time(entry_id) and entry_id.ms < cutoff_ms
 
 
 # --- what is done ------------------------------------------------------------------------------
@@ -154,103 +168,143 @@ class Recovery:
         self._log = log
         self._lost_part = lost
 
-    def begin(
-        self, *, read_to: EntryId | None, trusted: Callable[[Pending, EntryId], bool]
-    ) -> Found:
+    def begin(self, left: Left | None, *, is_last: bool = False) -> Found:
         """Have a group, and have it deliver again what is neither pending nor finished.
 
-        `read_to` is how far this worker has read before, if it has. `trusted` tells of what is
-        pending, and of the position, that both are as this worker left them: then nothing in
-        between need be looked for.
+        `left` is how this worker left the stream, if it has served it; `is_last` when nobody has
+        served it since.
         """
-        low, again = self._have_group()
-        pending = self._control.pending()
+        ground = self._have_group(left.low if left and is_last else None)
+        pending = self._pending_above(ground)
         if pending.others:
             self._log.warning(
                 "entries are pending under other consumers; this worker takes them over",
                 consumers=dict(pending.others),
             )
-        last = self._control.last_delivered()
-        target = None
-        if not again:
-            target = self._target(low, pending, last, look=not trusted(pending, last))
-        if target is not None and target != last:
+        last, again = self._control.last_delivered(), ground.again
+        target = self._target(ground, last)
+        if target != last:
             self._control.deliver_again(target)
             again, last = True, target
         recovers_until = None
-        again = again or (read_to is not None and read_to > last)
+        again = again or (left is not None and left.read_to > last)
         if again or pending.highest > last:
             # Also when a predecessor set it back, and ended before all was delivered again.
-            newest = self._control.last()
+            entry = self._control.last_to(LAST)
+            newest = entry.id if entry else FIRST
             recovers_until = newest if newest > last else None
             self._log.info(
                 "the group delivers again what may be unfinished", after=last, until=newest
             )
-        if not low:
-            # Before anything is read: what is lost with its pending list then is found again.
-            self._memory.note_lowest(pending.lowest or last.after)
-        return Found(pending, low, last, recovers_until)
+        # Before anything is read: what is lost with its pending list then is found again.
+        low, anchors = self._noted(ground, pending, last)
+        return Found(pending, low, last, recovers_until, anchors)
 
-    def _have_group(self) -> tuple[EntryId | None, bool]:
-        """Make the group if there is none.
+    # --- the group -----------------------------------------------------------------------------
 
-        Returns the lowest entry that may be unfinished, if one is noted, and whether the group
-        begins there.
+    def _have_group(self, left_low: EntryId | None = None) -> Ground:
+        """Make the group if there is none, where all before is finished.
+
+        `left_low` is what this worker knows to be unfinished, where nothing is noted any more.
         """
         low = self._memory.lowest_unfinished()
-        after = low.before if low else FIRST
-        created = self._control.create_group(after)
-        if not low:
-            self._look_for_notes()
-            return None, False
-        generated = self._control.last_generated()
-        lower = after > generated
-        if (lower or created) and after > FIRST:
-            self._lost_part(Part.CONTROL if lower else Part.GROUP, after, generated)
-        if not (lower or created):
-            return low, False
-        if (created and lower) or ((lower or is_time(low)) and self._page_has_lost(FIRST, after)):
-            self._log.warning("the control stream was made anew: it is read from its beginning")
-            self._memory.forget_lowest()
-            self._control.deliver_again(FIRST)
-            return None, False
-        if lower:
+        if low is None:
+            created = self._control.create_group(FIRST)
+            if not created:
+                self._look_for_notes()
+            if created or left_low is None:
+                given = self._control.look(FIRST).given
+                # Of a group just made, nothing was handed out, wherever somebody has moved it.
+                low = FIRST.after if created else None
+                return Ground(low, (), given, is_whole=True, again=False)
+            low = left_low
+        ground = self._ground(low)
+        if ground is None:
+            return self._begin_anew(low.before)
+        created = self._control.create_group(ground.finished_to)
+        self._tell_of_loss(low.before, ground.given, created=created)
+        if ground.given < low.before:
             self._log.warning("the control stream lost its end: what came after is gone")
-            self._memory.forget_lowest()
-            return None, False
-        return low, True
+        return ground._replace(again=created)
+
+    def _ground(self, low: EntryId) -> Ground | None:
+        """Return what is certain of the stream; None when it is another than is noted."""
+        noted = self._memory.anchors()
+        for number, anchor in enumerate(noted):
+            ends = self._control.look(anchor.id)
+            if self._has(anchor, ends):
+                low = max(low, anchor.id.after)
+                whole = number == 0 and ends.given >= low.before
+                return Ground(low, noted[number:], ends.given, is_whole=whole, again=False)
+        given = self._control.look(FIRST).given
+        if noted or given < low.before:
+            return None
+        return Ground(low, (), given, is_whole=True, again=False)  # of an older release
+
+    def _has(self, anchor: Anchor, ends: Ends) -> bool:
+        return anchor.is_in(ends, self._control.at(anchor.id) if ends.has_known else None)
+
+    def _begin_anew(self, known: EntryId) -> Ground:
+        """Have another stream of the same name read from its beginning."""
+        created = self._control.create_group(FIRST)
+        given = self._control.look(FIRST).given
+        self._tell_of_loss(known, given, created=created)
+        self._log.warning("the control stream was made anew: it is read from its beginning")
+        if not created:
+            self._control.deliver_again(FIRST)
+        return Ground(None, (), given, is_whole=True, again=True)
+
+    def _tell_of_loss(self, known: EntryId, given: EntryId, *, created: bool) -> None:
+        ended = known > given
+        if (ended or created) and known > FIRST:
+            self._lost_part(Part.CONTROL if ended else Part.GROUP, known, given)
 
     def _look_for_notes(self) -> None:
         """Tell if nothing is noted beside a group that was read: that is noted before any read."""
         if self._control.was_read() and not self._memory.lowest_unfinished():
-            self._lost_part(Part.NOTES, self._control.last_delivered(), FIRST)
+            self._lost_part(Part.NOTES, self._control.last_delivered(), EntryId(""))
 
-    def _target(
-        self, low: EntryId | None, pending: Pending, last: EntryId, *, look: bool
-    ) -> EntryId | None:
-        """Return where the group's position must be set to; None when it is right."""
-        after = low.before if low else FIRST
-        if is_beyond(last, self._control.last_generated()):
+    def _pending_above(self, ground: Ground) -> Pending:
+        """Return what is pending; what is finished and was made pending is acknowledged first.
+
+        That was found pending before the stream, and then the fence, were looked at once more:
+        who stalls in between would take another stream's entries for finished.
+        """
+        pending = self._control.pending()
+        while (
+            ground.anchors and pending.lowest and not is_beyond(pending.lowest, ground.finished_to)
+        ):
+            found = self._control.pending_from(pending.lowest, PAGE)
+            finished = [one for one in found if not is_beyond(one, ground.finished_to)]
+            anchor = ground.anchors[0]
+            if not self._has(anchor, self._control.look(anchor.id)):
+                break
+            self._keep()
+            self._control.acknowledge(finished)
+            pending = self._control.pending()
+        return pending
+
+    # --- the position --------------------------------------------------------------------------
+
+    def _target(self, ground: Ground, last: EntryId) -> EntryId:
+        """Return where the group's position must be."""
+        after = ground.low.before if ground.low else FIRST
+        if is_beyond(last, ground.given):
             self._log.warning("the group's position lay beyond the stream's end", position=last)
-            return after
-        if low is None:
-            return None
-        if last < after:
-            # All below the lowest unfinished is finished, unless the stream is another.
-            return None if self._page_has_lost(last.after, after) else after
-        if is_skipped(low, self._control.first_from(low), last, pending.lowest):
-            return after
-        lost = self._first_lost(low, last) if look else None
-        if lost is None:
-            return None
-        self._log.warning(
-            "an entry was handed out, and is neither pending nor finished", entry=lost
-        )
-        return lost.before
+            last = after if ground.is_whole else ground.finished_to
+        if ground.low is None:
+            return last
+        first, until = ground.finished_to.after, max(last, after)
+        lost = self._first_lost(first, until)
+        if lost is not None:
+            self._log.warning(
+                "an entry was handed out, and is neither pending nor finished", entry=lost
+            )
+            return lost.before
+        return last if is_beyond(after, ground.given) else max(last, after)
 
-    def _first_lost(self, low: EntryId, last: EntryId) -> EntryId | None:
-        """Return the lowest entry from `low` to `last` that is neither pending nor finished."""
-        first = max(low, EntryId.of(self._cutoff_ms())) if is_time(low) else low
+    def _first_lost(self, first: EntryId, last: EntryId) -> EntryId | None:
+        """Return the lowest entry from `first` to `last` that is neither pending nor finished."""
         while entries := self._control.entries(first, last, PAGE):
             lost = self._lost(entries)
             if lost:
@@ -261,28 +315,16 @@ class Recovery:
             self._keep()
         return None
 
-    def _page_has_lost(self, first: EntryId, last: EntryId) -> bool:
-        """Tell whether one of the first entries from `first` to `last` is lost."""
-        entries = self._control.entries(first, last, PAGE)
-        return bool(entries) and self._lost(entries) is not None
-
     def _lost(self, entries: Sequence[Entry]) -> EntryId | None:
         pending = self._control.pending_between(entries[0].id, entries[-1].id)
-        cutoff_ms = self._cutoff_ms()
-        rest = [
-            entry for entry in entries
-            if entry.id not in pending and not may_be_forgotten(entry.id, cutoff_ms)
-        ]  # fmt: skip
+        rest = [entry for entry in entries if entry.id not in pending]
         return next(self._unfinished(rest), None) if rest else None
-
-    def _cutoff_ms(self) -> int:
-        return max(0, self._control.now_ms() - int(self._memory.window_s * 1000))
 
     def _unfinished(self, entries: Sequence[Entry]) -> Iterator[EntryId]:
         digests: list[bytes] = []
         contents = []
         for entry in entries:
-            origin = origin_digest(Origin.of(self._stream, entry.id))
+            origin = origin_digest(f"{self._stream}/{entry.id}")
             identity, content = identity_of(entry.fields)
             digests += (origin, identity or origin)
             contents.append(content)
@@ -292,3 +334,24 @@ class Recovery:
         ):
             if not is_finished(content, event_seen, origin_seen):
                 yield entry.id
+
+    # --- notes ---------------------------------------------------------------------------------
+
+    def _noted(
+        self, ground: Ground, pending: Pending, last: EntryId
+    ) -> tuple[EntryId, tuple[Anchor, ...]]:
+        """Note the lowest entry that may be unfinished, and an anchor where there is none.
+
+        It was looked for what is lost: all up to the position is finished or pending.
+        """
+        low = min(last.after, pending.lowest or last.after)
+        anchors = ground.anchors or (self._first_anchor(low),)
+        if low != ground.low or anchors != ground.anchors or not ground.is_whole:
+            self._memory.stand(low=low, anchors=anchors)
+        return low, anchors
+
+    def _first_anchor(self, low: EntryId) -> Anchor:
+        """Return an anchor below `low`; what ended after it, the index knows for its window."""
+        since_us = self._memory.now_us() - int(self._memory.window_s * 1e6)
+        entry = self._control.last_to(low.before)
+        return Anchor.of(entry.id if entry else low.before, entry, max(0, since_us))

@@ -23,9 +23,10 @@ from typing import Final, Protocol
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.redis.publisher import Halted, Publisher
-from sidecar.redis.source import ControlStream, Entry, Pending
+from sidecar.redis.source import ControlStream, Entry
 from sidecar.wire.ids import EntryId
 from sidecar.worker.admission import Admission
+from sidecar.worker.anchoring import Anchoring
 from sidecar.worker.carrying import Carrying, carry
 from sidecar.worker.caution import DEATHS_ALONE, Caution
 from sidecar.worker.committing import Committing
@@ -36,7 +37,7 @@ from sidecar.worker.ownership import IDLE_BLOCK_S, Ownership, States
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.policy import Bury, Retry
 from sidecar.worker.reading import ReadAgain, Reading
-from sidecar.worker.recovery import Recovery
+from sidecar.worker.recovery import Left, Recovery
 from sidecar.worker.rows import parted
 from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
@@ -132,6 +133,7 @@ class Relay:
         )
         self._window, self._holds = Window(), Holds()
         self._reading: Reading
+        self._anchoring: Anchoring
         self._has_served = False
         self.complete = False
         """Of a drain: whether nothing was left behind."""
@@ -158,19 +160,15 @@ class Relay:
     def _begin(self) -> None:
         """Have a group, learn what is pending, and start to read it back."""
         self._watch.look()
-        read_to = self._reading.read_to if self._has_served else None
-        found = self._recovery.begin(read_to=read_to, trusted=self._is_as_left)
+        left = Left(self._reading.read_to, self._low_without([])) if self._has_served else None
+        found = self._recovery.begin(left, is_last=not self._ownership.stood_by)
         self._watch.all_is_right()
         self._window, self._holds = Window(), Holds()
         self._reading = Reading(self._control, self._window, found)
+        self._anchoring = Anchoring(self._control, self._publisher, self._reading, found.anchors)
+        self._anchoring.move_on(found.low)
         self._has_served = True
         self._ownership.begun()
-
-    def _is_as_left(self, pending: Pending, last: EntryId) -> bool:
-        """Tell whether the group is as this worker left it when Redis did not answer."""
-        if not self._ownership.cut_off or not self._has_served:
-            return False
-        return self._reading.is_as_left(pending, last) and self._publisher.holds_fence()
 
     def _serve(self) -> None:
         while not self._stop.is_set():
@@ -204,6 +202,7 @@ class Relay:
         )
         self._ownership.renew()
         self._reading.check_group()
+        self._anchoring.move_on(self._low_without([]))
         self._watch.all_is_right()
         self._watch.look()
 
@@ -396,6 +395,8 @@ class Relay:
         if committed is None:
             return
         self._acknowledge(committed.finished)
+        if committed.finished and not committed.whole:  # the script noted nothing: trimming waits
+            self._publisher.stand(low=self._low_without([]))
         if committed.forgotten:
             raise ReadAgain("the index has forgotten an event since it was looked up")
         if committed.whole and self._reading.is_past_backlog(committed.low):

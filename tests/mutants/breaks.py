@@ -25,7 +25,9 @@ PUBLISHER: Final = "sidecar/redis/publisher.py"
 RETENTION: Final = "sidecar/redis/retention.py"
 PIPELINE: Final = "sidecar/worker/pipeline.py"
 LUA: Final = "sidecar/redis/lua/"
+ANCHORS: Final = "sidecar/redis/anchors.py"
 HANDS: Final = ("tests/sidecar/test_recovery.py",)
+ATTACK: Final = ("tests/sidecar/test_attack.py",)
 SCRIPTS: Final = ("tests/sidecar/test_publisher.py",)
 TRIMMING: Final = ("tests/sidecar/test_retention.py",)
 TOPOLOGY: Final = "sidecar/redis/topology.py"
@@ -150,14 +152,14 @@ BREAKS: Final = (
     Break(
         "two letters of one origin",
         LUA + "bury.lua",
-        "redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)\n",
+        "redis.call('HSET', KEYS[6], ARGV[5], string.rep('-', 16) .. stamp)\n",
         "",
         SCRIPTS,
     ),
     Break(
         "a letter for a published event",
         LUA + "bury.lua",
-        "  if known and string.sub(known, 1, 16) == string.sub(ARGV[5], 15) then\n",
+        "  if known and string.sub(known, 1, 16) == string.sub(ARGV[4], 15) then\n",
         "  if false then\n",
         SCRIPTS,
     ),
@@ -180,12 +182,6 @@ BREAKS: Final = (
         "        if False:\n",
     ),
     Break(
-        "a lost group begins at the end",
-        RECOVERY,
-        "        created = self._control.create_group(after)\n",
-        '        created = self._control.create_group("$")\n',
-    ),
-    Break(
         "what another consumer has is left to it",
         READING,
         "elsewhere=self._elsewhere > 0",
@@ -195,16 +191,44 @@ BREAKS: Final = (
     Break(
         "a position beyond the end stays",
         RECOVERY,
-        "        if is_beyond(last, self._control.last_generated()):\n",
+        "        if is_beyond(last, ground.given):\n",
         "        if False:\n",
         HANDS,
     ),
     Break(
         "what was lost behind a held entry is not looked for",
         RECOVERY,
-        "        lost = self._first_lost(low, last) if look else None\n",
+        "        lost = self._first_lost(first, until)\n",
         "        lost = None\n",
         HANDS,
+    ),
+    Break(
+        "another stream with the same IDs is taken for the one before",
+        ANCHORS,
+        "            return self.checksum == checksum_of(entry)\n",
+        "            return True\n",
+        ATTACK,
+    ),
+    Break(
+        "pruning forgets what is finished behind a held event",
+        "sidecar/redis/pruning.py",
+        "turns[-1] * self._step_us, kept_us]",
+        "turns[-1] * self._step_us, now_us]",
+        ATTACK,
+    ),
+    Break(
+        "what is finished and was made pending is done again",
+        RECOVERY,
+        "            self._keep()\n            self._control.acknowledge(finished)\n",
+        "            break\n",
+        ATTACK,
+    ),
+    Break(
+        "another stream is trimmed before it is read",
+        RETENTION,
+        "        if not anchors or self._is_there(stream, anchors[0]):",
+        "        if True:",
+        ATTACK,
     ),
     Break(
         "who cannot serve keeps the lease",
@@ -295,8 +319,8 @@ BREAKS: Final = (
     Break(
         "trimming does not ask the relay",
         RETENTION,
-        "        return FIRST if beyond > info.last_id else low\n",
-        '        return "99999999999999-0"\n',
+        "            return low\n",
+        '            return "99999999999999-0"\n',
         TRIMMING,
     ),
     Break(

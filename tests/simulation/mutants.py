@@ -147,7 +147,15 @@ def no_position() -> Iterator[None]:
 @contextmanager
 def low_not_noted_at_first() -> Iterator[None]:
     """The first worker reads before it is noted from where."""
-    with _replaced(Publisher, "note_lowest", lambda _: lambda _self, _low: None):
+
+    def make(original: Any) -> Any:
+        def stand(self: Publisher, *, low: str = "", anchors: Any = ()) -> None:
+            if not low:
+                original(self, anchors=anchors)
+
+        return stand
+
+    with _replaced(Publisher, "stand", make):
         yield
 
 
@@ -177,7 +185,7 @@ def index_keeps_what_failed() -> Any:
 
 def letter_without_mark() -> Any:
     """A dead letter's origin is not remembered."""
-    return _lua("bury", "redis.call('HSET', KEYS[6], ARGV[6]", "redis.call('HSET', KEYS[6], 'x'")
+    return _lua("bury", "redis.call('HSET', KEYS[6], ARGV[5]", "redis.call('HSET', KEYS[6], 'x'")
 
 
 def halt_is_ignored() -> Any:

@@ -562,6 +562,8 @@ class Server:
         group.consumers.add(consumer)
         claimed = []
         for entry_id in ids:
+            if entry_id not in group.pending and b"FORCE" in rest and entry_id in stream.fields:
+                group.pending[entry_id] = Pending(consumer, 0)
             if entry_id not in group.pending:
                 continue
             self.changes += 1

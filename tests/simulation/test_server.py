@@ -146,7 +146,7 @@ def _command(chance: random.Random, number: int) -> list[Any]:
             "0",
             entry,
             f"{max(1, number - 2)}-0",
-            *chance.choice([[], ["JUSTID"]]),
+            *chance.choice([[], ["JUSTID"], ["FORCE"], ["FORCE", "JUSTID"]]),
         ],
         ["XADD", chance.choice(["s2", "s9"]), "NOMKSTREAM", f"{number}-0", "event", "x"],
         ["XINFO", "CONSUMERS", stream, group],
@@ -172,7 +172,7 @@ def test_the_scripts_have_the_answers_of_a_real_server(both: Both, seed: int) ->
     chance = random.Random(seed)
     source = {
         name: files("sidecar.redis").joinpath("lua", f"{name}.lua").read_bytes()
-        for name in ("acquire", "renew", "release", "publish", "bury", "pause", "resume")
+        for name in ("acquire", "renew", "release", "publish", "bury", "pause", "resume", "stand")
     }
     for name, keys, args in _calls(chance):
         sha = both.send("SCRIPT", "LOAD", source[name])
@@ -180,6 +180,7 @@ def test_the_scripts_have_the_answers_of_a_real_server(both: Both, seed: int) ->
     for key in ("fence", "lease", "low"):
         both.send("GET", key)
     both.send("HMGET", "halt", "reason", "since", "by", "unclean", "dead_in_a_row")
+    both.send("HGETALL", "anchors")
     both.send("XRANGE", "notes", "-", "+")
     both.send("XLEN", "dead")
     both.send("XLEN", "halts")
@@ -196,6 +197,11 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
             ("acquire", ["fence", "lease", "halt"], [token, 60_000]),
             ("renew", ["fence", "lease", "halt"], [token, 60_000]),
             ("release", ["fence", "lease", "halt"], [token]),
+            (
+                "stand",
+                ["fence", "low", "anchors"],
+                [token, chance.choice(["", f"{number}-0"]), "S", chance.choice(["", f"{number}"])],
+            ),
             ("pause", ["halt", "halts"], ["by hand", "now", "me", "S", 1000]),
             ("resume", ["halt", chance.choice(["halts", "halt"])], ["on", "now", "me", "S", 9]),
             ("resume", ["halt", "halts"], ["continue", "now", "me", "S", 1000]),
@@ -203,7 +209,7 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
                 "bury",
                 ["fence", "halt", "low", "dead", "seen", "buried", "halts"],
                 [
-                    token, f"{number}-0", 1000, chance.choice([0, 0, 3]),
+                    token, f"{number}-0", chance.choice([0, 0, 3]),
                     chance.choice([b"", _digest(event) + content]), _digest(number % 40),
                     "too many", "now", chance.choice(["", "7-0"]),
                     chance.randrange(2), "S", 1000, "reason", "malformed",
@@ -214,7 +220,7 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
                     "publish",
                     ["fence", "halt", "low", "notes", "seen", "seen"],
                     [
-                        token, f"{number}-0", FAR_US, 10**9, chance.randrange(2),
+                        token, f"{number}-0", FAR_US, chance.randrange(2),
                         _digest(event) + content, b'{"control_version":', "S/1-1", "",
                         _digest(event - 1) + b"%016d" % (event - 1), chance.choice([b"", b"{"]),
                         "S/1-2", "00-trace",

@@ -3,14 +3,14 @@
 -- KEYS  1 fence   2 halt   3 low   4 dead-letter stream
 --       5 index shard of the event_id   6 index shard of the origin   7 the record of halts
 -- ARGV  1 token   2 lowest entry unfinished after this letter
---       3 seconds the index remembers   4 dead letters in a row that halt, 0 = never
---       5 14 bytes of event_id digest and 16 of content digest, or empty
---       6 14 bytes of origin digest
---       7 why the stream would be halted   8 the time, RFC 3339
---       9 what must be noted as the lowest unfinished entry for it to be moved, empty = anything:
+--       3 dead letters in a row that halt, 0 = never
+--       4 14 bytes of event_id digest and 16 of content digest, or empty
+--       5 14 bytes of origin digest
+--       6 why the stream would be halted   7 the time, RFC 3339
+--       8 what must be noted as the lowest unfinished entry for it to be moved, empty = anything:
 --         letters are sent in a row, and one that fails must not be passed over
---       10 1: it begins a new row of dead letters
---       11 the control stream   12 records of halts to keep
+--       9 1: it begins a new row of dead letters
+--       10 the control stream   11 records of halts to keep
 --       then the letter's fields and values
 -- Answer  2 written, and the stream is halted now   1 written   0 the fence is another's
 --         -1 halted   -3 this origin has its letter   -4 the event is published
@@ -19,39 +19,39 @@ if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return -1 end
 
 local function note_low()
   -- A deletion first, so that it may be noted where no memory is left (decision 0021).
-  redis.call('HDEL', KEYS[2], ARGV[10] == '1' and 'dead_in_a_row' or '')
-  if ARGV[9] == '' or redis.call('GET', KEYS[3]) == ARGV[9] then
+  redis.call('HDEL', KEYS[2], ARGV[9] == '1' and 'dead_in_a_row' or '')
+  if ARGV[8] == '' or redis.call('GET', KEYS[3]) == ARGV[8] then
     redis.call('SET', KEYS[3], ARGV[2])
   end
 end
-if ARGV[5] ~= '' then
-  local known = redis.call('HGET', KEYS[5], string.sub(ARGV[5], 1, 14))
-  if known and string.sub(known, 1, 16) == string.sub(ARGV[5], 15) then
+if ARGV[4] ~= '' then
+  local known = redis.call('HGET', KEYS[5], string.sub(ARGV[4], 1, 14))
+  if known and string.sub(known, 1, 16) == string.sub(ARGV[4], 15) then
     note_low()
     return -4
   end
 end
 local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
-if redis.call('HEXISTS', KEYS[6], ARGV[6]) == 1 then
+if redis.call('HEXISTS', KEYS[6], ARGV[5]) == 1 then
   note_low()
   return -3
 end
 -- The mark first: without memory, or the right to write it, nothing was done. Should the letter fail,
 -- its origin is not marked, or its event would be gone.
-redis.call('HSET', KEYS[6], ARGV[6], string.rep('-', 16) .. stamp)
-local added = redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, 13))
+redis.call('HSET', KEYS[6], ARGV[5], string.rep('-', 16) .. stamp)
+local added = redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, 12))
 if type(added) == 'table' and added.err then
-  redis.call('HDEL', KEYS[6], ARGV[6])
+  redis.call('HDEL', KEYS[6], ARGV[5])
   return added
 end
-redis.call('EXPIRE', KEYS[6], ARGV[3])
+redis.call('PERSIST', KEYS[6])  -- an older release let it expire as a whole
 note_low()
 
-local limit = tonumber(ARGV[4])
+local limit = tonumber(ARGV[3])
 if limit == 0 or redis.call('HINCRBY', KEYS[2], 'dead_in_a_row', 1) < limit then return 1 end
-redis.call('HSET', KEYS[2], 'reason', ARGV[7], 'since', ARGV[8], 'by', 'sidecar')
+redis.call('HSET', KEYS[2], 'reason', ARGV[6], 'since', ARGV[7], 'by', 'sidecar')
 -- A record that cannot be written must not keep the stream from being halted.
-redis.pcall('XADD', KEYS[7], 'MAXLEN', '~', ARGV[12], '*', 'what', 'halted', 'stream', ARGV[11],
-  'reason', ARGV[7], 'by', 'sidecar')
+redis.pcall('XADD', KEYS[7], 'MAXLEN', '~', ARGV[11], '*', 'what', 'halted', 'stream', ARGV[10],
+  'reason', ARGV[6], 'by', 'sidecar')
 return 2

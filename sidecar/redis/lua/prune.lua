@@ -2,21 +2,18 @@
 --
 -- KEYS  1 how far pruning is   then the shards whose turn has come
 -- ARGV  1 seconds the index remembers   2 how far pruning is with these
+--       3 since when it must know everything, in microseconds
 -- Answer  how many are forgotten
 redis.call('DEL', KEYS[1])  -- so that this may run where no memory is left (decision 0021)
 redis.call('SET', KEYS[1], ARGV[2])
 local time = redis.call('TIME')
-local before = time[1] * 1000000 + time[2] - ARGV[1] * 1000000
+local before = math.min(time[1] * 1000000 + time[2] - ARGV[1] * 1000000, tonumber(ARGV[3]))
 
 -- What remains is written anew where most goes: a hash that was once too large to be packed is
 -- packed again only so.
 local function keep(shard, remembered)
-  local ttl_ms = redis.call('PTTL', shard)
   redis.call('DEL', shard)
   for i = 1, #remembered, 2 do redis.call('HSET', shard, remembered[i], remembered[i + 1]) end
-  if #remembered > 0 and ttl_ms > 0 then
-    redis.call('EXPIRE', shard, math.ceil(ttl_ms / 1000))
-  end
 end
 
 local forgotten = 0
@@ -36,6 +33,7 @@ for key = 2, #KEYS do
       keep(KEYS[key], kept)
     else
       for _, field in ipairs(old) do redis.call('HDEL', KEYS[key], field) end
+      redis.call('PERSIST', KEYS[key])  -- an older release let it expire as a whole
     end
     forgotten = forgotten + #old
   end

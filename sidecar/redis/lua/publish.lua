@@ -4,8 +4,7 @@
 --       5 its incarnations   6 trimmed   7 archived   8 readers
 --       then one for each event: its shard of the deduplication index
 -- ARGV  1 token   2 lowest entry unfinished after this run   3 highest control_version known
---       4 seconds the index remembers
---       5 a row of dead letters ends when the n-th event or a later one is published, no duplicate
+--       4 a row of dead letters ends when the n-th event or a later one is published, no duplicate
 --       then four for each event:
 --         14 bytes of event_id digest and 16 of content digest
 --         JSON up to the value of control_version; empty: known to be published, only look
@@ -106,8 +105,8 @@ end
 
 local call, sub, format = redis.call, string.sub, string.format
 local answer, published, row_ends, complete = {1, 0, last_id}, false, false, true
-local first_to_end = 8 + tonumber(ARGV[5])
-local arg, found = 6, nil
+local first_to_end = 8 + tonumber(ARGV[4])
+local arg, found = 5, nil
 for key = 9, #KEYS do
   local shard, id, content = KEYS[key], sub(ARGV[arg], 1, 14), sub(ARGV[arg], 15)
   local json, origin, traceparent = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
@@ -117,6 +116,7 @@ for key = 9, #KEYS do
     if not found.goes_on then clock = math.max(clock, given(found.known)) end
   end
   local stamp = format('%.0f', clock + 1)
+  if json ~= '' and not full then call('PERSIST', shard) end  -- an older release let it expire
   if json ~= '' and found and not found.goes_on and call('HEXISTS', shard, id) == 0 then
     incarnate(found, stamp)  -- it may be refused: so before the event is remembered
     found.goes_on = true
@@ -136,7 +136,6 @@ for key = 9, #KEYS do
       if published then call('HSET', KEYS[5], 'last', last_id) end
       return added
     end
-    call('EXPIRE', shard, ARGV[4])
     result, published, last_id = clock, true, entry
     row_ends = row_ends or key >= first_to_end
   else

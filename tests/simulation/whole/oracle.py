@@ -28,6 +28,9 @@ ROW_S: Final = 0.05
 """After so long what was to be published between two dead letters of one run is published."""
 MAX_OLD: Final = 16
 """Events that the index may keep for longer than four windows."""
+HOLDS: Final = 3
+"""Waits that it may take until the older of two anchors has moved on: one for its mark, one for
+each of them."""
 
 
 class Oracle:
@@ -145,7 +148,9 @@ class Oracle:
         self._pinned(fleet, note, what)
         self._not_back(note, entry, what)
         truth.add(note)
-        if not self._world.faults.did.get(Deed.SERVER_CLOCK) and not self._was_silent():
+        did = self._world.faults.did
+        steps = did.get(Deed.SERVER_CLOCK) or did.get(Deed.PROMOTED)  # a replica has its own clock
+        if not steps and not self._was_silent():
             self.index_is_bounded(fleet)
 
     def _was_silent(self) -> bool:
@@ -454,6 +459,11 @@ class Oracle:
             lost = any(n.entry is entry or n.event_id == entry.sent.event_id
                        for n in self.truth.notes if not n.counts)  # fmt: skip
             lost = lost or any(one.entry is entry for one in self.truth.letters if not one.counts)
+            # What stands where a lost entry stood that is dead counts as dead (guarantees.md).
+            lost = lost or any(
+                one.entry is not None and one.entry.place == entry.place
+                for one in self.truth.letters
+            )
             entry.forgiven = entry.forgiven or lost
             self._expect(lost, "G3", f"{entry} was acknowledged before its end")
 
@@ -507,17 +517,33 @@ class Oracle:
         return not any(self._world.faults.did.get(deed) for deed in LOSING)
 
     def index_is_bounded(self, fleet: Fleet) -> None:
-        """The index does not keep what is many windows old."""
+        """The index does not keep what is many windows old, but for what a stream waits for."""
+        oldest_us = fleet.notify.now_us() - 4 * self._world.plan.dedup_window_s * 1e6
+        if self._remembered_before(fleet, oldest_us) <= MAX_OLD:
+            return
+        oldest_us -= HOLDS * self._longest_wait_s(fleet) * 1e6
+        old = self._remembered_before(fleet, oldest_us)
+        self._expect(old <= MAX_OLD, "G6", f"the index keeps {old} events of four windows ago")
+
+    @staticmethod
+    def _remembered_before(fleet: Fleet, oldest_us: float) -> int:
         prefix = fleet.keys[0].prefix.encode() + b":seen:"
-        window_us = self._world.plan.dedup_window_s * 1e6
-        oldest_us = fleet.notify.now_us() - 4 * window_us
-        old = sum(
+        return sum(
             value[16:].isdigit() and int(value[16:]) < oldest_us
             for key, shard in fleet.notify.server.data.items()
             if key.startswith(prefix) and isinstance(shard, dict)
             for value in shard.values()
         )
-        self._expect(old <= MAX_OLD, "G6", f"the index keeps {old} events of four windows ago")
+
+    def _longest_wait_s(self, fleet: Fleet) -> float:
+        """Return how long an entry of the fleet has waited for its end at most, or waits."""
+        now = self._world.schedule.now
+        ended: list[Note | Letter] = [*self.truth.notes, *self.truth.letters]
+        waits = [one.at - one.entry.at for one in ended if one.entry and one.place[0] in (
+            fleet.notifications, fleet.dead)]  # fmt: skip
+        waits += [now - one.at for one in self.unfinished() if one.place[0] in
+                  fleet.control_streams]  # fmt: skip
+        return max(waits, default=0.0)
 
     def resolvable(self) -> None:
         """Every notification that can be read can be resolved."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from tests.simulation.streams import Group, Id, Stream, show_id
 from tests.simulation.whole.kinds import Deed
 from tests.simulation.whole.oracle import ASIDE
-from tests.simulation.whole.plan import LONG_S
 
 if TYPE_CHECKING:
     from tests.simulation.whole.world import Fleet, World
@@ -70,8 +69,13 @@ def other_group(world: World) -> bool:
 
 
 def claim(world: World) -> bool:
-    """Claim a pending entry for another consumer, or back."""
-    fleet, key, _, group = _group(world)
+    """Claim a pending entry for another consumer, or back; or one that is not pending."""
+    fleet, key, stream, group = _group(world)
+    read = [each for each in stream.ids if each <= group.last] if stream and group else []
+    if read and world.chance.random() < 0.5:
+        world.people(fleet.control, b"XCLAIM", key, fleet.group, OTHER, b"0",
+                     _some_id(world, read), b"FORCE")  # fmt: skip
+        return True
     if not group or not group.pending:
         return False
     entry = _some_id(world, sorted(group.pending))
@@ -94,8 +98,8 @@ def setid_back(world: World) -> bool:
 def setid_ahead(world: World) -> bool:
     """Let the group skip what is there, or what is to come."""
     fleet, key, stream, group = _group(world)
-    if not stream or not group or world.plan.dedup_window_s < LONG_S:
-        return False  # of what is older than the window nobody can tell that it was skipped
+    if not stream or not group:
+        return False
     ms, seq = stream.last
     to = world.chance.choice((b"$", b"%d-%d" % (ms + 1000, seq), b"%d-0" % (ms * 2 + 9), LAST))
     world.people(fleet.control, b"XGROUP", b"SETID", key, fleet.group, to)

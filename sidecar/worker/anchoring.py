@@ -1,0 +1,64 @@
+"""When an owner notes an anchor of its control stream: see `sidecar.redis.anchors`.
+
+A *mark* is a position at which nothing beyond had been read at a known time. Once all below it is
+finished, the last entry before it is an anchor: what is finished after it, ended since that time.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, Protocol
+
+from sidecar.redis.anchors import Anchor, followed
+from sidecar.redis.publisher import Publisher
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import EntryId
+from sidecar.worker.reading import Reading
+
+PARTS_OF_A_WINDOW: Final = 8
+LONGEST_S: Final = 60.0
+"""At most a part of the window, and so long, lies between two anchors: the index waits for the
+older one, and a stream that lost its end is looked through from there."""
+
+
+class Control(Protocol):
+    """What the control stream offers for it; see `ControlStream`."""
+
+    def last_to(self, entry_id: EntryId) -> Entry | None:
+        """Return the highest entry up to that ID."""
+
+
+class Mark(NamedTuple):
+    """A position of the group."""
+
+    next_new: EntryId
+    """Nobody had read this entry, or one above, then."""
+    at_us: int
+
+
+class Anchoring:
+    """Notes the anchors of one tenure. Methods raise what both its sides raise."""
+
+    def __init__(
+        self, control: Control, publisher: Publisher, reading: Reading, anchors: tuple[Anchor, ...]
+    ) -> None:
+        """`anchors` are those that the tenure finds."""
+        self._control = control
+        self._publisher = publisher
+        self._reading = reading
+        self._anchors = anchors
+        self._apart_us = int(min(publisher.window_s / PARTS_OF_A_WINDOW, LONGEST_S) * 1e6)
+        self._mark: Mark | None = None
+
+    def move_on(self, low: EntryId) -> None:
+        """Note an anchor where all is finished up to it; all below `low` is."""
+        if self._reading.recovers:
+            return  # what comes next may have ended long ago
+        if self._mark is None:
+            self._mark = Mark(self._reading.next_new, self._publisher.now_us())
+        if low < self._mark.next_new:
+            return
+        mark, self._mark = self._mark, None
+        entry = self._control.last_to(mark.next_new.before)
+        newest = Anchor.of(entry.id if entry else mark.next_new.before, entry, mark.at_us)
+        self._anchors = followed(self._anchors, newest, apart_us=self._apart_us)
+        self._publisher.stand(anchors=self._anchors)
