@@ -354,7 +354,6 @@ sys.exit(app.run(settings, logs.configure("error"), threading.Event()))
 """
 
 
-@pytest.mark.timeout(120)
 def test_an_event_that_kills_the_worker_is_poison(rig: Rig, tmp_path: Path) -> None:
     """An event that kills every worker ends as poison; all the others are published, once."""
     rig.source = store.open_url(f"file://{tmp_path}/source")
@@ -369,7 +368,7 @@ def test_an_event_that_kills_the_worker_is_poison(rig: Rig, tmp_path: Path) -> N
             [sys.executable, "-c", DEADLY_WORKER, rig.url, str(tmp_path), ref_of("e2")],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         code = done.returncode
