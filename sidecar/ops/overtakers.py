@@ -91,14 +91,9 @@ class Overtakers:
     """
 
     def __init__(
-        self,
-        control: Side,
-        notify: Client,
-        keys: Keys,
-        streams: Collection[str],
-        batch: Sequence[Candidate],
-        archive: Callable[[], ArchiveHistory | None] = lambda: None,
-    ) -> None:
+        self, control: Side, notify: Client, keys: Keys, streams: Collection[str],
+        batch: Sequence[Candidate], archive: Callable[[], ArchiveHistory | None] = lambda: None,
+    ) -> None:  # fmt: skip
         """`streams` are the control streams in which an event may wait; `archive` is asked for only
         when something was trimmed that may have overtaken one of the batch.
         """

@@ -46,13 +46,9 @@ def stream_info(client: Client, stream: str | bytes) -> StreamInfo | None:
 
 
 def pages(
-    client: Client,
-    stream: str | bytes,
-    first: EntryId = FIRST,
-    last: EntryId = LAST,
-    *,
+    client: Client, stream: str | bytes, first: EntryId = FIRST, last: EntryId = LAST, *,
     page: int = PAGE,
-) -> Iterator[list[Entry]]:
+) -> Iterator[list[Entry]]:  # fmt: skip
     """Yield the entries from `first` to `last` in lists of at most `page`, oldest first."""
     while True:
         found = _entries(client.xrange(stream, first, last, count=page))

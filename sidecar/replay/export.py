@@ -75,13 +75,9 @@ class Exported:
 
 
 def export(
-    history: History,
-    window: Window,
-    path: Path,
-    *,
-    artifacts: bool = True,
+    history: History, window: Window, path: Path, *, artifacts: bool = True,
     tell: Callable[[str], None] = lambda _: None,
-) -> Exported:
+) -> Exported:  # fmt: skip
     """Write what the window holds, with all that explains it, into a bundle at `path`.
 
     Besides the window's own entries, those are taken that began or ended one of them, and the
@@ -226,12 +222,9 @@ def _gaps(gathered: _Gathered, stream: str) -> Iterator[Gap]:
 
 
 def _write_artifacts(
-    gathered: _Gathered,
-    store: VersionedStore,
-    target: _Target,
-    exported: Exported,
+    gathered: _Gathered, store: VersionedStore, target: _Target, exported: Exported,
     tell: Callable[[str], None],
-) -> Member:
+) -> Member:  # fmt: skip
     """Write each artifact once, whoever names it, and say what became of it."""
     with tempfile.SpooledTemporaryFile(max_size=LINES_IN_MEMORY_BYTES) as lines:
         for event in gathered.pins():

@@ -75,13 +75,9 @@ def on_terminal() -> bool:
 
 
 def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    cut: Sequence[str] = (),
-    right: Sequence[str] = (),
-    styles: dict[str, str] | None = None,
-) -> None:
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, cut: Sequence[str] = (),
+    right: Sequence[str] = (), styles: dict[str, str] | None = None,
+) -> None:  # fmt: skip
     """Print a table. Cells are plain text, and no row is wrapped: IDs stay fit to be copied.
 
     On a terminal the columns `cut` get what the others leave, but always something. `right`

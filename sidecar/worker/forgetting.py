@@ -134,16 +134,9 @@ class Watch:
     """Watches the two streams of one relay. Methods may raise `RedisError`."""
 
     def __init__(
-        self,
-        stream: str,
-        control: Control,
-        memory: Memory,
-        observer: Observer,
-        log: FilteringBoundLogger,
-        *,
-        every_s: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+        self, stream: str, control: Control, memory: Memory, observer: Observer,
+        log: FilteringBoundLogger, *, every_s: float, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         """`every_s` is how often `look_if_due` looks."""
         self._stream = stream
         self._control_side = control
