@@ -39,7 +39,7 @@ from sidecar.replay.window import Window
 from sidecar.stores import explained
 from sidecar.wire.event import Event
 from sidecar.wire.ids import FIRST
-from sidecar.wire.notification import parse
+from sidecar.wire.notification import Notification
 from store import (
     CHUNK_BYTES,
     Capability,
@@ -123,7 +123,7 @@ class _Gathered:
         """Find it all."""
         for entry in state_at(self.history, self.window.since_us - 1).entries():
             self._row(self.history.streams.notifications, entry)
-            self._pin(parse(entry.fields))
+            self._pin(Notification.of_entry(entry.fields))
         for stream in (self.history.streams.halts, self.history.streams.tenures):
             for entry in self.history.entries(stream):
                 self._row(stream, entry)  # all: few, and each explains the next

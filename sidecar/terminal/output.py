@@ -122,7 +122,8 @@ def pairs(rows: Sequence[tuple[str, str]], styles: dict[str, str] | None = None)
 
 
 def styled(parts: Sequence[tuple[str, str]]) -> None:
-    """Print a line of texts and their styles; it is neither cut nor wrapped."""
+    """Print a line of texts and their styles, but for empty ones; it is neither cut nor wrapped."""
+    parts = [part for part in parts if part[0]]
     if not on_terminal():
         line("  ".join(visible(text) for text, _ in parts).rstrip())
         return
