@@ -288,8 +288,7 @@ class Overtakers:
         info = stream_info(self._notify, stream)
         if info is None or info.added in (None, info.length):
             return gone
-        raw: Any = self._notify.xinfo_stream(stream)
-        if raw["max-deleted-entry-id"].decode() != FIRST:
+        if info.deleted != FIRST:
             return gone  # people deleted some: that tells nothing of trimming
         return max(gone, (info.first_id or info.last_id.after).before)
 

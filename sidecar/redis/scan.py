@@ -22,6 +22,8 @@ class StreamInfo(NamedTuple):
     """The oldest entry that is still there."""
     added: int | None
     """How many entries it ever had; None before Redis 7.0."""
+    deleted: EntryId
+    """The highest that was deleted by hand; `FIRST` for none, and before Redis 7.0."""
 
 
 def server_time_us(client: Client) -> int:
@@ -42,6 +44,7 @@ def stream_info(client: Client, stream: str | bytes) -> StreamInfo | None:
         EntryId(info["last-generated-id"].decode()),
         EntryId(first[0].decode()) if first else None,
         info.get("entries-added"),
+        EntryId(info.get("max-deleted-entry-id", FIRST.encode()).decode()),
     )
 
 
