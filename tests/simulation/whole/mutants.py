@@ -224,8 +224,8 @@ MUTANTS: Final = (
            "return True",
            "return False", Area.REDRIVE, 2133),
     Mutant("redrive_looks_at_nothing_pending", f"{_OVERTAKERS}._read_waiting",
-           "for page in self._pending(client, stream):",
-           "for page in ():", Area.REDRIVE, 2751),
+           "for entries in backlog.entries():",
+           "for entries in ():", Area.REDRIVE, 2751),
     Mutant("redrive_looks_at_nothing_unread", f"{_OVERTAKERS}._read_waiting",
            "for page in pages(client, stream, self._seen[stream].after, page=PAGE):",
            "for page in ():", Area.REDRIVE, 2145),
@@ -258,7 +258,7 @@ MUTANTS: Final = (
            "return not self._agrees(gone, entry_id, before)",
            "return False", Area.REPAIR, 2011),
     Mutant("audit_takes_duplicates_for_lost", f"{_AUDIT}._end_of",
-           "if identity and published.fetchone():",
+           "if about.event and published.fetchone():",
            "if False:", Area.REPAIR, 2006),
     Mutant("audit_takes_no_trimmed_letter_for_an_end", f"{_HORIZON}.may_hide_letter",
            "return self.letters != FIRST and not self._agrees(self.letters, entry_id, before)",
@@ -425,7 +425,7 @@ SOUGHT: Final = (
            'return None, f"it was published as', Area.REPAIR, NEVER),
     # Two guards: what was trimmed and forgotten is told by its neighbours.
     Mutant("audit_forgets_where_the_index_points", f"{_AUDIT}._remembered",
-           "if known and known[0] == content:",
+           "if known and known.content_digest == content:",
            "if False:", Area.REPAIR, NEVER),
     # Rare: a duplicate has to outlive what it repeats, between its neighbours.
     Mutant("audit_forgets_what_repeats", f"{_HORIZON}.may_hide_first",
