@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 import store
 from sidecar.errors import SidecarError
 from sidecar.feed import Feed
-from sidecar.redis.client import Side, connect, translated
+from sidecar.redis.client import Side, connect
+from sidecar.redis.errors import translated
 from sidecar.stores import open_store
 from sidecar.wire.urls import redact
 from sidecar.worker import logs
