@@ -41,12 +41,10 @@ class Lines:
     """A queue of lines, and the thread that writes them to a stream."""
 
     def __init__(
-        self,
-        stream: TextIO | None,
-        *,
+        self, stream: TextIO | None, *,
         notice: Callable[[int], str] = "{} log lines were dropped".format,
         max_bytes: int = MAX_BYTES,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`stream` is None when standard error was closed at the start: all is dropped then.
 
         `notice` says how many were dropped, once a line can be written again.

@@ -127,14 +127,9 @@ class MemoryStore:
         return self._find(ref, checksum, manifest_checksum) is not None
 
     def put_from(
-        self,
-        ref: str,
-        reader: Readable,
-        manifest: Blob,
-        *,
-        checksum: str | None = None,
+        self, ref: str, reader: Readable, manifest: Blob, *, checksum: str | None = None,
         position: Position | None = None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """See `VersionedStore.put_from`; memory holds it all, as it must."""
         check_ref(ref)
         check_pin(checksum, None)
@@ -203,12 +198,8 @@ class MemoryStore:
         return Checked(found.where, found.ref, size_bytes, error, quarantined)
 
     def collect(
-        self,
-        retention: Retention,
-        pins: Callable[[], Iterable[Pin]],
-        *,
-        dry_run: bool = False,
-    ) -> Iterator[Collected]:
+        self, retention: Retention, pins: Callable[[], Iterable[Pin]], *, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.collect`."""
         now = time.time()
         candidates = [found for ref in self.list() for found in self._idle(ref, retention, now)]

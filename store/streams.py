@@ -43,15 +43,9 @@ class ArtifactReader(io.RawIOBase):
     """
 
     def __init__(
-        self,
-        raw: Readable,
-        *,
-        checksum: str | None,
-        size_bytes: int,
-        manifest: bytes,
-        where: str,
+        self, raw: Readable, *, checksum: str | None, size_bytes: int, manifest: bytes, where: str,
         close: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Read from `raw`; `where` is named when it is damaged, `close` called at the end."""
         super().__init__()
         self.checksum = checksum

@@ -213,12 +213,12 @@ def _print(culprit: Culprit, outcome: Outcome | None, *, json: bool) -> None:
         (culprit.guarantee, "bold red"), (problem, "red"), (where, "bold"),
         (culprit.event_id or "", ""), (culprit.notification or "", "cyan"), (culprit.detail, ""),
     ]  # fmt: skip
-    output.styled([part for part in parts if part[0]])
+    output.styled(parts)
     if outcome:
         style = "green" if outcome.result in ("fixed", "would be fixed") else "bold red"
         again = f"as {outcome.entry}" if outcome.entry else ""
         parts = [("  " + outcome.result, style), (again, ""), (outcome.detail, "dim")]
-        output.styled([part for part in parts if part[0]])
+        output.styled(parts)
 
 
 def _print_summary(

@@ -161,17 +161,13 @@ def _print_outcome(outcome: Outcome, *, json: bool) -> None:
         output.json_line(asdict(outcome))
         return
     styles = {Result.REDRIVEN: "green", Result.WOULD: "green"}
-    parts = [
+    output.styled([
         (outcome.letter, "bold"),
         (outcome.result.value, styles.get(outcome.result, "bold red")),
-    ]
-    if outcome.event_id:
-        parts.append((outcome.event_id, ""))
-    if outcome.entry:
-        parts.append((f"as {outcome.entry}", ""))
-    if outcome.detail:
-        parts.append((f"({outcome.detail})", "dim"))
-    output.styled(parts)
+        (outcome.event_id, ""),
+        (f"as {outcome.entry}" if outcome.entry else "", ""),
+        (f"({outcome.detail})" if outcome.detail else "", "dim"),
+    ])  # fmt: skip
 
 
 def _summarise(counts: Counter[str], unseen: Counter[str]) -> None:

@@ -245,5 +245,5 @@ def _print_row(row: Row, *, json: bool) -> None:
         (f"{event.type if event else '?':<18}", "cyan"),
         (f"{_SINCE[row.what]:<9} {rfc3339(row.at_us) if row.at_us else '-'}", "dim"),
         (row.event_id or "?", ""),
-        *([(row.detail, "red")] if row.detail else []),
+        (row.detail, "red"),
     ])  # fmt: skip

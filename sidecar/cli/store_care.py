@@ -272,12 +272,12 @@ class _Verified:
             output.json_line(damaged._asdict())
             return
         error = damaged.error or ""
-        parts = [("damaged", "bold red"), (damaged.ref or "", "bold"), (error, "red")]
-        if damaged.where not in error:
-            parts.insert(1, (damaged.where, ""))
-        if damaged.quarantined:
-            parts.append((f"(moved to {damaged.quarantined})", "dim"))
-        output.styled([part for part in parts if part[0]])
+        where = "" if damaged.where in error else damaged.where
+        moved = f"(moved to {damaged.quarantined})" if damaged.quarantined else ""
+        output.styled([
+            ("damaged", "bold red"), (where, ""), (damaged.ref or "", "bold"), (error, "red"),
+            (moved, "dim"),
+        ])  # fmt: skip
 
 
 class _Collected:

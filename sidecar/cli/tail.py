@@ -167,14 +167,11 @@ class _Printer:
         output.json_line(body)
 
     def _print_line(self, notification: Notification, resolved: dict[str, Any] | None) -> None:
-        whose = "/".join(part for part in (notification.tenant_id, notification.stack_id) if part)
-        if notification.version:
-            whose += f"@{notification.version}"
         parts = [
             (str(notification.control_version), "bold"),
             (rfc3339(notification.control_version), "dim"),
             (f"{notification.type:<16}", "cyan"),
-            (f"{whose or '-':<16}", ""),
+            (f"{notification.whose:<16}", ""),
             (f"{notification.artifact_ref or '-':<20}", ""),
             (notification.event_id, "dim"),
         ]

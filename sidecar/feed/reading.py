@@ -38,14 +38,9 @@ class FeedGap(Exception):
     """
 
     def __init__(
-        self,
-        words: str,
-        kind: Literal["trimmed", "tail_lost", "made_anew"],
-        *,
-        cursor: int,
-        first: int,
-        end: int,
-    ) -> None:
+        self, words: str, kind: Literal["trimmed", "tail_lost", "made_anew"], *, cursor: int,
+        first: int, end: int,
+    ) -> None:  # fmt: skip
         super().__init__(words)
         self.kind = kind
         self.cursor = cursor

@@ -51,16 +51,10 @@ class Archiver:
     """
 
     def __init__(
-        self,
-        live: LiveHistory,
-        store: VersionedStore,
-        notify: Client,
-        keys: Keys,
-        *,
-        rows: int = SEGMENT_ROWS,
-        size_bytes: int = SEGMENT_BYTES,
+        self, live: LiveHistory, store: VersionedStore, notify: Client, keys: Keys, *,
+        rows: int = SEGMENT_ROWS, size_bytes: int = SEGMENT_BYTES,
         checkpoint_rows: int = CHECKPOINT_ROWS,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """A segment is closed at so many rows, or bytes of rows; a checkpoint follows so many."""
         self._live, self._store, self._notify, self._keys = live, store, notify, keys
         self._rows, self._size_bytes = rows, size_bytes

@@ -90,14 +90,10 @@ class JoinedHistory:
             )
 
     def _forwards(
-        self,
-        stream: str,
-        first: EntryId,
-        last: EntryId,
+        self, stream: str, first: EntryId, last: EntryId,
         archived: Callable[[EntryId, EntryId], Iterator[T]],
-        live: Callable[[EntryId, EntryId], Iterator[T]],
-        key: Callable[[T], Id],
-    ) -> Iterator[T]:
+        live: Callable[[EntryId, EntryId], Iterator[T]], key: Callable[[T], Id],
+    ) -> Iterator[T]:  # fmt: skip
         begin, is_apart = self._seam(stream)
         while is_apart and first <= begin:
             yield from archived(first, min(begin, last))

@@ -74,14 +74,12 @@ class LiveHistory:
         side = self._side(stream)
         with translated(side.url):
             info = stream_info(side.at(stream), stream)
-            if info is None:
-                return None
-            raw: Any = side.at(stream).xinfo_stream(stream)
+        if info is None:
+            return None
         begin = info.first_id or info.last_id.after
         gone = min(self.trimmed_to(stream), begin.before)
-        deleted = EntryId(raw.get("max-deleted-entry-id", FIRST.encode()).decode())
         by_hand = info.added is not None and info.added != info.length
-        if by_hand and deleted < begin:
+        if by_hand and info.deleted < begin:
             gone = begin.before  # trimmed: what XDEL takes is told, what XTRIM takes is not
         gaps = (Gap(_FIRST_POSSIBLE, gone, "trimmed"),) if gone != FIRST else ()
         return Reach(info.first_id, info.last_id, gaps)

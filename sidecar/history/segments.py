@@ -138,13 +138,9 @@ def _decoded(found: Iterable[Rows]) -> Iterator[Entry]:
 
 
 def _rows(
-    pieces: Iterable[Piece],
-    first: EntryId,
-    last: EntryId,
-    *,
-    back: bool = False,
+    pieces: Iterable[Piece], first: EntryId, last: EntryId, *, back: bool = False,
     eager: bool = False,
-) -> Iterator[Rows]:
+) -> Iterator[Rows]:  # fmt: skip
     """Yield the rows of a span, segment by segment, and where these overlap merged."""
     low, high = first.pair, last.pair
     span = [one for one in pieces if one.last.pair >= low and one.first.pair <= high]

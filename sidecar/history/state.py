@@ -17,7 +17,7 @@ from sidecar.history.rows import of_line
 from sidecar.history.scratch import scratch
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
-from sidecar.wire.notification import Notification, parse
+from sidecar.wire.notification import Notification
 
 KEYS_IN_MEMORY: Final = 250_000
 _SCHEMA: Final = """
@@ -127,7 +127,7 @@ def _read(db: sqlite3.Connection, which: str, *arguments: str) -> Iterator[bytes
 
 
 def _notification(line: bytes) -> Notification:
-    return parse(of_line(line).fields)
+    return Notification.of_entry(of_line(line).fields)
 
 
 def state_at(history: History, position: int) -> FleetState:

@@ -81,12 +81,9 @@ def check_all_asked(logs: Iterable[Log], asked: Iterable[Asked]) -> None:
 
 
 def all_pins(
-    store: VersionedStore,
-    urls: tuple[str, str],
-    others: Iterable[str],
-    named: Named,
+    store: VersionedStore, urls: tuple[str, str], others: Iterable[str], named: Named,
     logs: Iterable[Log],
-) -> CheckedPins:
+) -> CheckedPins:  # fmt: skip
     """Return the pins of all events, once the servers look like the right ones, and are all.
 
     `urls` are those of the first pair, `others` of further servers with notifications: a wrong one

@@ -299,14 +299,13 @@ class Evidence:
     def _reach(self, side: Side, stream: str) -> Extent | None:
         with translated(side.url):
             info = stream_info(side.at(stream), stream)
-            if info is None:
-                return None
-            raw: Any = side.at(stream).xinfo_stream(stream)
+        if info is None:
+            return None
         with translated(self._notify.url):
             noted = trimmed_of(self._notify.client, self._one, stream)
         return Extent(
             info.first_id or info.last_id.after,
-            EntryId(raw.get("max-deleted-entry-id", FIRST.encode()).decode()),
+            info.deleted,
             info.added == info.length,
             info.added is not None,
             noted or FIRST,

@@ -40,13 +40,9 @@ class Explained:
 
 
 def explained(
-    letter: DeadLetter,
-    predictions: Predictions,
-    notify: Client,
-    keys: Keys,
-    control_url: Callable[[], str],
-    archive: Callable[[], ArchiveHistory | None],
-) -> Explained:
+    letter: DeadLetter, predictions: Predictions, notify: Client, keys: Keys,
+    control_url: Callable[[], str], archive: Callable[[], ArchiveHistory | None],
+) -> Explained:  # fmt: skip
     """Look at all that tells of a letter; `control_url` is asked for when its entry is known.
 
     Raises `SidecarError` for the control side and the archive, `RedisError` for the other.

@@ -91,14 +91,9 @@ class Overtakers:
     """
 
     def __init__(
-        self,
-        control: Side,
-        notify: Client,
-        keys: Keys,
-        streams: Collection[str],
-        batch: Sequence[Candidate],
-        archive: Callable[[], ArchiveHistory | None] = lambda: None,
-    ) -> None:
+        self, control: Side, notify: Client, keys: Keys, streams: Collection[str],
+        batch: Sequence[Candidate], archive: Callable[[], ArchiveHistory | None] = lambda: None,
+    ) -> None:  # fmt: skip
         """`streams` are the control streams in which an event may wait; `archive` is asked for only
         when something was trimmed that may have overtaken one of the batch.
         """
@@ -293,8 +288,7 @@ class Overtakers:
         info = stream_info(self._notify, stream)
         if info is None or info.added in (None, info.length):
             return gone
-        raw: Any = self._notify.xinfo_stream(stream)
-        if raw["max-deleted-entry-id"].decode() != FIRST:
+        if info.deleted != FIRST:
             return gone  # people deleted some: that tells nothing of trimming
         return max(gone, (info.first_id or info.last_id.after).before)
 

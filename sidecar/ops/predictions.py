@@ -42,14 +42,9 @@ class Predictions:
     """Judges letters. `of` raises `RedisError`."""
 
     def __init__(
-        self,
-        client: Client,
-        keys: Keys,
-        source: Store | None,
-        rules: Rules,
-        *,
+        self, client: Client, keys: Keys, source: Store | None, rules: Rules, *,
         without: str = NO_SOURCE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Without `source`, for the cause `without`, nothing is said of artifacts.
 
         Nor is it once the source was away: each letter would wait for it anew.

@@ -92,17 +92,10 @@ class Redriver:
     """
 
     def __init__(
-        self,
-        control: Side,
-        notify: Client,
-        keys: Keys,
-        order: RedriveOrder,
-        predictions: Predictions,
-        *,
-        archive: Callable[[], ArchiveHistory | None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+        self, control: Side, notify: Client, keys: Keys, order: RedriveOrder,
+        predictions: Predictions, *, archive: Callable[[], ArchiveHistory | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
         """`archive` is asked for only when something was trimmed that may have overtaken one."""
         self._control = control
         self._notify = notify
@@ -231,12 +224,9 @@ class Redriver:
 
 
 def standing(
-    control: Side,
-    notify: Client,
-    keys: Keys,
-    letter: DeadLetter,
+    control: Side, notify: Client, keys: Keys, letter: DeadLetter,
     archive: Callable[[], ArchiveHistory | None] = lambda: None,
-) -> Standing:
+) -> Standing:  # fmt: skip
     """Say what became of one letter's event.
 
     `keys` are those of its control stream. Raises as `Overtakers` does.

@@ -38,13 +38,9 @@ class Waiting:
     """Reads what waits in some control streams. Methods raise `Unreachable` and `UsageError`."""
 
     def __init__(
-        self,
-        control: Side,
-        notify: Side,
-        keys: Mapping[str, Keys],
-        window: EntryRange,
+        self, control: Side, notify: Side, keys: Mapping[str, Keys], window: EntryRange,
         db: sqlite3.Connection,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`keys` by control stream. `db` has the tables of `SCHEMA`."""
         self._control, self._notify, self._keys = control, notify, keys
         self._window, self._db = window, db

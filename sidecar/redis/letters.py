@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import origin_of, pages, pages_back, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
-from sidecar.wire.event import Event, Rejected, decode
+from sidecar.wire.event import Event, Rejected, decode, named
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from sidecar.wire.selection import Selection
 
@@ -72,19 +71,8 @@ class DeadLetter:
         try:
             event = self.event()
         except Rejected:
-            return _lenient(self.raw_event)
-        return event.tenant_id, event.event_id
-
-
-def _lenient(raw: bytes) -> tuple[str, str]:
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        return "", ""
-    if not isinstance(body, dict):
-        return "", ""
-    tenant, event_id = body.get("tenant_id"), body.get("event_id")
-    return tenant if isinstance(tenant, str) else "", event_id if isinstance(event_id, str) else ""
+            event = None
+        return named(event, self.fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,15 +37,9 @@ class Members:
     """The register of the workers of one notification stream. Methods raise `RedisError`."""
 
     def __init__(
-        self,
-        client: Client,
-        keys: Keys,
-        *,
-        name: str,
-        serves: Sequence[str],
-        lease_s: float,
+        self, client: Client, keys: Keys, *, name: str, serves: Sequence[str], lease_s: float,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.id = secrets.token_hex(8)
         self._client = client
         self._note = noting(client)

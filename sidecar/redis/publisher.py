@@ -127,14 +127,9 @@ class Publisher(Lease):
     """
 
     def __init__(
-        self,
-        client: Client,
-        keys: Keys,
-        *,
-        lease_s: float,
-        dedup_window_s: float,
+        self, client: Client, keys: Keys, *, lease_s: float, dedup_window_s: float,
         wait_replicas: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """With `wait_replicas`, what is written counts only once so many replicas have it."""
         super().__init__(client, keys, lease_s=lease_s)
         self._window_s = int(dedup_window_s)

@@ -81,15 +81,9 @@ class Retention:
     """
 
     def __init__(
-        self,
-        control: Client,
-        notify: Client,
-        keys: Keys,
-        policies: Mapping[str, Policy],
-        *,
-        dedup_window_s: float,
-        archived_first: bool = False,
-    ) -> None:
+        self, control: Client, notify: Client, keys: Keys, policies: Mapping[str, Policy], *,
+        dedup_window_s: float, archived_first: bool = False,
+    ) -> None:  # fmt: skip
         """`policies` are those of `control`, `notifications` and `dead`.
 
         With `archived_first`, what is not in the archive yet stays.

@@ -22,6 +22,8 @@ class StreamInfo(NamedTuple):
     """The oldest entry that is still there."""
     added: int | None
     """How many entries it ever had; None before Redis 7.0."""
+    deleted: EntryId
+    """The highest that was deleted by hand; `FIRST` for none, and before Redis 7.0."""
 
 
 def server_time_us(client: Client) -> int:
@@ -42,17 +44,14 @@ def stream_info(client: Client, stream: str | bytes) -> StreamInfo | None:
         EntryId(info["last-generated-id"].decode()),
         EntryId(first[0].decode()) if first else None,
         info.get("entries-added"),
+        EntryId(info.get("max-deleted-entry-id", FIRST.encode()).decode()),
     )
 
 
 def pages(
-    client: Client,
-    stream: str | bytes,
-    first: EntryId = FIRST,
-    last: EntryId = LAST,
-    *,
+    client: Client, stream: str | bytes, first: EntryId = FIRST, last: EntryId = LAST, *,
     page: int = PAGE,
-) -> Iterator[list[Entry]]:
+) -> Iterator[list[Entry]]:  # fmt: skip
     """Yield the entries from `first` to `last` in lists of at most `page`, oldest first."""
     while True:
         found = _entries(client.xrange(stream, first, last, count=page))

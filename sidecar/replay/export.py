@@ -39,7 +39,7 @@ from sidecar.replay.window import Window
 from sidecar.stores import explained
 from sidecar.wire.event import Event
 from sidecar.wire.ids import FIRST
-from sidecar.wire.notification import parse
+from sidecar.wire.notification import Notification
 from store import (
     CHUNK_BYTES,
     Capability,
@@ -75,13 +75,9 @@ class Exported:
 
 
 def export(
-    history: History,
-    window: Window,
-    path: Path,
-    *,
-    artifacts: bool = True,
+    history: History, window: Window, path: Path, *, artifacts: bool = True,
     tell: Callable[[str], None] = lambda _: None,
-) -> Exported:
+) -> Exported:  # fmt: skip
     """Write what the window holds, with all that explains it, into a bundle at `path`.
 
     Besides the window's own entries, those are taken that began or ended one of them, and the
@@ -127,7 +123,7 @@ class _Gathered:
         """Find it all."""
         for entry in state_at(self.history, self.window.since_us - 1).entries():
             self._row(self.history.streams.notifications, entry)
-            self._pin(parse(entry.fields))
+            self._pin(Notification.of_entry(entry.fields))
         for stream in (self.history.streams.halts, self.history.streams.tenures):
             for entry in self.history.entries(stream):
                 self._row(stream, entry)  # all: few, and each explains the next
@@ -226,12 +222,9 @@ def _gaps(gathered: _Gathered, stream: str) -> Iterator[Gap]:
 
 
 def _write_artifacts(
-    gathered: _Gathered,
-    store: VersionedStore,
-    target: _Target,
-    exported: Exported,
+    gathered: _Gathered, store: VersionedStore, target: _Target, exported: Exported,
     tell: Callable[[str], None],
-) -> Member:
+) -> Member:  # fmt: skip
     """Write each artifact once, whoever names it, and say what became of it."""
     with tempfile.SpooledTemporaryFile(max_size=LINES_IN_MEMORY_BYTES) as lines:
         for event in gathered.pins():

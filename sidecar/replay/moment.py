@@ -10,9 +10,9 @@ from sidecar.history import Gap, History
 from sidecar.history.halts import halts_of
 from sidecar.history.state import FleetState, state_at
 from sidecar.redis.scan import text
-from sidecar.replay.timeline import End, decoded, hints, lives, whose
+from sidecar.replay.timeline import End, decoded, lives
 from sidecar.replay.window import Window, moment
-from sidecar.wire.event import Event
+from sidecar.wire.event import Event, named
 from sidecar.wire.ids import FIRST, HIGHEST, EntryId
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.notification import Notification
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     @property
     def whose(self) -> str:
         """Tenant, stack and version, for a person."""
-        return whose(self.event) if self.event else self.tenant_id or "-"
+        return self.event.whose if self.event else self.tenant_id or "-"
 
     def to_json(self) -> dict[str, Any]:
         """Return it for machines; absent is null."""
@@ -120,7 +120,7 @@ class Moment:
 
     def _letter(self, fields: Any, letter_id: EntryId) -> Row:  # noqa: ANN401 -- of an entry
         event = decoded(fields)
-        event_id, tenant = (event.event_id, event.tenant_id) if event else hints(fields)
+        tenant, event_id = named(event, fields)
         said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
         return Row("dead", event, event_id, tenant, letter_id.control_version, said)
 

@@ -60,14 +60,9 @@ def speed_of(text: str) -> float | None:
 
 
 def publish(
-    entries: Iterator[Entry],
-    target: Side,
-    stream: str,
-    *,
-    speed: float | None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[Entry]:
+    entries: Iterator[Entry], target: Side, stream: str, *, speed: float | None,
+    clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Entry]:  # fmt: skip
     """Publish each with the distance in time that they had, `speed` times as fast; yield it.
 
     Without `speed` as fast as it goes. Raises `Unreachable`.

@@ -10,7 +10,6 @@ Memory stays constant: what has been held for long lies in a temporary SQLite fi
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -24,10 +23,10 @@ from sidecar.history.scratch import scratch
 from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.window import Window
-from sidecar.wire.event import Event, Rejected, decode
+from sidecar.wire.event import Event, Rejected, decode, named
 from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.moments import rfc3339, span, time_us
-from sidecar.wire.notification import parse
+from sidecar.wire.notification import Notification
 from sidecar.wire.subject import CLOCK_SLACK_MS
 
 HELD_IN_MEMORY: Final = 20_000
@@ -128,7 +127,7 @@ class Life:
     @property
     def whose(self) -> str:
         """Tenant, stack and version, for a person."""
-        return whose(self.event) if self.event else self.tenant_id or "-"
+        return self.event.whose if self.event else self.tenant_id or "-"
 
     def words(self) -> Iterator[str]:
         """Yield what there is to say of its end, for a person."""
@@ -167,12 +166,6 @@ class Life:
             "reason": self.reason or None,
             "detail": self.detail or None,
         }
-
-
-def whose(event: Event) -> str:
-    """Return tenant, stack and version of an event, for a person."""
-    owner = "/".join(part for part in (event.tenant_id, event.stack_id) if part) or "-"
-    return f"{owner}@{event.version}" if event.version else owner
 
 
 class _Effect(NamedTuple):
@@ -235,7 +228,7 @@ def _ends(
 
 def _ended(effect: _Effect, entry: Entry | None) -> Life:
     event = _event_of(effect, entry)
-    event_id, tenant = (event.event_id, event.tenant_id) if event else hints(effect.fields)
+    tenant, event_id = named(event, effect.fields)
     return Life(
         effect.origin, effect.end, entry, event, event_id, tenant, effect.at_us, effect.id,
         effect.fields,
@@ -245,7 +238,7 @@ def _ended(effect: _Effect, entry: Entry | None) -> Life:
 def _event_of(effect: _Effect, entry: Entry | None) -> Event | None:
     if effect.end is End.PUBLISHED:
         try:
-            return parse(effect.fields)
+            return Notification.of_entry(effect.fields)
         except (KeyError, ValueError):
             return None  # no sidecar wrote it
     return decoded(effect.fields) or (decoded(entry.fields) if entry else None)
@@ -265,7 +258,7 @@ def _without_end(
     repeated: set[str] = set()
     for entry in batch:
         event, origin = events[entry.id], Origin.of(stream, entry.id)
-        event_id, tenant = (event.event_id, event.tenant_id) if event else hints(entry.fields)
+        tenant, event_id = named(event, entry.fields)
         if origin in buried:
             yield _ended(buried[origin], entry)
         elif entry.id in waiting:
@@ -307,19 +300,6 @@ def decoded(fields: Mapping[bytes, bytes]) -> Event | None:
         return decode({name: fields[name] for name in (b"event",) if name in fields})[0]
     except Rejected:
         return None
-
-
-def hints(fields: Mapping[bytes, bytes]) -> tuple[str, str]:
-    """Return event_id and tenant_id of a broken event as far as they can be read."""
-    try:
-        body = json.loads(fields.get(b"event", b""))
-    except (ValueError, RecursionError):
-        return text(fields, "event_id"), ""  # as a record of redriving has it
-    if not isinstance(body, dict):
-        return "", ""
-    found = (body.get("event_id"), body.get("tenant_id"))
-    event_id, tenant = (value if isinstance(value, str) else "" for value in found)
-    return event_id, tenant
 
 
 class _Causes:

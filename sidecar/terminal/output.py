@@ -75,13 +75,9 @@ def on_terminal() -> bool:
 
 
 def table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    cut: Sequence[str] = (),
-    right: Sequence[str] = (),
-    styles: dict[str, str] | None = None,
-) -> None:
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, cut: Sequence[str] = (),
+    right: Sequence[str] = (), styles: dict[str, str] | None = None,
+) -> None:  # fmt: skip
     """Print a table. Cells are plain text, and no row is wrapped: IDs stay fit to be copied.
 
     On a terminal the columns `cut` get what the others leave, but always something. `right`
@@ -126,7 +122,8 @@ def pairs(rows: Sequence[tuple[str, str]], styles: dict[str, str] | None = None)
 
 
 def styled(parts: Sequence[tuple[str, str]]) -> None:
-    """Print a line of texts and their styles; it is neither cut nor wrapped."""
+    """Print a line of texts and their styles, but for empty ones; it is neither cut nor wrapped."""
+    parts = [part for part in parts if part[0]]
     if not on_terminal():
         line("  ".join(visible(text) for text, _ in parts).rstrip())
         return

@@ -100,6 +100,12 @@ class Event(BaseModel):
     control_version: UInt64 = 0
     created_at: Annotated[str, Field(max_length=64, pattern=_RFC3339)] = ""
 
+    @property
+    def whose(self) -> str:
+        """Tenant, stack and version, for a person."""
+        owner = "/".join(part for part in (self.tenant_id, self.stack_id) if part) or "-"
+        return f"{owner}@{self.version}" if self.version else owner
+
 
 _VALIDATE_JSON: Final = Event.__pydantic_validator__.validate_json  # without a detour
 FIELDS: Final = tuple(Event.model_fields)
@@ -143,6 +149,20 @@ def content_digest(body: Mapping[str, Any]) -> bytes:
     """
     content = {key: value for key, value in body.items() if key not in _NOT_CONTENT}
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).digest()[:16]
+
+
+def named(event: Event | None, fields: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """Return tenant and event_id; of an entry whose event is broken, as far as they can be read."""
+    if event:
+        return event.tenant_id, event.event_id
+    try:
+        body = json.loads(fields.get(b"event", b""))
+    except (ValueError, RecursionError):  # a record of redriving has no event
+        return "", fields.get(b"event_id", b"").decode(errors="backslashreplace")
+    if not isinstance(body, dict):
+        return "", ""
+    tenant, event_id = body.get("tenant_id"), body.get("event_id")
+    return tenant if isinstance(tenant, str) else "", event_id if isinstance(event_id, str) else ""
 
 
 def _plainly_valid(raw: bytes) -> Event | None:

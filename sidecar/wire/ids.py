@@ -24,8 +24,8 @@ def _pair(text: str) -> tuple[int, int]:
 class EntryId(str):
     """An entry ID, in full. It is text like any other, but compares as Redis compares IDs.
 
-    A mere `str` does not: what holds an ID that is compared is declared as an `EntryId`. Making one
-    costs 45 ns, in a worker that has 20 µs for an event.
+    A mere `str` does not: what holds an ID that is compared is declared as an `EntryId`. All of it
+    costs a relay 0.35 of the 20 µs that it has for an event.
     """
 
     __slots__ = ()

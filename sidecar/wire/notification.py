@@ -95,8 +95,3 @@ class Notification(Event):
             raise KeyError("origin")
         object.__setattr__(this, "__pydantic_private__", fields)
         return this
-
-
-def parse(fields: Mapping[bytes, bytes]) -> Notification:
-    """Return `Notification.of_entry(fields)`."""
-    return Notification.of_entry(fields)

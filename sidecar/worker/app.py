@@ -33,12 +33,9 @@ WAIT_FOR_REDIS_S: Final = 2.0
 
 
 def run(
-    settings: Settings,
-    log: FilteringBoundLogger,
-    stop: threading.Event,
-    *,
+    settings: Settings, log: FilteringBoundLogger, stop: threading.Event, *,
     log_dropped: Callable[[], int] = lambda: 0,
-) -> int:
+) -> int:  # fmt: skip
     """Run the worker until `stop` is set (or all is drained) and return the exit code.
 
     `log_dropped` tells how many log lines were dropped so far, for the metric.
@@ -56,12 +53,9 @@ class _Worker:
     """One process: its relays, and what runs beside them."""
 
     def __init__(
-        self,
-        settings: Settings,
-        log: FilteringBoundLogger,
-        stop: threading.Event,
+        self, settings: Settings, log: FilteringBoundLogger, stop: threading.Event,
         log_dropped: Callable[[], int],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._log = log
         self._stop = stop

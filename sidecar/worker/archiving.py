@@ -29,14 +29,9 @@ class Archiving:
     """
 
     def __init__(
-        self,
-        archivers: Mapping[str, Archiver],
-        keys: Mapping[str, Keys],
-        share: Share,
-        every_s: float,
-        supervisor: Supervisor,
-        log: FilteringBoundLogger,
-    ) -> None:
+        self, archivers: Mapping[str, Archiver], keys: Mapping[str, Keys], share: Share,
+        every_s: float, supervisor: Supervisor, log: FilteringBoundLogger,
+    ) -> None:  # fmt: skip
         """Both by control stream. A segment is closed after `every_s` seconds at the latest."""
         self._archivers, self._keys, self._share = archivers, keys, share
         self._every_s, self._supervisor, self._log = every_s, supervisor, log

@@ -30,12 +30,9 @@ class Carrying:
     """Gives items to the pool, one after another, and takes back what it is done with."""
 
     def __init__(
-        self,
-        pool: Executor,
-        carry: Callable[[Item], None],
-        at_once: int,
+        self, pool: Executor, carry: Callable[[Item], None], at_once: int,
         finished: Callable[[], Finished] = SimpleQueue,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`carry` is run in the pool, for at most `at_once` items at a time.
 
         `finished` makes the queue of one tenure.

@@ -41,13 +41,9 @@ class Committing:
     """Writes dead letters and notifications of one relay. Methods raise what `Publisher` does."""
 
     def __init__(
-        self,
-        publisher: Publisher,
-        watch: Watch,
-        wall_clock: Callable[[], float],
-        *,
+        self, publisher: Publisher, watch: Watch, wall_clock: Callable[[], float], *,
         max_in_a_row: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`max_in_a_row` dead letters halt the stream."""
         self._publisher = publisher
         self._watch = watch

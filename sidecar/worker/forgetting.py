@@ -18,7 +18,8 @@ from structlog.typing import FilteringBoundLogger
 from sidecar.redis.ends import Ends
 from sidecar.redis.errors import Outage, RedisError
 from sidecar.redis.forgotten import Loss, Part
-from sidecar.redis.publisher import Outcome, Verdict
+from sidecar.redis.publisher import Outcome, Publisher, Verdict
+from sidecar.redis.source import ControlStream
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
 
@@ -31,27 +32,6 @@ FOLLOWS: Final = {
     Part.NOTIFICATIONS: "what was published after what was found is gone; what of it is not"
     " finished is published again, with new control_versions; its readers get a FeedGap",
 }
-
-
-class Control(Protocol):
-    """The control stream; see `ControlStream`."""
-
-    def look(self, known: EntryId) -> Ends:
-        """Hold it against an entry that it is known to have had."""
-
-
-class Memory(Protocol):
-    """The notification stream's side; see `Publisher`."""
-
-    @property
-    def notifications(self) -> str:
-        """The notification stream's name."""
-
-    def look(self, known: EntryId) -> Ends:
-        """Hold it against a notification that it is known to have had."""
-
-    def put_on_record(self, loss: Loss) -> bool:
-        """Put it on record; False when somebody did."""
 
 
 # --- decisions ---------------------------------------------------------------------------------
@@ -134,16 +114,9 @@ class Watch:
     """Watches the two streams of one relay. Methods may raise `RedisError`."""
 
     def __init__(
-        self,
-        stream: str,
-        control: Control,
-        memory: Memory,
-        observer: Observer,
-        log: FilteringBoundLogger,
-        *,
-        every_s: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+        self, stream: str, control: ControlStream, memory: Publisher, observer: Observer,
+        log: FilteringBoundLogger, *, every_s: float, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         """`every_s` is how often `look_if_due` looks."""
         self._stream = stream
         self._control_side = control

@@ -56,14 +56,10 @@ class HealthServer:
     """
 
     def __init__(
-        self,
-        address: str,
-        *,
-        stuck: Callable[[], Sequence[str]],
-        states: Callable[[], Mapping[str, State]],
-        metrics: Callable[[], bytes],
+        self, address: str, *, stuck: Callable[[], Sequence[str]],
+        states: Callable[[], Mapping[str, State]], metrics: Callable[[], bytes],
         deadline_s: float = DEADLINE_S,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._answers: Mapping[str, Callable[[str], Answer]] = {
             "/livez": lambda _: _live(stuck()),
             "/readyz": lambda query: _ready(states(), strict="strict" in query),

@@ -25,17 +25,10 @@ class Housekeeper:
     """Keeps house for the relays of one worker. What fails is tried again (`Supervisor`)."""
 
     def __init__(
-        self,
-        members: Members,
-        share: Share,
-        retentions: Mapping[str, Retention],
-        pruning: Pruning,
-        beat_s: float,
-        supervisor: Supervisor,
-        log: FilteringBoundLogger,
-        *,
+        self, members: Members, share: Share, retentions: Mapping[str, Retention], pruning: Pruning,
+        beat_s: float, supervisor: Supervisor, log: FilteringBoundLogger, *,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`retentions` by control stream; one is used while this worker owns its stream."""
         self._members = members
         self._share = share

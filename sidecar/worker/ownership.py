@@ -53,21 +53,11 @@ class Ownership:
     """One worker's tenures of one control stream, one after the other."""
 
     def __init__(
-        self,
-        stream: str,
-        control: ControlStream,
-        publisher: Publisher,
-        share: Share,
-        caution: Caution,
-        options: Options,
-        observer: States,
-        log: FilteringBoundLogger,
-        *,
-        beat: Callable[[], None] = lambda: None,
-        check: Callable[[], None] = lambda: None,
-        look: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+        self, stream: str, control: ControlStream, publisher: Publisher, share: Share,
+        caution: Caution, options: Options, observer: States, log: FilteringBoundLogger, *,
+        beat: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         """`beat` is called again and again, whatever is waited for.
 
         `check` raises `SidecarError` for what keeps every tenure from beginning. `look` is called

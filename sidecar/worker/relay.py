@@ -82,23 +82,13 @@ class Relay:
     """Relays one control stream until it is told to stop."""
 
     def __init__(
-        self,
-        stream: str,
-        control: ControlStream,
-        publisher: Publisher,
-        pipeline: Pipeline,
-        pool: Executor,
-        options: Options,
-        observer: Observer,
-        log: FilteringBoundLogger,
-        *,
-        share: Share | None = None,
-        beat: Callable[[], None] = lambda: None,
-        check: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        self, stream: str, control: ControlStream, publisher: Publisher, pipeline: Pipeline,
+        pool: Executor, options: Options, observer: Observer, log: FilteringBoundLogger, *,
+        share: Share | None = None, beat: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         finished: Callable[[], SimpleQueue[Item]] = SimpleQueue,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`share` says which streams this worker takes, when others serve them, too.
 
         `beat` is called again and again, whatever the relay does or waits for. `check` raises

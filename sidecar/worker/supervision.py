@@ -48,25 +48,18 @@ class Supervisor:
     """Runs steps of background work. Several threads may use it, each for steps of its own."""
 
     def __init__(
-        self,
-        observer: Observer,
-        log: FilteringBoundLogger,
-        *,
+        self, observer: Observer, log: FilteringBoundLogger, *,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._observer = observer
         self._log = log
         self._clock = clock
         self._failing: dict[tuple[str, str], _Failing] = {}
 
     def attempt(
-        self,
-        work: str,
-        stream: str,
-        step: Callable[[], object],
-        *,
+        self, work: str, stream: str, step: Callable[[], object], *,
         longest_pause_s: float = LONGEST_PAUSE_S,
-    ) -> bool:
+    ) -> bool:  # fmt: skip
         """Do `step`, unless it failed a moment ago; tell whether it was done and returned true.
 
         After a failure it is not tried for a pause that grows up to `longest_pause_s`.

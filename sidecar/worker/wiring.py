@@ -45,13 +45,9 @@ class Wiring:
     """Builds the parts of one worker. Each part has connections of its own."""
 
     def __init__(
-        self,
-        settings: Settings,
-        redis_url: str,
-        notify_url: str,
-        supervisor: Supervisor,
+        self, settings: Settings, redis_url: str, notify_url: str, supervisor: Supervisor,
         log: FilteringBoundLogger,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`redis_url` is the server with the control streams."""
         self.settings = settings
         self.redis_url = redis_url

@@ -279,13 +279,8 @@ class ChassisStore:
         return self._take(ref, "open", take)
 
     def _take(
-        self,
-        ref: str,
-        doing: str,
-        take: Callable[[Pair], _T | None],
-        *,
-        at_rest: bool = True,
-    ) -> _T:
+        self, ref: str, doing: str, take: Callable[[Pair], _T | None], *, at_rest: bool = True,
+    ) -> _T:  # fmt: skip
         """Return what `take` makes of the pair; it answers None when the pair changed meanwhile."""
         place = place_of(ref)
         watch = self._unsettled.watch(ref) if self._unsettled else Watch(self._timeout_s)

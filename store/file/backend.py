@@ -113,14 +113,9 @@ class FileStore:
                 self._put_small(ref, blob, manifest_blob, None, position)
 
     def put_from(
-        self,
-        ref: str,
-        reader: Readable,
-        manifest: Blob,
-        *,
-        checksum: str | None = None,
+        self, ref: str, reader: Readable, manifest: Blob, *, checksum: str | None = None,
         position: Position | None = None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """See `VersionedStore.put_from`.
 
         A regular file, or an artifact of another file store, is copied by the kernel, which may
@@ -144,13 +139,9 @@ class FileStore:
             )
 
     def _put_small(
-        self,
-        ref: str,
-        data: bytes,
-        manifest: bytes,
-        checksum: str | None,
+        self, ref: str, data: bytes, manifest: bytes, checksum: str | None,
         position: Position | None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         digest = hashlib.sha256(data).hexdigest()
         found = _accepted(ref, digest, checksum)
         self._names.put_record(
@@ -159,13 +150,9 @@ class FileStore:
         return found
 
     def _put_large(
-        self,
-        ref: str,
-        copy: Callable[[int], Copied],
-        manifest: bytes,
-        checksum: str | None,
+        self, ref: str, copy: Callable[[int], Copied], manifest: bytes, checksum: str | None,
         position: Position | None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         with self._tree.temporary(mode=0o444) as (temporary, fd):
             digest, size = copy(fd)
             found = _accepted(ref, digest, checksum)
@@ -178,13 +165,9 @@ class FileStore:
     # Get: one record, perhaps one object, both digests.
 
     def get(
-        self,
-        ref: str,
-        *,
-        checksum: str | None = None,
-        manifest_checksum: str | None = None,
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None,
         limit: Limit | None = None,
-    ) -> Artifact:
+    ) -> Artifact:  # fmt: skip
         """See `VersionedStore.get`. Raises `Corrupt` with the path of what is damaged.
 
         An earlier version pinned by `checksum` alone costs a scan of the ref's directory.
@@ -193,13 +176,9 @@ class FileStore:
             return self._read(ref, checksum, manifest_checksum, limit, self._artifact)
 
     def open(
-        self,
-        ref: str,
-        *,
-        checksum: str | None = None,
-        manifest_checksum: str | None = None,
+        self, ref: str, *, checksum: str | None = None, manifest_checksum: str | None = None,
         limit: Limit | None = None,
-    ) -> ArtifactReader:
+    ) -> ArtifactReader:  # fmt: skip
         """See `VersionedStore.open`."""
         with self._explained(f"open {ref!r}"):
             return self._read(ref, checksum, manifest_checksum, limit, self._reader)
@@ -215,13 +194,9 @@ class FileStore:
             return self._find(ref, checksum, manifest_checksum, HEADER_MAX_BYTES) is not None
 
     def _read(
-        self,
-        ref: str,
-        checksum: str | None,
-        manifest_checksum: str | None,
-        limit: Limit | None,
+        self, ref: str, checksum: str | None, manifest_checksum: str | None, limit: Limit | None,
         body: Callable[[Found], _T],
-    ) -> _T:
+    ) -> _T:  # fmt: skip
         """Find the version and read its body; look again if it was collected in between."""
         before = None
         while True:
@@ -283,12 +258,9 @@ class FileStore:
             os.close(directory_fd)
 
     def _find(
-        self,
-        ref: str,
-        checksum: str | None,
-        manifest_checksum: str | None,
+        self, ref: str, checksum: str | None, manifest_checksum: str | None,
         first_bytes: int = FIRST_BYTES,
-    ) -> Found | None:
+    ) -> Found | None:  # fmt: skip
         """Return the beginning of the version's record."""
         check_ref(ref)
         check_pin(checksum, manifest_checksum)
@@ -350,12 +322,8 @@ class FileStore:
             yield from upkeep.verify(self._tree, prefix, part, quarantine=quarantine)
 
     def collect(
-        self,
-        retention: Retention,
-        pins: Callable[[], Iterable[Pin]],
-        *,
-        dry_run: bool = False,
-    ) -> Iterator[Collected]:
+        self, retention: Retention, pins: Callable[[], Iterable[Pin]], *, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.collect`."""
         with self._explained("collect garbage"):
             yield from upkeep.collect(self._tree, retention, pins, dry_run=dry_run)

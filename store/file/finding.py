@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 
 
 def select(
-    tree: Tree,
-    directory_fd: int,
-    place: Place,
-    data_digest: str | None,
-    manifest_digest: str | None,
-    first_bytes: int,
-) -> Found | None:
+    tree: Tree, directory_fd: int, place: Place, data_digest: str | None,
+    manifest_digest: str | None, first_bytes: int,
+) -> Found | None:  # fmt: skip
     """Return the beginning of the version's record; without digests of the current one.
 
     Raises `Corrupt` or `PermissionError` when what is damaged may be what was asked for.
@@ -46,13 +42,9 @@ def select(
 
 
 def _newest(
-    tree: Tree,
-    directory_fd: int,
-    place: Place,
-    data_digest: str,
-    manifest_digest: str | None,
+    tree: Tree, directory_fd: int, place: Place, data_digest: str, manifest_digest: str | None,
     first_bytes: int,
-) -> Found | None:
+) -> Found | None:  # fmt: skip
     names = [f"{place.leaf}{data_digest}.{manifest_digest}"]
     if manifest_digest is None:
         names = records.names(directory_fd, f"{place.leaf}{data_digest}.")

@@ -119,14 +119,9 @@ def _check_record(
 
 
 def _checked(
-    tree: Tree,
-    directories: tuple[str, ...],
-    directory_fd: int,
-    name: str,
-    path: str,
-    *,
+    tree: Tree, directories: tuple[str, ...], directory_fd: int, name: str, path: str, *,
     with_object: bool,
-) -> Checked:
+) -> Checked:  # fmt: skip
     ref, size = None, 0
     try:
         content, file = tree.read_file(directory_fd, name, path, FIRST_BYTES)
@@ -411,13 +406,9 @@ def _wait_for_puts(tree: Tree, objects: dict[str, _File]) -> None:
 
 
 def _remove_versions(
-    tree: Tree,
-    directories: tuple[str, ...],
-    current: str,
-    versions: Iterable[_File],
-    *,
+    tree: Tree, directories: tuple[str, ...], current: str, versions: Iterable[_File], *,
     dry_run: bool,
-) -> list[_File]:
+) -> list[_File]:  # fmt: skip
     """Remove those that are still superseded; return them, durably gone."""
     if dry_run:
         return list(versions)

@@ -189,14 +189,9 @@ class ObjectStore:
         self._writer.put(ref, as_bytes(data), as_bytes(manifest), position)
 
     def put_from(
-        self,
-        ref: str,
-        reader: Readable,
-        manifest: Blob,
-        *,
-        checksum: str | None = None,
+        self, ref: str, reader: Readable, manifest: Blob, *, checksum: str | None = None,
         position: Position | None = None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """See `VersionedStore.put_from`. It holds some 24 MiB of the data at a time."""
         check_ref(ref)
         check_position(position)
@@ -264,12 +259,9 @@ class ObjectStore:
         )
 
     def _read_by(
-        self,
-        ref: str,
-        checksum: str | None,
-        manifest_checksum: str | None,
+        self, ref: str, checksum: str | None, manifest_checksum: str | None,
         read: Callable[[Stored], _T],
-    ) -> _T:
+    ) -> _T:  # fmt: skip
         """Read the version from the first of its records that is intact.
 
         Data that is missing may have been collected since its record was read; then that record
@@ -427,12 +419,8 @@ class ObjectStore:
         yield from verify(self._bucket, prefix, quarantine=quarantine, part=part)
 
     def collect(
-        self,
-        retention: Retention,
-        pins: Callable[[], Iterable[Pin]],
-        *,
-        dry_run: bool = False,
-    ) -> Iterator[Collected]:
+        self, retention: Retention, pins: Callable[[], Iterable[Pin]], *, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.collect`. Raises ValueError for a grace that is too short here."""
         if retention.grace_s < self._shortest_grace_s:
             raise ValueError(

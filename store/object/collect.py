@@ -115,12 +115,9 @@ def _candidates(
 
 
 def _old_versions(
-    records: list[_Copy],
-    objects: dict[str, _Copy],
-    current: _Current,
-    retention: Retention,
+    records: list[_Copy], objects: dict[str, _Copy], current: _Current, retention: Retention,
     now: float,
-) -> Iterator[_Candidate]:
+) -> Iterator[_Candidate]:  # fmt: skip
     """Yield the records, oldest first in `records`, that no rule keeps, newest first."""
     seen = {copy.pair for copy in records if copy.key.nonce == current.nonce}
     # Out of use since the next newer one was written: until then it may have been current.

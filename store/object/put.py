@@ -93,13 +93,9 @@ class Writer:
         return digest
 
     def put_from(
-        self,
-        ref: str,
-        reader: Readable,
-        manifest: bytes,
-        checksum: str | None,
+        self, ref: str, reader: Readable, manifest: bytes, checksum: str | None,
         position: Position | None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """Put what `reader` gives, and return its digest. Raises `ChecksumMismatch`."""
         head = _read_head(reader)
         if len(head) <= INLINE_MAX_BYTES:

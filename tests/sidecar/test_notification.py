@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar.wire import notification
 from sidecar.wire.event import Rejected, entry_size_bytes
-from sidecar.wire.notification import MAX_NOTIFICATION_BYTES, parse
+from sidecar.wire.notification import MAX_NOTIFICATION_BYTES, Notification
 from sidecar.worker.pipeline import Pipeline, Rules
 from store import checksum_of
 from store.memory import MemoryStore
@@ -136,7 +136,7 @@ def test_parse_reads_what_was_published(rig: Rig) -> None:
     body = FULL | {"checksum": checksum_of(data), "manifest_checksum": ""}
     entry_id = rig.add(json.dumps(body), traceparent="00-ab-cd-01")
     rig.drain()
-    got = parse(entry(rig))
+    got = Notification.of_entry(entry(rig))
     for field, value in body.items():
         if field not in ("control_version", "manifest_checksum"):
             assert got.model_dump()[field] == value
@@ -150,8 +150,8 @@ def test_parse_without_a_trace(client: redis.Redis) -> None:
     """Without a traceparent there is None, and odd bytes in one break nothing."""
     del client
     fields = {b"event": written(admit(json.dumps(FULL))), b"origin": ORIGIN.encode()}
-    assert parse(fields).traceparent is None
-    assert parse(fields | {b"traceparent": b"\xff"}).traceparent == "\ufffd"
+    assert Notification.of_entry(fields).traceparent is None
+    assert Notification.of_entry(fields | {b"traceparent": b"\xff"}).traceparent == "\ufffd"
 
 
 @pytest.mark.parametrize("field", ["origin", "traceparent"])
@@ -159,7 +159,7 @@ def test_parse_without_a_trace(client: redis.Redis) -> None:
 def test_parse_takes_unknown_fields_of_any_name(field: str, value: object) -> None:
     """An event may have unknown fields called like the entry's own: a reader still reads it."""
     raw = json.dumps({"event_id": "e", "type": "run.abort", field: value})
-    got = parse({b"event": written(admit(raw)), b"origin": ORIGIN.encode()})
+    got = Notification.of_entry({b"event": written(admit(raw)), b"origin": ORIGIN.encode()})
     assert got.origin == ORIGIN
 
 
@@ -183,10 +183,12 @@ def test_whatever_is_admitted_can_be_parsed(unknown: dict[str, Any]) -> None:
     except Rejected:
         return
     json_text = admitted.unstamped + str(STAMP).encode() + b"}"
-    assert parse({b"event": json_text, b"origin": b"s/1-1"}).control_version == STAMP
+    assert (
+        Notification.of_entry({b"event": json_text, b"origin": b"s/1-1"}).control_version == STAMP
+    )
 
 
 def test_nesting_that_is_let_through_can_be_parsed() -> None:
     """The deepest event that is let through reads back."""
     raw = '{"event_id":"e","type":"run.abort","x":' + "[" * 63 + "]" * 63 + "}"
-    parse({b"event": written(admit(raw)), b"origin": b"s/1-1"})
+    Notification.of_entry({b"event": written(admit(raw)), b"origin": b"s/1-1"})
