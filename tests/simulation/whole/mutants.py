@@ -212,7 +212,7 @@ MUTANTS: Final = (
            "for entry in notifications:",
            "for entry in ():", Area.REDRIVE, 2135),
     Mutant("redrive_takes_trimmed_for_nothing", f"{_OVERTAKERS}._read_trimmed",
-           "if gone < begin or gone == FIRST:",
+           "if end < begin or end == FIRST:",
            "if True:", Area.REDRIVE, 2204),
     Mutant("redrive_removes_and_appends_nothing", f"{_REDRIVE}:Redriver._put_back",
            "entry = overtakers.append(candidate, letter.to_entry())",
