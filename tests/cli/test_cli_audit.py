@@ -631,7 +631,9 @@ def test_a_duplicate_whose_first_stood_elsewhere_is_no_culprit(bare: Cli, elsewh
     """In a control stream that is not audited, or in this one before it was made anew."""
     _by_hand(bare, ("2-1", "e1", 5 * DAY_MS), ("3-1", "e0", 0))
     _trimmed_to(bare, NOTIFICATIONS, 8 * DAY_MS)
-    assert _told(_audit(bare)[1]) == [("G3", "lost", "e0")]
+    info: Any = bare.client.xinfo_stream(STREAM)
+    if "max-deleted-entry-id" in info:  # older servers cannot tell that nothing was trimmed
+        assert _told(_audit(bare)[1]) == [("G3", "lost", "e0")]
     if elsewhere == "anew":
         put_on_record(bare.client, KEYS, Loss(Part.CONTROL, STREAM, EntryId("9-1"), FIRST, 0))
     elif elsewhere == "served":
