@@ -16,7 +16,6 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any, Final
 
-from sidecar.ops import overtakers
 from tests.simulation.whole import clock
 
 
@@ -89,15 +88,11 @@ def _script(mutant: Mutant) -> Iterator[None]:
     def changed(parts: tuple[str, ...]) -> str:
         return _replaced(mutant, read(parts)) if parts[-1] == file else read(parts)
 
-    appending = overtakers._APPEND
     clock._read = changed  # type: ignore[assignment]
-    if mutant.where == "append_again":
-        overtakers._APPEND = _replaced(mutant, appending)  # type: ignore[misc]
     try:
         yield
     finally:
         clock._read = read  # type: ignore[assignment]
-        overtakers._APPEND = appending  # type: ignore[misc]
 
 
 def _replaced(mutant: Mutant, source: str) -> str:
