@@ -28,7 +28,6 @@ from sidecar.redis.embedded import EmbeddedServer
 
 CONTROL: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
-READERS: Final = "{control:notifications}:readers"
 GROUP: Final = "sidecar:control:notifications"
 CHANGES: Final = 320
 """In each of the two chapters that make them."""
@@ -322,7 +321,7 @@ class Demo:
 
     def _passed(self) -> int:
         """Return the control_version up to which the fleet controller says it has applied all."""
-        found: Any = self._redis.hget(READERS, READER)
+        found: Any = self._redis.get(f"{{{NOTIFICATIONS}}}:reader:{READER}")
         return int(found.split()[0]) if found else 0
 
     def _group(self) -> dict[str, Any]:

@@ -109,8 +109,17 @@ class Keys:
         return f"{self.prefix}:workers"
 
     @property
+    def registered(self) -> str:
+        """A set: the names of the registered readers of the notifications."""
+        return f"{self.prefix}:registered"
+
+    def reader(self, name: str) -> str:
+        """Holds how far the reader `name` is. Only it writes there."""
+        return f"{self.prefix}:reader:{name}"
+
+    @property
     def readers(self) -> str:
-        """A hash: how far each registered reader of the notifications is."""
+        """A hash: how far readers of an older release are."""
         return f"{self.prefix}:readers"
 
     @property

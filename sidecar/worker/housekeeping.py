@@ -44,6 +44,7 @@ class Housekeeper:
         self._clock = clock
         self._trim_at = clock()
         self._expired: set[str] = set()
+        self._bad_readers: set[str] = set()
 
     def work(self) -> None:
         """Do what is due. Call it every `beat_s` seconds, about."""
@@ -73,7 +74,7 @@ class Housekeeper:
         self._supervisor.only(TRIMMING, {"", *streams})
         self._supervisor.only(ROOM, streams)
         if owned:
-            self._supervisor.attempt("readers", "", partial(self._warn_of_expired, owned[0]))
+            self._supervisor.attempt("readers", "", partial(self._warn_of_readers, owned[0]))
         steps = [(retention, kind) for retention in owned for kind in KINDS]
         for one, kind in steps:
             self._supervisor.attempt(ROOM, one.streams[kind], partial(one.check_room, kind))
@@ -98,11 +99,16 @@ class Housekeeper:
         while self._pruning.prune() and self._clock() < ends_at:
             pass
 
-    def _warn_of_expired(self, retention: Retention) -> None:
-        expired = {reader.name for reader in retention.readers() if reader.expired}
+    def _warn_of_readers(self, retention: Retention) -> None:
+        readers = retention.readers()
+        expired = {reader.name for reader in readers.good if reader.expired}
         for name in sorted(expired - self._expired):
             self._log.warning(
                 "reader expired", reader=name,
                 detail="silent for longer than its time: what it has not read may be trimmed",
             )  # fmt: skip
         self._expired = expired
+        bad = set(map(str, readers.bad))
+        for said in sorted(bad - self._bad_readers):
+            self._log.warning("reader not believed", detail=said)
+        self._bad_readers = bad

@@ -115,18 +115,25 @@ def _duties(server: Server) -> None:
         with pytest.raises(NotReplicated):
             waiting.publish([], entry.id.after)
         waiting.release()
-        members = Members(client, KEYS, name="me", serves=[STREAM], lease_s=5)
-        assert members.beat(owns=[]) == []
-        members.leave()
-        policies = {"control": Policy(0, 1), "notifications": Policy(), "dead": Policy()}
-        trimmed = trim_once(Retention(trimming, client, KEYS, policies, dedup_window_s=60))
-        assert trimmed[0].removed
-        client.hset(KEYS.shard(0), "old", b"c" * 16 + b"1")
-        client.set(KEYS.pruned, b"0")
-        pruning = Pruning(client, KEYS, dedup_window_s=60)
-        while pruning.prune():
-            pass
-        assert not client.exists(KEYS.shard(0))
+        _keep_house(server, client, trimming)
+
+
+def _keep_house(server: Server, client: redis.Redis, trimming: redis.Redis) -> None:
+    """Register, trim and prune as `sidecar`."""
+    members = Members(client, KEYS, name="me", serves=[STREAM], lease_s=5)
+    assert members.beat(owns=[]) == []
+    members.leave()
+    server.call("admin", "SADD", KEYS.registered, "me", "nobody")
+    server.call("admin", "SET", KEYS.reader("me"), f"0 {scan.server_time_us(client)} 60")
+    policies = {"control": Policy(0, 1), "notifications": Policy(), "dead": Policy()}
+    trimmed = trim_once(Retention(trimming, client, KEYS, policies, dedup_window_s=60))
+    assert trimmed[0].removed
+    client.hset(KEYS.shard(0), "old", b"c" * 16 + b"1")
+    client.set(KEYS.pruned, b"0")
+    pruning = Pruning(client, KEYS, dedup_window_s=60)
+    while pruning.prune():
+        pass
+    assert not client.exists(KEYS.shard(0))
 
 
 @pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
@@ -134,7 +141,7 @@ def test_each_user_does_its_job(server: Server) -> None:
     """Events go from producer to controller, a malformed one to the dead letters, none denied."""
     _duties(server)
 
-    with closing(Feed(server.url("controller"), store=_fleet(server), reader="me")) as feed:
+    with closing(Feed(server.url("controller"), store=_fleet(server), reader="controller")) as feed:
         found = feed.poll()
         feed.passed(found[0].control_version)
         assert feed.poll(since=found[0].control_version) == found[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import subprocess
 import sys
@@ -420,15 +421,21 @@ def test_a_reader_that_stays_away_expires_visibly(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That a reader has expired is said in the log."""
+    """That a reader has expired is said in the log, and that another is not believed."""
     monkeypatch.setattr(housekeeping, "TRIM_EVERY_S", 0.0)
-    rig.client.hset(rig.keys.readers, "gone", "1000 1000 60")
+    rig.client.sadd(rig.keys.registered, "gone", "bad")
+    rig.client.set(rig.keys.reader("gone"), "1000 1000 60")
+    rig.client.set(rig.keys.reader("bad"), "1000")
     settings = build(redis=rig.url, lease_s=0.3, **stores)
     stop, log = threading.Event(), logs.configure("warning")
     thread = threading.Thread(target=app.run, args=(settings, log, stop))
     thread.start()
     try:
-        eventually(lambda: "reader expired" in capsys.readouterr().err)
+        said = io.StringIO()
+        eventually(
+            lambda: said.write(capsys.readouterr().err) and "not believed" in said.getvalue()
+        )
+        assert "reader expired" in said.getvalue()
     finally:
         stop.set()
         thread.join(60)

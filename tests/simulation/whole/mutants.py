@@ -144,7 +144,7 @@ MUTANTS: Final = (
            "needs(redis.call('XPENDING', KEYS[1], name)[2])",
            "", Area.TRIMMING, 2039),
     Mutant("trims_without_asking_readers", f"{_RETENTION}:Retention._reader_floor",
-           "passed = [r.control_version + 1 for r in self.readers() if not r.expired]",
+           "passed = [r.control_version + 1 for r in self.readers().good if not r.expired]",
            "passed = []", Area.TRIMMING, 2089),
     Mutant("trims_within_the_window", f"{_RETENTION}:Retention._reader_floor",
            "remembered = max(0, now_us - int(self._dedup_window_s * 1e6))",
