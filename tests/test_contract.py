@@ -170,6 +170,9 @@ def test_guarantees_are_explained() -> None:
     assert names == {f"G{number}" for number in range(1, len(names) + 1)}
 
 
+KINDS = ("string", "hash", "set", "stream", "group on `S`")
+
+
 def test_keys_are_listed() -> None:
     """Every key that `Keys` can name has a row with its type, and no other key has one."""
     rows = table("Keys in Redis", "key")
