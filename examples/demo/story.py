@@ -259,8 +259,11 @@ class Demo:
     # --- what the chapters share -----------------------------------------------------------------
 
     def _start_worker(self) -> Child:
-        args = ("run", "--data-dir", str(self._dir), "--lease", str(LEASE_S))
-        return Child(self._dir / "worker.log", "sidecar", *args)
+        where = ("--data-dir", str(self._dir))
+        # Snapshots are nobody's: their ids are those that the producer draws.
+        ids = ("--event-id-scope", "{tenant}/*", "--event-id-scope", "evt_*")
+        lease = ("--lease", str(LEASE_S))
+        return Child(self._dir / "worker.log", "sidecar", "run", *where, *lease, *ids)
 
     def _stop_worker(self) -> int:
         return self._worker.stop()  # the one that there is by then

@@ -105,6 +105,7 @@ class Wiring:
             types=KNOWN_TYPES | set(self.settings.allow_type),
             tenant_scope=self.settings.tenant_scope,
             max_artifact_bytes=self.settings.max_artifact_bytes,
+            event_id_scope=self.settings.event_id_scope,
         )
         return Pipeline(source, fleet, rules)
 

@@ -184,6 +184,7 @@ DEAD: dict[str, tuple[str, str]] = {
     "malformed": ("{", ""),
     "invalid_event": (body(version="1"), "version"),
     "unknown_type": (body(type="no.such"), "no.such"),
+    "forbidden_id": (body(event_id="b/1", tenant_id="a"), "b/1"),
     "bad_ref": (body(artifact_ref="a//b", checksum=NEVER), "artifact_ref"),
     "forbidden_ref": (body(artifact_ref="b/x", checksum=NEVER, tenant_id="a"), "b/x"),
     "too_large": (body(pad="x" * 8192), "notification"),
@@ -199,7 +200,9 @@ DEAD: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("reason", DEAD)
 def test_dead_letter(rig: Rig, reason: str) -> None:
     """Each reason is reached end to end, and the letter has exactly the fields to redrive it."""
-    rig.rules = Rules(tenant_scope=("{tenant}/*",), max_artifact_bytes=100)
+    rig.rules = Rules(
+        tenant_scope=("{tenant}/*",), max_artifact_bytes=100, event_id_scope=("{tenant}/*", "e")
+    )
     rig.source.plant("a/r", b"data")
     rig.source.plant("a/big", b"b" * 101, b"")
     raw, detail = DEAD[reason]
@@ -435,6 +438,35 @@ def test_conflicts_between_good_events_are_not_in_a_row(rig: Rig) -> None:
         assert run.finish(), run.observer.states
     assert len(rig.published()) == 20
     assert rig.reasons() == ["id_conflict"] * 20
+
+
+def test_who_claims_anothers_ids_halts_nothing(rig: Rig) -> None:
+    """Conflicts with another tenant's events are counted and told, and are in no row."""
+    for number in range(5):
+        rig.emit(f"e{number}", tenant="thief")
+    rig.emit("own", tenant="victim")
+    rig.drain()
+    for number in range(5):
+        rig.emit(f"e{number}", tenant="victim", version=1)
+    rig.emit("own", tenant="victim", version=1)
+    observer = rig.drain(max_consecutive_dead=2)
+    assert "halted" not in [state for state, _ in observer.states]
+    assert observer.conflicts_of_tenants == 5
+    *stolen, own = (letter["detail"].decode() for letter in rig.letters())
+    assert all("by tenant 'thief'" in detail for detail in stolen)
+    assert "tenant" not in own
+    assert rig.client.hget(rig.keys.halt, "dead_in_a_row") == b"1"
+
+
+def test_conflicts_within_a_run_are_known_as_between_tenants(rig: Rig) -> None:
+    """Also what conflicts with an event of the same run, which Redis alone finds."""
+    for number in range(4):
+        rig.emit(f"e{number}", tenant="thief")
+    for number in range(4):
+        rig.emit(f"e{number}", tenant="victim", version=1)
+    observer = rig.drain(max_consecutive_dead=2)
+    assert "halted" not in [state for state, _ in observer.states]
+    assert observer.conflicts_of_tenants == 4
 
 
 def test_zero_never_halts(rig: Rig) -> None:
