@@ -163,6 +163,27 @@ def test_the_put_has_the_entrys_position(rig: Rig) -> None:
     rig.audit()
 
 
+@pytest.mark.parametrize("first", ["pin", "sane"])
+def test_an_entry_ahead_of_time_pins_no_ref(rig: Rig, first: str) -> None:
+    """Whatever ID a producer gives its entry: the ref is what the last event of this time says."""
+    beside = Rig(rig.url, rig.client, control="control:beside")
+    beside.source, beside.fleet = rig.source, rig.fleet
+    rig.plant("r", b"pinned")
+    pin = {"event_id": "pin", "type": "run.abort", "artifact_ref": "r"}
+    raw = json.dumps(pin | {"checksum": checksum_of(b"pinned")})
+    if first == "sane":
+        beside.emit_artifact("a", ref="r", data=b"before")
+        beside.drain()
+        rig.plant("r", b"pinned")
+    rig.client.xadd(rig.control, {"event": raw}, id="9999999999999999-0")
+    rig.drain()
+    assert rig.fleet.get("r").data == (b"pinned" if first == "pin" else b"before")
+    assert rig.fleet.get("r", checksum=checksum_of(b"pinned")).data == b"pinned"
+    beside.emit_artifact("b", ref="r", data=b"new")
+    beside.drain()
+    assert rig.fleet.get("r").data == b"new"
+
+
 def test_a_rewritten_ref_is_resolved_as_pinned(rig: Rig) -> None:
     """An event that waited finds the version that it names, whatever was put there since."""
     rig.emit_artifact("a", ref="r", data=b"old")
