@@ -61,7 +61,7 @@ class Shelf:
     def fill(self) -> None:
         """Load what the server lacks: it restarted, another took over, or somebody flushed them.
 
-        Raises redis-py's errors.
+        Raises `RedisError`.
         """
         there: Any = self._client.script_exists(*(script.sha for script in self._scripts))
         for script, is_there in zip(self._scripts, there, strict=True):

@@ -26,7 +26,7 @@ class Conflict(NamedTuple):
 
 
 class Conflicts:
-    """Finds conflicts between tenants. Methods raise redis-py's errors, and `Damaged`."""
+    """Finds conflicts between tenants. Methods raise `RedisError`, and `Damaged`."""
 
     def __init__(
         self, publisher: Publisher, count: Callable[[int], None], log: FilteringBoundLogger
