@@ -94,7 +94,6 @@ class Retention:
         self._policies = policies
         self._dedup_window_s = dedup_window_s
         self._archived_first = archived_first
-        self._note = script_of(notify, "note_trimmed")
 
     @property
     def streams(self) -> dict[str, str]:
@@ -160,7 +159,7 @@ class Retention:
         below = _below(client, stream, kept, trim=False) if kept else None
         if below is None or below.last is None:
             return Trimmed(stream, 0, more=False)
-        self._note(keys=[self._keys.trimmed], args=[stream, *below.last.pair])
+        note_trimmed(self._notify, self._keys, stream, below.last)
         removed = _below(client, stream, below.last.after, trim=True).removed
         return Trimmed(stream, removed, more=removed > 0 and below.more)
 
@@ -184,6 +183,11 @@ class Retention:
             archived = archived_to(client, self._notify, self._keys, stream)
             floors.append(archived.after if archived else FIRST)
         return min([max(wanted), *floors])
+
+
+def note_trimmed(notify: Client, keys: Keys, stream: str, last: EntryId) -> None:
+    """Note that the entries up to `last` go. Raises `RedisError`."""
+    script_of(notify, "note_trimmed")(keys=[keys.trimmed], args=[stream, *last.pair])
 
 
 class _Below(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from sidecar.redis import retention as retention_module
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import LONGEST_TTL_S, passed, registered
 from sidecar.redis.retention import ROUND, Policy, Retention, parse_policy
@@ -260,17 +261,15 @@ def test_a_long_backlog_goes_round_by_round(server: redis.Redis) -> None:
     assert trim_once(retention)[2].removed == 0
 
 
-def after_noting(
-    monkeypatch: pytest.MonkeyPatch, retention: Retention, hook: Callable[[], object]
-) -> None:
+def after_noting(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], object]) -> None:
     """Call `hook` each time when a note of how far trimming goes has just been written."""
-    note: Any = retention._note
+    note = retention_module.note_trimmed
 
-    def noting(**what: Any) -> Any:
-        note(**what)
+    def noting(*what: Any) -> None:
+        note(*what)
         hook()
 
-    monkeypatch.setattr(retention, "_note", noting)
+    monkeypatch.setattr(retention_module, "note_trimmed", noting)
 
 
 def test_the_note_comes_first_and_never_goes_back(
@@ -282,7 +281,7 @@ def test_the_note_comes_first_and_never_goes_back(
     retention = Retention(server, server, KEYS, policies, dedup_window_s=0)
     seen: list[Any] = []
     there = partial(ids, server, KEYS.dead)
-    after_noting(monkeypatch, retention, lambda: seen.append((noted(server, KEYS.dead), there())))
+    after_noting(monkeypatch, lambda: seen.append((noted(server, KEYS.dead), there())))
     assert retention.trim_one("dead").removed == 3
     assert seen == [("3-0", [1, 2, 3, 4, 5])]
     server.hset(KEYS.trimmed, KEYS.dead, "12-0")
@@ -298,7 +297,7 @@ def test_a_group_that_comes_meanwhile_is_not_trimmed_over(
     """The groups are asked in the step that trims, not only before it was noted."""
     fill(server, KEYS.dead, 5)
     retention = Retention(server, server, KEYS, {"dead": EVERYTHING}, dedup_window_s=0)
-    after_noting(monkeypatch, retention, lambda: server.xgroup_create(KEYS.dead, "late", position))
+    after_noting(monkeypatch, lambda: server.xgroup_create(KEYS.dead, "late", position))
     unread = ids(server, KEYS.dead)[int(position[0]) :]
     assert retention.trim_one("dead").removed == 5 - len(unread)
     assert ids(server, KEYS.dead) == unread
