@@ -151,7 +151,7 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
 def trimmed_streams(client: Client, keys: Keys) -> set[str]:
     """Return the streams of which something was trimmed, as noted. Raises `RedisError`."""
     found: Any = client.hgetall(keys.trimmed)
-    return {stream.decode(errors="backslashreplace") for stream in found}
+    return {stream.decode(errors="backslashreplace") for stream in found if stream}
 
 
 def trimmed_id(
