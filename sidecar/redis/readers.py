@@ -143,7 +143,7 @@ def _own(client: Client, keys: Keys) -> Iterator[_Line]:
 
 
 def _line(keys: Keys, name: bytes, text: bytes | None) -> _Line:
-    fix = "have that reader tell of itself again, or delete the key"
+    fix = "have that reader tell of itself again, or DEL it"
     return _Line(name, _key(keys, name).decode(errors="backslashreplace"), text, fix)
 
 
