@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -12,19 +11,10 @@ from sidecar.cli.servers import Notifications, keys_of
 from sidecar.ops.remake import Remake
 from sidecar.redis.client import Side, check_stream
 from sidecar.terminal import output
-from sidecar.terminal.groups import option
-from sidecar.wire.units import seconds
-
-
-@dataclass(frozen=True)
-class Deduplicated(Notifications):
-    """A notification stream, and how long its events are remembered."""
-
-    dedup_window: float = option("7d", "The one that the worker has.", "TIME", unit=seconds)
 
 
 def remake(
-    where: Deduplicated,
+    where: Notifications,
     stream: Annotated[str, typer.Argument(metavar="STREAM", help="The control stream.")],
     *,
     json: Json = False,
@@ -43,7 +33,7 @@ def remake(
     control = Side.open(where.control_url, stream)
     notify = Side.open(where.notify_url, keys.notifications)
     check_stream(control.client, control.url, stream)
-    done = Remake(control, notify, keys, window_s=where.dedup_window).run()
+    done = Remake(control, notify, keys).run()
     if json:
         output.json_line({"stream": stream, "copied": done.copied, "aside": done.aside})
     else:

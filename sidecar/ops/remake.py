@@ -24,7 +24,7 @@ from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_of
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
-from sidecar.worker.recovery import is_beyond, is_finished, may_be_forgotten
+from sidecar.worker.recovery import is_beyond, is_finished
 
 LEASE_S: Final = 30.0
 PAGE: Final = 200
@@ -40,14 +40,13 @@ class Remade(NamedTuple):
 
 
 class Remake:
-    """Makes one control stream anew. `window_s` is how long workers remember, at most.
+    """Makes one control stream anew.
 
     Raises `SidecarError`, also where a worker owns the stream: nothing was changed then.
     """
 
-    def __init__(self, control: Side, notify: Side, keys: Keys, *, window_s: float) -> None:
+    def __init__(self, control: Side, notify: Side, keys: Keys) -> None:
         self._control, self._notify, self._keys = control, notify, keys
-        self._window_s = window_s
         self._lease = Lease(notify.client, keys, lease_s=LEASE_S)
 
     def run(self) -> Remade:
@@ -87,7 +86,9 @@ class Remake:
                 info = stream_info(client, self._keys.control)
                 aside = copy.take_over(info.last_id if info else FIRST)
         with translated(self._notify.url):
-            self._notify.client.delete(self._keys.low)  # it was an entry of the old stream
+            # Notes of the old stream. A worker that finds them sees that this is another one.
+            self._notify.client.delete(self._keys.low)
+            self._notify.client.hdel(self._keys.anchors, self._keys.control)
         return Remade(copied, aside)
 
     def _note_gone(self, client: Client) -> None:
@@ -120,23 +121,18 @@ class Remake:
             yield [entry_id for entry_id, _ in rows]
 
     def _unfinished(self, client: Client, after: EntryId) -> Iterator[tuple[list[Entry], EntryId]]:
-        """Yield what is unfinished above `after`, in pages, each with the last entry seen."""
+        """Yield what is unfinished above `after`, in pages, each with the last entry seen.
+
+        From the lowest unfinished entry on the index knows what is finished, however long ago.
+        """
         if after == LAST:
             return
         with translated(self._control.url):
-            position = position_of(client, self._keys.control, self._keys.group) or FIRST
-            info = stream_info(client, self._keys.control)
-            if info and is_beyond(position, info.last_id):
-                position = FIRST
             for page in pages(client, self._keys.control, after.after, page=PAGE):
-                ends = page[0].id, page[-1].id
-                waits = {one for rows in self._pending(client, *ends) for one in rows}
-                yield self._without_finished(page, position, waits), page[-1].id
+                yield self._without_finished(page), page[-1].id
                 self._keep()
 
-    def _without_finished(
-        self, page: Sequence[Entry], position: EntryId, waits: set[EntryId]
-    ) -> list[Entry]:
+    def _without_finished(self, page: Sequence[Entry]) -> list[Entry]:
         digests, contents = [], []
         for entry in page:
             origin = origin_digest(Origin.of(self._keys.control, entry.id))
@@ -144,18 +140,11 @@ class Remake:
             digests += [origin, identity or origin]
             contents.append(content)
         with translated(self._notify.url):
-            client = self._notify.client
-            seen = remembered(client, self._keys, digests)
-            cutoff_ms = server_time_us(client) // 1000 - int(self._window_s * 1000)
+            seen = remembered(self._notify.client, self._keys, digests)
         return [
             entry
             for entry, content, origin, event in zip(
                 page, contents, seen[::2], seen[1::2], strict=True
             )
             if not is_finished(content, event, origin)
-            and (
-                entry.id > position
-                or entry.id in waits
-                or not may_be_forgotten(entry.id, cutoff_ms)
-            )
         ]

@@ -157,9 +157,5 @@ class Keys:
         return f"{self.prefix}:pruned"
 
     def seen(self, digest: bytes) -> str:
-        """The shard of the deduplication index that holds `digest`."""
-        return self.shard(int.from_bytes(digest[:2]))
-
-    def shard(self, number: int) -> str:
-        """A hash: one of the `SHARDS` parts of the deduplication index."""
-        return f"{self.prefix}:seen:{number:04x}"
+        """A hash: the part of the deduplication index that holds `digest`; 2 bytes name `SHARDS`."""
+        return f"{self.prefix}:seen:{digest[:2].hex()}"

@@ -128,12 +128,12 @@ def _keep_house(server: Server, client: redis.Redis, trimming: redis.Redis) -> N
     policies = {"control": Policy(0, 1), "notifications": Policy(), "dead": Policy()}
     trimmed = trim_once(Retention(trimming, client, KEYS, policies, dedup_window_s=60))
     assert trimmed[0].removed
-    client.hset(KEYS.shard(0), "old", b"c" * 16 + b"1")
+    client.hset(KEYS.seen((0).to_bytes(2)), "old", b"c" * 16 + b"1")
     client.set(KEYS.pruned, b"0")
     pruning = Pruning(client, KEYS, dedup_window_s=60)
     while pruning.prune():
         pass
-    assert not client.exists(KEYS.shard(0))
+    assert not client.exists(KEYS.seen((0).to_bytes(2)))
 
 
 @pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)

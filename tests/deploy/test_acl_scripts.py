@@ -97,7 +97,13 @@ def _fill(server: Server) -> dict[bytes, Any]:
     server.call("admin", "FLUSHALL")
     for key in (KEYS.fence, KEYS.lease, KEYS.low, KEYS.pruned):
         server.call("admin", "SET", key, "1-1")
-    for key in (KEYS.trimmed, KEYS.archived, KEYS.fleet, KEYS.incarnations, KEYS.shard(0)):
+    for key in (
+        KEYS.trimmed,
+        KEYS.archived,
+        KEYS.fleet,
+        KEYS.incarnations,
+        KEYS.seen((0).to_bytes(2)),
+    ):
         server.call("admin", "HSET", key, "f", "c" * 16 + "1")
     for stream in (STREAM, NOTIFY_STREAM, KEYS.dead):
         for number in range(1, 30):
@@ -139,7 +145,7 @@ def test_our_scripts_do_no_harm_in_the_wrong_hands(server: Server, user: str) ->
             shas[name] = admin.script_load(script.script)
     before = _fill(server)
     keys = (
-        KEYS.fence, KEYS.halt, KEYS.trimmed, KEYS.fleet, KEYS.shard(0), NOTIFY_STREAM, STREAM,
+        KEYS.fence, KEYS.halt, KEYS.trimmed, KEYS.fleet, KEYS.seen((0).to_bytes(2)), NOTIFY_STREAM, STREAM,
         KEYS.dead, "other",
     )  # fmt: skip
     with closing(server.client(user)) as thief:

@@ -408,7 +408,7 @@ def test_the_worker_prunes_the_index(rig: Rig, stores: dict[str, str]) -> None:
     now = int(time.time() * 1e6)
     rig.client.set(rig.keys.pruned, now)
     step_us = 3600 * 10**6 // (TURNS_A_WINDOW * SHARDS)
-    shard = rig.keys.shard((now // step_us + 5) % SHARDS)
+    shard = rig.keys.seen(((now // step_us + 5) % SHARDS).to_bytes(2))
     rig.client.hset(shard, mapping={"old": b"c" * 16 + b"1", "new": b"c" * 16 + b"%d" % now})
     with worker(rig, stores, dedup_window_s=3600):
         eventually(lambda: not rig.client.hexists(shard, "old"))
