@@ -157,5 +157,5 @@ class Keys:
         return f"{self.prefix}:pruned"
 
     def seen(self, digest: bytes) -> str:
-        """A hash: the part of the deduplication index that holds `digest`; 2 bytes name `SHARDS`."""
+        """A hash: one of the `SHARDS` parts of the deduplication index, the one of `digest`."""
         return f"{self.prefix}:seen:{digest[:2].hex()}"

@@ -36,7 +36,8 @@ REFUSED: Final = ("to run the", "command not allowed")
 """To this user; to all, as DEBUG and MODULE are from 7.0 on."""
 
 KEYED: Final[dict[str, tuple[str, ...]]] = {
-    "type": ("KEY",), "exists": ("KEY",), "get": ("KEY",), "pttl": ("KEY",), "del": ("KEY",),
+    "persist": ("KEY",), "type": ("KEY",), "exists": ("KEY",),
+    "get": ("KEY",), "pttl": ("KEY",), "del": ("KEY",),
     "set": ("KEY", "v"), "expire": ("KEY", "1000"), "hget": ("KEY", "f"), "hmget": ("KEY", "f"),
     "hgetall": ("KEY",), "hexists": ("KEY", "f"), "hset": ("KEY", "f", "v"), "hdel": ("KEY", "f"),
     "hsetnx": ("KEY", "f", "v"), "hincrby": ("KEY", "f", "1"), "getset": ("KEY", "v"),

@@ -19,6 +19,7 @@ from tests.deploy.harness import KEYS, NOTIFY_STREAM, STREAM, Server, granted
 
 pytestmark = pytest.mark.server
 
+PART: Final = KEYS.seen(bytes(2))
 PEOPLE: Final = ("halter", "redriver", "repairer")
 ENDLESS: Final = "while true do end"
 SCRIPTS: Final = sorted(
@@ -102,7 +103,7 @@ def _fill(server: Server) -> dict[bytes, Any]:
         KEYS.archived,
         KEYS.fleet,
         KEYS.incarnations,
-        KEYS.seen((0).to_bytes(2)),
+        PART,
     ):
         server.call("admin", "HSET", key, "f", "c" * 16 + "1")
     for stream in (STREAM, NOTIFY_STREAM, KEYS.dead):
@@ -145,7 +146,7 @@ def test_our_scripts_do_no_harm_in_the_wrong_hands(server: Server, user: str) ->
             shas[name] = admin.script_load(script.script)
     before = _fill(server)
     keys = (
-        KEYS.fence, KEYS.halt, KEYS.trimmed, KEYS.fleet, KEYS.seen((0).to_bytes(2)), NOTIFY_STREAM, STREAM,
+        KEYS.fence, KEYS.halt, KEYS.trimmed, KEYS.fleet, PART, NOTIFY_STREAM, STREAM,
         KEYS.dead, "other",
     )  # fmt: skip
     with closing(server.client(user)) as thief:
