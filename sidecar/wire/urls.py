@@ -37,7 +37,7 @@ def check_form(url: str) -> None:
     path, question, query = after.partition("?")
     if scheme == "unix":
         hosts = "" if authority.endswith("@") else hosts
-        fits = not hosts
+        fits = not hosts and not re.search("[@&=]", path)
     else:
         fits = are_hosts(hosts) and "@" not in path
     if not fits or "#" in after or not _QUERY.fullmatch(question + query):
