@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -33,6 +32,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.publisher import remembered
 from sidecar.redis.scan import origin_of, pages, pages_back, stream_info
+from sidecar.redis.scripts import run_for_people
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
@@ -48,7 +48,6 @@ from sidecar.wire.subject import (
 _BLIND: Final = "this Redis user may not read it"
 _NO_ARCHIVE: Final = "no archive was found (--fleet-store names the store that has it)"
 _NOT_ALL: Final = "the archive does not have all of them"
-_APPEND: Final = files("sidecar.redis").joinpath("lua", "append_again.lua").read_text()
 
 
 _T = TypeVar("_T")
@@ -224,9 +223,10 @@ class Overtakers:
         """Append unless something came that is to be looked at. Raises `LookAgain`."""
         tenant, stack, _ = candidate.change.subject or Subject()
         seen = self._seen.get(candidate.stream, FIRST)
-        answer: Any = client.eval(
-            _APPEND, 1, candidate.stream, seen, tenant, stack, candidate.change.artifact_ref,
-            *chain.from_iterable(fields.items()),
+        about = [seen, tenant, stack, candidate.change.artifact_ref]
+        answer: Any = run_for_people(
+            client, "append_again", [candidate.stream],
+            [*about, *chain.from_iterable(fields.items())],
         )  # fmt: skip
         state, entry_id = answer
         if state == 0:

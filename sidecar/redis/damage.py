@@ -88,6 +88,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         **dict.fromkeys(keys.records, _Kind("stream", records)),
         keys.workers: _Kind("hash", "workers tell of themselves again"),
         keys.readers: _Kind("hash", "readers tell of themselves again"),
+        keys.registered: _Kind("set", "readers tell of themselves again"),
         keys.trimmed: _Kind("hash", "trimming notes it again"),
         keys.archived: _Kind("hash", archives),
         keys.segments: _Kind("hash", archives),
@@ -150,7 +151,7 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
 def trimmed_streams(client: Client, keys: Keys) -> set[str]:
     """Return the streams of which something was trimmed, as noted. Raises `RedisError`."""
     found: Any = client.hgetall(keys.trimmed)
-    return {stream.decode(errors="backslashreplace") for stream in found}
+    return {stream.decode(errors="backslashreplace") for stream in found if stream}
 
 
 def trimmed_id(

@@ -90,7 +90,7 @@ class Pruning:
         turns = range(first, min(now + 1, first + ROUND))
         if not turns:
             return False
-        shards = [self._keys.shard(turn % SHARDS) for turn in turns]
+        shards = [self._keys.seen((turn % SHARDS).to_bytes(2)) for turn in turns]
         # Read before, it is no higher than now: an anchor only moves on.
         kept_us = kept_since(self._client, self._keys, now_us, self._window_s * 1_000_000)
         late_us = now_us - next_turn * self._step_us

@@ -59,7 +59,7 @@ def _noted(client: redis.Redis) -> Pruned:
 def test_what_is_older_than_the_window_goes(client: redis.Redis) -> None:
     """Of every shard, what is younger than the window stays, and what is older goes."""
     ages_s = {"new": 0, "within": WINDOW_S - 200, "old": WINDOW_S + 1, "older": 1e6}
-    shards = [KEYS.shard(number) for number in (0, 1, SHARDS // 2, SHARDS - 1)]
+    shards = [KEYS.seen(number.to_bytes(2)) for number in (0, 1, SHARDS // 2, SHARDS - 1)]
     for shard in shards:
         _remember(client, shard, ages_s)
 
@@ -75,7 +75,7 @@ def test_what_is_older_than_the_window_goes(client: redis.Redis) -> None:
 def test_a_shard_that_grew_too_large_is_packed_again(client: redis.Redis) -> None:
     """What an older version let grow beyond a packed hash is packed once most of it is pruned."""
     client.config_set("hash-max-ziplist-entries", 128)
-    shard = KEYS.shard(7)
+    shard = KEYS.seen((7).to_bytes(2))
     _remember(client, shard, {f"old {n}": WINDOW_S + 1 for n in range(250)} | {"new": 0})
     packed = b"ziplist" if usual() == "redis-6.2" else b"listpack"
     assert client.object("ENCODING", shard) == b"hashtable"
@@ -89,7 +89,7 @@ def test_a_shard_that_grew_too_large_is_packed_again(client: redis.Redis) -> Non
 
 def test_an_index_in_use_never_holds_more_than_its_window(client: redis.Redis) -> None:
     """Shards that are written all the time lose what is older."""
-    shard = KEYS.shard(3)
+    shard = KEYS.seen((3).to_bytes(2))
     publisher = Publisher(client, KEYS, lease_s=60, dedup_window_s=WINDOW_S)
     publisher.acquire()
     for round_ in range(5):
@@ -129,7 +129,7 @@ def test_workers_share_the_turns(client: redis.Redis) -> None:
     turn = server_time_us(client) // step_us - 2 * ROUND
     client.set(KEYS.pruned, turn * step_us)
     for n in range(1, ROUND + 1):
-        _remember(client, KEYS.shard((turn + n) % SHARDS), {"old": WINDOW_S + 1})
+        _remember(client, KEYS.seen(((turn + n) % SHARDS).to_bytes(2)), {"old": WINDOW_S + 1})
 
     assert one.prune()
     assert not list(client.scan_iter("*:seen:*"))
@@ -151,24 +151,24 @@ def test_a_position_that_is_nonsense_harms_nothing(client: redis.Redis, noted: b
 
 def test_a_shard_that_is_no_hash_keeps_no_other_from_its_turn(client: redis.Redis) -> None:
     """What is no hash in the place of a shard stays; the shards beside it are pruned."""
-    client.lpush(KEYS.shard(4), "nonsense")
+    client.lpush(KEYS.seen((4).to_bytes(2)), "nonsense")
     for number in (3, 5):
-        _remember(client, KEYS.shard(number), {"old": WINDOW_S + 1})
+        _remember(client, KEYS.seen(number.to_bytes(2)), {"old": WINDOW_S + 1})
 
     _turn_of(client, 3)
 
-    assert list(client.scan_iter("*:seen:*")) == [KEYS.shard(4).encode()]
+    assert list(client.scan_iter("*:seen:*")) == [KEYS.seen((4).to_bytes(2)).encode()]
 
 
 def test_a_clock_that_stepped_back_keeps_no_turn_for_ever(client: redis.Redis) -> None:
     """A note that lies ahead is none: all shards have their turn, and then it is right again."""
     step_us = int(WINDOW_S * 1e6) // (TURNS_A_WINDOW * SHARDS)
-    _remember(client, KEYS.shard(5), {"old": WINDOW_S + 1})
+    _remember(client, KEYS.seen((5).to_bytes(2)), {"old": WINDOW_S + 1})
     client.set(KEYS.pruned, server_time_us(client) + 10**12)
     pruning = Pruning(client, KEYS, dedup_window_s=WINDOW_S)
     while pruning.prune():
         pass
-    assert not client.exists(KEYS.shard(5))
+    assert not client.exists(KEYS.seen((5).to_bytes(2)))
     assert _noted(client).until_us // step_us <= server_time_us(client) // step_us
 
 
