@@ -96,12 +96,8 @@ class Pruning:
         late_us = now_us - next_turn * self._step_us
         held_us = now_us - kept_us - self._window_s * 1_000_000
         overlong_us = self._overlong_us(pruned, now_us, max(late_us, held_us))
-        args: list[str | int] = [
-            self._window_s,
-            f"{turns[-1] * self._step_us} {overlong_us}",
-            kept_us,
-        ]
-        self._prune(keys=[self._keys.pruned, *shards], args=args)
+        note = f"{turns[-1] * self._step_us} {overlong_us}"
+        self._prune(keys=[self._keys.pruned, *shards], args=[self._window_s, note, kept_us])
         return turns[-1] < now
 
     def _next_turn(self, pruned: Pruned | None, now: int) -> int:
