@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from store.contract import AHEAD_MS
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import MAX_NOTIFICATION_BYTES, Violation
 from tests.simulation.producer import Sent, content_of
@@ -17,6 +18,8 @@ from tests.simulation.whole.kinds import FORGETTING, LOSING, USING, Deed
 from tests.simulation.whole.truth import Entry, Gone, Letter, Note, Record, Truth
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.simulation.whole.box import Box
     from tests.simulation.whole.depot import Depot
     from tests.simulation.whole.world import Fleet, World
@@ -329,7 +332,7 @@ class Oracle:
         """Two dead letters in a row halt the stream: only a notification ends a row."""
         entry = letter.entry
         assert entry is not None
-        same = [one for one in self.truth.letters if one.entry and _alike(one.entry, entry)]
+        same = [one for one in self._counted() if one.entry and _alike(one.entry, entry)]
         if len(same) < ROW or same[-1] is not letter or not self.knows_all():
             return
         before = same[-2]
@@ -350,6 +353,17 @@ class Oracle:
         self._expect(
             b"reason" in halt, "row", f"{before} and {letter} are {ROW} in a row, and no halt"
         )
+
+    def _counted(self) -> Iterator[Letter]:
+        """Yield the dead letters that count in a row: no conflict between tenants does."""
+        whose = {(n.event_id, n.entry.sent.tenant) for n in self.truth.notes if n.entry}
+        for one in self.truth.letters:
+            sent = one.entry.sent if one.entry else None
+            others = sent and any(
+                event_id == sent.event_id and tenant != sent.tenant for event_id, tenant in whose
+            )
+            if one.reason != "id_conflict" or not others:
+                yield one
 
     def _may_end_as(self, fleet: Fleet, entry: Entry, reason: str) -> bool:
         if reason == "entry_lost":
@@ -477,9 +491,9 @@ class Oracle:
         """Forgive what was acknowledged when the server that had its end lost that."""
         for record in records:
             entry = record.entry if isinstance(record, Note | Letter) else None
-            if entry is None or not entry.present:
+            if entry is None:
                 continue
-            for same in self.truth.entries:
+            for same in self.truth.entries:  # also where the first is gone, and repeats are there
                 if same is entry or (
                     entry.sent.event_id and same.sent.event_id == entry.sent.event_id
                 ):
@@ -590,10 +604,16 @@ class Oracle:
         return self._world.faults.did
 
     def refs(self) -> None:
-        """No ref of a fleet's store lies behind what its streams published."""
+        """No ref of a fleet's store lies behind what its streams published.
+
+        An entry whose ID may have been ahead of time when its artifact was put holds no ref.
+        """
+        ahead_ms = self._world.epoch_s * 1000 + AHEAD_MS
         for note in self.truth.notes:
             pin = note.entry.sent.pin if note.entry else None
             if note.entry is None or pin is None or not note.counts:
+                continue
+            if note.entry.place[1][0] > ahead_ms:
                 continue
             current = self.fleets[note.place[0]].store.inner._entries[pin[0]].position
             self._expect(
