@@ -217,11 +217,11 @@ class Evidence:
         reaches = [self.outbound_reach(one) for one in (keys.notifications, keys.dead)]
         trimmed = Trimmed(*(one.gone if one else FIRST for one in reaches))
         with translated(self._notify.url):
-            now_ms = server_time_us(self._notify.client) // 1000
+            now_us = server_time_us(self._notify.client)
             history: Any = self._notify.client.hget(keys.incarnations, "list")
-            overlong = overlong_until(self._notify.client, keys, window_s)
+            overlong = overlong_until(self._notify.client, keys, now_us, window_s)
         newest = self._next.get(keys.notifications, FIRST)
-        return Horizon.of(trimmed, now_ms, newest, window_s, parse(history), overlong)
+        return Horizon.of(trimmed, now_us // 1000, newest, window_s, parse(history), overlong)
 
     def note_end(
         self, fields: Mapping[bytes, bytes], kind: str, at: str, about: About,

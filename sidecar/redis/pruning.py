@@ -53,7 +53,7 @@ class Pruned(NamedTuple):
         return cls(int(words[1]), int(words[2]) if words[2] else None) if words else None
 
 
-def overlong_until(client: Client, keys: Keys, window_s: float) -> EntryId:
+def overlong_until(client: Client, keys: Keys, now_us: int, window_s: float) -> EntryId:
     """Return until which notification the index may have remembered for very long.
 
     `LAST` where nobody can tell, or nobody prunes. Raises `RedisError`.
@@ -62,7 +62,7 @@ def overlong_until(client: Client, keys: Keys, window_s: float) -> EntryId:
     pruned = Pruned.parse(noted)
     if pruned is None or pruned.overlong_us is None:
         return LAST
-    late_us = server_time_us(client) - pruned.until_us
+    late_us = now_us - pruned.until_us
     is_late = not 0 <= late_us <= slack_of(int(window_s * 1e6))
     return LAST if is_late else EntryId.of_version(pruned.overlong_us)
 

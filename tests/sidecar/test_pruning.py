@@ -240,6 +240,6 @@ def test_nobody_can_tell_how_long_an_index_remembered_that_nobody_prunes(
     now_us, day_us = server_time_us(client), DAY_S * 10**6
     at = {"now": now_us, "ago": now_us - 4 * day_us, "ahead": now_us + day_us}
     client.set(KEYS.pruned, noted.format(**at))
-    assert overlong_until(client, KEYS, 7 * DAY_S) == LAST
+    assert overlong_until(client, KEYS, now_us, 7 * DAY_S) == LAST
     client.set(KEYS.pruned, f"{now_us} 1001")
-    assert overlong_until(client, KEYS, 7 * DAY_S) == "1-1"
+    assert overlong_until(client, KEYS, now_us, 7 * DAY_S) == "1-1"
