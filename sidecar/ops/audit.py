@@ -377,8 +377,6 @@ class Audit:
         if keys.control in self._evidence.waiting.beyond_end:
             position = self._evidence.waiting.beyond_end[keys.control]
             detail = f"passed over: the group's position was set to {position}, beyond the end"
-        notifications = self._evidence.outbound_reach(keys.notifications)
-        letters = self._evidence.outbound_reach(keys.dead)
         identity, content = identity_of(entry.fields)
         first = self._evidence.archived(entry)
         if first and identity_of(first.fields) == (identity, content):
@@ -388,12 +386,13 @@ class Audit:
         known = self._known(keys, identity) if identity else None
         if buried and buried.content_digest == BURIED:
             at = EntryId.of(buried.control_version // 1000)
-            records = self._evidence.outbound_reach(keys.redriven)
-            trimmed = any(one.trimmed(at) for one in (letters, records) if one)
+            reaches = map(self._evidence.outbound_reach, (keys.dead, keys.redriven))
+            trimmed = any(one.trimmed(at) for one in reaches if one)
             return _expired(trimmed), "it had a dead letter, which was deleted"
         if known and known.content_digest == content:
             at = EntryId.of_version(known.control_version)
-            trimmed = notifications is not None and notifications.trimmed(at)
+            reach = self._evidence.outbound_reach(keys.notifications)
+            trimmed = reach is not None and reach.trimmed(at)
             return _expired(trimmed), f"it was published as {at}, which is not there any more"
         if known:
             at = EntryId.of_version(known.control_version)
