@@ -100,7 +100,9 @@ def _undo(world: World, fleet: Fleet) -> None:
         aside = key + ASIDE
         if aside in there and key not in there:
             world.people(fleet.control, b"RENAME", aside, key)
-            world.oracle.truth.come_back(aside, key)
+            stream = there[key]
+            ids = stream.ids if isinstance(stream, Stream) else ()
+            world.oracle.truth.come_back(aside, key, ids)
 
 
 def _drain(world: World) -> None:

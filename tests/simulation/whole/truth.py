@@ -6,7 +6,7 @@ happens, and the world says who did it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -162,11 +162,11 @@ class Truth:
                 self._aside.add(record)
             self._there[new, place[1]] = record
 
-    def come_back(self, old: bytes, new: bytes) -> None:
-        """Note that a stream has its name again."""
+    def come_back(self, old: bytes, new: bytes, ids: Collection[Id]) -> None:
+        """Note that a stream has its name again, with these entries: others went meanwhile."""
         for place in [place for place in self._there if place[0] == old]:
             record = self._there.pop(place)
-            if record in self._aside:
+            if record in self._aside and place[1] in ids:
                 record.gone = None
             self._there[new, place[1]] = record
 
