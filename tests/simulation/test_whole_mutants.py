@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+from sidecar.redis.client import connect
+from sidecar.redis.scripts import script_of
 from tests.simulation.whole.hunt import violation_of
 from tests.simulation.whole.mutants import MUTANTS, SOUGHT, Area, Mutant, broken
 from tests.simulation.whole.world import run_lean
@@ -51,6 +53,16 @@ def test_every_area_has_breaks_that_are_caught() -> None:
     assert len(MUTANTS) >= LEAST
     assert set(Counter(mutant.area for mutant in MUTANTS)) == set(Area)
     assert {mutant.area for mutant in MUTANTS if mutant.name in QUICK} == set(Area)
+
+
+def test_a_break_of_a_script_is_what_is_sent() -> None:
+    """For as long as it is broken, wherever scripts are kept."""
+    mutant = next(one for one in MUTANTS if one.name == "trims_what_is_pending")
+    client = connect("redis://localhost")
+    sent = script_of(client, mutant.where).script
+    with broken(mutant):
+        assert script_of(client, mutant.where).script == sent.replace(mutant.old, mutant.new)
+    assert script_of(client, mutant.where).script == sent
 
 
 @pytest.mark.parametrize("mutant", SOUGHT, ids=lambda mutant: mutant.name)

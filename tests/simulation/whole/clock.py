@@ -11,8 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -54,27 +52,6 @@ class SimulatedTime:
         return getattr(time, name)
 
 
-class _Kept:
-    """Stands in for `importlib.resources.files`: a run reads each script a hundred times."""
-
-    @staticmethod
-    def joinpath(*parts: str) -> _Text:
-        return _Text(parts)
-
-
-class _Text:
-    def __init__(self, parts: tuple[str, ...]) -> None:
-        self._parts = parts
-
-    def read_text(self) -> str:
-        return _read(self._parts)
-
-
-@cache
-def _read(parts: tuple[str, ...]) -> str:
-    return files("sidecar.redis").joinpath(*parts).read_text()
-
-
 @contextmanager
 def simulated(clock: SimulatedTime) -> Iterator[None]:
     """Let the product find `clock` and repeatable names."""
@@ -85,12 +62,9 @@ def simulated(clock: SimulatedTime) -> Iterator[None]:
         if name.split(".")[0] in ("sidecar", "store")
     ]
     found = [module for module in modules if getattr(module, "time", None) is time]
-    reading = [module for module in modules if getattr(module, "files", None) is files]
     token_hex = secrets.token_hex
     for module in found:
         module.time = clock  # type: ignore[attr-defined]
-    for module in reading:
-        module.files = lambda _: _Kept  # type: ignore[attr-defined]
     secrets.token_hex = lambda nbytes=None: f"{next(names):0{2 * (nbytes or 32)}x}"
     try:
         yield
@@ -98,5 +72,3 @@ def simulated(clock: SimulatedTime) -> Iterator[None]:
         secrets.token_hex = token_hex
         for module in found:
             module.time = time  # type: ignore[attr-defined]
-        for module in reading:
-            module.files = files  # type: ignore[attr-defined]

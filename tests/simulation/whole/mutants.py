@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +16,7 @@ from importlib import import_module
 from types import FunctionType
 from typing import Any, Final
 
-from tests.simulation.whole import clock
+from sidecar.redis import scripts
 
 
 class Area(StrEnum):
@@ -82,17 +82,12 @@ def _found(where: str) -> FunctionType:
 
 @contextmanager
 def _script(mutant: Mutant) -> Iterator[None]:
-    read: Callable[[tuple[str, ...]], str] = clock._read
-    file = f"{mutant.where}.lua"
-
-    def changed(parts: tuple[str, ...]) -> str:
-        return _replaced(mutant, read(parts)) if parts[-1] == file else read(parts)
-
-    clock._read = changed  # type: ignore[assignment]
+    before = scripts._SOURCES[mutant.where]
+    scripts._SOURCES[mutant.where] = _replaced(mutant, before)
     try:
         yield
     finally:
-        clock._read = read  # type: ignore[assignment]
+        scripts._SOURCES[mutant.where] = before
 
 
 def _replaced(mutant: Mutant, source: str) -> str:
