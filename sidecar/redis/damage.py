@@ -20,7 +20,7 @@ _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
 _MICROSECONDS: Final = re.compile(rb"[0-9]{1,17}")
 _HISTORIES: Final = re.compile(rb"([0-9a-f]{1,40} [0-9]{1,20} [0-9]{1,20}\n)*")
 _COUNTS: Final = ("dead_in_a_row", "unclean", "alone_deaths", "yielded")
-_LOW_FIX: Final = "delete it; then destroy the group, to have all read again"
+_LOW_FIX: Final = "delete it; then destroy the group, to have read again what may be unfinished"
 _T = TypeVar("_T")
 
 
@@ -83,7 +83,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         keys.stream: _Kind("string", starts),
         keys.fence: _Kind("string", takes),
         keys.lease: _Kind("string", takes),
-        keys.low: _Kind("string", "then destroy the group, to have all read again"),
+        keys.low: _Kind("string", "then destroy the group, to have read again what may be unfinished"),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
         **dict.fromkeys(keys.records, _Kind("stream", records)),
         keys.workers: _Kind("hash", "workers tell of themselves again"),

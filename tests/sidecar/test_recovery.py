@@ -84,6 +84,10 @@ class Stalled:
         """Return what is noted at that moment."""
         return self.lows.pop(0)
 
+    def anchors(self) -> tuple[()]:
+        """None is noted."""
+        return ()
+
     def create_group(self, after: str) -> bool:
         """The other has made it."""
         assert after == FIRST
