@@ -39,6 +39,10 @@ class Anchor(NamedTuple):
         """Make one of the entry with that ID, or of there being none."""
         return cls(entry_id, checksum_of(entry) if entry else "-", since_us)
 
+    def heeding(self, end_us: int) -> Anchor:
+        """Return the same, with the index to know also what ended at that time."""
+        return self._replace(since_us=min(self.since_us, end_us))
+
     def is_in(self, ends: Ends, entry: Entry | None) -> bool:
         """Tell whether a stream is the one that the anchor was noted of, and reaches up to it.
 

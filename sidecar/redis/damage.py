@@ -83,7 +83,9 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         keys.stream: _Kind("string", starts),
         keys.fence: _Kind("string", takes),
         keys.lease: _Kind("string", takes),
-        keys.low: _Kind("string", "then destroy the group, to have read again what may be unfinished"),
+        keys.low: _Kind(
+            "string", "then destroy the group, to have read again what may be unfinished"
+        ),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
         **dict.fromkeys(keys.records, _Kind("stream", records)),
         keys.workers: _Kind("hash", "workers tell of themselves again"),

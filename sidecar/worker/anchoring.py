@@ -1,8 +1,8 @@
 """When an owner notes an anchor of its control stream: see `sidecar.redis.anchors`.
 
 A *mark* is a position at which nothing beyond had been read at a known time. Once all below it is
-finished, the last entry before it is an anchor: what is finished after it, ended since that time. A stream that
-somebody puts in the place of this one meanwhile has other entries there, and is read anew.
+finished, the last entry before it is an anchor: what is finished after it, ended since that time.
+A stream that somebody puts in place of this one meanwhile has other entries there: it is read anew.
 """
 
 from __future__ import annotations
@@ -74,6 +74,18 @@ class Anchoring:
         newest, self._mark = self._mark.anchor, None
         self._anchors = followed(self._anchors, newest, apart_us=self._apart_us)
         self._publisher.stand(anchors=self._anchors)
+
+    def heed(self, first_us: int) -> None:
+        """Have the index keep what was published then, for an entry above the anchors repeats it.
+
+        Else that entry would count as unfinished once its first is forgotten.
+        """
+        if self._mark:
+            self._mark = self._mark._replace(anchor=self._mark.anchor.heeding(first_us))
+        anchors = tuple(one.heeding(first_us) for one in self._anchors)
+        if anchors != self._anchors:
+            self._anchors = anchors
+            self._publisher.stand(anchors=anchors)
 
     def _new_mark(self) -> Mark:
         next_new, at_us = self._reading.next_new, self._publisher.now_us()
