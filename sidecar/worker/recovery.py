@@ -177,14 +177,13 @@ class Recovery:
         served it since.
         """
         ground = self._have_group(left.low if left and is_last else None)
-        pending = self._pending_above(ground)
+        pending, last, target = self._looked_through(ground)
         if pending.others:
             self._log.warning(
                 "entries are pending under other consumers; this worker takes them over",
                 consumers=dict(pending.others),
             )
-        last, again = self._control.last_delivered(), ground.again
-        target = self._target(ground, last)
+        again = ground.again
         if target != last:
             self._control.deliver_again(target)
             again, last = True, target
@@ -296,6 +295,22 @@ class Recovery:
         return pending
 
     # --- the position --------------------------------------------------------------------------
+
+    def _looked_through(self, ground: Ground) -> tuple[Pending, EntryId, EntryId]:
+        """Return what is pending, the group's position, and where it must be.
+
+        The same was pending before and after: else what a stalled worker's late read takes in
+        between would lie below the position, and count as finished.
+        """
+        before = self._pending_above(ground)
+        while True:
+            last = self._control.last_delivered()
+            target = self._target(ground, last)
+            pending = self._pending_above(ground)
+            if pending == before:
+                return pending, last, target
+            before = pending
+            self._keep()
 
     def _target(self, ground: Ground, last: EntryId) -> EntryId:
         """Return where the group's position must be."""

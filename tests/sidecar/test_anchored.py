@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from sidecar.redis.anchors import SHORTEST_HOLD_US, parse, written
+from sidecar.redis.source import ControlStream
+from sidecar.wire.ids import EntryId
 from tests.sidecar.harness import CONTROL, Rig, data_of, eventually, ref_of
 from tests.sidecar.test_attack import forgotten, given, held, outlast_the_window, remembers
 
@@ -78,6 +80,37 @@ def test_the_lowest_entry_is_noted_no_more(forgetful: Rig, lose: str) -> None:
     rig.drain()
     assert rig.published() == ["v0", "v1", "held"]
     assert rig.client.exists(rig.keys.low)
+
+
+@pytest.mark.parametrize("before", ["look", "position"])
+def test_a_stalled_workers_late_read_while_another_begins_loses_nothing(
+    rig: Rig, before: str
+) -> None:
+    """What it takes between two looks of a tenure that begins is neither finished nor anchored."""
+    late: list[str] = []
+    rig.emit("v0")
+    rig.drain()
+
+    class Raced(ControlStream):
+        def last_delivered(self) -> EntryId:
+            if before == "position":
+                self._read_late()
+            last = super().last_delivered()
+            if before == "look":
+                self._read_late()
+            return last
+
+        def _read_late(self) -> None:
+            if not late:
+                late.append("worker")
+                rig.client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"}, count=1)
+
+    rig.emit("v1")
+    rig.emit("v2")
+    rig.stream_class = Raced
+    with rig.relay():
+        eventually(lambda: rig.published() == ["v0", "v1", "v2"])
+        eventually(lambda: rig.pending() == 0)
 
 
 def stand_still(rig: Rig) -> None:
