@@ -17,9 +17,9 @@ _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _SEGMENT: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20} ([0-9a-f]{32}|-) [0-9]{1,17}")
 _COUNT: Final = re.compile(rb"-?[0-9]{1,18}")
 _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
-_MICROSECONDS: Final = re.compile(rb"[0-9]{1,17}")
 _ANCHORS: Final = re.compile(rb"%b(\n%b)*" % ((_SEGMENT.pattern,) * 2))
 _HISTORIES: Final = re.compile(rb"([0-9a-f]{1,40} [0-9]{1,20} [0-9]{1,20}\n)*")
+PRUNED: Final = re.compile(rb"([0-9]{1,17})(?: ([0-9]{1,17}))?")
 _COUNTS: Final = ("dead_in_a_row", "unclean", "alone_deaths", "yielded")
 _LOW_FIX: Final = "delete it; then destroy the group, to have all read again"
 _T = TypeVar("_T")
@@ -199,7 +199,7 @@ def _check_strings(client: Client, keys: Keys) -> None:
     token: Any = or_else(None, partial(client.get, keys.fence))
     _check(keys.fence, token, _TOKEN, "DEL it; a worker takes the stream anew")
     pruned: Any = or_else(None, partial(client.get, keys.pruned))
-    _check(keys.pruned, pruned, _MICROSECONDS, "DEL it; pruning begins anew")
+    _check(keys.pruned, pruned, PRUNED, "DEL it; pruning begins anew")
 
 
 def _check_expiry(client: Client, keys: Keys) -> None:

@@ -153,7 +153,7 @@ class Keys:
 
     @property
     def pruned(self) -> str:
-        """Holds how far the deduplication index is pruned: microseconds since the epoch."""
+        """Holds how far the deduplication index is pruned, and until when it knew for very long."""
         return f"{self.prefix}:pruned"
 
     def seen(self, digest: bytes) -> str:

@@ -8,11 +8,18 @@ import pytest
 import redis
 
 from sidecar.redis.keys import SHARDS, Keys
-from sidecar.redis.pruning import ROUND, SHORTEST_US, TURNS_A_WINDOW, Pruning
+from sidecar.redis.pruning import (
+    ROUND,
+    SHORTEST_US,
+    TURNS_A_WINDOW,
+    Pruned,
+    Pruning,
+    overlong_until,
+)
 from sidecar.redis.publisher import Letter, Outbound, Outcome, Publisher, origin_digest
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import EntryId, Origin
+from sidecar.wire.ids import LAST, EntryId, Origin
 from tests.servers import usual
 
 KEYS: Final = Keys.of("control:events", "control:notifications")
@@ -40,6 +47,13 @@ def _remember(client: redis.Redis, shard: str, ages_s: dict[str, float]) -> None
 def _fields(client: redis.Redis, shard: str) -> set[str]:
     found: Any = client.hkeys(shard)
     return {name.decode() for name in found}
+
+
+def _noted(client: redis.Redis) -> Pruned:
+    noted: Any = client.get(KEYS.pruned)
+    pruned = Pruned.parse(noted)
+    assert pruned is not None
+    return pruned
 
 
 def test_what_is_older_than_the_window_goes(client: redis.Redis) -> None:
@@ -119,10 +133,10 @@ def test_workers_share_the_turns(client: redis.Redis) -> None:
 
     assert one.prune()
     assert not list(client.scan_iter("*:seen:*"))
-    assert int(client.get(KEYS.pruned) or 0) == (turn + ROUND) * step_us
+    assert _noted(client).until_us == (turn + ROUND) * step_us
     while two.prune():
         pass
-    assert int(client.get(KEYS.pruned) or 0) >= (turn + 2 * ROUND) * step_us
+    assert _noted(client).until_us >= (turn + 2 * ROUND) * step_us
 
 
 @pytest.mark.parametrize("noted", [b"nonsense", b"-1", b"9" * 30, b""])
@@ -155,8 +169,7 @@ def test_a_clock_that_stepped_back_keeps_no_turn_for_ever(client: redis.Redis) -
     while pruning.prune():
         pass
     assert not client.exists(KEYS.seen((5).to_bytes(2)))
-    noted: Any = client.get(KEYS.pruned)
-    assert int(noted) // step_us <= server_time_us(client) // step_us
+    assert _noted(client).until_us // step_us <= server_time_us(client) // step_us
 
 
 def test_a_short_window_leaves_redis_to_others(
@@ -167,3 +180,66 @@ def test_a_short_window_leaves_redis_to_others(
     monkeypatch.setattr("sidecar.redis.pruning.server_time_us", lambda _: now_us)
     client.set(KEYS.pruned, now_us - 100 * SHORTEST_US)
     assert not Pruning(client, KEYS, dedup_window_s=1).prune()
+
+
+DAY_S: Final = 86_400
+
+
+def _prune_at(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, noted: str, *, window_s: float = 7 * DAY_S
+) -> int:
+    """Prune once at what the server's clock says now, and for ever; return that."""
+    now_us = server_time_us(client)
+    monkeypatch.setattr("sidecar.redis.pruning.server_time_us", lambda _: now_us)
+    client.set(KEYS.pruned, noted.format(now=now_us - 60_000_000, ago=now_us - 4 * DAY_S * 10**6))
+    Pruning(client, KEYS, dedup_window_s=window_s).prune()
+    return now_us
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("noted", "held_s", "longer"),
+    [
+        ("{now} 1", 0, False),
+        ("{now} 1", 8 * DAY_S, False),
+        ("{now} 1", 12 * DAY_S, True),
+        ("{ago} 1", 0, True),
+        ("{now}", 0, True),
+        ("garbage", 0, True),
+    ],
+)
+def test_it_is_noted_until_when_the_index_remembers_for_very_long(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, noted: str, held_s: int, longer: bool
+) -> None:
+    """For an anchor stands still, pruning was late, or nobody knows: until a round from now."""
+    now_us = server_time_us(client)
+    client.hset(KEYS.anchors, "a", f"1-1 - {now_us - held_s * 10**6}")
+    now_us = _prune_at(client, monkeypatch, noted)
+    until = _noted(client).overlong_us
+    assert until is not None
+    assert until > now_us if longer else until == 1
+
+
+@pytest.mark.server
+def test_versions_ahead_of_the_clock_are_remembered_as_long(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is noted then is a control_version: it lies after all that is published."""
+    ahead = EntryId.of_version(server_time_us(client) + DAY_S * 10**6 * 365)
+    client.xadd(KEYS.notifications, {"event": "{}"}, id=ahead)
+    _prune_at(client, monkeypatch, "garbage")
+    assert EntryId.of_version(_noted(client).overlong_us or 0) > ahead
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("noted", ["", "garbage", "{now}", "{ago} 1", "{ahead} 1"])
+def test_nobody_can_tell_how_long_an_index_remembered_that_nobody_prunes(
+    client: redis.Redis, noted: str
+) -> None:
+    """Nor one that an older release pruned; else what is noted counts."""
+    now_us, day_us = server_time_us(client), DAY_S * 10**6
+    at = {"now": now_us, "ago": now_us - 4 * day_us, "ahead": now_us + day_us}
+    client.set(KEYS.pruned, noted.format(**at))
+    assert overlong_until(client, KEYS, 7 * DAY_S) == LAST
+    client.set(KEYS.pruned, f"{now_us} 1001")
+    assert overlong_until(client, KEYS, 7 * DAY_S) == "1-1"
