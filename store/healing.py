@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from store.contract import rank
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,8 +40,8 @@ class Aim(NamedTuple):
 
 
 def later(one: Position | None, other: Position | None) -> Position | None:
-    """Return the later of two positions; none is before all others."""
-    return other if one is None or (other is not None and other > one) else one
+    """Return the later of two positions, by `rank`; none is before all others."""
+    return other if one is None or (other is not None and rank(other) > rank(one)) else one
 
 
 def aim(put: Record, current: Record | None) -> Aim:
@@ -68,7 +70,7 @@ def heir_of(left: Sequence[Left], twin: Pair | None = None) -> Left | None:
     positions = [each.record.position for each in left if each.record]
     if not positions or None in positions:
         return None
-    return left[positions.index(max(filter(None, positions)))]
+    return left[positions.index(max(filter(None, positions), key=rank))]
 
 
 def aim_blind(put: Record, left: Sequence[Left], heir: Left | None) -> Aim:

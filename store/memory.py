@@ -26,6 +26,7 @@ from store.contract import (
     check_pin,
     check_position,
     checksum_of,
+    rank,
 )
 from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
 from store.refs import check_ref
@@ -296,7 +297,7 @@ def _move(entry: _Entry, key: _Key, position: Position | None) -> None:
     if position is None:
         if entry.current != key:
             _point(entry, key, None)
-    elif entry.position is None or position >= entry.position:
+    elif entry.position is None or rank(position) >= rank(entry.position):
         _point(entry, key, position)
 
 

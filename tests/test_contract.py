@@ -170,19 +170,23 @@ def test_guarantees_are_explained() -> None:
     assert names == {f"G{number}" for number in range(1, len(names) + 1)}
 
 
+KINDS = ("string", "hash", "set", "stream", "group on `S`")
+
+
 def test_keys_are_listed() -> None:
     """Every key that `Keys` can name has a row with its type, and no other key has one."""
     rows = table("Keys in Redis", "key")
     agree("Keys in Redis", rows, _key_names(), "| `{}` | type | content |")
     for key, (kind, content) in rows.items():
-        assert kind in ("string", "hash", "stream", "group on `S`"), f"{PAGE}: the type of {key}"
+        assert kind in ("string", "hash", "set", "stream", "group on `S`"), (
+            f"{PAGE}: the type of {key}"
+        )
         assert content, f"{PAGE}: {key} has no content"
 
 
 def _key_names() -> set[str]:
     keys = Keys.of("S", "N")
     found = {keys.control, keys.notifications, keys.dead}
-    samples: dict[Any, Any] = {str: "STREAM", int: 0xABCD, bytes: b"\xab\xcd"}
     for name, member in vars(Keys).items():
         if isinstance(member, property):
             value = getattr(keys, name)
@@ -191,8 +195,13 @@ def _key_names() -> set[str]:
             hints = get_type_hints(member)
             hints.pop("return")
             name_of = getattr(keys, name)
-            found.add(name_of(*map(samples.__getitem__, hints.values())))
+            found.add(name_of(*(_sample(each, kind) for each, kind in hints.items())))
     return {key.replace("abcd", "XXXX") for key in found}
+
+
+def _sample(name: str, kind: type) -> Any:
+    samples: dict[Any, Any] = {str: name.upper(), int: 0xABCD, bytes: b"\xab\xcd"}
+    return samples[kind]
 
 
 def test_the_keys_types_are_those_of_the_scripts() -> None:
@@ -200,7 +209,7 @@ def test_the_keys_types_are_those_of_the_scripts() -> None:
     rows = table("Keys in Redis", "key")
     keys = Keys.of("S", "N")
     for name, member in vars(Keys).items():
-        said = re.match(r"A (hash|stream):", getattr(member, "__doc__", None) or "")
+        said = re.match(r"A (hash|set|stream):", getattr(member, "__doc__", None) or "")
         if isinstance(member, property) and said:
             kind = rows[getattr(keys, name)][0]
             assert kind == said[1], f"{PAGE}: {getattr(keys, name)} is a {said[1]}, not a {kind}"

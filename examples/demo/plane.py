@@ -130,7 +130,7 @@ class ControlPlane:
         schema.set_revision(self._db, tenant_id, table, base + 1)
         number = schema.control_version(self._db)
         event = {
-            "id": number, "event_id": f"evt_{self._seed}_{number:06d}", "type": type_,
+            "id": number, "event_id": f"{tenant_id}/evt_{self._seed}_{number:06d}", "type": type_,
             "tenant_id": tenant_id, "version": base + 1, "base_version": base,
             "ref": f"rows/{table}/{tenant_id}",
         }  # fmt: skip

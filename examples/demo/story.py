@@ -28,7 +28,6 @@ from sidecar.redis.embedded import EmbeddedServer
 
 CONTROL: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
-READERS: Final = "{control:notifications}:readers"
 GROUP: Final = "sidecar:control:notifications"
 CHANGES: Final = 320
 """In each of the two chapters that make them."""
@@ -260,8 +259,11 @@ class Demo:
     # --- what the chapters share -----------------------------------------------------------------
 
     def _start_worker(self) -> Child:
-        args = ("run", "--data-dir", str(self._dir), "--lease", str(LEASE_S))
-        return Child(self._dir / "worker.log", "sidecar", *args)
+        where = ("--data-dir", str(self._dir))
+        # Snapshots are nobody's: their ids are those that the producer draws.
+        ids = ("--event-id-scope", "{tenant}/*", "--event-id-scope", "evt_*")
+        lease = ("--lease", str(LEASE_S))
+        return Child(self._dir / "worker.log", "sidecar", "run", *where, *lease, *ids)
 
     def _stop_worker(self) -> int:
         return self._worker.stop()  # the one that there is by then
@@ -322,7 +324,7 @@ class Demo:
 
     def _passed(self) -> int:
         """Return the control_version up to which the fleet controller says it has applied all."""
-        found: Any = self._redis.hget(READERS, READER)
+        found: Any = self._redis.get(f"{{{NOTIFICATIONS}}}:reader:{READER}")
         return int(found.split()[0]) if found else 0
 
     def _group(self) -> dict[str, Any]:

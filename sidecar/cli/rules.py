@@ -19,6 +19,7 @@ class WorkerRules:
 
     allow_type: list[str] | None = option(None, _AS_WORKERS, "T")
     tenant_scope: list[str] | None = option(None, _AS_WORKERS, "PATTERN")
+    event_id_scope: list[str] | None = option(None, _AS_WORKERS, "PATTERN")
     max_artifact_size: int | None = option(None, _AS_WORKERS, "SIZE", unit=size_bytes)
 
     def rules(self) -> Rules:
@@ -27,4 +28,4 @@ class WorkerRules:
         limit = self.max_artifact_size
         if limit is None:
             limit = DEFAULT_MAX_ARTIFACT_BYTES
-        return Rules(known, tuple(self.tenant_scope or ()), limit)
+        return Rules(known, tuple(self.tenant_scope or ()), limit, tuple(self.event_id_scope or ()))

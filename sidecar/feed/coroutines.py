@@ -140,5 +140,7 @@ class AsyncFeed(Face[AsyncClient]):
     async def _tell(self, control_version: int) -> None:
         seconds, microseconds = await self._client.time()
         value = readers.value(control_version, seconds * 10**6 + microseconds, self._reader_ttl_s)
-        await self._client.hset(self._keys.readers, self._reader, value)
+        async with self._client.pipeline(transaction=False) as both:
+            readers.note(both, self._keys, self._reader, value)
+            await both.execute()
         self._told(control_version)

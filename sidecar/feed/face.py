@@ -13,7 +13,7 @@ from sidecar.errors import UsageError
 from sidecar.feed.reading import Batch, Reading, wanted
 from sidecar.redis.errors import NotPermitted, Refused, outage
 from sidecar.redis.keys import Keys
-from sidecar.redis.readers import DEFAULT_TTL_S
+from sidecar.redis.readers import DEFAULT_TTL_S, check
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 from sidecar.wire.urls import redact
@@ -73,6 +73,8 @@ class Face(Generic[Client]):
         `tenant` and `type`, one or several but not none, and `ref_prefix` leave out what is not of
         these. A prefix `stacks/t_1` takes that ref and all under it.
         """
+        if reader is not None:
+            check(reader, reader_ttl_s)
         self._url = redis_url
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
         self._store = versioned(store, Capability.PINNED_GET) if store else None

@@ -152,7 +152,7 @@ class LiveHistory:
         """Return those that were heard of within their time."""
         with translated(self._notify.url):
             readers = registered(self._notify.client, self._one)
-        return {one.name: one.control_version for one in readers if not one.expired}
+        return {one.name: one.control_version for one in readers.good if not one.expired}
 
     @property
     def _one(self) -> Keys:

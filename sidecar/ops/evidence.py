@@ -28,6 +28,7 @@ from sidecar.redis.errors import translated
 from sidecar.redis.forgotten import MAX_RECORDS, Part, newest_records
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import registered_workers
+from sidecar.redis.pruning import overlong_until
 from sidecar.redis.scan import origin_of, pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Event, Rejected, decode
@@ -218,9 +219,9 @@ class Evidence:
         with translated(self._notify.url):
             now_ms = server_time_us(self._notify.client) // 1000
             history: Any = self._notify.client.hget(keys.incarnations, "list")
-        return Horizon.of(
-            trimmed, now_ms, self._next.get(keys.notifications, FIRST), window_s, parse(history)
-        )  # fmt: skip
+            overlong = overlong_until(self._notify.client, keys, window_s)
+        newest = self._next.get(keys.notifications, FIRST)
+        return Horizon.of(trimmed, now_ms, newest, window_s, parse(history), overlong)
 
     def note_end(
         self, fields: Mapping[bytes, bytes], kind: str, at: str, about: About,

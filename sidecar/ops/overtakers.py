@@ -13,9 +13,8 @@ held against the event by the script that appends it, so that nothing comes in b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -23,6 +22,7 @@ import orjson
 
 from sidecar.errors import Unreachable
 from sidecar.history.archive import ArchiveHistory
+from sidecar.history.contract import Reach
 from sidecar.ops.backlog import PAGE, Backlog
 from sidecar.ops.times import streams_with_times
 from sidecar.redis.client import Client, Side
@@ -32,9 +32,10 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.publisher import remembered
 from sidecar.redis.scan import origin_of, pages, pages_back, stream_info
+from sidecar.redis.scripts import run_for_people
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import FIRST, EntryId, Origin
+from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from sidecar.wire.subject import (
     CLOCK_SLACK_MS,
     Change,
@@ -46,7 +47,7 @@ from sidecar.wire.subject import (
 
 _BLIND: Final = "this Redis user may not read it"
 _NO_ARCHIVE: Final = "no archive was found (--fleet-store names the store that has it)"
-_APPEND: Final = files("sidecar.redis").joinpath("lua", "append_again.lua").read_text()
+_NOT_ALL: Final = "the archive does not have all of them"
 
 
 _T = TypeVar("_T")
@@ -95,7 +96,7 @@ class Overtakers:
         batch: Sequence[Candidate], archive: Callable[[], ArchiveHistory | None] = lambda: None,
     ) -> None:  # fmt: skip
         """`streams` are the control streams in which an event may wait; `archive` is asked for only
-        when something was trimmed that may have overtaken one of the batch.
+        when Redis does not go back to where one of the batch began.
         """
         self._control, self._notify, self._keys = control, notify, keys
         self._streams, self._archive = streams, archive
@@ -222,9 +223,10 @@ class Overtakers:
         """Append unless something came that is to be looked at. Raises `LookAgain`."""
         tenant, stack, _ = candidate.change.subject or Subject()
         seen = self._seen.get(candidate.stream, FIRST)
-        answer: Any = client.eval(
-            _APPEND, 1, candidate.stream, seen, tenant, stack, candidate.change.artifact_ref,
-            *chain.from_iterable(fields.items()),
+        about = [seen, tenant, stack, candidate.change.artifact_ref]
+        answer: Any = run_for_people(
+            client, "append_again", [candidate.stream],
+            [*about, *chain.from_iterable(fields.items())],
         )  # fmt: skip
         state, entry_id = answer
         if state == 0:
@@ -292,26 +294,33 @@ class Overtakers:
             return gone  # people deleted some: that tells nothing of trimming
         return max(gone, (info.first_id or info.last_id.after).before)
 
+    def _before_oldest(self) -> EntryId:
+        """Return the last ID before those in Redis."""
+        info = stream_info(self._notify, self._keys.notifications)
+        return (info.first_id or info.last_id.after).before if info else LAST
+
     def _read_trimmed(self) -> None:
-        """Read from the archive what was trimmed, as far as it is there."""
+        """Read from the archive what was there before what is in Redis, as far as it has that.
+
+        Nothing need be noted as trimmed: the note goes with a stream that is deleted.
+        """
         notifications, begin, gone = self._keys.notifications, self._begin, self._trimmed_to()
-        if gone < begin or gone == FIRST:
+        end = max(gone, self._before_oldest())
+        if end < begin or end == FIRST:
             return
+        gone = gone if gone >= begin else FIRST
         try:
             archive = self._archive()
+            reach = archive.reach(notifications) if archive else None
         except Unreachable as error:
-            self._unknown.append((gone, _cannot_know(gone, str(error))))
+            self._unknown.append((end, _cannot_know(gone, str(error))))
             return
-        reach = archive.reach(notifications) if archive else None
+        self._unknown += [(last, _cannot_know(last, why)) for last, why in _not_in(reach, gone)]
         if archive is None or reach is None:
-            self._unknown.append((gone, _cannot_know(gone, _NO_ARCHIVE)))
             return
-        missing = [gap.last for gap in reach.missing(begin, gone)]
-        missing += [gone] if reach.last < gone else []
-        self._unknown += [
-            (last, _cannot_know(last, "the archive does not have all of them")) for last in missing
-        ]
-        self._look_at(archive.entries(notifications, begin, gone))
+        missing = reach.missing(begin, end)
+        self._unknown += [(gap.last, _cannot_know(gap.last, _NOT_ALL)) for gap in missing]
+        self._look_at(archive.entries(notifications, begin, end))
 
     # --- both ---------------------------------------------------------------------------------
 
@@ -352,10 +361,17 @@ def _from(change: Change) -> EntryId:
     return FIRST if change.at_ms is None else EntryId.of(max(0, change.at_ms - CLOCK_SLACK_MS))
 
 
+def _not_in(reach: Reach | None, gone: EntryId) -> Iterator[tuple[EntryId, str]]:
+    """Yield up to where what was trimmed up to `gone` came after all that is archived, and why."""
+    if gone != FIRST and (reach is None or reach.last < gone):
+        yield gone, _NOT_ALL if reach else _NO_ARCHIVE
+
+
 def _cannot_know(last: EntryId, why: str) -> str:
+    trimmed = f"up to {last.control_version} were trimmed" if last != FIRST else "may be archived"
     return (
         "nobody can tell whether something has overtaken it, or whether it is published itself:"
-        f" notifications up to {last.control_version} were trimmed, and {why}"
+        f" notifications {trimmed}, and {why}"
     )
 
 

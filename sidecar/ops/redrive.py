@@ -96,7 +96,7 @@ class Redriver:
         predictions: Predictions, *, archive: Callable[[], ArchiveHistory | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
-        """`archive` is asked for only when something was trimmed that may have overtaken one."""
+        """`archive` is asked for only when Redis does not go back to where one began."""
         self._control = control
         self._notify = notify
         self._keys = keys

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.resources import files
 from itertools import groupby, islice
 from typing import Any, Final, NamedTuple
 
@@ -25,9 +24,11 @@ from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.ops.redrive import BATCH
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
+from sidecar.redis.finished import sent_again_digest
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.scan import server_time_us
+from sidecar.redis.scripts import run_for_people
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
 from sidecar.wire.event import Event, Rejected, content_digest, decode
@@ -96,7 +97,6 @@ class Repair:
         self._letters = DeadLetters(notify.client, keys[0])
         self._source, self._fleet, self._order = source, fleet, order
         self._last: tuple[Pin, Outcome] | None = None
-        self._forget = files("sidecar.redis").joinpath("lua", "forget.lua").read_text()
 
     def of(self, culprits: Iterable[Culprit]) -> Iterator[tuple[Culprit, Outcome]]:
         """Yield each culprit with what became of it."""
@@ -167,10 +167,12 @@ class Repair:
         identity, content = identity_of(entry.fields)
         if not identity:
             return ""
+        again = sent_again_digest(identity)
         with translated(self._notify.url):
-            answer: Any = self._notify.client.eval(
-                self._forget, 2, self._one.notifications, self._one.seen(identity),
-                identity[2:], content,
+            answer: Any = run_for_people(
+                self._notify.client, "forget",
+                [self._one.notifications, self._one.seen(identity), self._one.seen(again)],
+                [identity[2:], content, again[2:]],
             )  # fmt: skip
         state, at = answer
         return str(at.decode()) if state == -1 else ""

@@ -20,7 +20,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.members import Member, damaged_workers, registered_workers
 from sidecar.redis.memory import Memory, memories
-from sidecar.redis.readers import damaged_readers
+from sidecar.redis.readers import Readers
 from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
@@ -161,13 +161,14 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
     damaged = _damaged(control, notify, keys)
     with translated(notify.url):
         streams = [ControlStatus(**read, **side) for read, side in zip(reads, sides, strict=True)]
+        readers = or_else(Readers([], []), partial(registered_readers, notify.client, keys[0]))
         return Status(
             streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0]),
-            or_else([], partial(_readers, notify.client, keys[0])),
+            _readers(notify.client, readers),
             or_else([], partial(registered_workers, notify.client, keys[0])),
             or_else(Noted(None, None, None), partial(noted, notify.client, keys[0])),
             newest_records(notify.client, keys, MAX_FORGOTTEN),
-            damaged, _memories(control, notify, keys),
+            [*damaged, *map(str, readers.bad)], _memories(control, notify, keys),
         )  # fmt: skip
 
 
@@ -271,8 +272,7 @@ def _damaged(control: Side, notify: Side, keys: list[Keys]) -> list[str]:
     with translated(notify.url):
         for each in keys:
             found += [*misplaced(client, each), *garbage(client, each)]
-        for register in (damaged_readers, damaged_workers):
-            found += or_else([], partial(register, client, one))
+        found += or_else([], partial(damaged_workers, client, one))
         found += no_room(client, one.notifications, versions=True)
         found += no_room(client, one.dead, versions=False)
     with translated(control.url):
@@ -287,9 +287,9 @@ def _dead(client: Client, keys: Keys) -> DeadStatus:
     return DeadStatus(keys.dead, len(letters), by_reason, counted)
 
 
-def _readers(client: Client, keys: Keys) -> list[ReaderStatus]:
+def _readers(client: Client, readers: Readers) -> list[ReaderStatus]:
     now_us = server_time_us(client)
     return [
         ReaderStatus(one.name, one.control_version, (now_us - one.seen_us) / 1e6, one.expired)
-        for one in registered_readers(client, keys)
+        for one in readers.good
     ]

@@ -17,8 +17,9 @@ _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _SEGMENT: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20} ([0-9a-f]{32}|-) [0-9]{1,17}")
 _COUNT: Final = re.compile(rb"-?[0-9]{1,18}")
 _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
-_MICROSECONDS: Final = re.compile(rb"[0-9]{1,17}")
+_ANCHORS: Final = re.compile(rb"%b(\n%b)*" % ((_SEGMENT.pattern,) * 2))
 _HISTORIES: Final = re.compile(rb"([0-9a-f]{1,40} [0-9]{1,20} [0-9]{1,20}\n)*")
+PRUNED: Final = re.compile(rb"([0-9]{1,17})(?: ([0-9]{1,17}))?")
 _COUNTS: Final = ("dead_in_a_row", "unclean", "alone_deaths", "yielded")
 _LOW_FIX: Final = "delete it; then destroy the group, to have read again what may be unfinished"
 _T = TypeVar("_T")
@@ -90,6 +91,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         **dict.fromkeys(keys.records, _Kind("stream", records)),
         keys.workers: _Kind("hash", "workers tell of themselves again"),
         keys.readers: _Kind("hash", "readers tell of themselves again"),
+        keys.registered: _Kind("set", "readers tell of themselves again"),
         keys.trimmed: _Kind("hash", "trimming notes it again"),
         keys.archived: _Kind("hash", archives),
         keys.segments: _Kind("hash", archives),
@@ -115,7 +117,14 @@ def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
     """
     looks: list[Callable[[], object]] = [
         partial(check, client, keys)
-        for check in (low_of, _check_strings, _check_expiry, _check_counts, _check_histories)
+        for check in (
+            low_of,
+            _check_anchors,
+            _check_strings,
+            _check_expiry,
+            _check_counts,
+            _check_histories,
+        )
     ]
     looks += [
         partial(check, client, keys, stream)
@@ -152,7 +161,7 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
 def trimmed_streams(client: Client, keys: Keys) -> set[str]:
     """Return the streams of which something was trimmed, as noted. Raises `RedisError`."""
     found: Any = client.hgetall(keys.trimmed)
-    return {stream.decode(errors="backslashreplace") for stream in found}
+    return {stream.decode(errors="backslashreplace") for stream in found if stream}
 
 
 def trimmed_id(
@@ -180,13 +189,19 @@ def _check_segment(client: Client, keys: Keys, stream: str) -> None:
     _check(keys.segments, _mark(client, keys.segments, stream), _SEGMENT, fix)
 
 
+def _check_anchors(client: Client, keys: Keys) -> None:
+    noted = _mark(client, keys.anchors, keys.control)
+    fix = f"HDEL its field {keys.control}; a worker that starts notes it again"
+    _check(keys.anchors, noted, _ANCHORS, fix)
+
+
 def _check_strings(client: Client, keys: Keys) -> None:
     owner: Any = or_else(None, partial(client.get, keys.stream))
     _check(keys.stream, owner, re.compile(re.escape(keys.notifications.encode())), "DEL it")
     token: Any = or_else(None, partial(client.get, keys.fence))
     _check(keys.fence, token, _TOKEN, "DEL it; a worker takes the stream anew")
     pruned: Any = or_else(None, partial(client.get, keys.pruned))
-    _check(keys.pruned, pruned, _MICROSECONDS, "DEL it; pruning begins anew")
+    _check(keys.pruned, pruned, PRUNED, "DEL it; pruning begins anew")
 
 
 def _check_expiry(client: Client, keys: Keys) -> None:

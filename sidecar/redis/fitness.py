@@ -2,6 +2,9 @@
 
 A server that takes over may be set up otherwise than the one before. And keys that begin with
 `{x}:` may be those of the stream `x` or of `{x}`: `{N}:stream` says whose they are.
+
+What controllers may write to is there from the first tenure on, as what it is. On Redis 6.2 the
+right to write a reader's key is one to make any key that they may read, while that is not there.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Any
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import Client, Side, check_server
-from sidecar.redis.errors import translated
+from sidecar.redis.errors import RedisError, is_full, translated
 from sidecar.redis.keys import Keys
 from sidecar.wire.urls import redact
 
@@ -36,6 +39,25 @@ class Fitness:
             with translated(self.notify.url):
                 self.notify.client.set(self.keys.stream, self.keys.notifications, nx=True)
             check_owner(self.notify.client, self.notify.url, self.keys)
+        with translated(self.notify.url):
+            _reserve(self.notify.client, self.keys)
+
+
+def _reserve(client: Client, keys: Keys) -> None:
+    """Make the keys that controllers read or add to, where they are not there. Raises `RedisError`.
+
+    An empty name keeps each: no stream and no reader has it.
+    """
+    if client.exists(keys.trimmed, keys.incarnations, keys.registered) == 3:  # noqa: PLR2004
+        return
+    with client.pipeline(transaction=False) as pipeline:
+        pipeline.hsetnx(keys.trimmed, "", "")
+        pipeline.hsetnx(keys.incarnations, "", "")
+        pipeline.sadd(keys.registered, "")
+        answers = pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, RedisError) and not is_full(answer):  # full: at the next tenure
+            raise answer
 
 
 def check_owner(client: Client, url: str, keys: Keys) -> str | None:

@@ -6,11 +6,11 @@ and `by`; the worker records there what it halts.
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
+from sidecar.redis.scripts import run_for_people
 
 FIELDS: Final = ("reason", "since", "by")
 MAX_HALT_RECORDS: Final = 10_000
@@ -55,9 +55,8 @@ def resume(client: Client, keys: Keys, *, reason: str, by: str, now: str) -> Cha
 
 
 def _run(client: Client, name: str, keys: Keys, *args: str) -> Change:
-    source = files("sidecar.redis").joinpath("lua", f"{name}.lua").read_text()
-    answer: Any = client.eval(
-        source, 2, keys.halt, keys.halts, *args, keys.control, str(MAX_HALT_RECORDS)
+    answer: Any = run_for_people(
+        client, name, [keys.halt, keys.halts], [*args, keys.control, str(MAX_HALT_RECORDS)]
     )
     changed, *texts = answer
     reason, since, who, unrecorded = (part.decode(errors="replace") for part in texts)

@@ -109,8 +109,17 @@ class Keys:
         return f"{self.prefix}:workers"
 
     @property
+    def registered(self) -> str:
+        """A set: the names of the registered readers of the notifications."""
+        return f"{self.prefix}:registered"
+
+    def reader(self, name: str) -> str:
+        """Holds how far the reader `name` is. Only it writes there."""
+        return f"{self.prefix}:reader:{name}"
+
+    @property
     def readers(self) -> str:
-        """A hash: how far each registered reader of the notifications is."""
+        """A hash: how far readers of an older release are."""
         return f"{self.prefix}:readers"
 
     @property
@@ -144,13 +153,9 @@ class Keys:
 
     @property
     def pruned(self) -> str:
-        """Holds how far the deduplication index is pruned: microseconds since the epoch."""
+        """Holds how far the deduplication index is pruned, and until when it knew for very long."""
         return f"{self.prefix}:pruned"
 
     def seen(self, digest: bytes) -> str:
-        """The shard of the deduplication index that holds `digest`."""
-        return self.shard(int.from_bytes(digest[:2]))
-
-    def shard(self, number: int) -> str:
-        """A hash: one of the `SHARDS` parts of the deduplication index."""
-        return f"{self.prefix}:seen:{number:04x}"
+        """A hash: one of the `SHARDS` parts of the deduplication index, the one of `digest`."""
+        return f"{self.prefix}:seen:{digest[:2].hex()}"

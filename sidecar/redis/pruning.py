@@ -7,19 +7,25 @@ left, and share the work.
 
 What the owner of a control stream needs to tell whether an entry is finished stays, however old it
 is (`anchors`): the index is what proves it. Shards do not expire, for they would take that along.
+While an anchor stands still, or nobody prunes, the index remembers for very long, and a duplicate
+may be absorbed long after its first. An audit has to know until when that was: it is noted beside
+how far pruning is.
 
 Like trimming it needs no fence: what is older nobody looks for, whoever prunes.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 from sidecar.redis.anchors import kept_since
 from sidecar.redis.client import Client
+from sidecar.redis.damage import PRUNED
 from sidecar.redis.keys import SHARDS, Keys
-from sidecar.redis.scan import server_time_us
+from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
+from sidecar.wire.expiring import slack_of
+from sidecar.wire.ids import HIGHEST_VERSION, LAST, EntryId
 
 TURNS_A_WINDOW: Final = 4
 """So often has each shard its turn. What is remembered stays a quarter of the window too long, at
@@ -31,6 +37,36 @@ ROUND: Final = 200
 """Shards pruned in one go: more would keep Redis from its other clients."""
 
 
+class Pruned(NamedTuple):
+    """What is noted of pruning, in microseconds since the epoch."""
+
+    until_us: int
+    """How far it is."""
+    overlong_us: int | None
+    """Up to which control_version the index may have remembered for longer than its window and a
+    round of pruning explain (`wire.expiring`); None where an older release noted nothing."""
+
+    @classmethod
+    def parse(cls, noted: bytes | None) -> Self | None:
+        """Read what is noted; None for nothing, and for garbage."""
+        words = PRUNED.fullmatch(noted or b"")
+        return cls(int(words[1]), int(words[2]) if words[2] else None) if words else None
+
+
+def overlong_until(client: Client, keys: Keys, window_s: float) -> EntryId:
+    """Return until which notification the index may have remembered for very long.
+
+    `LAST` where nobody can tell, or nobody prunes. Raises `RedisError`.
+    """
+    noted: Any = client.get(keys.pruned)
+    pruned = Pruned.parse(noted)
+    if pruned is None or pruned.overlong_us is None:
+        return LAST
+    late_us = server_time_us(client) - pruned.until_us
+    is_late = not 0 <= late_us <= slack_of(int(window_s * 1e6))
+    return LAST if is_late else EntryId.of_version(pruned.overlong_us)
+
+
 class Pruning:
     """Prunes the index of one notification stream. Methods raise `RedisError`."""
 
@@ -40,28 +76,48 @@ class Pruning:
         self._window_s = int(dedup_window_s)
         self._step_us = max(SHORTEST_US, int(dedup_window_s * 1e6) // (TURNS_A_WINDOW * SHARDS))
         """Between the turns of two shards."""
+        self._slack_us = slack_of(self._window_s * 1_000_000)
         self._prune = script_of(client, "prune")
 
     def prune(self) -> bool:
         """Prune the next shards whose turn has come; tell whether more are due at once."""
         noted: Any = self._client.get(self._keys.pruned)  # before the time, so never above it
+        pruned = Pruned.parse(noted)
         now_us = server_time_us(self._client)
         now = now_us // self._step_us
-        first = max(self._next_turn(noted, now), now - SHARDS + 1)
+        next_turn = self._next_turn(pruned, now)
+        first = max(next_turn, now - SHARDS + 1)
         turns = range(first, min(now + 1, first + ROUND))
         if not turns:
             return False
-        shards = [self._keys.shard(turn % SHARDS) for turn in turns]
+        shards = [self._keys.seen((turn % SHARDS).to_bytes(2)) for turn in turns]
         # Read before, it is no higher than now: an anchor only moves on.
         kept_us = kept_since(self._client, self._keys, now_us, self._window_s * 1_000_000)
-        args = [self._window_s, turns[-1] * self._step_us, kept_us]
-        self._prune(keys=[self._keys.pruned, *shards], args=args)
+        late_us = now_us - next_turn * self._step_us
+        held_us = now_us - kept_us - self._window_s * 1_000_000
+        overlong_us = self._overlong_us(pruned, now_us, max(late_us, held_us))
+        note = f"{turns[-1] * self._step_us} {overlong_us}"
+        self._prune(keys=[self._keys.pruned, *shards], args=[self._window_s, note, kept_us])
         return turns[-1] < now
 
-    def _next_turn(self, noted: bytes | None, now: int) -> int:
+    def _next_turn(self, pruned: Pruned | None, now: int) -> int:
         """Return the first turn that nobody had; that of all shards when it is not known.
 
         Nor is it where it lies ahead: the clock was set back since, or a failover has another one.
         """
-        turn = int(noted) // self._step_us if noted and noted.isdigit() else now + 1
+        turn = pruned.until_us // self._step_us if pruned else now + 1
         return turn + 1 if turn <= now else 0
+
+    def _overlong_us(self, pruned: Pruned | None, now_us: int, beyond_us: int) -> int:
+        """Return until when the index may remember for very long, given how much longer it does.
+
+        A shard that is pruned too little, or was too late, has its next turn in a round.
+        """
+        noted_us = pruned.overlong_us if pruned else None
+        if noted_us is not None and beyond_us <= self._slack_us:
+            return noted_us
+        info = stream_info(self._client, self._keys.notifications)
+        newest_us = info.last_id.control_version if info else 0  # maybe ahead of the clock
+        begin_us = max(now_us, min(newest_us, HIGHEST_VERSION))
+        round_us = SHARDS * self._step_us + self._slack_us
+        return max(noted_us or 0, begin_us + round_us)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
+
+import orjson
 
 from sidecar.redis.client import TIMEOUT_S, Client
 from sidecar.redis.damage import Damaged
@@ -86,6 +89,8 @@ class Letter:
     fields: Mapping[str, str | bytes | int]
     begins_row: bool = False
     """Something was published between it and the letter before."""
+    counts: bool = True
+    """It is one more in a row of dead letters."""
 
 
 BURIED: Final = b"-" * 16
@@ -152,6 +157,17 @@ class Publisher(Lease):
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
         """Look event_ids up in the deduplication index. Raises `Damaged`."""
         return remembered(self._client, self._keys, event_digests)
+
+    def tenants_of(self, event_digests: Sequence[bytes]) -> list[str | None]:
+        """Return whose the published events of these event_ids are; None where none is found.
+
+        Raises `Damaged`.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        for seen in self.seen(event_digests):
+            at = EntryId.of_version(seen.control_version) if seen else FIRST
+            pipeline.xrange(self._keys.notifications, at, at)
+        return [_tenant_in(found) for found in pipeline.execute()]
 
     def publish(
         self, events: Sequence[Outbound], low: EntryId, *, row_ends_from: int = 1
@@ -266,7 +282,7 @@ class Publisher(Lease):
                 self._keys.seen(event), self._keys.seen(origin), self._keys.halts,
             ]  # fmt: skip
             args = [
-                self._token, low_then, max_in_a_row,
+                self._token, low_then, max_in_a_row if letter.counts else 0,
                 letter.identity[2:], origin[2:],
                 f"{max_in_a_row} dead letters in a row, the last for {letter.fields['reason']!s}",
                 now, low_before, int(letter.begins_row), self._keys.control, MAX_HALT_RECORDS,
@@ -303,6 +319,13 @@ class Publisher(Lease):
 
 
 _SCRIPTS: Final = ("publish", "bury")
+
+
+def _tenant_in(found: list[tuple[bytes, dict[bytes, bytes]]]) -> str | None:
+    for _, fields in found:
+        with suppress(ValueError, AttributeError):
+            return str(orjson.loads(fields.get(b"event", b"")).get("tenant_id") or "")
+    return None
 
 
 def _verdict(result: int) -> Verdict:

@@ -24,7 +24,7 @@ from sidecar.redis.damage import check_archived, low_of
 from sidecar.redis.ends import look
 from sidecar.redis.groups import position_of
 from sidecar.redis.keys import Keys
-from sidecar.redis.readers import Reader, damaged_readers, registered
+from sidecar.redis.readers import Readers, swept
 from sidecar.redis.room import check_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
@@ -94,7 +94,6 @@ class Retention:
         self._policies = policies
         self._dedup_window_s = dedup_window_s
         self._archived_first = archived_first
-        self._note = script_of(notify, "note_trimmed")
 
     @property
     def streams(self) -> dict[str, str]:
@@ -115,9 +114,9 @@ class Retention:
             floor = self._reader_floor()
         return self._trim(self._client_of(kind), self.streams[kind], kind, floor)
 
-    def readers(self) -> list[Reader]:
+    def readers(self) -> Readers:
         """Return the registered readers of the notifications."""
-        return registered(self._notify, self._keys)
+        return swept(self._notify, self._keys)
 
     def _client_of(self, kind: str) -> Client:
         return self._control if kind == "control" else self._notify
@@ -149,11 +148,9 @@ class Retention:
 
     def _reader_floor(self) -> EntryId:
         """Return the lowest notification that a reader needs, or deduplication."""
-        for damaged in damaged_readers(self._notify, self._keys):
-            raise damaged  # it may need everything
         now_us = server_time_us(self._notify)
         remembered = max(0, now_us - int(self._dedup_window_s * 1e6))
-        passed = [r.control_version + 1 for r in self.readers() if not r.expired]
+        passed = [r.control_version + 1 for r in self.readers().good if not r.expired]
         return EntryId.of_version(min([remembered, *passed]))
 
     def _trim(self, client: Client, stream: str, policy: str, floor: EntryId | None) -> Trimmed:
@@ -162,7 +159,7 @@ class Retention:
         below = _below(client, stream, kept, trim=False) if kept else None
         if below is None or below.last is None:
             return Trimmed(stream, 0, more=False)
-        self._note(keys=[self._keys.trimmed], args=[stream, *below.last.pair])
+        note_trimmed(self._notify, self._keys, stream, below.last)
         removed = _below(client, stream, below.last.after, trim=True).removed
         return Trimmed(stream, removed, more=removed > 0 and below.more)
 
@@ -186,6 +183,11 @@ class Retention:
             archived = archived_to(client, self._notify, self._keys, stream)
             floors.append(archived.after if archived else FIRST)
         return min([max(wanted), *floors])
+
+
+def note_trimmed(notify: Client, keys: Keys, stream: str, last: EntryId) -> None:
+    """Note that the entries up to `last` go. Raises `RedisError`."""
+    script_of(notify, "note_trimmed")(keys=[keys.trimmed], args=[stream, *last.pair])
 
 
 class _Below(NamedTuple):

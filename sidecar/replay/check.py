@@ -42,7 +42,8 @@ MAX_UNJUDGED_TOLD: Final = 20
 LEASE_S: Final = 60.0
 _OUTSIDE: Final = frozenset({
     Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH, Reason.POISON, Reason.ENTRY_LOST,
-    Reason.ARTIFACT_TOO_LARGE, Reason.FORBIDDEN_REF, Reason.UNKNOWN_TYPE,
+    Reason.ARTIFACT_TOO_LARGE, Reason.FORBIDDEN_ID, Reason.FORBIDDEN_REF,
+    Reason.UNKNOWN_TYPE,
 })  # fmt: skip
 """Reasons that lie in what was around, or in what the operator said, and not in the entry."""
 _GONE: Final = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)

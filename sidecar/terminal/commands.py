@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -11,13 +12,12 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sidecar.terminal.groups import flattened
-from sidecar.wire.urls import without_urls
 
 
 def lazy(package: str, places: Mapping[str, str]) -> type[TyperGroup]:
@@ -49,6 +49,9 @@ class Place:
         return (ast.get_docstring(next(named)) or "").partition("\n\n")[0]
 
 
+_MAY_BE_A_URL: Final = re.compile(r"\S*(:\S|[@%#=]|\?\S).*", re.DOTALL)
+
+
 @contextmanager
 def _without_urls() -> Iterator[None]:
     """Let no message repeat a URL that was typed where none belongs: it may have a password."""
@@ -56,7 +59,7 @@ def _without_urls() -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(said := getattr(error, "message", None), str):
-            error.message = without_urls(said)  # type: ignore[attr-defined] # click's, or typer's
+            error.message = _MAY_BE_A_URL.sub("…", said)  # type: ignore[attr-defined] # click's, or typer's
         raise
 
 

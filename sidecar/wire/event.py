@@ -55,6 +55,7 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     INVALID_EVENT = "invalid_event"
     UNKNOWN_TYPE = "unknown_type"
+    FORBIDDEN_ID = "forbidden_id"
     BAD_REF = "bad_ref"
     FORBIDDEN_REF = "forbidden_ref"
     ID_CONFLICT = "id_conflict"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sidecar.wire.ids import FIRST, EntryId
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.incarnations import FULL, Incarnation
 
 LONGEST_ROUND_MS: Final = 66_000
@@ -50,11 +50,12 @@ class Horizon:
     @classmethod
     def of(
         cls, trimmed: Trimmed, now_ms: int, newest: EntryId, window_s: float,
-        history: Sequence[Incarnation],
+        history: Sequence[Incarnation], overlong: EntryId = LAST,
     ) -> Horizon:  # fmt: skip
         """Judge by how far was trimmed; the index knows all that ended within its window.
 
         `newest` is the newest notification: versions continue from there if the clock is set back.
+        Until `overlong` the index may have remembered whatever there was.
         """
         window_ms = int(window_s * 1000)
         ahead_ms = max(now_ms, newest.ms)
@@ -67,7 +68,7 @@ class Horizon:
         absorbed_ms = notifications.ms + longest_remembered_ms(window_ms)
         return cls(
             notifications, EntryId.of(now_ms), letters,
-            FIRST if notifications == FIRST else EntryId.of(absorbed_ms),
+            FIRST if notifications == FIRST else max(EntryId.of(absorbed_ms), overlong),
         )  # fmt: skip
 
     def may_hide(self, entry_id: EntryId, before: Before) -> bool:
@@ -93,10 +94,15 @@ class Horizon:
 
 
 def longest_remembered_ms(window_ms: int) -> int:
-    """Return how long the index may remember: a round of pruning longer than its window, and a
-    whole window more where no worker ran meanwhile.
+    """Return how long the index remembers at the most, where no `overlong` is noted: its window, a
+    round of pruning, and the slack that an anchor and pruning have each.
     """
-    return 2 * window_ms + max(window_ms // 4, LONGEST_ROUND_MS)
+    return window_ms + max(window_ms // 4, LONGEST_ROUND_MS) + 2 * slack_of(window_ms)
+
+
+def slack_of(window: int) -> int:
+    """Return for how long an anchor may hold, and pruning be late, before that is noted."""
+    return window // 2
 
 
 def _began(history: Sequence[Incarnation]) -> EntryId:

@@ -43,6 +43,12 @@ EXPLANATIONS: Final[dict[Reason, Explanation]] = {
         "If the type is right, start the workers with --allow-type TYPE and redrive; else fix"
         " the producer.",
     ),
+    Reason.FORBIDDEN_ID: Explanation(
+        "The worker's --event-id-scope does not let this tenant use this event_id.",
+        "If the tenant may, add an --event-id-scope pattern to the workers and redrive; if not,"
+        " find out why the producer claims another's event_id. A producer of this tenant sends the"
+        " event again under an event_id of the pattern's form.",
+    ),
     Reason.BAD_REF: Explanation(
         "artifact_ref is no legal ref, or one that the store's backend cannot hold.",
         "Fix the producer: segments joined by single '/', no '.' or '..', no control"

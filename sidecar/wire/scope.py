@@ -12,11 +12,38 @@ from typing import Final
 TENANT: Final = "{tenant}"
 
 
+def check_id_pattern(pattern: str) -> str:
+    """Return the pattern of event_ids. Raises `ValueError` where it cannot keep tenants apart."""
+    before, named, after = pattern.partition(TENANT)
+    if not named:
+        return pattern
+    if TENANT in after or ("*" in before and "*" in after):
+        raise ValueError(f"{pattern!r}: write {TENANT} once, with a '*' on one side of it only")
+    if before.endswith("*") or after.startswith("*"):
+        raise ValueError(
+            f"{pattern!r}: put a character that no tenant has in its name between {TENANT} and '*':"
+            " '{tenant}/*'"
+        )
+    return pattern
+
+
+def _neighbours(pattern: str) -> str:
+    """Return the characters beside the tenant's name: they say where it begins and ends."""
+    before, named, after = pattern.partition(TENANT)
+    return (before[-1:] + after[:1]).replace("*", "") if named else ""
+
+
 class Scope:
     """Patterns such as `stacks/{tenant}/*`: `{tenant}` is the tenant, `*` any text."""
 
-    def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = tuple(pattern.split("*") for pattern in patterns)
+    def __init__(self, patterns: Iterable[str], *, neighbours_part: bool = False) -> None:
+        """With `neighbours_part`, no character beside `{tenant}` may be in the tenant's name, as no
+        slash may: else `{tenant}-*` would give `a` what is `a-b`'s.
+        """
+        self._patterns = tuple(
+            (pattern.split("*"), "/" + (_neighbours(pattern) if neighbours_part else ""))
+            for pattern in patterns
+        )
 
     def __bool__(self) -> bool:
         """Tell whether there is any pattern: without one, every name is allowed."""
@@ -28,11 +55,11 @@ class Scope:
         A tenant without a name, or with a slash in it, fits no `{tenant}`: it could stand for
         another tenant's corner.
         """
-        is_plain = bool(tenant) and "/" not in tenant
         return any(
             _matches([part.replace(TENANT, tenant) for part in parts], name)
-            for parts in self._patterns
-            if is_plain or not any(TENANT in part for part in parts)
+            for parts, parting in self._patterns
+            if not any(TENANT in part for part in parts)
+            or (tenant and not any(one in tenant for one in parting))
         )
 
 

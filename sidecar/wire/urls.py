@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from store.urls import HIDDEN, are_hosts, parts_of, shown
+from store.urls import are_hosts, parts_of, shown
 
 _PATHS: Final = {
     "redis": re.compile("(/[0-9]{0,5})?"),
     "sentinel": re.compile(r"(/[A-Za-z0-9_.-]+(/[0-9]{1,5})?)?"),
 }
 _QUERY: Final = re.compile(r"\?[A-Za-z_]+=[^&#]*(&[A-Za-z_]+=[^&#]*)*|")
-_URL_IN_TEXT: Final = re.compile(r"\S*(:\S|[@%?#=]).*", re.DOTALL)
 
 
 class Unclear(ValueError):
@@ -37,7 +36,7 @@ def check_form(url: str) -> None:
     path, question, query = after.partition("?")
     if scheme == "unix":
         hosts = "" if authority.endswith("@") else hosts
-        fits = not hosts
+        fits = not hosts and not re.search("[@&=]", path)
     else:
         fits = are_hosts(hosts) and "@" not in path
     if not fits or "#" in after or not _QUERY.fullmatch(question + query):
@@ -45,8 +44,3 @@ def check_form(url: str) -> None:
             "in a user name or a password, write %40 for '@', %3A for ':', %2F for '/', %3F for"
             " '?', %23 for '#' and %25 for '%', and put '@' between it and the host"
         )
-
-
-def without_urls(text: str) -> str:
-    """Return a message that may repeat what a person typed, up to where a URL may begin."""
-    return _URL_IN_TEXT.sub(HIDDEN, text)

@@ -12,6 +12,7 @@ from sidecar.redis.publisher import Buried, Publisher
 from sidecar.wire.ids import EntryId
 from sidecar.wire.moments import rfc3339
 from sidecar.worker import outcomes
+from sidecar.worker.conflicts import Conflicts
 from sidecar.worker.forgetting import Watch
 from sidecar.worker.letter import letter
 from sidecar.worker.outcomes import Finished
@@ -43,18 +44,21 @@ class Committing:
     """Writes dead letters and notifications of one relay. Methods raise what `Publisher` does."""
 
     def __init__(
-        self, publisher: Publisher, watch: Watch, wall_clock: Callable[[], float], *,
+        self, publisher: Publisher, watch: Watch, conflicts: Conflicts,
+        wall_clock: Callable[[], float], *,
         max_in_a_row: int,
     ) -> None:  # fmt: skip
         """`max_in_a_row` dead letters halt the stream."""
         self._publisher = publisher
         self._watch = watch
+        self._conflicts = conflicts
         self._wall_clock = wall_clock
         self._max_in_a_row = max_in_a_row
         self._run: _Run | None = None
 
     def bury(self, items: Sequence[Item], low: EntryId) -> tuple[list[Finished], bool]:
         """Write dead letters; return what is finished, and whether the stream is halted now."""
+        self._conflicts.mark(items)
         now = rfc3339(self._wall_clock() * 1e6)
         answers = self._publisher.bury(
             [letter(item, now) for item in items], low, max_in_a_row=self._max_in_a_row, now=now

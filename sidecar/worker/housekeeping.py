@@ -1,9 +1,9 @@
-"""What a worker does beside relaying: it tells the other workers of itself, trims, and prunes."""
+"""What a worker does beside relaying: it tells others of itself, trims, prunes, loads scripts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from sidecar.redis.members import Members
 from sidecar.redis.pruning import Pruning
 from sidecar.redis.retention import KINDS, Retention
+from sidecar.redis.scripts import Shelf
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
 
@@ -26,25 +27,30 @@ class Housekeeper:
 
     def __init__(
         self, members: Members, share: Share, retentions: Mapping[str, Retention], pruning: Pruning,
-        beat_s: float, supervisor: Supervisor, log: FilteringBoundLogger, *,
-        clock: Callable[[], float] = time.monotonic,
+        shelves: Sequence[Shelf], beat_s: float, supervisor: Supervisor, log: FilteringBoundLogger,
+        *, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`retentions` by control stream; one is used while this worker owns its stream."""
+        """`retentions` by control stream; one is used while this worker owns its stream. A
+        shelf for each server, also of a worker that owns nothing.
+        """
         self._members = members
         self._share = share
         self._retentions = retentions
         self._pruning = pruning
+        self._shelves = shelves
         self._beat_s = beat_s
         self._supervisor = supervisor
         self._log = log
         self._clock = clock
         self._trim_at = clock()
         self._expired: set[str] = set()
+        self._bad_readers: set[str] = set()
 
     def work(self) -> None:
         """Do what is due. Call it every `beat_s` seconds, about."""
         # The others take it for gone if it is silent: so this is tried each time.
         self._supervisor.attempt("membership", "", self._beat, longest_pause_s=0)
+        self._supervisor.attempt("scripts", "", self._load)
         if self._clock() >= self._trim_at:
             self._supervisor.attempt(TRIMMING, "", self._trim)
             self._trim_at = self._clock() + TRIM_EVERY_S
@@ -57,6 +63,10 @@ class Housekeeper:
     def _beat(self) -> None:
         self._share.see(self._members.beat(self._share.owned, self._share.unable))
 
+    def _load(self) -> None:
+        for shelf in self._shelves:
+            shelf.fill()
+
     def _trim(self) -> None:
         """Trim all streams, a round after the other, but not for longer than a beat."""
         owned = [self._retentions[stream] for stream in sorted(self._share.owned)]
@@ -64,7 +74,7 @@ class Housekeeper:
         self._supervisor.only(TRIMMING, {"", *streams})
         self._supervisor.only(ROOM, streams)
         if owned:
-            self._supervisor.attempt("readers", "", partial(self._warn_of_expired, owned[0]))
+            self._supervisor.attempt("readers", "", partial(self._warn_of_readers, owned[0]))
         steps = [(retention, kind) for retention in owned for kind in KINDS]
         for one, kind in steps:
             self._supervisor.attempt(ROOM, one.streams[kind], partial(one.check_room, kind))
@@ -89,11 +99,16 @@ class Housekeeper:
         while self._pruning.prune() and self._clock() < ends_at:
             pass
 
-    def _warn_of_expired(self, retention: Retention) -> None:
-        expired = {reader.name for reader in retention.readers() if reader.expired}
+    def _warn_of_readers(self, retention: Retention) -> None:
+        readers = retention.readers()
+        expired = {reader.name for reader in readers.good if reader.expired}
         for name in sorted(expired - self._expired):
             self._log.warning(
                 "reader expired", reader=name,
                 detail="silent for longer than its time: what it has not read may be trimmed",
             )  # fmt: skip
         self._expired = expired
+        bad = set(map(str, readers.bad))
+        for said in sorted(bad - self._bad_readers):
+            self._log.warning("reader not believed", detail=said)
+        self._bad_readers = bad

@@ -35,7 +35,7 @@ def letter(item: Item, now: str) -> Letter:
         "dead_at": now,
     }
     identity = b"" if item.bury.reason is Reason.ID_CONFLICT else item.identity
-    return Letter(item.origin, identity, fields, item.begins_row)
+    return Letter(item.origin, identity, fields, item.begins_row, item.counts)
 
 
 def cut(entry: Entry) -> Entry:

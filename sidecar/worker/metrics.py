@@ -53,6 +53,11 @@ class Metrics:
             "stream", "outcome",
         )  # fmt: skip
         self.dead = counter("sidecar_dead_letters", "Dead letters, by reason", "stream", "reason")
+        self.conflicts = counter(
+            "sidecar_conflicts_between_tenants",
+            "Events whose event_id another tenant's event has",
+            "stream",
+        )
         self.retries = counter("sidecar_retries", "Failed attempts, by error", "stream", "error")
         self.stored = Histogram(
             "sidecar_store_seconds",
@@ -134,6 +139,7 @@ class StreamMetrics:
         for outcome in ("published", "duplicate", "dead"):
             metrics.finished.labels(stream, outcome)
         metrics.given_back.labels(stream)
+        metrics.conflicts.labels(stream)
         for part in Part:
             metrics.forgot.labels(stream, part)
         self.state("standby", "starting")
@@ -150,6 +156,10 @@ class StreamMetrics:
             outcome = "dead"
         self._metrics.finished.labels(self.stream, outcome).inc(count)
         self._count(outcome, count)
+
+    def conflict_of_tenants(self, count: int) -> None:
+        """Count events whose event_id another tenant's event has."""
+        self._metrics.conflicts.labels(self.stream).inc(count)
 
     def retried(self, error: BaseException) -> None:
         """Count a failed attempt."""

@@ -58,6 +58,8 @@ class Rules:
     tenant_scope: tuple[str, ...] = ()
     """Patterns such as `stacks/{tenant}/*`; when there are any, a ref must match one."""
     max_artifact_bytes: int = DEFAULT_MAX_ARTIFACT_BYTES
+    event_id_scope: tuple[str, ...] = ()
+    """Patterns such as `{tenant}/*`; when there are any, an event_id must match one."""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class Pipeline:
         self._rules = rules
         self._scope = Scope(rules.tenant_scope)
         self._spelled: Callable[[str], str] = getattr(source, "spelled", str)
+        self._ids = Scope(rules.event_id_scope, neighbours_part=True)
 
     def admit(
         self, fields: Mapping[bytes, bytes], origin: str, size_bytes: int | None = None
@@ -106,6 +109,12 @@ class Pipeline:
             raise Rejected(
                 Reason.UNKNOWN_TYPE,
                 f"type: {event.type!r} is not known; --allow-type adds one",
+            )
+        if self._ids and not self._ids.allows(event.tenant_id, event.event_id):
+            raise Rejected(
+                Reason.FORBIDDEN_ID,
+                f"event_id: --event-id-scope does not let tenant {event.tenant_id!r} use"
+                f" {event.event_id!r}",
             )
         if event.artifact_ref:
             self._check_ref(event)

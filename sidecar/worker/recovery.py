@@ -9,17 +9,17 @@ nothing above that is neither pending nor finished; where it has, it delivers ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.redis.anchors import Anchor, has, heeded_since
 from sidecar.redis.ends import Ends
+from sidecar.redis.finished import unfinished
 from sidecar.redis.forgotten import Part
-from sidecar.redis.publisher import BURIED, Seen, origin_digest
+from sidecar.redis.publisher import Seen
 from sidecar.redis.source import Entry, Pending
-from sidecar.wire.identity import identity_of
 from sidecar.wire.ids import FIRST, LAST, EntryId
 
 PAGE: Final = 200
@@ -140,13 +140,6 @@ class Ground(NamedTuple):
 def is_beyond(position: EntryId, generated: EntryId) -> bool:
     """Tell whether the group's position lies beyond every ID that the stream ever gave."""
     return position > generated
-
-
-def is_finished(content: bytes, event: Seen | None, origin: Seen | None) -> bool:
-    """Tell by what the index knows whether an entry with this content has its end."""
-    if origin is not None and origin.content_digest == BURIED:
-        return True
-    return event is not None and event.content_digest == content
 
 
 # --- what is done ------------------------------------------------------------------------------
@@ -352,22 +345,8 @@ class Recovery:
     def _lost(self, entries: Sequence[Entry]) -> EntryId | None:
         pending = self._control.pending_between(entries[0].id, entries[-1].id)
         rest = [entry for entry in entries if entry.id not in pending]
-        return next(self._unfinished(rest), None) if rest else None
-
-    def _unfinished(self, entries: Sequence[Entry]) -> Iterator[EntryId]:
-        digests: list[bytes] = []
-        contents = []
-        for entry in entries:
-            origin = origin_digest(f"{self._stream}/{entry.id}")
-            identity, content = identity_of(entry.fields)
-            digests += (origin, identity or origin)
-            contents.append(content)
-        seen = self._memory.seen(digests)
-        for entry, content, origin_seen, event_seen in zip(
-            entries, contents, seen[::2], seen[1::2], strict=True
-        ):
-            if not is_finished(content, event_seen, origin_seen):
-                yield entry.id
+        lost = unfinished(self._stream, rest, self._memory.seen) if rest else iter(())
+        return next((entry.id for entry in lost), None)
 
     # --- notes ---------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from sidecar.worker.anchoring import Anchoring
 from sidecar.worker.carrying import Carrying, carry
 from sidecar.worker.caution import DEATHS_ALONE, Caution
 from sidecar.worker.committing import Committing
+from sidecar.worker.conflicts import Conflicts
 from sidecar.worker.forgetting import Watch
 from sidecar.worker.holds import Holds
 from sidecar.worker.outcomes import Finished
@@ -65,6 +66,9 @@ class Observer(States, Protocol):
     def committed(self, outcome: str, count: int) -> None:
         """`count` entries are finished and acknowledged, as `outcome`."""
 
+    def conflict_of_tenants(self, count: int) -> None:
+        """So many events have the event_id of another tenant's."""
+
     def retried(self, error: BaseException) -> None:
         """A store failed in a way that is tried again."""
 
@@ -95,8 +99,7 @@ class Relay:
         `SidecarError` for what keeps every tenure from beginning.
         """
         self.stream = stream
-        self._control = control
-        self._publisher = publisher
+        self._control, self._publisher = control, publisher
         self._options, self._observer = options, observer
         self._log = log
         self._debug = log.is_enabled_for(10)
@@ -119,8 +122,9 @@ class Relay:
             pool, partial(carry, pipeline, clock), options.store_threads, finished
         )
         self._committing = Committing(
-            publisher, self._watch, wall_clock, max_in_a_row=options.max_consecutive_dead
-        )
+            publisher, self._watch, Conflicts(publisher, observer.conflict_of_tenants, log),
+            wall_clock, max_in_a_row=options.max_consecutive_dead,
+        )  # fmt: skip
         self._window, self._holds = Window(), Holds()
         self._reading: Reading
         self._anchoring: Anchoring

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sidecar.errors import UsageError
 from sidecar.redis.keys import Keys
 from sidecar.redis.retention import Policy, parse_policy
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
+from sidecar.wire.scope import check_id_pattern
 from sidecar.wire.units import seconds, size_bytes
 from sidecar.worker.logs import LEVELS
 
@@ -19,6 +20,7 @@ _METAVAR: Final = "metavar"
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
 Trimming = Annotated[Policy, BeforeValidator(parse_policy)]
+IdPattern = Annotated[str, AfterValidator(check_id_pattern)]
 StreamName = Annotated[str, Field(min_length=1, max_length=512)]
 
 
@@ -87,6 +89,11 @@ class Settings(Options):
     tenant_scope: tuple[str, ...] = _option(
         (),
         "Which refs a tenant may name: 'stacks/{tenant}/*'. Repeatable. Default: any.",
+        metavar="PATTERN",
+    )
+    event_id_scope: tuple[IdPattern, ...] = _option(
+        (),
+        "Which event_ids a tenant may use: '{tenant}/*'. Repeatable. Default: any.",
         metavar="PATTERN",
     )
     max_artifact_bytes: Size = _option(

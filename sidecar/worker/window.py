@@ -65,6 +65,8 @@ class Item:
     bury: Bury | None = None
     begins_row: bool = False
     """Of a dead letter: something was published between it and the one before."""
+    counts: bool = True
+    """Of a dead letter: it is one more in a row."""
     error: BaseException | None = None
     began: float = 0.0
     claiming: bool = False
@@ -90,6 +92,12 @@ class Item:
         if control_version:
             detail += f", as control_version {control_version}"
         self.end(Reason.ID_CONFLICT, detail)
+
+    def conflicts_with(self, tenant: str) -> None:
+        """Let the conflict be one with another tenant's event: no sign of what is sent here."""
+        assert self.bury  # noqa: S101 -- it conflicts
+        self.end(self.bury.reason, f"{self.bury.detail}, by tenant {tenant!r}")
+        self.counts = False
 
     def described(self) -> dict[str, Any]:
         """Return what the log says of it."""

@@ -20,6 +20,7 @@ from sidecar.redis.members import Members
 from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import Retention
+from sidecar.redis.scripts import Shelf
 from sidecar.redis.source import ControlStream
 from sidecar.wire.event import KNOWN_TYPES
 from sidecar.wire.urls import redact
@@ -104,6 +105,7 @@ class Wiring:
             types=KNOWN_TYPES | set(self.settings.allow_type),
             tenant_scope=self.settings.tenant_scope,
             max_artifact_bytes=self.settings.max_artifact_bytes,
+            event_id_scope=self.settings.event_id_scope,
         )
         return Pipeline(source, fleet, rules)
 
@@ -160,16 +162,18 @@ class Wiring:
             "notifications": one.trim_notifications,
             "dead": one.trim_dead,
         }
+        controls = {stream: self._connect(self.redis_url, stream) for stream in self.keys}
         retentions = {
             stream: Retention(
-                self._connect(self.redis_url, stream), notify, keys, policies,
+                controls[stream], notify, keys, policies,
                 dedup_window_s=one.dedup_window_s, archived_first=one.archive,
             )
             for stream, keys in self.keys.items()
         }  # fmt: skip
+        shelves = [Shelf(client) for client in (notify, *controls.values())]
         pruning = Pruning(notify, first, dedup_window_s=one.dedup_window_s)
         return Housekeeper(
-            members, self.share, retentions, pruning, beat_s, self.supervisor, self.log
+            members, self.share, retentions, pruning, shelves, beat_s, self.supervisor, self.log
         )
 
     def archiving(self, fleet: Store) -> Archiving:

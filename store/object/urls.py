@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from store.errors import ConfigError
 from store.object.layout import PREFIX_MAX_BYTES
+from store.urls import shown
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _NAME = r"[A-Za-z0-9._-]*[A-Za-z0-9_-]"
@@ -72,7 +73,7 @@ def location_of(url: str) -> Location:
         )
     prefix = parts.path.strip("/")
     if not _BUCKET.fullmatch(parts.netloc):
-        raise ConfigError(f"{parts.netloc!r} is no bucket: write {parts.scheme}://bucket/prefix")
+        raise ConfigError(f"{shown(url)} names no bucket: write {parts.scheme}://bucket/prefix")
     if parts.query or parts.fragment or not _PREFIX.fullmatch(prefix):
         raise ConfigError(
             f"the prefix of {parts.scheme}://{parts.netloc} is not plain: names of letters,"

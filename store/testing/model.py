@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from store import NotFound, Pin, Position, Retention, VersionedStore, checksum_of
+from store.contract import rank
 from store.testing.samples import wait_out
 
 _REFS = st.sampled_from(["a", "A", "a/b", "a/b/c", "%41", "é", "e\u0301", "a@", "S" * 255])
@@ -73,7 +74,7 @@ class StoreModel(RuleBasedStateMachine):
             if self.current.get(ref) != pair:
                 self.positions[ref] = None
             self.current[ref] = pair
-        elif here is None or position >= here:
+        elif here is None or rank(position) >= rank(here):
             self.current[ref], self.positions[ref] = pair, position
 
     def _remember(self, ref: str, pair: _Pair) -> None:

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
 
-from store import Capability, InvalidRef, NotFound, VersionedStore, checksum_of
+from store import Capability, InvalidRef, NotFound, Position, VersionedStore, checksum_of
 from store.testing.conformance import RefusingConformance
 from store.testing.samples import ABSENT, LONG, NEIGHBOURS, REF
 
@@ -114,10 +115,37 @@ class PositionConformance:
 
     def test_moves_forward(self, store: VersionedStore) -> None:
         """A later position moves the ref; positions compare as pairs of integers."""
-        for position in ((9, 9), (10, 0), (10, 10), (1 << 53, 0), ((1 << 64) - 1, (1 << 64) - 1)):
+        for position in ((9, 9), (10, 0), (10, 10), (int(time.time() * 1000), (1 << 64) - 1)):
             data = repr(position).encode()
             store.put(REF, data, b"m", position=position)
             assert store.get(REF).data == data
+
+    def test_a_position_ahead_of_time_moves_a_ref_that_has_none(
+        self, store: VersionedStore
+    ) -> None:
+        """Positions that are no times compare with each other as any do."""
+        for position in ((1 << 53, 0), (1 << 53, 1), ((1 << 64) - 1, (1 << 64) - 1)):
+            data = repr(position).encode()
+            store.put(REF, data, b"m", position=position)
+            assert store.get(REF).data == data
+        last = store.get(REF)
+        store.put(REF, b"old", b"m", position=(1 << 54, 0))
+        assert store.get(REF) == last
+
+    @pytest.mark.parametrize("ahead", [(1 << 53, 0), ((1 << 64) - 1, (1 << 64) - 1)])
+    def test_a_position_ahead_of_time_holds_no_ref(
+        self, store: VersionedStore, ahead: Position
+    ) -> None:
+        """It moves no ref that has a position of this time, and one that it has it loses."""
+        store.put(REF, b"pinned", b"m", position=ahead)
+        store.put(REF, b"sane", b"m", position=(5, 0))
+        assert store.get(REF).data == b"sane"
+        store.put(REF, b"again", b"m", position=ahead)
+        assert store.get(REF).data == b"sane"
+        assert store.get(REF, checksum=checksum_of(b"again")).data == b"again"
+        store.put(REF, b"sane", b"m", position=ahead)  # the same content keeps its own position
+        store.put(REF, b"newer", b"m", position=(6, 0))
+        assert store.get(REF).data == b"newer"
 
     def test_same_position_again(self, store: VersionedStore) -> None:
         """The same Put delivered twice changes nothing; the ref stays there."""

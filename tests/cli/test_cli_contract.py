@@ -36,6 +36,7 @@ def _named(key: str) -> str:
     """Return a key as the page writes it."""
     generic = key.replace(NOTIFICATIONS, "N").replace(STREAM, "S")
     generic = re.sub(r":seen:[0-9a-f]{4}$", ":seen:XXXX", generic)
+    generic = re.sub(r":reader:.*", ":reader:NAME", generic)
     return re.sub(r":archiving:.*", ":archiving:STREAM", generic)
 
 
@@ -75,5 +76,5 @@ def _fields(sidecar: Cli, key: str) -> set[str]:
     name += f":{STREAM}" if key.endswith(":S") else ""
     if sidecar.client.type(name) == b"hash":
         found: Any = sidecar.client.hkeys(name)
-        return {field.decode() for field in found}
+        return {field.decode() for field in found if field}
     return {field for entry in sidecar.entries(name) for field in entry}

@@ -32,6 +32,7 @@ def _table() -> dict[str, str]:
 
 
 TABLE: Final = _table()
+READER: Final = KEYS.reader("NAME")
 INDEX: Final = f"{KEYS.prefix}:seen:XXXX"
 STREAMS: Final = {KEYS.dead}
 """Of these a command says that they are no stream, before it reads anything."""
@@ -42,12 +43,14 @@ GARBAGE: Final[list[tuple[str, str, bytes]]] = [
     (KEYS.lease, "", b"by hand"),
     (KEYS.lease, "", b"0" * 32),
     (KEYS.low, "", b"x"),
+    (KEYS.anchors, STREAM, b"x"),
     (KEYS.halt, "dead_in_a_row", b"many"),
     (KEYS.halt, "unclean", b"x"),
     (KEYS.halt, "alone_deaths", b"1.5"),
     (KEYS.halt, "yielded", b"yes"),
     (KEYS.workers, "id", b"x"),
     (KEYS.readers, "r", b"x"),
+    (READER, "", b"x"),
     *((KEYS.trimmed, stream, b"x") for stream in KEYS.streams),
     (KEYS.trimmed, NOTIFICATIONS, b"9999999999999-0"),
     *((KEYS.archived, stream, b"x") for stream in KEYS.streams),
@@ -58,7 +61,7 @@ GARBAGE: Final[list[tuple[str, str, bytes]]] = [
     (KEYS.pruned, "", b"x"),
 ]
 """Key, field, and what somebody wrote there."""
-FREE_TEXT: Final = {KEYS.halts, KEYS.redriven, KEYS.tenures, KEYS.fleet, KEYS.dead}
+FREE_TEXT: Final = {KEYS.registered, KEYS.halts, KEYS.redriven, KEYS.tenures, KEYS.fleet, KEYS.dead}
 """In these a person reads words, or there is nothing to be wrong."""
 
 
@@ -104,12 +107,12 @@ def test_the_table_has_all_keys() -> None:
     """What this module knows of, and the contract, are the same."""
     own = {getattr(KEYS, name) for name in dir(Keys) if isinstance(getattr(Keys, name), property)}
     others = {KEYS.group, KEYS.streams, KEYS.records}
-    assert set(TABLE) == {*(own - others), KEYS.dead, KEYS.archiving(STREAM), INDEX}
+    assert set(TABLE) == {*(own - others), KEYS.dead, KEYS.archiving(STREAM), INDEX, READER}
     garbage = {key for key, _, _ in GARBAGE} - set(map(KEYS.archiving, KEYS.streams[1:]))
     assert set(TABLE) == garbage | FREE_TEXT | {INDEX}
 
 
-@pytest.mark.parametrize("key", sorted(set(TABLE) - {INDEX, *STREAMS}))
+@pytest.mark.parametrize("key", sorted(set(TABLE) - {INDEX, READER, *STREAMS}))
 def test_a_key_of_another_kind_is_named_with_its_fix(drained: Cli, key: str) -> None:
     """By `status`; no reader takes it for something else, and without it all continues."""
     client, kind = drained.client, TABLE[key]
@@ -143,6 +146,7 @@ def test_another_key_in_a_streams_place_is_named(drained: Cli, key: str) -> None
 def test_garbage_is_named_with_its_fix(drained: Cli, key: str, field: str, value: bytes) -> None:
     """By `status`; no reader takes it for something else, and fixed as said all continues."""
     client: Any = drained.client
+    client.sadd(KEYS.registered, "NAME")
     if field:
         client.hset(key, field, value)
     else:

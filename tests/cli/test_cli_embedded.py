@@ -26,7 +26,13 @@ def test_commands_find_the_server_that_run_started(sidecar: Cli) -> None:
 
 
 def _wait_until_ready(sidecar: Cli) -> None:
+    """Wait for its lease: the server answers before the worker has made its stores."""
     deadline = time.monotonic() + TIMEOUT_S
-    while sidecar("status").code != 0:
+    while not _is_at_work(sidecar):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def _is_at_work(sidecar: Cli) -> bool:
+    ran = sidecar("status", "--json")
+    return ran.code == 0 and ran.object()["streams"][0]["owner_alive"] is True

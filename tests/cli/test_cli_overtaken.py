@@ -176,6 +176,65 @@ def _publish_and_trim(sidecar: Cli, *archived: str, **fields: Any) -> None:
     assert sidecar.client.hget(TRIMMED, NOTIFICATIONS)
 
 
+@pytest.mark.server
+def test_the_archive_tells_what_was_trimmed_before_the_stream_was_deleted(
+    sidecar: Cli, older: Any
+) -> None:
+    """The note of trimming goes with the notification stream, and what was trimmed stays there."""
+    ends = older()
+    _publish_and_trim(sidecar, "--archived")
+    _made_anew(sidecar)
+    refused(ends, "new overtook it, as control_version")
+
+
+@pytest.mark.server
+def test_the_archive_is_asked_while_there_is_no_notification_stream(
+    sidecar: Cli, older: Any
+) -> None:
+    """It was deleted a moment ago."""
+    ends = older()
+    _publish_and_trim(sidecar, "--archived")
+    sidecar.client.delete(NOTIFICATIONS)
+    sidecar.client.hdel(TRIMMED, NOTIFICATIONS)
+    refused(ends, "new overtook it, as control_version")
+
+
+@pytest.mark.server
+def test_a_worker_that_publishes_into_a_stream_made_anew_drops_the_note(
+    sidecar: Cli, older: Any
+) -> None:
+    """As the tests before have it: so the archive alone tells."""
+    del older
+    _publish_and_trim(sidecar, "--archived")
+    sidecar.client.delete(NOTIFICATIONS)
+    append(sidecar, "after", stack_id="api")
+    sidecar.work()
+    assert sidecar.client.xlen(NOTIFICATIONS)
+    assert not sidecar.client.hget(TRIMMED, NOTIFICATIONS)
+
+
+@REDRIVE
+def test_a_gap_of_the_archive_counts_after_the_stream_was_deleted(sidecar: Cli, older: Any) -> None:
+    """What was trimmed before it was archived may have overtaken: nobody can tell."""
+    ends = older()
+    _publish_and_trim(sidecar)
+    ran = sidecar("archive")
+    assert ran.code == 0, ran.err
+    _made_anew(sidecar)
+    refused(ends, "nobody can tell", "the archive does not have all of them")
+
+
+def _made_anew(sidecar: Cli) -> None:
+    """Delete the notification stream, and begin it anew as a worker does."""
+    sidecar.client.delete(NOTIFICATIONS)
+    sidecar.client.hdel(TRIMMED, NOTIFICATIONS)
+    now, after = int(time.time() * 1000), event("after", stack_id="api")
+    entry = append(sidecar, "after", f"{now}-0", stack_id="api")
+    sidecar.notification(after, f"{now}-0", f"{STREAM}/{entry}")
+    read(sidecar)
+    finish(sidecar)
+
+
 OTHER: Final = "control:other"
 
 

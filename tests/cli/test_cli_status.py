@@ -110,7 +110,8 @@ def test_an_unknown_lag_is_not_zero(sidecar: Cli, redis_url: str) -> None:
 def test_status_of_several_streams_and_readers(sidecar: Cli) -> None:
     """Each --stream has its part; registered readers are shown, expired ones as such."""
     sidecar.client.xadd("a", {"event": "{}"})
-    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", "ctl-1", f"1790000000000000 {10**15} 60")
+    sidecar.client.set(f"{{{NOTIFICATIONS}}}:reader:ctl-1", f"1790000000000000 {10**15} 60")
+    sidecar.client.sadd(f"{{{NOTIFICATIONS}}}:registered", "ctl-1", "nobody")
     args = ("--stream", "a", "--stream", "b")
     found = sidecar("status", *args, "--json").object()
     assert [stream["stream"] for stream in found["streams"]] == ["a", "b"]
@@ -135,7 +136,9 @@ def test_a_key_that_is_no_stream_is_exit_2(sidecar: Cli, key: str) -> None:
 def test_status_survives_hostile_strings(sidecar: Cli) -> None:
     """Reasons and readers out of Redis cannot steer the terminal."""
     sidecar.client.hset(HALT, mapping={"reason": HOSTILE, "since": "s", "by": HOSTILE})
-    sidecar.client.hset(f"{{{NOTIFICATIONS}}}:readers", HOSTILE, "0 0 0")
+    sidecar.client.set(f"{{{NOTIFICATIONS}}}:reader:{HOSTILE}", "0 0 0")
+    sidecar.client.set(f"{{{NOTIFICATIONS}}}:reader:x{HOSTILE}", HOSTILE)
+    sidecar.client.sadd(f"{{{NOTIFICATIONS}}}:registered", HOSTILE, f"x{HOSTILE}")
     letter: dict[Any, Any] = {"reason": HOSTILE}
     sidecar.client.xadd(DEAD, letter)
     out = sidecar("status").out

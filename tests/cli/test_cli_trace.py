@@ -48,7 +48,8 @@ def test_registered_readers_are_the_last_station(sidecar: Cli) -> None:
     keys, version = Keys.of(STREAM, NOTIFICATIONS), event["control_version"]
     assert marks(event)[-1] == ("notification", "ok")
     passed(sidecar.client, keys, "lab", version, 60)
-    sidecar.client.hset(keys.readers, "gone", value(1, 1, 1))
+    sidecar.client.set(keys.reader("gone"), value(1, 1, 1))
+    sidecar.client.sadd(keys.registered, "gone")
     assert traced(sidecar, "e1")[0]["hops"][-1] == {
         "hop": "readers", "mark": "ok", "at": None, "detail": "passed by lab", "fix": None,
     }  # fmt: skip

@@ -23,7 +23,7 @@ NOTIFY_STREAM: Final = "control:notifications"
 KEYS: Final = Keys.of(STREAM, NOTIFY_STREAM)
 USERS: Final = (
     "sidecar", "producer", "controller", "operator", "halter", "redriver", "repairer",
-    "collector", "health",
+    "collector", "rescuer", "health",
 )  # fmt: skip
 
 WAY: Final = {"role", "cluster|slots"}

@@ -53,10 +53,10 @@ MUTANTS: Final = {
     ),
     "pending entries forgotten": Mutant(
         "sidecar/worker/reading.py",
-        "        self._scan: str | None = FIRST\n"
+        "        self._scan: EntryId | None = FIRST\n"
         '        """How far the pending list has been read back; None when that is done."""\n'
         "        self.everyone = True\n",
-        "        self._scan: str | None = None\n        self.everyone = False\n",
+        "        self._scan: EntryId | None = None\n        self.everyone = False\n",
     ),
 }
 

@@ -312,8 +312,8 @@ BREAKS: Final = (
     Break(
         "trimming does not ask the readers",
         RETENTION,
-        "for r in self.readers() if not r.expired]",
-        "for r in self.readers() if False]",
+        "for r in self.readers().good if not r.expired]",
+        "for r in self.readers().good if False]",
         TRIMMING,
     ),
     Break(

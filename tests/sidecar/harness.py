@@ -64,6 +64,7 @@ class Recorder:
     retries: list[BaseException] = field(default_factory=list)
     read_count: int = 0
     given_back: int = 0
+    conflicts_of_tenants: int = 0
     beats: int = 0
     forgotten: list[str] = field(default_factory=list)
 
@@ -74,6 +75,10 @@ class Recorder:
     def committed(self, outcome: str, count: int) -> None:
         """Count entries finished."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+
+    def conflict_of_tenants(self, count: int) -> None:
+        """Count them."""
+        self.conflicts_of_tenants += count
 
     def retried(self, error: BaseException) -> None:
         """Keep the error."""

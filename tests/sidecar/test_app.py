@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import subprocess
 import sys
@@ -407,7 +408,7 @@ def test_the_worker_prunes_the_index(rig: Rig, stores: dict[str, str]) -> None:
     now = int(time.time() * 1e6)
     rig.client.set(rig.keys.pruned, now)
     step_us = 3600 * 10**6 // (TURNS_A_WINDOW * SHARDS)
-    shard = rig.keys.shard((now // step_us + 5) % SHARDS)
+    shard = rig.keys.seen(((now // step_us + 5) % SHARDS).to_bytes(2))
     rig.client.hset(shard, mapping={"old": b"c" * 16 + b"1", "new": b"c" * 16 + b"%d" % now})
     with worker(rig, stores, dedup_window_s=3600):
         eventually(lambda: not rig.client.hexists(shard, "old"))
@@ -420,15 +421,21 @@ def test_a_reader_that_stays_away_expires_visibly(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That a reader has expired is said in the log."""
+    """That a reader has expired is said in the log, and that another is not believed."""
     monkeypatch.setattr(housekeeping, "TRIM_EVERY_S", 0.0)
-    rig.client.hset(rig.keys.readers, "gone", "1000 1000 60")
+    rig.client.sadd(rig.keys.registered, "gone", "bad")
+    rig.client.set(rig.keys.reader("gone"), "1000 1000 60")
+    rig.client.set(rig.keys.reader("bad"), "1000")
     settings = build(redis=rig.url, lease_s=0.3, **stores)
     stop, log = threading.Event(), logs.configure("warning")
     thread = threading.Thread(target=app.run, args=(settings, log, stop))
     thread.start()
     try:
-        eventually(lambda: "reader expired" in capsys.readouterr().err)
+        said = io.StringIO()
+        eventually(
+            lambda: said.write(capsys.readouterr().err) and "not believed" in said.getvalue()
+        )
+        assert "reader expired" in said.getvalue()
     finally:
         stop.set()
         thread.join(60)

@@ -104,7 +104,7 @@ def test_it_ends_up_equal_though_it_is_killed(
         pass  # killed at once, in the middle of whatever
     with controller(redis_url, tmp_path) as database:
         eventually(lambda: rows(database) == tenant.rows)
-        assert client.hexists("{control:notifications}:readers", "t")
+        assert client.exists("{control:notifications}:reader:t")
     tenant.change("lost", "with what was trimmed")
     tenant.snapshot()
     relay(redis_url, tmp_path)

@@ -100,19 +100,39 @@ def test_a_mark_of_the_archive_that_is_none(published: Rig, garbage: bytes) -> N
     assert [rig.keys.archived in told for told in damaged(rig)] == [True]
 
 
-@pytest.mark.parametrize("garbage", [*GARBAGE, b"1 2", b"-1 2 3", b"1 2 x"])
-def test_a_reader_that_nobody_can_read_holds_trimming_back(published: Rig, garbage: bytes) -> None:
-    """What it may need stays until it tells of itself again, or is removed; status names it."""
+@pytest.mark.parametrize(
+    "garbage", [*GARBAGE, b"1 2", b"-1 2 3", b"1 2 x", b"0 9999999999999999 60", b"0" * 100_000]
+)
+@pytest.mark.parametrize("old", [False, True])
+def test_a_reader_that_nobody_can_read_holds_no_trimming_back(
+    published: Rig, garbage: bytes, *, old: bool
+) -> None:
+    """Status names it; nothing waits for it, until it tells of itself again."""
     rig = published
-    rig.client.hset(rig.keys.readers, "r", garbage)
-    with pytest.raises(Damaged, match="the reader 'r'"):
-        retention(rig).trim_one("notifications")
-    assert rig.client.xlen(rig.notify) == 3
-    assert ["'r'" in told for told in damaged(rig)] == [True]
-    last = rig.notifications()[-1]["control_version"]
-    passed(rig.client, rig.keys, "r", last, 60)
-    assert retention(rig).trim_one("notifications").removed == 3
+    first, *_, last = (one["control_version"] for one in rig.notifications())
+    passed(rig.client, rig.keys, "good", first, 60)
+    if old:
+        rig.client.hset(rig.keys.readers, "bad", garbage)
+    else:
+        rig.client.set(rig.keys.reader("bad"), garbage)
+        rig.client.sadd(rig.keys.registered, "bad")
+    assert retention(rig).trim_one("notifications").removed == 1
+    assert ["bad" in told or rig.keys.readers in told for told in damaged(rig)] == [True]
+    rig.client.hdel(rig.keys.readers, "bad")
+    passed(rig.client, rig.keys, "bad", last, 60)
     assert damaged(rig) == []
+    assert retention(rig).trim_one("notifications").removed == 0
+    passed(rig.client, rig.keys, "good", last, 60)
+    assert retention(rig).trim_one("notifications").removed == 2
+
+
+def test_a_readers_key_that_is_no_string_is_named(published: Rig) -> None:
+    """A key of another kind holds nothing back, and status says what it is not."""
+    rig = published
+    rig.client.sadd(rig.keys.reader("bad"), "x")
+    rig.client.sadd(rig.keys.registered, "bad")
+    assert retention(rig).trim_one("notifications").removed == 3
+    assert ["no string" in told for told in damaged(rig)] == [True]
 
 
 @pytest.mark.parametrize(

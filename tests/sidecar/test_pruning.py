@@ -8,11 +8,18 @@ import pytest
 import redis
 
 from sidecar.redis.keys import SHARDS, Keys
-from sidecar.redis.pruning import ROUND, SHORTEST_US, TURNS_A_WINDOW, Pruning
+from sidecar.redis.pruning import (
+    ROUND,
+    SHORTEST_US,
+    TURNS_A_WINDOW,
+    Pruned,
+    Pruning,
+    overlong_until,
+)
 from sidecar.redis.publisher import Letter, Outbound, Outcome, Publisher, origin_digest
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import EntryId, Origin
+from sidecar.wire.ids import LAST, EntryId, Origin
 from tests.servers import usual
 
 KEYS: Final = Keys.of("control:events", "control:notifications")
@@ -42,10 +49,17 @@ def _fields(client: redis.Redis, shard: str) -> set[str]:
     return {name.decode() for name in found}
 
 
+def _noted(client: redis.Redis) -> Pruned:
+    noted: Any = client.get(KEYS.pruned)
+    pruned = Pruned.parse(noted)
+    assert pruned is not None
+    return pruned
+
+
 def test_what_is_older_than_the_window_goes(client: redis.Redis) -> None:
     """Of every shard, what is younger than the window stays, and what is older goes."""
     ages_s = {"new": 0, "within": WINDOW_S - 200, "old": WINDOW_S + 1, "older": 1e6}
-    shards = [KEYS.shard(number) for number in (0, 1, SHARDS // 2, SHARDS - 1)]
+    shards = [KEYS.seen(number.to_bytes(2)) for number in (0, 1, SHARDS // 2, SHARDS - 1)]
     for shard in shards:
         _remember(client, shard, ages_s)
 
@@ -61,7 +75,7 @@ def test_what_is_older_than_the_window_goes(client: redis.Redis) -> None:
 def test_a_shard_that_grew_too_large_is_packed_again(client: redis.Redis) -> None:
     """What an older version let grow beyond a packed hash is packed once most of it is pruned."""
     client.config_set("hash-max-ziplist-entries", 128)
-    shard = KEYS.shard(7)
+    shard = KEYS.seen((7).to_bytes(2))
     _remember(client, shard, {f"old {n}": WINDOW_S + 1 for n in range(250)} | {"new": 0})
     packed = b"ziplist" if usual() == "redis-6.2" else b"listpack"
     assert client.object("ENCODING", shard) == b"hashtable"
@@ -75,7 +89,7 @@ def test_a_shard_that_grew_too_large_is_packed_again(client: redis.Redis) -> Non
 
 def test_an_index_in_use_never_holds_more_than_its_window(client: redis.Redis) -> None:
     """Shards that are written all the time lose what is older."""
-    shard = KEYS.shard(3)
+    shard = KEYS.seen((3).to_bytes(2))
     publisher = Publisher(client, KEYS, lease_s=60, dedup_window_s=WINDOW_S)
     publisher.acquire()
     for round_ in range(5):
@@ -115,14 +129,14 @@ def test_workers_share_the_turns(client: redis.Redis) -> None:
     turn = server_time_us(client) // step_us - 2 * ROUND
     client.set(KEYS.pruned, turn * step_us)
     for n in range(1, ROUND + 1):
-        _remember(client, KEYS.shard((turn + n) % SHARDS), {"old": WINDOW_S + 1})
+        _remember(client, KEYS.seen(((turn + n) % SHARDS).to_bytes(2)), {"old": WINDOW_S + 1})
 
     assert one.prune()
     assert not list(client.scan_iter("*:seen:*"))
-    assert int(client.get(KEYS.pruned) or 0) == (turn + ROUND) * step_us
+    assert _noted(client).until_us == (turn + ROUND) * step_us
     while two.prune():
         pass
-    assert int(client.get(KEYS.pruned) or 0) >= (turn + 2 * ROUND) * step_us
+    assert _noted(client).until_us >= (turn + 2 * ROUND) * step_us
 
 
 @pytest.mark.parametrize("noted", [b"nonsense", b"-1", b"9" * 30, b""])
@@ -137,26 +151,25 @@ def test_a_position_that_is_nonsense_harms_nothing(client: redis.Redis, noted: b
 
 def test_a_shard_that_is_no_hash_keeps_no_other_from_its_turn(client: redis.Redis) -> None:
     """What is no hash in the place of a shard stays; the shards beside it are pruned."""
-    client.lpush(KEYS.shard(4), "nonsense")
+    client.lpush(KEYS.seen((4).to_bytes(2)), "nonsense")
     for number in (3, 5):
-        _remember(client, KEYS.shard(number), {"old": WINDOW_S + 1})
+        _remember(client, KEYS.seen(number.to_bytes(2)), {"old": WINDOW_S + 1})
 
     _turn_of(client, 3)
 
-    assert list(client.scan_iter("*:seen:*")) == [KEYS.shard(4).encode()]
+    assert list(client.scan_iter("*:seen:*")) == [KEYS.seen((4).to_bytes(2)).encode()]
 
 
 def test_a_clock_that_stepped_back_keeps_no_turn_for_ever(client: redis.Redis) -> None:
     """A note that lies ahead is none: all shards have their turn, and then it is right again."""
     step_us = int(WINDOW_S * 1e6) // (TURNS_A_WINDOW * SHARDS)
-    _remember(client, KEYS.shard(5), {"old": WINDOW_S + 1})
+    _remember(client, KEYS.seen((5).to_bytes(2)), {"old": WINDOW_S + 1})
     client.set(KEYS.pruned, server_time_us(client) + 10**12)
     pruning = Pruning(client, KEYS, dedup_window_s=WINDOW_S)
     while pruning.prune():
         pass
-    assert not client.exists(KEYS.shard(5))
-    noted: Any = client.get(KEYS.pruned)
-    assert int(noted) // step_us <= server_time_us(client) // step_us
+    assert not client.exists(KEYS.seen((5).to_bytes(2)))
+    assert _noted(client).until_us // step_us <= server_time_us(client) // step_us
 
 
 def test_a_short_window_leaves_redis_to_others(
@@ -167,3 +180,66 @@ def test_a_short_window_leaves_redis_to_others(
     monkeypatch.setattr("sidecar.redis.pruning.server_time_us", lambda _: now_us)
     client.set(KEYS.pruned, now_us - 100 * SHORTEST_US)
     assert not Pruning(client, KEYS, dedup_window_s=1).prune()
+
+
+DAY_S: Final = 86_400
+
+
+def _prune_at(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, noted: str, *, window_s: float = 7 * DAY_S
+) -> int:
+    """Prune once at what the server's clock says now, and for ever; return that."""
+    now_us = server_time_us(client)
+    monkeypatch.setattr("sidecar.redis.pruning.server_time_us", lambda _: now_us)
+    client.set(KEYS.pruned, noted.format(now=now_us - 60_000_000, ago=now_us - 4 * DAY_S * 10**6))
+    Pruning(client, KEYS, dedup_window_s=window_s).prune()
+    return now_us
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("noted", "held_s", "longer"),
+    [
+        ("{now} 1", 0, False),
+        ("{now} 1", 8 * DAY_S, False),
+        ("{now} 1", 12 * DAY_S, True),
+        ("{ago} 1", 0, True),
+        ("{now}", 0, True),
+        ("garbage", 0, True),
+    ],
+)
+def test_it_is_noted_until_when_the_index_remembers_for_very_long(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, noted: str, held_s: int, longer: bool
+) -> None:
+    """For an anchor stands still, pruning was late, or nobody knows: until a round from now."""
+    now_us = server_time_us(client)
+    client.hset(KEYS.anchors, "a", f"1-1 - {now_us - held_s * 10**6}")
+    now_us = _prune_at(client, monkeypatch, noted)
+    until = _noted(client).overlong_us
+    assert until is not None
+    assert until > now_us if longer else until == 1
+
+
+@pytest.mark.server
+def test_versions_ahead_of_the_clock_are_remembered_as_long(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is noted then is a control_version: it lies after all that is published."""
+    ahead = EntryId.of_version(server_time_us(client) + DAY_S * 10**6 * 365)
+    client.xadd(KEYS.notifications, {"event": "{}"}, id=ahead)
+    _prune_at(client, monkeypatch, "garbage")
+    assert EntryId.of_version(_noted(client).overlong_us or 0) > ahead
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("noted", ["", "garbage", "{now}", "{ago} 1", "{ahead} 1"])
+def test_nobody_can_tell_how_long_an_index_remembered_that_nobody_prunes(
+    client: redis.Redis, noted: str
+) -> None:
+    """Nor one that an older release pruned; else what is noted counts."""
+    now_us, day_us = server_time_us(client), DAY_S * 10**6
+    at = {"now": now_us, "ago": now_us - 4 * day_us, "ahead": now_us + day_us}
+    client.set(KEYS.pruned, noted.format(**at))
+    assert overlong_until(client, KEYS, 7 * DAY_S) == LAST
+    client.set(KEYS.pruned, f"{now_us} 1001")
+    assert overlong_until(client, KEYS, 7 * DAY_S) == "1-1"

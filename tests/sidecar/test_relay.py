@@ -163,6 +163,27 @@ def test_the_put_has_the_entrys_position(rig: Rig) -> None:
     rig.audit()
 
 
+@pytest.mark.parametrize("first", ["pin", "sane"])
+def test_an_entry_ahead_of_time_pins_no_ref(rig: Rig, first: str) -> None:
+    """Whatever ID a producer gives its entry: the ref is what the last event of this time says."""
+    beside = Rig(rig.url, rig.client, control="control:beside")
+    beside.source, beside.fleet = rig.source, rig.fleet
+    rig.plant("r", b"pinned")
+    pin = {"event_id": "pin", "type": "run.abort", "artifact_ref": "r"}
+    raw = json.dumps(pin | {"checksum": checksum_of(b"pinned")})
+    if first == "sane":
+        beside.emit_artifact("a", ref="r", data=b"before")
+        beside.drain()
+        rig.plant("r", b"pinned")
+    rig.client.xadd(rig.control, {"event": raw}, id="9999999999999999-0")
+    rig.drain()
+    assert rig.fleet.get("r").data == (b"pinned" if first == "pin" else b"before")
+    assert rig.fleet.get("r", checksum=checksum_of(b"pinned")).data == b"pinned"
+    beside.emit_artifact("b", ref="r", data=b"new")
+    beside.drain()
+    assert rig.fleet.get("r").data == b"new"
+
+
 def test_a_rewritten_ref_is_resolved_as_pinned(rig: Rig) -> None:
     """An event that waited finds the version that it names, whatever was put there since."""
     rig.emit_artifact("a", ref="r", data=b"old")
@@ -184,6 +205,7 @@ DEAD: dict[str, tuple[str, str]] = {
     "malformed": ("{", ""),
     "invalid_event": (body(version="1"), "version"),
     "unknown_type": (body(type="no.such"), "no.such"),
+    "forbidden_id": (body(event_id="b/1", tenant_id="a"), "b/1"),
     "bad_ref": (body(artifact_ref="a//b", checksum=NEVER), "artifact_ref"),
     "forbidden_ref": (body(artifact_ref="b/x", checksum=NEVER, tenant_id="a"), "b/x"),
     "too_large": (body(pad="x" * 8192), "notification"),
@@ -199,7 +221,9 @@ DEAD: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("reason", DEAD)
 def test_dead_letter(rig: Rig, reason: str) -> None:
     """Each reason is reached end to end, and the letter has exactly the fields to redrive it."""
-    rig.rules = Rules(tenant_scope=("{tenant}/*",), max_artifact_bytes=100)
+    rig.rules = Rules(
+        tenant_scope=("{tenant}/*",), max_artifact_bytes=100, event_id_scope=("{tenant}/*", "e")
+    )
     rig.source.plant("a/r", b"data")
     rig.source.plant("a/big", b"b" * 101, b"")
     raw, detail = DEAD[reason]
@@ -435,6 +459,35 @@ def test_conflicts_between_good_events_are_not_in_a_row(rig: Rig) -> None:
         assert run.finish(), run.observer.states
     assert len(rig.published()) == 20
     assert rig.reasons() == ["id_conflict"] * 20
+
+
+def test_who_claims_anothers_ids_halts_nothing(rig: Rig) -> None:
+    """Conflicts with another tenant's events are counted and told, and are in no row."""
+    for number in range(5):
+        rig.emit(f"e{number}", tenant="thief")
+    rig.emit("own", tenant="victim")
+    rig.drain()
+    for number in range(5):
+        rig.emit(f"e{number}", tenant="victim", version=1)
+    rig.emit("own", tenant="victim", version=1)
+    observer = rig.drain(max_consecutive_dead=2)
+    assert "halted" not in [state for state, _ in observer.states]
+    assert observer.conflicts_of_tenants == 5
+    *stolen, own = (letter["detail"].decode() for letter in rig.letters())
+    assert all("by tenant 'thief'" in detail for detail in stolen)
+    assert "tenant" not in own
+    assert rig.client.hget(rig.keys.halt, "dead_in_a_row") == b"1"
+
+
+def test_conflicts_within_a_run_are_known_as_between_tenants(rig: Rig) -> None:
+    """Also what conflicts with an event of the same run, which Redis alone finds."""
+    for number in range(4):
+        rig.emit(f"e{number}", tenant="thief")
+    for number in range(4):
+        rig.emit(f"e{number}", tenant="victim", version=1)
+    observer = rig.drain(max_consecutive_dead=2)
+    assert "halted" not in [state for state, _ in observer.states]
+    assert observer.conflicts_of_tenants == 4
 
 
 def test_zero_never_halts(rig: Rig) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import redis
 
+from sidecar.redis import retention as retention_module
 from sidecar.redis.keys import Keys
-from sidecar.redis.readers import passed, registered
+from sidecar.redis.readers import LONGEST_TTL_S, passed, registered
 from sidecar.redis.retention import ROUND, Policy, Retention, parse_policy
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.ids import LAST
@@ -180,13 +181,50 @@ def test_what_a_reader_has_not_passed_stays(server: redis.Redis) -> None:
     trim(server, notifications=EVERYTHING)
     assert ids(server, KEYS.notifications) == list(range(6, 11))
     heard = server_time_us(server) - 61 * 10**6
-    server.hset(KEYS.readers, "slow", f"5000 {heard} 60")
+    server.set(KEYS.reader("slow"), f"5000 {heard} 60")
     trim(server, notifications=EVERYTHING)
     assert ids(server, KEYS.notifications) == [10]
-    assert [(r.name, r.expired) for r in registered(server, KEYS)] == [
+    assert [(r.name, r.expired) for r in registered(server, KEYS).good] == [
         ("quick", False),
         ("slow", True),
     ]
+
+
+def test_a_reader_of_an_older_release_counts_until_it_expires(server: redis.Redis) -> None:
+    """Its line in the common hash is a floor; the key of the same reader replaces it."""
+    fill(server, KEYS.notifications, 10)
+    now_us = server_time_us(server)
+    server.hset(KEYS.readers, "old", f"3000 {now_us} 60")
+    server.hset(KEYS.readers, "gone", f"1000 {now_us - 61 * 10**6} 60")
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == list(range(4, 11))
+    server.sadd(KEYS.registered, "old")  # as anybody may: a name alone replaces nothing
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == list(range(4, 11))
+    passed(server, KEYS, "old", 7000, ttl_s=60)
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == list(range(8, 11))
+
+
+def test_no_reader_protects_for_ever(server: redis.Redis) -> None:
+    """One that wrote of years expires as the longest time that a reader may have."""
+    fill(server, KEYS.notifications, 10)
+    heard = server_time_us(server) - LONGEST_TTL_S * 10**6 - 10**6
+    server.set(KEYS.reader("years"), f"0 {heard} 999999999")
+    server.sadd(KEYS.registered, "years")
+    assert [one.expired for one in registered(server, KEYS).good] == [True]
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == []
+
+
+def test_names_of_nobody_are_swept_away(server: redis.Redis) -> None:
+    """However many names somebody adds, trimming sees the readers, and the names go."""
+    fill(server, KEYS.notifications, 10)
+    passed(server, KEYS, "slow", 3000, ttl_s=60)
+    server.sadd(KEYS.registered, "", "x" * 100_000, *map(str, range(5000)))
+    trim(server, notifications=EVERYTHING)
+    assert ids(server, KEYS.notifications) == list(range(4, 11))
+    assert server.smembers(KEYS.registered) == {b"", b"slow"}
 
 
 def test_what_deduplication_needs_stays(server: redis.Redis) -> None:
@@ -223,17 +261,15 @@ def test_a_long_backlog_goes_round_by_round(server: redis.Redis) -> None:
     assert trim_once(retention)[2].removed == 0
 
 
-def after_noting(
-    monkeypatch: pytest.MonkeyPatch, retention: Retention, hook: Callable[[], object]
-) -> None:
+def after_noting(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], object]) -> None:
     """Call `hook` each time when a note of how far trimming goes has just been written."""
-    note: Any = retention._note
+    note = retention_module.note_trimmed
 
-    def noting(**what: Any) -> Any:
-        note(**what)
+    def noting(*what: Any) -> None:
+        note(*what)
         hook()
 
-    monkeypatch.setattr(retention, "_note", noting)
+    monkeypatch.setattr(retention_module, "note_trimmed", noting)
 
 
 def test_the_note_comes_first_and_never_goes_back(
@@ -245,7 +281,7 @@ def test_the_note_comes_first_and_never_goes_back(
     retention = Retention(server, server, KEYS, policies, dedup_window_s=0)
     seen: list[Any] = []
     there = partial(ids, server, KEYS.dead)
-    after_noting(monkeypatch, retention, lambda: seen.append((noted(server, KEYS.dead), there())))
+    after_noting(monkeypatch, lambda: seen.append((noted(server, KEYS.dead), there())))
     assert retention.trim_one("dead").removed == 3
     assert seen == [("3-0", [1, 2, 3, 4, 5])]
     server.hset(KEYS.trimmed, KEYS.dead, "12-0")
@@ -261,7 +297,7 @@ def test_a_group_that_comes_meanwhile_is_not_trimmed_over(
     """The groups are asked in the step that trims, not only before it was noted."""
     fill(server, KEYS.dead, 5)
     retention = Retention(server, server, KEYS, {"dead": EVERYTHING}, dedup_window_s=0)
-    after_noting(monkeypatch, retention, lambda: server.xgroup_create(KEYS.dead, "late", position))
+    after_noting(monkeypatch, lambda: server.xgroup_create(KEYS.dead, "late", position))
     unread = ids(server, KEYS.dead)[int(position[0]) :]
     assert retention.trim_one("dead").removed == 5 - len(unread)
     assert ids(server, KEYS.dead) == unread

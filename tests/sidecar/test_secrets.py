@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import store
@@ -75,7 +75,9 @@ def urls(draw: st.DrawFn) -> str:
     password = draw(passwords)
     if draw(st.booleans()):
         password = quote(password, safe="")
-    return (scheme + draw(separators) + login + draw(hosts) + way + query).replace("{}", password)
+    url = scheme + draw(separators) + login + draw(hosts) + way + query
+    assume(not re.search("://{}([/?#]|$)", url))  # that is a host, as far as anybody can tell
+    return url.replace("{}", password)
 
 
 @pytest.fixture

@@ -163,6 +163,36 @@ class Server:
         value: bytes | None = self._get(args[0], bytes)
         return value
 
+    def _getset(self, args: Sequence[bytes]) -> bytes | None:
+        before = self._get_string(args)
+        self._set(args)
+        return before
+
+    def _getrange(self, args: Sequence[bytes]) -> bytes:
+        first, last = int(args[1]), int(args[2])
+        return (self._get_string(args) or b"")[first : last + 1]
+
+    def _sadd(self, args: Sequence[bytes]) -> int:
+        found: set[bytes] | None = self._get(args[0], set)
+        if found is None:
+            found = self.data[args[0]] = set()
+        new = set(args[1:]) - found
+        found |= new
+        self.changes += len(new)
+        return len(new)
+
+    def _srem(self, args: Sequence[bytes]) -> int:
+        found: set[bytes] = self._get(args[0], set) or set()
+        gone = found.intersection(args[1:])
+        found -= gone
+        self.changes += len(gone)
+        if gone and not found:
+            self._remove(args[0])
+        return len(gone)
+
+    def _sscan(self, args: Sequence[bytes]) -> list[Any]:
+        return [b"0", sorted(self._get(args[0], set) or ())]
+
     def _pttl(self, args: Sequence[bytes]) -> int:
         if args[0] not in self.data:
             return -2
@@ -202,7 +232,7 @@ class Server:
             self.removed(key, value.ids)
 
     def _type(self, args: Sequence[bytes]) -> bytes:
-        kinds = {bytes: b"string", dict: b"hash", Stream: b"stream"}
+        kinds = {bytes: b"string", dict: b"hash", set: b"set", Stream: b"stream"}
         value = self.data.get(args[0])
         return b"none" if value is None else kinds[type(value)]
 
@@ -718,6 +748,11 @@ _HANDLERS: Final[dict[bytes, Handler]] = {
     b"TIME": Server._time,
     b"SET": Server._set,
     b"GET": Server._get_string,
+    b"GETSET": Server._getset,
+    b"GETRANGE": Server._getrange,
+    b"SADD": Server._sadd,
+    b"SREM": Server._srem,
+    b"SSCAN": Server._sscan,
     b"PTTL": Server._pttl,
     b"EXPIRE": Server._expire_in,
     b"DEL": Server._del,
@@ -767,5 +802,5 @@ _HANDLERS: Final[dict[bytes, Handler]] = {
     b"EVAL": Server._eval,
 }
 _KNOWN: Final = frozenset({*_HANDLERS, b"XREADGROUP", b"XREAD"})
-_GROWS: Final = frozenset({b"SET", b"HSET", b"HSETNX", b"HINCRBY", b"XADD"})
-_WRITES: Final = _GROWS | {b"DEL", b"HDEL", b"EXPIRE", b"PEXPIRE", b"XDEL", b"XTRIM"}
+_GROWS: Final = frozenset({b"SET", b"GETSET", b"SADD", b"HSET", b"HSETNX", b"HINCRBY", b"XADD"})
+_WRITES: Final = _GROWS | {b"DEL", b"SREM", b"HDEL", b"EXPIRE", b"PEXPIRE", b"XDEL", b"XTRIM"}

@@ -187,6 +187,9 @@ class Worker:
     def committed(self, outcome: str, count: int) -> None:
         """See `Observer`."""
 
+    def conflict_of_tenants(self, count: int) -> None:
+        """See `Observer`."""
+
     def retried(self, error: BaseException) -> None:
         """See `Observer`."""
 

@@ -412,10 +412,12 @@ class _Operator:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def eval(self, source: str, count: int, *args: str) -> Any:
-        return self._world.wire.local(
-            b"EVAL", source.encode(), b"%d" % count, *(arg.encode() for arg in args)
-        )
+    def register_script(self, source: str) -> Callable[..., Any]:
+        def run(keys: list[str], args: list[str]) -> Any:
+            words = [source, str(len(keys)), *keys, *args]
+            return self._world.wire.local(b"EVAL", *(word.encode() for word in words))
+
+        return run
 
 
 def _shown(what: Any) -> str:

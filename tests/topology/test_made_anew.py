@@ -325,6 +325,8 @@ def test_a_replica_without_the_tail_begins_above_what_its_readers_passed(place: 
         passed(client, KEYS, "fleet", lost, 60)
         passed(client, KEYS, "wrong", ahead + 2 * 86400 * 10**6, 60)
         client.hset(KEYS.readers, "garbage", "x")
+        client.sadd(KEYS.registered, "garbage", "nobody")
+        client.sadd(KEYS.reader("garbage"), "x")
     assert publish(node, "e2", "e3") == [lost + 1, lost + 2]
 
 

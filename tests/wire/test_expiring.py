@@ -22,10 +22,12 @@ def at(hours: float) -> EntryId:
 
 
 def horizon(
-    trimmed: EntryId, *history: Incarnation, newest: EntryId = FIRST, letters: EntryId = FIRST
-) -> Horizon:
-    """Return the horizon of an index that remembers ten hours."""
-    return Horizon.of(Trimmed(trimmed, letters), NOW_MS, newest, 36000, history or (OLD,))
+    trimmed: EntryId, *history: Incarnation, newest: EntryId = FIRST, letters: EntryId = FIRST,
+    overlong: EntryId = FIRST,
+) -> Horizon:  # fmt: skip
+    """Return the horizon of an index that remembers ten hours, and did longer until `overlong`."""
+    gone, history = Trimmed(trimmed, letters), history or (OLD,)
+    return Horizon.of(gone, NOW_MS, newest, 36000, history, overlong)
 
 
 def test_nothing_is_gone_that_was_not_trimmed_or_that_the_index_remembers() -> None:
@@ -78,9 +80,19 @@ def test_a_duplicate_may_have_ended_until_the_index_forgot_its_first() -> None:
     assert not horizon(FIRST).may_hide_first(EntryId("1-1"), Before(FIRST, FIRST))
 
 
+def test_until_an_index_ceased_to_know_for_very_long_all_may_be_duplicates() -> None:
+    """However long after the notification that is gone; where nobody noted it, for ever."""
+    held = horizon(at(300), overlong=at(5))
+    assert held.may_hide_first(EntryId("1-1"), Before(at(6), at(6)))
+    assert not held.may_hide_first(EntryId("1-1"), Before(at(4), at(4)))
+    unknown = Horizon.of(Trimmed(at(300)), NOW_MS, FIRST, 36000, (OLD,))
+    assert unknown.may_hide_first(EntryId("1-1"), Before(at(0), at(0)))
+    assert not horizon(FIRST, overlong=at(5)).may_hide_first(EntryId("1-1"), Before(FIRST, FIRST))
+
+
 @pytest.mark.parametrize("window_s", [1, 60, 261, 262, 264, 3600, 7 * 86400])
 def test_the_index_remembers_as_long_as_a_round_of_pruning_takes(window_s: int) -> None:
-    """However short its window is: no round of the real pruning takes longer."""
+    """However short its window is: no round of the real pruning takes longer, with its slack."""
     pruning = Pruning(connect("redis://localhost"), Keys.of("c", "n"), dedup_window_s=window_s)
     round_ms = SHARDS * pruning._step_us // 1000
     assert longest_remembered_ms(window_s * 1000) >= 2 * window_s * 1000 + round_ms

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.errors import UsageError
 from sidecar.wire.event import MAX_ENTRY_BYTES, Reason, Rejected, decode
-from sidecar.wire.scope import Scope
+from sidecar.wire.scope import Scope, check_id_pattern
+from sidecar.worker import settings
 from sidecar.worker.pipeline import Pipeline, Rules
 from store.chassis import ChassisStore
 from store.memory import MemoryStore
@@ -121,3 +123,34 @@ def test_a_ref_that_the_source_cannot_hold_is_no_leak_either(tmp_path: Path) -> 
     body = {"event_id": "e", "type": "run.abort", "artifact_ref": "a" * 250, "checksum": CHECKSUM}
     with pytest.raises(Rejected, match="bad_ref"):
         pipeline.admit({b"event": json.dumps(body).encode()}, ORIGIN)
+
+
+def test_event_ids_of_one_tenant_are_no_others() -> None:
+    """A tenant whose name goes on as another's pattern does gets none of its ids."""
+    scope = Scope(["{tenant}-*"], neighbours_part=True)
+    assert scope.allows("a", "a-1")
+    assert not scope.allows("b", "a-1")
+    assert not scope.allows("a-b", "a-b-1")  # it would be a's, too
+    assert not scope.allows("", "-1")
+    assert Scope(["evt_*/{tenant}"], neighbours_part=True).allows("a-b", "evt_1/a-b")
+
+
+names = st.text("ab-/{}*", max_size=5)
+
+
+@given(
+    st.sampled_from(["{tenant}-*", "{tenant}/*", "*-{tenant}", "x{tenant}-*", "-{tenant}/b*"]),
+    names, names, st.text("abx-/", max_size=8),
+)  # fmt: skip
+def test_no_event_id_is_two_tenants(pattern: str, one: str, other: str, event_id: str) -> None:
+    """Whatever the names: of a pattern that is taken, at most one tenant may use an id."""
+    scope = Scope([check_id_pattern(pattern)], neighbours_part=True)
+    for name in (event_id, pattern.replace("{tenant}", one).replace("*", event_id)):
+        assert one == other or not (scope.allows(one, name) and scope.allows(other, name))
+
+
+@pytest.mark.parametrize("pattern", ["{tenant}*", "*{tenant}", "*-{tenant}-*", "{tenant}/{tenant}"])
+def test_a_pattern_that_keeps_no_tenants_apart_is_refused(pattern: str) -> None:
+    """One that lets two tenants use an id is none for event_ids."""
+    with pytest.raises(UsageError, match="--event-id-scope"):
+        settings.build(event_id_scope=(pattern,))

@@ -131,7 +131,7 @@ def _copy(value: Any) -> Any:
     if isinstance(value, Stream):
         groups = {name: _copy_group(group) for name, group in value.groups.items()}
         return replace(value, ids=list(value.ids), fields=dict(value.fields), groups=groups)
-    return dict(value) if isinstance(value, dict) else value
+    return value.copy() if isinstance(value, dict | set) else value
 
 
 def _copy_group(group: Group) -> Group:

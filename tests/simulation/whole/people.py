@@ -335,14 +335,14 @@ def garbage(world: World) -> bool:
     """Write garbage into a key of the sidecar's."""
     fleet = _fleet(world)
     keys = world.chance.choice(fleet.keys)
-    low, archived, readers, workers, trimmed = (
+    low, archived, reader, workers, trimmed = (
         name.encode()
-        for name in (keys.low, keys.archived, keys.readers, keys.workers, keys.trimmed)
+        for name in (keys.low, keys.archived, keys.reader("x"), keys.workers, keys.trimmed)
     )
     stream = keys.notifications.encode()
     command = world.chance.choice((
         (b"SET", low, b"garbage"), (b"SET", low, b""), (b"HSET", archived, stream, b"garbage"),
-        (b"HSET", archived, keys.control.encode(), b"x-y"), (b"HSET", readers, b"x", b"garbage"),
+        (b"HSET", archived, keys.control.encode(), b"x-y"), (b"SET", reader, b"garbage"),
         (b"HSET", workers, b"x", b"garbage"), (b"HSET", trimmed, stream, b"garbage"),
     ))  # fmt: skip
     world.people(fleet.notify, *command)

@@ -194,7 +194,15 @@ class WholeWorker:
         pruning = Pruning(notify, self.keys[0], dedup_window_s=plan.dedup_window_s)
         beat_s = plan.lease_s / 3
         return Housekeeper(
-            members, share, retentions, pruning, beat_s, self.supervisor, QUIET, clock=self.clock
+            members,
+            share,
+            retentions,
+            pruning,
+            [],
+            beat_s,
+            self.supervisor,
+            QUIET,
+            clock=self.clock,
         )
 
     def _archiving(self, share: Share) -> None:

@@ -398,7 +398,7 @@ class World:
             (relay, "BUSY_WAIT_S", 0.1), (housekeeping, "TRIM_EVERY_S", TRIM_EVERY_S),
             (audit, "tempfile", finish.Nowhere), (audit, "sqlite3", finish.InMemory),
             (logging.getLogger("sidecar.feed"), "disabled", True),
-            (pruning, "SHARDS", plan.shards), (Keys, "shard", _few_shards(plan.shards)),
+            (pruning, "SHARDS", plan.shards), (Keys, "seen", _few_shards(plan.shards)),
         ]  # fmt: skip
         with ExitStack() as stack:
             stack.enter_context(_garbage_left())
@@ -420,13 +420,13 @@ def _garbage_left() -> Iterator[None]:
             gc.enable()
 
 
-def _few_shards(count: int) -> Callable[[Keys, int], str]:
+def _few_shards(count: int) -> Callable[[Keys, bytes], str]:
     """Let so few events have company in their shards, as millions have."""
 
-    def shard(self: Keys, number: int) -> str:
-        return f"{self.prefix}:seen:{number % count:04x}"
+    def seen(self: Keys, digest: bytes) -> str:
+        return f"{self.prefix}:seen:{int.from_bytes(digest[:2]) % count:04x}"
 
-    return shard
+    return seen
 
 
 def simulate(seed: int, *, keeps_trace: bool = True) -> Result:
