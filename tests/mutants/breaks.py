@@ -198,8 +198,8 @@ BREAKS: Final = (
     Break(
         "what was lost behind a held entry is not looked for",
         RECOVERY,
-        "        lost = None if self._pending_list_tells(ground) else self._first_lost(first, until)\n",
-        "        lost = None\n",
+        "if self._pending_list_tells(ground) else self._first_lost(first, until)\n",
+        "\n",
         HANDS,
     ),
     Break(
