@@ -283,7 +283,8 @@ class Recovery:
             if not has(self._control, anchor, self._control.look(anchor.id)):
                 break
             self._keep()
-            self._control.acknowledge(finished)
+            if finished:  # somebody may acknowledge them meanwhile
+                self._control.acknowledge(finished)
             pending = self._control.pending()
         return pending
 
