@@ -8,20 +8,21 @@ lowest unfinished entry: a worker has all others delivered again.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Final
 
 from sidecar.redis.client import Client
 from sidecar.redis.damage import low_of
 from sidecar.redis.errors import NotPermitted
+from sidecar.redis.finished import unfinished
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
-from sidecar.redis.publisher import origin_digest, remembered
+from sidecar.redis.publisher import remembered
 from sidecar.redis.scan import pages, stream_info
 from sidecar.redis.source import Entry
-from sidecar.wire.identity import identity_of
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
-from sidecar.worker.recovery import is_beyond, is_finished
+from sidecar.worker.recovery import is_beyond
 
 PAGE: Final = 500
 
@@ -63,19 +64,11 @@ class Backlog:
     def _unfinished(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return those that nothing tells to be finished."""
         rest = [one for one in entries if self._origin(one) not in self._finished]
-        digests: list[bytes] = []
-        contents = []
-        for one in rest:
-            origin = origin_digest(self._origin(one))
-            identity, content = identity_of(one.fields)
-            digests += (identity or origin, origin)
-            contents.append(content)
+        look_up = partial(remembered, self._notify, self._keys)
         try:
-            seen = remembered(self._notify, self._keys, digests)
+            return list(unfinished(self._keys.control, rest, look_up))
         except NotPermitted:
             return rest
-        judged = zip(rest, contents, seen[::2], seen[1::2], strict=True)
-        return [one for one, content, *known in judged if not is_finished(content, *known)]
 
     def _pending(self) -> Iterator[list[Entry]]:
         """Yield what is pending in the group, whoever read it."""

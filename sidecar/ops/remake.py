@@ -8,23 +8,24 @@ the index does not know to be finished. It takes the lease, so that no worker wo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError, UsageError
 from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import low_of
 from sidecar.redis.errors import translated
+from sidecar.redis.finished import unfinished
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Fenced, Lease
-from sidecar.redis.publisher import origin_digest, remembered
+from sidecar.redis.publisher import remembered
 from sidecar.redis.remade import Copy
 from sidecar.redis.retention import note_trimmed
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import Entry
-from sidecar.wire.identity import identity_of
-from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
-from sidecar.worker.recovery import is_beyond, is_finished
+from sidecar.wire.ids import FIRST, LAST, EntryId
+from sidecar.worker.recovery import is_beyond
 
 LEASE_S: Final = 30.0
 PAGE: Final = 200
@@ -133,18 +134,6 @@ class Remake:
                 self._keep()
 
     def _without_finished(self, page: Sequence[Entry]) -> list[Entry]:
-        digests, contents = [], []
-        for entry in page:
-            origin = origin_digest(Origin.of(self._keys.control, entry.id))
-            identity, content = identity_of(entry.fields)
-            digests += [origin, identity or origin]
-            contents.append(content)
+        look_up = partial(remembered, self._notify.client, self._keys)
         with translated(self._notify.url):
-            seen = remembered(self._notify.client, self._keys, digests)
-        return [
-            entry
-            for entry, content, origin, event in zip(
-                page, contents, seen[::2], seen[1::2], strict=True
-            )
-            if not is_finished(content, event, origin)
-        ]
+            return list(unfinished(self._keys.control, page, look_up))

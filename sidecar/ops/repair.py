@@ -24,6 +24,7 @@ from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.ops.redrive import BATCH
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
+from sidecar.redis.finished import sent_again_digest
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.scan import server_time_us
@@ -166,10 +167,12 @@ class Repair:
         identity, content = identity_of(entry.fields)
         if not identity:
             return ""
+        again = sent_again_digest(identity)
         with translated(self._notify.url):
             answer: Any = run_for_people(
                 self._notify.client, "forget",
-                [self._one.notifications, self._one.seen(identity)], [identity[2:], content],
+                [self._one.notifications, self._one.seen(identity), self._one.seen(again)],
+                [identity[2:], content, again[2:]],
             )  # fmt: skip
         state, at = answer
         return str(at.decode()) if state == -1 else ""

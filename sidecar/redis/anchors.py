@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.redis.archived import checksum_of
 from sidecar.redis.client import Client
@@ -39,6 +39,10 @@ class Anchor(NamedTuple):
         """Make one of the entry with that ID, or of there being none."""
         return cls(entry_id, checksum_of(entry) if entry else "-", since_us)
 
+    def heeding(self, end_us: int) -> Anchor:
+        """Return the same, with the index to know also what ended at that time."""
+        return self._replace(since_us=min(self.since_us, end_us))
+
     def is_in(self, ends: Ends, entry: Entry | None) -> bool:
         """Tell whether a stream is the one that the anchor was noted of, and reaches up to it.
 
@@ -52,6 +56,18 @@ class Anchor(NamedTuple):
         if not ends.oldest or ends.oldest > self.id:
             return True
         return bool(ends.deleted) and ends.deleted >= self.id
+
+
+class Side(Protocol):
+    """What a control stream offers for it; see `ControlStream`."""
+
+    def at(self, entry_id: EntryId) -> Entry | None:
+        """Return the entry with that ID."""
+
+
+def has(control: Side, anchor: Anchor, ends: Ends) -> bool:
+    """Tell whether a stream has an anchor; `ends` is the stream, held against the anchor's ID."""
+    return anchor.is_in(ends, control.at(anchor.id) if ends.has_known else None)
 
 
 def followed(anchors: Sequence[Anchor], newest: Anchor, *, apart_us: int) -> tuple[Anchor, ...]:
@@ -86,13 +102,18 @@ def anchors_of(client: Client, keys: Keys) -> tuple[Anchor, ...]:
     return parse(noted)
 
 
+def heeded_since(now_us: int, window_us: int) -> int:
+    """Return the time before which an anchor has no say: what ended after it may be forgotten."""
+    return now_us - max(WINDOWS * window_us, SHORTEST_HOLD_US)
+
+
 def kept_since(client: Client, keys: Keys, now_us: int, window_us: int) -> int:
     """Return the time since when the index must know what ended, for any control stream's sake.
 
     A stream that has stood still for very long, maybe since nobody serves it any more, has no say.
     Raises `RedisError`.
     """
-    longest_us = max(WINDOWS * window_us, SHORTEST_HOLD_US)
+    heeded_us = heeded_since(now_us, window_us)
     noted: Any = client.hgetall(keys.anchors)
     oldest = [one.since_us for value in noted.values() for one in parse(value)]
-    return min((since for since in oldest if since >= now_us - longest_us), default=now_us)
+    return min((since for since in oldest if since >= heeded_us), default=now_us)

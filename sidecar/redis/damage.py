@@ -17,10 +17,11 @@ _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _SEGMENT: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20} ([0-9a-f]{32}|-) [0-9]{1,17}")
 _COUNT: Final = re.compile(rb"-?[0-9]{1,18}")
 _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
+_ANCHORS: Final = re.compile(rb"%b(\n%b)*" % ((_SEGMENT.pattern,) * 2))
 _HISTORIES: Final = re.compile(rb"([0-9a-f]{1,40} [0-9]{1,20} [0-9]{1,20}\n)*")
 PRUNED: Final = re.compile(rb"([0-9]{1,17})(?: ([0-9]{1,17}))?")
 _COUNTS: Final = ("dead_in_a_row", "unclean", "alone_deaths", "yielded")
-_LOW_FIX: Final = "delete it; then destroy the group, to have all read again"
+_LOW_FIX: Final = "delete it; then destroy the group, to have read again what may be unfinished"
 _T = TypeVar("_T")
 
 
@@ -83,7 +84,9 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         keys.stream: _Kind("string", starts),
         keys.fence: _Kind("string", takes),
         keys.lease: _Kind("string", takes),
-        keys.low: _Kind("string", "then destroy the group, to have all read again"),
+        keys.low: _Kind(
+            "string", "then destroy the group, to have read again what may be unfinished"
+        ),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
         **dict.fromkeys(keys.records, _Kind("stream", records)),
         keys.workers: _Kind("hash", "workers tell of themselves again"),
@@ -114,7 +117,14 @@ def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
     """
     looks: list[Callable[[], object]] = [
         partial(check, client, keys)
-        for check in (low_of, _check_strings, _check_expiry, _check_counts, _check_histories)
+        for check in (
+            low_of,
+            _check_anchors,
+            _check_strings,
+            _check_expiry,
+            _check_counts,
+            _check_histories,
+        )
     ]
     looks += [
         partial(check, client, keys, stream)
@@ -177,6 +187,12 @@ def check_archived(client: Client, keys: Keys, stream: str) -> None:
 def _check_segment(client: Client, keys: Keys, stream: str) -> None:
     fix = f"HDEL its field {stream}; the archive notes it again"
     _check(keys.segments, _mark(client, keys.segments, stream), _SEGMENT, fix)
+
+
+def _check_anchors(client: Client, keys: Keys) -> None:
+    noted = _mark(client, keys.anchors, keys.control)
+    fix = f"HDEL its field {keys.control}; a worker that starts notes it again"
+    _check(keys.anchors, noted, _ANCHORS, fix)
 
 
 def _check_strings(client: Client, keys: Keys) -> None:

@@ -2,17 +2,19 @@
 
 A *mark* is a position at which nothing beyond had been read at a known time. Once all below it is
 finished, the last entry before it is an anchor: what is finished after it, ended since that time.
+A stream that somebody puts in place of this one meanwhile has other entries there: it is read anew.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from sidecar.redis.anchors import Anchor, followed
+from sidecar.redis.anchors import Anchor, followed, has
+from sidecar.redis.ends import Ends
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId
-from sidecar.worker.reading import Reading
+from sidecar.worker.reading import ReadAgain, Reading
 
 PARTS_OF_A_WINDOW: Final = 8
 LONGEST_S: Final = 60.0
@@ -26,13 +28,20 @@ class Control(Protocol):
     def last_to(self, entry_id: EntryId) -> Entry | None:
         """Return the highest entry up to that ID."""
 
+    def at(self, entry_id: EntryId) -> Entry | None:
+        """Return the entry with that ID."""
+
+    def look(self, known: EntryId) -> Ends:
+        """Hold the stream against an entry that it is known to have had."""
+
 
 class Mark(NamedTuple):
     """A position of the group."""
 
     next_new: EntryId
     """Nobody had read this entry, or one above, then."""
-    at_us: int
+    anchor: Anchor
+    """What is one, once all below is finished."""
 
 
 class Anchoring:
@@ -50,15 +59,35 @@ class Anchoring:
         self._mark: Mark | None = None
 
     def move_on(self, low: EntryId) -> None:
-        """Note an anchor where all is finished up to it; all below `low` is."""
+        """Note an anchor where all is finished up to it; all below `low` is.
+
+        Raises `ReadAgain` where the stream is another than at the last call.
+        """
         if self._reading.recovers:
             return  # what comes next may have ended long ago
-        if self._mark is None:
-            self._mark = Mark(self._reading.next_new, self._publisher.now_us())
+        known = self._mark.anchor if self._mark else self._anchors[0]
+        if not has(self._control, known, self._control.look(known.id)):
+            raise ReadAgain(f"the control stream is another: it has not the entry {known.id}")
+        self._mark = self._mark or self._new_mark()
         if low < self._mark.next_new:
             return
-        mark, self._mark = self._mark, None
-        entry = self._control.last_to(mark.next_new.before)
-        newest = Anchor.of(entry.id if entry else mark.next_new.before, entry, mark.at_us)
+        newest, self._mark = self._mark.anchor, None
         self._anchors = followed(self._anchors, newest, apart_us=self._apart_us)
         self._publisher.stand(anchors=self._anchors)
+
+    def heed(self, first_us: int) -> None:
+        """Have the index keep what was published then, for an entry above the anchors repeats it.
+
+        Else that entry would count as unfinished once its first is forgotten.
+        """
+        if self._mark:
+            self._mark = self._mark._replace(anchor=self._mark.anchor.heeding(first_us))
+        anchors = tuple(one.heeding(first_us) for one in self._anchors)
+        if anchors != self._anchors:
+            self._anchors = anchors
+            self._publisher.stand(anchors=anchors)
+
+    def _new_mark(self) -> Mark:
+        next_new, at_us = self._reading.next_new, self._publisher.now_us()
+        entry = self._control.last_to(next_new.before)
+        return Mark(next_new, Anchor.of(entry.id if entry else next_new.before, entry, at_us))

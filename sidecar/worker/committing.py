@@ -36,6 +36,8 @@ class Committed(NamedTuple):
     """Whether every event of the run is finished."""
     low: EntryId
     """The lowest unfinished entry, as noted with the run."""
+    repeated: int
+    """As `outcomes.Published`."""
 
 
 class Committing:
@@ -77,8 +79,8 @@ class Committing:
             return None
         verdicts = self._publisher.finish()
         self._watch.published(self._publisher.found, verdicts)
-        finished, forgotten = outcomes.published(run.items, verdicts)
-        return Committed(finished, forgotten, len(finished) == len(run.items), run.low)
+        finished, forgotten, repeated = outcomes.published(run.items, verdicts)
+        return Committed(finished, forgotten, len(finished) == len(run.items), run.low, repeated)
 
     def forget(self) -> None:
         """Let go of the run that is on its way: the tenure is over."""

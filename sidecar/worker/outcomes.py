@@ -25,6 +25,8 @@ class Published(NamedTuple):
     finished: list[Finished]
     forgotten: bool
     """Whether the index has forgotten one: the rest keep their place behind it."""
+    repeated: int = 0
+    """The lowest control_version that a duplicate among them is of; 0 without any."""
 
 
 def outbound(item: Item) -> Outbound:
@@ -39,18 +41,21 @@ def outbound(item: Item) -> Outbound:
 def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
     """Say what became of a run that was published; a conflict stays, to end as a dead letter."""
     finished: list[Finished] = []
+    repeated: list[int] = []
     row = Row()
     for item, verdict in zip(run, verdicts, strict=False):
         if verdict.outcome is Outcome.CONFLICT:
             item.conflicts()
             item.begins_row = row.letter()
         elif verdict.outcome is Outcome.FORGOTTEN:
-            return Published(finished, forgotten=True)
+            return Published(finished, forgotten=True, repeated=min(repeated, default=0))
         else:
             row.event(is_new=verdict.outcome is Outcome.PUBLISHED)
+            if verdict.outcome is Outcome.DUPLICATE:
+                repeated.append(verdict.control_version)
             already = item.known[16:] == BURIED
             finished.append(Finished(item, DEAD_ALREADY if already else verdict.outcome.value))
-    return Published(finished, forgotten=False)
+    return Published(finished, forgotten=False, repeated=min(repeated, default=0))
 
 
 def buried(run: Sequence[Item], answers: Iterable[Buried]) -> list[Finished]:

@@ -9,17 +9,17 @@ nothing above that is neither pending nor finished; where it has, it delivers ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from sidecar.redis.anchors import Anchor
+from sidecar.redis.anchors import Anchor, has, heeded_since
 from sidecar.redis.ends import Ends
+from sidecar.redis.finished import unfinished
 from sidecar.redis.forgotten import Part
-from sidecar.redis.publisher import BURIED, Seen, origin_digest
+from sidecar.redis.publisher import Seen
 from sidecar.redis.source import Entry, Pending
-from sidecar.wire.identity import identity_of
 from sidecar.wire.ids import FIRST, LAST, EntryId
 
 PAGE: Final = 200
@@ -123,11 +123,13 @@ class Ground(NamedTuple):
     """Whether the stream has all that it is known to have had."""
     again: bool
     """Whether the group was made anew, or begins anew."""
+    is_forgotten: bool = False
+    """Whether the index may have forgotten what was finished after the anchors."""
 
     @property
     def finished_to(self) -> EntryId:
         """Up to here every entry is finished."""
-        if self.anchors:
+        if self.anchors and not self.is_forgotten:
             return self.anchors[0].id
         return self.low.before if self.low else FIRST
 
@@ -138,13 +140,6 @@ class Ground(NamedTuple):
 def is_beyond(position: EntryId, generated: EntryId) -> bool:
     """Tell whether the group's position lies beyond every ID that the stream ever gave."""
     return position > generated
-
-
-def is_finished(content: bytes, event: Seen | None, origin: Seen | None) -> bool:
-    """Tell by what the index knows whether an entry with this content has its end."""
-    if origin is not None and origin.content_digest == BURIED:
-        return True
-    return event is not None and event.content_digest == content
 
 
 # --- what is done ------------------------------------------------------------------------------
@@ -175,14 +170,13 @@ class Recovery:
         served it since.
         """
         ground = self._have_group(left.low if left and is_last else None)
-        pending = self._pending_above(ground)
+        pending, last, target = self._looked_through(ground)
         if pending.others:
             self._log.warning(
                 "entries are pending under other consumers; this worker takes them over",
                 consumers=dict(pending.others),
             )
-        last, again = self._control.last_delivered(), ground.again
-        target = self._target(ground, last)
+        again = ground.again
         if target != last:
             self._control.deliver_again(target)
             again, last = True, target
@@ -207,7 +201,7 @@ class Recovery:
 
         `left_low` is what this worker knows to be unfinished, where nothing is noted any more.
         """
-        low = self._memory.lowest_unfinished()
+        low = self._memory.lowest_unfinished() or self._after_anchors()
         if low is None:
             created = self._control.create_group(FIRST)
             if not created:
@@ -232,17 +226,26 @@ class Recovery:
         noted = self._memory.anchors()
         for number, anchor in enumerate(noted):
             ends = self._control.look(anchor.id)
-            if self._has(anchor, ends):
+            if has(self._control, anchor, ends):
                 low = max(low, anchor.id.after)
                 whole = number == 0 and ends.given >= low.before
-                return Ground(low, noted[number:], ends.given, is_whole=whole, again=False)
+                return Ground(
+                    low, noted[number:], ends.given, is_whole=whole, again=False,
+                    is_forgotten=whole and self._is_forgotten(anchor),
+                )  # fmt: skip
         given = self._control.look(FIRST).given
         if noted or given < low.before:
             return None
         return Ground(low, (), given, is_whole=True, again=False)  # of an older release
 
-    def _has(self, anchor: Anchor, ends: Ends) -> bool:
-        return anchor.is_in(ends, self._control.at(anchor.id) if ends.has_known else None)
+    def _after_anchors(self) -> EntryId | None:
+        """Return where what may be unfinished begins, where the lowest is noted no more."""
+        noted = self._memory.anchors()
+        return noted[0].id.after if noted else None
+
+    def _is_forgotten(self, anchor: Anchor) -> bool:
+        window_us = int(self._memory.window_s * 1e6)
+        return anchor.since_us < heeded_since(self._memory.now_us(), window_us)
 
     def _begin_anew(self, known: EntryId) -> Ground:
         """Have another stream of the same name read from its beginning."""
@@ -277,14 +280,31 @@ class Recovery:
             found = self._control.pending_from(pending.lowest, PAGE)
             finished = [one for one in found if not is_beyond(one, ground.finished_to)]
             anchor = ground.anchors[0]
-            if not self._has(anchor, self._control.look(anchor.id)):
+            if not has(self._control, anchor, self._control.look(anchor.id)):
                 break
             self._keep()
-            self._control.acknowledge(finished)
+            if finished:  # somebody may acknowledge them meanwhile
+                self._control.acknowledge(finished)
             pending = self._control.pending()
         return pending
 
     # --- the position --------------------------------------------------------------------------
+
+    def _looked_through(self, ground: Ground) -> tuple[Pending, EntryId, EntryId]:
+        """Return what is pending, the group's position, and where it must be.
+
+        The same was pending before and after: else what a stalled worker's late read takes in
+        between would lie below the position, and count as finished.
+        """
+        before = self._pending_above(ground)
+        while True:
+            last = self._control.last_delivered()
+            target = self._target(ground, last)
+            pending = self._pending_above(ground)
+            if pending == before:
+                return pending, last, target
+            before = pending
+            self._keep()
 
     def _target(self, ground: Ground, last: EntryId) -> EntryId:
         """Return where the group's position must be."""
@@ -295,13 +315,21 @@ class Recovery:
         if ground.low is None:
             return last
         first, until = ground.finished_to.after, max(last, after)
-        lost = self._first_lost(first, until)
+        lost = None if self._pending_list_tells(ground) else self._first_lost(first, until)
         if lost is not None:
             self._log.warning(
                 "an entry was handed out, and is neither pending nor finished", entry=lost
             )
             return lost.before
         return last if is_beyond(after, ground.given) else max(last, after)
+
+    def _pending_list_tells(self, ground: Ground) -> bool:
+        """Tell whether what is not pending counts as finished, for the index may have forgotten it.
+
+        As long as the lowest unfinished entry is pending, the pending list was not lost.
+        """
+        low = ground.low
+        return bool(ground.is_forgotten and low and self._control.pending_between(low, low))
 
     def _first_lost(self, first: EntryId, last: EntryId) -> EntryId | None:
         """Return the lowest entry from `first` to `last` that is neither pending nor finished."""
@@ -318,22 +346,8 @@ class Recovery:
     def _lost(self, entries: Sequence[Entry]) -> EntryId | None:
         pending = self._control.pending_between(entries[0].id, entries[-1].id)
         rest = [entry for entry in entries if entry.id not in pending]
-        return next(self._unfinished(rest), None) if rest else None
-
-    def _unfinished(self, entries: Sequence[Entry]) -> Iterator[EntryId]:
-        digests: list[bytes] = []
-        contents = []
-        for entry in entries:
-            origin = origin_digest(f"{self._stream}/{entry.id}")
-            identity, content = identity_of(entry.fields)
-            digests += (origin, identity or origin)
-            contents.append(content)
-        seen = self._memory.seen(digests)
-        for entry, content, origin_seen, event_seen in zip(
-            entries, contents, seen[::2], seen[1::2], strict=True
-        ):
-            if not is_finished(content, event_seen, origin_seen):
-                yield entry.id
+        lost = unfinished(self._stream, rest, self._memory.seen) if rest else iter(())
+        return next((entry.id for entry in lost), None)
 
     # --- notes ---------------------------------------------------------------------------------
 
@@ -346,8 +360,7 @@ class Recovery:
         """
         low = min(last.after, pending.lowest or last.after)
         anchors = ground.anchors or (self._first_anchor(low),)
-        if low != ground.low or anchors != ground.anchors or not ground.is_whole:
-            self._memory.stand(low=low, anchors=anchors)
+        self._memory.stand(low=low, anchors=anchors)
         return low, anchors
 
     def _first_anchor(self, low: EntryId) -> Anchor:

@@ -388,6 +388,8 @@ class Relay:
         committed = self._committing.finish()
         if committed is None:
             return
+        if committed.repeated:
+            self._anchoring.heed(committed.repeated)
         self._acknowledge(committed.finished)
         if committed.finished and not committed.whole:  # the script noted nothing: trimming waits
             self._publisher.stand(low=self._low_without([]))

@@ -43,6 +43,7 @@ GARBAGE: Final[list[tuple[str, str, bytes]]] = [
     (KEYS.lease, "", b"by hand"),
     (KEYS.lease, "", b"0" * 32),
     (KEYS.low, "", b"x"),
+    (KEYS.anchors, STREAM, b"x"),
     (KEYS.halt, "dead_in_a_row", b"many"),
     (KEYS.halt, "unclean", b"x"),
     (KEYS.halt, "alone_deaths", b"1.5"),

@@ -277,7 +277,7 @@ DENIED: Final = {
     "repairer": (
         *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - {"XADD control:notifications * f v"},
         *NO_EVAL, "INFO",
-        "HSET {control:notifications}:halt:control:events reason x", "MULTI",
+        "HSET {control:notifications}:readers name x", "MULTI",
         "SET {control:notifications}:fence:control:events x",
         "XDEL {control:notifications}:dead 1-1", "DEL {control:notifications}:dead",
         "DEL {control:notifications}:seen:00", "XTRIM {control:notifications}:redriven MAXLEN 0",

@@ -198,8 +198,8 @@ BREAKS: Final = (
     Break(
         "what was lost behind a held entry is not looked for",
         RECOVERY,
-        "        lost = self._first_lost(first, until)\n",
-        "        lost = None\n",
+        "if self._pending_list_tells(ground) else self._first_lost(first, until)\n",
+        "\n",
         HANDS,
     ),
     Break(
@@ -212,8 +212,8 @@ BREAKS: Final = (
     Break(
         "pruning forgets what is finished behind a held event",
         "sidecar/redis/pruning.py",
-        "turns[-1] * self._step_us, kept_us]",
-        "turns[-1] * self._step_us, now_us]",
+        "args=[self._window_s, note, kept_us]",
+        "args=[self._window_s, note, now_us]",
         ATTACK,
     ),
     Break(

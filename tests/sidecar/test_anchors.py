@@ -14,6 +14,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.worker.anchoring import Anchoring
+from sidecar.worker.reading import ReadAgain
 
 KEYS = Keys.of("control:events", "control:notifications")
 NOW_US = 1_790_000_000_000_000
@@ -148,7 +149,7 @@ class Tenure:
 
     def __init__(self) -> None:
         self.next_new, self.recovers, self.now = EntryId("5-0"), False, NOW_US
-        self.entries = ["4-0"]
+        self.entries, self.content = ["4-0"], b"old"
         self.noted: list[Anchor] = []
         side: Any = self
         self.anchoring = Anchoring(side, side, side, (Anchor(FIRST, "-", 0),))
@@ -160,7 +161,17 @@ class Tenure:
     def last_to(self, entry_id: EntryId) -> Entry | None:
         """Return the highest entry up to there."""
         below = [one for one in self.entries if EntryId(one) <= entry_id]
-        return entry(below[-1]) if below else None
+        return entry(below[-1], self.content) if below else None
+
+    def at(self, entry_id: EntryId) -> Entry | None:
+        """Return the entry with that ID."""
+        return entry(entry_id, self.content) if entry_id in self.entries else None
+
+    def look(self, known: EntryId) -> Ends:
+        """Hold the stream against that entry."""
+        return ends(self.entries, given_id=self.next_new.before)._replace(
+            has_known=known in self.entries
+        )
 
     def stand(self, *, anchors: tuple[Anchor, ...]) -> None:
         """Take what is noted."""
@@ -188,6 +199,16 @@ def test_an_anchor_of_an_empty_stream() -> None:
     (anchor,) = tenure.noted
     assert anchor.id < EntryId("5-0")
     assert anchor.checksum == "-"
+
+
+def test_another_stream_has_no_anchor_of_this_one() -> None:
+    """Where the entry at the mark is another one now, nothing is noted: all is read anew."""
+    tenure = Tenure()
+    tenure.anchoring.move_on(EntryId("3-0"))
+    tenure.content = b"new"
+    with pytest.raises(ReadAgain):
+        tenure.anchoring.move_on(EntryId("5-0"))
+    assert not tenure.noted
 
 
 def test_no_mark_while_the_group_delivers_again() -> None:

@@ -12,6 +12,7 @@ import redis
 from sidecar.ops.status import collect, is_skipped
 from sidecar.redis.client import Side, connect
 from sidecar.redis.ends import Ends
+from sidecar.redis.finished import is_finished
 from sidecar.redis.publisher import BURIED, Publisher, Seen
 from sidecar.redis.source import ControlStream, Pending
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -68,10 +69,12 @@ def test_what_was_skipped(
 def test_what_the_index_proves() -> None:
     """An entry is finished if its content is published, or its origin has a dead letter."""
     published, buried = Seen(CONTENT, 7), Seen(BURIED, 7)
-    assert recovery.is_finished(CONTENT, published, None)
-    assert recovery.is_finished(b"", None, buried)
-    assert not recovery.is_finished(CONTENT, None, None)
-    assert not recovery.is_finished(b"d" * 16, published, None)
+    assert is_finished(CONTENT, published, None)
+    assert is_finished(b"", None, buried)
+    assert not is_finished(CONTENT, None, None)
+    assert not is_finished(b"d" * 16, published, None)
+    assert is_finished(CONTENT, None, None, published)
+    assert not is_finished(b"d" * 16, None, None, published)
 
 
 class Stalled:
@@ -83,6 +86,10 @@ class Stalled:
     def lowest_unfinished(self) -> str | None:
         """Return what is noted at that moment."""
         return self.lows.pop(0)
+
+    def anchors(self) -> tuple[()]:
+        """None is noted."""
+        return ()
 
     def create_group(self, after: str) -> bool:
         """The other has made it."""
