@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.redis.client import connect
 from sidecar.redis.scripts import script_of
-from tests.simulation.whole.hunt import violation_of
+from tests.simulation.whole.hunt import meets, violation_of
 from tests.simulation.whole.mutants import MUTANTS, SOUGHT, Area, Mutant, broken
 from tests.simulation.whole.world import run_lean
 
@@ -27,6 +27,8 @@ QUICK: Final = frozenset({
     "nothing_is_given_back",
 })  # fmt: skip
 """In the ordinary suite; all together take a minute."""
+FEW: Final = 40
+"""On so many seeds, from its own on, a break is looked for: other code has other timing."""
 LEAST: Final = 24
 """So many breaks are caught, at the least; of each area some."""
 
@@ -43,9 +45,11 @@ def _clean(seed: int) -> str:
 
 @pytest.mark.parametrize("mutant", [_marked(mutant) for mutant in MUTANTS])
 def test_the_whole_simulation_catches(mutant: Mutant) -> None:
-    """A break of the product is reported on its seed, and without it nothing is."""
-    assert violation_of(mutant, mutant.seed), "not caught: look for another seed (--hunt)"
-    assert not _clean(mutant.seed)
+    """A break of the product is reported on its seed or soon after, and without it nothing is."""
+    seeds = range(mutant.seed, mutant.seed + FEW)
+    seed = next((one for one in seeds if meets(mutant, one) and violation_of(mutant, one)), None)
+    assert seed is not None, "not caught: look for another seed (--hunt)"
+    assert not _clean(seed)
 
 
 def test_every_area_has_breaks_that_are_caught() -> None:

@@ -25,6 +25,11 @@ MEETS: Final[dict[Area, Callable[[World], bool]]] = {
 """Whether a seed comes to what is broken at all."""
 
 
+def meets(mutant: Mutant, seed: int) -> bool:
+    """Tell whether a seed comes to what is broken at all."""
+    return MEETS[mutant.area](World(seed, keeps_trace=False))
+
+
 def violation_of(mutant: Mutant, seed: int) -> str:
     """Run a seed with the break; say what the simulation reports, empty for nothing."""
     with broken(mutant):
@@ -34,7 +39,7 @@ def violation_of(mutant: Mutant, seed: int) -> str:
 def found(mutant: Mutant, seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
     """Yield the seeds that catch a break, and what is reported: nothing without the break."""
     for seed in seeds:
-        if MEETS[mutant.area](World(seed, keeps_trace=False)):
+        if meets(mutant, seed):
             violation = violation_of(mutant, seed)
             if violation and not run_lean(seed).violation:
                 yield seed, violation

@@ -42,7 +42,7 @@ class Mutant:
     new: str
     area: Area
     seed: int
-    """It catches the break."""
+    """It catches the break, or one of the next few."""
 
 
 @contextmanager
