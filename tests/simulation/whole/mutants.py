@@ -209,7 +209,7 @@ MUTANTS: Final = (
            "entry = f'{candidate.stream}/1-1'", Area.REDRIVE, 2042),
     Mutant("later_is_earlier", "sidecar.wire.subject:comes_after",
            "return later.entry > earlier.entry",
-           "return later.entry < earlier.entry", Area.REDRIVE, 2093),
+           "return later.entry < earlier.entry", Area.REDRIVE, 2206),
     Mutant("a_ref_is_no_subject", "sidecar.wire.subject:overtakes",
            "return True",
            "return False", Area.REDRIVE, 2470),
@@ -221,10 +221,10 @@ MUTANTS: Final = (
            "for page in ():", Area.REDRIVE, 2119),
     Mutant("redrive_newest_first", f"{_REDRIVE}:_in_entry_order",
            "ORDER BY entry, stream, letter",
-           "ORDER BY entry DESC, stream, letter", Area.REDRIVE, 2217),
+           "ORDER BY entry DESC, stream, letter", Area.REDRIVE, 2393),
     Mutant("redrive_publishes_twice_what_the_index_forgot", f"{_OVERTAKERS}._twice",
            "if not version or remembers:",
-           "if True:", Area.REDRIVE, 2002),
+           "if True:", Area.REDRIVE, 2695),
     Mutant("equal_versions_do_not_overtake", "sidecar.wire.subject:overtakes",
            "later.version >= earlier.version",
            "later.version > earlier.version + 1", Area.REDRIVE, 2217),
@@ -299,7 +299,7 @@ MUTANTS: Final = (
            "", Area.SPREADING, 2182),
     Mutant("a_lease_is_given_back_for_good", f"{_OWNERSHIP}._yield_lease",
            "self._stands_back_until = self._clock() + stand_back_s",
-           "self._stands_back_until = math.inf", Area.SPREADING, 2104),
+           "self._stands_back_until = math.inf", Area.SPREADING, 2222),
 )  # fmt: skip
 """Each caught on its seed."""
 
