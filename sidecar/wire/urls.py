@@ -11,7 +11,7 @@ _PATHS: Final = {
     "redis": re.compile("(/[0-9]{0,5})?"),
     "sentinel": re.compile(r"(/[A-Za-z0-9_.-]+(/[0-9]{1,5})?)?"),
 }
-_QUERY: Final = re.compile(r"\?[A-Za-z_]+=[^&#]*(&[A-Za-z_]+=[^&#]*)*|")
+_QUERY: Final = re.compile(r"(\?([A-Za-z_]+=[^&#]*(&[A-Za-z_]+=[^&#]*)*)?)?")
 
 
 class Unclear(ValueError):

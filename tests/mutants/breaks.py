@@ -219,7 +219,8 @@ BREAKS: Final = (
     Break(
         "what is finished and was made pending is done again",
         RECOVERY,
-        "            self._keep()\n            self._control.acknowledge(finished)\n",
+        "            if finished:  # somebody may acknowledge them meanwhile\n"
+        "                self._control.acknowledge(finished)\n",
         "            break\n",
         ATTACK,
     ),

@@ -101,10 +101,26 @@ def reached(url: str) -> None:
         client.ping()
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(urls())
-def test_no_text_about_a_url_has_its_password(url: str) -> None:
+# Thousands of texts are a proof that takes a minute; hundreds find what is broken anew.
+@pytest.mark.parametrize("count", [300, pytest.param(5000, marks=pytest.mark.slow)])
+def test_no_text_about_a_url_has_its_password(count: int) -> None:
     """Neither what is shown of it, nor an error, nor its traceback."""
+    of_many(count)(_check_url)()
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(3000, marks=pytest.mark.slow)])
+def test_no_text_about_a_stores_url_has_its_password(count: int) -> None:
+    """Likewise of stores, a third party's too."""
+    of_many(count)(_check_store_url)()
+
+
+def of_many(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what calls a check with so many URLs."""
+    many = settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    return lambda check: many(given(urls())(check))
+
+
+def _check_url(url: str) -> None:
     assert SECRET not in redact(url)
     assert SECRET not in told(lambda: connect(url, key="k"))
     assert SECRET not in told(lambda: Side.open(url, "k"))
@@ -113,10 +129,7 @@ def test_no_text_about_a_url_has_its_password(url: str) -> None:
         assert SECRET not in told(lambda: reached(url))
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(urls())
-def test_no_text_about_a_stores_url_has_its_password(url: str) -> None:
-    """Likewise of stores, a third party's too."""
+def _check_store_url(url: str) -> None:
     if not DIRECTORY.match(url):
         assert SECRET not in told(lambda: store.open_url(url, create=False))
         assert SECRET not in told(lambda: open_store(url, create=False))
@@ -131,7 +144,7 @@ COMMANDS: Final = [
 
 
 @settings(
-    max_examples=60, deadline=None,
+    max_examples=25, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(st.sampled_from(COMMANDS), urls().filter(lambda url: "127.0.0.1/" not in url))

@@ -107,8 +107,8 @@ OTHERS = {
     "own identity flushed, another's not": Mutant(
         "race: identity of an older store",
         (
-            Change(root, "identity", "found = _read_identity(root_fd)\n    if found is None:",
-                   "found = there = _read_identity(root_fd)\n    if found is None:"),
+            Change(root, "identity", "found = _read_identity(root_fd, root)\n    if found is None:",
+                   "found = there = _read_identity(root_fd, root)\n    if found is None:"),
             Change(root, "identity", "os.fsync(root_fd)", "there or os.fsync(root_fd)"),
         ),
     ),
@@ -176,7 +176,8 @@ OTHERS = {
         "case: heal record",
         (
             Change(
-                Names, "_holds", "current.content[current.body_at :] == body", "True"
+                Names, "_holds",
+                "records.whole(self._tree, current).content[current.body_at :] == body", "True",
             ),
         ),
     ),
