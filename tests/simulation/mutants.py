@@ -10,7 +10,6 @@ from redis.commands.core import Script
 
 from sidecar.redis import publisher as publisher_module
 from sidecar.redis.client import Client
-from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.worker.holds import Holds
 from sidecar.worker.pipeline import Pipeline
@@ -125,7 +124,7 @@ def group_at_the_end() -> Iterator[None]:
 @contextmanager
 def overtaken_when_held() -> Iterator[None]:
     """What follows an event that is held back does not wait for it."""
-    with _replaced(Relay, "_is_turn_of", lambda _: lambda _self, _tenant, **_back: True):
+    with _replaced(Holds, "is_turn_of", lambda _: lambda _self, _tenant, **_: True):
         yield
 
 
@@ -141,21 +140,6 @@ def no_position() -> Iterator[None]:
         return without
 
     with _replaced(Pipeline, "_put", make):
-        yield
-
-
-@contextmanager
-def low_not_noted_at_first() -> Iterator[None]:
-    """The first worker reads before it is noted from where."""
-
-    def make(original: Any) -> Any:
-        def stand(self: Publisher, *, low: str = "", anchors: Any = ()) -> None:
-            if not low:
-                original(self, anchors=anchors)
-
-        return stand
-
-    with _replaced(Publisher, "stand", make):
         yield
 
 
@@ -204,7 +188,6 @@ MUTANTS: Final[dict[str, Callable[[], Any]]] = {
         group_at_the_end,
         overtaken_when_held,
         no_position,
-        low_not_noted_at_first,
         no_fence_of_publish,
         no_fence_of_bury,
         no_deduplication,
