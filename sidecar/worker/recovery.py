@@ -211,7 +211,8 @@ class Recovery:
                 # Of a group just made, nothing was handed out, wherever somebody has moved it.
                 low = FIRST.after if created else None
                 return Ground(low, (), given, is_whole=True, again=False)
-            low = left_low
+            # A server that went back to before any note may have lost what was finished, too.
+            low = min(left_low, self._control.last_delivered().after)
         ground = self._ground(low)
         if ground is None:
             return self._begin_anew(low.before)

@@ -194,3 +194,19 @@ def test_an_older_copy_of_the_anchors_brings_back_nothing(forgetful: Rig) -> Non
     rig.emit("v2")
     rig.drain()
     assert rig.published() == ["v0", "v1", "v2"]
+
+
+def test_a_server_that_went_back_to_before_any_note_is_read_from_its_position(rig: Rig) -> None:
+    """A live worker's own knowledge moves no position ahead: what it finished may be lost, too."""
+    with rig.relay(lease_s=0.4):
+        for event_id in ("a", "b"):
+            rig.emit(event_id)
+        eventually(lambda: rig.published() == ["a", "b"] and rig.pending() == 0)
+        kept = [CONTROL.encode()]
+        pipeline = rig.client.pipeline(transaction=True)
+        pipeline.delete(*(key for key in rig.client.keys("*") if key not in kept))
+        pipeline.xgroup_setid(CONTROL, rig.keys.group, "0-0")
+        pipeline.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        pipeline.execute()
+        rig.emit("c")
+        eventually(lambda: rig.published() == ["a", "b", "c"], "all of it is published again")
