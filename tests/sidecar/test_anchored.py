@@ -203,7 +203,7 @@ def test_a_server_that_went_back_to_before_any_note_is_read_from_its_position(ri
             rig.emit(event_id)
         eventually(lambda: rig.published() == ["a", "b"] and rig.pending() == 0)
         kept = [CONTROL.encode()]
-        pipeline = rig.client.pipeline(transaction=True)
+        pipeline: Any = rig.client.pipeline(transaction=True)
         pipeline.delete(*(key for key in rig.client.keys("*") if key not in kept))
         pipeline.xgroup_setid(CONTROL, rig.keys.group, "0-0")
         pipeline.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
