@@ -1,9 +1,10 @@
 """Writes what is in the streams into the archive, before trimming takes it.
 
-What is written depends on the entries alone, so that whoever writes again what is there already
-changes nothing. How far it went is noted in Redis (`redis.archived`), for trimming, and lies in the
-names of the segments, for whoever comes after a Redis that lost its memory. Who archives a stream
-claims it, so that two seldom write the same; where they do, readers take each entry once.
+What is written depends on the entries alone, so that a worker which writes again what is there
+already changes nothing. How far it went is noted in Redis (`redis.archived`), for trimming, and
+lies in the names of the segments, for a worker that comes after a Redis that lost its memory. Who
+archives a stream claims it, so that two seldom write the same; where they do, readers take each
+entry once.
 """
 
 from __future__ import annotations

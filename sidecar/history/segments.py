@@ -109,7 +109,8 @@ def lines_of(
 ) -> Iterator[bytes]:
     """Yield rows in order, each once.
 
-    `eager` reads a segment while the one before it is dealt with: for whoever wants all of them.
+    `eager` reads ahead: a segment while the one before it is dealt with. It is for a caller that
+    wants all of them.
     """
     for rows in _rows(pieces, first, last, eager=eager):
         yield from rows.lines
