@@ -49,8 +49,15 @@ class Holds:
         return bool(self._behind)
 
     def lowest_without(self, entry_ids: Collection[str]) -> EntryId | None:
-        """Return the lowest held entry, but for these; one that is followed counts all the same."""
-        held = (one.id for one in self._held.values() if one.followed or one.id not in entry_ids)
+        """Return the lowest entry that is held, or waits behind one, once these are finished.
+
+        What waits behind a held one has a higher ID: which, only the pending list tells.
+        """
+        held = (
+            one.id.after if one.id in entry_ids else one.id
+            for one in self._held.values()
+            if one.followed or one.id not in entry_ids
+        )  # fmt: skip
         return min(held, default=None)
 
     @property

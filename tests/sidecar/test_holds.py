@@ -51,7 +51,7 @@ def test_what_is_finished_is_not_the_lowest_unless_it_is_followed() -> None:
     hold(holds, "b", 10)
     assert holds.lowest_without({"9-0"}) == "10-0"
     holds.is_turn_of("a", back=False, everyone=False)
-    assert holds.lowest_without({"9-0"}) == "9-0"
+    assert holds.lowest_without({"9-0"}) == "9-1", "what follows lies above it"
 
 
 def test_it_is_not_the_turn_of_what_comes_behind_a_held_event() -> None:

@@ -660,6 +660,18 @@ def test_what_waits_behind_a_held_event_outlives_the_group(rig: Rig) -> None:
         eventually(lambda: rig.published() == ["head", "follower", "after"])
 
 
+def test_what_is_finished_may_be_trimmed_though_what_waits_behind_it_is_not(rig: Rig) -> None:
+    """On a full server the last finished entry may be all that can go."""
+    rig.emit_artifact("head", put=False)
+    rig.emit_artifact("follower", put=False)
+    with rig.relay(retry_budget_s=60, lease_s=60.0) as run:
+        eventually(lambda: run.observer.retries)
+        rig.plant(ref_of("head"), data_of("head"))
+        eventually(lambda: any(ref_of("follower") in str(e) for e in run.observer.retries))
+        low: Any = rig.client.get(rig.keys.low)
+        assert EntryId(rig.sent["head"]) < EntryId(low.decode()) <= EntryId(rig.sent["follower"])
+
+
 def test_low_is_never_above_what_is_pending(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every write the noted lowest unfinished entry is at most the first unfinished one."""
     small_windows(monkeypatch)
