@@ -11,8 +11,17 @@ from typing import Any, BinaryIO, Final
 
 import store
 from sidecar.errors import SidecarError, Unreachable, UsageError
+from sidecar.wire.bounds import bounded
 from sidecar.wire.urls import redact
-from store import ArtifactReader, Capability, Store, VersionedStore, checksum_of, versioned
+from store import (
+    Artifact,
+    ArtifactReader,
+    Capability,
+    Store,
+    VersionedStore,
+    checksum_of,
+    versioned,
+)
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -97,16 +106,20 @@ def put_file(opened: Store, ref: str, file: BinaryIO, manifest: bytes) -> tuple[
         opened.put(ref, blob, manifest)
         return checksum_of(blob), len(blob)
     checksum = streaming.put_from(ref, file, manifest)
-    with streaming.open(ref, checksum=checksum) as stored:
+    with streaming.open(ref, checksum=checksum, **bounded(streaming)) as stored:
         return checksum, stored.size_bytes
 
 
 def open_reader(opened: Store, ref: str, pin: dict[str, Any]) -> ArtifactReader:
-    """Open an artifact for reading: in constant memory where the backend can."""
+    """Open an artifact for reading: in constant memory where the backend can.
+
+    Raises as the store does.
+    """
     streaming = versioned(opened, Capability.STREAM)
     if streaming is not None:
-        return streaming.open(ref, **pin)
-    found = opened.get(ref, **pin)
+        return streaming.open(ref, **pin, **bounded(streaming))
+    get: Any = opened.get
+    found: Artifact = get(ref, **pin, **bounded(opened))
     return ArtifactReader(
         io.BytesIO(found.data), checksum=None, size_bytes=len(found.data),
         manifest=found.manifest, where=ref,

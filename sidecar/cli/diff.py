@@ -20,6 +20,7 @@ from sidecar.replay.window import moment
 from sidecar.stores import explained
 from sidecar.terminal import output
 from sidecar.terminal.groups import NO_VARIABLE, argument, option
+from sidecar.wire.bounds import bounded
 from sidecar.wire.moments import parse_position, rfc3339
 
 _STYLES: Final = {"+": "green", "-": "red", "@": "cyan"}
@@ -83,7 +84,12 @@ def _diff_versions(history: History, names: list[str], checksums: list[str], *, 
     store, pair = choose(history, names, checksums)
     with explained():
         blobs = [
-            store.get(ref, checksum=one.checksum, manifest_checksum=one.manifest_checksum)
+            store.get(
+                ref,
+                checksum=one.checksum,
+                manifest_checksum=one.manifest_checksum,
+                **bounded(store),
+            )
             for ref, one in pair
         ]
     compared = {

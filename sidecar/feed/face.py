@@ -14,6 +14,7 @@ from sidecar.feed.reading import Batch, Reading, wanted
 from sidecar.redis.errors import NotPermitted, Refused, outage
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S, check
+from sidecar.wire.bounds import bounded
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 from sidecar.wire.urls import redact
@@ -94,13 +95,13 @@ class Face(Generic[Client]):
 
     def _get(self, notification: Notification) -> Artifact:
         store, pin = self._pinned(notification)
-        return store.get(notification.artifact_ref, **pin)
+        return store.get(notification.artifact_ref, **pin, **bounded(store))
 
     def _open(self, notification: Notification) -> ArtifactReader:
         store, pin = self._pinned(notification)
         if versioned(store, Capability.STREAM):
-            return store.open(notification.artifact_ref, **pin)
-        data, manifest = store.get(notification.artifact_ref, **pin)
+            return store.open(notification.artifact_ref, **pin, **bounded(store))
+        data, manifest = self._get(notification)
         return ArtifactReader(
             io.BytesIO(data), checksum=notification.checksum, size_bytes=len(data),
             manifest=manifest, where=notification.artifact_ref,

@@ -19,7 +19,7 @@ import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -38,8 +38,9 @@ from sidecar.history.segments import (
 )
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
+from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
 from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
-from store import Capability, Corrupt, NotFound, VersionedStore
+from store import Capability, Corrupt, Limit, NotFound, TooLarge, VersionedStore
 
 FORMAT: Final = 1
 _ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
@@ -131,9 +132,9 @@ def apart(store: VersionedStore, ref: str, manifest: bytes) -> str:
     """
     ours = _header(manifest, ref).sha256
     try:
-        with store.open(ref) as reader:
+        with store.open(ref, **_bounded(store)) as reader:
             is_other = _header(reader.manifest, ref).sha256 != ours
-    except (NotFound, Corrupt, Damaged):
+    except (NotFound, Corrupt, TooLarge, Damaged):
         return ref  # what is damaged is healed by what is put there
     return f"{ref}+{ours[:12]}" if is_other else ref
 
@@ -266,7 +267,7 @@ class ArchiveHistory:
     def rows(self, name: Name) -> int:
         """Return how many entries a segment has."""
         where = f"the archive's segment {name.ref}"
-        with explained(), self.store.open(name.ref) as reader:
+        with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
             return _header(reader.manifest, where).rows
 
     def _pieces(self, stream: str, about: About) -> list[_Piece]:
@@ -279,13 +280,13 @@ class ArchiveHistory:
         """Return a segment, unless it cannot mention `about`. Raises `Damaged`, `UsageError`."""
         where = f"the archive's segment {name.ref}"
         try:
-            with explained(), self.store.open(name.ref) as reader:
+            with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
                 header = _header(reader.manifest, where)
                 if not may_mention(header, about):
                     return None
                 data = reader.readall()
         except SidecarError as error:
-            if isinstance(error.__cause__, Corrupt | NotFound):
+            if isinstance(error.__cause__, Corrupt | NotFound | TooLarge):
                 raise Damaged(f"{where} is damaged: {error}") from error
             raise
         return Segment(
@@ -313,6 +314,11 @@ def _header(manifest: bytes, where: str) -> Header:
             " with a newer one"
         )
     return header
+
+
+def _bounded(store: VersionedStore) -> dict[str, Any]:
+    """Packed, a segment is no larger than unpacked, but for a few bytes."""
+    return bounded(store, Limit(MAX_UNPACKED_BYTES, MAX_MANIFEST_BYTES))
 
 
 def _unpacked(where: str, data: bytes) -> bytes:

@@ -25,6 +25,7 @@ from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
 from sidecar.history.segments import Damaged, ahead
 from sidecar.stores import explained
+from sidecar.wire.bounds import bounded
 from sidecar.wire.ids import EntryId, IdText
 from store import VersionedStore
 
@@ -57,7 +58,7 @@ def newest_checkpoint(
     newest = max((one for one in ids if one is not None and one <= last), default=None)
     if newest is None:
         return None
-    with explained(), store.open(place + newest) as reader:
+    with explained(), store.open(place + newest, **bounded(store)) as reader:
         header = _header(reader.manifest, place + newest)
     if header.format < FORMAT:
         return None
@@ -120,7 +121,7 @@ def _keyed(
 
 
 def _chunks(store: VersionedStore, ref: str) -> Iterator[bytes]:
-    with explained(), store.open(ref) as reader:
+    with explained(), store.open(ref, **bounded(store)) as reader:
         raw = cast("IO[bytes]", reader)
         with gzip.GzipFile(fileobj=raw) as unpacked:
             yield from iter(partial(unpacked.read, CHUNK_BYTES), b"")

@@ -33,11 +33,11 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import BURIED, Seen, origin_digest, remembered
 from sidecar.redis.scan import origin_of
 from sidecar.redis.source import Entry
-from sidecar.stores import explained
+from sidecar.stores import explained, open_reader
 from sidecar.wire.event import Event, Rejected, content_digest, decode
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, EntryId, Origin
-from store import Capability, Corrupt, InvalidRef, NotFound, Pin, Store, capabilities, versioned
+from store import Capability, Corrupt, InvalidRef, NotFound, Pin, Store, TooLarge, capabilities
 
 CHUNK_BYTES: Final = 1 << 20
 _LOST: Final = "entry_lost"
@@ -476,25 +476,16 @@ def what_is_wrong(store: Store, pin: Pin) -> tuple[str, int]:
     if not pin.manifest_checksum:
         return "the notification names no manifest_checksum", 0
     pinned = Capability.PINNED_GET in capabilities(store)
-    checksums: dict[str, Any] = {
-        "checksum": pin.checksum,
-        "manifest_checksum": pin.manifest_checksum,
-    }
+    checksums = {"checksum": pin.checksum, "manifest_checksum": pin.manifest_checksum}
     hashed, size_bytes = hashlib.sha256(), 0
     with explained():
         try:
-            streaming = versioned(store, Capability.STREAM)
-            if streaming is None:
-                data, manifest = store.get(pin.ref, **(checksums if pinned else {}))
-                hashed.update(data)
-                size_bytes = len(data)
-            else:
-                with streaming.open(pin.ref, **(checksums if pinned else {})) as reader:
-                    manifest = reader.manifest
-                    while chunk := reader.read(CHUNK_BYTES):
-                        hashed.update(chunk)
-                        size_bytes += len(chunk)
-        except (NotFound, Corrupt, InvalidRef) as error:
+            with open_reader(store, pin.ref, checksums if pinned else {}) as reader:
+                manifest = reader.manifest
+                while chunk := reader.read(CHUNK_BYTES):
+                    hashed.update(chunk)
+                    size_bytes += len(chunk)
+        except (NotFound, Corrupt, InvalidRef, TooLarge) as error:
             return str(error), size_bytes
     data_is = f"sha256:{hashed.hexdigest()}"
     manifest_is = f"sha256:{hashlib.sha256(manifest).hexdigest()}"

@@ -36,15 +36,15 @@ from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
-from sidecar.stores import explained
+from sidecar.stores import explained, open_reader
 from sidecar.wire.event import Event
 from sidecar.wire.ids import FIRST
 from sidecar.wire.notification import Notification
 from store import (
     CHUNK_BYTES,
-    Capability,
     Corrupt,
     NotFound,
+    TooLarge,
     Version,
     VersionedStore,
     checksum_of,
@@ -250,7 +250,7 @@ def _write_artifact(event: Event, store: VersionedStore, target: _Target) -> Pin
         with explained():
             return _copy(event, put.version, store, target)
     except SidecarError as error:
-        if isinstance(error.__cause__, NotFound | Corrupt):
+        if isinstance(error.__cause__, NotFound | Corrupt | TooLarge):
             gone = isinstance(error.__cause__, NotFound)  # collected since we looked
             return pinned.model_copy(update={"state": State.GONE if gone else State.CORRUPT})
         raise
@@ -262,13 +262,9 @@ def _copy(event: Event, version: Version | None, store: VersionedStore, target: 
         "checksum": event.checksum,
         "manifest_checksum": manifest_checksum or None,
     }
-    if Capability.STREAM in store.capabilities:
-        with store.open(event.artifact_ref, **pin) as reader:
-            manifest = reader.manifest
-            size_bytes = target.add(event.checksum, iter(partial(reader.read, CHUNK_BYTES), b""))
-    else:
-        data, manifest = store.get(event.artifact_ref, **pin)
-        size_bytes = target.add(event.checksum, [data])
+    with open_reader(store, event.artifact_ref, pin) as reader:
+        manifest = reader.manifest
+        size_bytes = target.add(event.checksum, iter(partial(reader.read, CHUNK_BYTES), b""))
     target.add(checksum_of(manifest), [manifest])
     return Pinned(
         ref=event.artifact_ref, checksum=event.checksum, manifest_checksum=checksum_of(manifest),

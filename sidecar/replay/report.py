@@ -23,14 +23,17 @@ from sidecar.replay.overtaking import LEAVE_IT, Overtaking
 from sidecar.replay.stalls import Stalls
 from sidecar.replay.timeline import End, Life
 from sidecar.replay.window import Covered, LifeSelection, Window
+from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.reasons import EXPLANATIONS, explain
-from store import StoreError, VersionedStore
+from store import Limit, StoreError, VersionedStore
 
 ENDS: Final = tuple(end.value for end in End)
 MAX_HALTS: Final = 100
 MAX_DIFFS: Final = 200
 MAX_DIFF_LINES: Final = 400
+_COMPARED: Final = Limit(64 << 20, MAX_MANIFEST_BYTES)
+"""Of larger artifacts the page shows sizes and checksums, and compares none."""
 _TEXTS: Final = (
     "tenant", "stack", "type", "ref", "event_id", "origin", "end_id", "reason", "detail", "fix",
     "checksum", "created_at", "put",
@@ -187,7 +190,7 @@ def _data(life: Life, store: VersionedStore | None) -> bytes | None:
     try:
         return store.get(
             life.event.artifact_ref, checksum=life.event.checksum,
-            manifest_checksum=life.event.manifest_checksum or None,
+            manifest_checksum=life.event.manifest_checksum or None, **bounded(store, _COMPARED),
         ).data  # fmt: skip
     except StoreError:
         return None  # the event's own line tells what is wrong with it

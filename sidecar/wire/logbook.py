@@ -14,10 +14,21 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
+from sidecar.wire.bounds import bounded
 from sidecar.wire.event import RESERVED
-from store import Capability, Corrupt, NotFound, Store, VersionedStore, versioned
+from store import (
+    Capability,
+    Corrupt,
+    Limit,
+    NotFound,
+    Store,
+    TooLarge,
+    VersionedStore,
+    versioned,
+)
 
 ROOT: Final = f"{RESERVED}logs"
+_RECORD: Final = Limit(1 << 20, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +98,10 @@ def _write(store: VersionedStore, log: Log) -> None:
 
 def _read(store: VersionedStore, ref: str) -> Log:
     try:
-        body = json.loads(store.get(ref).data)
+        body = json.loads(store.get(ref, **bounded(store, _RECORD)).data)
         forgotten = body["forgotten"] and Forgotten(**body["forgotten"])
         return Log(body["id"], body["stream"], body["redis"], body["registered_at"], forgotten)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, TooLarge) as error:
         raise Corrupt(
             f"{ref} is no record of a log ({type(error).__name__}): restore it; removed, that log"
             " is not asked until its worker starts again"

@@ -37,6 +37,8 @@ class Admission:
             item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
         except Rejected as rejected:
             item.end(rejected.reason, rejected.detail)
+            # Who claims the ids of others must not halt the stream for them.
+            item.counts = rejected.reason is not Reason.FORBIDDEN_ID
             if rejected.reason is Reason.TOO_LARGE:
                 item.entry = cut(entry)
         return item

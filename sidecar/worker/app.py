@@ -79,7 +79,7 @@ class _Worker:
         stack.callback(wiring.close)
         source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
         pipeline = wiring.pipeline(source, fleet)
-        pool = stack.enter_context(_pool(settings.store_threads))
+        pool = stack.enter_context(_pool(settings.store_threads * len(settings.streams)))
         while not self._servers_answer(wiring):
             if self._stop.wait(WAIT_FOR_REDIS_S):
                 return 0

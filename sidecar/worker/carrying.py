@@ -1,5 +1,7 @@
 """Artifacts on their way through the pool, of one relay: so many at once, and of one tenure.
 
+The pool has so many threads for each relay: none waits for the artifacts of another stream.
+
 What waits for its turn waits here and not in the pool: nothing can be taken out of the pool's
 queue again, and there it would stay, with all that it holds, as long as stores hang.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.wire import notification
+from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
 from sidecar.wire.event import (
     KNOWN_TYPES,
     RESERVED,
@@ -45,8 +46,6 @@ from store import (
 )
 
 DEFAULT_MAX_ARTIFACT_BYTES: Final = 1 << 30
-MAX_MANIFEST_BYTES: Final = 16 << 20
-"""A manifest is held in memory, whole."""
 _SHORT_CHARS: Final = len("sha256:") + 12
 
 
@@ -85,9 +84,7 @@ class Pipeline:
         self._streaming_source = versioned(source, Capability.STREAM)
         self._pins_source = Capability.PINNED_GET in capabilities(source)
         self._limit = Limit(rules.max_artifact_bytes, MAX_MANIFEST_BYTES)
-        self._limits: dict[str, Any] = (
-            {"limit": self._limit} if Capability.LIMIT in capabilities(source) else {}
-        )
+        self._limits = bounded(source, self._limit)
         self._fleet = fleet
         self._streaming_fleet = versioned(fleet, Capability.STREAM)
         self._orders_fleet = Capability.POSITION in capabilities(fleet)

@@ -90,6 +90,23 @@ def test_a_drain_of_a_halted_stream_ends_with_3(rig: Rig, stores: dict[str, str]
     assert drained(rig, stores) == 3
 
 
+def test_a_stream_leaves_store_threads_to_the_others(rig: Rig, stores: dict[str, str]) -> None:
+    """However many artifacts of one control stream hang, those of another are carried."""
+    slow, go_on = Rig(rig.url, rig.client, rig.source, control="control:slow"), threading.Event()
+    rig.source.on_get = lambda ref: (go_on.wait(60), None)[1] if "slow" in ref else None
+    for number in range(9):
+        slow.emit_artifact(f"slow{number}", tenant=f"t{number}")
+    with worker(rig, stores, streams=(rig.control, slow.control), store_threads=2):
+        try:
+            eventually(lambda: sum("slow" in ref for ref in rig.source.gets) == 2)
+            rig.emit_artifact("quick")
+            eventually(lambda: rig.published() == ["quick"])
+        finally:
+            go_on.set()
+        eventually(lambda: len(rig.published()) == 10)
+    rig.audit()
+
+
 def test_a_halted_stream_does_not_end_the_others_drain(rig: Rig, stores: dict[str, str]) -> None:
     """When one of two streams is halted, a drain still finishes the other, and ends with 3."""
     halted = Rig(rig.url, rig.client, control="control:halted")

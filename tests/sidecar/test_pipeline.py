@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import store
+from sidecar.wire.bounds import MAX_MANIFEST_BYTES
 from sidecar.wire.event import Rejected
-from sidecar.worker.pipeline import MAX_MANIFEST_BYTES, Pipeline, Rules
+from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.policy import Mismatch
 from store import (
     Artifact,

@@ -479,6 +479,30 @@ def test_who_claims_anothers_ids_halts_nothing(rig: Rig) -> None:
     assert rig.client.hget(rig.keys.halt, "dead_in_a_row") == b"1"
 
 
+def test_who_forges_ids_halts_nothing(rig: Rig) -> None:
+    """Events whose ids are of another tenant's form are in no row; what else is dead counts on."""
+    rig.rules = Rules(event_id_scope=("{tenant}/*",))
+    rig.add("{")
+    for number in range(5):
+        rig.emit(f"victim/{number}", tenant="thief")
+    rig.emit("victim/own", tenant="victim")
+    observer = rig.drain(max_consecutive_dead=2)
+    assert "halted" not in [state for state, _ in observer.states]
+    assert rig.reasons() == ["malformed"] + ["forbidden_id"] * 5
+    assert rig.published() == ["victim/own"]
+
+
+def test_forged_ids_between_dead_letters_end_no_row(rig: Rig) -> None:
+    """A forger cannot keep a stream from being halted that nothing good comes on."""
+    rig.rules = Rules(event_id_scope=("{tenant}/*",))
+    for number in range(3):
+        rig.add("{")
+        rig.emit(f"victim/{number}", tenant="thief")
+    with rig.relay(max_consecutive_dead=3, drain=True) as run:
+        assert not run.finish(), "it was not halted"
+        assert run.observer.count("halted")
+
+
 def test_conflicts_within_a_run_are_known_as_between_tenants(rig: Rig) -> None:
     """Also what conflicts with an event of the same run, which Redis alone finds."""
     for number in range(4):
