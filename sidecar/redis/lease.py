@@ -13,6 +13,7 @@ from sidecar.redis.anchors import Anchor, anchors_of, written
 from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged, low_of, misplaced
 from sidecar.redis.keys import Keys
+from sidecar.redis.pruning import forgotten_until
 from sidecar.redis.scan import server_time_us
 from sidecar.redis.scripts import script_of
 from sidecar.wire.ids import EntryId
@@ -88,6 +89,10 @@ class Lease:
     def anchors(self) -> tuple[Anchor, ...]:
         """Return the anchors of the control stream, the newest first."""
         return anchors_of(self._client, self._keys)
+
+    def forgotten_us(self) -> int:
+        """Return the time before which the deduplication index may have forgotten what ended."""
+        return forgotten_until(self._client, self._keys)
 
     def stand(self, *, low: EntryId | None = None, anchors: Sequence[Anchor] = ()) -> None:
         """Note the lowest entry that may be unfinished, and the anchors, where they are given.

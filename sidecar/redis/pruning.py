@@ -9,18 +9,19 @@ What the owner of a control stream needs to tell whether an entry is finished st
 is (`anchors`): the index is what proves it. Shards do not expire, for they would take that along.
 While an anchor stands still, or nobody prunes, the index remembers for very long, and a duplicate
 may be absorbed long after its first. An audit has to know until when that was: it is noted beside
-how far pruning is.
+how far pruning is. So is what may be forgotten by now: an anchor that is older proves nothing.
 
 Like trimming it needs no fence: what is older nobody looks for, whoever prunes.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final, NamedTuple, Self
 
 from sidecar.redis.anchors import kept_since
 from sidecar.redis.client import Client
-from sidecar.redis.damage import PRUNED
+from sidecar.redis.damage import PRUNED, or_else
 from sidecar.redis.keys import SHARDS, Keys
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
@@ -45,12 +46,19 @@ class Pruned(NamedTuple):
     overlong_us: int | None
     """Up to which control_version the index may have remembered for longer than its window and a
     round of pruning explain (`wire.expiring`); None where an older release noted nothing."""
+    forgotten_us: int = 0
+    """What ended before may be forgotten; of what ended later, nothing is."""
 
     @classmethod
     def parse(cls, noted: bytes | None) -> Self | None:
         """Read what is noted; None for nothing, and for garbage."""
         words = PRUNED.fullmatch(noted or b"")
-        return cls(int(words[1]), int(words[2]) if words[2] else None) if words else None
+        if words is None:
+            return None
+        return cls(int(words[1]), int(words[2]) if words[2] else None, int(words[3] or 0))
+
+    def __str__(self) -> str:
+        return f"{self.until_us} {self.overlong_us} {self.forgotten_us}"
 
 
 def overlong_until(client: Client, keys: Keys, now_us: int, window_s: float) -> EntryId:
@@ -67,16 +75,26 @@ def overlong_until(client: Client, keys: Keys, now_us: int, window_s: float) -> 
     return LAST if is_late else EntryId.of_version(pruned.overlong_us)
 
 
+def forgotten_until(client: Client, keys: Keys) -> int:
+    """Return the time before which what ended may be forgotten, in microseconds.
+
+    Raises `RedisError`.
+    """
+    noted: Any = or_else(None, partial(client.get, keys.pruned))
+    pruned = Pruned.parse(noted)
+    return pruned.forgotten_us if pruned else 0
+
+
 class Pruning:
     """Prunes the index of one notification stream. Methods raise `RedisError`."""
 
     def __init__(self, client: Client, keys: Keys, *, dedup_window_s: float) -> None:
         self._client = client
         self._keys = keys
-        self._window_s = int(dedup_window_s)
+        self._window_us = int(dedup_window_s) * 1_000_000
         self._step_us = max(SHORTEST_US, int(dedup_window_s * 1e6) // (TURNS_A_WINDOW * SHARDS))
         """Between the turns of two shards."""
-        self._slack_us = slack_of(self._window_s * 1_000_000)
+        self._slack_us = slack_of(self._window_us)
         self._prune = script_of(client, "prune")
 
     def prune(self) -> bool:
@@ -92,12 +110,14 @@ class Pruning:
             return False
         shards = [self._keys.seen((turn % SHARDS).to_bytes(2)) for turn in turns]
         # Read before, it is no higher than now: an anchor only moves on.
-        kept_us = kept_since(self._client, self._keys, now_us, self._window_s * 1_000_000)
+        kept_us = kept_since(self._client, self._keys, now_us, self._window_us)
         late_us = now_us - next_turn * self._step_us
-        held_us = now_us - kept_us - self._window_s * 1_000_000
+        held_us = now_us - kept_us - self._window_us
         overlong_us = self._overlong_us(pruned, now_us, max(late_us, held_us))
-        note = f"{turns[-1] * self._step_us} {overlong_us}"
-        self._prune(keys=[self._keys.pruned, *shards], args=[self._window_s, note, kept_us])
+        before_us = max(0, min(now_us - self._window_us, kept_us))
+        forgotten_us = max(pruned.forgotten_us if pruned else 0, before_us)
+        note = Pruned(turns[-1] * self._step_us, overlong_us, forgotten_us)
+        self._prune(keys=[self._keys.pruned, *shards], args=[str(note), before_us])
         return turns[-1] < now
 
     def _next_turn(self, pruned: Pruned | None, now: int) -> int:

@@ -82,6 +82,9 @@ class Memory(Protocol):
     def anchors(self) -> tuple[Anchor, ...]:
         """Return the anchors, the newest first."""
 
+    def forgotten_us(self) -> int:
+        """Return the time before which the index may have forgotten what ended."""
+
     def stand(self, *, low: EntryId | None = None, anchors: Sequence[Anchor] = ()) -> None:
         """Note both, where they are given."""
 
@@ -124,7 +127,10 @@ class Ground(NamedTuple):
     again: bool
     """Whether the group was made anew, or begins anew."""
     is_forgotten: bool = False
-    """Whether the index may have forgotten what was finished after the anchors."""
+    """Whether the index may have forgotten what was finished after the anchors: somebody put an
+    older copy of them back, or the stream stood still for very long."""
+    stood_still: bool = False
+    """Whether it may have forgotten also what was finished after the lowest unfinished entry."""
 
     @property
     def finished_to(self) -> EntryId:
@@ -230,9 +236,11 @@ class Recovery:
             if has(self._control, anchor, ends):
                 low = max(low, anchor.id.after)
                 whole = number == 0 and ends.given >= low.before
+                stood_still = whole and self._stood_still(anchor)
                 return Ground(
                     low, noted[number:], ends.given, is_whole=whole, again=False,
-                    is_forgotten=whole and self._is_forgotten(anchor),
+                    is_forgotten=stood_still or (whole and self._is_outdated(anchor)),
+                    stood_still=stood_still,
                 )  # fmt: skip
         given = self._control.look(FIRST).given
         if noted or given < low.before:
@@ -244,7 +252,12 @@ class Recovery:
         noted = self._memory.anchors()
         return noted[0].id.after if noted else None
 
-    def _is_forgotten(self, anchor: Anchor) -> bool:
+    def _is_outdated(self, anchor: Anchor) -> bool:
+        """Tell whether the index may have forgotten what ended after an anchor."""
+        return anchor.since_us < self._memory.forgotten_us()
+
+    def _stood_still(self, anchor: Anchor) -> bool:
+        """Tell whether an anchor is so old that the index waits for it no more."""
         window_us = int(self._memory.window_s * 1e6)
         return anchor.since_us < heeded_since(self._memory.now_us(), window_us)
 
@@ -330,7 +343,7 @@ class Recovery:
         As long as the lowest unfinished entry is pending, the pending list was not lost.
         """
         low = ground.low
-        return bool(ground.is_forgotten and low and self._control.pending_between(low, low))
+        return bool(ground.stood_still and low and self._control.pending_between(low, low))
 
     def _first_lost(self, first: EntryId, last: EntryId) -> EntryId | None:
         """Return the lowest entry from `first` to `last` that is neither pending nor finished."""

@@ -14,6 +14,7 @@ from sidecar.redis.pruning import (
     TURNS_A_WINDOW,
     Pruned,
     Pruning,
+    forgotten_until,
     overlong_until,
 )
 from sidecar.redis.publisher import Letter, Outbound, Outcome, Publisher, origin_digest
@@ -243,3 +244,25 @@ def test_nobody_can_tell_how_long_an_index_remembered_that_nobody_prunes(
     assert overlong_until(client, KEYS, now_us, 7 * DAY_S) == LAST
     client.set(KEYS.pruned, f"{now_us} 1001")
     assert overlong_until(client, KEYS, now_us, 7 * DAY_S) == "1-1"
+
+
+@pytest.mark.server
+def test_it_is_noted_what_may_be_forgotten(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ended before the window and the oldest anchor; an older anchor put back changes that
+    no more.
+    """
+    window_us = 7 * DAY_S * 10**6
+    assert forgotten_until(client, KEYS) == 0
+    now_us = _prune_at(client, monkeypatch, "{now} 1")
+    assert forgotten_until(client, KEYS) == now_us - window_us
+    older_us = now_us - 2 * window_us
+    client.hset(KEYS.anchors, "a", f"1-1 - {older_us}")
+    _prune_at(client, monkeypatch, "{now} 1")
+    assert forgotten_until(client, KEYS) == older_us
+    _prune_at(client, monkeypatch, f"{{now}} 1 {older_us + 1}")
+    assert forgotten_until(client, KEYS) == older_us + 1
+    client.delete(KEYS.pruned)
+    client.hset(KEYS.pruned, "another", "kind of key")
+    assert forgotten_until(client, KEYS) == 0

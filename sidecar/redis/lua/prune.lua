@@ -1,13 +1,11 @@
 -- Forget what the deduplication index has remembered for longer than its window.
 --
 -- KEYS  1 how far pruning is   then the shards whose turn has come
--- ARGV  1 seconds the index remembers   2 how far pruning is with these
---       3 since when it must know everything, in microseconds
+-- ARGV  1 how far pruning is with these   2 what ended before is forgotten, in microseconds
 -- Answer  how many are forgotten
 redis.call('DEL', KEYS[1])  -- so that this may run where no memory is left (decision 0021)
-redis.call('SET', KEYS[1], ARGV[2])
-local time = redis.call('TIME')
-local before = math.min(time[1] * 1000000 + time[2] - ARGV[1] * 1000000, tonumber(ARGV[3]))
+redis.call('SET', KEYS[1], ARGV[1])
+local before = tonumber(ARGV[2])
 
 -- What remains is written anew where most goes: a hash that was once too large to be packed is
 -- packed again only so.

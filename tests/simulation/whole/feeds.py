@@ -13,6 +13,7 @@ from store import StoreError
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import Violation
 from tests.simulation.schedule import Process
+from tests.simulation.streams import Stream
 from tests.simulation.whole.depot import DepotStore
 from tests.simulation.whole.truth import Gone, Note
 
@@ -31,6 +32,8 @@ class Controller:
         self._is_registered = False
         self._asked_at = 0
         """What had happened when it asked last."""
+        self._ended_at = 0
+        """The control_version at which the stream ended then."""
 
     def run(self) -> None:
         """Read until the end."""
@@ -88,6 +91,13 @@ class Controller:
 
     def _ask(self) -> None:
         self._asked_at = self._world.oracle.truth.tick()
+        self._ended_at = self._end()
+
+    def _end(self) -> int:
+        """Return the control_version at which the stream ends."""
+        found = self._fleet.notify.server.data.get(self._fleet.notifications)
+        ms, seq = found.last if isinstance(found, Stream) else (0, 0)
+        return ms * 1000 + seq
 
     # --- judgements ----------------------------------------------------------------------------
 
@@ -100,6 +110,10 @@ class Controller:
         self._expect(
             versions == sorted(set(versions)) and all(since < v <= cursor for v in versions),
             f"{who}: {versions} out of order after {since}",
+        )
+        self._expect(
+            since <= max(self._ended_at, self._end()),
+            f"{who} is at {since}, where the stream ended at {self._ended_at}, and was not told",
         )
         for one in batch:
             note = self._note_of(one.control_version)

@@ -11,7 +11,7 @@ from typing import Final
 
 from tests.simulation.whole.kinds import Deed
 from tests.simulation.whole.mutants import MUTANTS, SOUGHT, Area, Mutant, broken
-from tests.simulation.whole.world import World, run_lean, simulate
+from tests.simulation.whole.world import World, simulate
 
 MEETS: Final[dict[Area, Callable[[World], bool]]] = {
     Area.FEED: lambda world: any(fleet.plan.feeds for fleet in world.fleets),
@@ -27,13 +27,18 @@ MEETS: Final[dict[Area, Callable[[World], bool]]] = {
 
 def meets(mutant: Mutant, seed: int) -> bool:
     """Tell whether a seed comes to what is broken at all."""
-    return MEETS[mutant.area](World(seed, keeps_trace=False))
+    return MEETS[mutant.area](World(seed, keeps_trace=False, scene=mutant.scene))
 
 
 def violation_of(mutant: Mutant, seed: int) -> str:
     """Run a seed with the break; say what the simulation reports, empty for nothing."""
     with broken(mutant):
-        return simulate(seed, keeps_trace=False).violation
+        return simulate(seed, keeps_trace=False, scene=mutant.scene).violation
+
+
+def violation_without(mutant: Mutant, seed: int) -> str:
+    """Run a seed in the same scene without the break; say what is reported."""
+    return simulate(seed, keeps_trace=False, scene=mutant.scene).violation
 
 
 def found(mutant: Mutant, seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
@@ -41,7 +46,7 @@ def found(mutant: Mutant, seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
     for seed in seeds:
         if meets(mutant, seed):
             violation = violation_of(mutant, seed)
-            if violation and not run_lean(seed).violation:
+            if violation and not violation_without(mutant, seed):
                 yield seed, violation
 
 

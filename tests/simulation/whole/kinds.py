@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -73,7 +74,8 @@ USING: Final = frozenset({Deed.READ_AS_OTHER, Deed.SETID_AHEAD})
 class WholeFaults(Faults):
     """Draws the narrow faults of a seed's weather, and says which deeds its people do."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, more: Sequence[Deed] = ()) -> None:
+        """`more` deeds are done beside those that are drawn."""
         super().__init__(chance, quiet=True)
         self.rates = _weather(chance)
         kinds: list[Deed] = [deed for deed in Deed if deed not in OPERATORS]
@@ -81,6 +83,7 @@ class WholeFaults(Faults):
         self.deeds += [deed for deed in OPERATORS if chance.random() < 0.3]
         if Deed.REPAIR in self.deeds and chance.random() < 0.5:
             self.deeds.append(Deed.DELETE_NOTE)  # something to repair
+        self.deeds += [deed for deed in more if deed not in self.deeds]
         self.did: dict[Deed, int] = {}
 
     def draw(self, kinds: tuple[Fault, ...]) -> Fault | None:

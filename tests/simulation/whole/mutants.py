@@ -17,6 +17,8 @@ from types import FunctionType
 from typing import Any, Final
 
 from sidecar.redis import scripts
+from tests.simulation.whole.kinds import Deed
+from tests.simulation.whole.plan import DRAWN, Scene
 
 
 class Area(StrEnum):
@@ -43,6 +45,8 @@ class Mutant:
     area: Area
     seed: int
     """It catches the break, or one of the next few."""
+    scene: Scene = DRAWN
+    """What a run has, for its seeds to come to what is broken."""
 
 
 @contextmanager
@@ -100,6 +104,18 @@ _HORIZON: Final = "sidecar.wire.expiring:Horizon"
 _EVIDENCE: Final = "sidecar.ops.evidence:Evidence"
 NEVER: Final = -1
 
+_READERS_LATE: Final = Scene(
+    plan={"trim_notifications": "length=4", "dedup_window_s": 1.0, "archive": False},
+    fleet={"feeds": ("poll", "poll"), "events": 20},
+)
+_TAIL_LOST: Final = Scene((Deed.PROMOTED,), fleet={"feeds": ("poll", "follow")})
+_TRIMS: Final = Scene(plan={"trim_control": "age=1s", "archive": False})
+_STACKS_WAIT: Final = Scene((Deed.REDRIVE,), plan={"stacks": 0.7, "max_consecutive_dead": 0})
+_SOMETHING_LOST: Final = Scene(
+    (Deed.REPAIR, Deed.DELETE_NOTE), plan={"stacks": 0.7, "max_consecutive_dead": 0}
+)
+_AUDITED: Final = Scene((Deed.REPAIR,))
+
 _READING: Final = "sidecar.feed.reading:Reading"
 _RETENTION: Final = "sidecar.redis.retention"
 _OVERTAKERS: Final = "sidecar.ops.overtakers:Overtakers"
@@ -115,10 +131,10 @@ MUTANTS: Final = (
     # --- feed
     Mutant("feed_goes_on_where_entries_were_trimmed", f"{_READING}._check_gap",
            "if since < trimmed or",
-           "if False and since < trimmed or", Area.FEED, 2289),
+           "if False and since < trimmed or", Area.FEED, 2000, _READERS_LATE),
     Mutant("feed_takes_a_lost_tail_for_the_end", f"{_READING}._check_gap",
            "if since > end:",
-           "if False:", Area.FEED, 2147),
+           "if False:", Area.FEED, 2000, _TAIL_LOST),
     Mutant("feed_moves_its_cursor_to_the_end", f"{_READING}.batch",
            "found[-1].control_version if found",
            "_end(info) if found", Area.FEED, 2004),
@@ -151,14 +167,14 @@ MUTANTS: Final = (
            "if policy.length is not None:",
            "if False:", Area.TRIMMING, 2002),
     Mutant("prunes_within_the_window", "sidecar.redis.pruning:Pruning.prune",
-           "args=[self._window_s,",
-           "args=[0,", Area.TRIMMING, 2013),
+           "before_us = max(0, min(now_us - self._window_us, kept_us))",
+           "before_us = max(0, min(now_us, kept_us))", Area.TRIMMING, 2013),
     Mutant("prunes_nothing", "sidecar.redis.pruning:Pruning.prune",
            "if not turns:",
            "if True:", Area.TRIMMING, 2113),
     Mutant("trims_one_too_many", "trim",
-           "'(' .. keep, 'COUNT', ARGV[2])",
-           "keep, 'COUNT', ARGV[2])", Area.TRIMMING, 2167),
+           "from, '(' .. keep,",
+           "from, keep,", Area.TRIMMING, 2000, _TRIMS),
     Mutant("trims_up_to_what_the_fastest_reader_passed", f"{_RETENTION}:Retention._reader_floor",
            "min([remembered, *passed])",
            "max([remembered, *passed])", Area.TRIMMING, 2005),
@@ -215,7 +231,7 @@ MUTANTS: Final = (
            "return False", Area.REDRIVE, 2470),
     Mutant("redrive_looks_at_nothing_pending", f"{_OVERTAKERS}._read_waiting",
            "for entries in backlog.entries():",
-           "for entries in ():", Area.REDRIVE, 2272),
+           "for entries in ():", Area.REDRIVE, 2000, _STACKS_WAIT),
     Mutant("redrive_looks_at_nothing_unread", f"{_OVERTAKERS}._read_waiting",
            "for page in pages(client, stream, self._seen[stream].after, page=PAGE):",
            "for page in ():", Area.REDRIVE, 2119),
@@ -234,10 +250,10 @@ MUTANTS: Final = (
     # --- repair
     Mutant("repair_asks_nobody", "sidecar.ops.repair:Repair._try",
            "against = overtakers.against(candidate.id)",
-           "against = ''", Area.REPAIR, 2151),
+           "against = ''", Area.REPAIR, 2000, _SOMETHING_LOST),
     Mutant("audit_takes_what_waits_for_lost", "sidecar.ops.waiting:Waiting.waits",
            "return self.consumer_of(stream, entry_id) is not None",
-           "return False", Area.REPAIR, 3250),
+           "return False", Area.REPAIR, 2000, _AUDITED),
     Mutant("repair_forgets_what_is_there", "forget",
            "if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end",
            "", Area.REPAIR, 2206),

@@ -119,7 +119,10 @@ def _archive(world: World, fleet: Fleet) -> ArchiveHistory | None:
 
 def _repair(world: World, fleet: Fleet, process: Process) -> None:
     began = world.oracle.truth.tick()
-    culprits, _ = audit(world, fleet, process)
+    did, waited = dict(world.faults.did), world.oracle.waiting(fleet)
+    culprits, auditing = audit(world, fleet, process)
+    if did == world.faults.did and not auditing.found.forgotten:
+        world.guarded(world.oracle.accused)(fleet, waited, culprits)
     control, notify = sides(world, fleet, process)
     source = cast("Any", DepotStore(world, fleet.source))
     store = cast("Any", DepotStore(world, fleet.store))

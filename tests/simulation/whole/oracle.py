@@ -18,8 +18,9 @@ from tests.simulation.whole.kinds import FORGETTING, LOSING, USING, Deed
 from tests.simulation.whole.truth import Entry, Gone, Letter, Note, Record, Truth
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from sidecar.ops.audit import Culprit
     from tests.simulation.whole.box import Box
     from tests.simulation.whole.depot import Depot
     from tests.simulation.whole.world import Fleet, World
@@ -508,6 +509,23 @@ class Oracle:
         if group is None:
             return True
         return entry.place[1] > group.last or entry.place[1] in group.pending
+
+    def waiting(self, fleet: Fleet) -> set[Entry]:
+        """Return the entries of a fleet that have no end, and that its group has or will have."""
+        return {
+            entry
+            for entry in self.unfinished()
+            if entry.place[0] in fleet.control_streams and self.waits(fleet, entry)
+        }
+
+    def accused(self, fleet: Fleet, waited: set[Entry], culprits: Sequence[Culprit]) -> None:
+        """An audit calls nothing lost that waited when it began, and waits still."""
+        if not self.knows_all():
+            return
+        lost = {(one.stream, one.entry) for one in culprits if one.problem == "lost"}
+        for entry in waited & self.waiting(fleet):
+            where = entry.place[0].decode(), show_id(entry.place[1]).decode()
+            self._expect(where not in lost, "audit", f"{entry} waits, and the audit calls it lost")
 
     def unfinished(self) -> list[Entry]:
         """Return the entries that are there and have no end."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from tests.simulation.whole.kinds import Deed
 
 LONG_S: Final = 7 * 86400.0
 
@@ -117,3 +120,24 @@ def _fleet(chance: random.Random, name: str, streams: int, workers: int) -> Flee
             chance.choice(("poll", "follow", "register")) for _ in range(chance.choice((0, 1, 2)))
         ),
     )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a run has whatever its seed draws: so seeds come to what only few would come to."""
+
+    deeds: tuple[Deed, ...] = ()
+    """Are done, beside those that are drawn."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the plan."""
+    fleet: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the first fleet's plan."""
+
+    def set(self, plan: Plan) -> Plan:
+        """Return the plan with all of it."""
+        first, *others = plan.fleets
+        return replace(plan, fleets=(replace(first, **self.fleet), *others), **self.plan)
+
+
+DRAWN: Final = Scene()
+"""All as the seed draws it."""

@@ -33,7 +33,7 @@ from tests.simulation.whole.depot import Depot
 from tests.simulation.whole.feeds import Controller
 from tests.simulation.whole.kinds import Deed, WholeFaults
 from tests.simulation.whole.oracle import Oracle
-from tests.simulation.whole.plan import FleetPlan, Plan
+from tests.simulation.whole.plan import DRAWN, FleetPlan, Plan, Scene
 from tests.simulation.whole.producers import WholeProducer
 from tests.simulation.whole.truth import Place
 from tests.simulation.whole.worker import WholeWorker
@@ -85,11 +85,11 @@ class Fleet:
 class World:
     """Everything of one run."""
 
-    def __init__(self, seed: int, *, keeps_trace: bool) -> None:
+    def __init__(self, seed: int, *, keeps_trace: bool, scene: Scene = DRAWN) -> None:
         self.chance = random.Random(f"whole {seed}")
-        self.plan = Plan.draw(self.chance)
+        self.plan = scene.set(Plan.draw(self.chance))
         self.schedule = Schedule()
-        self.faults = WholeFaults(self.chance)
+        self.faults = WholeFaults(self.chance, scene.deeds)
         self.trace: list[tuple[Any, ...]] = []
         self._keeps_trace = keeps_trace
         self.epoch_s = EPOCH_S
@@ -429,9 +429,9 @@ def _few_shards(count: int) -> Callable[[Keys, bytes], str]:
     return seen
 
 
-def simulate(seed: int, *, keeps_trace: bool = True) -> Result:
+def simulate(seed: int, *, keeps_trace: bool = True, scene: Scene = DRAWN) -> Result:
     """Run one whole seed."""
-    return World(seed, keeps_trace=keeps_trace).run(seed)
+    return World(seed, keeps_trace=keeps_trace, scene=scene).run(seed)
 
 
 def run_lean(seed: int) -> Result:
