@@ -209,16 +209,18 @@ def _print(culprit: Culprit, outcome: Outcome | None, *, json: bool) -> None:
         return
     where = culprit.stream + (f"/{culprit.entry}" if culprit.entry else "")
     problem = culprit.problem.replace("_", " ")
-    parts = [
+    output.styled([
         (culprit.guarantee, "bold red"), (problem, "red"), (where, "bold"),
         (culprit.event_id or "", ""), (culprit.notification or "", "cyan"), (culprit.detail, ""),
-    ]  # fmt: skip
-    output.styled(parts)
+    ])  # fmt: skip
     if outcome:
-        style = "green" if outcome.result in ("fixed", "would be fixed") else "bold red"
-        again = f"as {outcome.entry}" if outcome.entry else ""
-        parts = [("  " + outcome.result, style), (again, ""), (outcome.detail, "dim")]
-        output.styled(parts)
+        _print_outcome(outcome)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    style = "green" if outcome.result in ("fixed", "would be fixed") else "bold red"
+    again = f"as {outcome.entry}" if outcome.entry else ""
+    output.styled([("  " + outcome.result, style), (again, ""), (outcome.detail, "dim")])
 
 
 def _print_summary(

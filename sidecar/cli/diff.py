@@ -96,16 +96,17 @@ def _diff_versions(history: History, names: list[str], checksums: list[str], *, 
         part: compare(before, after)
         for part, before, after in zip(("data", "manifest"), *blobs, strict=True)
     }
-    if json:
-        old, new = pair
-        output.json_line({
-            "ref": old.ref, "new_ref": new.ref, "old": old.version._asdict(),
-            "new": new.version._asdict(),
-            **{part: one.to_json() for part, one in compared.items()},
-        })  # fmt: skip
-    else:
-        _print_versions(pair, compared)
+    (_print_json if json else _print_versions)(pair, compared)
     return not all(one.same for one in compared.values())
+
+
+def _print_json(pair: tuple[Chosen, Chosen], compared: dict[str, Comparison]) -> None:
+    old, new = pair
+    output.json_line({
+        "ref": old.ref, "new_ref": new.ref, "old": old.version._asdict(),
+        "new": new.version._asdict(),
+        **{part: one.to_json() for part, one in compared.items()},
+    })  # fmt: skip
 
 
 def _print_versions(pair: tuple[Chosen, Chosen], compared: dict[str, Comparison]) -> None:

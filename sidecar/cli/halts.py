@@ -39,7 +39,7 @@ def pause(
 
     """
     if not reason.strip():
-        raise UsageError("--reason: say why, for whoever finds the stream halted")
+        raise UsageError("--reason: say why, for those who find the stream halted")
     _change(where, halts.pause, reason, json=json)
 
 
@@ -63,7 +63,6 @@ def resume(
 
 
 def _change(where: ControlStreams, act: Callable[..., Change], reason: str, *, json: bool) -> None:
-    pausing = act is halts.pause
     url = where.notify_url
     client, by = connect(url, key=where.notify_stream), whoami()
     now = rfc3339(time.time() * 1e6)
@@ -76,17 +75,21 @@ def _change(where: ControlStreams, act: Callable[..., Change], reason: str, *, j
                 f"no worker has run for {keys.control!r} with {where.notify_stream!r} here; are the"
                 " names and the server right?"
             )
-        if change.unrecorded:
-            output.hint(
-                f"it is done, but {keys.halts} has no record of it, for incident reviews:"
-                f" {change.unrecorded}"
-            )
-        if json:
-            changed = {"stream": keys.control, "halted": pausing, "changed": change.changed}
-            output.json_line(changed | change.halt._asdict())
-        else:
-            said = _paused(change) if pausing else _resumed(change)
-            output.line(f"{output.visible(keys.control)}: {said}")
+        _print(keys, change, pausing=act is halts.pause, json=json)
+
+
+def _print(keys: Keys, change: Change, *, pausing: bool, json: bool) -> None:
+    if change.unrecorded:
+        output.hint(
+            f"it is done, but {keys.halts} has no record of it, for incident reviews:"
+            f" {change.unrecorded}"
+        )
+    if json:
+        changed = {"stream": keys.control, "halted": pausing, "changed": change.changed}
+        output.json_line(changed | change.halt._asdict())
+    else:
+        said = _paused(change) if pausing else _resumed(change)
+        output.line(f"{output.visible(keys.control)}: {said}")
 
 
 def _paused(change: Change) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from sidecar.cli.options import Json, LiveOnly
@@ -15,6 +16,7 @@ from sidecar.ops.status import (
     collect,
 )
 from sidecar.redis.fleet import Noted
+from sidecar.redis.halts import Halt
 from sidecar.redis.keys import CONSUMER
 from sidecar.redis.members import Member
 from sidecar.terminal import output
@@ -22,6 +24,7 @@ from sidecar.wire.moments import rfc3339, span
 
 _NOBODY: Final = "none alive"
 _UNKNOWN: Final = "unknown"
+_STYLES: Final = {_NOBODY: "yellow", _UNKNOWN: "yellow"}
 
 
 def status(where: Live, *, json: Json = False, _bundle: LiveOnly = None) -> None:
@@ -51,16 +54,17 @@ def _print(found: Status) -> None:
     _print_notifications(found.notifications, found.fleet)
     _print_dead(found.dead)
     if found.readers:
-        output.line()
-        output.table(
-            ("reader", "has passed", "last heard of"), [_reader(one) for one in found.readers]
-        )
+        _print_table(("reader", "has passed", "last heard of"), map(_reader, found.readers))
     for what, detail in found.warnings:
         output.line()
         output.styled([(f"{what} ", "bold red"), (detail, "")])
     if len(found.workers) > 1:
-        output.line()
-        output.table(("worker", "owns"), [_worker(one) for one in found.workers])
+        _print_table(("worker", "owns"), map(_worker, found.workers))
+
+
+def _print_table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    output.line()
+    output.table(titles, list(rows))
 
 
 def _reader(reader: ReaderStatus) -> tuple[str, str, str]:
@@ -87,14 +91,15 @@ def _print_stream(stream: ControlStatus) -> None:
     ]
     if stream.dead_in_a_row:
         rows.append(("  dead in a row", f"{stream.dead_in_a_row:,}"))
-    styles = {_NOBODY: "yellow", _UNKNOWN: "yellow"}
-    if stream.halt:
-        rows += [
-            ("  HALTED", stream.halt.reason),
-            ("", f"since {stream.halt.since} by {stream.halt.by}; `sidecar resume` resumes it"),
-        ]
-        styles[stream.halt.reason] = "bold red"
-    output.pairs(rows, styles)
+    rows += _halted(stream.halt)
+    output.pairs(rows, _STYLES | ({stream.halt.reason: "bold red"} if stream.halt else {}))
+
+
+def _halted(halt: Halt | None) -> list[tuple[str, str]]:
+    if halt is None:
+        return []
+    since = f"since {halt.since} by {halt.by}; `sidecar resume` resumes it"
+    return [("  HALTED", halt.reason), ("", since)]
 
 
 def _lag(stream: ControlStatus) -> str:

@@ -32,6 +32,7 @@ from sidecar.wire.units import seconds
 from store import Capability, Checked, Collected, Pin, Retention, check_ref
 
 SHORTEST_GRACE_S: Final = 60.0
+_KINDS: Final = ("version", "object", "leftover")
 
 
 @dataclass(frozen=True)
@@ -302,19 +303,20 @@ class _Collected:
     def summarise(self, *, complete: bool) -> None:
         if not (complete or self._pieces):
             return  # it was refused, or went wrong before it began
-        kinds = ("version", "object", "leftover")
         if self._json:
             output.json_line({"summary": {
-                **{f"{kind}s": self._pieces[kind] for kind in kinds},
+                **{f"{kind}s": self._pieces[kind] for kind in _KINDS},
                 "size_bytes": self._size_bytes.total(), "dry_run": self._dry_run,
                 "complete": complete,
             }})  # fmt: skip
-            return
+        else:
+            self._print_table()
+
+    def _print_table(self) -> None:
+        pieces, sizes = self._pieces, self._size_bytes
+        rows = [(f"{kind}s", f"{pieces[kind]:,}", f"{sizes[kind]:,}") for kind in _KINDS]
+        rows.append(("in all", f"{pieces.total():,}", f"{sizes.total():,}"))
         head = "would remove" if self._dry_run else "removed"
-        rows = [
-            (f"{kind}s", f"{self._pieces[kind]:,}", f"{self._size_bytes[kind]:,}") for kind in kinds
-        ]
-        rows.append(("in all", f"{self._pieces.total():,}", f"{self._size_bytes.total():,}"))
         output.table((head, "pieces", "bytes"), rows, right=("pieces", "bytes"))
 
 

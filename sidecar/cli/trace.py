@@ -11,7 +11,7 @@ from sidecar.cli.options import Bundle, Json
 from sidecar.cli.review import Review
 from sidecar.errors import UsageError
 from sidecar.replay.lookup import KINDS, Asked, absent, look_up
-from sidecar.replay.trace import Trace, traces
+from sidecar.replay.trace import Hop, Trace, traces
 from sidecar.terminal import output
 from sidecar.terminal.groups import REQUIRED, argument, option
 from sidecar.terminal.progress import progress
@@ -105,14 +105,18 @@ def _print(one: Trace, *, json: bool) -> None:
     output.styled([(one.life.event_id or "?", "bold"), (kind, "cyan"), (one.life.whose, "")])
     before_us: int | None = None
     for hop in one.hops:
-        took = span((hop.at_us - before_us) / 1e6) if hop.at_us and before_us else ""
-        style = _STYLES[hop.mark.value]
-        output.styled([
-            (f"  {_SIGNS[hop.mark.value]} {hop.name:<12}", style),
-            (rfc3339(hop.at_us) if hop.at_us else f"{'-':<24}", "dim"),
-            (f"{'+' + took if took and not took.startswith('-') else took:>8}", "dim"),
-            (hop.detail, ""),
-        ])  # fmt: skip
-        if hop.fix:
-            output.styled([(f"      fix: {hop.fix}", "dim")])
+        _print_hop(hop, before_us)
         before_us = hop.at_us or before_us
+
+
+def _print_hop(hop: Hop, before_us: int | None) -> None:
+    """Print one station; `before_us` is when the event was at the one before it."""
+    took = span((hop.at_us - before_us) / 1e6) if hop.at_us and before_us else ""
+    output.styled([
+        (f"  {_SIGNS[hop.mark.value]} {hop.name:<12}", _STYLES[hop.mark.value]),
+        (rfc3339(hop.at_us) if hop.at_us else f"{'-':<24}", "dim"),
+        (f"{'+' + took if took and not took.startswith('-') else took:>8}", "dim"),
+        (hop.detail, ""),
+    ])  # fmt: skip
+    if hop.fix:
+        output.styled([(f"      fix: {hop.fix}", "dim")])

@@ -152,16 +152,19 @@ class Archiver:
             return
         archive = ArchiveHistory(self._store, self._live.streams)
         before = archive.checkpoint(reached)
-        begin = before.last if before else FIRST
-        for name in archive.names(self._keys.notifications):
-            if name.last > begin and name.ref not in self._counted:
-                self._counted[name.ref] = archive.rows(name), name.last
-        self._counted = {r: one for r, one in self._counted.items() if one[1] > begin}
-        since = sum(rows for rows, _ in self._counted.values())
+        since = self._rows_after(archive, before.last if before else FIRST)
         if since < self._checkpoint_rows or (before and 2 * since < before.rows):
             return
         state = state_at(archive, reached.control_version)
         write_checkpoint(self._store, self._keys.notifications, reached, state.keyed(), state.gaps)
+
+    def _rows_after(self, archive: ArchiveHistory, begin: EntryId) -> int:
+        """Return how many rows the notifications' segments have that end after `begin`."""
+        for name in archive.names(self._keys.notifications):
+            if name.last > begin and name.ref not in self._counted:
+                self._counted[name.ref] = archive.rows(name), name.last
+        self._counted = {r: one for r, one in self._counted.items() if one[1] > begin}
+        return sum(rows for rows, _ in self._counted.values())
 
     def _reached(self, stream: str) -> EntryId:
         """Return the last entry that is archived; of a stream made anew, none is."""

@@ -133,6 +133,10 @@ def unseal(raw: bytes, path: Path) -> Index:
         )
     if not intact:
         raise Damaged(f"{path}: {INDEX} is damaged: it does not have its own checksum")
+    return _index(body, path)
+
+
+def _index(body: bytes, path: Path) -> Index:
     try:
         return Index.model_validate_json(body)
     except ValidationError as error:

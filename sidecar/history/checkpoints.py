@@ -3,8 +3,8 @@
     .sidecar/archive/<notification stream>@state/<ID of the last notification in it>
 
 The data is gzip of lines, the newest notification of each ref and of each stack: what it is the
-newest of, [ref] or [tenant, stack] in JSON, a tab, and its row. So whoever has a newer one need not
-decode it. A checkpoint only saves reading: one of another format is as good as none.
+newest of, [ref] or [tenant, stack] in JSON, a tab, and its row. So a row need not be decoded where
+a newer one is known. A checkpoint only saves reading: one of another format is as good as none.
 """
 
 from __future__ import annotations
@@ -52,18 +52,24 @@ def newest_checkpoint(
     store: VersionedStore, notifications: str, last: EntryId
 ) -> Checkpoint | None:
     """Return the newest one at or before the notification `last`. Raises `SidecarError`."""
-    place = _place_of(notifications) + "/"
-    with explained():
-        ids = [EntryId.parse(ref.removeprefix(place)) for ref in store.list(place.rstrip("/"))]
-    newest = max((one for one in ids if one is not None and one <= last), default=None)
+    place = _place_of(notifications)
+    newest = max((one for one in _ids(store, place) if one <= last), default=None)
     if newest is None:
         return None
-    with explained(), store.open(place + newest, **bounded(store)) as reader:
-        header = _header(reader.manifest, place + newest)
+    ref = f"{place}/{newest}"
+    with explained(), store.open(ref, **bounded(store)) as reader:
+        header = _header(reader.manifest, ref)
     if header.format < FORMAT:
         return None
     gaps = tuple(Gap(EntryId(one), EntryId(two), why) for one, two, why in header.gaps)
-    return Checkpoint(newest, header.rows, gaps, partial(_keyed, store, place + newest, header))
+    return Checkpoint(newest, header.rows, gaps, partial(_keyed, store, ref, header))
+
+
+def _ids(store: VersionedStore, place: str) -> list[EntryId]:
+    """Return of which last notifications there are checkpoints. Raises `SidecarError`."""
+    with explained():
+        ids = [EntryId.parse(ref.removeprefix(place + "/")) for ref in store.list(place)]
+    return [one for one in ids if one is not None]
 
 
 def write_checkpoint(
@@ -71,22 +77,28 @@ def write_checkpoint(
     keyed: Iterable[tuple[Sequence[str], bytes]], gaps: Sequence[Gap],
 ) -> None:  # fmt: skip
     """Write the state as of the notification `last`, in constant memory. Raises `SidecarError`."""
-    digest, rows = hashlib.sha256(), 0
     with tempfile.TemporaryFile() as file:
-        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0) as packed:
-            for key, row in keyed:
-                line = b"%s\t%s\n" % (orjson.dumps(key), row)
-                digest.update(line)
-                packed.write(line)
-                rows += 1
-        file.seek(0)
+        rows, sha256 = _pack(file, keyed)
         header = _Header(
-            format=FORMAT, rows=rows, sha256=digest.hexdigest(),
+            format=FORMAT, rows=rows, sha256=sha256,
             gaps=[(gap.first, gap.last, gap.why) for gap in gaps],
         )  # fmt: skip
         manifest = orjson.dumps(header.model_dump(mode="json"))
+        file.seek(0)
         with explained():
             store.put_from(f"{_place_of(notifications)}/{last}", file, manifest)
+
+
+def _pack(file: IO[bytes], keyed: Iterable[tuple[Sequence[str], bytes]]) -> tuple[int, str]:
+    """Write keys and rows, compressed; return how many there are, and the SHA-256 of the lines."""
+    digest, rows = hashlib.sha256(), 0
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0) as packed:
+        for key, row in keyed:
+            line = b"%s\t%s\n" % (orjson.dumps(key), row)
+            digest.update(line)
+            packed.write(line)
+            rows += 1
+    return rows, digest.hexdigest()
 
 
 def _header(manifest: bytes, ref: str) -> _Header:
@@ -109,7 +121,7 @@ def _keyed(
             digest.update(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > MAX_ROW_BYTES:
-                break  # no notification makes such a row, and the digest tells
+                break  # no notification makes such a row, and the digest shows it
             rows += len(lines)
             for line in lines:
                 key, _, row = line.partition(b"\t")

@@ -105,6 +105,15 @@ class _Directory:
         self._path = path
 
     def read(self, name: str, limit: int) -> bytes:
+        with os.fdopen(self._open(name), "rb") as opened:
+            found = os.fstat(opened.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Damaged(f"{self._path}: {name} is no plain file")
+            stored = min(found.st_blocks * 512, found.st_size)
+            _check_size(self._path, name, found.st_size, stored, limit)
+            return opened.read(limit + 1)
+
+    def _open(self, name: str) -> int:
         """Open each directory on the way by itself: no link in it leads out of it."""
         *directories, leaf = name.split("/")
         descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -113,18 +122,11 @@ class _Directory:
                 below = os.open(directory, _DIRECTORY, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = below
-            file = os.open(leaf, _FILE, dir_fd=descriptor)
+            return os.open(leaf, _FILE, dir_fd=descriptor)
         except FileNotFoundError:
             raise KeyError(name) from None
         finally:
             os.close(descriptor)
-        with os.fdopen(file, "rb") as opened:
-            found = os.fstat(file)
-            if not stat.S_ISREG(found.st_mode):
-                raise Damaged(f"{self._path}: {name} is no plain file")
-            stored = min(found.st_blocks * 512, found.st_size)
-            _check_size(self._path, name, found.st_size, stored, limit)
-            return opened.read(limit + 1)
 
 
 class _Zip:

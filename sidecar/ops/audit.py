@@ -15,7 +15,7 @@ import random
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +41,10 @@ from store import Capability, Corrupt, InvalidRef, NotFound, Pin, Store, TooLarg
 
 CHUNK_BYTES: Final = 1 << 20
 _LOST: Final = "entry_lost"
-
-
+_WITHOUT_ENTRY: Final = """
+    SELECT entry, kind, at, event_id FROM ends e WHERE stream = ? AND entry > ? AND reason != ?
+    AND NOT EXISTS (SELECT 1 FROM entries WHERE stream = e.stream AND entry = e.entry)
+"""
 ENDS: Final = ("notification", "duplicate", "dead_letter", "waiting", "expired")
 """How entries end."""
 GUARANTEES: Final = ("G1", "G2", "G3", "G4")
@@ -73,6 +75,13 @@ class AuditOrder:
     """How many artifacts to read; None is all."""
     seed: int = 0
     dedup_window_s: float = 7 * 86400.0
+
+    def chosen(self, count: int) -> Container[int]:
+        """Return which of `count` artifacts to read, by their numbers."""
+        if self.sample is None or self.sample >= count:
+            return range(count)
+        return set(random.Random(self.seed).sample(range(count), self.sample))  # noqa: S311 -- no secret
+
     archive: ArchiveHistory | None = None
     """Where the window's part is that was trimmed."""
 
@@ -424,10 +433,7 @@ class Audit:
             reach = self._evidence.control_reach(stream)
             oldest = max(reach.begin, reach.deleted).key if reach else ""
             for key, kind, at, event_id in self._db.execute(
-                "SELECT entry, kind, at, event_id FROM ends e WHERE stream = ? AND entry > ?"
-                " AND reason != ? AND NOT EXISTS (SELECT 1 FROM entries"
-                " WHERE stream = e.stream AND entry = e.entry)",
-                (stream, oldest, _LOST),
+                _WITHOUT_ENTRY, (stream, oldest, _LOST)
             ):
                 notification = at if kind == "notification" else None
                 detail = f"{_end(kind)} {at} names an entry that is not there, nor was trimmed"
@@ -440,11 +446,9 @@ class Audit:
     def _unresolvable(self) -> Iterator[Culprit]:
         distinct = "SELECT DISTINCT ref, checksum, manifest FROM pins"
         count = sum(1 for _ in self._db.execute(distinct))
-        chosen: set[int] | None = None
-        if self._order.sample is not None and self._order.sample < count:
-            chosen = set(random.Random(self._order.seed).sample(range(count), self._order.sample))  # noqa: S311 -- no secret
+        chosen = self._order.chosen(count)
         for number, row in enumerate(self._db.execute(distinct)):
-            if chosen is not None and number not in chosen:
+            if number not in chosen:
                 continue
             pin = Pin(*row)
             wrong, size_bytes = what_is_wrong(self._fleet, pin)

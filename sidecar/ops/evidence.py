@@ -127,18 +127,23 @@ class Evidence:
         """Note the dead letters and the records of what was redriven that came meanwhile."""
         for page in self._new(self._one.dead):
             for letter in page:
-                is_cut = bool(text(letter.fields, "truncated"))
-                about = NOBODY if is_cut else about_of(letter.fields)
-                reason = text(letter.fields, "reason")
-                self.note_end(letter.fields, "dead_letter", letter.id, about, reason)
+                self._note_letter(letter)
         for page in self._new(self._one.redriven):
             for record in page:
-                letter_id = text(record.fields, "letter")
-                # What was redriven without a letter was lost: the new entry stands for it.
-                kind = "dead_letter" if letter_id else "duplicate"
-                event_id = text(record.fields, "event_id")
-                about = About(identity_digest(event_id), b"") if event_id else NOBODY
-                self.note_end(record.fields, kind, letter_id, about)
+                self._note_redrive(record.fields)
+
+    def _note_letter(self, letter: Entry) -> None:
+        is_cut = bool(text(letter.fields, "truncated"))
+        about = NOBODY if is_cut else about_of(letter.fields)
+        reason = text(letter.fields, "reason")
+        self.note_end(letter.fields, "dead_letter", letter.id, about, reason)
+
+    def _note_redrive(self, record: Mapping[bytes, bytes]) -> None:
+        letter_id, event_id = text(record, "letter"), text(record, "event_id")
+        # What was redriven without a dead letter was lost: the new entry stands for it.
+        kind = "dead_letter" if letter_id else "duplicate"
+        about = About(identity_digest(event_id), b"") if event_id else NOBODY
+        self.note_end(record, kind, letter_id, about)
 
     def notifications(self) -> Iterator[list[Entry]]:
         """Yield the notifications that came meanwhile, in pages."""

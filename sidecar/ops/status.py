@@ -192,17 +192,21 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
     found["position"] = position = EntryId(group["last-delivered-id"].decode())
     found["position_beyond_end"] = is_beyond(position, info.last_id)
     found["lag"] = None if found["position_beyond_end"] else _lag(client, keys, group)
+    return found | _pending(client, keys, now_us)
+
+
+def _pending(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
     pending: Any = client.xpending(keys.control, keys.group)
-    found["pending"] = int(pending["pending"])
-    found["pending_by_consumer"] = {
-        one["name"].decode(errors="backslashreplace"): int(one["pending"])
-        for one in pending["consumers"] or ()
+    oldest = EntryId(pending["min"].decode()) if pending["min"] else None
+    return {
+        "pending": int(pending["pending"]),
+        "pending_by_consumer": {
+            one["name"].decode(errors="backslashreplace"): int(one["pending"])
+            for one in pending["consumers"] or ()
+        },
+        "oldest_pending": oldest,
+        "oldest_pending_age_s": oldest and age_s(oldest, now_us),
     }
-    if pending["min"]:
-        oldest = EntryId(pending["min"].decode())
-        found["oldest_pending"] = oldest
-        found["oldest_pending_age_s"] = age_s(oldest, now_us)
-    return found
 
 
 def is_skipped(

@@ -92,12 +92,17 @@ def _started(order: VerifyOrder) -> Iterator[list[tuple[Connection, BaseProcess]
         for _, process in shares:
             process.terminate()
         for ours, process in shares:
-            process.join(ENDS_WITHIN_S)
-            if process.is_alive():  # a backend may have taken the signal for itself
-                process.kill()
-                process.join()
-            process.close()
+            _end(process)
             ours.close()
+
+
+def _end(process: BaseProcess) -> None:
+    """Wait for a process that was told to end; kill it when it does not."""
+    process.join(ENDS_WITHIN_S)
+    if process.is_alive():  # a backend may have taken the signal for itself
+        process.kill()
+        process.join()
+    process.close()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which streams name artifacts: all that a deployment has, whoever remembered to name which.
+"""Which streams name artifacts: all that a deployment has, whether somebody named them or not.
 
 To overlook a stream is to lose what only its entries name. So they are looked for: a control
 stream by the group that a worker made on it, a notification stream by that group's name and by the
@@ -61,10 +61,7 @@ class Registrar:
     def take(self) -> Census:
         """Find the streams. Raises `UsageError` where a server looks like the wrong one."""
         for side in (self._control, self._notify):
-            with translated(side.url):
-                nodes = side.nodes()
-            for node in nodes.values():
-                check_server(node, side.url, writes=True)  # a replica may lag behind
+            _check_servers(side)
             self._runs[side.url] = _run(side)
         census = Census()
         pairs = self._control_streams(census)
@@ -104,11 +101,7 @@ class Registrar:
     def _control_streams(self, census: Census) -> list[tuple[bytes, bytes]]:
         """Add the control streams; return those that have a worker's group, with its stream."""
         for stream in map(_bytes, self._named.control):
-            if not _exists(self._control, stream):
-                raise UsageError(
-                    f"--stream {shown(stream)}: there is none on {redact(self._control.url)};"
-                    " correct the name, or leave it out"
-                )
+            _check_named("--stream", self._control, stream, "or leave it out")
             census.control.add(stream)
         usual = _bytes(self._named.usual_control)
         census.control.update({usual} if usual and _exists(self._control, usual) else ())
@@ -124,11 +117,7 @@ class Registrar:
     def _outbound_streams(self, census: Census) -> None:
         """Add the notification streams that were named, and what looks like either kind."""
         for name in map(_bytes, self._named.notifications):
-            if not _exists(self._notify, name):
-                raise UsageError(
-                    f"--keep-from-stream {shown(name)}: there is none on"
-                    f" {redact(self._notify.url)}; correct the name, or --redis and --notify-redis"
-                )
+            _check_named("--keep-from-stream", self._notify, name, "or --redis and --notify-redis")
             census.notifications.add(name)
         with translated(self._notify.url):
             for stream in _streams(self._notify):
@@ -226,6 +215,22 @@ def _exists(side: Side, stream: bytes) -> bool:
     check_stream(client, side.url, stream)
     with translated(side.url):
         return bool(client.exists(stream))
+
+
+def _check_servers(side: Side) -> None:
+    with translated(side.url):
+        nodes = side.nodes()
+    for node in nodes.values():
+        check_server(node, side.url, writes=True)  # a replica may lag behind
+
+
+def _check_named(option: str, side: Side, stream: bytes, otherwise: str) -> None:
+    """Raise `UsageError` when there is no such stream: a wrong name would protect nothing."""
+    if not _exists(side, stream):
+        raise UsageError(
+            f"{option} {shown(stream)}: there is none on {redact(side.url)}; correct the name,"
+            f" {otherwise}"
+        )
 
 
 def _run(side: Side) -> str:

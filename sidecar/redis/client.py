@@ -159,12 +159,7 @@ def check_server(client: Client, url: str, *, writes: bool) -> None:
         raise UsageError(
             f"{redact(url)} is a node of a Cluster; write redis+cluster:// instead of redis://"
         )
-    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
-    if version < OLDEST:
-        raise UsageError(
-            f"{redact(url)} is Redis {info['redis_version']}; the sidecar needs 6.2 or newer,"
-            " or Valkey 7.2 or newer"
-        )
+    _check_version(str(info["redis_version"]), url)
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise UsageError(
@@ -175,18 +170,21 @@ def check_server(client: Client, url: str, *, writes: bool) -> None:
         raise UsageError(f"{redact(url)} is a replica, read-only; name the primary")
 
 
+def _check_version(version: str, url: str) -> None:
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        raise UsageError(
+            f"{redact(url)} is Redis {version}; the sidecar needs 6.2 or newer, or Valkey 7.2 or"
+            " newer"
+        )
+
+
 def check_stream(client: Client, url: str, stream: str | bytes) -> None:
     """Raise `UsageError` when the key `stream` holds something else than a stream.
 
     Also when, on a Cluster, it lies in another slot than the client's: a dead-letter stream must
-    not, for its letters are written together with what belongs to the notification stream.
+    not, for its entries are written together with what belongs to the notification stream.
     """
-    route = _route(client)
-    if route is not None and _slot(stream) != route.slot:
-        raise UsageError(
-            f"{stream!r} lies in another slot of the Cluster {redact(url)} than the notification"
-            " stream; put its name in braces, as in {control:notifications}:dead"
-        )
+    _check_slot(client, url, stream)
     with translated(url):
         kind = client.type(stream)
     if isinstance(kind, bytes):
@@ -195,4 +193,13 @@ def check_stream(client: Client, url: str, stream: str | bytes) -> None:
         raise UsageError(
             f"the key {stream!r} on {redact(url)} is a {kind}, not a stream; name another or"
             " remove it"
+        )
+
+
+def _check_slot(client: Client, url: str, stream: str | bytes) -> None:
+    route = _route(client)
+    if route is not None and _slot(stream) != route.slot:
+        raise UsageError(
+            f"{stream!r} lies in another slot of the Cluster {redact(url)} than the notification"
+            " stream; put its name in braces, as in {control:notifications}:dead"
         )

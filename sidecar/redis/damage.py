@@ -61,7 +61,7 @@ def or_else(default: _T, read: Callable[[], _T]) -> _T:
 def misplaced(client: Client, keys: Keys) -> Iterator[Misplaced]:
     """Yield what is another kind of key than the sidecar makes. Raises `RedisError`.
 
-    Without the deduplication index: who meets one of its 65,536 keys names it.
+    Without the deduplication index: what meets one of its 65,536 keys names it.
     """
     wanted = _kinds(keys)
     pipeline = client.pipeline(transaction=False)
@@ -89,9 +89,9 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         ),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
         **dict.fromkeys(keys.records, _Kind("stream", records)),
-        keys.workers: _Kind("hash", "workers tell of themselves again"),
-        keys.readers: _Kind("hash", "readers tell of themselves again"),
-        keys.registered: _Kind("set", "readers tell of themselves again"),
+        keys.workers: _Kind("hash", "workers register again"),
+        keys.readers: _Kind("hash", "readers register again"),
+        keys.registered: _Kind("set", "readers register again"),
         keys.trimmed: _Kind("hash", "trimming notes it again"),
         keys.archived: _Kind("hash", archives),
         keys.segments: _Kind("hash", archives),
@@ -110,28 +110,22 @@ def _archived(keys: Keys) -> tuple[str, ...]:
 # --- values ------------------------------------------------------------------------------------
 
 
+def _looks(client: Client, keys: Keys) -> Iterator[Callable[[], object]]:
+    """Yield a look at each of the values."""
+    for check in (
+        low_of, _check_anchors, _check_strings, _check_expiry, _check_counts, _check_histories,
+    ):  # fmt: skip
+        yield partial(check, client, keys)
+    for look in (trimmed_of, check_archived, _check_segment):
+        yield from (partial(look, client, keys, stream) for stream in _archived(keys))
+
+
 def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
     """Yield what no sidecar wrote into its keys, but for the registers of readers and workers.
 
     Raises `RedisError`, but for keys that are `misplaced`.
     """
-    looks: list[Callable[[], object]] = [
-        partial(check, client, keys)
-        for check in (
-            low_of,
-            _check_anchors,
-            _check_strings,
-            _check_expiry,
-            _check_counts,
-            _check_histories,
-        )
-    ]
-    looks += [
-        partial(check, client, keys, stream)
-        for check in (trimmed_of, check_archived, _check_segment)
-        for stream in _archived(keys)
-    ]
-    for look in looks:
+    for look in _looks(client, keys):
         try:
             look()
         except Damaged as damaged:

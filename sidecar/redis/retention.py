@@ -13,8 +13,8 @@ Trimming needs no fence: floors only rise, and what lies below them nobody needs
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from sidecar.redis.anchors import Anchor, anchors_of
@@ -30,6 +30,7 @@ from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
+from sidecar.wire.units import seconds
 
 KINDS: Final = ("control", "notifications", "dead")
 ROUND: Final = 1000
@@ -46,23 +47,19 @@ class Policy:
 
 def parse_policy(text: str) -> Policy:
     """Read `never`, or one or both of `age=7d` and `length=1000000`. Raises `ValueError`."""
-    from sidecar.wire.units import seconds
-
-    if text.strip() == "never":
-        return Policy()
-    age_s, length = None, None
-    for part in text.split(","):
+    policy = Policy()
+    for part in text.split(",") if text.strip() != "never" else ():
         name, _, value = part.strip().partition("=")
         if name == "age":
-            age_s = seconds(value)
+            policy = replace(policy, age_s=seconds(value))
         elif name == "length" and re.fullmatch("[0-9]{1,15}", value):
-            length = int(value)
+            policy = replace(policy, length=int(value))
         else:
             raise ValueError(
                 f"{part.strip()!r} is no limit; write age=7d, length=1000000, both with a comma,"
                 " or never"
             )
-    return Policy(age_s, length)
+    return policy
 
 
 class Trimmed(NamedTuple):
@@ -167,14 +164,7 @@ class Retention:
         self, client: Client, stream: str, policy: Policy, floor: EntryId | None
     ) -> EntryId | None:
         """Return the lowest ID that stays, whatever groups need; None when all do."""
-        wanted = []
-        if policy.age_s is not None:
-            cutoff_us = server_time_us(client) - int(policy.age_s * 1e6)
-            wanted.append(EntryId.of(max(0, cutoff_us) // 1000))
-        if policy.length is not None:
-            excess: Any = client.xlen(stream)
-            last = _oldest(client, stream, int(excess) - policy.length)
-            wanted += [last.after] if last else []
+        wanted = list(_wanted(client, stream, policy))
         if not wanted:
             return None
         floors = [floor] if floor else []
@@ -183,6 +173,18 @@ class Retention:
             archived = archived_to(client, self._notify, self._keys, stream)
             floors.append(archived.after if archived else FIRST)
         return min([max(wanted), *floors])
+
+
+def _wanted(client: Client, stream: str, policy: Policy) -> Iterator[EntryId]:
+    """Yield by each limit of a policy the lowest ID that it keeps."""
+    if policy.age_s is not None:
+        cutoff_us = server_time_us(client) - int(policy.age_s * 1e6)
+        yield EntryId.of(max(0, cutoff_us) // 1000)
+    if policy.length is not None:
+        length: Any = client.xlen(stream)
+        last = _oldest(client, stream, int(length) - policy.length)
+        if last:
+            yield last.after
 
 
 def note_trimmed(notify: Client, keys: Keys, stream: str, last: EntryId) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,7 @@ import orjson
 import structlog
 
 from sidecar.errors import UsageError
-from sidecar.history import History
+from sidecar.history import History, Streams
 from sidecar.history.live import LiveHistory
 from sidecar.history.scratch import scratch
 from sidecar.redis.client import Client, Side, connect
@@ -100,19 +101,23 @@ def check(history: History, window: Window, rules: Rules) -> Checked:
     for life in lives(history, window):
         if life.entry is not None and life.end is not End.REDRIVEN:
             _record(db, "recorded", life)
-    with tempfile.TemporaryDirectory(prefix="sidecar-check-") as directory:
-        server = EmbeddedServer(Path(directory))
-        try:
-            for stream in history.streams.control:
-                keys = Keys.of(stream, history.streams.notifications)
-                _copy(history, window, stream, connect(server.url))
-                _relay(server.url, keys, Pipeline(history.store, history.store, rules))
-                side = Side.open(server.url, stream)
-                for life in lives(LiveHistory(side, side, [keys]), Window()):
-                    _record(db, "today", life)
-        finally:
-            server.close()
+    pipeline = Pipeline(history.store, history.store, rules)
+    with (
+        tempfile.TemporaryDirectory(prefix="sidecar-check-") as directory,
+        closing(EmbeddedServer(Path(directory))) as server,
+    ):
+        for stream in history.streams.control:
+            _copy(history, window, stream, connect(server.url))
+            for life in _relayed(server.url, history.streams, stream, pipeline):
+                _record(db, "today", life)
     return _compared(db)
+
+
+def _relayed(url: str, streams: Streams, stream: str, pipeline: Pipeline) -> Iterator[Life]:
+    """Yield how the entries of a control stream on this server end today."""
+    keys, side = Keys.of(stream, streams.notifications), Side.open(url, stream)
+    _relay(url, keys, pipeline)
+    yield from lives(LiveHistory(side, side, [keys]), Window())
 
 
 def _copy(history: History, window: Window, stream: str, client: Client) -> None:

@@ -187,14 +187,8 @@ def _write_stream(
     rows = gathered.rows(name)
     while lines := list(islice(rows, SEGMENT_ROWS)):
         member = target.write(f"streams/{number}/{len(segments):06}.jsonl", lines)
-        segments.append(
-            member.model_copy(
-                update={
-                    "first": of_line(lines[0]).id, "last": of_line(lines[-1]).id,
-                    "count": len(lines),
-                }
-            )
-        )  # fmt: skip
+        ends = {"first": of_line(lines[0]).id, "last": of_line(lines[-1]).id}
+        segments.append(member.model_copy(update=ends | {"count": len(lines)}))
         exported.rows += len(lines)
     reach = gathered.history.reach(name)
     return StreamIndex(
@@ -225,7 +219,7 @@ def _write_artifacts(
     gathered: _Gathered, store: VersionedStore, target: _Target, exported: Exported,
     tell: Callable[[str], None],
 ) -> Member:  # fmt: skip
-    """Write each artifact once, whoever names it, and say what became of it."""
+    """Write each artifact once, however many events name it, and say what became of it."""
     with tempfile.SpooledTemporaryFile(max_size=LINES_IN_MEMORY_BYTES) as lines:
         for event in gathered.pins():
             pinned = _write_artifact(event, store, target)

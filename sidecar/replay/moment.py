@@ -64,7 +64,7 @@ class Moment:
         return self._state.gaps
 
     def conclude(self, *, held: int, shown: int) -> None:
-        """Raise what tells that something is missing, if so it is, of so many rows, and shown."""
+        """Raise what says that something is missing; `shown` of `held` rows were shown."""
         if self.gaps:
             which = "; ".join(
                 f"{moment(gap.first)} to {moment(gap.last)} ({gap.why})" for gap in self.gaps
@@ -102,27 +102,26 @@ class Moment:
                 yield Row("waiting", life.event, life.event_id, life.tenant_id, life.begun_us)
 
     def _dead(self) -> Iterator[Row]:
-        """Yield the letters that had been written by then and not been redriven."""
+        """Yield the dead letters that had been written by then and not been redriven."""
         names, last = self._history.streams, EntryId.of(self._at_us // 1000, HIGHEST)
-        put_back = {
-            EntryId(text(record.fields, "letter")): record
-            for record in self._history.entries(names.redriven)
-        }
+        records = self._history.entries(names.redriven)
+        redriven = {EntryId(text(one.fields, "letter")): one for one in records}
         for letter in self._history.entries(names.dead, FIRST, last):
-            record = put_back.pop(letter.id, None)
+            record = redriven.pop(letter.id, None)
             if record is None or record.id > last:
-                yield self._letter(letter.fields, letter.id)
-        # What has been redriven since was dead then; its letter may be gone, its record tells.
-        for letter_id, record in put_back.items():
+                yield _letter(letter.fields, letter.id)
+        # What has been redriven since was dead then; the dead letter may be gone, its record stays.
+        for letter_id, record in redriven.items():
             was_there = letter_id and letter_id <= last
             if was_there and record.id > last:
-                yield self._letter(record.fields, letter_id)
+                yield _letter(record.fields, letter_id)
 
-    def _letter(self, fields: Any, letter_id: EntryId) -> Row:  # noqa: ANN401 -- of an entry
-        event = decoded(fields)
-        tenant, event_id = named(event, fields)
-        said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
-        return Row("dead", event, event_id, tenant, letter_id.control_version, said)
+
+def _letter(fields: Any, letter_id: EntryId) -> Row:  # noqa: ANN401 -- of an entry
+    event = decoded(fields)
+    tenant, event_id = named(event, fields)
+    said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
+    return Row("dead", event, event_id, tenant, letter_id.control_version, said)
 
 
 def _row(what: str, note: Notification) -> Row:

@@ -10,15 +10,15 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
 
 from sidecar.history import History
 from sidecar.history.halts import halts_of
-from sidecar.replay.artifacts import State, put_of
-from sidecar.replay.compare import compare
+from sidecar.replay.artifacts import Put, State, put_of
+from sidecar.replay.compare import Comparison, compare
 from sidecar.replay.overtaking import LEAVE_IT, Overtaking
 from sidecar.replay.stalls import Stalls
 from sidecar.replay.timeline import End, Life
@@ -34,11 +34,10 @@ MAX_DIFFS: Final = 200
 MAX_DIFF_LINES: Final = 400
 _COMPARED: Final = Limit(64 << 20, MAX_MANIFEST_BYTES)
 """Of larger artifacts the page shows sizes and checksums, and compares none."""
-_TEXTS: Final = (
+_COLUMNS: Final = (
     "tenant", "stack", "type", "ref", "event_id", "origin", "end_id", "reason", "detail", "fix",
-    "checksum", "created_at", "put",
+    "checksum", "created_at", "put", "begun", "took", "end", "version", "ahead", "there",
 )  # fmt: skip
-_NUMBERS: Final = ("begun", "took", "end", "version", "ahead", "there")
 
 
 @dataclass(slots=True)
@@ -50,9 +49,7 @@ class Report:
     asked: LifeSelection
     covered: list[Covered]
     strings: dict[str, int] = field(default_factory=dict)
-    columns: dict[str, list[int]] = field(
-        default_factory=lambda: {name: [] for name in (*_TEXTS, *_NUMBERS)}
-    )
+    columns: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
     diffs: list[dict[str, Any]] = field(default_factory=list)
     _newest: dict[str, Life] = field(default_factory=dict)
     _stalls: Stalls = field(default_factory=Stalls)
@@ -72,26 +69,11 @@ class Report:
     def _add_row(self, life: Life) -> None:
         if life.end is End.DEAD:
             self._overtaking.watch(len(self), life)
-        event, columns = life.event, self.columns
-        put = put_of(event, self.history.store) if event and self.history.store else None
-        texts = {
-            "tenant": life.tenant_id, "stack": event and event.stack_id,
-            "type": event and event.type, "ref": event and event.artifact_ref,
-            "event_id": life.event_id, "origin": life.origin, "end_id": life.end_id,
-            "reason": life.reason, "detail": life.detail,
-            "fix": explain(life.reason).fix if life.reason else "",
-            "checksum": event and event.checksum, "created_at": event and event.created_at,
-            "put": put and put.state.value,
-        }  # fmt: skip
-        for name in _TEXTS:
-            columns[name].append(self.strings.setdefault(texts[name] or "", len(self.strings)))
-        took_s = life.delay_s
-        columns["begun"].append(life.begun_us or life.ended_us or life.seen_us)
-        columns["took"].append(-1 if took_s is None else round(took_s * 1e6))
-        columns["end"].append(ENDS.index(life.end.value))
-        columns["version"].append(event.version if event else 0)
-        columns["ahead"].append(round(life.clock_ahead_s))
-        columns["there"].append(int(life.entry is not None))
+        put = put_of(life.event, self.history.store) if life.event and self.history.store else None
+        for name, text in _texts(life, put).items():
+            self.columns[name].append(self.strings.setdefault(text or "", len(self.strings)))
+        for name, number in _numbers(life).items():
+            self.columns[name].append(number)
         if life.end is End.PUBLISHED and put and put.state is State.THERE:
             self._compare(life)
 
@@ -109,15 +91,11 @@ class Report:
         if blobs[0] is None or blobs[1] is None or blobs[0] == blobs[1]:
             return
         found = compare(blobs[0], blobs[1])
-        lines = found.lines or ["the same, in another order"]
-        left = len(lines) - MAX_DIFF_LINES
-        more = [f"… {left:,} lines more: sidecar diff {ref}"] if left > 0 else []
-        # The page knows an event by when it ended, as its columns tell that.
+        # The page knows an event by when it ended, as its columns show that.
         new = self.columns["begun"][-1] + self.columns["took"][-1]
-        self.diffs.append({
-            "ref": ref, "new": new, "kind": found.kind.value,
-            "lines": [*lines[:MAX_DIFF_LINES], *more],
-        })  # fmt: skip
+        self.diffs.append(
+            {"ref": ref, "new": new, "kind": found.kind.value, "lines": _shortened(found, ref)}
+        )
 
     def _overtaken(self) -> dict[int, dict[str, Any]]:
         """Return, by row, what made a dead letter old news."""
@@ -159,7 +137,7 @@ class Report:
         }).encode()  # fmt: skip
 
     def html(self) -> Iterator[bytes]:
-        """Yield the page, in pieces."""
+        """Return the page, in pieces."""
         page = {name: _file(name) for name in ("page.css", "page.js", "uPlot.min.css")}
         page["uPlot.iife.min.js"] = _file("uPlot.iife.min.js")
         values = {
@@ -169,13 +147,50 @@ class Report:
             "script_hashes": _hashes(page["uPlot.iife.min.js"], page["page.js"]),
             "data": base64.b64encode(gzip.compress(self.data(), mtime=0)),
         }  # fmt: skip
-        left = _file("page.html")
-        while b"{" in left:
-            before, _, rest = left.partition(b"{")
-            name, _, left = rest.partition(b"}")
-            yield before
-            yield values[name.decode()]
-        yield left
+        return _filled(_file("page.html"), values)
+
+
+def _filled(left: bytes, values: Mapping[str, bytes]) -> Iterator[bytes]:
+    """Yield a page in pieces, with a value in place of each name in braces."""
+    while b"{" in left:
+        before, _, rest = left.partition(b"{")
+        name, _, left = rest.partition(b"}")
+        yield before
+        yield values[name.decode()]
+    yield left
+
+
+def _texts(life: Life, put: Put | None) -> dict[str, Any]:
+    """Return a row's texts, by column; empty or None where there is none."""
+    event = life.event
+    return {
+        "tenant": life.tenant_id, "stack": event and event.stack_id,
+        "type": event and event.type, "ref": event and event.artifact_ref,
+        "event_id": life.event_id, "origin": life.origin, "end_id": life.end_id,
+        "reason": life.reason, "detail": life.detail,
+        "fix": explain(life.reason).fix if life.reason else "",
+        "checksum": event and event.checksum, "created_at": event and event.created_at,
+        "put": put and put.state.value,
+    }  # fmt: skip
+
+
+def _numbers(life: Life) -> dict[str, int]:
+    """Return a row's numbers, by column; times in microseconds, `ahead` in seconds."""
+    return {
+        "begun": life.begun_us or life.ended_us or life.seen_us,
+        "took": -1 if life.delay_s is None else round(life.delay_s * 1e6),
+        "end": ENDS.index(life.end.value),
+        "version": life.event.version if life.event else 0,
+        "ahead": round(life.clock_ahead_s),
+        "there": int(life.entry is not None),
+    }
+
+
+def _shortened(found: Comparison, ref: str) -> list[str]:
+    lines = found.lines or ["the same, in another order"]
+    left = len(lines) - MAX_DIFF_LINES
+    more = [f"… {left:,} lines more: sidecar diff {ref}"] if left > 0 else []
+    return [*lines[:MAX_DIFF_LINES], *more]
 
 
 def _given(asked: LifeSelection) -> Iterator[tuple[str, str]]:

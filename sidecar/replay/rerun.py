@@ -18,6 +18,7 @@ from sidecar.redis.scan import pages
 from sidecar.redis.source import Entry
 from sidecar.replay.timeline import decoded
 from sidecar.replay.window import LifeSelection, Window
+from sidecar.wire.ids import EntryId
 
 
 def wanted(history: History, window: Window, asked: LifeSelection) -> Iterator[Entry]:
@@ -36,14 +37,16 @@ def left_after(entries: Iterator[Entry], target: Side, stream: str) -> Iterator[
         for page in pages(target.at(stream), stream):
             for there in page:
                 expected = next(entries, None)
-                if expected is None or (expected.id, dict(expected.fields)) != (
-                    there.id, dict(there.fields),
-                ):  # fmt: skip
+                if expected is None or _content(expected) != _content(there):
                     raise UsageError(
                         f"the stream {stream!r} holds {there.id}, which is not what this window"
                         " has there; name another with --to-stream, or delete it"
                     )
     yield from entries
+
+
+def _content(entry: Entry) -> tuple[EntryId, dict[bytes, bytes]]:
+    return entry.id, dict(entry.fields)
 
 
 def speed_of(text: str) -> float | None:

@@ -45,7 +45,7 @@ class End(StrEnum):
     """Was a dead letter, and has been redriven."""
     WAITING = "waiting"
     UNKNOWN = "unknown"
-    """None of these: what would tell has expired, or it was lost."""
+    """None of these: what would show it has expired, or it was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Life:
         elif self.detail:
             yield self.detail
         if self.end is End.UNKNOWN:
-            yield "nothing tells how it ended: that has expired, or it was lost (sidecar audit)"
+            yield "nothing shows how it ended: that has expired, or it was lost (sidecar audit)"
         if self.clock_ahead_s:
             yield f"the producer's clock is {span(self.clock_ahead_s)} ahead"
 

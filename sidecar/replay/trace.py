@@ -25,6 +25,7 @@ from sidecar.wire.event import Event
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.moments import rfc3339, time_us
 from sidecar.wire.reasons import explain
+from store import Version
 
 MAX_FOLLOWED: Final = 16
 """So many times is it followed what became of a letter that was redriven."""
@@ -252,7 +253,7 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
     overtaker = None
     if life.end is End.DEAD and life.event:
         overtaker = _overtaker(history, life, life.event)
-    end = _end(life)
+    end = _ENDS[life.end](life)
     # Of an overtaken letter one fix holds, and what keeps it from happening again.
     yield end._replace(fix=explain(life.reason).prevent) if overtaker else end
     if life.end is End.PUBLISHED and (readers := history.readers()):
@@ -282,43 +283,65 @@ def _appended(life: Life) -> Hop:
 def _stored(life: Life, put: Put | None) -> Hop:
     assert put  # noqa: S101 -- it names an artifact
     assert life.event  # noqa: S101 -- it names an artifact
-    ref = life.event.artifact_ref
     if put.state is State.THERE:
-        at_us = int(put.version.stored_at * 1e6) if put.version else None
-        size = f", {put.version.size_bytes:,} bytes" if put.version else ""
-        said = f"{ref} {life.event.checksum}{size}"
-        if at_us and life.end is End.PUBLISHED and at_us > life.ended_us:
-            said, at_us = f"{said}; put again since, at {rfc3339(at_us)}", None
-        return Hop("put", Mark.OK, at_us, said)
+        return _there(life, life.event, put.version)
+    said = f"{life.event.artifact_ref} is {put.state.value} in the fleet's store"
     if life.end in (End.PUBLISHED, End.DUPLICATE):
-        return Hop("put", Mark.FAILED, None, f"{ref} is {put.state.value} in the fleet's store",
+        return Hop("put", Mark.FAILED, None, said,
                    "it was there when it was published: collected since, or damaged; `sidecar audit"
                    " --repair` puts it again from the producer's store")  # fmt: skip
-    return Hop("put", Mark.ABSENT, None, f"{ref} is {put.state.value} in the fleet's store")
+    return Hop("put", Mark.ABSENT, None, said)
 
 
-def _end(life: Life) -> Hop:
-    at_us = life.ended_us or None
-    if life.end is End.PUBLISHED:
-        expired = "" if life.fields else ", expired since"
-        return Hop("notification", Mark.OK, at_us,
-                   f"control_version {life.control_version}{expired}")  # fmt: skip
-    if life.end is End.DUPLICATE:
-        return Hop("duplicate", Mark.OK, None,
-                   f"published before, as control_version {life.control_version}")  # fmt: skip
-    if life.end is End.DEAD:
-        told = explain(life.reason)
-        said = f"{life.end_id} {life.reason}: {life.detail}. {told.meaning}"
-        return Hop("dead letter", Mark.FAILED, at_us, said, told.fix)
-    if life.end is End.REDRIVEN:
-        fields = life.fields or {}
-        return Hop("redriven", Mark.OK, at_us, f"by {text(fields, 'by')}: {text(fields, 'reason')};"
-                   f" as {text(fields, 'entry')}")  # fmt: skip
-    if life.end is End.WAITING:
-        return Hop("waits", Mark.WAITS, None, "no worker has finished it",
-                   "`sidecar status` tells of halts, and whether a worker is alive")  # fmt: skip
-    return Hop("end", Mark.UNKNOWN, None, "nothing tells how it ended",
-               "what would tell has expired, or it was lost: `sidecar audit` knows")  # fmt: skip
+def _there(life: Life, event: Event, version: Version | None) -> Hop:
+    at_us = int(version.stored_at * 1e6) if version else None
+    size = f", {version.size_bytes:,} bytes" if version else ""
+    said = f"{event.artifact_ref} {event.checksum}{size}"
+    if at_us and life.end is End.PUBLISHED and at_us > life.ended_us:
+        said, at_us = f"{said}; put again since, at {rfc3339(at_us)}", None
+    return Hop("put", Mark.OK, at_us, said)
+
+
+def _published(life: Life) -> Hop:
+    expired = "" if life.fields else ", expired since"
+    said = f"control_version {life.control_version}{expired}"
+    return Hop("notification", Mark.OK, life.ended_us or None, said)
+
+
+def _duplicate(life: Life) -> Hop:
+    said = f"published before, as control_version {life.control_version}"
+    return Hop("duplicate", Mark.OK, None, said)
+
+
+def _dead(life: Life) -> Hop:
+    told = explain(life.reason)
+    said = f"{life.end_id} {life.reason}: {life.detail}. {told.meaning}"
+    return Hop("dead letter", Mark.FAILED, life.ended_us or None, said, told.fix)
+
+
+def _redriven(life: Life) -> Hop:
+    by, reason, entry = (text(life.fields or {}, name) for name in ("by", "reason", "entry"))
+    return Hop("redriven", Mark.OK, life.ended_us or None, f"by {by}: {reason}; as {entry}")
+
+
+def _waiting(_: Life) -> Hop:
+    return Hop("waits", Mark.WAITS, None, "no worker has finished it",
+               "`sidecar status` shows halts, and whether a worker is alive")  # fmt: skip
+
+
+def _unknown(_: Life) -> Hop:
+    return Hop("end", Mark.UNKNOWN, None, "nothing shows how it ended",
+               "what would show it has expired, or it was lost: `sidecar audit` knows")  # fmt: skip
+
+
+_ENDS: Final = {
+    End.PUBLISHED: _published,
+    End.DUPLICATE: _duplicate,
+    End.DEAD: _dead,
+    End.REDRIVEN: _redriven,
+    End.WAITING: _waiting,
+    End.UNKNOWN: _unknown,
+}
 
 
 def _read(control_version: int, readers: dict[str, int]) -> Hop:

@@ -16,7 +16,7 @@ from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.moments import span
 
 HELD_US: Final = 100_000
-"""So long another event must have held one for that to be worth telling: a batch takes less."""
+"""So long another event must have held one for that to be worth a line: a batch takes less."""
 MAX_LOOKED_AT: Final = 100_000
 """So many entries before a waiting one are gone through for the one that holds it."""
 
@@ -52,12 +52,9 @@ def _held_by(history: History, life: Life) -> Iterator[Wait]:
             longest_us, longest = ended_us - before_us, end
         before_us = ended_us
     if longest and longest_us >= HELD_US:
-        took = span((before_us - life.begun_us) / 1e6)
-        most = span(longest_us / 1e6)
-        yield Wait(
-            "held", life.begun_us,
-            f"for {took} by what its tenant sent before, {most} of them by {_event_id(longest)}",
-        )  # fmt: skip
+        took, most = span((before_us - life.begun_us) / 1e6), span(longest_us / 1e6)
+        what = f"what its tenant sent before, {most} of them by {_event_id(longest)}"
+        yield Wait("held", life.begun_us, f"for {took} by {what}")
 
 
 def _ends_before(history: History, life: Life) -> Iterator[Entry]:
@@ -88,11 +85,7 @@ def _of_same_order(entry: Entry, origin: Origin, life: Life) -> bool:
 
 def _held_back_by(history: History, life: Life) -> Iterator[Wait]:
     """Yield the oldest of its tenant's events that waits, too: that is what is being tried."""
-    assert life.event  # noqa: S101 -- looked at before
-    assert life.entry  # noqa: S101 -- it waits
-    stream, about = life.origin.stream, About(tenant_id=life.event.tenant_id)
-    older = history.entries_back(stream, life.entry.id.before, FIRST, about=about)
-    back = islice(older, MAX_LOOKED_AT)
+    stream, back = life.origin.stream, _before(history, life)
     head: Entry | None = None
     while batch := list(islice(back, BATCH)):
         same = [e for e in batch if _of_same_order(e, Origin.of(stream, e.id), life)]
@@ -102,6 +95,15 @@ def _held_back_by(history: History, life: Life) -> Iterator[Wait]:
             break  # what came before those is done
     if head:
         yield Wait("held", life.begun_us, f"behind {_event_id(head)}, which waits, too")
+
+
+def _before(history: History, life: Life) -> Iterator[Entry]:
+    """Return the entries before one that waits, the newest first, at most `MAX_LOOKED_AT`."""
+    assert life.event  # noqa: S101 -- looked at before
+    assert life.entry  # noqa: S101 -- it waits
+    about = About(tenant_id=life.event.tenant_id)
+    back = history.entries_back(life.origin.stream, life.entry.id.before, FIRST, about=about)
+    return islice(back, MAX_LOOKED_AT)
 
 
 def _event_id(entry: Entry) -> str:

@@ -105,15 +105,19 @@ def no_binary(chunks: Iterator[bytes], size_bytes: int) -> Iterator[bytes]:
     if not sys.stdout.isatty():
         return chunks
     first = next(chunks, b"")
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        text = decoder.decode(first, final=len(first) == size_bytes)
-        harmless = all(c.isprintable() or c in "\n\t" for c in text)
-    except UnicodeDecodeError:
-        harmless = False
-    if not harmless:
+    if not _is_text(first, is_all=len(first) == size_bytes):
         raise UsageError(
             f"{size_bytes:,} bytes that are no text, and standard output is a terminal; redirect"
             " it, or --data FILE (--data - prints them all the same)"
         )
     return itertools.chain((first,), chunks)
+
+
+def _is_text(begin: bytes, *, is_all: bool) -> bool:
+    """Tell whether this begins a text, without control characters; it may be cut, if not all."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        text = decoder.decode(begin, final=is_all)
+    except UnicodeDecodeError:
+        return False
+    return all(c.isprintable() or c in "\n\t" for c in text)

@@ -1,8 +1,8 @@
 """Whose event has the event_id of one that ends as a conflict.
 
 A tenant that claims the ids of another before it does makes the other's events conflicts. So a
-conflict between tenants is told as one, and says nothing of what the producer of the stream sends:
-it counts in no row of dead letters.
+conflict between tenants is reported as one, and says nothing of what the producer of the stream
+sends: it counts in no row of dead letters.
 """
 
 from __future__ import annotations
@@ -31,26 +31,14 @@ class Conflicts:
     def __init__(
         self, publisher: Publisher, count: Callable[[int], None], log: FilteringBoundLogger
     ) -> None:
-        """`count` is told how many were found."""
+        """`count` is called with how many were found."""
         self._publisher = publisher
         self._count = count
         self._log = log
 
     def mark(self, letters: Sequence[Item]) -> None:
-        """Note in each letter whose event_id it is, if it is another tenant's."""
-        suspects = [
-            item
-            for item in letters
-            if item.bury and item.bury.reason is Reason.ID_CONFLICT and item.counts
-        ]
-        if not suspects:
-            return
-        tenants = self._publisher.tenants_of([item.identity[:16] for item in suspects])
-        found = [
-            Conflict(item, tenant)
-            for item, tenant in zip(suspects, tenants, strict=True)
-            if tenant is not None and tenant != item.tenant
-        ]
+        """Note in each dead letter whose event_id it is, if it is another tenant's."""
+        found = self._between_tenants(letters)
         for item, tenant in found:
             item.conflicts_with(tenant)
         if found:
@@ -60,3 +48,18 @@ class Conflicts:
                 "conflict between tenants", count=len(found), published_by=first.tenant,
                 **first.item.described(),
             )  # fmt: skip
+
+    def _between_tenants(self, letters: Sequence[Item]) -> list[Conflict]:
+        suspects = [
+            item
+            for item in letters
+            if item.bury and item.bury.reason is Reason.ID_CONFLICT and item.counts
+        ]
+        if not suspects:
+            return []
+        tenants = self._publisher.tenants_of([item.identity[:16] for item in suspects])
+        return [
+            Conflict(item, tenant)
+            for item, tenant in zip(suspects, tenants, strict=True)
+            if tenant is not None and tenant != item.tenant
+        ]

@@ -31,24 +31,26 @@ def configure(level: str) -> FilteringBoundLogger:
 
     `level` is one of `LEVELS`; at debug there is one canonical line an event.
     """
-    person = is_terminal(sys.stderr)
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if person else "iso", utc=not person),
-    ]
-    if person:
-        shared += [_harmless, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
-    else:
-        shared += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
-        processors=shared,
+        processors=_processors(person=is_terminal(sys.stderr)),
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=_Sink,
         cache_logger_on_first_use=True,
     )
     logger: FilteringBoundLogger = structlog.get_logger()
     return logger
+
+
+def _processors(*, person: bool) -> list[Processor]:
+    """Return how a line is made, for a person or for a machine."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if person else "iso", utc=not person),
+    ]
+    if person:
+        return [*shared, _harmless, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
+    return [*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 
 def _harmless(_logger: object, _method: str, event: EventDict) -> EventDict:

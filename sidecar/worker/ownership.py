@@ -122,12 +122,7 @@ class Ownership:
         self._look()
         unclean = self._acquire()
         if unclean is None:
-            self.stood_by = True
-            self.state("standby", "another worker holds the lease, or comes first")
-            if self._options.drain and self._clock() > give_up_at:
-                return True
-            self._stop.wait(min(self._options.lease_s / 5, IDLE_BLOCK_S))
-            return False
+            return self._stand_by(give_up_at)
         self._is_owner = True
         self._caution.begin(unclean)
         try:
@@ -139,29 +134,40 @@ class Ownership:
             return False
         return True
 
+    def _stand_by(self, give_up_at: float) -> bool:
+        """Wait a little for the stream; tell whether a drain has waited long enough."""
+        self.stood_by = True
+        self.state("standby", "another worker holds the lease, or comes first")
+        if self._options.drain and self._clock() > give_up_at:
+            return True
+        self._stop.wait(min(self._options.lease_s / 5, IDLE_BLOCK_S))
+        return False
+
     def _acquire(self) -> int | None:
         """Become the owner, as `Publisher.acquire`, unless others have it, or come first.
 
-        Who comes first and does not take it, is not waited for any longer than half a lease.
+        A worker that comes first and does not take it is waited for no longer than half a lease.
         """
-        now = self._clock()
-        if now < self._stands_back_until:
+        if self._clock() < self._stands_back_until or not self._is_our_turn():
             return None
-        self._share.can_serve(self._stream)
-        if self._share.may_take(self._stream):
-            self._free_since = None
-        elif self._publisher.is_owned():
-            self._free_since = None
-            return None
-        else:
-            self._free_since = now if self._free_since is None else self._free_since
-            if now - self._free_since < self._options.lease_s / 2:
-                return None
         unclean = self._publisher.acquire()
         if unclean is not None:
             self._free_since = None  # once it is given back, the time begins anew
             self._share.took(self._stream)
         return unclean
+
+    def _is_our_turn(self) -> bool:
+        """Tell whether nobody comes first, or has not taken it for half a lease."""
+        self._share.can_serve(self._stream)
+        if self._share.may_take(self._stream):
+            self._free_since = None
+            return True
+        if self._publisher.is_owned():
+            self._free_since = None
+            return False
+        now = self._clock()
+        self._free_since = now if self._free_since is None else self._free_since
+        return now - self._free_since >= self._options.lease_s / 2
 
     # --- in a tenure ---------------------------------------------------------------------------
 

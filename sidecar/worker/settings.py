@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from sidecar.errors import UsageError
 from sidecar.redis.keys import Keys
-from sidecar.redis.retention import Policy, parse_policy
+from sidecar.redis.retention import KINDS, Policy, parse_policy
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
 from sidecar.wire.scope import check_id_pattern
 from sidecar.wire.units import seconds, size_bytes
@@ -161,6 +161,12 @@ class Settings(Options):
         return self.source_store or file_url(self.data_dir / "source")
 
     @property
+    def policies(self) -> dict[str, Policy]:
+        """What to trim, by the kinds of streams that `Retention` knows."""
+        limits = (self.trim_control, self.trim_notifications, self.trim_dead)
+        return dict(zip(KINDS, limits, strict=True))
+
+    @property
     def fleet_url(self) -> str:
         """The fleet's store; under the data directory unless given."""
         return self.fleet_store or file_url(self.data_dir / "fleet")
@@ -194,14 +200,19 @@ def build(**options: object) -> Settings:
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        field = Settings.model_fields.get(name)
-        flag = "--" + ((field and field.alias) or name).replace("_", "-")
-        raise UsageError(f"{flag}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise _refusal(error) from None
     _check_names(settings)
     _check_stores(settings)
     return settings
+
+
+def _refusal(error: ValidationError) -> UsageError:
+    """Return what a person is to read, of the first option that is wrong."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    field = Settings.model_fields.get(name)
+    flag = "--" + ((field and field.alias) or name).replace("_", "-")
+    return UsageError(f"{flag}: {first['msg'].removeprefix('Value error, ')}")
 
 
 def _check_names(settings: Settings) -> None:
@@ -220,7 +231,7 @@ def _check_names(settings: Settings) -> None:
 def _check_stores(settings: Settings) -> None:
     """Refuse to make stores under the data directory beside a server of the operator's.
 
-    Whoever reads that server would look for them elsewhere. Raises `UsageError`.
+    Readers of that server would look for them elsewhere. Raises `UsageError`.
     """
     notify = settings.notify_redis or settings.redis
     wanted = (

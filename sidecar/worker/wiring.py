@@ -157,15 +157,10 @@ class Wiring:
         notify = self._connect(self.notify_url, one.notify_stream)
         first = next(iter(self.keys.values()))
         members = Members(notify, first, name=whoami(), serves=one.streams, lease_s=one.lease_s)
-        policies = {
-            "control": one.trim_control,
-            "notifications": one.trim_notifications,
-            "dead": one.trim_dead,
-        }
         controls = {stream: self._connect(self.redis_url, stream) for stream in self.keys}
         retentions = {
             stream: Retention(
-                controls[stream], notify, keys, policies,
+                controls[stream], notify, keys, one.policies,
                 dedup_window_s=one.dedup_window_s, archived_first=one.archive,
             )
             for stream, keys in self.keys.items()
@@ -184,13 +179,14 @@ class Wiring:
                 f"--archive: the backend {fleet.name!r} cannot hold an archive; choose one that"
                 " declares list and stream, such as file"
             )
-        archivers = {}
-        for stream, keys in self.keys.items():
-            notify = Side(self._connect(self.notify_url, keys.notifications), self.notify_url)
-            control = Side(self._connect(self.redis_url, stream), self.redis_url)
-            live = LiveHistory(control, notify, [keys], archive)
-            archivers[stream] = Archiver(live, archive, notify.client, keys)
+        archivers = {stream: self._archiver(keys, archive) for stream, keys in self.keys.items()}
         return Archiving(
             archivers, self.keys, self.share, self.settings.archive_every_s, self.supervisor,
             self.log,
         )  # fmt: skip
+
+    def _archiver(self, keys: Keys, archive: store.VersionedStore) -> Archiver:
+        notify = Side(self._connect(self.notify_url, keys.notifications), self.notify_url)
+        control = Side(self._connect(self.redis_url, keys.control), self.redis_url)
+        live = LiveHistory(control, notify, [keys], archive)
+        return Archiver(live, archive, notify.client, keys)
