@@ -31,11 +31,13 @@ from sidecar.redis.source import ControlStream
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window
 from sidecar.wire.event import Reason
+from sidecar.worker.host import Host, Route
 from sidecar.worker.metrics import Metrics, StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options
+from sidecar.worker.share import Share
 
 BATCH: Final = 500
 MAX_UNJUDGED_TOLD: Final = 20
@@ -136,12 +138,11 @@ def _relay(url: str, keys: Keys, pipeline: Pipeline) -> None:
         structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger("critical")
     )
     options = Options(lease_s=LEASE_S, retry_budget_s=0.0, max_consecutive_dead=0, drain=True)
-    Relay(
-        keys.control,
-        ControlStream(connect(url), connect(url, block_s=IDLE_BLOCK_S), keys),
-        Publisher(connect(url), keys, lease_s=LEASE_S, dedup_window_s=366 * 86400),
-        pipeline, _InOrder(), options, StreamMetrics(Metrics(), keys.control), log,
-    ).run(threading.Event())  # fmt: skip
+    control = ControlStream(connect(url), connect(url, block_s=IDLE_BLOCK_S), keys)
+    publisher = Publisher(connect(url), keys, lease_s=LEASE_S, dedup_window_s=366 * 86400)
+    route, host = Route(keys.control, control, publisher), Host(_InOrder(), Share([keys.control]))
+    observer = StreamMetrics(Metrics(), keys.control)
+    Relay(route, pipeline, host, options, observer, log).run(threading.Event())
 
 
 class _InOrder(Executor):

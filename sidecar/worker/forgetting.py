@@ -18,10 +18,10 @@ from structlog.typing import FilteringBoundLogger
 from sidecar.redis.ends import Ends
 from sidecar.redis.errors import Outage, RedisError
 from sidecar.redis.forgotten import Loss, Part
-from sidecar.redis.publisher import Outcome, Publisher, Verdict
-from sidecar.redis.source import ControlStream
+from sidecar.redis.publisher import Outcome, Verdict
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
+from sidecar.worker.host import Route
 
 FOLLOWS: Final = {
     Part.CONTROL: "entries that came after what was found are gone, unless producers send them"
@@ -114,13 +114,13 @@ class Watch:
     """Watches the two streams of one relay. Methods may raise `RedisError`."""
 
     def __init__(
-        self, stream: str, control: ControlStream, memory: Publisher, observer: Observer,
-        log: FilteringBoundLogger, *, every_s: float, clock: Callable[[], float] = time.monotonic,
+        self, route: Route, observer: Observer, log: FilteringBoundLogger, *, every_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`every_s` is how often `look_if_due` looks."""
-        self._stream = stream
-        self._control_side = control
-        self._memory = memory
+        """`every_s` is how often `look_if_due` looks, in seconds."""
+        self._stream, self._control_side, self._memory = (
+            route.stream, route.control, route.publisher,
+        )  # fmt: skip
         self._observer = observer
         self._log = log
         self._every_s = every_s

@@ -1,9 +1,10 @@
-"""What a worker does beside relaying: it tells others of itself, trims, prunes, loads scripts."""
+"""What a worker does beside relaying: it registers, trims, prunes, loads scripts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -22,22 +23,29 @@ ROOM: Final = "room"
 """Whether streams take more entries."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chores:
+    """What has to be done again and again in one deployment."""
+
+    members: Members
+    """Where this worker registers."""
+    retentions: Mapping[str, Retention]
+    """By control stream; one is used while this worker owns its stream."""
+    pruning: Pruning
+    shelves: Sequence[Shelf] = ()
+    """One for each server, also of a worker that owns nothing."""
+
+
 class Housekeeper:
     """Keeps house for the relays of one worker. What fails is tried again (`Supervisor`)."""
 
     def __init__(
-        self, members: Members, share: Share, retentions: Mapping[str, Retention], pruning: Pruning,
-        shelves: Sequence[Shelf], beat_s: float, supervisor: Supervisor, log: FilteringBoundLogger,
-        *, clock: Callable[[], float] = time.monotonic,
+        self, chores: Chores, share: Share, beat_s: float, supervisor: Supervisor,
+        log: FilteringBoundLogger, *, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`retentions` by control stream; one is used while this worker owns its stream. A
-        shelf for each server, also of a worker that owns nothing.
-        """
-        self._members = members
+        """`beat_s` is how often `work` is called, in seconds, about."""
+        self._chores = chores
         self._share = share
-        self._retentions = retentions
-        self._pruning = pruning
-        self._shelves = shelves
         self._beat_s = beat_s
         self._supervisor = supervisor
         self._log = log
@@ -58,18 +66,18 @@ class Housekeeper:
 
     def leave(self) -> None:
         """Tell the others that this worker is gone."""
-        self._supervisor.attempt("membership", "", self._members.leave, longest_pause_s=0)
+        self._supervisor.attempt("membership", "", self._chores.members.leave, longest_pause_s=0)
 
     def _beat(self) -> None:
-        self._share.see(self._members.beat(self._share.owned, self._share.unable))
+        self._share.see(self._chores.members.beat(self._share.owned, self._share.unable))
 
     def _load(self) -> None:
-        for shelf in self._shelves:
+        for shelf in self._chores.shelves:
             shelf.fill()
 
     def _trim(self) -> None:
         """Trim all streams, a round after the other, but not for longer than a beat."""
-        owned = [self._retentions[stream] for stream in sorted(self._share.owned)]
+        owned = [self._chores.retentions[stream] for stream in sorted(self._share.owned)]
         streams = {name for one in owned for name in one.streams.values()}
         self._supervisor.only(TRIMMING, {"", *streams})
         self._supervisor.only(ROOM, streams)
@@ -96,7 +104,7 @@ class Housekeeper:
     def _prune(self) -> None:
         """Prune the deduplication index as far as it is due, but not for longer than a beat."""
         ends_at = self._clock() + self._beat_s
-        while self._pruning.prune() and self._clock() < ends_at:
+        while self._chores.pruning.prune() and self._clock() < ends_at:
             pass
 
     def _warn_of_readers(self, retention: Retention) -> None:

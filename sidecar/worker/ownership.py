@@ -7,7 +7,6 @@ and a worker that cannot serve gives it back; see docs/decisions/0018.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from threading import Event as Signal
 from typing import Final, Protocol
@@ -18,12 +17,12 @@ from sidecar.errors import SidecarError, Unreachable
 from sidecar.redis.damage import Damaged
 from sidecar.redis.errors import FULL, Failed, Outage, Refused, fix_of, is_full, is_misplaced
 from sidecar.redis.lease import Fenced
-from sidecar.redis.publisher import Halted, NotReplicated, Publisher
-from sidecar.redis.source import ControlStream, GroupLost
+from sidecar.redis.publisher import Halted, NotReplicated
+from sidecar.redis.source import GroupLost
 from sidecar.worker.caution import Caution
+from sidecar.worker.host import Host, Route
 from sidecar.worker.reading import ReadAgain
 from sidecar.worker.settings import Options
-from sidecar.worker.share import Share
 
 IDLE_BLOCK_S: Final = 0.5
 """The longest wait for an entry, and so for noticing a signal to stop."""
@@ -36,7 +35,7 @@ _TROUBLE: Final = (*Failed, SidecarError, OSError)
 
 
 class States(Protocol):
-    """Who is told what a worker does with a stream: metrics and health."""
+    """What hears of what a worker does with a stream: metrics and health."""
 
     def state(self, state: str, detail: str) -> None:
         """The relay is active, standby, halted, waiting (for Redis), recovering or stopped."""
@@ -53,34 +52,26 @@ class Ownership:
     """One worker's tenures of one control stream, one after the other."""
 
     def __init__(
-        self, stream: str, control: ControlStream, publisher: Publisher, share: Share,
-        caution: Caution, options: Options, observer: States, log: FilteringBoundLogger, *,
-        beat: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None,
-        look: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
+        self, route: Route, host: Host, caution: Caution, options: Options, observer: States,
+        log: FilteringBoundLogger, *, look: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """`beat` is called again and again, whatever is waited for.
-
-        `check` raises `SidecarError` for what keeps every tenure from beginning. `look` is called
-        before each try to acquire: what Redis has is looked at by those who stand by, too.
+        """`look` is called before each try to acquire: those who stand by look at what Redis has,
+        too.
         """
-        self._stream = stream
-        self._control = control
-        self._publisher = publisher
-        self._share = share
+        self._stream, self._control, self._publisher = route.stream, route.control, route.publisher
+        self._share, self._beat, self._check = host.share, host.beat, host.check
+        self._clock = host.clock
         self._caution = caution
         self._options = options
         self._observer = observer
         self._log = log
-        self._beat = beat
-        self._check = check
         self._look = look
-        self._clock = clock
         self._stop = Signal()
         self._is_owner = False
         self._free_since: float | None = None
         self._stands_back_until = -math.inf
         self._renew_at = 0.0
-        self._began = clock()
+        self._began = host.clock()
         self._pause_s = FIRST_PAUSE_S
         self._state_now = ("", "")
         self.stood_by = False
@@ -303,7 +294,7 @@ class Ownership:
         self.state(state, detail)
 
     def state(self, state: str, detail: str) -> None:
-        """Tell of a change of state, once."""
+        """Report a change of state, once."""
         if self._state_now == (state, detail):
             return
         self._state_now = (state, detail)

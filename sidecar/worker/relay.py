@@ -11,19 +11,16 @@ and reads the list back, in order, once the held event is through.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Sequence
 from functools import partial
-from queue import SimpleQueue
 from threading import Event as Signal
 from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from sidecar.redis.publisher import Halted, Publisher
-from sidecar.redis.source import ControlStream, Entry
+from sidecar.redis.publisher import Halted
+from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId
 from sidecar.worker.admission import Admission
 from sidecar.worker.anchoring import Anchoring
@@ -33,6 +30,7 @@ from sidecar.worker.committing import Committing
 from sidecar.worker.conflicts import Conflicts
 from sidecar.worker.forgetting import Watch
 from sidecar.worker.holds import Holds
+from sidecar.worker.host import Host, Route
 from sidecar.worker.outcomes import Finished
 from sidecar.worker.ownership import IDLE_BLOCK_S, Ownership, States
 from sidecar.worker.pipeline import Pipeline
@@ -41,7 +39,6 @@ from sidecar.worker.reading import ReadAgain, Reading
 from sidecar.worker.recovery import Left, Recovery
 from sidecar.worker.rows import parted
 from sidecar.worker.settings import Options
-from sidecar.worker.share import Share
 from sidecar.worker.window import Item, Window
 
 BATCH: Final = 500
@@ -58,7 +55,7 @@ for each would take from the stores the processor that they need."""
 
 
 class Observer(States, Protocol):
-    """Who is told what happens: metrics and health."""
+    """What hears of what happens: metrics and health."""
 
     def read(self, count: int) -> None:
         """`count` new entries were read."""
@@ -86,44 +83,32 @@ class Relay:
     """Relays one control stream until it is told to stop."""
 
     def __init__(
-        self, stream: str, control: ControlStream, publisher: Publisher, pipeline: Pipeline,
-        pool: Executor, options: Options, observer: Observer, log: FilteringBoundLogger, *,
-        share: Share | None = None, beat: Callable[[], None] = lambda: None,
-        check: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-        finished: Callable[[], SimpleQueue[Item]] = SimpleQueue,
+        self, route: Route, pipeline: Pipeline, host: Host, options: Options, observer: Observer,
+        log: FilteringBoundLogger,
     ) -> None:  # fmt: skip
-        """`share` says which streams this worker takes, when others serve them, too.
-
-        `beat` is called again and again, whatever the relay does or waits for. `check` raises
-        `SidecarError` for what keeps every tenure from beginning.
-        """
+        stream, control, publisher = route.stream, route.control, route.publisher
         self.stream = stream
         self._control, self._publisher = control, publisher
         self._options, self._observer = options, observer
         self._log = log
         self._debug = log.is_enabled_for(10)
-        self._beat = beat
-        self._clock = clock
+        self._beat, self._clock = host.beat, host.clock
         self._stop = Signal()
-        self._watch = Watch(
-            stream, control, publisher, observer, log, every_s=options.lease_s / 3, clock=clock
-        )
+        self._watch = Watch(route, observer, log, every_s=options.lease_s / 3, clock=host.clock)
         self._caution = Caution(publisher)
         self._ownership = Ownership(
-            stream, control, publisher, share or Share([stream]), self._caution, options, observer,
-            log, beat=beat, check=check, look=self._watch.look_if_due, clock=clock,
-        )  # fmt: skip
+            route, host, self._caution, options, observer, log, look=self._watch.look_if_due
+        )
         self._recovery = Recovery(
             stream, control, publisher, self._ownership.keep_lease, log, self._watch.lost
         )
-        self._admission = Admission(stream, pipeline, publisher, wall_clock)
+        self._admission = Admission(stream, pipeline, publisher, host.wall_clock)
         self._carrying = Carrying(
-            pool, partial(carry, pipeline, clock), options.store_threads, finished
+            host.pool, partial(carry, pipeline, host.clock), options.store_threads, host.finished
         )
         self._committing = Committing(
             publisher, self._watch, Conflicts(publisher, observer.conflict_of_tenants, log),
-            wall_clock, max_in_a_row=options.max_consecutive_dead,
+            host.wall_clock, max_in_a_row=options.max_consecutive_dead,
         )  # fmt: skip
         self._window, self._holds = Window(), Holds()
         self._reading: Reading

@@ -26,7 +26,8 @@ from sidecar.wire.event import KNOWN_TYPES
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
-from sidecar.worker.housekeeping import Housekeeper
+from sidecar.worker.host import Host, Route
+from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.metrics import StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
@@ -131,25 +132,14 @@ class Wiring:
         client = self._connect(self.redis_url, stream)
         blocking = self._connect(self.redis_url, stream, block_s=IDLE_BLOCK_S)
         notify = self._connect(self.notify_url, keys.notifications)
-        return Relay(
-            stream,
-            ControlStream(client, blocking, keys),
-            Publisher(
-                notify,
-                keys,
-                lease_s=one.lease_s,
-                dedup_window_s=one.dedup_window_s,
-                wait_replicas=one.wait_replicas,
-            ),
-            pipeline,
-            pool,
-            one,
-            observer,
-            self.log.bind(stream=stream),
-            share=self.share,
-            beat=beat,
-            check=Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys).check,
-        )
+        publisher = Publisher(
+            notify, keys, lease_s=one.lease_s, dedup_window_s=one.dedup_window_s,
+            wait_replicas=one.wait_replicas,
+        )  # fmt: skip
+        fitness = Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys)
+        route = Route(stream, ControlStream(client, blocking, keys), publisher)
+        host = Host(pool, self.share, beat, fitness.check)
+        return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
 
     def housekeeper(self, beat_s: float) -> Housekeeper:
         """Return what registers this worker, trims and prunes; `beat_s` as `Housekeeper` has it."""
@@ -167,9 +157,8 @@ class Wiring:
         }  # fmt: skip
         shelves = [Shelf(client) for client in (notify, *controls.values())]
         pruning = Pruning(notify, first, dedup_window_s=one.dedup_window_s)
-        return Housekeeper(
-            members, self.share, retentions, pruning, shelves, beat_s, self.supervisor, self.log
-        )
+        chores = Chores(members, retentions, pruning, shelves)
+        return Housekeeper(chores, self.share, beat_s, self.supervisor, self.log)
 
     def archiving(self, fleet: Store) -> Archiving:
         """Return what keeps the archive up. Raises `UsageError` when the store cannot hold one."""

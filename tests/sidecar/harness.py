@@ -20,10 +20,12 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import KINDS, Retention, Trimmed
 from sidecar.redis.source import ControlStream
+from sidecar.worker.host import Host, Route
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options
+from sidecar.worker.share import Share
 from store import Artifact, ArtifactReader, NotFound, Position, checksum_of
 from store.memory import MemoryStore
 
@@ -288,21 +290,19 @@ class Rig:
             for client in clients:
                 stack.callback(client.close)
             observer = Recorder()
+            publisher = Publisher(
+                clients[2], keys,
+                lease_s=options["lease_s"], dedup_window_s=self.dedup_window_s,
+                wait_replicas=self.wait_replicas,
+            )  # fmt: skip
             relay = Relay(
-                self.control,
-                self.stream_class(clients[0], clients[1], keys),
-                Publisher(
-                    clients[2], keys,
-                    lease_s=options["lease_s"], dedup_window_s=self.dedup_window_s,
-                    wait_replicas=self.wait_replicas,
-                ),
+                Route(self.control, self.stream_class(clients[0], clients[1], keys), publisher),
                 pipeline or Pipeline(self.source, self.fleet, self.rules),
-                pool,
+                Host(pool, Share([self.control]), observer.beat),
                 Options(**options),
                 observer,
                 silent_log(),
-                beat=observer.beat,
-            )  # fmt: skip
+            )
             run = Running(relay, observer, keys)
             try:
                 yield run

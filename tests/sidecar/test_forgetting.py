@@ -14,6 +14,7 @@ from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
 from sidecar.worker import forgetting
 from sidecar.worker.forgetting import Watch, begun_since, control_found, notifications_found
+from sidecar.worker.host import Route
 
 OLD, NEW = Incarnation("a", 0, 1001), Incarnation("b", 5000, 9000)
 
@@ -142,9 +143,8 @@ class Scene:
 
     def __init__(self) -> None:
         self.control, self.memory, self.told, self.now = Side(), Side(), list[str](), 0.0
-        self.watch = Watch(
-            "s", self.control, self.memory, self, self, every_s=1, clock=lambda: self.now  # type: ignore[arg-type]
-        )  # fmt: skip
+        route = Route("s", self.control, self.memory)  # type: ignore[arg-type]
+        self.watch = Watch(route, self, self, every_s=1, clock=lambda: self.now)  # type: ignore[arg-type]
 
     def forgot(self, part: str) -> None:
         """Be told, as metrics are."""

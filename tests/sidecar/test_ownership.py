@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event as Signal
 from typing import Any
 
@@ -14,6 +15,7 @@ from sidecar.errors import SidecarError
 from sidecar.redis.lease import Fenced
 from sidecar.redis.publisher import NotReplicated
 from sidecar.worker.caution import Caution
+from sidecar.worker.host import Host, Route
 from sidecar.worker.ownership import Ownership
 from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
@@ -79,11 +81,11 @@ class Run:
         self.beats = 0
         self.unfit: SidecarError | None = None
         self.served = 0
+        host = Host(ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check)
         self.owner = Ownership(
-            "s", self.redis, self.redis, Share(["s"]), Caution(self.redis),
+            Route("s", self.redis, self.redis), host, Caution(self.redis),
             Options().model_copy(update={"lease_s": 0.03, **options}), self.watch,
             structlog.get_logger(),
-            beat=self._beat, check=self._check,
         )  # fmt: skip
 
     def _beat(self) -> None:

@@ -15,6 +15,7 @@ from sidecar.redis.members import Member, registered_workers
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.worker import app
+from sidecar.worker.host import Host, Route
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options, build
@@ -126,9 +127,10 @@ def test_what_is_given_back_is_left_to_others_each_time(rig: Rig) -> None:
     client = connect(rig.url)
     publisher = Publisher(client, rig.keys, lease_s=60, dedup_window_s=60)
     relay = Relay(
-        rig.control, ControlStream(client, client, rig.keys), publisher,
-        Pipeline(rig.source, rig.fleet, rig.rules), ThreadPoolExecutor(1), Options(lease_s=60),
-        Recorder(), silent_log(), share=share, clock=lambda: now[0],
+        Route(rig.control, ControlStream(client, client, rig.keys), publisher),
+        Pipeline(rig.source, rig.fleet, rig.rules),
+        Host(ThreadPoolExecutor(1), share, clock=lambda: now[0]), Options(lease_s=60),
+        Recorder(), silent_log(),
     )  # fmt: skip
     share.see([idle])
     share.took(other)  # its share; the idle one is to take what is left

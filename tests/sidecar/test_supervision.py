@@ -21,7 +21,7 @@ from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.scripts import script_of
 from sidecar.worker import archiving, housekeeping
 from sidecar.worker.archiving import Archiving
-from sidecar.worker.housekeeping import Housekeeper
+from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import FIRST_PAUSE_S, LONGEST_PAUSE_S, Supervisor
 from tests import servers
@@ -182,7 +182,7 @@ def test_a_stream_that_cannot_be_trimmed_stops_no_other(rig: Rig, supervisor: Su
     members = Members(client, rigs[0].keys, name="n", serves=[], lease_s=60)
     pruning = Pruning(client, rigs[0].keys, dedup_window_s=3600)
     log = silent_log()
-    Housekeeper(members, share, retentions, pruning, [], 60.0, supervisor, log).work()
+    Housekeeper(Chores(members, retentions, pruning), share, 60.0, supervisor, log).work()
     client.close()
     left = {key: rig.client.xlen(key) for key in ("control:a", "control:b", rig.notify)}
     assert left == {"control:a": 2, "control:b": 0, rig.notify: 0}
@@ -302,9 +302,8 @@ def test_a_bug_between_the_steps_of_trimming_stops_no_other_work(
     share = OddShare([rig.control])
     members = Members(rig.client, rig.keys, name="n", serves=[], lease_s=60)
     pruning = Pruning(rig.client, rig.keys, dedup_window_s=3600)
-    keeper = Housekeeper(
-        members, share, {}, pruning, [], 60.0, supervisor, silent_log(), clock=clock
-    )  # fmt: skip
+    chores = Chores(members, {}, pruning)
+    keeper = Housekeeper(chores, share, 60.0, supervisor, silent_log(), clock=clock)
     keeper.work()
     assert any(one.startswith("trimming: ZeroDivisionError") for one in supervisor.failing())
     assert rig.client.exists(rig.keys.pruned)

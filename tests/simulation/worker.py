@@ -16,10 +16,12 @@ from sidecar.redis.client import TIMEOUT_S
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
+from sidecar.worker.host import Host, Route
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options
+from sidecar.worker.share import Share
 from tests.simulation.quiet import QUIET
 from tests.simulation.schedule import Process, Schedule, Task
 from tests.simulation.stores import ShelfStore
@@ -144,12 +146,17 @@ class Worker:
             self._client(), keys, lease_s=plan.lease_s, dedup_window_s=plan.dedup_window_s
         )
         publisher._token = self.token.decode()
+        control = ControlStream(self._client(), self._client(IDLE_BLOCK_S), keys)
         relay = Relay(
-            plan.control,
-            ControlStream(self._client(), self._client(IDLE_BLOCK_S), keys),
-            publisher,
+            Route(plan.control, control, publisher),
             Pipeline(self._store(world.source), self._store(world.fleet), Rules()),
-            SimulatedPool(world, self.process, plan.threads),
+            Host(
+                SimulatedPool(world, self.process, plan.threads),
+                Share([plan.control]),
+                clock=self.clock,
+                wall_clock=self.wall_clock,
+                finished=lambda: cast("SimpleQueue[Any]", SimulatedQueue(world.schedule)),
+            ),
             Options(
                 lease_s=plan.lease_s,
                 retry_budget_s=plan.retry_budget_s,
@@ -157,9 +164,6 @@ class Worker:
             ),
             self,
             QUIET,
-            clock=self.clock,
-            wall_clock=self.wall_clock,
-            finished=lambda: cast("SimpleQueue[Any]", SimulatedQueue(world.schedule)),
         )
         relay.run(self.stop)  # type: ignore[arg-type]
         world.ended(self)

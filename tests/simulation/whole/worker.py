@@ -16,7 +16,8 @@ from sidecar.redis.retention import Retention, parse_policy
 from sidecar.redis.source import ControlStream
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
-from sidecar.worker.housekeeping import Housekeeper
+from sidecar.worker.host import Host, Route
+from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
@@ -154,11 +155,15 @@ class WholeWorker:
         )  # fmt: skip
         world.tokens[self.process, keys.control.encode()] = publisher._token.encode()
         return Relay(
-            keys.control,
-            ControlStream(control, blocking, keys),
-            publisher,
+            Route(keys.control, ControlStream(control, blocking, keys), publisher),
             pipeline,
-            self.pool,
+            Host(
+                self.pool,
+                share,
+                clock=self.clock,
+                wall_clock=self.wall_clock,
+                finished=lambda: cast("SimpleQueue[Any]", SimulatedQueue(world.schedule)),
+            ),
             Options(
                 lease_s=plan.lease_s,
                 retry_budget_s=plan.retry_budget_s,
@@ -166,10 +171,6 @@ class WholeWorker:
             ),
             _Observer(self, keys.control),
             QUIET,
-            share=share,
-            clock=self.clock,
-            wall_clock=self.wall_clock,
-            finished=lambda: cast("SimpleQueue[Any]", SimulatedQueue(world.schedule)),
         )
 
     def _housekeeper(self, share: Share) -> Housekeeper:
@@ -192,14 +193,10 @@ class WholeWorker:
             for keys in self.keys
         }  # fmt: skip
         pruning = Pruning(notify, self.keys[0], dedup_window_s=plan.dedup_window_s)
-        beat_s = plan.lease_s / 3
         return Housekeeper(
-            members,
+            Chores(members, retentions, pruning),
             share,
-            retentions,
-            pruning,
-            [],
-            beat_s,
+            plan.lease_s / 3,
             self.supervisor,
             QUIET,
             clock=self.clock,

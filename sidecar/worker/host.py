@@ -1,0 +1,47 @@
+"""What a relay is given: the stream that it serves, and what its process does for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from sidecar.redis.publisher import Publisher
+from sidecar.redis.source import ControlStream
+from sidecar.worker.share import Share
+from sidecar.worker.window import Item
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One control stream, where it is read, and where its events are published."""
+
+    stream: str
+    control: ControlStream
+    publisher: Publisher
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The process that a relay runs in, as far as the relay uses it."""
+
+    pool: Executor
+    """In which artifacts are carried."""
+    share: Share
+    """Which streams this worker takes, when others serve them, too."""
+    beat: Callable[[], None] = _nothing
+    """Called again and again, whatever the relay does or waits for."""
+    check: Callable[[], None] = _nothing
+    """Raises `SidecarError` for what keeps every tenure from beginning."""
+    clock: Callable[[], float] = time.monotonic
+    """In seconds, for distances only."""
+    wall_clock: Callable[[], float] = time.time
+    """In seconds since the epoch."""
+    finished: Callable[[], SimpleQueue[Item]] = SimpleQueue
+    """Makes the queue in which a tenure gets items back from the pool."""
