@@ -7,18 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from sidecar.feed.face import (
-    BLOCK_S,
-    FIRST_PAUSE_S,
-    MAX_PAUSE_S,
-    PAGE,
-    POLL_LIMIT,
-    Face,
-)
+from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following
 from sidecar.feed.reading import Batch
 from sidecar.redis import readers
 from sidecar.redis.client import Client, connect
-from sidecar.redis.errors import LoginRefused, NotPermitted, Outage, Refused, translated
+from sidecar.redis.errors import NotPermitted, Outage, Refused, translated
 from sidecar.redis.fleet import STORE
 from sidecar.wire.notification import Notification
 from store import Artifact, ArtifactReader
@@ -67,24 +60,18 @@ class Feed(Face[Client]):
         A batch is empty when all that came was filtered out: its cursor has moved all the same.
         """
         self._begin(since)
-        since = self._known(since)
-        wait_s, pause_s = 0.0, FIRST_PAUSE_S
+        at = Following(self._known(since))
         while True:
             with translated(self._url):
                 try:
-                    batch = self._read(since, PAGE, wait_s)
+                    batch = self._read(at.cursor, PAGE, at.wait_s)
                     self._heartbeat()  # not before: a cursor in a gap is no reader's
-                except LoginRefused:
-                    raise  # waiting does not fix it
                 except Outage as error:
                     self._away(error)
-                    time.sleep(pause_s)
-                    wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
+                    time.sleep(at.failed())
                     continue
             self._back()
-            has_moved, since = batch.cursor > since, batch.cursor
-            wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
-            if has_moved:
+            if at.moved(batch):
                 yield batch
 
     def resolve(self, notification: Notification) -> Artifact:
@@ -111,15 +98,13 @@ class Feed(Face[Client]):
 
         Call it when what was read is durably applied, every so often: `follow` and `batches` only
         say that the reader is still there. While Redis is away, or takes no writes, it is only
-        remembered, and told later by them or by the next call. Raises `UsageError` for a feed
+        remembered, and noted later by them or by the next call. Raises `UsageError` for a feed
         without the name of a reader, and when Redis refuses the login or lacks the permission.
         """
         self._owe(control_version)
         with translated(self._url):
             try:
                 self._heartbeat()
-            except LoginRefused:
-                raise
             except Outage as error:
                 self._away(error)
 

@@ -8,18 +8,11 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
-from sidecar.feed.face import (
-    BLOCK_S,
-    FIRST_PAUSE_S,
-    MAX_PAUSE_S,
-    PAGE,
-    POLL_LIMIT,
-    Face,
-)
+from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following
 from sidecar.feed.reading import Batch
 from sidecar.redis import readers
 from sidecar.redis.client import AsyncClient, connect_async
-from sidecar.redis.errors import LoginRefused, NotPermitted, Outage, Refused, translated
+from sidecar.redis.errors import NotPermitted, Outage, Refused, translated
 from sidecar.redis.fleet import STORE
 from sidecar.wire.notification import Notification
 from store import Artifact, ArtifactReader
@@ -56,24 +49,18 @@ class AsyncFeed(Face[AsyncClient]):
     async def batches(self, since: int = 0) -> AsyncGenerator[Batch]:
         """Do what `follow` does in batches; see `Feed.batches`."""
         self._begin(since)
-        since = self._known(since)
-        wait_s, pause_s = 0.0, FIRST_PAUSE_S
+        at = Following(self._known(since))
         while True:
             with translated(self._url):
                 try:
-                    batch = await self._read(since, PAGE, wait_s)
+                    batch = await self._read(at.cursor, PAGE, at.wait_s)
                     await self._heartbeat()  # not before: a cursor in a gap is no reader's
-                except LoginRefused:
-                    raise  # waiting does not fix it
                 except Outage as error:
                     self._away(error)
-                    await asyncio.sleep(pause_s)
-                    wait_s, pause_s = 0.0, min(2 * pause_s, MAX_PAUSE_S)
+                    await asyncio.sleep(at.failed())
                     continue
             self._back()
-            has_moved, since = batch.cursor > since, batch.cursor
-            wait_s, pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
-            if has_moved:
+            if at.moved(batch):
                 yield batch
 
     async def resolve(self, notification: Notification) -> Artifact:
@@ -95,8 +82,6 @@ class AsyncFeed(Face[AsyncClient]):
         with translated(self._url):
             try:
                 await self._heartbeat()
-            except LoginRefused:
-                raise
             except Outage as error:
                 self._away(error)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from sidecar.errors import UsageError
 from sidecar.feed.reading import Batch, Reading, wanted
-from sidecar.redis.errors import NotPermitted, Refused, outage
+from sidecar.redis.errors import LoginRefused, NotPermitted, Refused, outage
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S, check
 from sidecar.wire.bounds import bounded
@@ -39,6 +39,27 @@ def is_lasting(error: Refused) -> bool:
     A server that takes no writes just now, a replica or one without memory, can be read.
     """
     return isinstance(error, NotPermitted) or str(error).startswith("WRONGTYPE")
+
+
+class Following:
+    """Where one `batches` is, and how long it waits: for more, and after an outage."""
+
+    def __init__(self, cursor: int) -> None:
+        self.cursor = cursor
+        self.wait_s = 0.0
+        self._pause_s = FIRST_PAUSE_S
+
+    def moved(self, batch: Batch) -> bool:
+        """Take in what was read; tell whether that is further than before."""
+        has_moved, self.cursor = batch.cursor > self.cursor, batch.cursor
+        self.wait_s, self._pause_s = 0.0 if has_moved else BLOCK_S, FIRST_PAUSE_S
+        return has_moved
+
+    def failed(self) -> float:
+        """Return for how many seconds to pause before the next try."""
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, MAX_PAUSE_S)
+        self.wait_s = 0.0
+        return pause_s
 
 
 class Face(Generic[Client]):
@@ -137,7 +158,9 @@ class Face(Generic[Client]):
         return self.position if since == self.position else since
 
     def _away(self, error: Exception) -> None:
-        """Log that Redis is away, once until it is back."""
+        """Log that Redis is away, once until it is back. Raises what waiting does not fix."""
+        if isinstance(error, LoginRefused):
+            raise error
         if not self._is_away:
             _log.warning("waiting: %s", outage(self._url, error))
         self._is_away = True
@@ -154,7 +177,7 @@ class Face(Generic[Client]):
             self._owe(since)
 
     def _owe(self, control_version: int) -> None:
-        """Have the next heartbeat tell that the reader needs nothing up to there."""
+        """Have the next heartbeat note that the reader needs nothing up to there."""
         if not self._reader:
             raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
         self._passed, self._told_at = control_version, -math.inf
@@ -182,6 +205,6 @@ class Face(Generic[Client]):
         self._back()
 
     def _due(self) -> int | None:
-        """Return what to tell of the reader, at first or lest it expires; None: nothing is due."""
+        """Return what to note of the reader, at first or lest it expires; None: nothing is due."""
         patience_s = min(HEARTBEAT_S, self._reader_ttl_s / 3)
         return self._passed if time.monotonic() - self._told_at > patience_s else None

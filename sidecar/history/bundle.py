@@ -122,8 +122,7 @@ def unseal(raw: bytes, path: Path) -> Index:
     try:
         sealed = orjson.loads(raw)
         newer = sealed["format"] > FORMAT
-        body = orjson.dumps(sealed["index"], option=orjson.OPT_SORT_KEYS)
-        intact = hashlib.sha256(body).hexdigest() == sealed["sha256"]
+        body, sha256 = orjson.dumps(sealed["index"], option=orjson.OPT_SORT_KEYS), sealed["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path}: {INDEX} is damaged: {error}") from error
     if newer:
@@ -131,12 +130,12 @@ def unseal(raw: bytes, path: Path) -> Index:
             f"{path} has bundle format {sealed['format']}, and this release reads up to {FORMAT};"
             " read it with the release that wrote it, or a newer one"
         )
-    if not intact:
+    return _index(body, sha256, path)
+
+
+def _index(body: bytes, sha256: object, path: Path) -> Index:
+    if hashlib.sha256(body).hexdigest() != sha256:
         raise Damaged(f"{path}: {INDEX} is damaged: it does not have its own checksum")
-    return _index(body, path)
-
-
-def _index(body: bytes, path: Path) -> Index:
     try:
         return Index.model_validate_json(body)
     except ValidationError as error:

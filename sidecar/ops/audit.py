@@ -227,11 +227,7 @@ class Audit:
         self.found.notifications += 1
         yield from self._out_of_order(entry, event, stream, entry_id)
         if event.artifact_ref and self._evidence.is_in_redis(entry.id):
-            self._db.execute(
-                "INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?, ?)",
-                (event.artifact_ref, event.checksum, event.manifest_checksum, entry.id,
-                 event.event_id),
-            )  # fmt: skip
+            self._evidence.note_pin(entry, event)
 
     def _foreign(self, entry: Entry, why: str) -> Culprit:
         stream = self._order.keys[0].notifications

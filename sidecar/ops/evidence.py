@@ -161,6 +161,14 @@ class Evidence:
             (stream, tenant, entry_id.key, notification.id.key),
         )
 
+    def note_pin(self, notification: Entry, event: Event) -> None:
+        """Note which artifact a notification names."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO pins VALUES (?, ?, ?, ?, ?)",
+            (event.artifact_ref, event.checksum, event.manifest_checksum, notification.id,
+             event.event_id),
+        )  # fmt: skip
+
     def before(self, stream: str, entry: Entry) -> Before:
         """Return what was published of the entries before one."""
         event, key = event_of(entry.fields), entry.id.key

@@ -82,20 +82,23 @@ def translated(url: str) -> Iterator[None]:
         yield
     except LoginRefused as error:
         raise UsageError(f"{redact(url)} refuses the login: {error}") from error
-    except NotPermitted as error:
-        raise UsageError(
-            f"{redact(url)}: the user lacks a permission ({error}); deploy/redis/users.acl lists"
-            " what the sidecar needs"
-        ) from error
     except Outage as error:
         raise outage(url, error) from error
     except Refused as error:
-        if is_misplaced(error):
-            raise UsageError(
-                f"{redact(url)}: a key is not what its name says ({error}); `sidecar status` names"
-                " it"
-            ) from error
-        raise SidecarError(f"{redact(url)} answers: {error}") from error
+        raise _refusal(url, error) from error
+
+
+def _refusal(url: str, error: Exception) -> SidecarError:
+    if isinstance(error, NotPermitted):
+        return UsageError(
+            f"{redact(url)}: the user lacks a permission ({error}); deploy/redis/users.acl lists"
+            " what the sidecar needs"
+        )
+    if is_misplaced(error):
+        return UsageError(
+            f"{redact(url)}: a key is not what its name says ({error}); `sidecar status` names it"
+        )
+    return SidecarError(f"{redact(url)} answers: {error}")
 
 
 def outage(url: str, error: Exception) -> SidecarError:

@@ -34,10 +34,8 @@ def first_overtaker(history: History, life: Life, event: Event) -> tuple[Event, 
     begin_ms = 0 if change.at_ms is None else max(0, change.at_ms - CLOCK_SLACK_MS)
     for entry in history.entries(names.notifications, EntryId.of(begin_ms), about=_about(event)):
         other = decoded(entry.fields)
-        if other is None:
-            continue
-        later = _change(other, origin_of(entry.fields), originals, entry.id.ms)
-        if overtakes(later, change):
+        origin = origin_of(entry.fields)
+        if other and overtakes(_change(other, origin, originals, entry.id.ms), change):
             return other, entry
     return None
 

@@ -13,6 +13,11 @@ _PATHS: Final = {
 }
 _QUERY: Final = re.compile(r"(\?([A-Za-z_]+=[^&#]*(&[A-Za-z_]+=[^&#]*)*)?)?")
 
+_ESCAPES: Final = (
+    "in a user name or a password, write %40 for '@', %3A for ':', %2F for '/', %3F for '?', %23"
+    " for '#' and %25 for '%', and put '@' between it and the host"
+)
+
 
 class Unclear(ValueError):
     """A URL that may be read in more than one way; its text repeats nothing of it."""
@@ -40,7 +45,4 @@ def check_form(url: str) -> None:
     else:
         fits = are_hosts(hosts) and "@" not in path
     if not fits or "#" in after or not _QUERY.fullmatch(question + query):
-        raise Unclear(
-            "in a user name or a password, write %40 for '@', %3A for ':', %2F for '/', %3F for"
-            " '?', %23 for '#' and %25 for '%', and put '@' between it and the host"
-        )
+        raise Unclear(_ESCAPES)

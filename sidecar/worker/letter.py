@@ -19,14 +19,7 @@ MAX_TRACEPARENT_BYTES: Final = 1024
 def letter(item: Item, now: str) -> Letter:
     """Return the dead letter of an item that ends as one; `now` is the time, RFC 3339."""
     assert item.bury  # noqa: S101 -- chosen for it
-    raw = item.entry.fields.get(b"event", b"")
-    traceparent = item.entry.fields.get(b"traceparent", b"")
-    fields: dict[str, Any] = {"event": raw[:MAX_ENTRY_BYTES]}
-    if traceparent:
-        fields["traceparent"] = traceparent[:MAX_TRACEPARENT_BYTES]
-    if len(raw) > MAX_ENTRY_BYTES or len(traceparent) > MAX_TRACEPARENT_BYTES:
-        fields["truncated"] = 1
-    fields |= {
+    fields = _said(item.entry) | {
         "reason": item.bury.reason.value,
         "detail": item.bury.detail.encode(errors="replace"),
         "origin": item.origin,
@@ -38,8 +31,19 @@ def letter(item: Item, now: str) -> Letter:
     return Letter(item.origin, identity, fields, item.begins_row, item.counts)
 
 
+def _said(entry: Entry) -> dict[str, Any]:
+    """Return what the producer wrote, as far as a dead letter holds it."""
+    raw, traceparent = entry.fields.get(b"event", b""), entry.fields.get(b"traceparent", b"")
+    fields: dict[str, Any] = {"event": raw[:MAX_ENTRY_BYTES]}
+    if traceparent:
+        fields["traceparent"] = traceparent[:MAX_TRACEPARENT_BYTES]
+    if len(raw) > MAX_ENTRY_BYTES or len(traceparent) > MAX_TRACEPARENT_BYTES:
+        fields["truncated"] = 1
+    return fields
+
+
 def cut(entry: Entry) -> Entry:
-    """Return what the letter needs of a giant, so that giants do not pile up in memory."""
+    """Return what the dead letter needs of a giant, so that giants do not pile up in memory."""
     limits = {b"event": MAX_ENTRY_BYTES, b"traceparent": MAX_TRACEPARENT_BYTES}
     fields = {k: entry.fields[k][: limits[k] + 1] for k in limits if k in entry.fields}
     return entry._replace(fields=fields)

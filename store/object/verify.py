@@ -79,9 +79,8 @@ def _versions(bucket: Bucket, prefix: str) -> Iterator[tuple[str, str]]:
         for path, found in itertools.groupby(records, key=lambda key: key.path):
             if path == own and folder != folders[0]:
                 continue  # its folder was the first
-            newest = {}
-            for key in sorted(found, key=lambda key: key.nonce):
-                newest[key.data_digest, key.manifest_digest] = key
+            in_order = sorted(found, key=lambda key: key.nonce)
+            newest = {(key.data_digest, key.manifest_digest): key for key in in_order}
             for key in newest.values():
                 yield path, key.text
 
