@@ -16,7 +16,7 @@ from sidecar.cli.options import Json, LiveOnly
 from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
 from sidecar.history.archive import ArchiveHistory, archive_in
 from sidecar.history.live import LiveHistory
-from sidecar.ops.audit import ENDS, GUARANTEES, Audit, AuditOrder, Culprit
+from sidecar.ops.audit import ENDS, Audit, AuditOrder, Culprit
 from sidecar.ops.repair import Outcome, Repair, RepairOrder, Result
 from sidecar.ops.waiting import EntryRange
 from sidecar.redis.errors import translated
@@ -237,10 +237,7 @@ def _print_summary(
         rows.append(("", f"a sample; {again} chooses it again"))
     rows += [*_covered(auditing), *_pending(auditing)]
     rows += [("Redis forgot", str(one)) for one in found.forgotten]
-    broken = [f"{name} {found.culprits[name]:,}" for name in GUARANTEES if found.culprits[name]]
-    verdict = "G1 to G4 hold" if complete else "G1 to G4 hold so far"
-    verdict += " for what is there, not for what Redis forgot" if found.may_miss else ""
-    rows.append(("verdict", f"broken: {', '.join(broken)}" if broken else verdict))
+    rows.append(("verdict", found.verdict(complete=complete)))
     if repaired:
         rows.append(("repair", ", ".join(f"{n:,} {what}" for what, n in sorted(repaired.items()))))
     output.pairs(rows)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,13 +11,12 @@ from sidecar.cli.histories import Archived
 from sidecar.cli.options import Bundle, Json
 from sidecar.cli.review import Review
 from sidecar.errors import UsageError
-from sidecar.history import History
-from sidecar.history.halts import HaltPeriod, halts_of
+from sidecar.history.halts import HaltPeriod
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.moment import Row
 from sidecar.replay.moment import at as moment_at
-from sidecar.replay.timeline import End, Life, lives
-from sidecar.replay.window import LifeSelection, Window
+from sidecar.replay.timeline import End, Life, with_halts
+from sidecar.replay.window import LifeSelection
 from sidecar.terminal import output
 from sidecar.terminal.groups import REQUIRED, argument, flag, option
 from sidecar.wire.moments import parse_position, rfc3339, span
@@ -42,7 +40,6 @@ _SINCE: Final = {
     "stack": "published", "waiting": "entered", "dead": "died", "halt": "began",
     "ref": "published",
 }  # fmt: skip
-_MILLISECOND_US: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def _print_lives(
     held = 0
     shown: Counter[str] = Counter()
     show_line = _print_json if json else _print_line
-    for one in _with_halts(review.history, review.window):
+    for one in with_halts(review.history, review.window):
         if isinstance(one, HaltPeriod):
             _print_halt(one, json=json)
             continue
@@ -114,17 +111,6 @@ def _print_lives(
             shown[one.end] += 1
             show_line(one, store)
     return held, shown
-
-
-def _with_halts(history: History, window: Window) -> Iterator[Life | HaltPeriod]:
-    """Yield the events, and between them the halts, in the order of time."""
-    halts = deque(halts_of(history, window.since_us, window.until_us))
-    for life in lives(history, window):
-        # A halt comes after what ended in the same millisecond: that may have led to it.
-        while halts and not 0 < life.ended_us < halts[0].since_us + _MILLISECOND_US:
-            yield halts.popleft()
-        yield life
-    yield from halts
 
 
 def _ends(asked: list[str] | None) -> list[str]:

@@ -109,6 +109,14 @@ class Found:
         """Of that, what entries or notifications may be gone with: nobody can judge these."""
         return [one for one in self.forgotten if one.loses_events]
 
+    def verdict(self, *, complete: bool) -> str:
+        """Return in words which guarantees hold, or are broken and how often."""
+        broken = [f"{name} {self.culprits[name]:,}" for name in GUARANTEES if self.culprits[name]]
+        if broken:
+            return f"broken: {', '.join(broken)}"
+        what = " for what is there, not for what Redis forgot" if self.may_miss else ""
+        return f"G1 to G4 hold{'' if complete else ' so far'}{what}"
+
     def __bool__(self) -> bool:
         return bool(self.entries or self.notifications or self.culprits)
 

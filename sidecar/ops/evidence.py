@@ -55,6 +55,14 @@ CREATE TABLE pins (ref, checksum, manifest, at, event_id,
 """
 
 
+def _redriven(record: Mapping[bytes, bytes]) -> tuple[str, str, About]:
+    """Return which end a record of a redrive stands for, and of what."""
+    letter_id, event_id = text(record, "letter"), text(record, "event_id")
+    # What was redriven without a dead letter was lost: the new entry stands for it.
+    kind = "dead_letter" if letter_id else "duplicate"
+    return kind, letter_id, About(identity_digest(event_id), b"") if event_id else NOBODY
+
+
 class Evidence:
     """Reads what an audit needs. Every method raises `Unreachable` and `UsageError`."""
 
@@ -127,23 +135,13 @@ class Evidence:
         """Note the dead letters and the records of what was redriven that came meanwhile."""
         for page in self._new(self._one.dead):
             for letter in page:
-                self._note_letter(letter)
+                is_cut = bool(text(letter.fields, "truncated"))
+                about = NOBODY if is_cut else about_of(letter.fields)
+                reason = text(letter.fields, "reason")
+                self.note_end(letter.fields, "dead_letter", letter.id, about, reason)
         for page in self._new(self._one.redriven):
             for record in page:
-                self._note_redrive(record.fields)
-
-    def _note_letter(self, letter: Entry) -> None:
-        is_cut = bool(text(letter.fields, "truncated"))
-        about = NOBODY if is_cut else about_of(letter.fields)
-        reason = text(letter.fields, "reason")
-        self.note_end(letter.fields, "dead_letter", letter.id, about, reason)
-
-    def _note_redrive(self, record: Mapping[bytes, bytes]) -> None:
-        letter_id, event_id = text(record, "letter"), text(record, "event_id")
-        # What was redriven without a dead letter was lost: the new entry stands for it.
-        kind = "dead_letter" if letter_id else "duplicate"
-        about = About(identity_digest(event_id), b"") if event_id else NOBODY
-        self.note_end(record, kind, letter_id, about)
+                self.note_end(record.fields, *_redriven(record.fields))
 
     def notifications(self) -> Iterator[list[Entry]]:
         """Yield the notifications that came meanwhile, in pages."""

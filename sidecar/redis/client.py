@@ -186,9 +186,8 @@ def check_stream(client: Client, url: str, stream: str | bytes) -> None:
     """
     _check_slot(client, url, stream)
     with translated(url):
-        kind = client.type(stream)
-    if isinstance(kind, bytes):
-        kind = kind.decode()
+        found: Any = client.type(stream)
+    kind = found.decode() if isinstance(found, bytes) else found
     if kind not in ("stream", "none"):
         raise UsageError(
             f"the key {stream!r} on {redact(url)} is a {kind}, not a stream; name another or"

@@ -130,15 +130,18 @@ class Retention:
         if info is None or position is None:
             return FIRST
         beyond = max(low.before, position)
-        if beyond > info.last_id:
-            return FIRST
+        return FIRST if beyond > info.last_id else self._anchored(low)
+
+    def _anchored(self, low: EntryId) -> EntryId:
+        """Return `low`, or up to where the stream has anchors if it has not the newest."""
         anchors = anchors_of(self._notify, self._keys)
-        if not anchors or self._is_there(stream, anchors[0]):  # an older release noted none
+        if not anchors or self._is_there(anchors[0]):  # an older release noted none
             return low
-        older = (one.id.after for one in anchors[1:] if self._is_there(stream, one))
+        older = (one.id.after for one in anchors[1:] if self._is_there(one))
         return next(older, FIRST)
 
-    def _is_there(self, stream: str, anchor: Anchor) -> bool:
+    def _is_there(self, anchor: Anchor) -> bool:
+        stream = self._keys.control
         found: Any = self._control.xrange(stream, anchor.id, anchor.id)
         entry = Entry(anchor.id, found[0][1]) if found else None
         return anchor.is_in(look(self._control, stream, anchor.id), entry)

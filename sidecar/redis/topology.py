@@ -318,6 +318,11 @@ def read_url(url: str, defaults: Options) -> Place:
         return Place(_STEERED[base_class], _checked(options))
     if base not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
         raise Unclear("there is no such scheme")
+    return _guided(url, base, kind, defaults)
+
+
+def _guided(url: str, base: str, kind: str, defaults: Options) -> Place:
+    """Read the URL of Sentinels or of a Cluster."""
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
     each = [_parsed(f"{base}://{login}{at}{host}?{parts.query}") for host in hosts.split(",")]

@@ -10,6 +10,7 @@ Memory stays constant: what has been held for long lies in a temporary SQLite fi
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.history import History
 from sidecar.history.contract import get
+from sidecar.history.halts import HaltPeriod, halts_of
 from sidecar.history.rows import of_line, to_line
 from sidecar.history.scratch import scratch
 from sidecar.redis.scan import origin_of, text
@@ -30,6 +32,7 @@ from sidecar.wire.notification import Notification
 from sidecar.wire.subject import CLOCK_SLACK_MS
 
 HELD_IN_MEMORY: Final = 20_000
+_MILLISECOND_US: Final = 1000
 BATCH: Final = 500
 LONGEST_WAIT_US: Final = 7 * 86_400_000_000
 """An entry's ID that lies further before its end is not taken for a time."""
@@ -199,6 +202,17 @@ def lives(history: History, window: Window) -> Iterator[Life]:
         while batch := list(islice(entries, BATCH)):
             for life in _without_end(history, stream, batch, later):
                 yield replace(life, seen_us=now_us)
+
+
+def with_halts(history: History, window: Window) -> Iterator[Life | HaltPeriod]:
+    """Yield `lives`, and between them the halts of the window, in the order of time."""
+    halts = deque(halts_of(history, window.since_us, window.until_us))
+    for life in lives(history, window):
+        # A halt comes after what ended in the same millisecond: that may have led to it.
+        while halts and not 0 < life.ended_us < halts[0].since_us + _MILLISECOND_US:
+            yield halts.popleft()
+        yield life
+    yield from halts
 
 
 def _effects(history: History, window: Window) -> Iterator[_Effect]:

@@ -273,17 +273,19 @@ class Relay:
         for entry in entries:
             if entry.id in window:
                 continue
-            died = self._caution.deaths(entry.id) if self._caution.careful else 0
-            if died >= DEATHS_ALONE:
-                item = self._admission.poison(entry, died)
-            else:
-                item = self._admission.item(entry, reread=may_be_finished(entry, back=back))
+            item = self._item(entry, reread=may_be_finished(entry, back=back))
             if holds.is_turn_of(item.tenant, back=back, everyone=everyone):
                 window.add(item)
                 items.append(item)
             else:
                 self._caution.survived()  # it does not run now, so it is no suspect
         self._start(items)
+
+    def _item(self, entry: Entry, *, reread: bool) -> Item:
+        died = self._caution.deaths(entry.id) if self._caution.careful else 0
+        if died >= DEATHS_ALONE:
+            return self._admission.poison(entry, died)
+        return self._admission.item(entry, reread=reread)
 
     def _start(self, items: Sequence[Item], *, freed: bool = False) -> None:
         """Look up what the index must tell before anything is resolved; store what is new.

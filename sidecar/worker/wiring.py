@@ -149,16 +149,20 @@ class Wiring:
         members = Members(notify, first, name=whoami(), serves=one.streams, lease_s=one.lease_s)
         controls = {stream: self._connect(self.redis_url, stream) for stream in self.keys}
         retentions = {
-            stream: Retention(
-                controls[stream], notify, keys, one.policies,
-                dedup_window_s=one.dedup_window_s, archived_first=one.archive,
-            )
-            for stream, keys in self.keys.items()
-        }  # fmt: skip
+            stream: self._retention(control, notify, self.keys[stream])
+            for stream, control in controls.items()
+        }
         shelves = [Shelf(client) for client in (notify, *controls.values())]
         pruning = Pruning(notify, first, dedup_window_s=one.dedup_window_s)
         chores = Chores(members, retentions, pruning, shelves)
         return Housekeeper(chores, self.share, beat_s, self.supervisor, self.log)
+
+    def _retention(self, control: Client, notify: Client, keys: Keys) -> Retention:
+        one = self.settings
+        return Retention(
+            control, notify, keys, one.policies,
+            dedup_window_s=one.dedup_window_s, archived_first=one.archive,
+        )  # fmt: skip
 
     def archiving(self, fleet: Store) -> Archiving:
         """Return what keeps the archive up. Raises `UsageError` when the store cannot hold one."""

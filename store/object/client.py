@@ -113,26 +113,10 @@ class Bucket:
         from obstore import store as stores
 
         scheme, bucket, prefix = self.location
-        timeout = timedelta(seconds=self.timeout_s)
-        client: ClientConfig = {
-            "timeout": timedelta(days=365),  # of a whole transfer, however large: none
-            "read_timeout": timeout,
-            "connect_timeout": min(timeout, timedelta(seconds=5)),
-            "allow_http": self.location.endpoint.lower().startswith("http://"),
-        }
-        retry: RetryConfig = {
-            "max_retries": 1000 if retry_s else 0,
-            "retry_timeout": timedelta(seconds=retry_s),
-            "backoff": {
-                "init_backoff": min(timeout / 100, timedelta(seconds=0.1)),
-                "max_backoff": min(timeout / 4, timedelta(seconds=5)),
-            },
-        }
-        if os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true" and scheme == "az":
-            del client["allow_http"]  # the emulator speaks http, and obstore knows
-        settings: dict[str, Any] = {"client_options": client, "retry_config": retry}
-        if prefix:
-            settings["prefix"] = prefix
+        settings: dict[str, Any] = {
+            "client_options": self._client_options(), "retry_config": self._retrying(retry_s),
+            **({"prefix": prefix} if prefix else {}),
+        }  # fmt: skip
         try:
             if scheme == "gs":
                 return stores.GCSStore(bucket, **settings)
@@ -143,6 +127,29 @@ class Bucket:
             return stores.S3Store(bucket, **settings)
         except Exception as error:  # noqa: BLE001 - whatever obstore says of its settings
             raise ConfigError(f"cannot open {self.location}: {_reason(error)}") from None
+
+    def _client_options(self) -> ClientConfig:
+        timeout = timedelta(seconds=self.timeout_s)
+        options: ClientConfig = {
+            "timeout": timedelta(days=365),  # of a whole transfer, however large: none
+            "read_timeout": timeout,
+            "connect_timeout": min(timeout, timedelta(seconds=5)),
+        }
+        emulated = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() == "true"
+        if not (emulated and self.location.scheme == "az"):  # that one speaks http, obstore knows
+            options["allow_http"] = self.location.endpoint.lower().startswith("http://")
+        return options
+
+    def _retrying(self, retry_s: float) -> RetryConfig:
+        timeout = timedelta(seconds=self.timeout_s)
+        return {
+            "max_retries": 1000 if retry_s else 0,
+            "retry_timeout": timedelta(seconds=retry_s),
+            "backoff": {
+                "init_backoff": min(timeout / 100, timedelta(seconds=0.1)),
+                "max_backoff": min(timeout / 4, timedelta(seconds=5)),
+            },
+        }
 
     def where(self, key: str) -> str:
         """Return a key as an operator finds it."""

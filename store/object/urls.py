@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from store.errors import ConfigError
 from store.object.layout import PREFIX_MAX_BYTES
@@ -71,9 +71,13 @@ def location_of(url: str) -> Location:
             f"a {parts.scheme}:// URL names a bucket and nothing else: credentials and endpoint"
             " come from the environment (AWS_…, GOOGLE_…, AZURE_…)"
         )
-    prefix = parts.path.strip("/")
     if not _BUCKET.fullmatch(parts.netloc):
         raise ConfigError(f"{shown(url)} names no bucket: write {parts.scheme}://bucket/prefix")
+    return Location(parts.scheme, parts.netloc, _prefix_of(parts))
+
+
+def _prefix_of(parts: SplitResult) -> str:
+    prefix = parts.path.strip("/")
     if parts.query or parts.fragment or not _PREFIX.fullmatch(prefix):
         raise ConfigError(
             f"the prefix of {parts.scheme}://{parts.netloc} is not plain: names of letters,"
@@ -81,4 +85,4 @@ def location_of(url: str) -> Location:
         )
     if len(prefix) > PREFIX_MAX_BYTES:
         raise ConfigError(f"the prefix has {len(prefix)} bytes: the limit is {PREFIX_MAX_BYTES}")
-    return Location(parts.scheme, parts.netloc, prefix)
+    return prefix
