@@ -1,7 +1,7 @@
 """Standard error that never stops who writes to it.
 
 A log is read by others: its reader goes, its disk fills up, its pipe is full and nobody reads it.
-So lines wait in a bounded queue, and a thread of its own writes them; whoever writes neither waits
+So lines wait in a bounded queue, and a thread of its own writes them; a writer neither waits
 nor fails. A line that finds the queue full, or that cannot be written, is dropped and counted.
 (decision 0019)
 """

@@ -93,7 +93,7 @@ class Version(NamedTuple):
     size_bytes: int
     manifest_size_bytes: int
     stored_at: float
-    """Seconds since the epoch, by the clock of whoever stored it."""
+    """Seconds since the epoch, by the clock of the process that stored it."""
     current: bool
     """Whether the ref points at this version now."""
 

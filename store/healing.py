@@ -1,7 +1,7 @@
 """Where a Put leaves the ref's current record, damaged or not: the rule of all who keep records.
 
-A later position bars earlier ones, whoever is damaged. Of a current record whose header cannot be
-read the versions beside it tell what they can: which one it was, or at least what it came after.
+A later position bars earlier ones, whichever record is damaged. Where the header of a current
+record cannot be read, the versions beside it show which one it was, or at least what it came after.
 A ref never goes to a version that is known to be older than the one it pointed at; where nothing
 better is left, the damaged record stays, and reading it stays `Corrupt`, until a Put that may move
 the ref.

@@ -113,7 +113,7 @@ class Root:
     def _settle_root(self) -> None:
         """Flush the names of the root and of what it lies in.
 
-        Once, before the first Put: whoever made them may not have come so far.
+        Once, before the first Put: who made them may not have come so far.
         """
         if self._root_is_durable:
             return
@@ -135,7 +135,7 @@ class Root:
     def _settle(self, parent_fd: int, fd: int, path: str) -> None:
         """Flush the name of a directory, unless it is known to be durable.
 
-        Also of one that was there: whoever made it may not have come so far.
+        Also of one that was there: its maker may not have come so far.
         """
         try:
             identity = identity_of(os.fstat(fd))

@@ -73,7 +73,7 @@ class Mending:
 
     repair: bool = flag("Publish what is missing.")
     reason: str = option("", "Why; kept with what --repair did.", "TEXT")
-    dry_run: bool = flag("Tell what --repair would do.")
+    dry_run: bool = flag("Show what --repair would do.")
     force: bool = flag(
         "Have --repair send again also what newer events have overtaken, or may have."
     )
@@ -110,7 +110,7 @@ def audit(
     are judged; notifications and dead letters are read whole, for an ID proves no age. With
     --since, what was trimmed is read from the archive, if the fleet's store has one; artifacts of
     what lies there alone may have been collected, and are not asked for. What is nowhere is no
-    culprit: the summary tells what was covered, and how many entries' ends have expired. With
+    culprit: the summary shows what was covered, and how many entries' ends have expired. With
     --json a line for each culprit, then a summary.
 
     --repair appends each lost entry to its control stream again, for the worker to do, and puts
@@ -230,7 +230,7 @@ def _print_summary(
     rows = [("entries", f"{found.entries:,}")]
     rows += [(f"  {end.replace('_', ' ')}", f"{found.ends[end]:,}") for end in ENDS]
     if expired := found.ends["expired"]:
-        rows.append(("", f"{expired:,} of them expired: what came of these nobody can tell"))
+        rows.append(("", f"{expired:,} of them expired: nobody can know what came of these"))
     rows.append(("artifacts", f"{found.artifacts:,} read, {found.size_bytes:,} bytes"))
     if order.sample is not None:
         again = f"--sample {order.sample} --seed {order.seed}"

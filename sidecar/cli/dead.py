@@ -34,16 +34,16 @@ TABLE_ROWS: Final = 1000
 
 @dataclass(frozen=True)
 class Reasons:
-    """The option that says which letters are wanted."""
+    """The option that says which dead letters are wanted."""
 
     only: list[str] | None = option(
-        None, "Only letters with this reason (artifact_missing, poison, …). Repeatable.", "REASON"
+        None, "Only those with this reason (artifact_missing, poison, …). Repeatable.", "REASON"
     )
 
     def selection(
         self, letters: DeadLetters | RecordedLetters, of: Of, between: Between
     ) -> LetterSelection:
-        """Return which letters are meant, with what else the options say. Raises `UsageError`."""
+        """Return which are meant, with what else the options say. Raises `UsageError`."""
         first, last = ALL.first, ALL.last
         if between.since or between.until:
             window = parse_window(between.since or None, between.until or None, letters.now_us())
@@ -59,7 +59,7 @@ class Reasons:
 class Listed:
     """The options that say how they are listed."""
 
-    each: bool = flag("A line for each letter, not a group.")
+    each: bool = flag("A line for each dead letter, not a group.")
     count: int | None = option(None, "Each of the newest so many.", None, "--count", "-n", min=1)
 
 
@@ -69,7 +69,7 @@ def ls(
 ) -> None:  # fmt: skip
     """List dead letters: grouped by reason and tenant, or each, the oldest first.
 
-    Exit code 6: there are letters, but the filters left none.
+    Exit code 6: there are dead letters, but the filters left none.
 
     Examples:
       sidecar dead ls --since 24h
@@ -120,7 +120,7 @@ def history(
 ) -> None:
     """Print what was redriven, by whom, when and why, the oldest first, and what became of it.
 
-    Published, dead again, or redriven again; `-` where nothing tells: it may wait, and
+    Published, dead again, or redriven again; `-` where nothing shows it: it may wait, and
     `sidecar trace` looks through the streams. About the newest 100,000 are kept.
 
     Examples:
@@ -194,7 +194,7 @@ def _print_tables(letters: Iterable[DeadLetter]) -> int:
 
 
 def _print_groups(letters: Iterable[DeadLetter], *, json: bool) -> int:
-    """Print how many letters have the same reason and tenant, the most first."""
+    """Print how many dead letters have the same reason and tenant, the most first."""
     groups = grouped(letters)
     if json:
         for group in groups:

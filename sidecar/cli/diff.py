@@ -129,7 +129,7 @@ def _diff_states(history: History, old: str, new: str, *, json: bool) -> bool:
     gaps = [gap for state in states for gap in state.gaps]
     if gaps:
         until = moment(gaps[-1].last)
-        raise Incomplete(f"notifications up to {until} have expired: what only they told lacks")
+        raise Incomplete(f"notifications up to {until} have expired: what only they had is missing")
     return differ
 
 

@@ -109,7 +109,7 @@ def _about(change: Change) -> str:
 
 
 def tell_of_halts(notify: Side, keys: Iterable[Keys]) -> None:
-    """Tell a person which of the streams are halted: nothing comes of what was appended there."""
+    """Show a person which of the streams are halted: nothing comes of what was appended there."""
     for one in keys:
         with translated(notify.url):
             halt = halts.in_force(notify.client, one)

@@ -33,7 +33,7 @@ class Archived(Fleet, Live):
         live = LiveHistory(self.control, self.notify, keys, fleet)
         live.check()
         if fleet and (other := self.other_store(fleet)):
-            output.hint(f"--fleet-store: {other}; what it lacks is told as if it were lost")
+            output.hint(f"--fleet-store: {other}; what it lacks is reported as lost")
         archive = archive_in(fleet, live.streams) if fleet else None
         return JoinedHistory(archive, live) if archive else live
 

@@ -77,8 +77,8 @@ def _refuse_bundle(context: typer.Context, bundle: Path | None) -> None:
     if bundle is not None:
         raise UsageError(
             f"`{context.command_path}` works on a live system only; of a bundle `sidecar replay`"
-            " and `sidecar dead ls` tell what happened, and `sidecar trace ID` tells of one event"
-            " or letter"
+            " and `sidecar dead ls` show what happened, and `sidecar trace ID` shows one event or"
+            " dead letter"
         )
 
 

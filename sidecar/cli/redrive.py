@@ -28,18 +28,18 @@ from sidecar.terminal.progress import counted
 
 @dataclass(frozen=True)
 class Asked:
-    """The options that say which letters go back, and how."""
+    """The options that say which dead letters are redriven, and how."""
 
     letter_ids: list[str] | None = argument(None, "ID", "As `dead ls` shows them.")
     reason: str = option("", "Why; kept with what was done.", "TEXT")
-    every: bool = flag("All letters there are now, or that filters leave.", "--all")
+    every: bool = flag("All dead letters there are now, or that filters leave.", "--all")
 
 
 @dataclass(frozen=True)
 class Conduct:
     """The options that say with which care."""
 
-    dry_run: bool = flag("Tell what would be done.")
+    dry_run: bool = flag("Show what would be done.")
     max_rate: float | None = option(None, "At most so many a second. Default: any.", "N")
     force: bool = flag(
         "Also what newer events have, or may have, overtaken; what is published already; what"
@@ -48,7 +48,7 @@ class Conduct:
     yes: bool = flag("Do not ask on a terminal.")
 
     def order(self, where: Everything, reason: str, chosen: LetterSelection) -> RedriveOrder:
-        """Return what to do with the letters that are chosen. Raises `UsageError`."""
+        """Return what to do with the dead letters that are chosen. Raises `UsageError`."""
         streams = frozenset(one.control for one in where.keys)
         return RedriveOrder(
             streams, utf8("--reason", reason), whoami(), chosen, force=self.force,
@@ -60,22 +60,22 @@ def redrive(
     asked: Asked, reasons: Reasons, of: Of, between: Between, conduct: Conduct, where: Everything,
     rules: WorkerRules, *, json: Json = False, _bundle: LiveOnly = None,
 ) -> None:  # fmt: skip
-    """Put dead letters back on the control stream they came from, in the order of their entries.
+    """Append dead letters to the control stream they came from, in the order of their entries.
 
     Refused is what a newer event of the same subject has overtaken: of the same stack with a
     version not lower, of the same artifact_ref; published, in the archive of --fleet-store, or
     waiting in a control stream, unread, pending or behind a halt. So is what its producer sent
     again and is published already, once the deduplication index has forgotten it. So is what
-    notifications that were trimmed and are in no archive may tell of. And what would only end
-    here again: it breaks a rule still, its event_id has been published with other content, or
-    --source-store still lacks the artifact. --force overrides all of these, and the record says
-    so. Never redriven is a truncated letter, one without event, or one whose
-    control stream is not among --stream. Letters that come meanwhile are left alone. With --all it
-    says first how many there are of each reason, and asks on a terminal. What was done is kept in
-    the stream {NOTIFY_STREAM}:redriven.
+    may have been overtaken by notifications that were trimmed and are in no archive. And what would
+    only end here again: it breaks a rule still, its event_id has been published with other content,
+    or --source-store still lacks the artifact. --force overrides all of these, and the record says
+    so. Never redriven is a truncated dead letter, one without event, or one whose control stream is
+    not among --stream. What comes meanwhile is left alone. With --all it says first how many there
+    are of each reason, and asks on a terminal. What was done is kept in the stream
+    {NOTIFY_STREAM}:redriven.
 
-    Exit codes: 1 a letter asked for is not there, or nobody said yes, 3 some were refused, 6 the
-    filters left nothing.
+    Exit codes: 1 a dead letter asked for is not there, or nobody said yes, 3 some were refused, 6
+    the filters left nothing.
 
     Examples:
       sidecar dead redrive --all --only artifact_missing --dry-run
@@ -118,11 +118,11 @@ def _exit_by(counts: Counter[str], *, every: bool) -> None:
 
 def _check_use(asked: Asked, conduct: Conduct) -> None:
     if asked.every == bool(asked.letter_ids):
-        raise UsageError("name the letters to redrive by ID, or all of them by --all")
+        raise UsageError("name the dead letters to redrive by ID, or all of them by --all")
     if not conduct.dry_run and not asked.reason.strip():
         raise UsageError("--reason: say why; it is kept with what was redriven")
     if conduct.max_rate is not None and conduct.max_rate <= 0:
-        raise UsageError("--max-rate: a number of letters a second, above 0")
+        raise UsageError("--max-rate: a number of dead letters a second, above 0")
 
 
 def _confirmed(letters: DeadLetters, chosen: LetterSelection, *, ask: bool) -> int:
@@ -173,6 +173,6 @@ def _print_outcome(outcome: Outcome, *, json: bool) -> None:
 def _summarise(counts: Counter[str], unseen: Counter[str]) -> None:
     for what, count in unseen.items():
         if what:
-            output.hint(f"of {count} letters: {what}")
+            output.hint(f"of {count} dead letters: {what}")
     if counts:
         output.hint(", ".join(f"{count} {result}" for result, count in sorted(counts.items())))

@@ -67,7 +67,7 @@ def show(
     ended, whose it is, its type and artifact_ref, its event_id and what there is to say. In the
     order in which they ended; what waits, was a duplicate or got lost comes last, in entry order.
     A halt of a control stream has a line of its own, whatever the filters, where it began.
-    The window that is really covered is told first, on standard error, or as the first JSON line;
+    The window that is really covered is shown first, on standard error, or as the first JSON line;
     how many events ended in which way last, on standard error.
 
     Exit codes: 3 a part of the window has expired, 5 the window never held anything, 6 the

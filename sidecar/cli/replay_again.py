@@ -122,7 +122,7 @@ def check(
     was around (an artifact that was missing, or has been collected since), and what repeats an
     event from before the window, is counted apart, and named: nobody can judge it now.
 
-    Exit codes: 1 something ends otherwise today; the first is told, 3 a part of the window has
+    Exit codes: 1 something ends otherwise today; the first is shown, 3 a part of the window has
     expired, 5 the window never held anything.
 
     Examples:

@@ -44,7 +44,7 @@ def export(
 
     `replay`, `trace` and `diff` take it with --bundle. It holds the control entries, notifications
     and dead letters of the window, what began or ended these, the newest notification of each stack
-    and ref before it, and each artifact once. What the store has no more is told, not invented. It
+    and ref before it, and each artifact once. What the store no longer has is named. It
     appears whole or not at all, and its parts have checksums. Artifacts and events are not
     encrypted: keep it as you keep the store.
 
@@ -93,7 +93,7 @@ def report(
     file's name: #event=EVENT_ID, #search=TEXT, #tenant=TENANT, or #from=US&to=US, in microseconds
     since the epoch as control_versions are; several are joined with &.
 
-    Exit codes: 3 a part of the window has expired (the report tells which), 5 the window never held
+    Exit codes: 3 a part of the window has expired (the report names it), 5 the window never held
     anything, 6 the filters left nothing.
 
     Examples:

@@ -46,7 +46,7 @@ class Review:
         cls, where: Archived, bundle: Path | None, between: Between, of: Of | None = None,
         *, json: bool,
     ) -> Review:  # fmt: skip
-        """Open what the options mean, and tell which window it really is."""
+        """Open what the options mean, and show which window it really is."""
         review = cls.of(where.history(bundle), between, of)
         review.tell_covered(json=json)
         return review
@@ -57,7 +57,7 @@ class Review:
         return covered(self.history, self.window)
 
     def tell_covered(self, *, json: bool) -> None:
-        """Tell which window it really is: for a person beside the data, for a machine within it."""
+        """Show which window it really is: for a person beside the data, for a machine within it."""
         if json:
             output.json_line({
                 "window": {"since_us": self.window.since_us, "until_us": self.window.until_us},

@@ -149,7 +149,7 @@ def get(ref: Ref, version: Version, where: Place, into: Into) -> None:
 
 
 def exists(ref: Ref, version: Version, where: Place, *, json: Json = False) -> None:
-    """Tell by exit code whether an artifact is there: 0 it is, 1 it is not.
+    """Report by exit code whether an artifact is there: 0 it is, 1 it is not.
 
     Prints nothing but with --json.
 

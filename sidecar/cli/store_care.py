@@ -44,7 +44,7 @@ class Verifying:
 
 
 def verify(where: Place, how: Verifying, prefix: Prefix = "", *, json: Json = False) -> None:
-    """Read all that is stored, and tell what is damaged.
+    """Read all that is stored, and report what is damaged.
 
     What is damaged is moved aside: reading it stays an error, and the next put of the same
     content heals it. With --json a line for each damaged piece, then a summary.
@@ -178,7 +178,7 @@ class Registered:
 
 def gc(
     where: Logs, kept: Kept, *, registered: Registered, gone: Gone,
-    dry_run: Annotated[bool, typer.Option(help="Tell what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show what would be removed.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Remove the versions that nobody needs, and data that no version names.

@@ -47,11 +47,11 @@ class Meant:
 def trace(
     meant: Meant, *, between: Between, json: Json = False, bundle: Bundle = None, where: Archived
 ) -> None:
-    """Tell of one event, or of all about a ref or stack, hop by hop: status, times and the fix.
+    """Show one event, or all about a ref or stack, hop by hop: status, times and the fix.
 
     From the producer's clock over the control entry and the artifact in the fleet's store to the
     notification, or to the dead letter and what came of that. Of a ref also the versions that the
-    store has. Where neither index nor letters know an event, the streams are read through, the
+    store has. Where neither index nor dead letters know an event, the streams are read through, the
     newest first; --since and --until bound that.
 
     Exit codes: 1 there is nothing by that name, 3 nothing is left of it where something has

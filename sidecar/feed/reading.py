@@ -172,7 +172,7 @@ class Reading:
         except Damaged as damaged:
             if not self._is_warned:
                 _log.warning(
-                    "what was trimmed cannot be told, so gaps are taken for real: %s", damaged
+                    "what was trimmed cannot be known, so gaps are taken for real: %s", damaged
                 )
             self._is_warned = True
             return 0, False

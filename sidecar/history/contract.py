@@ -137,7 +137,7 @@ class History(Protocol):
     def lines(self, stream: str, first: EntryId, last: EntryId) -> Iterator[bytes]:
         """Yield what `entries` does as rows (`history.rows`), each without its line feed.
 
-        For whoever decodes few of them.
+        For those who decode few of them.
         """
         ...
 

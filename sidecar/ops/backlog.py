@@ -71,7 +71,7 @@ class Backlog:
             return rest
 
     def _pending(self) -> Iterator[list[Entry]]:
-        """Yield what is pending in the group, whoever read it."""
+        """Yield what is pending in the group, under any consumer."""
         stream = self._keys.control
         for page in pending(self._control, stream, self._keys.group, FIRST, LAST, page=PAGE):
             pipeline = self._control.pipeline(transaction=False)

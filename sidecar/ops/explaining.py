@@ -43,7 +43,7 @@ def explained(
     letter: DeadLetter, predictions: Predictions, notify: Client, keys: Keys,
     control_url: Callable[[], str], archive: Callable[[], ArchiveHistory | None],
 ) -> Explained:  # fmt: skip
-    """Look at all that tells of a letter; `control_url` is asked for when its entry is known.
+    """Look at all that bears on a dead letter; `control_url` is asked for when its entry is known.
 
     Raises `SidecarError` for the control side and the archive, `RedisError` for the other.
     """

@@ -1,4 +1,4 @@
-"""What became of letters that were redriven, as far as what lies beside them tells."""
+"""What became of dead letters that were redriven, as far as what lies beside them shows."""
 
 from __future__ import annotations
 

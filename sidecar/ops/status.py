@@ -101,14 +101,14 @@ class ReaderStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything that `sidecar status` tells."""
+    """Everything that `sidecar status` shows."""
 
     streams: list[ControlStatus]
     notifications: NotifyStatus
     dead: DeadStatus
     readers: list[ReaderStatus]
     workers: list[Member]
-    """The workers that told of themselves of late."""
+    """The workers that registered of late."""
     fleet: Noted
     """Which store the notifications name."""
     forgotten: list[Forgotten]

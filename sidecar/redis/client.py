@@ -46,7 +46,7 @@ def connect(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -
 
     On a Cluster it is for the slot of `key` alone. `block_s` is how long its longest blocking
     command blocks: the socket's timeout must lie above it (redis-py's own default of 5 s cuts
-    longer reads off, docket#425). Commands are not retried here: whoever sends them knows what
+    longer reads off, docket#425). Commands are not retried here: their sender knows what
     may be sent twice. Raises `UsageError`.
     """
     return _client(url, None if key is None else _slot(key), block_s)
@@ -104,7 +104,7 @@ def _slot(key: str | bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two servers, for whoever reads several streams; its URL is for words, too.
+    """One of the two servers, for those who read several streams; its URL is for words, too.
 
     `client` is for what is in one slot only: the notification stream, or a single control stream.
     """

@@ -1,4 +1,4 @@
-"""The workers beside this one, as they tell of themselves. Nothing here is a guarantee.
+"""The workers beside this one, as they register. Nothing here is a guarantee.
 
 Each worker writes what it serves and owns into one hash, again and again. Who has written nothing
 new for longer than a lease is gone, by the clock of who looks: no two clocks are compared.
@@ -53,9 +53,9 @@ class Members:
         """By member: what it wrote last, and when that was new to us."""
 
     def beat(self, owns: Collection[str], unable: Collection[str] = ()) -> list[Member]:
-        """Tell of this worker, and return the others that are alive.
+        """Register this worker, and return the others that are alive.
 
-        What it is `unable` to serve now it does not tell of: nobody is to leave that to it.
+        What it is `unable` to serve now it leaves out: nobody is to leave that to it.
         """
         self._beats += 1
         serves = [stream for stream in self._serves if stream not in unable]
@@ -89,7 +89,7 @@ class Members:
 
 
 def registered_workers(client: Client, keys: Keys) -> list[Member]:
-    """Return the workers that told of themselves of late. Raises `RedisError`."""
+    """Return the workers that registered of late. Raises `RedisError`."""
     found: Any = client.hgetall(keys.workers)
     return _parse(found)
 

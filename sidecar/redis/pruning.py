@@ -11,7 +11,7 @@ While an anchor stands still, or nobody prunes, the index remembers for very lon
 may be absorbed long after its first. An audit has to know until when that was: it is noted beside
 how far pruning is. So is what may be forgotten by now: an anchor that is older proves nothing.
 
-Like trimming it needs no fence: what is older nobody looks for, whoever prunes.
+Like trimming it needs no fence: nobody looks for what is older. Any worker may prune.
 """
 
 from __future__ import annotations

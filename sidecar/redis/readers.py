@@ -143,7 +143,7 @@ def _own(client: Client, keys: Keys) -> Iterator[_Line]:
 
 
 def _line(keys: Keys, name: bytes, text: bytes | None) -> _Line:
-    fix = "have that reader tell of itself again, or DEL it"
+    fix = "have that reader register again, or DEL it"
     return _Line(name, _key(keys, name).decode(errors="backslashreplace"), text, fix)
 
 
@@ -154,7 +154,7 @@ def _key(keys: Keys, name: bytes) -> bytes:
 def _old(client: Client, keys: Keys) -> Iterator[_Line]:
     found: Any = client.hgetall(keys.readers)
     for name, text in found.items():
-        fix = f"have the reader {_shown(name)!r} tell of itself again, and HDEL its field"
+        fix = f"have the reader {_shown(name)!r} register again, and HDEL its field"
         yield _Line(name, keys.readers, text, fix)
 
 

@@ -1,7 +1,7 @@
 """A control stream made anew beside the old one, whose place it then takes in one step.
 
-Both lie in one slot. Until that step the old stream is as it was; so whoever is killed in between
-begins anew, and a worker that comes meanwhile goes on with the old one.
+Both lie in one slot. Until that step the old stream is as it was; so a command that is killed in
+between begins anew, and a worker that comes meanwhile continues with the old one.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ otherwise be a duplicate of nothing; with an archive, what is not in it yet. A p
 above the floor. How far trimming goes is noted before it goes there, so that a reader never takes
 for unread what it never saw.
 
-Trimming needs no fence: floors only rise, and what lies below them nobody needs, whoever trims.
+Trimming needs no fence: floors only rise, and nobody needs what lies below them, so that any worker
+may trim.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 All keys that one client touches lie in one slot: a control stream, or a notification stream and
 what belongs to it. So no client of a whole Cluster is needed. A connection asks its way whenever
 it connects, and is closed as soon as its node turns out not to be, or no longer to be, the one to
-write to: whoever outlives an outage outlives a failover, and a slot that moves, too.
+write to: a client that outlives an outage outlives a failover, and a slot that moves, too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class WrongNode(Elsewhere):
 
 
 class WrongService(redis.ConnectionError):
-    """Whoever was to tell the way answers, and is not what the URL says."""
+    """The server that was to know the way answers, and is not what the URL says."""
 
 
 class Node(NamedTuple):

@@ -25,7 +25,7 @@ class _Steered(Steering, AbstractConnection):
 
     async def connect_check_health(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- redis-py
         if self._route is not None and not self.is_connected:
-            # Whoever tells the way is asked by blocking connections, a second each at most.
+            # What knows the way is asked by blocking connections, a second each at most.
             self.host, self.port = await asyncio.to_thread(self._route.find)
         try:
             await super().connect_check_health(*args, **options)

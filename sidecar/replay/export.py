@@ -71,7 +71,7 @@ class Exported:
     size_bytes: int = 0
     """Of the artifacts, not compressed."""
     unavailable: int = 0
-    """Artifacts that the store has no more, or only damaged: the bundle tells of them."""
+    """Artifacts that the store has no more, or only damaged: the bundle names them."""
 
 
 def export(

@@ -60,7 +60,7 @@ class Moment:
 
     @property
     def gaps(self) -> list[Gap]:
-        """Which notifications before have expired: what only they told is missing."""
+        """Which notifications before have expired: what only they had is missing."""
         return self._state.gaps
 
     def conclude(self, *, held: int, shown: int) -> None:
@@ -70,7 +70,7 @@ class Moment:
                 f"{moment(gap.first)} to {moment(gap.last)} ({gap.why})" for gap in self.gaps
             )
             raise Incomplete(
-                f"notifications have expired: {which}. What only they told is missing here"
+                f"notifications have expired: {which}. What only they had is missing here"
             )
         if not held:
             at = f"{self._at_us} ({rfc3339(self._at_us)})"

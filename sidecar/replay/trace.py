@@ -345,7 +345,7 @@ _ENDS: Final = {
 
 
 def _read(control_version: int, readers: dict[str, int]) -> Hop:
-    """Tell which registered readers have passed it."""
+    """Return which registered readers have passed it."""
     passed = [name for name, at in readers.items() if at >= control_version]
     left = [name for name in readers if name not in passed]
     said = [f"passed by {', '.join(passed)}"] if passed else []

@@ -63,7 +63,7 @@ def _named(history: History, store: VersionedStore, name: str) -> _Named:
     if event is None:
         raise Incomplete(
             f"there is no ref {name!r}, and no notification of such a stack and version in"
-            f" {history.describe()}; `sidecar trace {name}` tells whether it died"
+            f" {history.describe()}; `sidecar trace {name}` shows whether it died"
         )
     return _Named(event.artifact_ref, event.checksum, event.manifest_checksum)
 

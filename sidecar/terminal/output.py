@@ -59,7 +59,7 @@ def raw(data: bytes) -> None:
 
 
 def hint(text: str) -> None:
-    """Tell a person something that is no data; a URL's login is not told, whoever repeats it."""
+    """Print for a person what is no data; a URL's login is never shown."""
     write_now(f"sidecar: {visible(_LOGIN.sub('://…', text))}\n")
 
 
@@ -169,7 +169,7 @@ def _reader_may_leave() -> Iterator[None]:
 
 
 def reader_left() -> None:
-    """End quietly: whoever read our output has had enough."""
+    """End quietly: the reader of our output has had enough."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0) from None
 

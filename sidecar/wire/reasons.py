@@ -97,7 +97,7 @@ _UNKNOWN: Final = Explanation(
 
 
 def explain(reason: str) -> Explanation:
-    """Return the explanation of a dead letter's reason, whoever wrote it."""
+    """Return the explanation of a dead letter's reason, known to this release or not."""
     try:
         return EXPLANATIONS[Reason(reason)]
     except ValueError:

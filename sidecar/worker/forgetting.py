@@ -87,7 +87,7 @@ def begun_since(known: str | None, now: Sequence[Incarnation]) -> Sequence[Incar
 
 
 class Observer(Protocol):
-    """Who is told: metrics."""
+    """What hears of a loss: metrics."""
 
     def forgot(self, part: str) -> None:
         """Redis forgot this."""
@@ -144,7 +144,7 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        """Hold both streams against what is known of them, and tell what is lost."""
+        """Hold both streams against what is known of them, and report what is lost."""
         self._due = self._clock() + self._every_s
         self._look_at_notifications()
         self._look_at_control()
@@ -171,7 +171,7 @@ class Watch:
             self._notifications = self._notifications.with_(EntryId.of_version(new[-1]))
 
     def lost(self, part: Part, known: EntryId, found: EntryId) -> None:
-        """Tell of a loss that what lies beside the streams proves: all was there up to `known`.
+        """Report a loss that what lies beside the streams proves: all was there up to `known`.
 
         What was found since all was right tells as much already.
         """
@@ -215,7 +215,7 @@ class Watch:
         self._untold.append(Loss(part, of, known.id, found, whole_ms))
 
     def _tell(self) -> None:
-        """Tell of what is lost, once: another worker, or relay, may have seen the same."""
+        """Report what is lost, once: another worker, or relay, may have seen the same."""
         while self._untold:
             loss, unrecorded = self._untold[0], ""
             try:

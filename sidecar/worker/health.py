@@ -125,7 +125,7 @@ class HealthServer:
 
 
 def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Tell of a bug; without a free descriptor asyncio waits a second and accepts again."""
+    """Report a bug; without a free descriptor asyncio waits a second and accepts again."""
     if not isinstance(context.get("exception"), OSError):
         loop.default_exception_handler(context)
 

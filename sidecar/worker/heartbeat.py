@@ -1,4 +1,4 @@
-"""Heartbeats: who goes round a loop tells of each round, so that a loop that is stuck is seen."""
+"""Heartbeats: a loop notes each round, so that a loop that is stuck is seen."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Housekeeper:
         self._supervisor.attempt("pruning", "", self._prune)
 
     def leave(self) -> None:
-        """Tell the others that this worker is gone."""
+        """Take this worker off the register."""
         self._supervisor.attempt("membership", "", self._chores.members.leave, longest_pause_s=0)
 
     def _beat(self) -> None:

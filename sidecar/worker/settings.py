@@ -53,7 +53,7 @@ def _option(
 
 
 class Options(BaseModel):
-    """What a relay is told of what the operator sets."""
+    """The settings that a relay reads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -26,7 +26,7 @@ EXPECTED: Final = (SidecarError, StoreError, OSError, RedisError)
 
 
 class Observer(Protocol):
-    """Who is told of failures: metrics."""
+    """What hears of failures: metrics."""
 
     def background_failed(self, work: str, error: Exception) -> None:
         """A step of this work failed."""

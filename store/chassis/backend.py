@@ -161,8 +161,8 @@ class ChassisStore:
                     with _taken_back(directory_fd, place.manifest):
                         stage.rename(data, directory_fd, place.data)
                 else:
-                    # Data first: of a mixture, whoever compares the event's checksum is warned;
-                    # old data under a new manifest would pass.
+                    # Data first: of a mixture, a reader that compares the event's checksum is
+                    # warned; old data under a new manifest would pass.
                     stage.rename(data, directory_fd, place.data)
                     stage.rename(manifest, directory_fd, place.manifest)
             os.fsync(directory_fd)

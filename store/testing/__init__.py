@@ -14,7 +14,7 @@ hook into the storage behind the backend: `CorruptionConformance`, `HealingConfo
 `VerifyConformance`, which plant damage, and `OutageConformance`. `StoreModel` is a Hypothesis state
 machine against a dict.
 
-`Slow` and `Faulty` are stores around a store, for the tests of whoever uses one.
+`Slow` and `Faulty` are stores around a store, for the tests of programs that use one.
 
 This package needs pytest and hypothesis; `store` itself does not.
 """

@@ -1,4 +1,4 @@
-"""Garbage collection: what nobody needs goes, and nothing else does, whoever is at work."""
+"""Garbage collection: what nobody needs goes, and nothing else does, whatever runs beside it."""
 
 # ruff: noqa: S101, PLR2004 - assertions, with their figures, are what this package is for
 

@@ -60,7 +60,7 @@ class StreamConformance:
 
     @pytest.mark.parametrize("size_bytes", SIZES)
     def test_put_from_is_put(self, store: VersionedStore, size_bytes: int) -> None:
-        """What was put from a reader is what Put would have put, whoever reads it, and how."""
+        """What was put from a reader is what Put would have put, however it is read."""
         data = blob_of(size_bytes)
         assert store.put_from(REF, io.BytesIO(data), b"manifest") == checksum_of(data)
         store.put("put", data, b"manifest")

@@ -1,8 +1,8 @@
--- Trim a stream below what its consumer groups need, or only tell what would go. Both in one: so
+-- Trim a stream below what its consumer groups need, or only return what would go. Both in one: so
 -- no group is trimmed over that somebody makes, or sets back, at the same time.
 --
 -- KEYS  1 stream
--- ARGV  1 the lowest entry that stays in any case   2 so many go at most   3 1 trim, 0 only tell
+-- ARGV  1 the lowest entry that stays in any case   2 so many go at most   3 1 trim, 0 only look
 -- Answer { how many go, the highest of them; empty without any, 1 there may be more }
 local function less(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
