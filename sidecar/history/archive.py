@@ -22,14 +22,15 @@ from functools import partial
 from typing import Annotated, Any, Final, NamedTuple
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
-from sidecar.errors import SidecarError, UsageError
+from sidecar.errors import SidecarError
 from sidecar.history.checkpoints import newest_checkpoint
 from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach, Streams
 from sidecar.history.places import ROOT, escaped
 from sidecar.history.rows import to_line
 from sidecar.history.segments import (
+    BaseHeader,
     Damaged,
     Segment,
     entries_back_of,
@@ -60,12 +61,9 @@ def _base64(text: str) -> str:
     return text
 
 
-class Header(BaseModel):
+class Header(BaseHeader):
     """The manifest of a segment."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    format: int
     stream: str
     first: IdText
     last: IdText
@@ -130,10 +128,10 @@ def apart(store: VersionedStore, ref: str, manifest: bytes) -> str:
 
     Raises as the store does, and `Damaged`.
     """
-    ours = _header(manifest, ref).sha256
+    ours = Header.read(manifest, ref, FORMAT).sha256
     try:
         with store.open(ref, **_bounded(store)) as reader:
-            is_other = _header(reader.manifest, ref).sha256 != ours
+            is_other = Header.read(reader.manifest, ref, FORMAT).sha256 != ours
     except (NotFound, Corrupt, TooLarge, Damaged):
         return ref  # what is damaged is healed by what is put there
     return f"{ref}+{ours[:12]}" if is_other else ref
@@ -268,7 +266,7 @@ class ArchiveHistory:
         """Return how many entries a segment has."""
         where = f"the archive's segment {name.ref}"
         with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
-            return _header(reader.manifest, where).rows
+            return Header.read(reader.manifest, where, FORMAT).rows
 
     def _pieces(self, stream: str, about: About) -> list[_Piece]:
         return [
@@ -281,7 +279,7 @@ class ArchiveHistory:
         where = f"the archive's segment {name.ref}"
         try:
             with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
-                header = _header(reader.manifest, where)
+                header = Header.read(reader.manifest, where, FORMAT)
                 if not may_mention(header, about):
                     return None
                 data = reader.readall()
@@ -301,19 +299,6 @@ class _Piece(NamedTuple):
     first: EntryId
     last: EntryId
     open: Callable[[], Segment | None]
-
-
-def _header(manifest: bytes, where: str) -> Header:
-    try:
-        header = Header.model_validate_json(manifest)
-    except ValidationError as error:
-        raise Damaged(f"{where} has no header: {error}") from error
-    if header.format > FORMAT:
-        raise UsageError(
-            f"{where} has format {header.format}, and this release reads up to {FORMAT}; read it"
-            " with a newer one"
-        )
-    return header
 
 
 def _bounded(store: VersionedStore) -> dict[str, Any]:

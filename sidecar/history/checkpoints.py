@@ -18,12 +18,10 @@ from functools import partial
 from typing import IO, Final, cast
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sidecar.errors import UsageError
 from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
-from sidecar.history.segments import Damaged, ahead
+from sidecar.history.segments import BaseHeader, Damaged, ahead
 from sidecar.stores import explained
 from sidecar.wire.bounds import bounded
 from sidecar.wire.ids import EntryId, IdText
@@ -34,10 +32,7 @@ CHUNK_BYTES: Final = 1 << 20
 MAX_ROW_BYTES: Final = 16 << 20
 
 
-class _Header(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    format: int
+class _Header(BaseHeader):
     rows: int
     sha256: str
     """Of the rows, not compressed."""
@@ -58,7 +53,7 @@ def newest_checkpoint(
         return None
     ref = f"{place}/{newest}"
     with explained(), store.open(ref, **bounded(store)) as reader:
-        header = _header(reader.manifest, ref)
+        header = _Header.read(reader.manifest, f"the archive's checkpoint {ref}", FORMAT)
     if header.format < FORMAT:
         return None
     gaps = tuple(Gap(EntryId(one), EntryId(two), why) for one, two, why in header.gaps)
@@ -99,16 +94,6 @@ def _pack(file: IO[bytes], keyed: Iterable[tuple[Sequence[str], bytes]]) -> tupl
             packed.write(line)
             rows += 1
     return rows, digest.hexdigest()
-
-
-def _header(manifest: bytes, ref: str) -> _Header:
-    try:
-        header = _Header.model_validate_json(manifest)
-    except ValidationError as error:
-        raise Damaged(f"the archive's checkpoint {ref} has no header: {error}") from error
-    if header.format > FORMAT:
-        raise UsageError(f"the archive's checkpoint {ref} is of a newer release; read it with one")
-    return header
 
 
 def _keyed(

@@ -14,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from heapq import heappop, heappush
 from itertools import islice
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
-from sidecar.errors import SidecarError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sidecar.errors import SidecarError, UsageError
 from sidecar.history.rows import id_of_line, of_line
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -29,6 +31,30 @@ CHUNK_ROWS: Final = 1000
 
 class Damaged(SidecarError):
     """What is stored is not what was written."""
+
+
+class BaseHeader(BaseModel):
+    """What a manifest in the archive says. Fields of a later format are none of ours."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    format: int
+
+    @classmethod
+    def read(cls, manifest: bytes, where: str, newest: int) -> Self:
+        """Return what a manifest says. Raises `Damaged`, and `UsageError` for a format that is
+        above `newest`.
+        """
+        try:
+            header = cls.model_validate_json(manifest)
+        except ValidationError as error:
+            raise Damaged(f"{where} has no header: {error}") from error
+        if header.format > newest:
+            raise UsageError(
+                f"{where} has format {header.format}, and this release reads up to {newest}; read"
+                " it with a newer one"
+            )
+        return header
 
 
 class Piece(Protocol):
