@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from sidecar.errors import UsageError
-from sidecar.redis.census import Registrar
+from sidecar.redis.census import Census, Registrar
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
 from sidecar.redis.scan import pages, stream_info
@@ -60,18 +60,19 @@ class Pins:
         self.streams = len(census.control) + len(census.notifications) + len(census.dead)
         self.read = 0
         self._next.clear()
-        for side, streams in (
-            (self._notify, census.dead),
-            (self._control, census.control),
-            (self._notify, census.dead),
-            (self._control, census.control),
-            (self._notify, census.notifications),
-        ):
+        for side, streams in self._rounds(census):
             for stream in sorted(streams):
                 for pin in self._on(side, stream):
                     self.read += 1
                     yield pin
         self._registrar.confirm()
+
+    def _rounds(self, census: Census) -> Iterator[tuple[Side, set[bytes]]]:
+        """Yield which streams are read one after the other: see above."""
+        for _ in range(2):
+            yield self._notify, census.dead
+            yield self._control, census.control
+        yield self._notify, census.notifications
 
     def _on(self, side: Side, stream: bytes) -> Iterator[Pin]:
         """Yield the pins of what is in the stream now and was not read before."""

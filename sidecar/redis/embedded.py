@@ -130,11 +130,7 @@ class EmbeddedServer:
         binary = _binary()
         config = self._dir / "server.conf"
         _write_private(config, _configuration(self._dir, port, password))
-        with (self._dir / "server.log").open("wb") as log:
-            # Its own session: Ctrl-C is for the worker, which stops the server when it is done.
-            self._process = subprocess.Popen(  # noqa: S603 -- our own binary and file
-                [binary, str(config)], stdout=log, stderr=log, start_new_session=True
-            )
+        self._process = self._spawned([binary, str(config)])
         url = f"redis://:{password}@127.0.0.1:{port}/0"
         try:
             self._wait_until_ready(url, self._process)
@@ -143,6 +139,13 @@ class EmbeddedServer:
             raise
         _write_private(self._dir / "endpoint", url + "\n")
         return url
+
+    def _spawned(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self._dir / "server.log").open("wb") as log:
+            # Its own session: Ctrl-C is for the worker, which stops the server when it is done.
+            return subprocess.Popen(  # noqa: S603 -- our own binary and file
+                command, stdout=log, stderr=log, start_new_session=True
+            )
 
     def _wait_until_ready(self, url: str, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

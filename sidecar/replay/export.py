@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -183,19 +183,25 @@ class _Gathered:
 def _write_stream(
     gathered: _Gathered, number: int, name: str, target: _Target, exported: Exported
 ) -> StreamIndex:
-    segments: list[Member] = []
-    rows = gathered.rows(name)
-    while lines := list(islice(rows, SEGMENT_ROWS)):
-        member = target.write(f"streams/{number}/{len(segments):06}.jsonl", lines)
-        ends = {"first": of_line(lines[0]).id, "last": of_line(lines[-1]).id}
-        segments.append(member.model_copy(update=ends | {"count": len(lines)}))
-        exported.rows += len(lines)
+    segments = list(_segments(gathered.rows(name), number, target))
+    exported.rows += sum(one.count for one in segments)
     reach = gathered.history.reach(name)
     return StreamIndex(
         name=name, known=reach is not None, oldest=segments[0].first if segments else None,
         newest=reach.last if reach else FIRST, segments=segments,
         gaps=[(gap.first, gap.last, gap.why, gap.folded) for gap in _gaps(gathered, name)],
     )  # fmt: skip
+
+
+def _segments(rows: Iterator[bytes], number: int, target: _Target) -> Iterator[Member]:
+    """Write the rows of the stream with this number; yield each segment, once written."""
+    for place in count():
+        lines = list(islice(rows, SEGMENT_ROWS))
+        if not lines:
+            return
+        member = target.write(f"streams/{number}/{place:06}.jsonl", lines)
+        ends = {"first": of_line(lines[0]).id, "last": of_line(lines[-1]).id}
+        yield member.model_copy(update=ends | {"count": len(lines)})
 
 
 def _gaps(gathered: _Gathered, stream: str) -> Iterator[Gap]:

@@ -70,17 +70,21 @@ def _listing(history: History) -> VersionedStore | None:
     return store if store and Capability.LIST in store.capabilities else None
 
 
-def absent(history: History, window: Window, asked: Asked) -> SidecarError:
-    """Return what says that nothing has that name; `Incomplete` where it may have expired."""
-    what = asked.what
-    gaps = [
+def _expired(history: History, window: Window) -> str:
+    """Say what of the window is gone; empty when nothing is."""
+    return "; ".join(
         f"{one.stream} before {moment(gap.last)} ({gap.why})"
         for one in covered(history, window)
         for gap in one.missing
-    ]
-    if gaps:
+    )
+
+
+def absent(history: History, window: Window, asked: Asked) -> SidecarError:
+    """Return what says that nothing has that name; `Incomplete` where it may have expired."""
+    what, expired = asked.what, _expired(history, window)
+    if expired:
         return Incomplete(
-            f"nothing is left of {what!r}: it may have been in what has expired: {'; '.join(gaps)}"
+            f"nothing is left of {what!r}: it may have been in what has expired: {expired}"
         )
     never = ", and there never was" if window == Window() else ""
     under = _lies_under(history, what)

@@ -62,23 +62,23 @@ def read_secret_files(environment: MutableMapping[str, str]) -> None:
         target = name.removesuffix(FILE)
         if target in environment:
             raise UsageError(f"{target} and {name} are both set; unset one")
-        value = _content(environment[name], name)
-        if not value:
-            raise UsageError(
-                f"the file that {name} names is empty; write the value of {target} into it, or"
-                f" unset {name}"
-            )
-        environment[target] = value
+        environment[target] = _content(environment[name], name, target)
 
 
-def _content(path: str, name: str) -> str:
-    """Return what stands in the file that the variable `name` names. Raises `UsageError`."""
+def _content(path: str, name: str, target: str) -> str:
+    """Return the value of `target` that stands in the file which the variable `name` names."""
     try:
-        return Path(path).read_text().strip()
+        value = Path(path).read_text().strip()
     except OSError as error:
         raise UsageError(f"the file that {name} names cannot be read: {error.strerror}") from None
     except ValueError:
         raise UsageError(f"the file that {name} names is no text, or no file's name") from None
+    if not value:
+        raise UsageError(
+            f"the file that {name} names is empty; write the value of {target} into it, or unset"
+            f" {name}"
+        )
+    return value
 
 
 def _check_names(names: list[str], app: typer.Typer, words: Sequence[str]) -> None:

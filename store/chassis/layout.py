@@ -60,21 +60,23 @@ class Place(NamedTuple):
         return "/".join((*self.directories, self.data))
 
 
+def _check_length(name: str, limit: int) -> None:
+    if len(name) > limit:
+        raise InvalidRef(
+            f"the ref with the segment {name[:60]!r}… cannot be held in this layout: the file's"
+            f" name would have {len(name)} bytes, {limit} fit there; shorten it"
+        )
+
+
 def place_of(ref: str) -> Place:
     """Return where `ref` lies. Raises `InvalidRef` for an illegal ref or too long a name."""
     check_ref(ref)
     segments = ref.split("/")
     *directories, leaf = map(name_of, segments)
     # Names are ASCII: a character is a byte.
-    for name, limit in [
-        *((name, NAME_MAX_BYTES) for name in directories),
-        (leaf, NAME_MAX_BYTES - len(SUFFIX)),
-    ]:
-        if len(name) > limit:
-            raise InvalidRef(
-                f"the ref with the segment {name[:60]!r}… cannot be held in this layout: the"
-                f" file's name would have {len(name)} bytes, {limit} fit there; shorten it"
-            )
+    for name in directories:
+        _check_length(name, NAME_MAX_BYTES)
+    _check_length(leaf, NAME_MAX_BYTES - len(SUFFIX))
     return Place(ref, tuple(directories), leaf, [*directories, leaf] == segments)
 
 

@@ -73,14 +73,7 @@ def collect(
     for path, copies in itertools.groupby(_copies(bucket), key=lambda copy: copy.key.path):
         if found := list(_candidates(bucket, path, list(copies), retention, now)):
             candidates[path] = found
-    for pin in pins():
-        try:
-            check_ref(pin.ref)
-        except InvalidRef:
-            continue  # it names nothing that could be here
-        path = place_of(pin.ref).path
-        if path in candidates:
-            candidates[path] = [each for each in candidates[path] if not _keeps(pin, each)]
+    _spare(candidates, pins())
     for path, found in candidates.items():
         yield from _remove(bucket, path, found, dry_run=dry_run)
 
@@ -90,6 +83,18 @@ def _copies(bucket: Bucket) -> Iterator[_Copy]:
         key = version_key(meta["path"])
         if key:
             yield _Copy(key, meta["size"], meta["last_modified"].timestamp())
+
+
+def _spare(candidates: dict[str, list[_Candidate]], pins: Iterable[Pin]) -> None:
+    """Take out of the candidates, by path, what a pin needs."""
+    for pin in pins:
+        try:
+            check_ref(pin.ref)
+        except InvalidRef:
+            continue  # it names nothing that could be here
+        path = place_of(pin.ref).path
+        if path in candidates:
+            candidates[path] = [each for each in candidates[path] if not _keeps(pin, each)]
 
 
 def _candidates(
