@@ -133,7 +133,7 @@ class Origin(str):
     @classmethod
     def of(cls, stream: str, entry_id: str) -> Self:
         """Return the origin that an entry of a control stream is."""
-        return cls(f"{stream}/{entry_id}")
+        return cls("/".join((stream, entry_id)))  # to format an `EntryId` takes twice as long
 
     @property
     def stream(self) -> str:

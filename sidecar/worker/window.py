@@ -141,7 +141,8 @@ class Window:
     def drop(self, item: Item) -> None:
         """Take an item out, and free what it claims."""
         del self._items[item.id]
-        self._stop_waiting(item)
+        if self._waiting:
+            self._stop_waiting(item)
         if item.claiming:
             self._claimed.difference_update(item.claims)
         if not self._items:
