@@ -687,7 +687,7 @@ def test_a_source_that_is_away_refuses_nothing(sidecar: Cli, method: str) -> Non
     assert (found["again"], found["unseen"]) == (None, SOURCE_AWAY)
     ran = sidecar.process("dead", "redrive", "--all", "--reason", "x", *source, env=env)
     assert ran.code == 0
-    assert f"of 2 letters: {SOURCE_AWAY}" in ran.err
+    assert f"of 2 dead letters: {SOURCE_AWAY}" in ran.err
     assert ran.err.count("ASKED") == 1
 
 
@@ -707,7 +707,7 @@ def test_what_could_not_be_looked_at_is_said(sidecar: Cli) -> None:
         (ids[0], NO_SOURCE), (ids[1], NO_SOURCE), (bare, ""),
     ]  # fmt: skip
     assert ran.err.count(NO_SOURCE) == 1
-    assert f"of 2 letters: {NO_SOURCE}" in ran.err
+    assert f"of 2 dead letters: {NO_SOURCE}" in ran.err
 
 
 def test_a_user_who_may_not_read_the_index_is_told_so(sidecar: Cli) -> None:
