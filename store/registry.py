@@ -16,7 +16,7 @@ from store.errors import ConfigError, StoreError
 from store.urls import shown, without
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "artifact_sidecar.stores"
@@ -55,19 +55,23 @@ def open(name: str, config: StoreConfig | None = None) -> Store:  # noqa: A001 -
     load = _sources().get(name)
     if load is None:
         raise ConfigError(f"no backend is called {name!r}: {_known_names()}")
-    try:
-        opened = load()(config or StoreConfig())
-    except StoreError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a traceback would repeat the URL
-        what = without(config.url if config else "", f"{type(error).__name__}: {error}")
-        raise ConfigError(f"backend {name!r} cannot be opened: {what}") from None
+    opened = _constructed(name, load, config or StoreConfig())
     if not isinstance(opened, Store):
         raise ConfigError(
             f"backend {name!r} returned {type(opened).__name__}, which is no store:"
             " it needs put, get, exists and name"
         )
     return opened
+
+
+def _constructed(name: str, load: Callable[[], Constructor], config: StoreConfig) -> Store:
+    try:
+        return load()(config)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a traceback would repeat the URL
+        what = without(config.url or "", f"{type(error).__name__}: {error}")
+        raise ConfigError(f"backend {name!r} cannot be opened: {what}") from None
 
 
 def open_url(url: str, *, create: bool = True) -> Store:
@@ -102,28 +106,30 @@ def _sources() -> dict[str, Callable[[], Constructor]]:
 
     Read anew at each open: packages may be installed, or refused, while the process runs.
     """
-    from importlib.metadata import entry_points  # heavy, and a service opens stores only once
-
     sources: dict[str, Callable[[], Constructor]] = {}
     origins: dict[str, str] = {}
-
-    def add(name: str, load: Callable[[], Constructor], origin: str) -> None:
+    for name, load, origin in _registrations():
         if name in sources:
             raise ConfigError(
                 f"backend {name!r} is registered by {origins[name]} and by {origin}:"
                 " rename or uninstall one of them"
             )
         sources[name], origins[name] = load, origin
+    return sources
+
+
+def _registrations() -> Iterator[tuple[str, Callable[[], Constructor], str]]:
+    """Yield each backend's name, what loads its constructor, and by whom it is registered."""
+    from importlib.metadata import entry_points  # heavy, and a service opens stores only once
 
     for name, target in _BUILT_IN.items():
-        add(name, _built_in_loader(target), "this package itself")
+        yield name, _built_in_loader(target), "this package itself"
     for name, constructor in _registered.items():
-        add(name, _constant(constructor), "store.register")
+        yield name, _constant(constructor), "store.register"
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         origin = _origin(entry_point)
         _check_name(entry_point.name, origin)
-        add(entry_point.name, entry_point.load, origin)
-    return sources
+        yield entry_point.name, entry_point.load, origin
 
 
 def _built_in_loader(target: str) -> Callable[[], Constructor]:

@@ -75,10 +75,12 @@ class ArtifactReader(io.RawIOBase):
             raise ValueError("read of a closed artifact: open it again")
         if size < 0:
             return self.readall()
-        if size == 0:
-            return b""
+        return self._next(min(size, CHUNK_BYTES)) if size else b""
+
+    def _next(self, size: int) -> bytes:
+        """Read on, and check what was read when that is all."""
         try:
-            chunk = self._raw.read(min(size, CHUNK_BYTES))
+            chunk = self._raw.read(size)
             self._left -= len(chunk)
             self._hash.update(chunk)
             if not chunk or self._left < 0:

@@ -105,15 +105,20 @@ def _versions(store: VersionedStore, ref: str) -> list[Version]:
         raise Incomplete(f"there is nothing at {ref!r} in the store") from error
 
 
-def _version(versions: list[Version], named: _Named) -> Chosen:
-    ref, prefix, manifest = named
+def _checksum_of(prefix: str) -> str:
+    """Return how the checksum begins that a person means; empty for any. Raises `UsageError`."""
     match = _CHECKSUM.fullmatch(prefix)
     if prefix and not match:
         raise UsageError(
             f"{prefix!r} is no checksum: sha256: and its first digits, four at least; nor is it a"
             " second ref, which has a /"
         )
-    wanted = f"sha256:{match[1]}" if match else ""
+    return f"sha256:{match[1]}" if match else ""
+
+
+def _version(versions: list[Version], named: _Named) -> Chosen:
+    ref, prefix, manifest = named
+    wanted = _checksum_of(prefix)
     found = [
         one
         for one in versions

@@ -19,6 +19,7 @@ from sidecar.lines import write_now
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 CUT_MIN_WIDTH: Final = 24
 _LOGIN: Final = re.compile(r"://(?!\[user:password@\])\S*[@?]\S*")
@@ -88,11 +89,7 @@ def table(
 
     cells = [[Text(visible(cell), (styles or {}).get(cell, "")) for cell in row] for row in rows]
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    room = None
-    if on_terminal() and cut:
-        widths = [max((row[i].cell_len for row in cells), default=0) for i in range(len(columns))]
-        kept = sum(w + 2 for w, column in zip(widths, columns, strict=True) if column not in cut)
-        room = max(CUT_MIN_WIDTH, (_console().width - kept) // len(cut))
+    room = _room(columns, cells, cut) if on_terminal() and cut else None
     for column in columns:
         shown.add_column(
             column.upper(),
@@ -104,6 +101,13 @@ def table(
     for row in cells:
         shown.add_row(*row)
     _print(shown, WIDE)
+
+
+def _room(columns: Sequence[str], cells: list[list[Text]], cut: Sequence[str]) -> int:
+    """Return how wide each of the columns `cut` may be, in characters."""
+    widths = [max((row[i].cell_len for row in cells), default=0) for i in range(len(columns))]
+    kept = sum(w + 2 for w, column in zip(widths, columns, strict=True) if column not in cut)
+    return max(CUT_MIN_WIDTH, (_console().width - kept) // len(cut))
 
 
 def pairs(rows: Sequence[tuple[str, str]], styles: dict[str, str] | None = None) -> None:

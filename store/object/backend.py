@@ -48,6 +48,7 @@ from store.object.layout import (
     FORMAT_KEY,
     IDENTITY_KEY,
     VERSIONS,
+    Place,
     Stored,
     folder_of,
     is_under,
@@ -388,13 +389,7 @@ class ObjectStore:
         check_ref(ref)
         place = place_of(ref)
         current = self._read(place.current, header_only=True)
-        newest: dict[tuple[str | None, str | None], tuple[str, str]] = {}
-        for meta in self._bucket.keys(f"{VERSIONS}/{place.path}"):
-            key = version_key(meta["path"])
-            if key and key.data_digest:
-                pair = (key.data_digest, key.manifest_digest)
-                newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
-        found = [self._read(path, header_only=True) for _, path in newest.values()]
+        found = [self._read(path, header_only=True) for path in self._newest_records(place)]
         listed = {pair_of(each.record): each for each in found if each}
         here = current and pair_of(current.record)
         if current and here:
@@ -404,6 +399,16 @@ class ObjectStore:
             raise NotFound(f"{self._bucket.location} has nothing at ref {ref!r}")
         by_age = sorted(listed.items(), key=lambda each: each[1].nonce, reverse=True)
         return iter([version_of(each.record, current=pair == here) for pair, each in by_age])
+
+    def _newest_records(self, place: Place) -> Iterable[str]:
+        """Return where the newest record of each version of a ref lies."""
+        newest: dict[tuple[str | None, str | None], tuple[str, str]] = {}
+        for meta in self._bucket.keys(f"{VERSIONS}/{place.path}"):
+            key = version_key(meta["path"])
+            if key and key.data_digest:
+                pair = (key.data_digest, key.manifest_digest)
+                newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
+        return (path for _, path in newest.values())
 
     # Care.
 
