@@ -212,8 +212,8 @@ BREAKS: Final = (
     Break(
         "pruning forgets what is finished behind a held event",
         "sidecar/redis/pruning.py",
-        "args=[self._window_s, note, kept_us]",
-        "args=[self._window_s, note, now_us]",
+        "before_us = max(0, min(now_us - self._window_us, kept_us))",
+        "before_us = max(0, now_us - self._window_us)",
         ATTACK,
     ),
     Break(
@@ -227,7 +227,7 @@ BREAKS: Final = (
     Break(
         "another stream is trimmed before it is read",
         RETENTION,
-        "        if not anchors or self._is_there(stream, anchors[0]):",
+        "        if not anchors or self._is_there(anchors[0]):",
         "        if True:",
         ATTACK,
     ),
@@ -272,8 +272,8 @@ BREAKS: Final = (
     Break(
         "a poisonous entry is never found",
         RELAY,
-        "            if died >= DEATHS_ALONE:\n",
-        "            if False:\n",
+        "        if died >= DEATHS_ALONE:\n",
+        "        if False:\n",
     ),
     Break(
         "an outage is a reason to bury",
