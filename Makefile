@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-slow test-servers mutants fire failovers simulate check bench bench-store bench-million lock clean
+.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check bench bench-store bench-million lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -26,7 +26,13 @@ unit: $(VENV)/dev.stamp ## Run the tests that need no server, in seconds
 
 test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 2 --timeout 1800 -m slow
-	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 0 --timeout 1800 -k test_race tests/store
+	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 0 --timeout 1800 -k "test_race or test_beside" tests/store
+
+# What these look at is the same on each Python: pages, orders of steps, what a disk keeps.
+SAME_ON_EACH := report simulation store/crash
+
+test-python: $(VENV)/dev.stamp ## Run what may depend on the Python: PYTHON=python3.13 VENV=.venv-3.13
+	@$(BIN)/pytest -q -m "not slow" $(addprefix --ignore tests/,$(SAME_ON_EACH))
 
 mutants: $(VENV)/dev.stamp ## Break the relay on purpose, and see each break caught
 	@$(BIN)/python -m tests.mutants

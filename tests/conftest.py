@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -39,6 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 Servers = Callable[[str], Server]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_open() -> Iterator[None]:
+    """Let the last test of a process fail for what nobody closed: later it would go unheard.
+
+    The first session fixture to begin is the last to end.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

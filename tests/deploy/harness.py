@@ -15,7 +15,6 @@ import redis
 
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
-from tests import servers
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 STREAM: Final = "control:events"
@@ -28,11 +27,6 @@ USERS: Final = (
 
 WAY: Final = {"role", "cluster|slots"}
 """What is sent only where a Sentinel or a Cluster tells the way."""
-
-
-def path_of(kind: str) -> str:
-    """Return the path of a kind of server; without it, skip here and fail in CI."""
-    return servers.BINARIES[kind]() or servers.missing(f"a server of the kind {kind}")
 
 
 @dataclass(frozen=True)

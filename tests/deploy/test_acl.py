@@ -32,7 +32,6 @@ from tests.deploy.harness import (
     STREAM,
     USERS,
     Server,
-    path_of,
     run_server,
     unused,
     wait_until_up,
@@ -344,7 +343,7 @@ def test_the_file_as_shipped_lets_nobody_in(kind: str, tmp_path: Path) -> None:
     """A server loads the file with its placeholders, but no password opens it."""
     port = servers.free_port()
     acl = (DEPLOY / "redis" / "users.acl").read_text()
-    process = run_server(path_of(kind), acl, tmp_path, port)
+    process = run_server(servers.path_of(kind), acl, tmp_path, port)
     try:
         admin = Server(port, tmp_path, tmp_path)
         wait_until_up(lambda: admin.call("admin", "PING"), process)

@@ -149,7 +149,7 @@ def test_an_operator_looks_and_a_halter_halts(server: Server, run_as: As) -> Non
     paused = halter("pause", "--reason", "maintenance", "--json").object()
     assert (paused["halted"], paused["changed"]) == (True, True)
     _emit(run_as, 8, "stacks/t_1/web/8")
-    assert run_as("sidecar").process("run", "--drain").code == 3
+    assert run_as("sidecar")("run", "--drain").code == 3
 
     assert "maintenance" in operator("status").out
     status = operator("status", "--json").object()

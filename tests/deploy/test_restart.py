@@ -19,7 +19,7 @@ from sidecar.redis.source import ControlStream
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
 from tests import servers
-from tests.deploy.harness import DEPLOY, KEYS, STREAM, Server, path_of, run_server, wait_until_up
+from tests.deploy.harness import DEPLOY, KEYS, STREAM, Server, run_server, wait_until_up
 from tests.sidecar.harness import trim_once
 
 KINDS: Final = ("valkey", "redis-6.2", "path")
@@ -30,7 +30,7 @@ APPEND_ONLY: Final = ("--appendonly", "yes", "--appendfsync", "always")
 def _running(kind: str, root: Path, port: int) -> Iterator[Server]:
     """Run a server on what lies in `root`; end it as a service manager does."""
     acl = (root / "secrets" / "users.acl").read_text()
-    process = run_server(path_of(kind), acl, root, port, *APPEND_ONLY)
+    process = run_server(servers.path_of(kind), acl, root, port, *APPEND_ONLY)
     server = Server(port, root / "secrets", root)
     try:
         wait_until_up(lambda: server.call("health", "PING"), process)

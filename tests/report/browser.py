@@ -38,6 +38,15 @@ class Browser:
         answer = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{answer['sessionId']}"
 
+    def afresh(self) -> Browser:
+        """Forget what was opened, said and asked for so far; return the window."""
+        self._call("POST", f"{self._session}/url", {"url": "about:blank"})
+        self._devtools("Emulation.clearDeviceMetricsOverride", {})
+        self._devtools("Emulation.setEmulatedMedia", {"features": []})
+        self.log()
+        self.requests()
+        return self
+
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a report, and wait until it is drawn."""
         self._call("POST", f"{self._session}/url", {"url": "about:blank"})

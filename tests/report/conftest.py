@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,16 @@ def sidecar(redis_url: str, client: redis.Redis, tmp_path: Path) -> Cli:
     return Cli(redis_url, tmp_path, client)
 
 
-@pytest.fixture(scope="session")
-def window() -> Iterator[Callable[..., Browser]]:
-    """What opens windows of a browser."""
+@pytest.fixture(scope="module")
+def _window() -> Iterator[Browser]:
+    """One window for a module's tests: to start a browser costs more than most of them do, and so
+    does one that stays open.
+    """
     with driver() as opened:
-        yield opened
+        yield opened()
 
 
 @pytest.fixture
-def browser(window: Callable[..., Browser]) -> Browser:
-    """A window of a browser."""
-    return window()
+def browser(_window: Browser) -> Browser:
+    """A window of a browser, as if it was new."""
+    return _window.afresh()

@@ -7,7 +7,7 @@ import redis
 
 import store
 from store import registry
-from tests.sidecar.harness import Rig
+from tests.sidecar.harness import Rig, note_nothing_to_prune
 
 
 @pytest.fixture
@@ -22,4 +22,5 @@ def stores(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(registry, "_registered", {})
     store.register("source", lambda _: rig.source)
     store.register("fleet", lambda _: rig.fleet)
+    note_nothing_to_prune(rig.client, rig.keys)
     return {"source_store": "source:", "fleet_store": "fleet:"}

@@ -17,8 +17,10 @@ from structlog.typing import FilteringBoundLogger
 
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
+from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import KINDS, Retention, Trimmed
+from sidecar.redis.scan import server_time_us
 from sidecar.redis.source import ControlStream
 from sidecar.worker.host import Host, Route
 from sidecar.worker.ownership import IDLE_BLOCK_S
@@ -32,6 +34,8 @@ from store.memory import MemoryStore
 CONTROL: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
 PATIENCE_S: Final = 60.0
+WINDOW_S: Final = 7 * 86_400.0
+"""How long a worker remembers unless it is told otherwise."""
 
 
 def eventually(holds: Callable[[], object], what: str = "") -> None:
@@ -369,6 +373,16 @@ class Rig:
             assert origins == sorted(origins), f"tenant {tenant!r} is out of order"
         dead = [letter["origin"] for letter in self.letters()]
         assert len(set(dead)) == len(dead), "an origin has two dead letters"
+
+
+def note_nothing_to_prune(client: redis.Redis, keys: Keys) -> None:
+    """Note what a worker does that found nothing to prune, unless something is noted.
+
+    It asks for each shard of the index, the first time: that takes longer than most tests.
+    """
+    now_us = server_time_us(client)
+    overlong_us = Pruning(client, keys, dedup_window_s=WINDOW_S)._overlong_us(None, now_us, 0)
+    client.set(keys.pruned, f"{now_us} {overlong_us}", nx=True)
 
 
 def trim_once(retention: Retention) -> list[Trimmed]:

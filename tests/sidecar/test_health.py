@@ -14,6 +14,7 @@ from sidecar.errors import UsageError
 from sidecar.worker.health import MAX_CONNECTIONS, HealthServer
 from sidecar.worker.metrics import STATES, Metrics, State, StreamMetrics
 from store import Unavailable
+from tests.sidecar.harness import eventually
 
 
 @contextmanager
@@ -42,6 +43,13 @@ def get(port: int, path: str) -> tuple[int, bytes, str]:
         return answer.status, answer.read(), answer.headers["Content-Type"]
     finally:
         connection.close()
+
+
+def answered(port: int) -> bool:
+    """Tell whether a request in time has its answer."""
+    with suppress(OSError, http.client.HTTPException):
+        return get(port, "/livez")[0] == 200
+    return False
 
 
 def test_liveness() -> None:
@@ -182,7 +190,7 @@ def test_a_request_without_end_is_let_go() -> None:
         assert exchanged(server.port, b"GET /livez HT") == b""
         with suppress(ConnectionError):
             assert exchanged(server.port, b"x" * (1 << 20)) == b""
-        assert get(server.port, "/livez")[0] == 200
+        eventually(lambda: answered(server.port))  # on a busy machine 0.2 s may be too short
     finally:
         server.close()
 

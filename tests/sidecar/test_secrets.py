@@ -108,7 +108,7 @@ def test_no_text_about_a_url_has_its_password(count: int) -> None:
     of_many(count)(_check_url)()
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_text_about_a_stores_url_has_its_password(count: int) -> None:
     """Likewise of stores, a third party's too."""
     of_many(count)(_check_store_url)()

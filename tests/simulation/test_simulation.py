@@ -13,23 +13,26 @@ from tests.simulation.faults import Fault
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import simulate
 
-SEEDS = 120
+SEEDS = 1000
 PARTS = 4
 QUIET_SEED = 7
 MUTANT_SEEDS = 5000
 RARE = {Fault.NO_LETTER, Fault.NO_NOTIFICATION}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_guarantees_hold_under_every_seed(part: int) -> None:
-    """A hundred seeds of faults, and those of the next test, break nothing; all ends in time."""
+    """A thousand seeds of faults, beside those of the next test, break nothing, and end."""
     for seed in range(part, SEEDS, PARTS):
         result = simulate(seed)
         assert not result.violation, result.story()
 
 
 def test_all_faults_happen() -> None:
-    """Every kind of fault happens within 120 seeds, but those that need a rare moment."""
+    """Within 120 seeds every kind of fault happens, but those that need a rare moment, and nothing
+    breaks; all ends in time.
+    """
     summary = summarise(map(simulate, range(1000, 1120)), 120, last=120)
     assert not summary.failed
     assert set(summary.never()) <= {kind.value for kind in RARE}
@@ -39,12 +42,12 @@ def test_all_faults_happen() -> None:
     )
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_a_crash_at_any_step_breaks_nothing(part: int) -> None:
     """A worker that dies at one of its steps, whichever it is, breaks no guarantee."""
     steps = simulate(QUIET_SEED, quiet=True).steps
     assert steps > 100
-    for step in range(1 + 4 * part, steps, 16):
+    for step in range(1 + 8 * part, steps, 16):
         result = simulate(QUIET_SEED, crash_at_step=step, quiet=True)
         assert not result.violation, f"crash at step {step}: {result.story()}"
         assert result.happened == {Fault.CRASH: 1}
@@ -60,7 +63,7 @@ def test_a_crash_at_every_step_breaks_nothing(seed: int) -> None:
 
 
 def test_a_seed_replays_exactly() -> None:
-    """One seed gives the same steps, one for one, in this process and under other hash seeds."""
+    """One seed gives the same steps, one for one, in this process and under another hash seed."""
     seeds = [3, 11, 42]
     here = [simulate(seed).digest() for seed in seeds]
     assert [simulate(seed).digest() for seed in seeds] == here
@@ -69,12 +72,11 @@ def test_a_seed_replays_exactly() -> None:
         "from tests.simulation.world import simulate\n"
         f"print(*[simulate(seed).digest() for seed in {seeds}])"
     )
-    for hash_seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": hash_seed}
-        ran = subprocess.run(
-            [sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True
-        )
-        assert ran.stdout.split() == here
+    env = os.environ | {"PYTHONHASHSEED": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == here
 
 
 def test_a_failure_is_told_with_its_seed_and_steps(capsys: pytest.CaptureFixture[str]) -> None:

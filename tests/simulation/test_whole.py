@@ -19,7 +19,7 @@ def test_the_guarantees_hold_under_whole_seeds() -> None:
 
 
 def test_a_whole_seed_replays_exactly() -> None:
-    """One seed gives the same steps, one for one, in this process and under other hash seeds."""
+    """One seed gives the same steps, one for one, in this process and under another hash seed."""
     seeds = [6]
     here = [simulate(seed).digest() for seed in seeds]
     assert [simulate(seed).digest() for seed in seeds] == here
@@ -27,9 +27,8 @@ def test_a_whole_seed_replays_exactly() -> None:
         "from tests.simulation.whole.world import simulate\n"
         f"print(*[simulate(seed).digest() for seed in {seeds}])"
     )
-    for hash_seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": hash_seed}
-        ran = subprocess.run(
-            [sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True
-        )
-        assert ran.stdout.split() == here
+    env = os.environ | {"PYTHONHASHSEED": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == here

@@ -18,15 +18,12 @@ QUICK: Final = frozenset({
     "feed_moves_its_cursor_to_the_end",
     "trims_what_the_relay_needs",
     "archive_is_noted_and_not_written",
-    "redrive_asks_nobody",
     "redrive_newest_first",
-    "repair_makes_nothing_forget",
     "audit_takes_what_was_trimmed_for_lost",
-    "gc_does_not_ask_notifications",
     "gc_asks_one_log_of_two",
     "nothing_is_given_back",
 })  # fmt: skip
-"""In the ordinary suite; all together take a minute."""
+"""In the ordinary suite, one of each area; all together take a minute."""
 FEW: Final = 40
 """On so many seeds, from its own on, a break is looked for: other code has other timing."""
 LEAST: Final = 24

@@ -44,6 +44,7 @@ from store.testing import (
 )
 from store.testing.samples import NEIGHBOURS
 from tests.store.harness import open_below
+from tests.store.racing import RACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -914,7 +915,7 @@ def test_beside_a_foreign_writer(root: Path, how: str, order: str) -> None:
     go_put(root, "a", *pair_of(0))
     files = ChassisStore(str(root), timeout_s=5)
     writer = multiprocessing.get_context("spawn").Process(
-        target=foreign_writer, args=(root, f"{how}, {order}", 2.0)
+        target=foreign_writer, args=(root, f"{how}, {order}", RACE_S)
     )
     writer.start()
     seen = []
@@ -956,7 +957,7 @@ def test_beside_our_own_writers(root: Path, request: pytest.FixtureRequest, mark
     files.put("a", *pair_of(0))
     context = multiprocessing.get_context("spawn")
     writers = [
-        context.Process(target=own_writer, args=(root, 2.0), kwargs={"marks": marks})
+        context.Process(target=own_writer, args=(root, RACE_S), kwargs={"marks": marks})
         for _ in range(2)
     ]
     for writer in writers:

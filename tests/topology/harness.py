@@ -96,8 +96,7 @@ class Node:
 
 def server(directory: Path, *arguments: str, binary: str | None = None) -> Node:
     """Return a server that keeps its data in memory only."""
-    kind = servers.usual()
-    binary = binary or servers.BINARIES[kind]() or servers.missing(f"a server of the kind {kind}")
+    binary = binary or servers.path_of(servers.usual())
     port = servers.free_port()
     home = directory / f"server-{port}"
     return Node(

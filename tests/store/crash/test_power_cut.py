@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -16,6 +17,8 @@ from tests.store.crash.stories import (
 )
 
 Count = Callable[[str, object], None]
+TELLING: Final = ("new ref", "large overwrite", "shared object", "new root")
+"""One case of each kind, where all take long."""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -38,7 +41,7 @@ def test_two_writers(
     record_property("states", judge.states)
 
 
-@pytest.mark.parametrize("name", ["new ref", "large overwrite", "shared object", "new root"])
+@pytest.mark.parametrize("name", TELLING)
 def test_failing_flush(
     name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
 ) -> None:
@@ -49,7 +52,12 @@ def test_failing_flush(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, case in CASES.items() if not case.planted and name != "collect"]
+    "name",
+    [
+        pytest.param(name, marks=() if name in TELLING else pytest.mark.slow)
+        for name, case in CASES.items()
+        if not case.planted and name != "collect"
+    ],
 )
 def test_power_cut_after_power_cut(
     name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
