@@ -1,11 +1,13 @@
-"""`make bench`: run every contender in turns and print a table with ratios.
+"""`make bench`: run every contender in turns and print tables: rates, ratios, what each promises.
 
-Machines are noisy: read the ratios, which are medians of ratios of neighbours in time.
+Machines are noisy: read the ratios, which are medians of ratios of neighbours in time, and the
+processor's time and the switches, which depend little on what else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -13,9 +15,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import redis
 from rich.console import Console
@@ -23,16 +26,23 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.contenders import CONTENDERS
+from bench.lap import Cost
 from bench.neighbours import Directories
+from bench.rivals import PROMISES
 from sidecar.redis.embedded import EmbeddedServer
 
 COUNTS = {
     "bare_loop": 100_000,
     "relay": 100_000,
     "relay_beside_trouble": 100_000,
+    "decoding_loop": 100_000,
+    "faststream_relay_batches": 20_000,
     "faststream_relay": 5_000,
     "raw_writer": 2_000,
+    "by_hand": 2_000,
     "full_job": 2_000,
+    "by_hand_async": 2_000,
+    "faststream_batches": 2_000,
     "faststream_full": 1_000,
     "bare_reader": 100_000,
     "validating_reader": 100_000,
@@ -40,9 +50,14 @@ COUNTS = {
     "async_feed": 100_000,
 }
 RATIOS = [
-    ("relay", "bare_loop", 0.3),
+    ("relay", "bare_loop", 0.45),
+    ("relay", "decoding_loop", 1.0),
+    ("relay", "faststream_relay_batches", 1.3),
     ("relay", "faststream_relay", 15),
     ("relay_beside_trouble", "relay", 0.8),
+    ("full_job", "by_hand", 1.0),
+    ("full_job", "by_hand_async", 1.0),
+    ("full_job", "faststream_batches", 1.3),
     ("full_job", "faststream_full", 1.5),
     ("full_job", "raw_writer", 0.7),
     ("feed", "bare_reader", 0.5),
@@ -50,68 +65,148 @@ RATIOS = [
     ("async_feed", "validating_reader", 0.5),
 ]
 LATENCIES = {
-    "idle_latency": ("idle stream: entry to notification", "3 ms"),
+    "idle_latency": ("idle stream: entry to notification", "1.4 ms"),
     "feed_wakeup": ("idle stream: notification appended to Feed.follow's yield", "5 ms"),
 }
 LATENCY_EVENTS = 200
 
 
+class Found(NamedTuple):
+    """What was measured: of each contender its rounds, of each latency its median."""
+
+    counts: Mapping[str, int]
+    costs: Mapping[str, Sequence[Cost]]
+    latencies_s: Mapping[str, float]
+
+    def rates(self, name: str) -> list[float]:
+        """Return events a second, round by round."""
+        return [self.counts[name] / cost.seconds for cost in self.costs[name]]
+
+    def ratios(self) -> dict[str, list[float]]:
+        """Return how many times faster the first is than the second, round by round."""
+        return {
+            f"{a} / {b}": [x / y for x, y in zip(self.rates(a), self.rates(b), strict=True)]
+            for a, b, _ in RATIOS
+            if a in self.costs and b in self.costs
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Return it as JSON, to be compared with by `--against`."""
+        return {
+            "machine": machine(),
+            "rates": {name: self.rates(name) for name in self.costs},
+            "costs": self.costs,
+            "ratios": {pair: statistics.median(each) for pair, each in self.ratios().items()},
+            "latencies_s": self.latencies_s,
+        }
+
+
 def main() -> None:
     """Measure and print."""
+    options = _options()
+    names = [name for name in COUNTS if name in (options.only or COUNTS)]
+    skipped = [name for name in names if _lacks(name)]
+    counts = {
+        name: max(100, int(COUNTS[name] * options.scale)) for name in names if name not in skipped
+    }
+    found = Found(counts, _in_turns(counts, options.rounds, options.dir), _latencies(options.only))
+    if options.json:
+        print(json.dumps(found.report()))
+        return
+    before = json.loads(options.against.read_text()) if options.against else {}
+    _show(found, before)
+    for name in skipped:
+        print(f"skipped: {name}: FastStream is not installed; `make bench` installs it")
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of events")
+    parser.add_argument("--only", action="append", choices=[*COUNTS, *LATENCIES], help="repeatable")
     parser.add_argument("--dir", type=Path, default=None, help="the disk to measure on")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    counts = {name: max(100, int(count * options.scale)) for name, count in COUNTS.items()}
-    rates: dict[str, list[float]] = {name: [] for name in counts}
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("measuring", total=options.rounds * len(counts) + 1)
-        with tempfile.TemporaryDirectory(dir=options.dir) as work:
-            directories = Directories(Path(work))
-            for _ in range(options.rounds):
-                for name, count in counts.items():
-                    rates[name].append(count / _measure(name, count, directories))
-                    progress.advance(task)
-        memory_disk = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None) as work:
-            latencies_s = {
-                name: _measure(name, LATENCY_EVENTS, Directories(Path(work))) for name in LATENCIES
-            }
-    ratios = {
-        f"{a} / {b}": statistics.median(x / y for x, y in zip(rates[a], rates[b], strict=True))
-        for a, b, _ in RATIOS
-    }
-    if options.json:
-        print(json.dumps({"rates": rates, "ratios": ratios, "latencies_s": latencies_s}))
-    else:
-        _show(rates, ratios, latencies_s)
+    parser.add_argument("--against", type=Path, default=None, help="a run saved by --json")
+    return parser.parse_args()
 
 
-def _show(
-    rates: dict[str, list[float]], ratios: dict[str, float], latencies_s: dict[str, float]
-) -> None:
+def _lacks(name: str) -> bool:
+    return name.startswith("faststream") and importlib.util.find_spec("faststream") is None
+
+
+def _in_turns(counts: Mapping[str, int], rounds: int, disk: Path | None) -> dict[str, list[Cost]]:
+    """Run all contenders, one after the other, as often as there are rounds."""
+    costs: dict[str, list[Cost]] = {name: [] for name in counts}
+    with (
+        Progress(console=Console(stderr=True), transient=True) as progress,
+        tempfile.TemporaryDirectory(dir=disk) as work,
+    ):
+        task = progress.add_task("measuring", total=rounds * len(counts))
+        directories = Directories(Path(work))
+        for _ in range(rounds):
+            for name, count in counts.items():
+                costs[name].append(_measure(name, count, directories))
+                progress.advance(task)
+    return costs
+
+
+def _latencies(only: Sequence[str] | None) -> dict[str, float]:
+    """Measure medians on a memory disk, so that they are the worker's own."""
+    disk = Path("/dev/shm")
+    names = [name for name in LATENCIES if name in (only or LATENCIES)]
+    with tempfile.TemporaryDirectory(dir=disk if disk.is_dir() else None) as work:
+        directories = Directories(Path(work))
+        return {name: _measure(name, LATENCY_EVENTS, directories).seconds for name in names}
+
+
+def machine() -> str:
+    """Say on what this runs."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def _show(found: Found, before: Mapping[str, Any]) -> None:
     console = Console()
-    console.print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
-    table = Table("contender", "what", "events/s: median", "least", "most")
-    for name, found in rates.items():
-        what = (CONTENDERS[name].__doc__ or "").splitlines()[0]
-        table.add_row(name, what, *(f"{f(found):,.0f}" for f in (statistics.median, min, max)))
-    console.print(table)
-    table = Table("ratio", "measured", "asked for")
-    for a, b, asked in RATIOS:
-        table.add_row(f"{a} / {b}", f"{ratios[f'{a} / {b}']:.2f}", f"{asked}")
-    for name, seconds in latencies_s.items():
+    console.print(machine())
+    console.print(_rates_table(found))
+    console.print(_ratios_table(found, before))
+    for name, seconds in found.latencies_s.items():
         what, limit = LATENCIES[name]
-        table.add_row(f"{what}, median", f"{seconds * 1e3:.2f} ms", limit)
-    console.print(table)
+        console.print(f"{what}, median: {seconds * 1e3:.2f} ms, asked for {limit}")
 
 
-def _measure(name: str, count: int, directories: Directories) -> float:
+def _rates_table(found: Found) -> Table:
+    table = Table("contender", "what, and what it promises")
+    for column in ("events/s: median", "least", "most", "processor, µs each", "switches each"):
+        table.add_column(column, justify="right")
+    for name, costs in found.costs.items():
+        what = (CONTENDERS[name].__doc__ or "").splitlines()[0]
+        promise = PROMISES.get(name, "all guarantees")
+        rates, count = found.rates(name), found.counts[name]
+        table.add_row(
+            name,
+            f"{what} [{promise}]".replace("[", r"\["),
+            *(f"{f(rates):,.0f}" for f in (statistics.median, min, max)),
+            f"{statistics.median(cost.processor_s for cost in costs) / count * 1e6:,.0f}",
+            f"{statistics.median(cost.switches for cost in costs) / count:.1f}",
+        )
+    return table
+
+
+def _ratios_table(found: Found, before: Mapping[str, Any]) -> Table:
+    table = Table("ratio", "median", "least", "most", "asked for", "before")
+    asked = {f"{a} / {b}": limit for a, b, limit in RATIOS}
+    for pair, each in found.ratios().items():
+        past = before.get("ratios", {}).get(pair)
+        table.add_row(
+            pair,
+            *(f"{f(each):.2f}" for f in (statistics.median, min, max)),
+            f"{asked[pair]}",
+            "" if past is None else f"{past:.2f}",
+        )
+    return table
+
+
+def _measure(name: str, count: int, directories: Directories) -> Cost:
     work = str(directories.fresh())
     with _server(directories.fresh()) as url:
         done = subprocess.run(
@@ -123,7 +218,7 @@ def _measure(name: str, count: int, directories: Directories) -> float:
         )
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-    return float(done.stdout.splitlines()[-1])
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
 
 
 @contextmanager
@@ -138,4 +233,5 @@ def _server(directory: Path) -> Iterator[str]:
         server.close()
 
 
-main()
+if __name__ == "__main__":
+    main()

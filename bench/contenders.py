@@ -1,7 +1,7 @@
 """What is measured. Each contender is one function, run in a process of its own.
 
-`python -m bench.contenders NAME REDIS_URL DIRECTORY COUNT` prints the seconds that COUNT events
-took, with Redis filled and artifacts put before the clock starts.
+`python -m bench.contenders NAME REDIS_URL DIRECTORY COUNT` prints what COUNT events
+cost (`bench.lap.Cost`), with Redis filled and artifacts put before the clock starts.
 """
 
 from __future__ import annotations
@@ -9,63 +9,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import os
 import random
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import redis
 
-CONTROL, NOTIFICATIONS = "control:events", "control:notifications"
-DATA_BYTES = 4096
-MANIFEST = json.dumps({"kind": "bench", "format": "raw", "pad": "x" * 200}).encode()
-
-
-def _data(i: int) -> bytes:
-    return hashlib.shake_128(i.to_bytes(8)).digest(DATA_BYTES)
-
-
-def _ref(i: int) -> str:
-    return f"stacks/t_{i % 20}/web/{i}"
-
-
-def fill(url: str, count: int, *, artifacts: bool, trouble: bool = False) -> None:
-    """Append `count` events of 20 tenants to the control stream.
-
-    With `trouble`, a tenant more has one beside each tenth, whose artifact is not there.
-    """
-    pipeline = redis.Redis.from_url(url).pipeline(transaction=False)
-    for i in range(count):
-        event = {
-            "id": i,
-            "event_id": f"evt_{i:012}",
-            "type": "hostname.revoked",
-            "tenant_id": f"t_{i % 20}",
-            "created_at": "2026-11-22T12:00:00.000Z",
-        }
-        if artifacts:
-            checksum = hashlib.sha256(_data(i)).hexdigest()
-            event |= {"artifact_ref": _ref(i), "checksum": f"sha256:{checksum}"}
-        pipeline.xadd(CONTROL, {"event": json.dumps(event)})
-        if trouble and i % 10 == 0:
-            missing = {"artifact_ref": "missing", "checksum": "sha256:" + "0" * 64}
-            event |= {"event_id": f"trouble_{i}", "tenant_id": "t_trouble", **missing}
-            pipeline.xadd(CONTROL, {"event": json.dumps(event)})
-        if i % 5000 == 0:
-            pipeline.execute()
-    pipeline.execute()
-
+from bench import rivals
+from bench.events import CONTROL, MANIFEST, NOTIFICATIONS, artifact, fill, ref_of
+from bench.lap import Cost, Lap
 
 # --- limits --------------------------------------------------------------------------------------
 
 
-def bare_loop(url: str, _directory: Path, count: int) -> float:
+def bare_loop(url: str, _directory: Path, count: int) -> Cost:
     """XREADGROUP 500, then one Lua call that appends and acknowledges: no check of anything."""
     client: Any = redis.Redis.from_url(url)
     fill(url, count, artifacts=False)
@@ -74,19 +37,19 @@ def bare_loop(url: str, _directory: Path, count: int) -> float:
         "for i = 1, #ARGV, 2 do redis.call('XADD', KEYS[2], '*', 'event', ARGV[i + 1])"
         " redis.call('XACK', KEYS[1], 'bare', ARGV[i]) end"
     )
-    began = time.perf_counter()
+    lap = Lap()
     while True:
         answer = client.xreadgroup("bare", "worker", {CONTROL: ">"}, count=500)
         if not answer:
-            return time.perf_counter() - began
+            return lap.end()
         args = [part for entry, fields in answer[0][1] for part in (entry, fields[b"event"])]
         script(keys=[CONTROL, NOTIFICATIONS], args=args)
 
 
-def raw_writer(_url: str, directory: Path, count: int) -> float:
+def raw_writer(_url: str, directory: Path, count: int) -> Cost:
     """Data and manifest into one file, fsync, rename, fsync of the directory; one by one."""
-    blobs = [_data(i) for i in range(count)]
-    began = time.perf_counter()
+    blobs = [artifact(i) for i in range(count)]
+    lap = Lap()
     for i, data in enumerate(blobs):
         descriptor = os.open(directory / "temp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.write(descriptor, data + MANIFEST)
@@ -96,19 +59,19 @@ def raw_writer(_url: str, directory: Path, count: int) -> float:
         folder = os.open(directory, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-    return time.perf_counter() - began
+    return lap.end()
 
 
 # --- the sidecar ---------------------------------------------------------------------------
 
 
-def relay(url: str, directory: Path, count: int) -> float:
+def relay(url: str, directory: Path, count: int) -> Cost:
     """`sidecar run --drain`, events without artifact, default log level."""
     fill(url, count, artifacts=False)
     return _drain(url, directory)
 
 
-def relay_beside_trouble(url: str, directory: Path, count: int) -> float:
+def relay_beside_trouble(url: str, directory: Path, count: int) -> Cost:
     """The same, until all are published, beside a tenant whose artifacts are missing."""
     from sidecar.worker import app, logs, settings
 
@@ -117,29 +80,29 @@ def relay_beside_trouble(url: str, directory: Path, count: int) -> float:
     chosen = settings.build(redis=url, **_stores(directory), retry_budget_s=3600)
     log = logs.configure("info")
     client: Any = redis.Redis.from_url(url)
-    began = time.perf_counter()
+    lap = Lap()
     worker = threading.Thread(target=app.run, args=(chosen, log, stop))
     worker.start()
     while client.xlen(NOTIFICATIONS) < count:
         time.sleep(0.005)
-    seconds = time.perf_counter() - began
+    cost = lap.end()
     stop.set()
     worker.join()
-    return seconds
+    return cost
 
 
-def full_job(url: str, directory: Path, count: int) -> float:
+def full_job(url: str, directory: Path, count: int) -> Cost:
     """`sidecar run --drain`, 4 KiB artifacts from file store to file store, durable."""
     import store
 
     source = store.open_url((directory / "source").as_uri())
     for i in range(count):
-        source.put(_ref(i), _data(i), MANIFEST)
+        source.put(ref_of(i), artifact(i), MANIFEST)
     fill(url, count, artifacts=True)
     return _drain(url, directory)
 
 
-def idle_latency(url: str, directory: Path, count: int) -> float:
+def idle_latency(url: str, directory: Path, count: int) -> Cost:
     """Median seconds from an entry appended to an idle stream to its notification, read."""
     import store
     from sidecar.worker import app, logs, settings
@@ -155,12 +118,12 @@ def idle_latency(url: str, directory: Path, count: int) -> float:
     cursor = b"0"
     for i in range(count):
         time.sleep(random.uniform(0.005, 0.03))
-        data = _data(i)
-        source.put(_ref(i), data, MANIFEST)
+        data = artifact(i)
+        source.put(ref_of(i), data, MANIFEST)
         event = {
             "event_id": f"evt_{i}",
             "type": "hostname.revoked",
-            "artifact_ref": _ref(i),
+            "artifact_ref": ref_of(i),
             "checksum": f"sha256:{hashlib.sha256(data).hexdigest()}",
         }
         began = time.perf_counter()
@@ -170,68 +133,68 @@ def idle_latency(url: str, directory: Path, count: int) -> float:
         cursor = answer[0][1][-1][0]
     stop.set()
     worker.join()
-    return statistics.median(latencies[count // 10 :])
+    return Cost(statistics.median(latencies[count // 10 :]), 0.0, 0)
 
 
 # --- the feed ------------------------------------------------------------------------------------
 
 
-def bare_reader(url: str, _directory: Path, count: int) -> float:
+def bare_reader(url: str, _directory: Path, count: int) -> Cost:
     """XREAD by redis-py, a thousand entries at a time; nothing is decoded or checked."""
     return _read_bare(url, count, lambda _: None)
 
 
-def validating_reader(url: str, _directory: Path, count: int) -> float:
+def validating_reader(url: str, _directory: Path, count: int) -> Cost:
     """The same loop, each entry validated as the feed does; no gaps, no reconnects."""
     from sidecar.wire.notification import Notification
 
     return _read_bare(url, count, Notification.of_entry)
 
 
-def _read_bare(url: str, count: int, check: Callable[[dict[bytes, bytes]], object]) -> float:
+def _read_bare(url: str, count: int, check: Callable[[dict[bytes, bytes]], object]) -> Cost:
     client: Any = redis.Redis.from_url(url, protocol=2)
     _fill_notifications(url, count)
     cursor, seen = b"0", 0
-    began = time.perf_counter()
+    lap = Lap()
     while seen < count:
         ((_, entries),) = client.xread({NOTIFICATIONS: cursor}, count=1000)
         for _, fields in entries:
             check(fields)
         cursor, seen = entries[-1][0], seen + len(entries)
-    return time.perf_counter() - began
+    return lap.end()
 
 
-def feed(url: str, _directory: Path, count: int) -> float:
+def feed(url: str, _directory: Path, count: int) -> Cost:
     """`Feed.follow` from the beginning: each notification validated, gaps looked for."""
     from sidecar.feed import Feed
 
     _fill_notifications(url, count)
     following = Feed(url).follow()
-    began = time.perf_counter()
+    lap = Lap()
     for _ in range(count):
         next(following)
-    return time.perf_counter() - began
+    return lap.end()
 
 
-def async_feed(url: str, _directory: Path, count: int) -> float:
+def async_feed(url: str, _directory: Path, count: int) -> Cost:
     """`AsyncFeed.follow`, the same."""
     from sidecar.feed import AsyncFeed
 
-    async def follow() -> float:
+    async def follow() -> Cost:
         async with AsyncFeed(url) as feed:
             seen = 0
-            began = time.perf_counter()
+            lap = Lap()
             async for _ in feed.follow():
                 seen += 1
                 if seen == count:
                     break
-            return time.perf_counter() - began
+            return lap.end()
 
     _fill_notifications(url, count)
     return asyncio.run(follow())
 
 
-def feed_wakeup(url: str, _directory: Path, count: int) -> float:
+def feed_wakeup(url: str, _directory: Path, count: int) -> Cost:
     """Median seconds from a notification appended to an idle stream to `Feed.follow`'s yield."""
     from sidecar.feed import Feed
 
@@ -253,7 +216,7 @@ def feed_wakeup(url: str, _directory: Path, count: int) -> float:
         next(following)
         latencies.append(time.perf_counter() - began)
         writer.join()
-    return statistics.median(latencies[count // 10 :])
+    return Cost(statistics.median(latencies[count // 10 :]), 0.0, 0)
 
 
 def _fill_notifications(url: str, count: int) -> None:
@@ -275,7 +238,7 @@ def _notification(i: int, control_version: int) -> dict[str, str]:
         "tenant_id": f"t_{i % 20}",
         "stack_id": "web",
         "version": i + 1,
-        "artifact_ref": _ref(i),
+        "artifact_ref": ref_of(i),
         "checksum": f"sha256:{i:064x}",
         "manifest_checksum": f"sha256:{i:064x}",
         "created_at": "2026-11-22T12:00:00.000Z",
@@ -292,87 +255,19 @@ def _stores(directory: Path) -> dict[str, str]:
     return {f"{name}_store": (directory / name).as_uri() for name in ("source", "fleet")}
 
 
-def _drain(url: str, directory: Path) -> float:
+def _drain(url: str, directory: Path) -> Cost:
     from sidecar.worker import app, logs, settings
 
     chosen = settings.build(redis=url, **_stores(directory), drain=True)
     log = logs.configure("info")
-    began = time.perf_counter()
+    lap = Lap()
     code = app.run(chosen, log, threading.Event())
     if code:
         raise SystemExit(f"the drain ended with {code}")
-    return time.perf_counter() - began
+    return lap.end()
 
 
-# --- FastStream ----------------------------------------------------------------------------
-
-
-def faststream_relay(url: str, _directory: Path, count: int) -> float:
-    """FastStream 0.7: a group's subscriber that publishes what it gets."""
-    fill(url, count, artifacts=False)
-    return asyncio.run(_faststream(url, count, None))
-
-
-def faststream_full(url: str, directory: Path, count: int) -> float:
-    """FastStream with obstore in its handler: get, hash, put data and manifest; not durable."""
-    from obstore.store import LocalStore
-
-    for name in ("source", "fleet"):
-        (directory / name).mkdir()
-    source, fleet = LocalStore(directory / "source"), LocalStore(directory / "fleet")
-    for i in range(count):
-        source.put(_ref(i), _data(i))
-        source.put(f"{_ref(i)}.manifest.json", MANIFEST)
-    fill(url, count, artifacts=True)
-
-    async def store_artifact(message: dict[str, str]) -> None:
-        event = json.loads(message["event"])
-        ref = event["artifact_ref"]
-        data = bytes(await (await source.get_async(ref)).bytes_async())
-        manifest = bytes(await (await source.get_async(f"{ref}.manifest.json")).bytes_async())
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != event["checksum"]:
-            raise ValueError(ref)
-        await fleet.put_async(ref, data)
-        await fleet.put_async(f"{ref}.manifest.json", manifest)
-
-    return asyncio.run(_faststream(url, count, store_artifact))
-
-
-async def _faststream(
-    url: str, count: int, handle: Callable[[dict[str, str]], Awaitable[None]] | None
-) -> float:
-    from faststream import AckPolicy
-    from faststream.redis import RedisBroker, StreamSub
-
-    broker = RedisBroker(url, log_level=logging.ERROR)
-    done = asyncio.Event()
-    seen = 0
-    client: Any = redis.Redis.from_url(url)
-    client.xgroup_create(CONTROL, "fast", "0")
-
-    @broker.subscriber(
-        stream=StreamSub(CONTROL, group="fast", consumer="worker", max_records=500),
-        ack_policy=AckPolicy.ACK,
-        no_reply=True,
-    )
-    async def relay_one(event: dict[str, str]) -> None:
-        nonlocal seen
-        if handle:
-            await handle(event)
-        await broker.publish(event, stream=NOTIFICATIONS)
-        seen += 1
-        if seen == count:
-            done.set()
-
-    began = time.perf_counter()
-    await broker.start()
-    await asyncio.wait_for(done.wait(), 120)
-    seconds = time.perf_counter() - began
-    await broker.stop()
-    return seconds
-
-
-CONTENDERS: dict[str, Callable[[str, Path, int], float]] = {
+CONTENDERS: dict[str, Callable[[str, Path, int], Cost]] = {
     function.__name__: function
     for function in (
         bare_loop,
@@ -380,8 +275,7 @@ CONTENDERS: dict[str, Callable[[str, Path, int], float]] = {
         relay,
         relay_beside_trouble,
         full_job,
-        faststream_relay,
-        faststream_full,
+        *rivals.RIVALS,
         idle_latency,
         bare_reader,
         validating_reader,
@@ -393,4 +287,4 @@ CONTENDERS: dict[str, Callable[[str, Path, int], float]] = {
 
 if __name__ == "__main__":
     name, url, directory, count = sys.argv[1:]
-    print(CONTENDERS[name](url, Path(directory), int(count)))
+    print(json.dumps(CONTENDERS[name](url, Path(directory), int(count))))
