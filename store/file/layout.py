@@ -15,7 +15,8 @@ QUARANTINE = "quarantine"
 class Found(NamedTuple):
     """A record as it was read: `content` is the file's beginning, its body starts at `body_at`.
 
-    `size` is the whole file's. Most often `content` is all of it (`store.record.FIRST_BYTES`).
+    `size` is the whole file's, `links` how many names it has. Most often `content` is all of it
+    (`store.record.FIRST_BYTES`).
     """
 
     record: Record
@@ -24,6 +25,7 @@ class Found(NamedTuple):
     path: str
     inode: int
     size: int
+    links: int
 
 
 class Place(NamedTuple):

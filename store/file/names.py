@@ -92,13 +92,13 @@ class Names:
             self._tree.discarding(temporary),
             self._tree.locked(upkeep.lock_of_records(place.path)),
         ):
-            aim, current = records.aim_at(self._tree, directory_fd, place, record)
+            aim, current, links = records.aim_at(self._tree, directory_fd, place, record)
             if not aim.moves:
                 self._tree.rename(temporary, directory_fd, place.version(record))
                 if current:
                     self._restore(directory_fd, place, current)
             elif aim.position == record.position:
-                self._point(directory_fd, place, record, temporary)
+                self._point(directory_fd, place, record, temporary, links)
             else:
                 self._renew(directory_fd, place, record._replace(position=aim.position), body)
                 self._tree.discard(temporary)
@@ -117,8 +117,14 @@ class Names:
         with self._tree.discarding(temporary):
             self._point(directory_fd, place, record, temporary)
 
-    def _point(self, directory_fd: int, place: Place, record: Record, temporary: str) -> None:
-        """Give the file its version's name, then make it the ref's current record."""
+    def _point(
+        self, directory_fd: int, place: Place, record: Record, temporary: str,
+        links: int | None = None,
+    ) -> None:  # fmt: skip
+        """Give the file its version's name, then make it the ref's current record.
+
+        `links` as in `records.Aimed`.
+        """
         tree, version = self._tree, place.version(record)
         try:
             os.link(temporary, version, src_dir_fd=tree.tmp_fd, dst_dir_fd=directory_fd)
@@ -127,7 +133,8 @@ class Names:
             twin = tree.twin(temporary)
             with tree.discarding(twin):
                 tree.rename(twin, directory_fd, version)
-        self._keep_current(directory_fd, place)
+        if links in (None, 1):
+            self._keep_current(directory_fd, place)
         tree.rename(temporary, directory_fd, place.leaf)
 
     def _keep_current(self, directory_fd: int, place: Place) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from store.errors import Corrupt
 from store.file.layout import REFS, Found, Place, object_of, place_of
@@ -97,7 +97,7 @@ def _found(place: Place, path: str, content: bytes, file: os.stat_result) -> Fou
     record, body_at = parse(content, path)
     if record.ref != place.ref:
         raise Corrupt(f"{path} holds the record of another ref, {record.ref!r}: put both again")
-    return Found(record, content, body_at, path, file.st_ino, file.st_size)
+    return Found(record, content, body_at, path, file.st_ino, file.st_size, file.st_nlink)
 
 
 def header(tree: Tree, directory_fd: int, place: Place, name: str) -> Record:
@@ -114,19 +114,29 @@ def intact(tree: Tree, directory_fd: int, place: Place, name: str) -> Found | No
     return None
 
 
-def aim_at(tree: Tree, directory_fd: int, place: Place, put: Record) -> tuple[Aim, Record | None]:
-    """Say where `put` leaves the ref, and what its current record is; None when nothing tells."""
+class Aimed(NamedTuple):
+    """Where a Put leaves a ref, and what was found there."""
+
+    aim: Aim
+    current: Record | None
+    """What the ref's current record is; None when nothing tells."""
+    links: int | None = None
+    """How many names the current record's file has, 0 for none; None when that is not known."""
+
+
+def aim_at(tree: Tree, directory_fd: int, place: Place, put: Record) -> Aimed:
+    """Say where `put` leaves the ref. Only under the lock of its records does that stay true."""
     try:
-        current = header(tree, directory_fd, place, place.leaf)
-        return aim(put, current), current
+        current = read(tree, directory_fd, place, place.leaf, HEADER_MAX_BYTES)
+        return Aimed(aim(put, current.record), current.record, current.links)
     except FileNotFoundError:
-        return aim(put, None), None
+        return Aimed(aim(put, None), None, links=0)
     except (PermissionError, Corrupt):
         pass
     left, twin = _left(tree, directory_fd, place)
     said = _header_left(tree, directory_fd, place, place.leaf)
     heir = Left((said.data_digest, said.manifest_digest), said) if said else heir_of(left, twin)
-    return aim_blind(put, left, heir), heir and heir.record
+    return Aimed(aim_blind(put, left, heir), heir and heir.record)
 
 
 def _left(tree: Tree, directory_fd: int, place: Place) -> tuple[list[Left], Pair | None]:

@@ -132,10 +132,13 @@ class Tree(Root):
     def read_file(
         self, directory_fd: int, name: str, path: str, limit: int
     ) -> tuple[bytes, os.stat_result]:
-        """Return a regular file's first `limit` bytes, and what is known of it."""
+        """Return a regular file's first `limit` bytes, and what is known of it.
+
+        No more than its size is asked for: one read then shows that there is no more.
+        """
         fd, found = self.open_plain(name, directory_fd, path)
         try:
-            return read_all(fd, limit), found
+            return read_all(fd, min(limit, found.st_size)), found
         finally:
             os.close(fd)
 
@@ -146,7 +149,7 @@ class Tree(Root):
             return None
         try:
             found = _plain(fd, path)
-            return read_all(fd, limit), found
+            return read_all(fd, min(limit, found.st_size)), found
         finally:
             os.close(fd)
 

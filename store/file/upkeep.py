@@ -128,7 +128,7 @@ def _checked(
         record, body_at = parse(content, path)
         ref, size = record.ref, file.st_size
         records.ref_at(tree, directories, name, ref)
-        found = Found(record, content, body_at, path, file.st_ino, file.st_size)
+        found = Found(record, content, body_at, path, file.st_ino, file.st_size, file.st_nlink)
         _check_body(tree, found, with_object=with_object)
         size += record.data_size if with_object and not record.inline else 0
     except Quarantined as error:
