@@ -6,7 +6,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
 from sidecar.worker.housekeeping import Housekeeper
 from sidecar.worker.metrics import Metrics, State, StreamMetrics
 from sidecar.worker.settings import Settings
+from sidecar.worker.storepool import StorePool
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.threads import Threads
 from sidecar.worker.wiring import Wiring, whoami
@@ -44,7 +44,6 @@ def run(
     no one watches its health: under an orchestrator (`--http`) it waits, and says so there, for a
     sidecar that exits would keep its pod from starting.
     """
-    _calm_the_collector()
     with ExitStack() as stack:
         return _Worker(settings, log, stop, log_dropped).run(stack)
 
@@ -79,7 +78,8 @@ class _Worker:
         stack.callback(wiring.close)
         source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
         pipeline = wiring.pipeline(source, fleet)
-        pool = stack.enter_context(_pool(settings.store_threads * len(settings.streams)))
+        pool = StorePool(settings.store_threads * len(settings.streams))
+        stack.callback(pool.close)
         while not self._servers_answer(wiring):
             if self._stop.wait(WAIT_FOR_REDIS_S):
                 return 0
@@ -101,6 +101,7 @@ class _Worker:
             notify_stream=settings.notify_stream, source=redact(settings.source_url),
             fleet=redact(settings.fleet_url),
         )  # fmt: skip
+        _calm_the_collector()
         self._threads.start(relays)
         self._watch(own, housekeeper, fleet_store)
         return self._threads.exit_code(drain=settings.drain)
@@ -152,7 +153,8 @@ class _Worker:
 def _calm_the_collector() -> None:
     """Let the garbage collector look less often: an event makes a dozen objects and no cycle.
 
-    At the default of 700 new objects it takes a quarter of the relay's time (`make bench`).
+    At the default of 700 new objects it takes a quarter of the relay's time (`make bench`). What is
+    there by now stays: it need not be looked at.
     """
     gc.freeze()
     gc.set_threshold(50_000)
@@ -187,12 +189,3 @@ def _kept(server: EmbeddedServer, log: FilteringBoundLogger) -> SidecarError | N
     if done:
         log.warning("embedded server kept up", done=done, url=redact(server.url))
     return None
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -13,12 +13,12 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from sidecar.errors import SidecarError
 from sidecar.worker.pipeline import Pipeline
+from sidecar.worker.storepool import Pool
 from sidecar.worker.window import Item
 
 Finished = SimpleQueue[Item]
@@ -32,7 +32,7 @@ class Carrying:
     """Gives items to the pool, one after another, and takes back what it is done with."""
 
     def __init__(
-        self, pool: Executor, carry: Callable[[Item], None], at_once: int,
+        self, pool: Pool, carry: Callable[[Item], None], at_once: int,
         finished: Callable[[], Finished] = SimpleQueue,
     ) -> None:  # fmt: skip
         """`carry` is run in the pool, for at most `at_once` items at a time.

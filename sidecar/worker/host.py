@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.worker.share import Share
+from sidecar.worker.storepool import Pool
 from sidecar.worker.window import Item
 
 
@@ -31,7 +31,7 @@ class Route:
 class Host:
     """The process that a relay runs in, as far as the relay uses it."""
 
-    pool: Executor
+    pool: Pool
     """In which artifacts are carried."""
     share: Share
     """Which streams this worker takes, when others serve them, too."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from concurrent.futures import Executor
 
 from structlog.typing import FilteringBoundLogger
 
@@ -34,6 +33,7 @@ from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Settings
 from sidecar.worker.share import Share
+from sidecar.worker.storepool import Pool
 from sidecar.worker.supervision import Supervisor
 from store import Capability, Store
 
@@ -125,7 +125,7 @@ class Wiring:
         self.log.warning("unpinned", detail=detail)
 
     def relay(
-        self, pipeline: Pipeline, pool: Executor, observer: StreamMetrics, beat: Callable[[], None]
+        self, pipeline: Pipeline, pool: Pool, observer: StreamMetrics, beat: Callable[[], None]
     ) -> Relay:
         """Return the relay of the observer's stream."""
         one, stream, keys = self.settings, observer.stream, self.keys[observer.stream]

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,6 +27,7 @@ from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
+from sidecar.worker.storepool import StorePool
 from store import Artifact, ArtifactReader, NotFound, Position, checksum_of
 from store.memory import MemoryStore
 
@@ -285,7 +285,8 @@ class Rig:
         options = {"lease_s": self.lease_s, "retry_budget_s": 0.0} | options
         keys = self.keys
         with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(self.threads))
+            pool = StorePool(self.threads)
+            stack.callback(pool.close)
             clients = [
                 connect(self.url),
                 connect(self.url, block_s=IDLE_BLOCK_S),

@@ -17,6 +17,7 @@ from sidecar.redis.publisher import BURIED, Publisher, Seen
 from sidecar.redis.source import ControlStream, Pending
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker import recovery
+from sidecar.worker.storepool import StorePool
 from tests.sidecar.harness import CONTROL, Rig, data_of, eventually, last_said, ref_of, silent_log
 
 CONTENT = b"c" * 16
@@ -455,7 +456,9 @@ def test_store_threads_that_cannot_start_give_the_lease_back(rig: Rig) -> None:
     rig.emit_artifact("a")
     with rig.relay() as run:
         eventually(lambda: rig.published() == ["a"])
-        run.relay._carrying._pool.shutdown()
+        pool = run.relay._carrying._pool
+        assert isinstance(pool, StorePool)
+        pool.close()
         rig.emit_artifact("b")
         eventually(lambda: any("threads" in detail for _, detail in run.observer.states))
         assert run.observer.given_back

@@ -1,0 +1,88 @@
+"""The threads that carry artifacts, for all relays of a worker.
+
+A task that a thread of the pool submits is its next one, unless another waits for its turn: to
+hand it over would wake a thread only for the two to wait for each other. And nobody waits for a
+future here: relays have queues of results.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Protocol
+
+Task = Callable[[], None]
+
+
+class Pool(Protocol):
+    """Threads, or what stands in for them."""
+
+    def submit(self, task: Task, /) -> object:
+        """Have `task`, which raises nothing, run once.
+
+        Raises RuntimeError when the pool is closed, or has no thread and cannot start one.
+        """
+
+
+class StorePool:
+    """Runs tasks in up to a number of threads; one is started when a task finds none idle."""
+
+    def __init__(self, threads: int) -> None:
+        self._most = threads
+        self._threads: list[threading.Thread] = []
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._idle = 0
+        """Threads that wait for a task, and that none is meant for yet."""
+        self._closed = False
+
+    def submit(self, task: Task) -> None:
+        """See `Pool`."""
+        if getattr(self._own, "works", False) and self._tasks.empty() and not self._closed:
+            self._own.next = task
+            return
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            if self._idle:
+                self._idle -= 1
+            elif len(self._threads) < self._most:
+                self._start_one()
+            self._tasks.put(task)
+
+    def close(self) -> None:
+        """Drop what waits, and wait for what runs."""
+        with self._lock:
+            self._closed = True
+            for _ in self._threads:
+                self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _start_one(self) -> None:
+        """Start a thread. When that fails, those that there are do the work; the caller locks."""
+        thread = threading.Thread(target=self._work, name=f"store_{len(self._threads)}")
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        self._own.works, self._own.next = True, None
+        task = self._tasks.get()
+        while task:
+            if not self._closed:
+                task()
+            task, self._own.next = self._own.next or self._take(), None
+
+    def _take(self) -> Task | None:
+        """Return the next task, waiting for one; None when the pool is closed."""
+        with self._lock:
+            if self._tasks.empty():
+                self._idle += 1
+        return self._tasks.get()
