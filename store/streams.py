@@ -44,9 +44,12 @@ class ArtifactReader(io.RawIOBase):
 
     def __init__(
         self, raw: Readable, *, checksum: str | None, size_bytes: int, manifest: bytes, where: str,
-        close: Callable[[], None] | None = None,
+        close: Callable[[], None] | None = None, verified: bool = False,
     ) -> None:  # fmt: skip
-        """Read from `raw`; `where` is named when it is damaged, `close` called at the end."""
+        """Read from `raw`; `where` is named when it is damaged, `close` called at the end.
+
+        What is `verified` against `checksum` already, and in memory, is not hashed again.
+        """
         super().__init__()
         self.checksum = checksum
         self.size_bytes = size_bytes
@@ -57,7 +60,7 @@ class ArtifactReader(io.RawIOBase):
         self._where = where
         self._close = close
         self._left = size_bytes
-        self._hash = hashlib.sha256()
+        self._hash = None if verified else hashlib.sha256()
 
     def readable(self) -> bool:
         """Return True."""
@@ -82,9 +85,10 @@ class ArtifactReader(io.RawIOBase):
         try:
             chunk = self._raw.read(size)
             self._left -= len(chunk)
-            self._hash.update(chunk)
+            if self._hash:
+                self._hash.update(chunk)
             if not chunk or self._left < 0:
-                self.check(self.size_bytes - self._left, self._hash.hexdigest())
+                self.check(self.size_bytes - self._left, self._digest())
         except StoreError as error:
             self.error = error
             raise
@@ -92,6 +96,9 @@ class ArtifactReader(io.RawIOBase):
             self.error = Unavailable(f"cannot read {self._where}: {error.strerror or error}")
             raise self.error from error
         return chunk
+
+    def _digest(self) -> str:
+        return self._hash.hexdigest() if self._hash else (self.checksum or "")[len("sha256:") :]
 
     def readall(self) -> bytes:
         """Return all that is left."""

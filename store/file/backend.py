@@ -245,6 +245,7 @@ class FileStore:
             manifest=manifest,
             where=records.data_path(self._tree, found),
             close=raw.close,
+            verified=record.inline,
         )
 
     def _opened_object(self, found: Found) -> io.FileIO:
