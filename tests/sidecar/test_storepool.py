@@ -14,22 +14,24 @@ WAIT_S = 60
 
 
 def test_what_a_thread_submits_it_does_itself() -> None:
-    """A task that a thread of the pool submits is done by that thread, though others are idle."""
-    pool, done = StorePool(4), SimpleQueue[str]()
+    """A task that a thread of the pool submits is handed to no other, though others are idle."""
+    pool, done = StorePool(4), SimpleQueue[tuple[str, int]]()
 
     def carry(left: int) -> None:
-        done.put(threading.current_thread().name)
         if left:
             pool.submit(lambda: carry(left - 1))
+        done.put((threading.current_thread().name, pool._idle))
 
-    idle = threading.Barrier(5)
+    together = threading.Barrier(4)
     for _ in range(4):
-        pool.submit(lambda: (idle.wait(WAIT_S), None)[1])
-    idle.wait(WAIT_S)
+        pool.submit(lambda: (together.wait(WAIT_S), None)[1])
+    while pool._idle < 4:
+        threading.Event().wait(0.001)
     pool.submit(lambda: carry(20))
-    names = {done.get(timeout=WAIT_S) for _ in range(21)}
+    found = {done.get(timeout=WAIT_S) for _ in range(21)}
     pool.close()
-    assert len(names) == 1
+    assert len(found) == 1
+    assert {idle for _, idle in found} == {3}
 
 
 def test_what_waits_has_its_turn_first() -> None:
