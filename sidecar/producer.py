@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+from sidecar.errors import UsageError
 from sidecar.redis.client import connect
 from sidecar.redis.errors import translated
+from sidecar.wire import notification
 from sidecar.wire.event import Event, Reason, Rejected, decode
+from sidecar.wire.ids import LAST, Origin
 from sidecar.wire.moments import rfc3339
+from sidecar.wire.scope import refuse_reserved
 from store import Capability, Readable, Store, check_ref, checksum_of, versioned
 
 _BLOBS: Final = (bytes, bytearray, memoryview)
+_OF_ARTIFACT: Final = {"artifact_ref", "checksum", "manifest_checksum"}
 _CHUNK_BYTES: Final = 1 << 20
 
 
@@ -25,10 +31,16 @@ class Producer:
         producer.publish(type="stack.activated", tenant_id="t_1", stack_id="web", version=7,
                          ref="stacks/t_1/web/7", data=dump, manifest=manifest)
 
-    Safe to use from several threads. Raises `UsageError` for a URL that is none.
+    Safe to use from several threads. Raises `UsageError` for a URL that is none, and for a store
+    that is none.
     """
 
     def __init__(self, redis_url: str, stream: str, store: Store) -> None:
+        if not callable(getattr(store, "put", None)):
+            raise UsageError(
+                f"store: a store is wanted, and not {type(store).__name__}: store.open_url(…) opens"
+                " one"
+            )
         self._url = redis_url
         self._client = connect(redis_url, key=stream)
         self._stream = stream
@@ -48,15 +60,17 @@ class Producer:
         """Put `data` and `manifest` at `ref`, append the event, and return it.
 
         `data` may be a binary file: it is read to its end, in constant memory where the store
-        declares `stream`. Without `data` the event names no artifact. `fields` are those of the
-        event (`tenant_id`, `stack_id`, `version`, …) and any others, which are passed
-        on as they are. A caller that may retry passes its own `event_id`: the same one again is
-        published once.
+        declares `stream`. Without `data` the event names no artifact, and `ref` and `manifest` must
+        be empty. `fields` are those of the event (`tenant_id`, `stack_id`, `version`, …) and any
+        others, which are passed on as they are; with `data` those of the artifact are set here. A
+        caller that may retry passes its own `event_id`: the same one again is published once.
 
-        Raises `event.Rejected` before anything is written when the event breaks a rule,
-        `store.StoreError` when the Put fails (then nothing is appended), and `Unreachable` when
-        Redis is away (then the artifact is there, and trying again is safe).
+        Raises `event.Rejected`, with the field's name, before anything is written when the event or
+        its artifact breaks a rule, `store.StoreError` when the Put fails (then nothing is
+        appended), and `Unreachable` when Redis is away (then the artifact is there, and trying
+        again is safe).
         """
+        _check_artifact(ref, data, manifest, fields)
         body: dict[str, Any] = {
             "id": 0,
             "event_id": event_id or f"evt_{uuid.uuid4().hex}",
@@ -66,15 +80,16 @@ class Producer:
         }
         if data is not None:
             check_ref(ref)
+            refuse_reserved(ref)
             body["artifact_ref"] = ref
             body["checksum"] = checksum_of(data if isinstance(data, _BLOBS) else b"")
             body["manifest_checksum"] = checksum_of(manifest)
-        event, entry = _checked(body, traceparent)
+        event, entry = _checked(body, traceparent, self._stream)
         if isinstance(data, _BLOBS):
             self._store.put(ref, data, manifest)
         elif data is not None:
             body["checksum"] = self._put_from(ref, data, manifest)
-            event, entry = _checked(body, traceparent)
+            event, entry = _checked(body, traceparent, self._stream)
         with translated(self._url):
             self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
         return event
@@ -93,12 +108,39 @@ class Producer:
         self._client.close()
 
 
-def _checked(body: dict[str, Any], traceparent: str | None) -> tuple[Event, dict[bytes, bytes]]:
+def _check_artifact(ref: Any, data: Any, manifest: Any, fields: Mapping[str, Any]) -> None:  # noqa: ANN401 -- whatever a caller gives
+    """Raise `Rejected`, with the field's name, for what is no artifact."""
+    if not isinstance(ref, str):
+        raise _wrong("ref", f"a string is wanted, and not {type(ref).__name__}")
+    if not isinstance(manifest, _BLOBS):
+        raise _wrong("manifest", f"bytes are wanted, and not {type(manifest).__name__}: encode it")
+    if data is None and (ref or manifest):
+        raise _wrong("data", "missing: ref and manifest are of an artifact; give its bytes")
+    if not (data is None or isinstance(data, _BLOBS) or hasattr(data, "read")):
+        kind = type(data).__name__
+        raise _wrong("data", f"bytes or a binary file are wanted, and not {kind}: encode it")
+    given = sorted(_OF_ARTIFACT & fields.keys())
+    if data is not None and given:
+        raise _wrong(given[0], "it is set from ref, data and manifest; leave it out")
+
+
+def _wrong(field: str, problem: str) -> Rejected:
+    return Rejected(Reason.INVALID_EVENT, f"{field}: {problem}")
+
+
+def _checked(
+    body: dict[str, Any], traceparent: str | None, stream: str
+) -> tuple[Event, dict[bytes, bytes]]:
     """Return the event, and its entry. Raises `Rejected`."""
     entry = {b"event": _json(body)}
     if traceparent:
         entry[b"traceparent"] = traceparent.encode()
-    return decode(entry)[0], entry
+    event, plain = decode(entry)
+    notification.check_size(
+        notification.unstamped(plain, event.manifest_checksum), Origin.of(stream, LAST),
+        entry.get(b"traceparent", b""), stamps_manifest=False,
+    )  # fmt: skip
+    return event, entry
 
 
 def _json(body: dict[str, Any]) -> bytes:

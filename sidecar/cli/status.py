@@ -18,7 +18,7 @@ from sidecar.ops.status import (
 from sidecar.redis.fleet import Noted
 from sidecar.redis.halts import Halt
 from sidecar.redis.keys import CONSUMER
-from sidecar.redis.members import Member
+from sidecar.redis.members import Held, Member
 from sidecar.terminal import output
 from sidecar.wire.moments import rfc3339, span
 
@@ -58,6 +58,12 @@ def _print(found: Status) -> None:
     for what, detail in found.warnings:
         output.line()
         output.styled([(f"{what} ", "bold red"), (detail, "")])
+    held = [one for worker in found.workers for one in worker.held]
+    if held:
+        output.line()
+        output.table(
+            ("held back", "tenant", "since", "tries", "next", "why"), [_held(one) for one in held]
+        )
     if len(found.workers) > 1:
         _print_table(("worker", "owns"), map(_worker, found.workers))
 
@@ -72,6 +78,12 @@ def _reader(reader: ReaderStatus) -> tuple[str, str, str]:
     if reader.expired:
         heard += "; EXPIRED: what it has not read may be trimmed"
     return reader.name, str(reader.control_version), heard
+
+
+def _held(one: Held) -> tuple[str, str, str, str, str, str]:
+    ends = "" if one.outage else "; then a dead letter, by --retry-budget"
+    tries, why = f"{one.attempts:,}", f"{one.error}{ends}"
+    return f"{one.event_id} ({one.entry})", one.tenant_id, one.since, tries, one.next_at, why
 
 
 def _worker(worker: Member) -> tuple[str, str]:
@@ -130,7 +142,7 @@ def _elsewhere(stream: ControlStatus) -> list[tuple[str, str]]:
 def _owner(stream: ControlStatus) -> str:
     if not stream.owner_alive:
         return _NOBODY
-    return f"alive, its lease runs {stream.lease_remaining_ms} ms more"
+    return f"{stream.owner or 'alive'}, its lease runs {stream.lease_remaining_ms} ms more"
 
 
 def _print_notifications(found: NotifyStatus, fleet: Noted) -> None:

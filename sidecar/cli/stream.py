@@ -8,14 +8,17 @@ import typer
 
 from sidecar.cli.options import Json
 from sidecar.cli.servers import Notifications, keys_of
+from sidecar.errors import UsageError
 from sidecar.ops.remake import Remake
 from sidecar.redis.client import Side, check_stream
 from sidecar.terminal import output
+from sidecar.terminal.person import utf8, whoami
 
 
 def remake(
     where: Notifications,
     stream: Annotated[str, typer.Argument(metavar="STREAM", help="The control stream.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with what was done.")],
     *,
     json: Json = False,
 ) -> None:
@@ -26,18 +29,25 @@ def remake(
     owns the stream, nothing is done. May be killed anywhere and run again.
 
     Examples:
-      sidecar stream remake control:events
+      sidecar stream remake control:events --reason "the producer gave the highest ID"
 
     """
+    if not reason.strip():
+        raise UsageError("--reason: say why; it is kept with what was done")
     keys = keys_of([stream], where.notify_stream, None)[0]
     control = Side.open(where.control_url, stream)
     notify = Side.open(where.notify_url, keys.notifications)
     check_stream(control.client, control.url, stream)
-    done = Remake(control, notify, keys).run()
+    done = Remake(control, notify, keys, reason=utf8("--reason", reason), by=whoami()).run()
     if json:
-        output.json_line({"stream": stream, "copied": done.copied, "aside": done.aside})
+        output.json_line({"stream": stream, **done._asdict()})
     else:
         output.line(
             f"{output.visible(stream)}: made anew with {done.copied:,} unfinished entries; what was"
             f" there is in {output.visible(done.aside)}: delete that when nobody needs it"
+        )
+    if done.lost and not json:
+        output.line(
+            f"{len(done.lost):,} pending entries had been deleted; have their producer send them"
+            f" again: {', '.join(done.lost[:10])}{' …' if done.lost[10:] else ''}"
         )

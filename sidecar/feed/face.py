@@ -108,7 +108,7 @@ class Face(Generic[Client]):
         self.position: int = 0
         self._passed: int | None = None
         self._told_at = -math.inf
-        self._is_away = False
+        self._away_for: set[str] = set()
         self._is_refused = False
         self._client: Client = self._connect(redis_url, key=notify_stream, block_s=BLOCK_S)
         # redis-py's own parsing of entries costs more than the rest of reading them.
@@ -158,18 +158,19 @@ class Face(Generic[Client]):
         return self.position if since == self.position else since
 
     def _away(self, error: Exception) -> None:
-        """Log that Redis is away, once until it is back. Raises what waiting does not fix."""
+        """Log that Redis is away, each kind once until it is back. Raises what does not pass."""
         if isinstance(error, LoginRefused):
             raise error
-        if not self._is_away:
+        kind = type(error).__name__
+        if kind not in self._away_for:
             _log.warning("waiting: %s", outage(self._url, error))
-        self._is_away = True
+        self._away_for.add(kind)
 
     def _back(self) -> None:
         """Log that Redis is back, if it was away."""
-        if self._is_away:
+        if self._away_for:
             _log.info("%s is back", redact(self._url))
-        self._is_away = False
+        self._away_for.clear()
 
     def _begin(self, since: int) -> None:
         """Have the reader, if it has a name, registered with the first heartbeat."""

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from sidecar.errors import UsageError
 from sidecar.redis.damage import Damaged, trimmed_id
-from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced
+from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced, named
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, incarnation_of, is_lost, parse
@@ -137,6 +137,7 @@ class Reading:
 
     def batch(self, answers: list[Any], since: int) -> Batch:
         """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and `RedisError`."""
+        answers = [named(one) if isinstance(one, Refused) else one for one in answers]
         before, after = self._seen(answers.pop(0)), self._seen(answers.pop())
         if isinstance(answers[2], Refused) and is_misplaced(answers[2]):
             answers[2] = b"another kind of key"

@@ -37,6 +37,7 @@ from sidecar.history.segments import (
     entries_of,
     lines_of,
 )
+from sidecar.redis.members import Held
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
 from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
@@ -247,6 +248,10 @@ class ArchiveHistory:
     def readers(self) -> dict[str, int]:
         """Return nothing: the archive does not know who reads."""
         return {}
+
+    def held(self) -> Sequence[Held]:
+        """Return nothing: the archive has no workers."""
+        return ()
 
     def published(self, event_ids: Collection[str]) -> dict[str, int]:
         """Return those that have a notification in it, found by the segments' filters."""

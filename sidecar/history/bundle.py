@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -33,6 +33,7 @@ from sidecar.history.contract import ANY, About, Gap, Reach, Streams
 from sidecar.history.members import INDEX, MAX_INDEX_BYTES, TEXT, Members, artifact_name
 from sidecar.history.scratch import Scratch, scratch
 from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of, lines_of
+from sidecar.redis.members import Held
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
 from sidecar.wire.moments import rfc3339
@@ -220,6 +221,10 @@ class BundleHistory:
     def readers(self) -> dict[str, int]:
         """Return nothing: a bundle has what was published, not who has read it."""
         return {}
+
+    def held(self) -> Sequence[Held]:
+        """Return nothing: a bundle has no workers."""
+        return ()
 
     def published(self, event_ids: Collection[str]) -> dict[str, int]:
         """Return those that have a notification in the bundle."""

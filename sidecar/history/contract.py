@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.redis.keys import Keys
+from sidecar.redis.members import Held
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from store import VersionedStore
@@ -164,6 +165,10 @@ class History(Protocol):
 
     def readers(self) -> dict[str, int]:
         """Return of each registered reader up to which control_version it is."""
+        ...
+
+    def held(self) -> Sequence[Held]:
+        """Return some of what workers hold back now."""
         ...
 
 

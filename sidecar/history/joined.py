@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 from sidecar.history.archive import ArchiveHistory
@@ -10,6 +10,7 @@ from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach
 from sidecar.history.live import LiveHistory
 from sidecar.history.rows import id_of_line
 from sidecar.history.segments import Id, merged, turned
+from sidecar.redis.members import Held
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
 
@@ -125,6 +126,10 @@ class JoinedHistory:
     def readers(self) -> dict[str, int]:
         """Return those registered in Redis."""
         return self._live.readers()
+
+    def held(self) -> Sequence[Held]:
+        """Return what workers tell in Redis that they hold back."""
+        return self._live.held()
 
     def _seam(self, stream: str) -> tuple[EntryId, bool]:
         """Return up to which ID Redis need not be asked, for the archive has it all, and whether

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
@@ -10,10 +11,11 @@ from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
 from sidecar.history.rows import to_line
 from sidecar.redis.archived import archived_to
 from sidecar.redis.client import Side, check_stream
-from sidecar.redis.damage import trimmed_of
+from sidecar.redis.damage import or_else, trimmed_of
 from sidecar.redis.errors import translated
 from sidecar.redis.groups import delivered, pending
 from sidecar.redis.keys import Keys
+from sidecar.redis.members import Held, Member, registered_workers
 from sidecar.redis.publisher import remembered
 from sidecar.redis.readers import registered
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
@@ -153,6 +155,14 @@ class LiveHistory:
         with translated(self._notify.url):
             readers = registered(self._notify.client, self._one)
         return {one.name: one.control_version for one in readers.good if not one.expired}
+
+    def held(self) -> Sequence[Held]:
+        """Return what workers tell that they hold back."""
+        with translated(self._notify.url):
+            workers = or_else(
+                list[Member](), partial(registered_workers, self._notify.client, self._one)
+            )
+        return [held for worker in workers for held in worker.held]
 
     @property
     def _one(self) -> Keys:

@@ -18,7 +18,7 @@ from sidecar.redis.errors import NotPermitted
 from sidecar.redis.finished import unfinished
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
-from sidecar.redis.publisher import remembered
+from sidecar.redis.publisher import remembered, sent_again
 from sidecar.redis.scan import pages, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
@@ -65,8 +65,9 @@ class Backlog:
         """Return those that nothing tells to be finished."""
         rest = [one for one in entries if self._origin(one) not in self._finished]
         look_up = partial(remembered, self._notify, self._keys)
+        again = partial(sent_again, self._notify, self._keys)
         try:
-            return list(unfinished(self._keys.control, rest, look_up))
+            return list(unfinished(self._keys.control, rest, look_up, again))
         except NotPermitted:
             return rest
 

@@ -2,24 +2,26 @@
 
 A producer may give its entry the highest ID there is; every later append fails then, and nothing
 but a new stream helps. What is copied is what a worker would still do: unread, pending, and what
-the index does not know to be finished. It takes the lease, so that no worker works meanwhile.
+the index does not know to be finished. It takes the lease, so that no worker works meanwhile. Who
+did it, why, and which pending entries somebody had deleted is on record in `{N}:tenures`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sidecar.errors import SidecarError, UsageError
 from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import low_of
 from sidecar.redis.errors import translated
 from sidecar.redis.finished import unfinished
+from sidecar.redis.forgotten import MAX_RECORDS
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Fenced, Lease
-from sidecar.redis.publisher import remembered
+from sidecar.redis.publisher import remembered, sent_again
 from sidecar.redis.remade import Copy
 from sidecar.redis.retention import note_trimmed
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
@@ -30,6 +32,8 @@ from sidecar.worker.recovery import is_beyond
 LEASE_S: Final = 30.0
 PAGE: Final = 200
 """Entries copied at a time: each may have 16 KiB."""
+MOST_NAMED: Final = 1000
+"""Of entries that somebody deleted so many are named on record; all are counted."""
 
 
 class Remade(NamedTuple):
@@ -38,6 +42,8 @@ class Remade(NamedTuple):
     copied: int
     aside: str
     """The key that has the old stream now."""
+    lost: list[EntryId]
+    """What was pending, and somebody had deleted: it could not be copied."""
 
 
 class Remake:
@@ -46,8 +52,10 @@ class Remake:
     Raises `SidecarError`, also where a worker owns the stream: nothing was changed then.
     """
 
-    def __init__(self, control: Side, notify: Side, keys: Keys) -> None:
+    def __init__(self, control: Side, notify: Side, keys: Keys, *, reason: str, by: str) -> None:
+        """`reason` and `by` go on record: why, and who."""
         self._control, self._notify, self._keys = control, notify, keys
+        self._reason, self._by = reason, by
         self._lease = Lease(notify.client, keys, lease_s=LEASE_S)
 
     def run(self) -> Remade:
@@ -76,6 +84,7 @@ class Remake:
             copy = Copy(client, self._keys)
             copy.begin()
         copied, after, aside = 0, self._begin(client).before, None
+        lost = self._lost(client)
         while aside is None:
             for entries, last in self._unfinished(client, after):
                 with translated(self._control.url):
@@ -86,11 +95,35 @@ class Remake:
             with translated(self._control.url):
                 info = stream_info(client, self._keys.control)
                 aside = copy.take_over(info.last_id if info else FIRST)
+        done = Remade(copied, aside, lost)
         with translated(self._notify.url):
+            self._record(done)
             # Notes of the old stream. A worker that finds them sees that this is another one.
             self._notify.client.delete(self._keys.low)
             self._notify.client.hdel(self._keys.anchors, self._keys.control)
-        return Remade(copied, aside)
+        return done
+
+    def _record(self, done: Remade) -> None:
+        """Put on record who made the stream anew, why, and what came of it."""
+        record: dict[Any, Any] = {
+            "what": "remade", "stream": self._keys.control, "aside": done.aside,
+            "copied": done.copied, "lost_entries": len(done.lost),
+            "entries": " ".join(done.lost[:MOST_NAMED]), "reason": self._reason, "by": self._by,
+        }  # fmt: skip
+        self._notify.client.xadd(self._keys.tenures, record, maxlen=MAX_RECORDS)
+
+    def _lost(self, client: Client) -> list[EntryId]:
+        """Return what is pending and was deleted. No worker reads, so it stays as it is."""
+        found = []
+        with translated(self._control.url):
+            for page in self._pending(client, FIRST, LAST):
+                there = client.pipeline(transaction=False)
+                for entry_id in page:
+                    there.xrange(self._keys.control, entry_id, entry_id)
+                rows = zip(page, there.execute(), strict=True)
+                found += [entry_id for entry_id, raw in rows if not raw]
+                self._keep()
+        return found
 
     def _note_gone(self, client: Client) -> None:
         """Note as trimmed what goes aside with IDs below the copy's: nothing of it is lost."""
@@ -135,5 +168,6 @@ class Remake:
 
     def _without_finished(self, page: Sequence[Entry]) -> list[Entry]:
         look_up = partial(remembered, self._notify.client, self._keys)
+        again = partial(sent_again, self._notify.client, self._keys)
         with translated(self._notify.url):
-            return list(unfinished(self._keys.control, page, look_up))
+            return list(unfinished(self._keys.control, page, look_up, again))

@@ -2,9 +2,10 @@
 
 A lost entry is appended to its control stream again, as a producer that sends again would, so that
 the worker does all its checks, its Put and its fencing. When the deduplication index remembers the
-event, it has to forget it first, or the worker would take it for a duplicate: a crash in between
-leaves an entry that is lost still, and the next repair continues. An artifact is put again from the
-producer's store as the worker would put it, at the position of its entry: no ref moves back.
+event, that it is sent again is noted first: by that the worker knows it from a duplicate. A crash
+in between leaves an entry that is lost still, and the next repair continues. An artifact is put
+again from the producer's store as the worker would put it, at the position of its entry: no ref
+moves back.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.ops.redrive import BATCH
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
-from sidecar.redis.finished import sent_again_digest
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.scan import server_time_us
@@ -149,7 +149,7 @@ class Repair:
             return Outcome(Result.REMAINS, "the entry is gone; let the producer send it again")
         if self._order.dry_run:
             return Outcome(Result.WOULD, against)
-        there = self._make_forget(entry)
+        there = self._note_again(entry)
         if there:
             return Outcome(Result.FIXED, f"it has been published meanwhile, as {there}")
         again = overtakers.append(candidate, entry.fields)
@@ -162,17 +162,16 @@ class Repair:
         overtakers.note(again)
         return Outcome(Result.FIXED, against, again)
 
-    def _make_forget(self, entry: Entry) -> str:
-        """Have the index forget the event; return its notification's ID if that is there."""
+    def _note_again(self, entry: Entry) -> str:
+        """Note that the event is sent again; return its notification's ID if that is there."""
         identity, content = identity_of(entry.fields)
         if not identity:
             return ""
-        again = sent_again_digest(identity)
         with translated(self._notify.url):
             answer: Any = run_for_people(
-                self._notify.client, "forget",
-                [self._one.notifications, self._one.seen(identity), self._one.seen(again)],
-                [identity[2:], content, again[2:]],
+                self._notify.client, "send_again",
+                [self._one.notifications, self._one.seen(identity), self._one.resent],
+                [identity[2:], content],
             )  # fmt: skip
         state, at = answer
         return str(at.decode()) if state == -1 else ""

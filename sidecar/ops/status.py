@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -16,9 +16,10 @@ from sidecar.redis.fleet import Noted, noted
 from sidecar.redis.forgotten import Forgotten, newest_records
 from sidecar.redis.groups import group_of
 from sidecar.redis.halts import Halt, in_force
+from sidecar.redis.keepers import Keeper, keepers
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters
-from sidecar.redis.members import Member, damaged_workers, registered_workers
+from sidecar.redis.members import Member, damaged_workers, holder, registered_workers
 from sidecar.redis.memory import Memory, memories
 from sidecar.redis.readers import Readers
 from sidecar.redis.readers import registered as registered_readers
@@ -42,6 +43,8 @@ class ControlStatus:
     exists: bool
     length: int
     last_id: EntryId | None
+    ids_are_times: bool
+    """Whether nothing speaks against it: a producer may give IDs of its own."""
     group: bool
     """Whether a worker has ever read it for this notification stream."""
     lag: int | None
@@ -56,6 +59,8 @@ class ControlStatus:
     oldest_pending_age_s: float | None
     """Since that entry was appended; None where its ID tells no time (`ops.times`)."""
     lowest_unfinished: str | None
+    owner: str | None
+    """The worker that holds the fence, host:pid, as long as it tells of itself."""
     owner_alive: bool
     lease_remaining_ms: int | None
     halt: Halt | None
@@ -115,6 +120,8 @@ class Status:
     """What Redis was found to have forgotten, the newest first."""
     damaged: list[str]
     """Keys that hold what no sidecar wrote, and streams that take no more, each with its fix."""
+    kept: list[Keeper]
+    """Groups of others that keep streams from being trimmed."""
     memory: list[Memory]
     """Of each server, as far as it may be asked."""
 
@@ -123,7 +130,9 @@ class Status:
         """What a person must not overlook: in a word, and in full."""
         forgotten = [("REDIS FORGOT", str(one)) for one in self.forgotten]
         full = [("REDIS IS FULL", str(one)) for one in self.memory if one.is_full]
-        return [*forgotten, *full, *(("DAMAGED", one) for one in self.damaged)]
+        kept = [("NOT TRIMMED", str(one)) for one in self.kept]
+        untimed = [("NO TIMES", _no_times(s.stream)) for s in self.streams if not s.ids_are_times]
+        return [*forgotten, *full, *untimed, *kept, *(("DAMAGED", one) for one in self.damaged)]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
@@ -131,11 +140,21 @@ class Status:
         for stream in found["streams"]:
             if stream["halt"] is not None:
                 stream["halt"] = stream["halt"]._asdict()
+        found["kept"] = [one._asdict() for one in self.kept]
         found["memory"] = [asdict(one) | {"full": one.is_full} for one in self.memory]
         found["forgotten"] = [one.to_json() for one in self.forgotten]
         for worker in found["workers"]:
             worker |= {"serves": sorted(worker["serves"]), "owns": sorted(worker["owns"])}
+            worker["held"] = [one._asdict() for one in worker["held"]]
         return found
+
+
+def _no_times(stream: str) -> str:
+    return (
+        f"the newest entry IDs of {stream} are not of the server's clock, for a producer gives its"
+        " own: --trim-control age=… takes them for old, or for new for ever; use length=…, or have"
+        " the producer append with *"
+    )
 
 
 def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
@@ -151,13 +170,14 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
         now_us = server_time_us(control.client)
         reads = [_read_side(control.at(one.control), one, now_us) for one in keys]
     with translated(notify.url):
-        sides = [_notify_side(notify.client, one) for one in keys]
+        workers, holders = _workers(notify.client, keys)
+        sides = [_notify_side(notify.client, one, holders[one.control]) for one in keys]
         untimed = contradicted(notify.client, keys[0])
     with translated(control.url):
         for read, side, one in zip(reads, sides, keys, strict=True):
             _doubt_lag(control.at(one.control), read, side)
             if one.control in untimed:
-                read["oldest_pending_age_s"] = None
+                read["oldest_pending_age_s"], read["ids_are_times"] = None, False
     damaged = _damaged(control, notify, keys)
     with translated(notify.url):
         streams = [ControlStatus(**read, **side) for read, side in zip(reads, sides, strict=True)]
@@ -165,11 +185,25 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
         return Status(
             streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0]),
             _readers(notify.client, readers),
-            or_else([], partial(registered_workers, notify.client, keys[0])),
+            workers,
             or_else(Noted(None, None, None), partial(noted, notify.client, keys[0])),
             newest_records(notify.client, keys, MAX_FORGOTTEN),
-            [*damaged, *map(str, readers.bad)], _memories(control, notify, keys),
+            [*damaged, *map(str, readers.bad)], _kept(control, notify, keys),
+            _memories(control, notify, keys),
         )  # fmt: skip
+
+
+def _kept(control: Side, notify: Side, keys: list[Keys]) -> list[Keeper]:
+    with translated(control.url):
+        found = [
+            keeper
+            for one in keys
+            for keeper in keepers(control.at(one.control), one.control, one.group)
+        ]
+    with translated(notify.url):
+        for stream in (keys[0].notifications, keys[0].dead):
+            found += keepers(notify.client, stream)
+    return found
 
 
 def _memories(control: Side, notify: Side, keys: list[Keys]) -> list[Memory]:
@@ -183,7 +217,9 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
     group = group_of(client, keys.control, keys.group) if info else None
     found: dict[str, Any] = {
         "stream": keys.control, "exists": info is not None, "length": info.length if info else 0,
-        "last_id": info.last_id if info else None, "group": group is not None, "lag": None,
+        "last_id": info.last_id if info else None,
+        "ids_are_times": not (info and info.length) or age_s(info.last_id, now_us) is not None,
+        "group": group is not None, "lag": None,
         "position_beyond_end": False, "pending": 0, "pending_by_consumer": {},
         "oldest_pending": None, "oldest_pending_age_s": None, "position": FIRST,
     }  # fmt: skip
@@ -245,13 +281,29 @@ def _lag(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
     return len(waiting) if len(waiting) <= MAX_COUNTED else None
 
 
-def _notify_side(client: Client, keys: Keys) -> dict[str, Any]:
+def _workers(client: Client, keys: list[Keys]) -> tuple[list[Member], dict[str, Member | None]]:
+    """Return the workers, and by control stream the one that holds its fence, if it is known.
+
+    A worker that died tells of what it owned yet: what another holds is left out.
+    """
+    nobody: list[Member] = []
+    workers = or_else(nobody, partial(registered_workers, client, keys[0]))
+    holders = {one.control: or_else(None, partial(holder, client, one, workers)) for one in keys}
+    held = {stream: one.id for stream, one in holders.items() if one}
+    return [
+        replace(one, owns=frozenset(s for s in one.owns if held.get(s, one.id) == one.id))
+        for one in workers
+    ], holders
+
+
+def _notify_side(client: Client, keys: Keys, owner: Member | None) -> dict[str, Any]:
     lease: Any = client.pttl(keys.lease)
     lease_ms = int(lease)
     low: Any = or_else(None, partial(client.get, keys.low))
     in_a_row: Any = or_else(None, partial(client.hget, keys.halt, "dead_in_a_row")) or b""
     return {
         "lowest_unfinished": low.decode(errors="replace") if low else None,
+        "owner": owner.name if owner else None,
         "owner_alive": lease_ms > 0,
         "lease_remaining_ms": lease_ms if lease_ms > 0 else None,
         "halt": or_else(None, partial(in_force, client, keys)),

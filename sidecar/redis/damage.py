@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client
 from sidecar.redis.errors import Refused, is_misplaced
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import Keys, streams_of
 from sidecar.wire.ids import EntryId
 
 _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
@@ -89,6 +89,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         ),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
         **dict.fromkeys(keys.records, _Kind("stream", records)),
+        keys.resent: _Kind("hash", "then audit: what a repair sent again is sent once more"),
         keys.workers: _Kind("hash", "workers register again"),
         keys.readers: _Kind("hash", "readers register again"),
         keys.registered: _Kind("set", "readers register again"),
@@ -104,7 +105,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
 
 
 def _archived(keys: Keys) -> tuple[str, ...]:
-    return (*keys.streams, *keys.records)
+    return (*streams_of(keys), *keys.records)
 
 
 # --- values ------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ Outage: Final = (
 Failed: Final = (*Outage, Refused)
 """A command was not done: one of the above."""
 
+
+class Busy(exceptions.ConnectionError):
+    """A script runs that does not end, and the server answers nobody else: an outage."""
+
+
 FULL: Final = "Redis is full"
 """How a relay's state begins that waits for memory."""
 
@@ -49,7 +54,10 @@ FULL_FIX: Final = (
     "; nothing is lost; what is finished is trimmed by policy all the while; raise maxmemory, or"
     " shorten --trim-control, --trim-notifications or --trim-dead, and it continues"
 )
+_BUSY: Final = "busy running a script"
+_BUSY_FIX: Final = "SCRIPT KILL ends it, as a user who may (deploy/redis/users.acl: rescuer)"
 _FIXES: Final = {
+    _BUSY: f"{_BUSY_FIX}, and it continues",
     "'maxmemory'": FULL_FIX.removeprefix("; "),
     "is a replica": "it continues as soon as the URL leads to the primary",
     "WRONGTYPE": "a key is not what its name says; `sidecar status` names it; remove it, and it"
@@ -68,6 +76,11 @@ def is_full(error: Exception) -> bool:
 def is_misplaced(error: Exception) -> bool:
     """Tell whether a key is another kind of key than the command is for."""
     return "WRONGTYPE" in str(error)
+
+
+def named(error: Exception) -> Exception:
+    """Return an answer as the error that it is: an outage where a script keeps the server busy."""
+    return Busy(str(error)) if _BUSY in str(error) else error
 
 
 def fix_of(error: Exception) -> str:
@@ -89,6 +102,8 @@ def translated(url: str) -> Iterator[None]:
 
 
 def _refusal(url: str, error: Exception) -> SidecarError:
+    if isinstance(named(error), Busy):
+        return outage(url, named(error))
     if isinstance(error, NotPermitted):
         return UsageError(
             f"{redact(url)}: the user lacks a permission ({error}); deploy/redis/users.acl lists"
@@ -103,6 +118,8 @@ def _refusal(url: str, error: Exception) -> SidecarError:
 
 def outage(url: str, error: Exception) -> SidecarError:
     """Return what an outage means: to wait is no fix when the URL is wrong."""
+    if isinstance(error, Busy):
+        return Unreachable(f"{redact(url)} answers nobody ({error}); {_BUSY_FIX}")
     if isinstance(error, WrongNode):
         return UsageError(f"{redact(url)} {error}")
     if isinstance(error, WrongService):

@@ -44,11 +44,6 @@ class Keys:
         return cls(control, notifications, dead or f"{prefix}:dead", prefix)
 
     @property
-    def streams(self) -> tuple[str, str, str]:
-        """The three streams: control entries, notifications, dead letters."""
-        return self.control, self.notifications, self.dead
-
-    @property
     def records(self) -> tuple[str, str, str]:
         """The streams of records: of redrives and repairs, of halts, of what Redis forgot."""
         return self.redriven, self.halts, self.tenures
@@ -97,6 +92,11 @@ class Keys:
     def redriven(self) -> str:
         """A stream: which dead letters were redriven, when and why."""
         return f"{self.prefix}:redriven"
+
+    @property
+    def resent(self) -> str:
+        """A hash: which events a repair sent again. Repairers write there, and not to the index."""
+        return f"{self.prefix}:resent"
 
     @property
     def tenures(self) -> str:
@@ -159,3 +159,8 @@ class Keys:
     def seen(self, digest: bytes) -> str:
         """A hash: one of the `SHARDS` parts of the deduplication index, the one of `digest`."""
         return f"{self.prefix}:seen:{digest[:2].hex()}"
+
+
+def streams_of(keys: Keys) -> tuple[str, str, str]:
+    """Return the three streams: control entries, notifications, dead letters."""
+    return keys.control, keys.notifications, keys.dead

@@ -29,11 +29,13 @@ class Lease:
     Not for use from several threads. Every method may raise `RedisError`.
     """
 
-    def __init__(self, client: Client, keys: Keys, *, lease_s: float) -> None:
-        """Each instance is another owner."""
+    def __init__(self, client: Client, keys: Keys, *, lease_s: float, worker: str = "") -> None:
+        """Each instance is another owner. `worker` is the id of a worker in the register: the fence
+        begins with it, so that people see who holds it.
+        """
         self._client = client
         self._keys = keys
-        self._token = secrets.token_hex(16)
+        self._token = worker + secrets.token_hex(16)[len(worker) :]
         self._lease_ms = int(lease_s * 1000)
         self._owning = {name: script_of(client, name) for name in _SCRIPTS}
 

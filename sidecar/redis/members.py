@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged
@@ -20,6 +20,24 @@ from sidecar.redis.scripts import noting
 
 GONE_AFTER_LEASES: Final = 1.5
 FORGOTTEN_AFTER_LEASES: Final = 10
+MOST_HELD: Final = 20
+
+
+class Held(NamedTuple):
+    """An event that is tried again, and with which its tenant's later ones wait."""
+
+    entry: str
+    """`<control stream>/<entry ID>`."""
+    tenant_id: str
+    event_id: str
+    error: str
+    attempts: int
+    since: str
+    """When a worker first saw it, RFC 3339."""
+    next_at: str
+    """When it is tried again, RFC 3339."""
+    outage: bool
+    """Whether it waits as long as that lasts; else it is a dead letter after the retry budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +49,13 @@ class Member:
     """host:pid, for people."""
     serves: frozenset[str]
     owns: frozenset[str]
+    held: tuple[Held, ...] = ()
+    """The first of what it holds back, at most `MOST_HELD`."""
+
+
+def new_id() -> str:
+    """Return the id of a new worker: 16 hex digits."""
+    return secrets.token_hex(8)
 
 
 class Members:
@@ -38,9 +63,10 @@ class Members:
 
     def __init__(
         self, client: Client, keys: Keys, *, name: str, serves: Sequence[str], lease_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, worker: str = "",
     ) -> None:  # fmt: skip
-        self.id = secrets.token_hex(8)
+        """`worker` is the id of this one, else it has a new one."""
+        self.id = worker or new_id()
         self._client = client
         self._note = noting(client)
         self._key = keys.workers
@@ -52,14 +78,18 @@ class Members:
         self._seen: dict[bytes, tuple[bytes, float]] = {}
         """By member: what it wrote last, and when that was new to us."""
 
-    def beat(self, owns: Collection[str], unable: Collection[str] = ()) -> list[Member]:
+    def beat(
+        self, owns: Collection[str], unable: Collection[str] = (), held: Sequence[Held] = ()
+    ) -> list[Member]:
         """Register this worker, and return the others that are alive.
 
-        What it is `unable` to serve now it leaves out: nobody is to leave that to it.
+        `held` is what it holds back, for people. What it is `unable` to serve now it leaves out:
+        nobody is to leave that to it.
         """
         self._beats += 1
         serves = [stream for stream in self._serves if stream not in unable]
         told: dict[str, Any] = {"name": self._name, "serves": serves, "owns": sorted(owns)}
+        told["held"] = [one._asdict() for one in held[:MOST_HELD]]
         pipeline = self._client.pipeline(transaction=False)
         told["beat"] = self._beats
         self._note(keys=[self._key], args=[self.id, json.dumps(told)], client=pipeline)
@@ -94,6 +124,15 @@ def registered_workers(client: Client, keys: Keys) -> list[Member]:
     return _parse(found)
 
 
+def holder(client: Client, keys: Keys, workers: Sequence[Member]) -> Member | None:
+    """Return which of the workers holds the fence of a control stream; None for none of them.
+
+    Raises `RedisError`.
+    """
+    fence: Any = client.get(keys.fence)
+    return next((one for one in workers if fence and fence.startswith(one.id.encode())), None)
+
+
 def damaged_workers(client: Client, keys: Keys) -> list[Damaged]:
     """Return what no worker wrote into the register. Raises `RedisError`."""
     found: Any = client.hgetall(keys.workers)
@@ -119,6 +158,7 @@ def _member(id_: bytes, raw: bytes) -> Member | None:
         serves, owns = map(frozenset, lists)
         if not all(isinstance(stream, str) for stream in serves | owns):
             return None
-        return Member(id_.decode(), str(told["name"]), serves, owns)
+        held = tuple(Held(**one) for one in told.get("held", ()))
+        return Member(id_.decode(), str(told["name"]), serves, owns, held)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -117,7 +117,8 @@ class Pruning:
         before_us = max(0, min(now_us - self._window_us, kept_us))
         forgotten_us = max(pruned.forgotten_us if pruned else 0, before_us)
         note = Pruned(turns[-1] * self._step_us, overlong_us, forgotten_us)
-        self._prune(keys=[self._keys.pruned, *shards], args=[str(note), before_us])
+        keys = [self._keys.pruned, *shards, self._keys.resent]
+        self._prune(keys=keys, args=[str(note), before_us])
         return turns[-1] < now
 
     def _next_turn(self, pruned: Pruned | None, now: int) -> int:

@@ -116,6 +116,16 @@ def remembered(client: Client, keys: Keys, event_digests: Sequence[bytes]) -> li
     ]
 
 
+def sent_again(client: Client, keys: Keys, event_digests: Sequence[bytes]) -> list[bytes | None]:
+    """Return of each event that a repair sent again the digest of its content, in 16 bytes.
+
+    None of each other one. Raises `RedisError`.
+    """
+    fields = [digest[2:] for digest in event_digests]
+    notes: Any = client.hmget(keys.resent, fields) if fields else []
+    return [note and note[:16] for note in notes]
+
+
 def _seen(keys: Keys, digest: bytes, known: bytes) -> Seen:
     if not known[16:].isdigit():
         raise Damaged(
@@ -133,10 +143,13 @@ class Publisher(Lease):
 
     def __init__(
         self, client: Client, keys: Keys, *, lease_s: float, dedup_window_s: float,
-        wait_replicas: int = 0,
+        wait_replicas: int = 0, worker: str = "",
     ) -> None:  # fmt: skip
-        """With `wait_replicas`, what is written counts only once so many replicas have it."""
-        super().__init__(client, keys, lease_s=lease_s)
+        """With `wait_replicas`, what is written counts only once so many replicas have it.
+
+        `worker` as `Lease` has it.
+        """
+        super().__init__(client, keys, lease_s=lease_s, worker=worker)
         self._window_s = int(dedup_window_s)
         self._wait_replicas = wait_replicas
         self._highest = 0
@@ -157,6 +170,10 @@ class Publisher(Lease):
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
         """Look event_ids up in the deduplication index. Raises `Damaged`."""
         return remembered(self._client, self._keys, event_digests)
+
+    def sent_again(self, event_digests: Sequence[bytes]) -> list[bytes | None]:
+        """Return the content of those that a repair sent again; see `sent_again`."""
+        return sent_again(self._client, self._keys, event_digests)
 
     def tenants_of(self, event_digests: Sequence[bytes]) -> list[str | None]:
         """Return whose the published events of these event_ids are; None where none is found.
@@ -191,7 +208,7 @@ class Publisher(Lease):
         """
         one = self._keys
         keys = [one.fence, one.halt, one.low, one.notifications]
-        keys += [one.incarnations, one.trimmed, one.archived, one.readers]
+        keys += [one.incarnations, one.trimmed, one.archived, one.readers, one.resent]
         args: list[Any] = [self._token, low, self._highest, row_ends_from]
         for event in events:
             keys.append(self._keys.seen(event.identity))

@@ -24,6 +24,7 @@ from sidecar.redis.client import Client
 from sidecar.redis.damage import check_archived, low_of
 from sidecar.redis.ends import look
 from sidecar.redis.groups import position_of
+from sidecar.redis.keepers import Keeper, keepers
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import Readers, swept
 from sidecar.redis.room import check_room
@@ -102,6 +103,11 @@ class Retention:
     def check_room(self, kind: str) -> None:
         """Raise `NoRoom` where one stream takes no more entries."""
         check_room(self._client_of(kind), self.streams[kind], versions=kind == "notifications")
+
+    def keepers(self, kind: str) -> list[Keeper]:
+        """Return whose groups keep one stream from being trimmed."""
+        own = self._keys.group if kind == "control" else ""
+        return keepers(self._client_of(kind), self.streams[kind], own)
 
     def trim_one(self, kind: str) -> Trimmed:
         """Trim one stream a little."""

@@ -21,7 +21,7 @@ _SOURCES: Final = {
     file.name.removesuffix(".lua"): file.read_text()
     for file in files("sidecar.redis").joinpath("lua").iterdir()
 }
-OF_PEOPLE: Final = ("append_again", "forget", "pause", "resume")
+OF_PEOPLE: Final = ("append_again", "send_again", "pause", "resume")
 """What commands send, as users of `deploy/redis/users.acl` that may load no script."""
 
 

@@ -14,6 +14,7 @@ import orjson
 
 from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
+from sidecar.redis.members import Held
 from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import Put, State, put_of
@@ -254,6 +255,8 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
     if life.end is End.DEAD and life.event:
         overtaker = _overtaker(history, life, life.event)
     end = _ENDS[life.end](life)
+    if life.end is End.WAITING:
+        end = next((_held(one) for one in history.held() if one.entry == life.origin), end)
     # Of an overtaken letter one fix holds, and what keeps it from happening again.
     yield end._replace(fix=explain(life.reason).prevent) if overtaker else end
     if life.end is End.PUBLISHED and (readers := history.readers()):
@@ -342,6 +345,14 @@ _ENDS: Final = {
     End.WAITING: _waiting,
     End.UNKNOWN: _unknown,
 }
+
+
+def _held(one: Held) -> Hop:
+    """Say of an event that is tried again, why, and for how long."""
+    ends = "for as long as that lasts" if one.outage else "then a dead letter, by --retry-budget"
+    return Hop("held back", Mark.WAITS, None,
+               f"{one.error}; tried {one.attempts} times since {one.since}, next at {one.next_at},"
+               f" {ends}")  # fmt: skip
 
 
 def _read(control_version: int, readers: dict[str, int]) -> Hop:

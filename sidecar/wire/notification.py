@@ -11,7 +11,7 @@ from typing import Any, Final, Self, cast
 import orjson
 from pydantic import ConfigDict
 
-from sidecar.wire.event import Event
+from sidecar.wire.event import Event, Reason, Rejected
 
 MAX_NOTIFICATION_BYTES: Final = 8 * 1024
 
@@ -49,6 +49,18 @@ def size_bytes(
     size += len(b"origin") + len(origin.encode())
     size += len(b"traceparent") + len(traceparent) if traceparent else 0
     return size + (_MANIFEST_CHECKSUM_BYTES if stamps_manifest else 0)
+
+
+def check_size(
+    unstamped_json: bytes, origin: str, traceparent: bytes, *, stamps_manifest: bool
+) -> None:
+    """Raise `Rejected` where the notification would be too large; see `size_bytes`."""
+    size = size_bytes(unstamped_json, origin, traceparent, stamps_manifest=stamps_manifest)
+    if size > MAX_NOTIFICATION_BYTES:
+        raise Rejected(
+            Reason.TOO_LARGE,
+            f"its notification would have {size} bytes; at most {MAX_NOTIFICATION_BYTES} fit",
+        )
 
 
 class Notification(Event):

@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from sidecar.wire.event import RESERVED, Reason, Rejected
+
 TENANT: Final = "{tenant}"
+
+
+def refuse_reserved(ref: str) -> None:
+    """Raise `Rejected` for a ref that no tenant may use."""
+    if ref.startswith(RESERVED):
+        raise Rejected(
+            Reason.FORBIDDEN_REF,
+            f"artifact_ref: refs under {RESERVED} are the sidecar's own; choose another",
+        )
 
 
 def check_id_pattern(pattern: str) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
+from sidecar.redis.members import MOST_HELD, Held
 from sidecar.redis.publisher import BURIED, Publisher, origin_digest
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason, Rejected
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import EntryId, Origin
+from sidecar.wire.moments import rfc3339
 from sidecar.worker.caution import DEATHS_ALONE
 from sidecar.worker.letter import cut
 from sidecar.worker.pipeline import Pipeline
+from sidecar.worker.policy import Retry
 from sidecar.worker.window import Item, Trouble
+
+MOST_SAID: Final = 300
+"""Characters of an error that are kept for people."""
 
 
 class Admission:
@@ -26,6 +33,9 @@ class Admission:
         self._publisher = publisher
         self._wall_clock = wall_clock
         self._troubles: dict[str, Trouble] = {}
+        self._held: Mapping[str, Held] = {}
+        """By entry ID, what people may know of it. Never changed, but replaced: another thread
+        reads it."""
 
     def item(self, entry: Entry, *, reread: bool) -> Item:
         """Return the entry's item, which ends as a dead letter when it is no event."""
@@ -74,17 +84,35 @@ class Admission:
         """Return what failed attempts at a held entry left behind."""
         return self._troubles[entry_id]
 
-    def remember(self, item: Item) -> None:
+    def remember(self, item: Item, retry: Retry) -> None:
         """Keep what failed attempts at an item left behind, while it is held."""
         self._troubles[item.id] = item.trouble
+        if item.id in self._held or len(self._held) < MOST_HELD:
+            self._held = {**self._held, item.id: self._as_held(item, retry)}
+
+    def _as_held(self, item: Item, retry: Retry) -> Held:
+        next_at = self._wall_clock() + retry.delay_s
+        return Held(
+            item.origin, item.tenant or "", item.admitted.event.event_id if item.admitted else "",
+            f"{type(item.error).__name__}: {item.error}"[:MOST_SAID], item.trouble.attempts,
+            rfc3339(item.trouble.first_seen * 1e6), rfc3339(next_at * 1e6), retry.outage,
+        )  # fmt: skip
+
+    @property
+    def held(self) -> list[Held]:
+        """Some of what is held back, `MOST_HELD` at most. May be asked by any thread."""
+        return list(self._held.values())
 
     def forget(self, item: Item) -> None:
         """Forget an item that is finished."""
         self._troubles.pop(item.id, None)
+        if item.id in self._held:
+            self._held = {id_: one for id_, one in self._held.items() if id_ != item.id}
 
     def forget_all_but(self, entry_ids: Collection[str]) -> None:
         """Forget entries that are not pending any more."""
         self._troubles = {id_: self._troubles[id_] for id_ in self._troubles if id_ in entry_ids}
+        self._held = {id_: one for id_, one in self._held.items() if id_ in entry_ids}
 
     def stop_budgets(self, now: float) -> None:
         """Let no retry budget run on while nothing is tried."""

@@ -22,6 +22,7 @@ from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
 from sidecar.worker.housekeeping import Housekeeper
 from sidecar.worker.metrics import Metrics, State, StreamMetrics
+from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Settings
 from sidecar.worker.storepool import StorePool
 from sidecar.worker.supervision import Supervisor
@@ -85,10 +86,13 @@ class _Worker:
                 return 0
         fleet_store = wiring.fleet_store(fleet)
         fleet_store.join(log, adopt=settings.adopt_fleet_store, by=whoami())
-        housekeeper = wiring.housekeeper(self._beat_s)
+        relays: list[Relay] = []
+        housekeeper = wiring.housekeeper(
+            self._beat_s, lambda: [held for relay in relays for held in relay.held]
+        )
         housekeeper.work()  # before a relay takes a stream that is another's share
         stack.callback(housekeeper.leave)
-        relays = [
+        relays += [
             wiring.relay(pipeline, pool, observer, partial(self._threads.beat, stream))
             for stream, observer in self._observers.items()
         ]

@@ -13,6 +13,7 @@ from sidecar.wire.ids import EntryId
 from sidecar.wire.moments import rfc3339
 from sidecar.worker import outcomes
 from sidecar.worker.conflicts import Conflicts
+from sidecar.worker.deaths import Deaths
 from sidecar.worker.forgetting import Watch
 from sidecar.worker.letter import letter
 from sidecar.worker.outcomes import Finished
@@ -44,7 +45,7 @@ class Committing:
     """Writes dead letters and notifications of one relay. Methods raise what `Publisher` does."""
 
     def __init__(
-        self, publisher: Publisher, watch: Watch, conflicts: Conflicts,
+        self, publisher: Publisher, watch: Watch, conflicts: Conflicts, deaths: Deaths,
         wall_clock: Callable[[], float], *,
         max_in_a_row: int,
     ) -> None:  # fmt: skip
@@ -52,6 +53,7 @@ class Committing:
         self._publisher = publisher
         self._watch = watch
         self._conflicts = conflicts
+        self._deaths = deaths
         self._wall_clock = wall_clock
         self._max_in_a_row = max_in_a_row
         self._run: _Run | None = None
@@ -64,7 +66,9 @@ class Committing:
             [letter(item, now) for item in items], low, max_in_a_row=self._max_in_a_row, now=now
         )
         halted = len(answers) < len(items) or Buried.HALTED_NOW in answers
-        return outcomes.buried(items, answers), halted
+        finished = outcomes.buried(items, answers)
+        self._deaths.say(finished)
+        return finished, halted
 
     def begin(self, items: Sequence[Item], low: EntryId, *, row_ends_from: int) -> None:
         """Send a run of events, and do not wait for the answer."""
@@ -85,3 +89,4 @@ class Committing:
     def forget(self) -> None:
         """Let go of the run that is on its way: the tenure is over."""
         self._run = None
+        self._deaths.sum_up()

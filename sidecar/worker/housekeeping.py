@@ -10,7 +10,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from sidecar.redis.members import Members
+from sidecar.redis.members import Held, Members
 from sidecar.redis.pruning import Pruning
 from sidecar.redis.retention import KINDS, Retention
 from sidecar.redis.scripts import Shelf
@@ -18,6 +18,7 @@ from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
 
 TRIM_EVERY_S: Final = 10.0
+GROUPS_EVERY_S: Final = 600.0
 TRIMMING: Final = "trimming"
 ROOM: Final = "room"
 """Whether streams take more entries."""
@@ -42,16 +43,22 @@ class Housekeeper:
     def __init__(
         self, chores: Chores, share: Share, beat_s: float, supervisor: Supervisor,
         log: FilteringBoundLogger, *, clock: Callable[[], float] = time.monotonic,
+        held: Callable[[], Sequence[Held]] = tuple,
     ) -> None:  # fmt: skip
-        """`beat_s` is how often `work` is called, in seconds, about."""
+        """`beat_s` is how often `work` is called, in seconds, about. `held` returns what relays
+        hold back.
+        """
         self._chores = chores
         self._share = share
         self._beat_s = beat_s
         self._supervisor = supervisor
         self._log = log
         self._clock = clock
+        self._held = held
         self._trim_at = clock()
         self._expired: set[str] = set()
+        self._keepers: set[str] = set()
+        self._groups_at = clock()
         self._bad_readers: set[str] = set()
 
     def work(self) -> None:
@@ -69,7 +76,8 @@ class Housekeeper:
         self._supervisor.attempt("membership", "", self._chores.members.leave, longest_pause_s=0)
 
     def _beat(self) -> None:
-        self._share.see(self._chores.members.beat(self._share.owned, self._share.unable))
+        share, members = self._share, self._chores.members
+        share.see(members.beat(share.owned, share.unable, self._held()))
 
     def _load(self) -> None:
         for shelf in self._chores.shelves:
@@ -84,6 +92,9 @@ class Housekeeper:
         if owned:
             self._supervisor.attempt("readers", "", partial(self._warn_of_readers, owned[0]))
         steps = [(retention, kind) for retention in owned for kind in KINDS]
+        if owned and self._clock() >= self._groups_at:
+            self._groups_at = self._clock() + GROUPS_EVERY_S
+            self._supervisor.attempt("groups", "", partial(self._warn_of_groups, owned))
         for one, kind in steps:
             self._supervisor.attempt(ROOM, one.streams[kind], partial(one.check_room, kind))
         ends_at = self._clock() + self._beat_s
@@ -106,6 +117,12 @@ class Housekeeper:
         ends_at = self._clock() + self._beat_s
         while self._chores.pruning.prune() and self._clock() < ends_at:
             pass
+
+    def _warn_of_groups(self, owned: Sequence[Retention]) -> None:
+        found = {str(each) for one in owned for kind in KINDS for each in one.keepers(kind)}
+        for said in sorted(found - self._keepers):
+            self._log.warning("not trimmed", detail=said)
+        self._keepers = found
 
     def _warn_of_readers(self, retention: Retention) -> None:
         readers = retention.readers()

@@ -16,14 +16,13 @@ from sidecar.wire import notification
 from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
 from sidecar.wire.event import (
     KNOWN_TYPES,
-    RESERVED,
     Event,
     Reason,
     Rejected,
     content_digest,
     decode,
 )
-from sidecar.wire.scope import Scope
+from sidecar.wire.scope import Scope, refuse_reserved
 from sidecar.worker.policy import Mismatch
 from store import (
     CHUNK_BYTES,
@@ -117,18 +116,8 @@ class Pipeline:
             self._check_ref(event)
         traceparent = fields.get(b"traceparent", b"")
         unstamped = notification.unstamped(body, event.manifest_checksum)
-        size_bytes = notification.size_bytes(
-            unstamped,
-            origin,
-            traceparent,
-            stamps_manifest=bool(event.artifact_ref and not event.manifest_checksum),
-        )
-        if size_bytes > notification.MAX_NOTIFICATION_BYTES:
-            raise Rejected(
-                Reason.TOO_LARGE,
-                f"its notification would have {size_bytes} bytes; at most"
-                f" {notification.MAX_NOTIFICATION_BYTES} fit",
-            )
+        stamps = bool(event.artifact_ref and not event.manifest_checksum)
+        notification.check_size(unstamped, origin, traceparent, stamps_manifest=stamps)
         return Admitted(event, body, content_digest(body), traceparent, unstamped)
 
     def carry(self, admitted: Admitted, position: Position) -> None:
@@ -165,11 +154,7 @@ class Pipeline:
             check_ref(event.artifact_ref)
         except InvalidRef as error:
             raise Rejected(Reason.BAD_REF, f"artifact_ref: {error}") from error
-        if event.artifact_ref.startswith(RESERVED):
-            raise Rejected(
-                Reason.FORBIDDEN_REF,
-                f"artifact_ref: refs under {RESERVED} are the sidecar's own; choose another",
-            )
+        refuse_reserved(event.artifact_ref)
         if self._scope:
             self._check_scope(event.tenant_id, event.artifact_ref)
 

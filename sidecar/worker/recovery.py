@@ -91,6 +91,9 @@ class Memory(Protocol):
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
         """Look event_ids and origins up in the index."""
 
+    def sent_again(self, event_digests: Sequence[bytes]) -> list[bytes | None]:
+        """Return the content of those events that a repair sent again."""
+
 
 class Found(NamedTuple):
     """The control stream as a tenure finds it, once all is set right."""
@@ -360,7 +363,9 @@ class Recovery:
     def _lost(self, entries: Sequence[Entry]) -> EntryId | None:
         pending = self._control.pending_between(entries[0].id, entries[-1].id)
         rest = [entry for entry in entries if entry.id not in pending]
-        lost = unfinished(self._stream, rest, self._memory.seen) if rest else iter(())
+        if not rest:
+            return None
+        lost = unfinished(self._stream, rest, self._memory.seen, self._memory.sent_again)
         return next((entry.id for entry in lost), None)
 
     # --- notes ---------------------------------------------------------------------------------

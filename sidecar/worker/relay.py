@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
+from sidecar.redis.members import Held
 from sidecar.redis.publisher import Halted
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId
@@ -28,6 +29,7 @@ from sidecar.worker.carrying import Carrying, carry
 from sidecar.worker.caution import DEATHS_ALONE, Caution
 from sidecar.worker.committing import Committing
 from sidecar.worker.conflicts import Conflicts
+from sidecar.worker.deaths import Deaths
 from sidecar.worker.forgetting import Watch
 from sidecar.worker.holds import Holds
 from sidecar.worker.host import Host, Route
@@ -108,7 +110,8 @@ class Relay:
         )
         self._committing = Committing(
             publisher, self._watch, Conflicts(publisher, observer.conflict_of_tenants, log),
-            host.wall_clock, max_in_a_row=options.max_consecutive_dead,
+            Deaths(log, host.clock), host.wall_clock,
+            max_in_a_row=options.max_consecutive_dead,
         )  # fmt: skip
         self._window, self._holds = Window(), Holds()
         self._reading: Reading
@@ -121,6 +124,11 @@ class Relay:
     def unreachable(self) -> bool:
         """Of a drain: whether it gave up because Redis could not be reached."""
         return self._ownership.unreachable
+
+    @property
+    def held(self) -> list[Held]:
+        """Some of what is held back, for people. May be asked by any thread."""
+        return self._admission.held
 
     def run(self, stop: Signal) -> None:
         """Relay until `stop` is set or, with `drain`, until nothing is left to do."""
@@ -332,7 +340,7 @@ class Relay:
             tenant, item.id, due=self._clock() + retry.delay_s, outage=retry.outage,
             followed=bool(followers),
         )  # fmt: skip
-        self._admission.remember(item)
+        self._admission.remember(item, retry)
         self._observer.retried(item.error or RuntimeError())
         if item.trouble.attempts == 1:
             self._log.warning(

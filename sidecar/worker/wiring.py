@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
@@ -15,7 +15,7 @@ from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Client, Side, check_server, check_stream, connect
 from sidecar.redis.fitness import Fitness, check_owner
 from sidecar.redis.keys import Keys
-from sidecar.redis.members import Members
+from sidecar.redis.members import Held, Members, new_id
 from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import Retention
@@ -56,6 +56,7 @@ class Wiring:
         self.notify_url = notify_url
         self.supervisor = supervisor
         self.log = log
+        self._id = new_id()
         self._opened: list[Client] = []
         self.share = Share(settings.streams)
         self.keys = {
@@ -134,19 +135,21 @@ class Wiring:
         notify = self._connect(self.notify_url, keys.notifications)
         publisher = Publisher(
             notify, keys, lease_s=one.lease_s, dedup_window_s=one.dedup_window_s,
-            wait_replicas=one.wait_replicas,
+            wait_replicas=one.wait_replicas, worker=self._id,
         )  # fmt: skip
         fitness = Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys)
         route = Route(stream, ControlStream(client, blocking, keys), publisher)
         host = Host(pool, self.share, beat, fitness.check)
         return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
 
-    def housekeeper(self, beat_s: float) -> Housekeeper:
-        """Return what registers this worker, trims and prunes; `beat_s` as `Housekeeper` has it."""
+    def housekeeper(self, beat_s: float, held: Callable[[], Sequence[Held]]) -> Housekeeper:
+        """Return what registers this worker, trims and prunes; both as `Housekeeper` has them."""
         one = self.settings
         notify = self._connect(self.notify_url, one.notify_stream)
         first = next(iter(self.keys.values()))
-        members = Members(notify, first, name=whoami(), serves=one.streams, lease_s=one.lease_s)
+        members = Members(
+            notify, first, name=whoami(), serves=one.streams, lease_s=one.lease_s, worker=self._id
+        )
         controls = {stream: self._connect(self.redis_url, stream) for stream in self.keys}
         retentions = {
             stream: self._retention(control, notify, self.keys[stream])
@@ -155,7 +158,7 @@ class Wiring:
         shelves = [Shelf(client) for client in (notify, *controls.values())]
         pruning = Pruning(notify, first, dedup_window_s=one.dedup_window_s)
         chores = Chores(members, retentions, pruning, shelves)
-        return Housekeeper(chores, self.share, beat_s, self.supervisor, self.log)
+        return Housekeeper(chores, self.share, beat_s, self.supervisor, self.log, held=held)
 
     def _retention(self, control: Client, notify: Client, keys: Keys) -> Retention:
         one = self.settings

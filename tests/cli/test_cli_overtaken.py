@@ -356,14 +356,14 @@ def test_what_comes_between_the_look_and_the_repair(
     fleet = store.open("memory")
     culprits = list(Audit(side, side, fleet, AuditOrder([KEYS])).run())
     repair = Repair(side, side, [KEYS], None, fleet, RepairOrder("test", "me"))
-    forget = repair._make_forget
+    note = repair._note_again
 
     def meanwhile(entry: Any) -> str:
         append(sidecar, "new")
-        monkeypatch.setattr(repair, "_make_forget", forget)
-        return forget(entry)
+        monkeypatch.setattr(repair, "_note_again", note)
+        return note(entry)
 
-    monkeypatch.setattr(repair, "_make_forget", meanwhile)
+    monkeypatch.setattr(repair, "_note_again", meanwhile)
     ((_, outcome),) = repair.of(culprits)
     assert (outcome.result, sidecar.client.xlen(STREAM)) == ("refused", 2)
     assert "new overtakes it" in outcome.detail

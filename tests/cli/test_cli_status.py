@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import redis
 
+from sidecar.redis.keys import Keys
+from sidecar.redis.lease import Lease
+from sidecar.redis.members import Members
 from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, STREAM, Cli
 
 GROUP = f"sidecar:{NOTIFICATIONS}"
@@ -50,6 +53,59 @@ def test_status_of_a_live_worker_shows_its_lease(sidecar: Cli) -> None:
     assert stream["owner_alive"]
     assert 0 < stream["lease_remaining_ms"] <= 4000
     assert "alive" in sidecar("status").out
+
+
+def test_the_owner_is_who_holds_the_fence(sidecar: Cli) -> None:
+    """One that was killed tells of itself for a while yet: that it owns the stream is left out."""
+    keys = Keys.of(STREAM, NOTIFICATIONS)
+    killed, alive = (
+        Members(sidecar.client, keys, name=name, serves=[STREAM], lease_s=5)
+        for name in ("host:1", "host:2")
+    )
+    for worker in (killed, alive):
+        worker.beat([STREAM])
+        assert Lease(sidecar.client, keys, lease_s=5, worker=worker.id).acquire() is not None
+        sidecar.client.delete(keys.lease)
+    Lease(sidecar.client, keys, lease_s=5, worker=alive.id).acquire()
+    found = sidecar("status", "--json").object()
+    assert found["streams"][0]["owner"] == "host:2"
+    assert {one["name"]: one["owns"] for one in found["workers"]} == {
+        "host:1": [], "host:2": [STREAM],
+    }  # fmt: skip
+    assert "host:2, its lease runs" in sidecar("status").out
+
+
+@pytest.mark.parametrize(
+    ("entry_id", "are_times"),
+    [("*", True), ("7-0", False), ("1700000000-0", False), ("1700000000000000-0", False)],
+)
+def test_ids_that_are_no_times_are_named(sidecar: Cli, entry_id: str, *, are_times: bool) -> None:
+    """Row numbers, seconds and microseconds: age-trimming takes them for something else."""
+    sidecar.client.xadd(STREAM, {"event": "{}"}, id=entry_id)
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert stream["ids_are_times"] == are_times
+    assert ("NO TIMES" in sidecar("status").out) == (not are_times)
+
+
+@pytest.mark.parametrize("stream", [STREAM, NOTIFICATIONS])
+@pytest.mark.parametrize("read", [False, True])
+def test_a_foreign_group_that_keeps_a_stream_is_named(
+    sidecar: Cli, stream: str, *, read: bool
+) -> None:
+    """When it has not read, or not acknowledged, what is an hour old; not when it is done."""
+    sidecar.client.xadd(stream, {"event": "{}"}, id="1700000000000-0")
+    sidecar.client.xgroup_create(stream, "audit-tool", "0")
+    sidecar.client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+    if read:
+        sidecar.client.xreadgroup("audit-tool", "me", {stream: ">"})
+    assert sidecar("status", "--json").object()["kept"] == [
+        {"stream": stream, "group": "audit-tool", "first": "1700000000000-0"}
+    ]
+    out = sidecar("status").out
+    assert "NOT TRIMMED" in out
+    sidecar.client.xreadgroup("audit-tool", "me", {stream: ">"})
+    sidecar.client.xack(stream, "audit-tool", "1700000000000-0")
+    assert sidecar("status", "--json").object()["kept"] == []
 
 
 @pytest.mark.parametrize(

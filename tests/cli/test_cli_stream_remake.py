@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 
 HIGHEST: Final = f"{2**64 - 1}-{2**64 - 1}"
 KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
-REMAKE: Final = ("stream", "remake", STREAM)
+REMAKE: Final = ("stream", "remake", STREAM, "--reason", "the highest ID is taken")
 
 
 def _add(sidecar: Cli, event_id: str, entry_id: str = "*") -> None:
@@ -72,6 +72,35 @@ def test_a_bricked_stream_goes_on(bricked: Cli) -> None:
     assert bricked.client.xlen(told["aside"]) == 7
     assert [one["traceparent"] for one in bricked.entries(STREAM)] == EVERYTHING[2:6]
     _goes_on(bricked)
+
+
+def test_it_is_on_record_who_made_it_anew_and_what_was_lost(bricked: Cli) -> None:
+    """A pending entry that somebody had deleted gets no dead letter: it is named, here and in the
+    archive's and a bundle's record.
+    """
+    pending: Any = bricked.client.xpending_range(STREAM, KEYS.group, "-", "+", 1)
+    (lost,) = (one["message_id"].decode() for one in pending)
+    bricked.client.xdel(STREAM, lost)
+    ran = bricked(*REMAKE)
+    assert (ran.code, lost in ran.out) == (0, True)
+    (record,) = bricked.entries(KEYS.tenures)
+    assert "@" in record.pop("by")
+    assert bricked.client.exists(record.pop("aside")) == 1
+    assert record == {
+        "what": "remade", "stream": STREAM, "copied": "3", "lost_entries": "1", "entries": lost,
+        "reason": "the highest ID is taken",
+    }  # fmt: skip
+    bundle = bricked.directory / "bundle"
+    assert bricked("replay", "export", bundle, "--since", "1h").code in (0, 3)
+    assert any(lost in path.read_text() for path in bundle.rglob("*.jsonl"))
+
+
+def test_without_a_reason_nothing_is_made_anew(bricked: Cli) -> None:
+    """It is on record, so it has to be said."""
+    for reason in ((), ("--reason", " ")):
+        ran = bricked("stream", "remake", STREAM, *reason)
+        assert (ran.code, "--reason" in ran.err) == (2, True)
+    assert not bricked.client.exists(KEYS.tenures)
 
 
 class Killed(BaseException):
@@ -169,4 +198,4 @@ def test_anothers_group_is_not_lost(bricked: Cli) -> None:
 
 def test_no_such_stream(sidecar: Cli) -> None:
     """A name that is none is exit 2."""
-    assert sidecar("stream", "remake", "nope").code == 2
+    assert sidecar("stream", "remake", "nope", "--reason", "r").code == 2

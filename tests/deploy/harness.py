@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +93,31 @@ def wait_until_up(ping: Callable[[], Any], process: subprocess.Popen[bytes]) -> 
     pytest.fail(f"the server does not start with this ACL file; it ended with {process.poll()}")
 
 
-def granted(user: str) -> set[str]:
-    """Return the commands that the file grants."""
+_WITH_COMMANDS_BELOW: Final = {"cluster", "script", "xgroup", "xinfo"}
+
+
+def _grants(user: str) -> Iterator[tuple[str, str]]:
+    """Yield the commands that the file grants, each with the key that alone may come first."""
     lines = (DEPLOY / "redis" / "users.acl").read_text().splitlines()
     words = next(line for line in lines if line.startswith(f"user {user} ")).split()
-    return {word[1:] for word in words if word.startswith("+")}
+    for grant in (word[1:] for word in words if word.startswith("+")):
+        command, _, key = grant.partition("|")
+        below = command in _WITH_COMMANDS_BELOW
+        yield (grant, "") if below else (command, key)
+
+
+def granted(user: str) -> set[str]:
+    """Return the commands that the file grants."""
+    return {command for command, _ in _grants(user)}
+
+
+def only_on(user: str) -> dict[str, set[str]]:
+    """Return of the commands that the file grants for some keys alone, which these are."""
+    found: dict[str, set[str]] = {}
+    for command, key in _grants(user):
+        if key:
+            found.setdefault(command, set()).add(key)
+    return found
 
 
 def unused(server: Server, user: str) -> set[str]:

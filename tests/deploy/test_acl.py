@@ -229,10 +229,6 @@ FOR_NO_READER: Final = (
     "XREADGROUP GROUP sidecar:control:notifications worker STREAMS control:events >",
     "XGROUP CREATE control:events g 0", "EXPIRE control:notifications 1",
 )  # fmt: skip
-FOR_A_REDRIVER: Final = (
-    "XADD control:notifications * f v", "XDEL control:events 1-1", "XDEL control:notifications 1-1",
-)  # fmt: skip
-"""What it need not do, but cannot be denied without selectors; README.md says so."""
 DENIED: Final = {
     "sidecar": (*FOR_NO_ONE, *NO_EVAL),
     "operator": (
@@ -274,8 +270,8 @@ DENIED: Final = {
         "GET {control:notifications}:fence:control:events",
     ),
     "repairer": (
-        *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - {"XADD control:notifications * f v"},
-        *NO_EVAL, "INFO",
+        *FOR_NO_ONE, *FOR_NO_READER, *NO_EVAL, "INFO",
+        "HSET {control:notifications}:seen:0000 f v", "HDEL {control:notifications}:resent f",
         "HSET {control:notifications}:readers name x", "MULTI",
         "SET {control:notifications}:fence:control:events x",
         "XDEL {control:notifications}:dead 1-1", "DEL {control:notifications}:dead",
@@ -283,9 +279,9 @@ DENIED: Final = {
         "XREAD STREAMS control:events 0", "WATCH control:events",
     ),
     "redriver": (
-        *(set(FOR_NO_ONE) | set(FOR_NO_READER)) - set(FOR_A_REDRIVER), *NO_EVAL, "INFO",
+        *FOR_NO_ONE, *FOR_NO_READER, *NO_EVAL, "INFO",
         "HSET {control:notifications}:halt:control:events reason x",
-        "HMGET {control:notifications}:seen:00 f",
+        "HSET {control:notifications}:seen:00 f v",
         "GET {control:notifications}:fence:control:events",
         "XADD {control:notifications}:fence:control:events * f v",
         "XADD {control:notifications}:seen:00 * f v", "DEL {control:notifications}:dead",

@@ -15,7 +15,7 @@ import redis
 from sidecar.errors import SidecarError
 from sidecar.redis import halts
 from sidecar.redis.scripts import OF_PEOPLE, Shelf, script_of
-from tests.deploy.harness import KEYS, NOTIFY_STREAM, STREAM, Server, granted
+from tests.deploy.harness import KEYS, NOTIFY_STREAM, STREAM, Server, granted, only_on
 
 pytestmark = pytest.mark.server
 
@@ -120,9 +120,7 @@ def _dump(server: Server) -> dict[bytes, Any]:
 
 def _reach(user: str) -> set[bytes]:
     """Return the keys that the user's own commands write to, without any script."""
-    streams = {"redriver": (STREAM, NOTIFY_STREAM, KEYS.dead, KEYS.redriven)}
-    mine = streams.get(user, ())
-    return {key.encode() for key in (*mine, KEYS.halt, KEYS.halts)}
+    return {key.encode() for keys in only_on(user).values() for key in keys}
 
 
 def _hostile(keys: tuple[str, ...]) -> Iterator[tuple[list[str], list[str]]]:
@@ -134,7 +132,7 @@ def _hostile(keys: tuple[str, ...]) -> Iterator[tuple[list[str], list[str]]]:
             yield [key] * 9, list(words)
 
 
-@pytest.mark.parametrize("user", ["halter", "redriver"])
+@pytest.mark.parametrize("user", PEOPLE)
 def test_our_scripts_do_no_harm_in_the_wrong_hands(server: Server, user: str) -> None:
     """With hostile keys and arguments each script ends at once, and what the user could not
     change by its own commands stays as it is.
@@ -147,7 +145,7 @@ def test_our_scripts_do_no_harm_in_the_wrong_hands(server: Server, user: str) ->
     before = _fill(server)
     keys = (
         KEYS.fence, KEYS.halt, KEYS.trimmed, KEYS.fleet, PART, NOTIFY_STREAM, STREAM,
-        KEYS.dead, "other",
+        KEYS.dead, KEYS.redriven, KEYS.resent, "other",
     )  # fmt: skip
     with closing(server.client(user)) as thief:
         for name, sha in shas.items():

@@ -30,7 +30,7 @@ def test_the_remaker_remakes(server: Server) -> None:
     url = f"{scheme}://remaker:PASSWORD@127.0.0.1:{server.port}"
     control, notify = Side.open(url, STREAM), Side.open(url, NOTIFY_STREAM)
     with closing(control.client), closing(notify.client):
-        assert Remake(control, notify, KEYS).run().copied == 1
+        assert Remake(control, notify, KEYS, reason="r", by="me").run().copied == 1
     assert server.call("producer", "XADD", STREAM, "*", "event", "{}")
     assert server.call("admin", "XLEN", STREAM) == 2
     assert server.denials() == set()

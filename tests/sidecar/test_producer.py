@@ -10,6 +10,7 @@ import pytest
 import redis
 
 import store
+from sidecar.errors import UsageError
 from sidecar.producer import Producer
 from sidecar.wire.event import Rejected
 
@@ -75,3 +76,46 @@ def test_a_file_that_cannot_be_read_appends_nothing(
         Producer(redis_url, STREAM, source).publish(type="key.changed", ref="r", data=Failing())
     assert not source.exists("r")
     assert not client.exists(STREAM)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"ref": "r"}, "data"),
+        ({"manifest": b"m"}, "data"),
+        ({"ref": "r", "data": "text"}, "data"),
+        ({"ref": "r", "data": {"a": 1}}, "data"),
+        ({"ref": "r", "data": b"d", "manifest": {"files": []}}, "manifest"),
+        ({"ref": 7, "data": b"d"}, "ref"),
+        ({"ref": ".sidecar/logs/x", "data": b"d"}, "artifact_ref"),
+        ({"ref": "r", "data": b"d", "checksum": "sha256:" + "0" * 64}, "checksum"),
+        ({"ref": "r", "data": b"d", "artifact_ref": "other"}, "artifact_ref"),
+        ({"note": "x" * 9000}, "its notification would have"),
+        ({"ref": "r", "data": io.BytesIO(DATA), "note": "x" * 9000}, "its notification"),
+    ],
+)
+def test_what_a_worker_would_refuse_is_refused_at_once(
+    redis_url: str, client: redis.Redis, wrong: dict[str, Any], field: str
+) -> None:
+    """With the field's name, before anything is stored or appended."""
+    source = _Plain()
+    with pytest.raises(Rejected, match=f": {field}"):
+        Producer(redis_url, STREAM, source).publish(type="key.changed", **wrong)
+    assert (source.stored, client.exists(STREAM)) == ({}, 0)
+
+
+def test_an_artifact_that_is_there_may_be_named(redis_url: str, client: redis.Redis) -> None:
+    """Without data the fields of an artifact are the caller's own."""
+    checksum = store.checksum_of(b"there before")
+    event = Producer(redis_url, STREAM, _Plain()).publish(
+        type="key.changed", artifact_ref="r", checksum=checksum
+    )
+    assert (event.artifact_ref, event.checksum) == ("r", checksum)
+    assert client.xlen(STREAM) == 1
+
+
+def test_a_url_is_no_store(redis_url: str) -> None:
+    """That is said when the producer is made, with what to write."""
+    wrong: Any = "file:///srv/source"
+    with pytest.raises(UsageError, match=r"store.open_url"):
+        Producer(redis_url, STREAM, wrong)

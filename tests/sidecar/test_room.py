@@ -14,6 +14,7 @@ import structlog
 from sidecar.feed import Feed
 from sidecar.ops.status import collect
 from sidecar.redis.client import Side
+from sidecar.redis.keys import streams_of
 from sidecar.redis.retention import KINDS, Policy, Retention
 from sidecar.redis.room import NoRoom
 from sidecar.wire.ids import HIGHEST, LAST
@@ -28,7 +29,7 @@ FAR = ["XADD", "XSETID"]
 
 def stream_of(rig: Rig, kind: str) -> str:
     """Return the name of a stream."""
-    return dict(zip(KINDS, rig.keys.streams, strict=True))[kind]
+    return dict(zip(KINDS, streams_of(rig.keys), strict=True))[kind]
 
 
 def give(rig: Rig, stream: str, how: str, entry_id: str) -> str:

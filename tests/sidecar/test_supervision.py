@@ -363,3 +363,26 @@ def test_damage_has_words() -> None:
     assert str(Damaged("k", b"x", "delete it")) == (
         "the key k holds b'x', which no sidecar wrote: delete it"
     )
+
+
+def test_a_group_that_keeps_a_stream_is_named_once(rig: Rig, supervisor: Supervisor) -> None:
+    """With what to do; the next look, ten minutes later, says nothing new."""
+    rig.client.xadd(rig.control, {"event": "{}"}, id="1700000000000-0")
+    rig.client.xgroup_create(rig.control, "audit-tool", "0")
+    share, clock = Share([rig.control]), Clock()
+    share.took(rig.control)
+    policies = dict.fromkeys(("control", "notifications", "dead"), Policy())
+    retention = Retention(rig.client, rig.client, rig.keys, policies, dedup_window_s=60)
+    members = Members(rig.client, rig.keys, name="n", serves=[], lease_s=60)
+    pruning = Pruning(rig.client, rig.keys, dedup_window_s=3600)
+    with structlog.testing.capture_logs() as lines:
+        keeper = Housekeeper(
+            Chores(members, {rig.control: retention}, pruning), share, 60.0, supervisor,
+            structlog.get_logger(), clock=clock,
+        )  # fmt: skip
+        for _ in range(3):
+            keeper.work()
+            clock.now += housekeeping.GROUPS_EVERY_S
+    (line,) = (line for line in lines if line["event"] == "not trimmed")
+    assert "the group 'audit-tool'" in line["detail"]
+    assert "XGROUP DESTROY" in line["detail"]

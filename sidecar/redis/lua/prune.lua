@@ -1,6 +1,6 @@
 -- Forget what the deduplication index has remembered for longer than its window.
 --
--- KEYS  1 how far pruning is   then the shards whose turn has come
+-- KEYS  1 how far pruning is   then the shards whose turn has come, and what else is kept like them
 -- ARGV  1 how far pruning is with these   2 what ended before is forgotten, in microseconds
 -- Answer  how many are forgotten
 redis.call('DEL', KEYS[1])  -- so that this may run where no memory is left (decision 0021)
@@ -20,7 +20,7 @@ for key = 2, #KEYS do
   if not found.err then  -- what is no hash is in the way of nothing here
     local old, kept = {}, {}
     for i = 1, #found, 2 do
-      local stamp = tonumber(string.sub(found[i + 1], 17))
+      local stamp = tonumber(string.match(found[i + 1], '^(%d+) ?%d*$', 17))
       if stamp and stamp < before then
         old[#old + 1] = found[i]
       else

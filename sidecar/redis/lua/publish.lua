@@ -2,6 +2,7 @@
 --
 -- KEYS  1 fence   2 halt   3 low   4 notification stream
 --       5 its incarnations   6 trimmed   7 archived   8 readers of an older release
+--       9 the notes of what is sent again
 --       then one for each event: its shard of the deduplication index
 -- ARGV  1 token   2 lowest entry unfinished after this run   3 highest control_version known
 --       4 a row of dead letters ends when the n-th event or a later one is published, no duplicate
@@ -13,7 +14,8 @@
 -- Answer { state, highest control_version, the stream's last ID before this run, result, ... }
 --   state   1 done   0 the fence is another's   -1 halted
 --   result  n published as n   -n duplicate of n   0 published before with other content
---           1 was said to be known, but the index has forgotten it; the rest is left undone
+--           1 the index has forgotten it, and it was said to be known, or it is sent again: it
+--             must come in full, and the rest is left undone
 --   Fewer results: there is no memory for what comes next. An error, if for the first.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, ''} end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0, ''} end
@@ -110,11 +112,25 @@ local function incarnate(found, first)
   redis.call('HSET', KEYS[5], 'server', found.server, 'last', last_id, 'list', list)
 end
 
+-- Whether a repair sent an event again whose notification, of this control_version, is lost. Who may
+-- write notes may not have anything published twice: what is there, or was trimmed, is not lost.
+local function is_sent_again(id, content, stamp)
+  local note = unless_damaged('HGET', KEYS[9], id) or ''
+  if string.sub(note, 1, 16) ~= content or string.match(note, '^%d+ (%d+)$', 17) ~= stamp then
+    return false
+  end
+  local lost = string.format('%.0f-%.0f', math.floor(stamp / 1000), stamp % 1000)
+  local gone = unless_damaged('HGET', KEYS[6], KEYS[4]) or ''
+  local ms, seq = string.match(gone, '^(%d+)-(%d+)$')
+  if ms and ms * 1000 + math.min(tonumber(seq), 999) >= tonumber(stamp) then return false end
+  return #redis.call('XRANGE', KEYS[4], lost, lost) == 0
+end
+
 local call, sub, format = redis.call, string.sub, string.format
 local answer, published, row_ends, complete = {1, 0, last_id}, false, false, true
-local first_to_end = 8 + tonumber(ARGV[4])
+local first_to_end = 9 + tonumber(ARGV[4])
 local arg, found = 5, nil
-for key = 9, #KEYS do
+for key = 10, #KEYS do
   local shard, id, content = KEYS[key], sub(ARGV[arg], 1, 14), sub(ARGV[arg], 15)
   local json, origin, traceparent = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   local result = 1
@@ -147,11 +163,13 @@ for key = 9, #KEYS do
     row_ends = row_ends or key >= first_to_end
   else
     local known = call('HGET', shard, id)
+    local forgets = known and is_sent_again(id, content, sub(known, 17))
+    if forgets then call('HDEL', shard, id) end
     if not known and json ~= '' then  -- there is no memory to publish it
       complete = false
       break
     end
-    if known then
+    if known and not forgets then
       local first = tonumber(sub(known, 17))
       if not first then
         return redis.error_reply('ERR the index is damaged: look at ' .. shard .. ', which holds '
@@ -166,7 +184,7 @@ for key = 9, #KEYS do
   if result == 1 then break end
 end
 
-if full and #answer == 3 and #KEYS > 8 then return kept end
+if full and #answer == 3 and #KEYS > 9 then return kept end
 answer[2] = clock
 if published then call('HSET', KEYS[5], 'last', last_id) end
 if complete then redis.call('SET', KEYS[3], ARGV[2]) end

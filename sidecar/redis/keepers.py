@@ -1,0 +1,60 @@
+"""Consumer groups of others that keep a stream from being trimmed.
+
+What a group has yet to read, or to acknowledge, stays. So one that nobody reads through any more
+lets its stream grow for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from sidecar.redis.client import Client
+from sidecar.redis.scan import server_time_us
+from sidecar.wire.ids import LAST, EntryId
+
+LATE_MS: Final = 3_600_000
+"""A group whose next entry is younger is only behind."""
+
+
+class Keeper(NamedTuple):
+    """A group that is far behind."""
+
+    stream: str
+    group: str
+    first: EntryId
+    """The oldest entry that it has not read, or not acknowledged."""
+
+    def __str__(self) -> str:
+        """Return it for a person, with what to do."""
+        return (
+            f"the group {self.group!r} on {self.stream}, which is not the sidecar's, has yet to"
+            f" finish {self.first}: nothing from there on is trimmed; XGROUP DESTROY it if nobody"
+            " needs it"
+        )
+
+
+def keepers(client: Client, stream: str, own: str = "") -> list[Keeper]:
+    """Return the groups of others whose oldest unfinished entry is more than an hour old.
+
+    `own` is the group that does not count. Raises `RedisError`.
+    """
+    if not client.exists(stream):
+        return []
+    late = EntryId.of(max(0, server_time_us(client) // 1000 - LATE_MS))
+    groups: Any = client.xinfo_groups(stream)
+    found = [
+        Keeper(stream, one["name"].decode(errors="backslashreplace"), first)
+        for one in groups
+        if one["name"] != own.encode() and (first := _first(client, stream, one)) and first < late
+    ]
+    return sorted(found)
+
+
+def _first(client: Client, stream: str, group: dict[str, Any]) -> EntryId | None:
+    """Return the oldest entry that a group has not finished; None without any."""
+    pending: Any = client.xpending(stream, group["name"])
+    if pending["min"]:
+        return EntryId(pending["min"].decode())
+    after = EntryId(group["last-delivered-id"].decode()).after
+    unread: Any = client.xrange(stream, after, LAST, count=1)
+    return EntryId(unread[0][0].decode()) if unread else None

@@ -1,0 +1,44 @@
+"""What a worker holds back is explained by `status`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import store
+from sidecar.worker.settings import file_url
+from tests.cli.harness import STREAM, Cli
+from tests.sidecar.harness import eventually
+
+pytestmark = pytest.mark.server
+
+
+def test_a_held_event_is_explained(sidecar: Cli) -> None:
+    """Whose it is, since when, how often it was tried, when next, and why; until it is through."""
+    sidecar.lay_out()
+    event = {
+        "event_id": "stuck", "type": "key.changed", "tenant_id": "t1", "artifact_ref": "ref/a",
+        "checksum": store.checksum_of(b"data a"),
+    }  # fmt: skip
+    sidecar.client.xadd(STREAM, {"event": json.dumps(event)})
+    with sidecar.running("run", "--lease", "1", "--retry-budget", "600"):
+
+        def held() -> list[dict[str, object]]:
+            workers = sidecar("status", "--json").object()["workers"]
+            return [one for worker in workers for one in worker["held"]]
+
+        eventually(held)
+        (one,) = held()
+        assert (one["tenant_id"], one["event_id"], one["outage"]) == ("t1", "stuck", False)
+        assert str(one["entry"]).startswith(f"{STREAM}/")
+        assert one["since"] <= one["next_at"]  # type: ignore[operator]
+        out = sidecar("status").out
+        assert "HELD BACK" in out
+        assert "stuck" in out
+        trace = sidecar("trace", "stuck")
+        assert "held back" in trace.out
+        assert "NotFound" in trace.out
+        source = store.open_url(file_url(sidecar.directory / "data-dir" / "source"))
+        source.put("ref/a", b"data a", b"{}")
+        eventually(lambda: not held())
