@@ -6,10 +6,11 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Signal
@@ -21,12 +22,15 @@ import structlog
 
 import store
 from sidecar import cli
+from sidecar.redis.keys import Keys
 from sidecar.worker import app, settings
 from sidecar.worker.settings import file_url
+from tests.sidecar.harness import note_nothing_to_prune
 
 TIMEOUT_S: Final = 120.0
 STREAM: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
+KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
 DEAD: Final = "{control:notifications}:dead"
 HALT: Final = "{control:notifications}:halt:control:events"
 TRIMMED: Final = "{control:notifications}:trimmed"
@@ -73,6 +77,7 @@ class Cli:
         self, *args: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
     ) -> Ran:
         """Run a command in this process."""
+        self._settle(*args)
         raw = io.BytesIO()
         out, err = io.TextIOWrapper(raw, "utf-8"), io.StringIO()
         with (
@@ -81,6 +86,7 @@ class Cli:
             mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin))),
             mock.patch.object(sys, "stdout", out),
             mock.patch.object(sys, "stderr", err),
+            _signals_kept(),
         ):
             code = _exit_code()
             out.flush()
@@ -90,6 +96,7 @@ class Cli:
         self, *args: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None
     ) -> Ran:
         """Run a command in a process of its own, to its end."""
+        self._settle(*args)
         done = subprocess.run(
             self.argv(*args), input=stdin, capture_output=True,
             env=self._environment(env, *args),
@@ -100,6 +107,7 @@ class Cli:
     @contextmanager
     def running(self, *args: str | Path) -> Iterator[subprocess.Popen[bytes]]:
         """Run a command in a process of its own meanwhile."""
+        self._settle(*args)
         with subprocess.Popen(
             self.argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=self._environment(None, *args),
@@ -108,6 +116,12 @@ class Cli:
                 yield process
             finally:
                 process.kill()
+
+    def _settle(self, *args: str | Path) -> None:
+        """Spare a worker its first look for what to prune, if `args` run one."""
+        if args[:1] == ("run",) and isinstance(self.client, redis.Redis):
+            with suppress(redis.RedisError):
+                note_nothing_to_prune(self.client, KEYS)
 
     def stores(self, *, wanted: bool) -> dict[str, str]:
         """Return what names the stores under the data directory: a real server wants that.
@@ -140,12 +154,13 @@ class Cli:
         return Ran(done.returncode, done.stdout, done.stderr.decode())
 
     def drain(self, *args: str) -> None:
-        """Let a real worker finish what is in the stream."""
-        ran = self.process("run", "--drain", "--retry-budget", "0", *args)
+        """Let `sidecar run` finish what is in the stream."""
+        ran = self("run", "--drain", "--retry-budget", "0", *args)
         assert ran.code == 0, ran.err
 
     def work(self, **other: Any) -> None:
-        """Let a worker finish what is in the stream, in this process: much faster than `drain`."""
+        """Let a worker finish what is in the stream, without the command line."""
+        self._settle("run")
         usual: dict[str, Any] = {
             "redis": self.url, "retry_budget_s": "0", "drain": True,
             "source_store": file_url(self.directory / "data-dir" / "source"),
@@ -207,6 +222,17 @@ class Cli:
         if given["SIDECAR_REDIS"]:
             given = {**self.stores(wanted=not _MAKERS.isdisjoint(words)), **given}
         return {name: value for name, value in given.items() if value}
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Undo what `sidecar run` does to the signals that end it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit_code() -> int:

@@ -177,7 +177,7 @@ def test_who_meets_damage_in_the_index_names_it(drained: Cli, nonsense: str) -> 
     else:
         drained.client.hset(shard, identity_digest("c")[2:], b"x")
     drained.emit("c", "--tenant", "t")
-    ran = drained.process("run", "--drain", "--retry-budget", "0", "--lease", "0.5")
+    ran = drained("run", "--drain", "--retry-budget", "0", "--lease", "0.5")
     assert ran.code == 3
     assert shard in ran.err
     drained.client.delete(shard)

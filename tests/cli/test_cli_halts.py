@@ -72,7 +72,7 @@ def test_a_row_of_dead_letters_is_recorded(sidecar: Cli) -> None:
     """The worker's own halt, too, with the reason that `status` shows."""
     for _ in range(3):
         sidecar.client.xadd(STREAM, {"event": "{"})
-    ran = sidecar.process("run", "--drain", "--max-consecutive-dead", "3")
+    ran = sidecar("run", "--drain", "--max-consecutive-dead", "3")
     assert ran.code in (0, 3), ran.err
     (record,) = sidecar.entries(HALTS)
     assert (record["what"], record["stream"], record["by"]) == ("halted", STREAM, "sidecar")

@@ -211,7 +211,7 @@ def test_pause_halts_and_resume_lets_go_on(sidecar: Cli) -> None:
     assert "@" in stream["halt"]["by"]
     assert re.fullmatch(r"20\d\d-.*Z", stream["halt"]["since"])
     sidecar.emit("e1")
-    assert sidecar.process("run", "--drain").code == 3
+    assert sidecar("run", "--drain").code == 3
     assert sidecar("tail").code == 5
     assert sidecar("resume").out.startswith("control:events: resumed")
     sidecar.drain()
