@@ -77,6 +77,14 @@ class ControlStream:
         self._room = FIRST_READ
         """So many entries are read at once, as those before had few bytes, or many."""
 
+    def has_group(self) -> bool:
+        """Tell whether there is a group."""
+        try:
+            self.pending()
+        except GroupLost:
+            return False
+        return True
+
     def create_group(self, after: EntryId) -> bool:
         """Make the group so that it delivers what lies after the ID `after`.
 
@@ -191,10 +199,7 @@ class ControlStream:
 
         That there is no group, or no stream, keeps nobody: they can be made.
         """
-        try:
-            self.pending()
-        except GroupLost:
-            return
+        self.has_group()
 
     def fetch(self, entry_id: EntryId) -> Entry:
         """Return one entry by its ID."""

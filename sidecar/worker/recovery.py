@@ -29,6 +29,9 @@ PAGE: Final = 200
 class Control(Protocol):
     """What the control stream offers for it; see `ControlStream`."""
 
+    def has_group(self) -> bool:
+        """Tell whether there is a group."""
+
     def create_group(self, after: EntryId) -> bool:
         """Make the group; False when there is one."""
 
@@ -211,15 +214,13 @@ class Recovery:
         `left_low` is what this worker knows to be unfinished, where nothing is noted any more.
         """
         low = self._memory.lowest_unfinished() or self._after_anchors()
+        if low is None and not self._control.has_group():
+            return self._first_group()
         if low is None:
-            created = self._control.create_group(FIRST)
-            if not created:
-                self._look_for_notes()
-            if created or left_low is None:
+            self._look_for_notes()
+            if left_low is None:
                 given = self._control.look(FIRST).given
-                # Of a group just made, nothing was handed out, wherever somebody has moved it.
-                low = FIRST.after if created else None
-                return Ground(low, (), given, is_whole=True, again=False)
+                return Ground(None, (), given, is_whole=True, again=False)
             # A server that went back to before any note may have lost what was finished, too.
             low = min(left_low, self._control.last_delivered().after)
         ground = self._ground(low)
@@ -230,6 +231,17 @@ class Recovery:
         if ground.given < low.before:
             self._log.warning("the control stream lost its end: what came after is gone")
         return ground._replace(again=created)
+
+    def _first_group(self) -> Ground:
+        """Make the group of a stream that none has served.
+
+        That nothing of it is finished is noted before. Else whoever comes after a worker that dies
+        here would believe the group's position, which somebody may have moved meanwhile.
+        """
+        low = FIRST.after
+        self._memory.stand(low=low)
+        self._control.create_group(FIRST)
+        return Ground(low, (), self._control.look(FIRST).given, is_whole=True, again=False)
 
     def _ground(self, low: EntryId) -> Ground | None:
         """Return what is certain of the stream; None when it is another than is noted."""

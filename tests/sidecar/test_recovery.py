@@ -92,10 +92,9 @@ class Stalled:
         """None is noted."""
         return ()
 
-    def create_group(self, after: str) -> bool:
+    def has_group(self) -> bool:
         """The other has made it."""
-        assert after == FIRST
-        return False
+        return True
 
     def look(self, _: str) -> Ends:
         """Nothing is lost of the stream."""
@@ -285,6 +284,31 @@ def test_a_position_ahead_of_a_live_worker(rig: Rig, position: str) -> None:
         eventually(lambda: run.observer.count("recovering") >= 2)
         rig.emit("c")
         eventually(lambda: rig.published() == ["a", "b", "c"])
+
+
+class Died(Exception):
+    """A worker dies."""
+
+
+@pytest.mark.parametrize("position", ["$", "1", AHEAD])
+def test_a_position_ahead_of_a_group_whose_maker_died_at_once(rig: Rig, position: str) -> None:
+    """Before it noted anything else; whoever comes next reads from the beginning."""
+
+    class Mortal(ControlStream):
+        def create_group(self, after: EntryId) -> bool:
+            super().create_group(after)
+            raise Died
+
+    first = rig.emit("first")
+    rig.emit("second")
+    rig.stream_class = Mortal
+    with pytest.raises(Died), rig.relay() as run:
+        run.finish()
+    position = first if position == "1" else position
+    rig.client.xgroup_setid(CONTROL, rig.keys.group, position)
+    rig.stream_class = ControlStream
+    rig.drain()
+    assert rig.published() == ["first", "second"]
 
 
 def test_a_position_ahead_while_no_worker_runs(rig: Rig) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
 from typing import Any, Final
 
 import pytest
 
 from sidecar.redis.client import connect
 from sidecar.redis.scripts import script_of
-from tests.simulation.whole.hunt import meets, violation_of
+from tests.simulation.whole.hunt import meets, violation_of, violation_without
 from tests.simulation.whole.mutants import MUTANTS, SOUGHT, Area, Mutant, broken
-from tests.simulation.whole.world import run_lean
 
 QUICK: Final = frozenset({
     "feed_moves_its_cursor_to_the_end",
@@ -35,18 +33,13 @@ def _marked(mutant: Mutant) -> object:
     return pytest.param(mutant, id=mutant.name, marks=marks)
 
 
-@cache
-def _clean(seed: int) -> str:
-    return run_lean(seed).violation
-
-
 @pytest.mark.parametrize("mutant", [_marked(mutant) for mutant in MUTANTS])
 def test_the_whole_simulation_catches(mutant: Mutant) -> None:
     """A break of the product is reported on its seed or soon after, and without it nothing is."""
     seeds = range(mutant.seed, mutant.seed + FEW)
     seed = next((one for one in seeds if meets(mutant, one) and violation_of(mutant, one)), None)
     assert seed is not None, "not caught: look for another seed (--hunt)"
-    assert not _clean(seed)
+    assert not violation_without(mutant, seed)
 
 
 def test_every_area_has_breaks_that_are_caught() -> None:

@@ -67,9 +67,6 @@ FORGETTING: Final = frozenset({
 })  # fmt: skip
 """Without one of these, who says that Redis forgot more than a group raises a false alarm."""
 
-USING: Final = frozenset({Deed.READ_AS_OTHER, Deed.SETID_AHEAD})
-"""What moves a group on that no worker has used yet."""
-
 
 class WholeFaults(Faults):
     """Draws the narrow faults of a seed's weather, and says which deeds its people do."""

@@ -108,9 +108,15 @@ _READERS_LATE: Final = Scene(
     plan={"trim_notifications": "length=4", "dedup_window_s": 1.0, "archive": False},
     fleet={"feeds": ("poll", "poll"), "events": 20},
 )
-_TAIL_LOST: Final = Scene((Deed.PROMOTED,), fleet={"feeds": ("poll", "follow")})
+_TAIL_LOST: Final = Scene(
+    (Deed.PROMOTED,), plan={"chaos_s": 5.0}, fleet={"feeds": ("poll", "poll"), "events": 20}
+)
 _TRIMS: Final = Scene(plan={"trim_control": "age=1s", "archive": False})
-_STACKS_WAIT: Final = Scene((Deed.REDRIVE,), plan={"stacks": 0.7, "max_consecutive_dead": 0})
+_STACKS_WAIT: Final = Scene(
+    (Deed.REDRIVE, Deed.STORE_AWAY),
+    plan={"stacks": 0.7, "max_consecutive_dead": 0, "retry_budget_s": 0.0, "chaos_s": 5.0},
+    fleet={"events": 20},
+)
 _SOMETHING_LOST: Final = Scene(
     (Deed.REPAIR, Deed.DELETE_NOTE), plan={"stacks": 0.7, "max_consecutive_dead": 0}
 )
@@ -131,7 +137,7 @@ MUTANTS: Final = (
     # --- feed
     Mutant("feed_goes_on_where_entries_were_trimmed", f"{_READING}._check_gap",
            "if since < trimmed or",
-           "if False and since < trimmed or", Area.FEED, 2000, _READERS_LATE),
+           "if False and since < trimmed or", Area.FEED, 2006, _READERS_LATE),
     Mutant("feed_takes_a_lost_tail_for_the_end", f"{_READING}._check_gap",
            "if since > end:",
            "if False:", Area.FEED, 2000, _TAIL_LOST),
@@ -250,10 +256,10 @@ MUTANTS: Final = (
     # --- repair
     Mutant("repair_asks_nobody", "sidecar.ops.repair:Repair._try",
            "against = overtakers.against(candidate.id)",
-           "against = ''", Area.REPAIR, 2000, _SOMETHING_LOST),
+           "against = ''", Area.REPAIR, 2010, _SOMETHING_LOST),
     Mutant("audit_takes_what_waits_for_lost", "sidecar.ops.waiting:Waiting.waits",
            "return self.consumer_of(stream, entry_id) is not None",
-           "return False", Area.REPAIR, 2000, _AUDITED),
+           "return False", Area.REPAIR, 2023, _AUDITED),
     Mutant("repair_forgets_what_is_there", "send_again",
            "if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end",
            "", Area.REPAIR, 2206),

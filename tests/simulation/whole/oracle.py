@@ -14,7 +14,7 @@ from tests.simulation.faults import Fault
 from tests.simulation.invariants import MAX_NOTIFICATION_BYTES, Violation
 from tests.simulation.producer import Sent, content_of
 from tests.simulation.streams import Id, Stream, parse_id, show_id
-from tests.simulation.whole.kinds import FORGETTING, LOSING, USING, Deed
+from tests.simulation.whole.kinds import FORGETTING, LOSING, Deed
 from tests.simulation.whole.truth import Entry, Gone, Letter, Note, Record, Truth
 
 if TYPE_CHECKING:
@@ -88,8 +88,6 @@ class Oracle:
     def _told(self, named: dict[bytes, bytes]) -> None:
         did, lost = self._world.faults.did, named[b"lost"]
         forgets = not FORGETTING.isdisjoint(did) or lost == b"group"
-        # Someone may use a group that was made a moment ago, before it is noted.
-        forgets |= lost == b"notes" and not USING.isdisjoint(did)
         self._expect(forgets, "told", f"a false alarm: {named}")
 
     def _entry(self, key: bytes, entry_id: Id, named: dict[bytes, bytes]) -> None:
