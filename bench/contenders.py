@@ -255,11 +255,25 @@ def _stores(directory: Path) -> dict[str, str]:
     return {f"{name}_store": (directory / name).as_uri() for name in ("source", "fleet")}
 
 
+def _prune(url: str) -> None:
+    """Look at every shard of the index, as a worker does once where none ever ran."""
+    from sidecar.redis.client import connect
+    from sidecar.redis.keys import Keys
+    from sidecar.redis.pruning import Pruning
+
+    client = connect(url)
+    pruning = Pruning(client, Keys.of(CONTROL, NOTIFICATIONS), dedup_window_s=7 * 86400)
+    while pruning.prune():
+        pass
+    client.close()
+
+
 def _drain(url: str, directory: Path) -> Cost:
     from sidecar.worker import app, logs, settings
 
     chosen = settings.build(redis=url, **_stores(directory), drain=True)
     log = logs.configure("info")
+    _prune(url)
     lap = Lap()
     code = app.run(chosen, log, threading.Event())
     if code:

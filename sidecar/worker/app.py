@@ -90,7 +90,7 @@ class _Worker:
         housekeeper = wiring.housekeeper(
             self._beat_s, lambda: [held for relay in relays for held in relay.held]
         )
-        housekeeper.work()  # before a relay takes a stream that is another's share
+        housekeeper.join()
         stack.callback(housekeeper.leave)
         relays += [
             wiring.relay(pipeline, pool, observer, partial(self._threads.beat, stream))

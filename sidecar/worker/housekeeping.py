@@ -61,11 +61,18 @@ class Housekeeper:
         self._groups_at = clock()
         self._bad_readers: set[str] = set()
 
-    def work(self) -> None:
-        """Do what is due. Call it every `beat_s` seconds, about."""
+    def join(self) -> None:
+        """Do what must be done before a relay takes a stream; to prune may take a beat.
+
+        Without the register it might take another worker's share.
+        """
         # The others take it for gone if it is silent: so this is tried each time.
         self._supervisor.attempt("membership", "", self._beat, longest_pause_s=0)
         self._supervisor.attempt("scripts", "", self._load)
+
+    def work(self) -> None:
+        """Do what is due. Call it every `beat_s` seconds, about."""
+        self.join()
         if self._clock() >= self._trim_at:
             self._supervisor.attempt(TRIMMING, "", self._trim)
             self._trim_at = self._clock() + TRIM_EVERY_S

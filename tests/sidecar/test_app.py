@@ -21,7 +21,7 @@ import store
 from sidecar.errors import Unreachable, UsageError
 from sidecar.redis import readers
 from sidecar.redis.keys import SHARDS
-from sidecar.redis.pruning import TURNS_A_WINDOW
+from sidecar.redis.pruning import TURNS_A_WINDOW, Pruning
 from sidecar.worker import app, housekeeping, logs
 from sidecar.worker.settings import build
 from store import Unavailable
@@ -430,6 +430,23 @@ def test_the_worker_prunes_the_index(rig: Rig, stores: dict[str, str]) -> None:
     with worker(rig, stores, dedup_window_s=3600):
         eventually(lambda: not rig.client.hexists(shard, "old"))
     assert rig.client.hexists(shard, "new")
+
+
+def test_no_stream_waits_for_pruning(
+    rig: Rig, stores: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relays begin before the index is pruned, however much of that is due at the start."""
+    published = threading.Event()
+
+    def prune(_: Pruning) -> bool:
+        published.wait(PATIENCE_S)
+        return False
+
+    monkeypatch.setattr(Pruning, "prune", prune)
+    rig.emit("a")
+    with worker(rig, stores):
+        eventually(lambda: rig.published() == ["a"])
+        published.set()
 
 
 def test_a_reader_that_stays_away_expires_visibly(
