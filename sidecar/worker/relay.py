@@ -54,6 +54,8 @@ CROWD: Final = 32
 LINGER_S: Final = 0.005
 """With more than a crowd of artifacts on their way, they are published every so often: to wake
 for each would take from the stores the processor that they need."""
+LINGERS: Final = 4
+"""With so many crowds, or more, so much less often: a round costs much the same for few or many."""
 
 
 class Observer(States, Protocol):
@@ -172,7 +174,7 @@ class Relay:
                 if not busy and self._window:
                     self._collect(wait_s=BUSY_WAIT_S)
                 if self._carrying.out > CROWD:
-                    self._stop.wait(LINGER_S)
+                    self._stop.wait(LINGER_S * min(self._carrying.out // CROWD, LINGERS))
             except Halted:
                 self._admission.stop_budgets(self._clock())
                 self._ownership.wait_while_halted()
