@@ -6,9 +6,11 @@ import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 
 import pytest
 import redis
+import redis.utils
 
 from tests import servers
 from tests.servers import PATIENCE_S, Server
@@ -16,6 +18,9 @@ from tests.servers import PATIENCE_S, Server
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and the processes of tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# For each connection redis-py looks for its own version in files: a sixth of a short test's time.
+vars(redis.utils)["get_lib_version"] = cache(redis.utils.get_lib_version)
 
 _UNIT = {
     f"tests/{name}.py"
