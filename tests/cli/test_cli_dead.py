@@ -352,11 +352,12 @@ def test_the_streams_may_lie_on_two_servers(sidecar: Cli) -> None:
     assert len(sidecar.entries(STREAM)) == 1
 
 
-def test_many_letters_go_back_in_batches(sidecar: Cli) -> None:
+def test_many_letters_go_back_in_batches(sidecar: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than a batch: each is redriven once, in order, and each has its record."""
+    monkeypatch.setattr("sidecar.ops.redrive.BATCH", 200)
     _open_control(sidecar)
     pipeline = sidecar.client.pipeline()
-    for i in range(2300):
+    for i in range(430):
         fields: dict[Any, Any] = {
             "event": json.dumps(_event(f"e{i}", **_ref("r"))), "reason": "poison",
             "origin": f"{STREAM}/{i + 1}-0",
@@ -365,7 +366,7 @@ def test_many_letters_go_back_in_batches(sidecar: Cli) -> None:
     pipeline.execute()
     assert sidecar("dead", "redrive", "--all", "--reason", "x").code == 0
     back = [json.loads(entry["event"])["event_id"] for entry in sidecar.entries(STREAM)]
-    assert back == [f"e{i}" for i in range(2300)]
+    assert back == [f"e{i}" for i in range(430)]
     assert [record["event_id"] for record in sidecar.entries(REDRIVEN)] == back
     assert sidecar.client.xlen(DEAD) == 0
 
