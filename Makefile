@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check bench bench-store bench-million lock clean
+.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check bench bench-store bench-million lock sbom audit-deps fuzz limits clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -78,6 +78,20 @@ bench-million: $(VENV)/bench.stamp ## Measure what a million refs cost
 
 lock: $(VENV)/bench.stamp ## Pin anew what requirements/ pins
 	@requirements/lock $(BIN)/uv
+
+sbom: $(VENV)/run.stamp ## Print the bill of materials (CycloneDX) of what requirements/run.txt pins
+	@$(BIN)/python requirements/sbom.py
+
+audit-deps: $(VENV)/run.stamp ## Ask the OSV database for known vulnerabilities of what is pinned (network)
+	@$(BIN)/python requirements/audit.py
+
+SECONDS ?= 3600
+
+fuzz: $(VENV)/dev.stamp ## Fuzz entries, refs, URLs and bundles: SECONDS=3600 in all, FUZZ="--only refs"
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ)
+
+limits: $(VENV)/dev.stamp ## One worker with little of everything, beside every hostile input: prints the ratio
+	@$(BIN)/pytest -q -s -n 0 -m slow tests/faults/test_limits.py
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .sidecar .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,9 +33,10 @@ ARTIFACT: Final = re.compile(r"artifacts/[0-9a-f]{2}/[0-9a-f]{64}")
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_UNREADABLE: Final = (
-    zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, OSError,
-)  # fmt: skip
+_PACKED: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What is packed otherwise is unpacked by Python without a bound."""
+_NO_ZIP: Final = (zipfile.BadZipFile, NotImplementedError, struct.error, EOFError, OverflowError)
+_UNREADABLE: Final = (*_NO_ZIP, RuntimeError, ValueError, zlib.error, OSError)
 _LOCAL_HEADER_BYTES: Final = 30
 
 
@@ -66,12 +68,12 @@ class Members:
             self._source: _Source = _Directory(path) if stat.S_ISDIR(kind) else _Zip(path)
         except FileNotFoundError as error:
             raise UsageError(f"--bundle {path}: there is no such file or directory") from error
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--bundle {path}: {getattr(error, 'strerror', error)}") from error
-        except zipfile.BadZipFile as error:
+        except _NO_ZIP as error:
             raise Damaged(
                 f"{path} is no bundle, or it was cut short ({error}); copy it again"
             ) from error
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--bundle {path}: {getattr(error, 'strerror', error)}") from error
 
     def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
         """Return a file's content, which may have `limit` bytes."""
@@ -151,10 +153,11 @@ class _Zip:
             or ".." in re.split(r"[/\\]", name)
             or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
             or info.flag_bits & 1
+            or info.compress_type not in _PACKED
         ):
             raise Damaged(
                 f"{self._path} is no bundle: {name[:200]!r} in it leads out of it, is there twice,"
-                " encrypted, or no plain file"
+                " encrypted, packed as no release does, or no plain file"
             )
 
     def _ends(self) -> Iterator[tuple[zipfile.ZipInfo, int]]:

@@ -45,12 +45,14 @@ class FleetState:
     def stacks(self) -> Iterator[Notification]:
         """Yield the newest of each tenant and stack, in their order."""
         here = (self._stacks[key] for key in sorted(self._stacks))
-        return map(_notification, self._of_kind(_STACK) if self._spilt else here)
+        lines = self._of_kind(_STACK) if self._spilt else here
+        return (note for _, note in _written(lines))
 
     def refs(self) -> Iterator[Notification]:
         """Yield the newest of each artifact_ref, in their order."""
         here = (self._refs[key] for key in sorted(self._refs))
-        return map(_notification, self._of_kind(_REF) if self._spilt else here)
+        lines = self._of_kind(_REF) if self._spilt else here
+        return (note for _, note in _written(lines))
 
     def keyed(self) -> Iterator[tuple[Sequence[str], bytes]]:
         """Yield what each is the newest of, [ref] or [tenant, stack], and its row, in order."""
@@ -66,7 +68,7 @@ class FleetState:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries of them all; of what is the newest in two ways, twice."""
-        return (of_line(row) for _, row in self.keyed())
+        return (entry for entry, _ in _written(row for _, row in self.keyed()))
 
     def __len__(self) -> int:
         if not self._spilt:
@@ -126,8 +128,15 @@ def _read(db: sqlite3.Connection, which: str, *arguments: str) -> Iterator[bytes
         yield line
 
 
-def _notification(line: bytes) -> Notification:
-    return Notification.of_entry(of_line(line).fields)
+def _written(lines: Iterable[bytes]) -> Iterator[tuple[Entry, Notification]]:
+    """Yield what a sidecar wrote; anything else may lie among it."""
+    for line in lines:
+        try:
+            entry = of_line(line)
+            note = Notification.of_entry(entry.fields)
+        except (KeyError, ValueError):
+            continue
+        yield entry, note
 
 
 def state_at(history: History, position: int) -> FleetState:
@@ -156,6 +165,7 @@ def _keys(line: bytes) -> tuple[str | None, tuple[str, str] | None]:
     try:
         row = orjson.loads(line)
         body = orjson.loads(row[row.index("event", 1) + 1])
+        row.index("origin", 1)
         ref, tenant, stack, version = map(
             body.get, ("artifact_ref", "tenant_id", "stack_id", "version")
         )

@@ -44,7 +44,8 @@ class RedriveOutcomes:
         return [self._one(record, published) for record in records]
 
     def _one(self, record: Entry, published: dict[str, int]) -> RedriveOutcome:
-        entry, letter = Origin(text(record.fields, "entry")), EntryId(text(record.fields, "letter"))
+        entry = Origin(text(record.fields, "entry"))
+        letter = EntryId.parse(text(record.fields, "letter"))
         if not entry:
             return RedriveOutcome("")  # `audit --repair` put an artifact, not an event
         if entry in self._again:

@@ -105,15 +105,18 @@ class Moment:
         """Yield the dead letters that had been written by then and not been redriven."""
         names, last = self._history.streams, EntryId.of(self._at_us // 1000, HIGHEST)
         records = self._history.entries(names.redriven)
-        redriven = {EntryId(text(one.fields, "letter")): one for one in records}
+        redriven = {
+            letter_id: one
+            for one in records
+            if (letter_id := EntryId.parse(text(one.fields, "letter")))
+        }
         for letter in self._history.entries(names.dead, FIRST, last):
             record = redriven.pop(letter.id, None)
             if record is None or record.id > last:
                 yield _letter(letter.fields, letter.id)
         # What has been redriven since was dead then; the dead letter may be gone, its record stays.
         for letter_id, record in redriven.items():
-            was_there = letter_id and letter_id <= last
-            if was_there and record.id > last:
+            if letter_id <= last < record.id:
                 yield _letter(record.fields, letter_id)
 
 

@@ -15,9 +15,10 @@ from typing import Any, Final
 import pytest
 
 from sidecar.history.members import INDEX, PINS, RATIO, SLACK_BYTES, WAITING
+from sidecar.redis.keys import Keys
 from sidecar.wire.ids import HIGHEST
 from tests.cli.harness import Cli
-from tests.sidecar.harness import Rig
+from tests.sidecar.harness import CONTROL, NOTIFICATIONS, Rig
 
 SEGMENT: Final = "streams/1/000000.jsonl"
 COMMANDS: Final = [
@@ -186,6 +187,69 @@ def test_a_sparse_file_is_not_read(sidecar: Cli, bundle: Path) -> None:
             file.truncate(1 << 40)
         assert name in opened(sidecar, bundle)
         (bundle / name).write_bytes(before)
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_unpacks_without_a_bound_is_not_unpacked(
+    sidecar: Cli, bundle: Path, packed: int
+) -> None:
+    """Python holds all that a bzip2 or LZMA file unpacks to, whatever is asked of it."""
+    path = zipped(bundle)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("artifacts/00/" + "0" * 64, bytes(1 << 20), packed)
+    assert "packed as no release does" in opened(sidecar, path)
+
+
+@pytest.mark.parametrize("field", [4, 6])
+def test_a_zip_file_of_another_version_is_refused(sidecar: Cli, bundle: Path, field: int) -> None:
+    """A directory of the zip file that needs another program is told, not a traceback."""
+    path = zipped(bundle)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"PK\x01\x02") + field] = 255
+    path.write_bytes(raw)
+    ran = sidecar("replay", "show", "--bundle", path, env={"SIDECAR_REDIS": ""})
+    assert ran.code in (0, 1, 2)
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_what_is_no_notification_is_passed_over(
+    sidecar: Cli, bundle: Path, command: tuple[str, ...]
+) -> None:
+    """Among the notifications may lie what no sidecar wrote: without an origin, or no event."""
+    event = json.dumps({"event_id": "a", "type": "run.abort", "artifact_ref": "r"})
+    rows = [["1-0", "event", event],
+            ["2-0", "event", '{"artifact_ref":"r"}', "origin", "s/1-0"], ["3-0", "origin", ["x"]],
+            ["4-0", "event", {"base64": "/w=="}, "origin", "s/1-0"]]  # fmt: skip
+    raw = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    write(bundle, "streams/1/000000.jsonl", raw, rows=len(rows))
+    words = [word.format(sidecar.directory) for word in command]
+    ran = sidecar(*words, "--bundle", bundle, env={"SIDECAR_REDIS": ""})
+    assert ran.code in (0, 1, 2, 3, 5, 6), ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("letter", ["", "x", "origin", "1-1-1"])
+def test_a_record_of_a_redrive_that_names_no_dead_letter(
+    sidecar: Cli, bundle: Path, letter: str
+) -> None:
+    """Who may write records may write anything: the fleet at a position is shown all the same."""
+    names = [one["name"] for one in json.loads((bundle / INDEX).read_bytes())["index"]["streams"]]
+    at = names.index(Keys.of(CONTROL, NOTIFICATIONS).redriven)
+    name = f"streams/{at}/000000.jsonl"
+    row = ["5-0", "letter", letter, "event_id", "a", "reason", "r", "by", "b", "entry", "x"]
+    raw = json.dumps(row).encode() + b"\n"
+    (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+
+    def named(index: dict[str, Any]) -> None:
+        segment = {"name": name, "sha256": hashlib.sha256(raw).hexdigest(), "first": "5-0",
+                   "last": "5-0", "count": 1}  # fmt: skip
+        index["streams"][at]["segments"] = [segment]
+
+    (bundle / name).write_bytes(raw)
+    edit(bundle, named)
+    ran = sidecar("replay", "at", "0s", "--bundle", bundle, env={"SIDECAR_REDIS": ""})
+    assert ran.code in (0, 3), ran.err
 
 
 ODD_IDS: Final = ["", "x", "1", "1-", "-1", "1-x", "1-1-1", "1_0-0", "99999999999999999999999-1",

@@ -1,0 +1,1 @@
+"""Fuzzers: hostile inputs by the hundred thousand, one generator a file."""

@@ -1,0 +1,18 @@
+"""A slice of each fuzzer; `make fuzz` runs them for as long as you like."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.__main__ import FUZZERS
+from tests.fuzz.running import Totals, run_batch
+
+DRAWN = {"entries": 60, "refs": 150, "urls": 100, "bundles": 25}
+
+
+@pytest.mark.parametrize("name", FUZZERS)
+def test_hostile_inputs_are_refused_in_words(name: str) -> None:
+    """No input of a fresh batch makes anything fail but in words, nor shows a secret."""
+    totals = Totals()
+    run_batch(FUZZERS[name], 0, totals, DRAWN[name])
+    assert totals.inputs
