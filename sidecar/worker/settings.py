@@ -20,16 +20,6 @@ _METAVAR: Final = "metavar"
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
 Trimming = Annotated[Policy, BeforeValidator(parse_policy)]
-
-
-def _threads(count: int) -> int:
-    """Refuse one thread: a tenant has at most three quarters of them, and never all."""
-    if count < 2:  # noqa: PLR2004 -- one, and one more
-        raise ValueError("give 2 at least: with one, a slow artifact of a tenant holds up all")
-    return count
-
-
-Threads = Annotated[int, AfterValidator(_threads)]
 IdPattern = Annotated[str, AfterValidator(check_id_pattern)]
 StreamName = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -69,9 +59,10 @@ class Options(BaseModel):
     max_consecutive_dead: int = _option(
         100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0
     )
-    store_threads: Threads = _option(
-        8, "Artifacts carried at the same time, for each control stream; 2 at least.", le=256
-    )
+    store_threads: int = _option(
+        8, "Artifacts carried at the same time, for each control stream; of one tenant not all.",
+        ge=2, le=256,
+    )  # fmt: skip
     drain: bool = _option(False, "Finish what is there, then exit.")  # noqa: FBT003 -- the default
 
 
