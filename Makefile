@@ -28,8 +28,8 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 2 --timeout 1800 -m slow
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 0 --timeout 1800 -k "test_race or test_beside" tests/store
 
-# What these look at is the same on each Python: pages, orders of steps, what a disk keeps.
-SAME_ON_EACH := report simulation store/crash
+# What these look at is the same on each Python: pages, orders of steps, rights, a disk, a service.
+SAME_ON_EACH := report simulation deploy store/crash store/test_object.py
 
 test-python: $(VENV)/dev.stamp ## Run what may depend on the Python: PYTHON=python3.13 VENV=.venv-3.13
 	@$(BIN)/pytest -q -m "not slow" $(addprefix --ignore tests/,$(SAME_ON_EACH))
