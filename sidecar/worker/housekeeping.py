@@ -62,10 +62,7 @@ class Housekeeper:
         self._bad_readers: set[str] = set()
 
     def join(self) -> None:
-        """Do what must be done before a relay takes a stream; to prune may take a beat.
-
-        Without the register it might take another worker's share.
-        """
+        """Register, before a relay takes a stream that is another's share; it waits for no more."""
         # The others take it for gone if it is silent: so this is tried each time.
         self._supervisor.attempt("membership", "", self._beat, longest_pause_s=0)
         self._supervisor.attempt("scripts", "", self._load)

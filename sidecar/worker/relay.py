@@ -52,10 +52,9 @@ BUSY_WAIT_S: Final = 0.002
 """The longest wait for a store while new entries may have come."""
 CROWD: Final = 32
 LINGER_S: Final = 0.005
-"""With more than a crowd of artifacts on their way, they are published every so often: to wake
-for each would take from the stores the processor that they need."""
+"""For each crowd of artifacts on their way, up to so many, publishing waits so long: to wake for
+each artifact would take from the stores the processor that they need."""
 LINGERS: Final = 4
-"""With so many crowds, or more, so much less often: a round costs much the same for few or many."""
 
 
 class Observer(States, Protocol):

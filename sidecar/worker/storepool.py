@@ -19,10 +19,7 @@ class Pool(Protocol):
     """Threads, or what stands in for them."""
 
     def submit(self, task: Task, /) -> object:
-        """Have `task`, which raises nothing, run once.
-
-        Raises RuntimeError when the pool is closed, or has no thread and cannot start one.
-        """
+        """Have `task`, which raises nothing, run once. Raises RuntimeError when no thread can."""
 
 
 class StorePool:
@@ -69,8 +66,8 @@ class StorePool:
         except RuntimeError:
             if not self._threads:
                 raise
-        else:
-            self._threads.append(thread)
+            return
+        self._threads.append(thread)
 
     def _work(self) -> None:
         self._own.works, self._own.next = True, None
@@ -78,11 +75,8 @@ class StorePool:
         while task:
             if not self._closed:
                 task()
-            task, self._own.next = self._own.next or self._take(), None
-
-    def _take(self) -> Task | None:
-        """Return the next task, waiting for one; None when the pool is closed."""
-        with self._lock:
-            if self._tasks.empty():
-                self._idle += 1
-        return self._tasks.get()
+            task, self._own.next = self._own.next, None
+            if task is None:
+                with self._lock:
+                    self._idle += self._tasks.empty()
+                task = self._tasks.get()

@@ -439,14 +439,16 @@ def test_no_stream_waits_for_pruning(
     published = threading.Event()
 
     def prune(_: Pruning) -> bool:
-        published.wait(PATIENCE_S)
+        published.wait(3 * PATIENCE_S)
         return False
 
     monkeypatch.setattr(Pruning, "prune", prune)
     rig.emit("a")
     with worker(rig, stores):
-        eventually(lambda: rig.published() == ["a"])
-        published.set()
+        try:
+            eventually(lambda: rig.published() == ["a"])
+        finally:
+            published.set()
 
 
 def test_a_reader_that_stays_away_expires_visibly(
