@@ -14,8 +14,7 @@ from sidecar.cli.halts import tell_of_halts
 from sidecar.cli.histories import Everything
 from sidecar.cli.options import Json, LiveOnly
 from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
-from sidecar.history.archive import ArchiveHistory, archive_in
-from sidecar.history.live import LiveHistory
+from sidecar.history.archive import ArchiveHistory, own_archive
 from sidecar.ops.audit import ENDS, Audit, AuditOrder, Culprit
 from sidecar.ops.repair import Outcome, Repair, RepairOrder, Result
 from sidecar.ops.waiting import EntryRange
@@ -140,8 +139,8 @@ def audit(
     """
     fixing.check()
     control, notify, fleet = where.control, where.notify, _fleet(where)
-    streams = LiveHistory(control, notify, where.keys).streams
-    archive = archive_in(fleet, streams) if judged.since or fixing.repair else None
+    is_asked = bool(judged.since or fixing.repair)
+    archive = own_archive(fleet, notify, where.keys, output.hint) if is_asked else None
     order = judged.order(where, archive if judged.since else None)
     repair = fixing.begun(where, fleet, archive) if fixing.repair else None
     with progress(json=json) as show:

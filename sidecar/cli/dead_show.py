@@ -52,7 +52,7 @@ def show(
     with translated(url):
         told = explained(
             letter, predictions, letters.client, keys, lambda: where.control_url,
-            archive_for(where, keys),
+            archive_for(where, keys, where.notify),
         )  # fmt: skip
     fields = output.jsonable(dict(letter.fields))
     if json:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from sidecar.cli.bundles import in_bundle
 from sidecar.cli.servers import Fleet, Live, Source
-from sidecar.history import History, Streams
-from sidecar.history.archive import ArchiveHistory, archive_in
+from sidecar.history import History
+from sidecar.history.archive import ArchiveHistory, own_archive
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
+from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.terminal import output
 from sidecar.worker.fleetstore import otherness
@@ -34,7 +35,7 @@ class Archived(Fleet, Live):
         live.check()
         if fleet and (other := self.other_store(fleet)):
             output.hint(f"--fleet-store: {other}; what it lacks is reported as lost")
-        archive = archive_in(fleet, live.streams) if fleet else None
+        archive = own_archive(fleet, self.notify, keys, output.hint) if fleet else None
         return JoinedHistory(archive, live) if archive else live
 
     def other_store(self, fleet: Store) -> str:
@@ -53,12 +54,11 @@ class Everything(Archived, _Sourced):
     """All streams of a system, and both stores."""
 
 
-def archive_for(fleet: Fleet, keys: Keys) -> Callable[[], ArchiveHistory | None]:
+def archive_for(fleet: Fleet, keys: Keys, notify: Side) -> Callable[[], ArchiveHistory | None]:
     """Return what opens the archive in the fleet's store, if that is needed."""
-    names = Streams.of([keys])
 
     def opened() -> ArchiveHistory | None:
         store = fleet.fleet_if_any()
-        return archive_in(store, names) if store else None
+        return own_archive(store, notify, [keys], output.hint) if store else None
 
     return opened

@@ -94,7 +94,7 @@ def redrive(
         chosen = reasons.selection(letters, of, between)
     order = conduct.order(where, asked.reason, chosen)
     predictions = Predictions.looking_into(where.source, notify.client, keys[0], rules.rules())
-    archive = archive_for(where, keys[0])
+    archive = archive_for(where, keys[0], notify)
     redriver = Redriver(where.control, notify.client, keys[0], order, predictions, archive=archive)
     with translated(notify.url):
         there, total = len(letters), len(ids)

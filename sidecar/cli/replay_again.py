@@ -15,6 +15,7 @@ from sidecar.cli.review import Review
 from sidecar.cli.rules import WorkerRules
 from sidecar.errors import Incomplete, UsageError
 from sidecar.history import History
+from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Side
 from sidecar.replay.check import Checked
@@ -101,7 +102,7 @@ def _publish(
 
 def _same_server(history: History, target: Side) -> bool:
     """Tell whether the target is the server that the notifications come from."""
-    return isinstance(history, LiveHistory) and history.is_on(target)
+    return isinstance(history, LiveHistory | JoinedHistory) and history.is_on(target)
 
 
 def _held(review: Review) -> int:

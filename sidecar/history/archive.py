@@ -27,7 +27,7 @@ from pydantic import AfterValidator, Field
 from sidecar.errors import SidecarError
 from sidecar.history.checkpoints import newest_checkpoint
 from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach, Streams
-from sidecar.history.places import ROOT, escaped
+from sidecar.history.places import ROOT, archive_of_another, escaped
 from sidecar.history.rows import to_line
 from sidecar.history.segments import (
     BaseHeader,
@@ -37,6 +37,9 @@ from sidecar.history.segments import (
     entries_of,
     lines_of,
 )
+from sidecar.redis.client import Side
+from sidecar.redis.errors import translated
+from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
@@ -353,3 +356,20 @@ def archive_in(fleet: VersionedStore, streams: Streams) -> ArchiveHistory | None
     archive = ArchiveHistory(fleet, streams)
     there = any(archive.names(stream) for stream in (*streams.control, *streams[1:]))
     return archive if there else None
+
+
+def own_archive(
+    fleet: VersionedStore, notify: Side, keys: Sequence[Keys], tell: Callable[[str], None]
+) -> ArchiveHistory | None:
+    """Return the archive of these streams, unless it is another log's, which is told; None without.
+
+    Raises `Unreachable`, `SidecarError`.
+    """
+    archive = archive_in(fleet, Streams.of(keys))
+    if archive is None:
+        return None
+    with explained(), translated(notify.url):
+        other = archive_of_another(fleet, notify.client, keys[0])
+    if other:
+        tell(f"the archive in the fleet's store is that of the log {other}: it is not read")
+    return None if other else archive

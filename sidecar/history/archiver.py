@@ -19,6 +19,7 @@ from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.contract import get
 from sidecar.history.live import LiveHistory
+from sidecar.history.places import archive_of_another
 from sidecar.history.state import state_at
 from sidecar.redis.archived import Claim, is_due, note_archived
 from sidecar.redis.client import Client
@@ -26,7 +27,7 @@ from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
-from sidecar.wire.ids import FIRST, EntryId
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from store import VersionedStore
 
 SEGMENT_ROWS: Final = 20_000
@@ -61,6 +62,7 @@ class Archiver:
         self._rows, self._size_bytes = rows, size_bytes
         self._checkpoint_rows = checkpoint_rows
         self._counted: dict[str, tuple[int, EntryId]] = {}
+        self._is_own = False
 
     def is_due(self, stream: str, every_s: float) -> bool:
         """Tell whether the stream's last segment was closed so long ago, by whomever."""
@@ -73,6 +75,7 @@ class Archiver:
         Nothing is written while another archives the stream; after `wait_s` seconds of that raises
         `SidecarError`, unless it is 0.
         """
+        self._check_own()
         claim = Claim(self._notify, self._keys, stream)
         if not self._claimed(claim, stream, wait_s):
             return
@@ -81,6 +84,20 @@ class Archiver:
         finally:
             with suppress(SidecarError), translated(self._live.describe()):
                 claim.release()  # else it runs out
+
+    def _check_own(self) -> None:
+        """Refuse to mix two logs, whose rows nobody could tell apart. Raises `SidecarError`."""
+        if self._is_own:
+            return
+        with explained(), translated(self._live.describe()):
+            other = archive_of_another(self._store, self._notify, self._keys)
+        if other:
+            raise SidecarError(
+                f"the archive of {self._keys.notifications} in this store is that of the log"
+                f" {other}; give one of the two another --notify-stream or a store of its own or,"
+                f" if that log is gone for good, sidecar store gc --forget {other.id} --reason …"
+            )
+        self._is_own = True
 
     def _claimed(self, claim: Claim, stream: str, wait_s: float) -> bool:
         ends_at = time.monotonic() + wait_s
@@ -96,7 +113,7 @@ class Archiver:
 
     def _archive(self, claim: Claim, stream: str, *, rest: bool) -> Iterator[Archived]:
         reached = self._reached(stream)
-        while batch := self._batch(stream, reached.after):
+        while reached < LAST and (batch := self._batch(stream, reached.after)):
             entries, full = batch
             if not (full or rest):
                 return

@@ -10,6 +10,7 @@ from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach
 from sidecar.history.live import LiveHistory
 from sidecar.history.rows import id_of_line
 from sidecar.history.segments import Id, merged, turned
+from sidecar.redis.client import Side
 from sidecar.redis.members import Held
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -34,6 +35,10 @@ class JoinedHistory:
     def now_us(self) -> int:
         """Return the server's clock."""
         return self._live.now_us()
+
+    def is_on(self, other: Side) -> bool:
+        """Tell whether another connection leads to the server with the notifications."""
+        return self._live.is_on(other)
 
     def reach(self, stream: str) -> Reach | None:
         """Return from where to where both go, and what neither has."""
@@ -98,6 +103,8 @@ class JoinedHistory:
         begin, is_apart = self._seam(stream)
         while is_apart and first <= begin:
             yield from archived(first, min(begin, last))
+            if begin == LAST:
+                return
             first = begin.after
             begin, is_apart = self._seam(stream)  # trimming may have followed meanwhile
         after = max(first, begin.after)

@@ -334,7 +334,8 @@ class Audit:
         return "waiting" if self._evidence.waiting.waits(stream, entry.id) else None
 
     def _lost(self) -> Iterator[Culprit]:
-        suspects = self._db.execute("SELECT stream, entry FROM suspects ORDER BY stream, entry")
+        # In entry order across streams: so a repair sends the older of two first.
+        suspects = self._db.execute("SELECT stream, entry FROM suspects ORDER BY entry, stream")
         for stream, key in suspects:
             entry = self._evidence.entry(stream, EntryId.of_key(key))
             if entry is None:

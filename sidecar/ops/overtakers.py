@@ -114,7 +114,10 @@ class Overtakers:
         self._timed = streams_with_times(notify, keys) if self._moving else set[str]()
         self._originals = DeadLetters(notify, keys).originals() if watched else {}
         ahead = self._ahead({one.stream for one in watched})
-        self._changes = {one.id: _timed(self._at_first(one), ahead) for one in watched}
+        ends = self._ends({one.stream for one in watched if one.change.moves})
+        self._changes = {
+            one.id: _placed(_timed(self._at_first(one), ahead), ends) for one in watched
+        }
         self._origin_of: dict[str, Origin] = {}
         self._by_ref: dict[str, list[Candidate]] = defaultdict(list)
         self._by_subject: dict[Subject | None, list[Candidate]] = defaultdict(list)
@@ -235,7 +238,7 @@ class Overtakers:
 
     def note(self, entry: Origin) -> None:
         """Know that `entry` is one of the batch that was redriven: it overtakes none that is left,
-        for they are redriven in entry order.
+        for they are redriven in entry order, but those whose place nobody knows.
         """
         self._own.add(entry)
 
@@ -274,6 +277,12 @@ class Overtakers:
             if origin.entry and origin.entry.ms > entry.id.ms + CLOCK_SLACK_MS:
                 found.add(origin.stream)
         return found
+
+    def _ends(self, streams: Iterable[str]) -> dict[str, EntryId]:
+        """Return the last ID that each control stream gave, of those that are there."""
+        with translated(self._control.url):
+            found = {one: stream_info(self._control.at(one), one) for one in streams}
+        return {one: info.last_id for one, info in found.items() if info}
 
     def _look_at(self, notifications: Iterable[Entry]) -> None:
         for entry in notifications:
@@ -326,18 +335,19 @@ class Overtakers:
 
     def _look(self, entry: Entry, origin: Origin, at_ms: int | None, how: str) -> _Said | None:
         """Hold an entry against the candidates; return what it says, None of what is no event."""
-        said = None if origin in self._own else _said(entry)
+        said = _said(entry)
         if said is None:
             return None
         alike = self._by_ref.get(said.artifact_ref, ()), self._by_subject.get(said.subject, ())
         later: Change | None = None
+        is_own = origin in self._own
         for one in chain(*alike):
-            if one.id in self._found:
+            if one.id in self._found or (is_own and self._changes[one.id].entry):
                 continue
             later = later or self._change(said, origin, at_ms)
             if overtakes(later, self._changes[one.id]):
                 self._found[one.id] = f"{said.event_id} {how}"
-        return said
+        return None if is_own else said
 
     def _change(self, said: _Said, origin: Origin, at_ms: int | None) -> Change:
         """Return the change with where its event stood at first."""
@@ -354,6 +364,15 @@ class Overtakers:
 
 def _timed(change: Change, ahead: Collection[str]) -> Change:
     return change._replace(at_ms=None) if change.stream in ahead else change
+
+
+def _placed(change: Change, ends: Mapping[str, EntryId]) -> Change:
+    """Return it without its entry where that is no time, and lies beyond the end of its stream,
+    which was made anew since: what came on it later has lower IDs.
+    """
+    if change.entry is None or change.at_ms is not None:
+        return change
+    return change._replace(entry=None) if change.entry > ends.get(change.stream, LAST) else change
 
 
 def _from(change: Change) -> EntryId:

@@ -9,12 +9,13 @@ right to write a reader's key is one to make any key that they may read, while t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import Client, Side, check_server
-from sidecar.redis.errors import RedisError, is_full, translated
+from sidecar.redis.errors import Full, NotPermitted, RedisError, is_full, translated
 from sidecar.redis.keys import Keys
 from sidecar.wire.urls import redact
 
@@ -40,7 +41,10 @@ class Fitness:
                 self.notify.client.set(self.keys.stream, self.keys.notifications, nx=True)
             check_owner(self.notify.client, self.notify.url, self.keys)
         with translated(self.notify.url):
+            with suppress(NotPermitted, Full):  # full: at the next tenure
+                self.notify.client.set(letters_of(self.keys), self.keys.notifications, nx=True)
             _reserve(self.notify.client, self.keys)
+        check_letters(self.notify.client, self.notify.url, self.keys)
 
 
 def _reserve(client: Client, keys: Keys) -> None:
@@ -77,3 +81,30 @@ def check_owner(client: Client, url: str, keys: Keys) -> str | None:
             f" than braces or, if {owner!r} is no longer used, delete the key {keys.stream}"
         )
     return owner
+
+
+def letters_of(keys: Keys) -> str:
+    """Return the key that says whose the dead letters are: as for the keys of a stream, of the one
+    beside which they lie by default, else of their own.
+    """
+    beside = keys.dead.removesuffix(":dead") if "{" in keys.dead else "{" + keys.dead + "}"
+    return f"{beside}:stream"
+
+
+def check_letters(client: Client, url: str, keys: Keys) -> None:
+    """Raise `UsageError` where the dead-letter stream is another notification stream's, or is one.
+
+    An origin does not say by which of two an entry is dead. Nothing is told where this user may
+    not read the note. Raises what `translated` raises.
+    """
+    with translated(url):
+        try:
+            noted: Any = client.get(letters_of(keys))
+        except NotPermitted:
+            return
+    if noted is not None and noted != keys.notifications.encode():
+        raise UsageError(
+            f"--dead-stream {keys.dead!r}: on {redact(url)} it belongs to the notification stream"
+            f" {noted.decode(errors='backslashreplace')!r}; choose another name or, if that is no"
+            f" longer used, delete the key {letters_of(keys)}"
+        )

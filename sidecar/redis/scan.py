@@ -57,7 +57,7 @@ def pages(
         found = _entries(client.xrange(stream, first, last, count=page))
         if found:
             yield found
-        if len(found) < page:
+        if len(found) < page or found[-1].id == LAST:
             return
         first = found[-1].id.after
 

@@ -23,9 +23,10 @@ from sidecar.replay.timeline import End, Life, decoded, lives
 from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
 from sidecar.wire.event import Event
-from sidecar.wire.ids import EntryId, Origin
+from sidecar.wire.ids import HIGHEST, EntryId, Origin
 from sidecar.wire.moments import rfc3339, time_us
 from sidecar.wire.reasons import explain
+from sidecar.wire.subject import CLOCK_SLACK_MS
 from store import Version
 
 MAX_FOLLOWED: Final = 16
@@ -125,7 +126,7 @@ def by_event_id(history: History, event_id: str, window: Window, around_us: int)
     points = list(_known_points(history, event_id)) or list(_scanned(history, event_id, window))
     found: dict[tuple[str, EntryId | None], Life] = {}
     for at_us in points:
-        near = Window(max(0, at_us - around_us), at_us + around_us)
+        near = Window(max(0, at_us - around_us), min(at_us + around_us, HIGHEST * 1000))
         for life in lives(history, near):
             if life.event_id == event_id:
                 found[life.origin, life.end_id] = life
@@ -219,8 +220,10 @@ def _known_points(history: History, event_id: str) -> Iterator[int]:
 
 
 def _begun_us(entry: Entry) -> int:
-    origin = origin_of(entry.fields)
-    return origin.entry.ms * 1000 if origin.entry else entry.id.control_version
+    """Return when it was appended; of what has an ID that lies after its end, when that was."""
+    origin, ended_us = origin_of(entry.fields), entry.id.control_version
+    begun_us = origin.entry.ms * 1000 if origin.entry else ended_us
+    return begun_us if begun_us <= ended_us + CLOCK_SLACK_MS * 1000 else ended_us
 
 
 def _scanned(history: History, event_id: str, window: Window) -> Iterator[int]:

@@ -10,6 +10,7 @@ The records are artifacts like others: every backend that lists refs can hold th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -81,6 +82,14 @@ def registered(store: VersionedStore) -> list[Log]:
     """
     refs = (ref for ref in store.list(ROOT) if ref != ROOT)
     return sorted((_read(store, ref) for ref in refs), key=lambda one: one.id)
+
+
+def archiving(logs: Iterable[Log], stream: str) -> Log | None:
+    """Return the log whose archive lies under the name of its notification stream: of those with
+    that name the one that was registered first, and is not forgotten.
+    """
+    alike = [one for one in logs if one.stream == stream and not one.forgotten]
+    return min(alike, key=lambda one: (one.registered_at, one.id), default=None)
 
 
 def forget(store: VersionedStore, log: Log, forgotten: Forgotten) -> None:

@@ -13,7 +13,7 @@ from sidecar.errors import UsageError
 from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Client, Side, check_server, check_stream, connect
-from sidecar.redis.fitness import Fitness, check_owner
+from sidecar.redis.fitness import Fitness, check_letters, check_owner
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members, new_id
 from sidecar.redis.pruning import Pruning
@@ -89,6 +89,7 @@ class Wiring:
             check_stream(client, self.notify_url, keys.notifications)
             check_stream(client, self.notify_url, keys.dead)
             check_owner(client, self.notify_url, keys)
+            check_letters(client, self.notify_url, keys)
 
     def fleet_store(self, fleet: Store) -> FleetStore:
         """Return the fleet store as its log knows it."""

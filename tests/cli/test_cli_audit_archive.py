@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
+import redis
 
 import store
 from sidecar.history.archive import ArchiveHistory
@@ -263,3 +264,40 @@ def test_what_is_trimmed_while_it_is_read_is_read_once(sidecar: Cli) -> None:
         sidecar.trim(STREAM, 3)
         read += [entry.id for page in pages for entry in page]
     assert read == every
+
+
+@pytest.fixture
+def neighbour(relayed: Cli) -> Iterator[Cli]:
+    """Another fleet that publishes into the same store, from another database: the stream's name
+    is the same, as it is by default.
+    """
+    url = f"{relayed.url.removesuffix('/0')}/1"
+    with redis.Redis.from_url(url, protocol=2) as client:
+        yield Cli(url, relayed.directory, client)
+
+
+def test_an_archive_is_of_one_log(relayed: Cli, neighbour: Cli) -> None:
+    """Of two fleets in one store the second keeps none, nor reads what the first one keeps."""
+    assert relayed("archive").code == 0
+    before = relayed("store", "ls", ".sidecar/archive").out
+    neighbour.emit("of-the-neighbour")
+    neighbour.work()
+    refused = neighbour("archive")
+    assert (refused.code, "another --notify-stream" in refused.err) == (1, True), refused.err
+    assert relayed("store", "ls", ".sidecar/archive").out == before
+    for told in (neighbour("replay", "show", "--json"), neighbour("trace", "of-the-neighbour")):
+        assert "it is not read" in told.err
+        assert told.code == 0
+    shown = neighbour("replay", "show", "--since", "1h", "--json").objects()
+    assert {one["event_id"] for one in shown if one.get("event_id")} == {"of-the-neighbour"}
+    assert relayed("archive").code == 0
+
+
+def test_a_log_that_lost_its_memory_keeps_its_archive(relayed: Cli) -> None:
+    """It has another id then, at the same address."""
+    assert relayed("archive").code == 0
+    relayed.client.flushdb()
+    relayed.emit("after")
+    relayed.work()
+    assert relayed("archive").code == 0
+    assert "it is not read" not in relayed("replay", "show", "--since", "1h").err

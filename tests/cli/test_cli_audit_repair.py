@@ -337,6 +337,21 @@ def test_what_was_overtaken_is_refused(sidecar: Cli) -> None:
     assert _event_ids(sidecar) == ["v2", "v1"]
 
 
+def test_of_two_control_streams_the_older_event_is_sent_first(sidecar: Cli) -> None:
+    """By the IDs of their entries, not by the names of their streams."""
+    streams = ("b:events", "a:events")
+    options = [word for stream in streams for word in ("--stream", stream)]
+    sidecar.work(stream=streams)
+    for at, stream in zip(("1-0", "2-0"), streams, strict=True):
+        event = {"event_id": stream, "type": "key.changed", "tenant_id": "t1", "stack_id": "s"}
+        sidecar.client.xadd(stream, {"event": json.dumps(event)}, id=at)
+        sidecar.client.xreadgroup(GROUP, "worker", {stream: ">"})
+        sidecar.client.xack(stream, GROUP, at)
+    ran = sidecar("audit", "--repair", "--reason", "acknowledged by mistake", "--json", *options)
+    repaired = [one["event_id"] for one in ran.objects() if one.get("repair") and "event_id" in one]
+    assert repaired == list(streams)
+
+
 def test_a_dry_run_changes_nothing(worked: Cli) -> None:
     """It tells what would be done, without a reason."""
     worked.client.xdel(NOTIFICATIONS, _notifications(worked)[-1][0])

@@ -199,3 +199,45 @@ def test_anothers_group_is_not_lost(bricked: Cli) -> None:
 def test_no_such_stream(sidecar: Cli) -> None:
     """A name that is none is exit 2."""
     assert sidecar("stream", "remake", "nope", "--reason", "r").code == 2
+
+
+def test_a_letter_of_the_old_stream_is_not_redriven_behind_what_came_since(sidecar: Cli) -> None:
+    """Its entry has the highest ID, and yet what came on the new stream came after it."""
+    about = {"type": "run.abort", "tenant_id": "t", "stack_id": "s"}
+    missing = {"artifact_ref": "stacks/s", "checksum": f"sha256:{'0' * 64}"}
+    sidecar.client.xadd(STREAM, {"event": json.dumps({"event_id": "old", **about, **missing})},
+                        id=HIGHEST)  # fmt: skip
+    sidecar.work()
+    assert sidecar(*REMAKE).code == 0
+    sidecar.client.xadd(STREAM, {"event": json.dumps({"event_id": "new", **about})})
+    sidecar.work()
+    ran = sidecar("dead", "redrive", "--all", "--force", "--dry-run", "--reason", "x", "--json")
+    assert "new overtook it" in ran.object()["detail"]
+    assert sidecar("dead", "redrive", "--all", "--reason", "x").code == 3
+
+
+def test_of_a_batch_it_is_not_redriven_behind_a_newer_one(sidecar: Cli) -> None:
+    """The IDs of two streams give no order: what is redriven first counts as newer."""
+    about = {"type": "run.abort", "tenant_id": "t", "stack_id": "s"}
+    sidecar.drain()
+    for event_id, at in (("old", HIGHEST), ("new", "1-0")):
+        sidecar.letter({"event_id": event_id, **about}, at)
+    ran = sidecar("dead", "redrive", "--all", "--force", "--reason", "x", "--json")
+    told = {one["event_id"]: one["detail"] for one in ran.objects()}
+    assert (told["new"], "new overtakes it" in told["old"]) == ("", True)
+
+
+def test_the_highest_id_ends_the_archive_and_what_is_read_of_it(bricked: Cli) -> None:
+    """It is archived once and read once; the stream made anew is archived from its beginning."""
+    bricked.drain()
+    archive = ("archive", "--json")
+    assert sum(one["rows"] for one in bricked.process(*archive).objects()) == 14
+    assert bricked.process(*archive).objects() == []
+    bricked.client.xtrim(STREAM, maxlen=0)
+    assert bricked.process("trace", "unread-2").code == 0
+    assert bricked(*REMAKE).code == 0
+    _goes_on(bricked)
+    bricked.process(*archive)
+    bricked.client.xtrim(STREAM, maxlen=0)
+    for event_id in ("unread-2", "new"):
+        assert f" {STREAM}/" in bricked.process("trace", event_id).out

@@ -49,9 +49,11 @@ def state(port: int) -> dict[str, Any]:
     return found
 
 
-def drained(rig: Rig, stores: dict[str, str], notify: str) -> int:
+def drained(rig: Rig, stores: dict[str, str], notify: str, dead: str | None = None) -> int:
     """Run the worker with --drain into this notification stream; return its exit code."""
-    settings = build(redis=rig.url, notify_stream=notify, drain=True, lease_s=1, **stores)
+    settings = build(
+        redis=rig.url, notify_stream=notify, dead_stream=dead, drain=True, lease_s=1, **stores
+    )
     return app.run(settings, silent_log(), threading.Event())
 
 
@@ -68,6 +70,20 @@ def test_names_that_differ_in_braces_only_are_refused(
     assert not rig.client.exists(second)
     assert drained(rig, stores, first) == 0
     assert rig.client.xlen(first) == 2
+
+
+@pytest.mark.parametrize("dead", ["graveyard", "{mine}:dead", "mine"])
+def test_dead_letters_of_two_notification_streams_do_not_mix(
+    rig: Rig, stores: dict[str, str], dead: str
+) -> None:
+    """An origin does not say by whom an entry is dead: the second to come is refused."""
+    rig.client.xadd(CONTROL, {"event": "no JSON"})
+    first = dead if dead == "graveyard" else None
+    assert drained(rig, stores, "mine", first) == 0
+    with pytest.raises(UsageError, match="it belongs to the notification stream"):
+        drained(rig, stores, "other", dead)
+    assert rig.client.xlen(first or "{mine}:dead") == 1
+    assert drained(rig, stores, "other") == drained(rig, stores, "mine", first) == 0
 
 
 def test_who_comes_first_has_the_keys(rig: Rig) -> None:
