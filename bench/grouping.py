@@ -34,7 +34,7 @@ class _Put:
 
 
 class GroupWriter:
-    """Whoever comes while nobody flushes leads: it flushes for all that have staged by then.
+    """The first to come while nobody flushes leads: it flushes for all that have staged by then.
 
     While a group is being flushed the next one forms.
     """

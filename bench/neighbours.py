@@ -58,7 +58,7 @@ class Directories:
     """Fresh directories below `work`, one a run, and none removed before the end.
 
     An ext4 without a journal steers clear of inodes that were deleted within the last minutes and
-    looks for others each time: whoever creates files after thousands were deleted pays ten times
+    looks for others each time: who creates files after thousands were deleted pays ten times
     the price. So a benchmark that cleans up between its runs measures its own cleaning.
     """
 

@@ -79,7 +79,7 @@ def timed(callers: int, pairs: Sequence[Pair], put: Callable[[Pair], object]) ->
         try:
             for each in share:
                 put(each)
-        except BaseException as error:  # noqa: BLE001 - told to whoever joins
+        except BaseException as error:  # noqa: BLE001 - reported where it is joined
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(pairs[i::callers],)) for i in range(callers)]

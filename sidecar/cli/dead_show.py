@@ -31,7 +31,7 @@ def show(
     """Show everything about one dead letter: what its reason means, how to fix it, whether it
     would end here again now, whether its event is published meanwhile, and what has overtaken it.
 
-    Exit code 1: there is no such letter.
+    Exit code 1: there is no such dead letter.
 
     Examples:
       sidecar dead show 1791234567890-0

@@ -134,7 +134,7 @@ def _confirmed(letters: DeadLetters, chosen: LetterSelection, *, ask: bool) -> i
         plural = "" if reasons.total() == 1 else "s"
         output.hint(f"{reasons.total():,} dead letter{plural}: {each}")
         if ask and sys.stdin.isatty() and sys.stderr.isatty():
-            typer.confirm("Put them back?", abort=True, err=True)
+            typer.confirm("Redrive them?", abort=True, err=True)
     return reasons.total()
 
 

@@ -67,7 +67,7 @@ class Review:
             return
         output.hint(f"{self.history.describe()}, {self.window}")
         for one in self.seen:
-            output.hint(f"  {one.stream}: {_span(one)}")
+            output.hint(f"  {one.stream}: {one.extent}")
             for gap in one.missing:
                 output.hint(f"    {gap.why}: {moment(gap.first)} to {moment(gap.last)} is gone")
 
@@ -76,11 +76,3 @@ class Review:
         failure = verdict(self.window, self.seen, held=held, shown=shown, asked=self.asked)
         if failure:
             raise failure
-
-
-def _span(one: Covered) -> str:
-    if one.reach is None:
-        return "there never was such a stream"
-    if one.reach.first is None:
-        return "empty"
-    return f"{moment(one.reach.first)} to {moment(one.reach.last)}"

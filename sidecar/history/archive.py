@@ -230,7 +230,7 @@ class ArchiveHistory:
     ) -> Iterator[Entry]:
         """Yield what is in the segments that may mention `about`."""
         pieces = self._pieces(stream, about)
-        # Whoever looks for something stops at what was found: for them the next is not read.
+        # A caller that looks for something stops at what was found: the next is not read for it.
         yield from entries_of(pieces, first, last, eager=about == ANY)
 
     def lines(self, stream: str, first: EntryId, last: EntryId) -> Iterator[bytes]:

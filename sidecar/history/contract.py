@@ -70,7 +70,7 @@ class Reach(NamedTuple):
 class About(NamedTuple):
     """What entries must mention to be wanted. A hint: what cannot mention it may be left out.
 
-    Empty is any. Whoever asks filters what comes all the same.
+    Empty is any. The caller filters what comes all the same.
     """
 
     event_id: str = ""
@@ -155,7 +155,7 @@ class History(Protocol):
     def waiting(self, stream: str, entry_ids: Collection[EntryId]) -> set[EntryId]:
         """Return which of these control entries no worker has finished yet.
 
-        Whoever reads how things ended reads that after having asked.
+        A caller that reads how things ended reads that after having asked.
         """
         ...
 

@@ -114,7 +114,7 @@ class Redriver:
         for letter_id in sorted(set(letter_ids)):
             letter = self._letters.get(letter_id)
             if letter is None:
-                yield Outcome(letter_id, Result.ABSENT, "there is no such letter")
+                yield Outcome(letter_id, Result.ABSENT, "there is no such dead letter")
             else:
                 letters.append(letter)
         yield from self._run(_in_entry_order(letters, self._letters.originals()))
@@ -168,7 +168,7 @@ class Redriver:
         return overtakers.while_nothing_comes(lambda: self._try(candidate, overtakers))
 
     def _try(self, candidate: Candidate, overtakers: Overtakers) -> Outcome:
-        """Put one back, unless something is against it. Raises `LookAgain`."""
+        """Redrive one, unless something is against it. Raises `LookAgain`."""
         if not self._order.dry_run:
             overtakers.advance()
         letter = self._letters.get(EntryId(candidate.id))
@@ -181,7 +181,7 @@ class Redriver:
             return _outcome(candidate, Result.REFUSED, against)
         if self._order.dry_run:
             return _outcome(candidate, Result.WOULD, against, unseen=prediction.unseen)
-        entry = self._put_back(candidate, letter, overtakers, forced=against)
+        entry = self._append(candidate, letter, overtakers, forced=against)
         if entry is None:
             return _outcome(
                 candidate,
@@ -192,7 +192,7 @@ class Redriver:
         overtakers.note(entry)
         return _outcome(candidate, Result.REDRIVEN, against, entry, prediction.unseen)
 
-    def _put_back(
+    def _append(
         self, candidate: Candidate, letter: DeadLetter, overtakers: Overtakers, *, forced: str
     ) -> Origin | None:
         """Append the event, then remove the letter. Returns the new entry, None without stream.

@@ -87,6 +87,15 @@ class Covered(NamedTuple):
     """None when there never was such a stream."""
     missing: list[Gap]
 
+    @property
+    def extent(self) -> str:
+        """From when to when the stream goes, for a person."""
+        if self.reach is None:
+            return "there never was such a stream"
+        if self.reach.first is None:
+            return "empty"
+        return f"{moment(self.reach.first)} to {moment(self.reach.last)}"
+
     def to_json(self) -> dict[str, Any]:
         """Return it for machines."""
         return {

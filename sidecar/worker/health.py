@@ -5,9 +5,9 @@ is stuck, which a restart fixes. Readiness of a sidecar counts for its
 whole pod, so by default it only says that the worker runs; `/readyz?strict` is for operators who
 want a relay that waits for Redis, or is halted, to take the pod out of service.
 
-Whoever reaches the port may be no friend. One thread serves all connections (asyncio's streams),
-so many at most: the oldest goes when there is one more, so a probe always gets its answer. Each
-has a deadline for all that it does.
+A client that reaches the port may be no friend. One thread serves all connections (asyncio's
+streams), so many at most: the oldest goes when there is one more, so a probe always gets its
+answer. Each has a deadline for all that it does.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ def _compare(event: Event, checksum: str) -> None:
 def _mismatch(event: Event) -> Mismatch:
     """Return what says that the data is other than the event's, and not what it is.
 
-    It may be another tenant's, and whoever reads the dead letter need not be allowed to know it.
+    It may be another tenant's, and a reader of the dead letter may not be allowed to know it.
     """
     return Mismatch(
         f"the event pins {_short(event.checksum)}, the producer's store has other data at"

@@ -102,7 +102,7 @@ def identity(root_fd: int, root: str) -> str | None:
             f"{root}/{_IDENTITY_FILE} is no identity: restore it; removed, the store gets a new one"
         )
     with _where_allowed():
-        os.fsync(root_fd)  # whoever made it may not have come so far, and it is noted elsewhere now
+        os.fsync(root_fd)  # its maker may not have come so far, and it is noted elsewhere now
     return found.decode().rstrip()
 
 

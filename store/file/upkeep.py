@@ -5,8 +5,8 @@ Safe while others read and put. Two rules carry garbage collection:
 - A version is removed under the lock under which Puts publish, and only if it is the very file
   that was found superseded before the pins were read: a Put of the same content replaces it.
 - A Put holds its object's lock from naming or freshening the object until its record is there.
-  After the candidates were listed, collection waits for those locks once: whoever relied on an
-  object before has named it by then, whoever does so later has changed its inode's times.
+  After the candidates were listed, collection waits for those locks once: a Put that relied on an
+  object before has named it by then, one that does so later has changed its inode's times.
 """
 
 from __future__ import annotations

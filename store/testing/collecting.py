@@ -255,7 +255,7 @@ class CollectConformance:
             assert store.get(ref) == pair
 
     def test_ending_early(self, store: VersionedStore) -> None:
-        """Whoever stops collecting halfway leaves a store in order."""
+        """A collection that stops halfway leaves a store in order."""
         put_all(store, REF, [OLDER, OLD, (BIG, b"n"), CURRENT])
         collecting = self.asking(store, lambda: ())
         next(collecting)

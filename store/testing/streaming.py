@@ -294,7 +294,7 @@ class StreamConformance:
 
     @pytest.mark.parametrize("size_bytes", [10, 100_000, 3 << 20])
     def test_an_open_reader_keeps_its_version(self, store: VersionedStore, size_bytes: int) -> None:
-        """Whoever opened a version reads it to its end, while the ref moves on."""
+        """A reader that opened a version reads it to its end, while the ref moves on."""
         data = blob_of(size_bytes)
         store.put(REF, data, b"manifest")
         with store.open(REF) as reader:

@@ -57,7 +57,7 @@ class CorruptionConformance(DamagingConformance):
 
     @pytest.mark.parametrize("size_bytes", SIZES)
     def test_damage_in_streams(self, store: VersionedStore, size_bytes: int) -> None:
-        """Whoever reads damaged data in pieces is told before its end; a stream heals it, too."""
+        """Damaged data read in pieces is reported before its end; a stream heals it, too."""
         needs(store, Capability.STREAM)
         data = blob_of(size_bytes)
         store.put_from(REF, io.BytesIO(data), b"manifest")

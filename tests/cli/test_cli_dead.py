@@ -671,7 +671,7 @@ def test_on_a_terminal_a_person_agrees_first(
         sidecar, "dead", "redrive", "--all", "--reason", "x", *args, answer=answer
     )
     assert ended == code, seen
-    assert ("Put them back?" in seen) == bool(answer)
+    assert ("Redrive them?" in seen) == bool(answer)
     assert sidecar.client.xlen(DEAD) == left
 
 

@@ -226,7 +226,7 @@ MUTANTS: Final = (
     Mutant("redrive_takes_trimmed_for_nothing", f"{_OVERTAKERS}._read_trimmed",
            "if end < begin or end == FIRST:",
            "if True:", Area.REDRIVE, 2204),
-    Mutant("redrive_removes_and_appends_nothing", f"{_REDRIVE}:Redriver._put_back",
+    Mutant("redrive_removes_and_appends_nothing", f"{_REDRIVE}:Redriver._append",
            "entry = overtakers.append(candidate, letter.to_entry())",
            "entry = f'{candidate.stream}/1-1'", Area.REDRIVE, 2042),
     Mutant("later_is_earlier", "sidecar.wire.subject:comes_after",
@@ -250,7 +250,7 @@ MUTANTS: Final = (
     Mutant("equal_versions_do_not_overtake", "sidecar.wire.subject:overtakes",
            "later.version >= earlier.version",
            "later.version > earlier.version + 1", Area.REDRIVE, 2217),
-    Mutant("redrive_keeps_the_letter", f"{_REDRIVE}:Redriver._put_back",
+    Mutant("redrive_keeps_the_letter", f"{_REDRIVE}:Redriver._append",
            "self._letters.settle(letter.id, record)",
            "pass", Area.REDRIVE, 2042),
     # --- repair
