@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,28 @@ def test_a_contender_does_its_job(name: str, redis_url: str, tmp_path: Path) -> 
     assert seconds > 0
     if name not in READERS:
         assert redis.Redis.from_url(redis_url).xlen(NOTIFICATIONS) == FEW
+
+
+def bench(*args: str) -> str:
+    """Run it on two contenders, a hundred events each; return what it printed."""
+    command = [sys.executable, "-m", "bench", "--rounds", "1", "--scale", "0.001"]
+    done = subprocess.run(
+        [*command, "--only", "relay", "--only", "decoding_loop", *args],
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True, check=False, timeout=120, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_run_is_compared_with_a_saved_one(tmp_path: Path) -> None:
+    """The table has the ratio of the saved run, too, and says what each contender promises."""
+    saved = tmp_path / "saved.json"
+    saved.write_text(bench("--json", "--dir", str(tmp_path)))
+    report = json.loads(saved.read_text())
+    assert report["rates"].keys() == {"relay", "decoding_loop"}
+    report["ratios"]["relay / decoding_loop"] = 123.45
+    saved.write_text(json.dumps(report))
+    printed = bench("--against", str(saved), "--dir", str(tmp_path))
+    assert "123.45" in printed
+    assert "[all guarantees]" in printed
