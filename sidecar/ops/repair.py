@@ -63,6 +63,13 @@ class Result(StrEnum):
     REMAINS = "remains"
 
 
+_NOT_AGAIN: Final = {
+    -1: (Result.FIXED, "it has been published meanwhile, as {}"),
+    -2: (Result.REMAINS, "{} lies in what was trimmed; let the producer use another event_id"),
+}
+"""By what `send_again` answers."""
+
+
 class Outcome(NamedTuple):
     """What became of one culprit, and why."""
 
@@ -149,9 +156,8 @@ class Repair:
             return Outcome(Result.REMAINS, "the entry is gone; let the producer send it again")
         if self._order.dry_run:
             return Outcome(Result.WOULD, against)
-        there = self._note_again(entry)
-        if there:
-            return Outcome(Result.FIXED, f"it has been published meanwhile, as {there}")
+        if ended := self._note_again(entry):
+            return ended
         again = overtakers.append(candidate, entry.fields)
         if again is None:
             return Outcome(Result.REMAINS, "its control stream is gone; a worker makes it again")
@@ -162,19 +168,20 @@ class Repair:
         overtakers.note(again)
         return Outcome(Result.FIXED, against, again)
 
-    def _note_again(self, entry: Entry) -> str:
-        """Note that the event is sent again; return its notification's ID if that is there."""
+    def _note_again(self, entry: Entry) -> Outcome | None:
+        """Note that the event is sent again; return how it ended if no worker would publish it."""
         identity, content = identity_of(entry.fields)
         if not identity:
-            return ""
+            return None
+        one = self._one
         with translated(self._notify.url):
             answer: Any = run_for_people(
                 self._notify.client, "send_again",
-                [self._one.notifications, self._one.seen(identity), self._one.resent],
+                [one.notifications, one.seen(identity), one.resent, one.trimmed],
                 [identity[2:], content],
             )  # fmt: skip
-        state, at = answer
-        return str(at.decode()) if state == -1 else ""
+        result, detail = _NOT_AGAIN.get(answer[0], (None, ""))
+        return Outcome(result, detail.format(answer[1].decode())) if result else None
 
     def _entry(self, stream: str, entry_id: EntryId) -> Entry | None:
         with translated(self._control.url):

@@ -226,11 +226,23 @@ def test_a_lost_entry_is_repaired_from_the_archive(relayed: Cli) -> None:
     archive(relayed)
     relayed.emit("last")
     relayed.work()
-    trim(relayed)
+    relayed.trim(STREAM, 1)
     ran = relayed("audit", "--since", "1h", "--repair", "--reason", "why", "--force")
     assert (ran.code, "fixed" in ran.out) == (0, True), ran.out + ran.err
     relayed.work()
     assert audit(relayed, "--since", "1h")[1] == []
+
+
+def test_a_repair_does_not_say_fixed_of_what_no_worker_publishes(relayed: Cli) -> None:
+    """What was lost where notifications were trimmed since remains, and it says what to do."""
+    lose(relayed)
+    archive(relayed)
+    relayed.emit("last")
+    relayed.work()
+    trim(relayed)
+    ran = relayed("audit", "--since", "1h", "--repair", "--reason", "why", "--force")
+    assert (ran.code, "another event_id" in ran.out) == (1, True), ran.out + ran.err
+    assert relayed.client.xlen(STREAM) == 1
 
 
 def append(sidecar: Cli, count: int) -> None:

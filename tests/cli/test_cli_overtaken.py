@@ -14,7 +14,7 @@ from sidecar.history.live import LiveHistory
 from sidecar.ops.audit import Audit, AuditOrder
 from sidecar.ops.predictions import Prediction, Predictions
 from sidecar.ops.redrive import RedriveOrder, Redriver
-from sidecar.ops.repair import Repair, RepairOrder
+from sidecar.ops.repair import Outcome, Repair, RepairOrder
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetter
@@ -358,7 +358,7 @@ def test_what_comes_between_the_look_and_the_repair(
     repair = Repair(side, side, [KEYS], None, fleet, RepairOrder("test", "me"))
     note = repair._note_again
 
-    def meanwhile(entry: Any) -> str:
+    def meanwhile(entry: Any) -> Outcome | None:
         append(sidecar, "new")
         monkeypatch.setattr(repair, "_note_again", note)
         return note(entry)

@@ -26,7 +26,8 @@ def _note(client: redis.Redis, event_id: str = "e", content: str = "content") ->
     known = identity(event_id, content)
     answer: list[Any] = run_for_people(
         client, "send_again",
-        [KEYS.notifications, KEYS.seen(known), KEYS.resent], [known[2:16], known[16:]],
+        [KEYS.notifications, KEYS.seen(known), KEYS.resent, KEYS.trimmed],
+        [known[2:16], known[16:]],
     )  # fmt: skip
     return answer
 
@@ -93,6 +94,9 @@ def test_what_is_there_or_unknown_is_not_noted(server: redis.Redis) -> None:
     assert _note(server) == [-1, at.encode()]
     assert _note(server, "other") == [0, b""]
     assert _note(server, content="other") == [0, b""]
+    server.xdel(KEYS.notifications, at)
+    server.hset(KEYS.trimmed, KEYS.notifications, at)
+    assert _note(server) == [-2, at.encode()]
     assert not server.exists(KEYS.resent)
 
 
