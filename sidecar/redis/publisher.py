@@ -68,7 +68,7 @@ class Outbound(NamedTuple):
     """Digest of the event_id, and of the content: 16 bytes each."""
     json: bytes
     """Up to the value of control_version; empty for an event that the index is said to know."""
-    origin: Origin
+    origin: str
     traceparent: bytes
 
 

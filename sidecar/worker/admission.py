@@ -28,7 +28,7 @@ class Admission:
     def __init__(
         self, stream: str, pipeline: Pipeline, publisher: Publisher, wall_clock: Callable[[], float]
     ) -> None:
-        self._stream = stream
+        self._origins_begin = str(Origin.of(stream, ""))
         self._pipeline = pipeline
         self._publisher = publisher
         self._wall_clock = wall_clock
@@ -121,4 +121,4 @@ class Admission:
 
     def _bare(self, entry: Entry, *, reread: bool) -> Item:
         trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())
-        return Item(entry, entry.id, Origin.of(self._stream, entry.id), trouble, reread=reread)
+        return Item(entry, entry.id, self._origins_begin + entry.id, trouble, reread=reread)

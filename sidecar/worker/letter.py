@@ -10,6 +10,7 @@ from typing import Any, Final
 from sidecar.redis.publisher import Letter
 from sidecar.redis.source import Entry
 from sidecar.wire.event import MAX_ENTRY_BYTES, Reason
+from sidecar.wire.ids import Origin
 from sidecar.wire.moments import rfc3339
 from sidecar.worker.window import Item
 
@@ -28,7 +29,7 @@ def letter(item: Item, now: str) -> Letter:
         "dead_at": now,
     }
     identity = b"" if item.bury.reason is Reason.ID_CONFLICT else item.identity
-    return Letter(item.origin, identity, fields, item.begins_row, item.counts)
+    return Letter(Origin(item.origin), identity, fields, item.begins_row, item.counts)
 
 
 def _said(entry: Entry) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason
-from sidecar.wire.ids import EntryId, Origin
+from sidecar.wire.ids import EntryId
 from sidecar.worker.pipeline import Admitted
 from sidecar.worker.policy import Budget, Bury, Retry, attempted
 
@@ -49,7 +49,8 @@ class Item:
     entry: Entry
     id: EntryId
     """The entry's ID."""
-    origin: Origin
+    origin: str
+    """An `Origin`, as bare text: to make one for each entry took 0.7 of the relay's 15 µs here."""
     trouble: Trouble
     tenant: str | None = None
     """The tenant whose order it keeps; None for an entry that is no event."""
