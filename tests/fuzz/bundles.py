@@ -137,7 +137,8 @@ def _set(value: Json, at: Where, new: Json) -> None:
     try:
         for key in way:
             value = value[key]
-        value[last] = new
+        if isinstance(value, list) == isinstance(last, int):
+            value[last] = copy.deepcopy(new)  # what is put into it later is for this bundle only
     except (LookupError, TypeError):
         return
 
