@@ -219,7 +219,7 @@ def test_what_is_no_notification_is_passed_over(
     """Among the notifications may lie what no sidecar wrote: without an origin, or no event."""
     event = json.dumps({"event_id": "a", "type": "run.abort", "artifact_ref": "r"})
     rows = [["1-0", "event", event],
-            ["2-0", "event", '{"artifact_ref":"r"}', "origin", "s/1-0"], ["3-0", "origin", ["x"]],
+            ["2-0", "event", '{"artifact_ref":"r"}', "origin", "s/1-0"],
             ["4-0", "event", {"base64": "/w=="}, "origin", "s/1-0"]]  # fmt: skip
     raw = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     write(bundle, "streams/1/000000.jsonl", raw, rows=len(rows))
