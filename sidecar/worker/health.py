@@ -126,7 +126,7 @@ class HealthServer:
 
 def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Report a bug; without a free descriptor asyncio waits a second and accepts again."""
-    if not isinstance(context.get("exception"), OSError):
+    if not isinstance(context.get("exception"), OSError | asyncio.CancelledError):
         loop.default_exception_handler(context)
 
 

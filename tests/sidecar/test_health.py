@@ -157,6 +157,17 @@ def test_a_client_that_says_nothing_blocks_nobody() -> None:
         assert get(port, "/livez")[0] == 200
 
 
+def test_a_client_that_is_there_at_the_end_leaves_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its connection ends with the server, and that is no bug to be reported."""
+    with ExitStack() as clients:
+        with serving() as port:
+            clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            get(port, "/livez")  # connections are accepted in their order
+        assert not caplog.records
+
+
 def exchanged(port: int, sent: bytes) -> bytes:
     """Send some bytes and return all that comes back."""
     with socket.create_connection(("127.0.0.1", port), 60) as client:
