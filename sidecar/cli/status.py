@@ -22,7 +22,7 @@ from sidecar.redis.members import Held, Member
 from sidecar.terminal import output
 from sidecar.wire.moments import rfc3339, span
 
-_NOBODY: Final = "none alive"
+_NOBODY: Final = "none holds the lease; if one runs, its log and /readyz?strict say what it lacks"
 _UNKNOWN: Final = "unknown"
 _STYLES: Final = {_NOBODY: "yellow", _UNKNOWN: "yellow"}
 

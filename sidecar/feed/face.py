@@ -41,6 +41,13 @@ def is_lasting(error: Refused) -> bool:
     return isinstance(error, NotPermitted) or str(error).startswith("WRONGTYPE")
 
 
+def _lack(store: Store | None) -> str:
+    """Say what a feed without a store that pins needs."""
+    if store is None:
+        return "the fleet's store, and was given none; pass store=store.open_url(URL, create=False)"
+    return f"a store that declares pinned-get, and the backend {store.name!r} does not"
+
+
 class Following:
     """Where one `batches` is, and how long it waits: for more, and after an outage."""
 
@@ -100,6 +107,7 @@ class Face(Generic[Client]):
         self._url = redis_url
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
         self._store = versioned(store, Capability.PINNED_GET) if store else None
+        self._lack = _lack(store)
         self._is_fleets = store is None or not versioned(store, Capability.IDENTITY)
         """Whether nothing is left to compare: the store is theirs, or nobody can tell."""
         self._keys = Keys.of("", notify_stream)
@@ -133,7 +141,7 @@ class Face(Generic[Client]):
         if not notification.artifact_ref:
             raise ValueError(f"{notification.event_id} names no artifact")
         if self._store is None:
-            raise UsageError("to resolve, the feed needs a store that declares pinned-get")
+            raise UsageError(f"to resolve, the feed needs {self._lack}")
         return self._store, {
             "checksum": notification.checksum,
             "manifest_checksum": notification.manifest_checksum or None,

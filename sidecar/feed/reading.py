@@ -14,7 +14,7 @@ from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced, named
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import FIRST, EntryId
-from sidecar.wire.incarnations import Cursor, Incarnation, incarnation_of, is_lost, parse
+from sidecar.wire.incarnations import Cursor, Incarnation, doubt_of, incarnation_of, is_lost, parse
 from sidecar.wire.notification import Notification
 
 NO_STREAM: Final = "no such key"
@@ -144,7 +144,8 @@ class Reading:
         read, info, noted, there = _without_errors(answers)
         if since:
             lost = after is not None and is_lost(since, after, is_there=bool(there))
-            self._check_gap(since, noted, info, lost=lost)
+            doubt = doubt_of(since, after or (), _end(info))
+            self._check_gap(since, noted, info, lost=lost, doubt=doubt)
         found = self._notifications(read[0][1] if read else [])
         # Of which incarnation it is is sure only where no other began while it was read.
         own = after[-1].id if after and before == after else ""
@@ -195,22 +196,23 @@ class Reading:
         return found
 
     def _check_gap(
-        self, since: int, noted: bytes | None, info: dict[str, Any] | None, *, lost: bool
-    ) -> None:
+        self, since: int, noted: bytes | None, info: dict[str, Any] | None, *, lost: bool,
+        doubt: str,
+    ) -> None:  # fmt: skip
         if info is None:
-            words = f"the cursor is {since}, and there is no stream {self._stream}"
+            words = f"the cursor is {since}, and there is no stream {self._stream}{doubt}"
             raise FeedGap(words, "tail_lost", cursor=since, first=1, end=0)
         trimmed, is_told = self._trimmed(noted, EntryId(info["last-generated-id"].decode()))
         end = _end(info)
         oldest = info["first-entry"]
         first = EntryId(oldest[0].decode()).control_version if oldest else end + 1
         if since > end:
-            words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost"
+            words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost{doubt}"
             raise FeedGap(words, "tail_lost", cursor=since, first=first, end=end)
         if lost:
             words = (
                 f"the cursor is {since}, of a history of {self._stream} that the server lost: the"
-                f" stream was made anew, or restored, and ends at {end}"
+                f" stream was made anew, or restored, and ends at {end}{doubt}"
             )
             raise FeedGap(words, "made_anew", cursor=since, first=first, end=end)
         # Known since Redis 7.0.
@@ -218,7 +220,7 @@ class Reading:
         # Trimmed by the sidecar, or by hand, which no one noted: then nobody knows how much of it
         # came after the cursor.
         if since < trimmed or (trimmed < since < min(first, end) and not whole):
-            words = f"the cursor is {since}, and the stream begins only at {first}"
+            words = f"the cursor is {since}, and the stream begins only at {first}{doubt}"
             raise FeedGap(words, "trimmed", cursor=since, first=first, end=end)
 
     def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry:

@@ -33,7 +33,7 @@ _FORMS: Final = (
     " redis+sentinel://host:port,host:port/MASTER or redis+cluster://host:port,host:port"
 )
 _WRONG: Final = {
-    "must specify": "its scheme is none",
+    "must specify": "its scheme is not one of a Redis",
     "Port": "its port is no number up to 65535",
     "IPv6": "its host is no address",
     "Invalid value": "an option in its query has a value that it cannot have",

@@ -97,8 +97,11 @@ class Pruning:
         self._slack_us = slack_of(self._window_us)
         self._prune = script_of(client, "prune")
 
-    def prune(self) -> bool:
-        """Prune the next shards whose turn has come; tell whether more are due at once."""
+    def prune(self) -> bool | None:
+        """Prune the next shards whose turn has come; tell whether more are due at once.
+
+        None when none was due.
+        """
         noted: Any = self._client.get(self._keys.pruned)  # before the time, so never above it
         pruned = Pruned.parse(noted)
         now_us = server_time_us(self._client)
@@ -107,7 +110,7 @@ class Pruning:
         first = max(next_turn, now - SHARDS + 1)
         turns = range(first, min(now + 1, first + ROUND))
         if not turns:
-            return False
+            return None
         shards = [self._keys.seen((turn % SHARDS).to_bytes(2)) for turn in turns]
         # Read before, it is no higher than now: an anchor only moves on.
         kept_us = kept_since(self._client, self._keys, now_us, self._window_us)

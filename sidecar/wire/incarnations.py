@@ -19,8 +19,12 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
+from sidecar.wire.ids import HIGHEST_VERSION
+
 _LINE: Final = re.compile(rb"([0-9a-f]{1,40}) (\d{1,20}) (\d{1,20})\n")
 _TEXT: Final = re.compile(r"([0-9]+)(?: ([0-9a-f]{1,40}))?")
+_OLDEST: Final = 10**15
+"""In 2001: no sidecar gave a control_version before."""
 FULL: Final = 64
 """Lines of a list whose oldest may be two that became one: an id may have gone with that."""
 
@@ -65,6 +69,23 @@ def incarnation_of(control_version: int) -> str:
 def cursor_text(control_version: int) -> str:
     """Return a cursor as it is kept; a mere number as that."""
     return f"{control_version:d} {incarnation_of(control_version)}".rstrip()
+
+
+def doubt_of(cursor: int, incarnations: Sequence[Incarnation], end: int) -> str:
+    """Say that a lost cursor may never have been one, and what one is; empty where it may have.
+
+    `end` is the control_version that the stream gave last; 0 where it gave none.
+    """
+    if not _OLDEST <= cursor <= HIGHEST_VERSION:
+        example = f", such as {end}" if end else ""
+        return (
+            f"; or it never was one: a control_version is in microseconds since 1970{example}, and"
+            f" {cursor:d} is none, but perhaps a time in other units, or a count"
+        )
+    if incarnations and cursor < incarnations[0].began:
+        first = incarnations[0].began
+        return f"; or it is of another stream: the first control_version known of this is {first}"
+    return ""
 
 
 def parse(noted: bytes | None) -> list[Incarnation]:

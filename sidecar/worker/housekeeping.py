@@ -15,7 +15,7 @@ from sidecar.redis.pruning import Pruning
 from sidecar.redis.retention import KINDS, Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.worker.share import Share
-from sidecar.worker.supervision import Supervisor
+from sidecar.worker.supervision import IDLE, Supervisor
 
 TRIM_EVERY_S: Final = 10.0
 GROUPS_EVERY_S: Final = 600.0
@@ -77,7 +77,7 @@ class Housekeeper:
 
     def leave(self) -> None:
         """Take this worker off the register."""
-        self._supervisor.attempt("membership", "", self._chores.members.leave, longest_pause_s=0)
+        self._supervisor.attempt("leaving", "", self._chores.members.leave)
 
     def _beat(self) -> None:
         share, members = self._share, self._chores.members
@@ -116,11 +116,15 @@ class Housekeeper:
             self._log.debug("trimmed", stream=done.stream, removed=done.removed)
         return done.more
 
-    def _prune(self) -> None:
+    def _prune(self) -> object:
         """Prune the deduplication index as far as it is due, but not for longer than a beat."""
         ends_at = self._clock() + self._beat_s
-        while self._chores.pruning.prune() and self._clock() < ends_at:
-            pass
+        more = self._chores.pruning.prune()
+        if more is None:
+            return IDLE
+        while more and self._clock() < ends_at:
+            more = self._chores.pruning.prune()
+        return None
 
     def _warn_of_groups(self, owned: Sequence[Retention]) -> None:
         found = {str(each) for one in owned for kind in KINDS for each in one.keepers(kind)}

@@ -22,6 +22,8 @@ from store import StoreError
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
+IDLE: Final = object()
+"""What a step returns that had nothing to do: whether it would fail again is not known."""
 EXPECTED: Final = (SidecarError, StoreError, OSError, RedisError)
 
 
@@ -62,7 +64,8 @@ class Supervisor:
     ) -> bool:  # fmt: skip
         """Do `step`, unless it failed a moment ago; tell whether it was done and returned true.
 
-        After a failure it is not tried for a pause that grows up to `longest_pause_s`.
+        After a failure it is not tried for a pause that grows up to `longest_pause_s`. One that
+        returns `IDLE` neither failed nor was done: what failed before still does.
         """
         key = (work, stream)
         before = self._failing.get(key)
@@ -72,6 +75,8 @@ class Supervisor:
             answer = step()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the other work continues
             self._failed(key, error, before, longest_pause_s)
+            return False
+        if answer is IDLE:
             return False
         if before is not None:
             self._forget(key)

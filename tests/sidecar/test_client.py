@@ -78,3 +78,11 @@ def test_a_server_that_is_too_old_is_refused() -> None:
 def test_passwords_are_never_shown(url: str, shown: str) -> None:
     """What a log shows of a URL has no password in it."""
     assert redact(url) == shown
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379"])
+def test_another_scheme_is_named_as_the_cause(url: str) -> None:
+    """It is not said to be missing, and the forms that there are follow."""
+    with pytest.raises(UsageError, match=r"its scheme is not one of a Redis; write redis://"):
+        connect(url)

@@ -258,6 +258,18 @@ def test_an_entry_whose_id_is_no_cursor_is_foreign(feed: Any, client: Any) -> No
         feed.poll()
 
 
+@pytest.mark.parametrize("cursor", [5, 1_700_000_000, 1_700_000_000_000, 1_700_000_000 * 10**9])
+def test_a_number_that_never_was_a_cursor(make: Make, client: Any, cursor: int) -> None:
+    """The gap of a count, of seconds, milliseconds or nanoseconds says what a cursor is."""
+    published(client, 1_790_000_000_000_000)
+    began = b"ab 0 1790000000000000\n"
+    client.hset(Keys.of("", NOTIFICATIONS).incarnations, "list", began)
+    with pytest.raises(FeedGap, match=r"never was one.*microseconds.* 1790000000000000"):
+        make().poll(since=cursor)
+    with pytest.raises(FeedGap, match=r"of another stream.* 1790000000000000"):
+        make().poll(since=1_700_000_000_000_000)
+
+
 # --- artifacts -------------------------------------------------------------------------------
 
 
@@ -269,7 +281,7 @@ def test_resolving_needs_an_artifact_and_a_store(make: Make, client: Any) -> Non
     with pytest.raises(ValueError, match="names no artifact"):
         feed.resolve(found)
     named = found.model_copy(update={"artifact_ref": "a", "checksum": "sha256:" + "0" * 64})
-    with pytest.raises(UsageError, match="pinned-get"):
+    with pytest.raises(UsageError, match="was given none"):
         make(store=None).resolve(named)
     with pytest.raises(store.NotFound):
         feed.resolve(named)

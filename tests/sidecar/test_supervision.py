@@ -23,7 +23,7 @@ from sidecar.worker import archiving, housekeeping
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.share import Share
-from sidecar.worker.supervision import FIRST_PAUSE_S, LONGEST_PAUSE_S, Supervisor
+from sidecar.worker.supervision import FIRST_PAUSE_S, IDLE, LONGEST_PAUSE_S, Supervisor
 from tests import servers
 from tests.sidecar.harness import Rig, eventually, silent_log
 from tests.sidecar.test_app import worker
@@ -138,6 +138,53 @@ def test_another_error_is_told_again(
         supervisor.attempt("archiving", "s", step)
         clock.now += LONGEST_PAUSE_S
     assert [detail for _, detail in lines] == ["a", "b"]
+
+
+@pytest.mark.unit
+def test_a_step_with_nothing_to_do_does_not_work_again(
+    supervisor: Supervisor, clock: Clock, lines: list[tuple[str, str]]
+) -> None:
+    """What failed is still said to fail, until it was done."""
+    step = Step()
+    step.error = SidecarError("no")
+    supervisor.attempt("pruning", "", step)
+    clock.now += LONGEST_PAUSE_S
+    assert not supervisor.attempt("pruning", "", lambda: IDLE)
+    assert supervisor.failing() == ["pruning: no"]
+    step.error = None
+    assert supervisor.attempt("pruning", "", step)
+    assert [level for level, _ in lines] == ["warning", "info"]
+
+
+class MayRunNoScript(redis.Redis):
+    """A login that lacks EVALSHA."""
+
+    def evalsha(self, *_: Any) -> Any:
+        """Refuse it."""
+        raise redis.exceptions.NoPermissionError("no EVALSHA here")
+
+    def pipeline(self, *_: Any, **__: Any) -> Any:
+        """Refuse what the register's script is a part of."""
+        return self.evalsha()
+
+
+def test_what_others_do_is_no_success_of_this_worker(
+    rig: Rig, supervisor: Supervisor, clock: Clock, lines: list[tuple[str, str]]
+) -> None:
+    """Who may run no script says so until its end, though others prune, and it may leave."""
+    client = MayRunNoScript.from_url(rig.url)
+    members = Members(client, rig.keys, name="n", serves=[], lease_s=60)
+    chores = Chores(members, {}, Pruning(client, rig.keys, dedup_window_s=366 * 86400))
+    keeper = Housekeeper(chores, Share([]), 60.0, supervisor, silent_log(), clock=clock)
+    keeper.work()
+    while Pruning(rig.client, rig.keys, dedup_window_s=366 * 86400).prune():
+        pass
+    clock.now += LONGEST_PAUSE_S
+    keeper.work()
+    keeper.leave()
+    client.close()
+    assert [one.partition(":")[0] for one in supervisor.failing()] == ["membership", "pruning"]
+    assert not [said for level, said in lines if level == "info"]
 
 
 @pytest.mark.unit
