@@ -300,7 +300,7 @@ MUTANTS: Final = (
            "return False", Area.SPREADING, 3200),
     Mutant("unable_for_ever", f"{_OWNERSHIP}._is_our_turn",
            "self._share.can_serve(self._stream)",
-           "pass", Area.SPREADING, 2014),
+           "pass", Area.SPREADING, 2224),
     Mutant("who_owns_is_not_told", f"{_SHARE}.took",
            "self._owned.add(stream)",
            "pass", Area.SPREADING, 2008),
