@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
+from sidecar.redis.keys import GROUP
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.ids import LAST, EntryId
 
@@ -27,10 +28,16 @@ class Keeper(NamedTuple):
     def __str__(self) -> str:
         """Return it for a person, with what to do."""
         return (
-            f"the group {self.group!r} on {self.stream}, which is not the sidecar's, has yet to"
-            f" finish {self.first}: nothing from there on is trimmed; XGROUP DESTROY it if nobody"
+            f"the group {self.group!r} on {self.stream}, {_whose(self.group)}, has yet to finish"
+            f" {self.first}: nothing from there on is trimmed; XGROUP DESTROY it if nobody"
             " needs it"
         )
+
+
+def _whose(group: str) -> str:
+    if group.startswith(GROUP):
+        return f"of the workers for another notification stream, {group.removeprefix(GROUP)!r}"
+    return "which is not the sidecar's"
 
 
 def keepers(client: Client, stream: str, own: str = "") -> list[Keeper]:

@@ -8,6 +8,8 @@ from typing import Final
 from sidecar.errors import UsageError
 
 CONSUMER: Final = "worker"
+GROUP: Final = "sidecar:"
+"""Before the notification stream's name: the group of its workers."""
 SHARDS: Final = 65_536
 
 
@@ -51,7 +53,7 @@ class Keys:
     @property
     def group(self) -> str:
         """The consumer group on the control stream."""
-        return f"sidecar:{self.notifications}"
+        return f"{GROUP}{self.notifications}"
 
     @property
     def stream(self) -> str:

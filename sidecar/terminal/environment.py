@@ -6,7 +6,6 @@ SIDECAR_FLEET_STORE would fill a store that no controller opens.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 
 from sidecar.errors import UsageError
 from sidecar.terminal.groups import PREFIX
+from sidecar.wire.names import nearest
 
 FILE: Final = "_FILE"
 
@@ -90,10 +90,9 @@ def _check_names(names: list[str], app: typer.Typer, words: Sequence[str]) -> No
         if not unknown:
             return
     name = next(iter(unknown))
-    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+    meant = nearest(name, known, cutoff=0.0)
     raise UsageError(
-        f"there is no variable {name}; is {nearest[0]} meant? otherwise unset it: nothing would"
-        " read it"
+        f"there is no variable {name}; is {meant} meant? otherwise unset it: nothing would read it"
     )
 
 

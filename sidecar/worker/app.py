@@ -16,7 +16,6 @@ from structlog.typing import FilteringBoundLogger
 from sidecar import __version__
 from sidecar.errors import SidecarError, Unreachable
 from sidecar.redis.embedded import EmbeddedServer
-from sidecar.stores import open_store
 from sidecar.wire.urls import redact
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
@@ -77,13 +76,14 @@ class _Worker:
         notify_url = settings.notify_redis or redis_url
         wiring = Wiring(settings, redis_url, notify_url, self._supervisor, log)
         stack.callback(wiring.close)
-        source, fleet = open_store(settings.source_url), open_store(settings.fleet_url)
-        pipeline = wiring.pipeline(source, fleet)
+        fleet = wiring.fleet()
         pool = StorePool(settings.store_threads * len(settings.streams))
         stack.callback(pool.close)
         while not self._servers_answer(wiring):
             if self._stop.wait(WAIT_FOR_REDIS_S):
                 return 0
+        wiring.check_beside()
+        pipeline = wiring.pipeline(wiring.source(), fleet)
         fleet_store = wiring.fleet_store(fleet)
         fleet_store.join(log, adopt=settings.adopt_fleet_store, by=whoami())
         relays: list[Relay] = []

@@ -132,6 +132,11 @@ class Settings(Options):
         "Accept a fleet store that keeps no versions: a notification cannot be resolved once its"
         " ref is rewritten.",
     )
+    second_deployment: bool = _option(
+        False,  # noqa: FBT003 -- the default
+        "Publish everything again to a notification stream whose name nobody has used, though it"
+        " looks like a slip for one that there is.",
+    )
     adopt_fleet_store: bool = _option(
         False,  # noqa: FBT003 -- the default
         "The fleet has moved to this store: note it in place of the one that the notifications"

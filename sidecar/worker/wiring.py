@@ -12,7 +12,9 @@ import store
 from sidecar.errors import UsageError
 from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
+from sidecar.redis.beside import second, was_read
 from sidecar.redis.client import Client, Side, check_server, check_stream, connect
+from sidecar.redis.errors import translated
 from sidecar.redis.fitness import Fitness, check_letters, check_owner
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members, new_id
@@ -21,6 +23,7 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.redis.source import ControlStream
+from sidecar.stores import open_store
 from sidecar.wire.event import KNOWN_TYPES
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
@@ -91,6 +94,45 @@ class Wiring:
             check_owner(client, self.notify_url, keys)
             check_letters(client, self.notify_url, keys)
 
+    def check_beside(self) -> None:
+        """Refuse what looks like a mistyped notification stream, and log what is a second one.
+
+        Raises `UsageError` or `Unreachable`.
+        """
+        wanted = self.settings.second_deployment
+        with connect(self.notify_url, key=self.settings.notify_stream) as notify:
+            for stream, keys in self.keys.items():
+                with connect(self.redis_url, key=stream) as control, translated(self.redis_url):
+                    detail = second(control, notify, keys, wanted=wanted)
+                if detail:
+                    self.log.warning("second deployment", detail=detail)
+
+    def source(self) -> Store:
+        """Open the producer's store. Where there is none a first worker makes it, and says so.
+
+        Raises `UsageError` once events were read: then it must be elsewhere; and as `open_store`.
+        """
+        url, is_named = self.settings.source_url, bool(self.settings.source_store)
+        try:
+            return open_store(url, create=False)
+        except UsageError as error:
+            if is_named and self._was_read():
+                raise UsageError(f"--source-store: {error}") from error
+        made = open_store(url)
+        if is_named:
+            detail = f"there was none at {redact(url)}; do producers put into that one?"
+            self.log.warning("source store made", detail=detail)
+        return made
+
+    def _was_read(self) -> bool:
+        """Tell whether any of the control streams was read before."""
+        with translated(self.redis_url):
+            for stream, keys in self.keys.items():
+                with connect(self.redis_url, key=stream) as control:
+                    if was_read(control, keys):
+                        return True
+        return False
+
     def fleet_store(self, fleet: Store) -> FleetStore:
         """Return the fleet store as its log knows it."""
         client = self._connect(self.notify_url, self.settings.notify_stream)
@@ -98,12 +140,18 @@ class Wiring:
             fleet, self.settings.fleet_url, client, list(self.keys.values()), self.notify_url
         )
 
-    def pipeline(self, source: Store, fleet: Store) -> Pipeline:
-        """Return the way of an artifact from store to store.
+    def fleet(self) -> Store:
+        """Open the fleet's store.
 
-        Raises `UsageError` for a fleet store that keeps no versions, unless that is accepted.
+        Raises as `open_store`, and `UsageError` for one that keeps no versions, unless that is
+        accepted.
         """
+        fleet = open_store(self.settings.fleet_url)
         self._check_pins(fleet)
+        return fleet
+
+    def pipeline(self, source: Store, fleet: Store) -> Pipeline:
+        """Return the way of an artifact from store to store."""
         rules = Rules(
             types=KNOWN_TYPES | set(self.settings.allow_type),
             tenant_scope=self.settings.tenant_scope,
