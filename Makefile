@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check bench bench-store bench-million lock sbom audit-deps fuzz limits clean
+.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check format bench bench-store bench-million lock sbom audit-deps fuzz limits clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -54,6 +54,10 @@ FAILOVERS ?= 10
 
 failovers: $(VENV)/dev.stamp ## Kill and freeze Sentinel's primary under load, with WAIT
 	@$(BIN)/python -m tests.topology --failovers $(FAILOVERS)
+
+format: $(VENV)/dev.stamp ## Format the code, and fix what the linter can fix
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
 
 check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff check .

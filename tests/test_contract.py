@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Collection, Iterator
 from itertools import chain
 from typing import Any, Final, get_args, get_type_hints
 
+import fakeredis
 import pytest
 import typer
 
@@ -25,6 +27,7 @@ from sidecar.feed import FeedGap
 from sidecar.feed.cursors import Applied
 from sidecar.history import archive, bundle, checkpoints
 from sidecar.redis.keys import Keys
+from sidecar.redis.members import Held, Members
 from sidecar.redis.source import Entry
 from sidecar.wire import event, notification
 from sidecar.wire.event import Event, Reason
@@ -125,6 +128,20 @@ def test_notification_fields_are_listed() -> None:
     }  # fmt: skip
     assert beside == set(rows) - {"event"}
     assert set(Notification.model_fields) == set(Event.model_fields)
+    always = re.search(r"The JSON always has (.*?)\.", section("Notification"))
+    assert always
+    agree("Notification", re.findall(r"`(\w+)`", always[1]), notification.ALWAYS, "`{}`")
+
+
+def test_fields_of_a_notification_are_those_of_the_feed() -> None:
+    """docs/feed.md has a row for each field that a controller can read, and for no other."""
+    text = (ROOT / "docs/feed.md").read_text().partition("\n## A notification\n")[2]
+    rows = re.findall(r"^\| (`.*?) \|", text.partition("\n## ")[0], re.MULTILINE)
+    listed = re.findall(r"`(\w+)`", " ".join(rows))
+    made = {*Notification.model_fields, "origin", "traceparent", "model_extra"}
+    missing, stale = sorted(made - set(listed)), sorted(set(listed) - made)
+    assert not missing, f"docs/feed.md, A notification: add a row for {missing}"
+    assert not stale, f"docs/feed.md, A notification: nothing has {stale}"
 
 
 def test_dead_letter_fields_are_listed() -> None:
@@ -213,6 +230,18 @@ def test_the_keys_types_are_those_of_the_scripts() -> None:
         if isinstance(member, property) and said:
             kind = rows[getattr(keys, name)][0]
             assert kind == said[1], f"{PAGE}: {getattr(keys, name)} is a {said[1]}, not a {kind}"
+
+
+def test_the_register_of_workers_is_listed() -> None:
+    """The row of `{N}:workers` names what a worker writes there, and nothing else."""
+    client = fakeredis.FakeRedis()
+    keys, name = Keys.of("S", "N"), "{N}:workers"
+    held = Held("S/1-0", "t", "e", "error", 1, "since", "next", outage=False)
+    Members(client, keys, name="me", serves=["S"], lease_s=5).beat(["S"], held=[held])
+    (written,) = client.hvals(keys.workers)
+    row = table("Keys in Redis", "key")[name][1]
+    made = {*json.loads(written), *held._fields}
+    agree(f"Keys in Redis, {name}", re.findall(r"`(\w+)`", row), made, "`{}`")
 
 
 # --- stores --------------------------------------------------------------------------------------

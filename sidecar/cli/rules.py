@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.terminal.groups import option
-from sidecar.wire.event import KNOWN_TYPES
 from sidecar.wire.units import size_bytes
-from sidecar.worker.pipeline import DEFAULT_MAX_ARTIFACT_BYTES, Rules
+from sidecar.worker.pipeline import Rules
 
 _AS_WORKERS: Final = "As the workers have it."
 
@@ -24,8 +23,7 @@ class WorkerRules:
 
     def rules(self) -> Rules:
         """Return them. Raises `UsageError`."""
-        known = KNOWN_TYPES | set(self.allow_type or ())
-        limit = self.max_artifact_size
-        if limit is None:
-            limit = DEFAULT_MAX_ARTIFACT_BYTES
-        return Rules(known, tuple(self.tenant_scope or ()), limit, tuple(self.event_id_scope or ()))
+        return Rules.of_options(
+            allow_type=self.allow_type, tenant_scope=self.tenant_scope,
+            max_artifact_bytes=self.max_artifact_size, event_id_scope=self.event_id_scope,
+        )  # fmt: skip

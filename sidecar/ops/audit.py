@@ -216,7 +216,7 @@ class Audit:
         origin = origin_of(entry.fields)
         stream, entry_id = origin.stream, origin.entry
         try:
-            event, body = decode(entry.fields)
+            event, body = decode(entry.fields, recorded=True)
         except Rejected as error:
             yield self._foreign(entry, str(error))
             return

@@ -328,6 +328,6 @@ class Evidence:
 def event_of(fields: Mapping[bytes, bytes]) -> Event | None:
     """Return the event of an entry; None when it cannot be decoded."""
     try:
-        return decode(fields)[0]
+        return decode(fields, recorded=True)[0]
     except Rejected:
         return None

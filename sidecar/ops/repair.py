@@ -203,7 +203,7 @@ class Repair:
             raw: Any = self._notify.client.xrange(self._one.notifications, at, at)
         if not raw:
             return Outcome(Result.FIXED, "nothing names it any more")
-        event, body = decode(raw[0][1])
+        event, body = decode(raw[0][1], recorded=True)
         pin = Pin(event.artifact_ref, event.checksum, event.manifest_checksum)
         if self._last is None or self._last[0] != pin:  # all that name one pin come in a row
             self._last = pin, self._put_again(event, body, pin, culprit)

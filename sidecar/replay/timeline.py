@@ -311,7 +311,8 @@ def _came_by(entry: Entry, control_version: int) -> bool:
 def decoded(fields: Mapping[bytes, bytes]) -> Event | None:
     """Return the event of a control entry or dead letter; None when it cannot be decoded."""
     try:
-        return decode({name: fields[name] for name in (b"event",) if name in fields})[0]
+        event = {name: fields[name] for name in (b"event",) if name in fields}
+        return decode(event, recorded=True)[0]
     except Rejected:
         return None
 

@@ -111,6 +111,13 @@ class Event(BaseModel):
 _VALIDATE_JSON: Final = Event.__pydantic_validator__.validate_json  # without a detour
 FIELDS: Final = tuple(Event.model_fields)
 _FIELD_SET: Final = frozenset(FIELDS)
+_EVER_CHECKED: Final = frozenset({
+    "id", "event_id", "type", "tenant_id", "stack_id", "version", "base_version", "artifact_ref",
+    "checksum", "manifest_checksum", "control_version", "created_at",
+})  # fmt: skip
+"""The fields of the first release. Each later one was unknown once, and passed with any value."""
+_LATER: Final = _FIELD_SET - _EVER_CHECKED
+"""Their zero values stay as they came: a digest is the same before and after they are known."""
 _NOT_CONTENT: Final = frozenset({"id", "created_at", "control_version", "manifest_checksum"})
 
 
@@ -120,13 +127,14 @@ def entry_size_bytes(fields: Mapping[bytes, bytes]) -> int:
 
 
 def decode(
-    fields: Mapping[bytes, bytes], size_bytes: int | None = None
+    fields: Mapping[bytes, bytes], size_bytes: int | None = None, *, recorded: bool = False
 ) -> tuple[Event, dict[str, Any]]:
     """Decode one entry of the control stream.
 
     `size_bytes` is the entry's size where `fields` does not show it: a name may be repeated.
-    Returns the checked event and its JSON object as it came, without the known fields that
-    are null or zero. Raises `Rejected` (too_large, malformed, invalid_event).
+    With `recorded` it is history, which another release may have judged: see `before_its_rule`.
+    Returns the checked event and its JSON object as it came, without the fields of the first
+    release that are null or zero. Raises `Rejected` (too_large, malformed, invalid_event).
     """
     size_bytes = entry_size_bytes(fields) if size_bytes is None else size_bytes
     if size_bytes > MAX_ENTRY_BYTES:
@@ -139,7 +147,18 @@ def decode(
     event = _plainly_valid(raw)
     if event is not None:
         return event, {key: value for key, value in event.__dict__.items() if value}
-    return _check(_parse(raw))
+    return _check(_parse(raw), recorded=recorded)
+
+
+def before_its_rule(error: ValidationError) -> frozenset[str]:
+    """Return the fields that are wrong, where a worker may have published them so; else none.
+
+    A release that did not know a field passed it on unchecked. Readers leave such a value with the
+    unknown fields, and the field is absent.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    wrong = frozenset(str(one["loc"][0]) if one["loc"] else "event_id" for one in problems)
+    return wrong if wrong.isdisjoint(_EVER_CHECKED) else frozenset()
 
 
 def content_digest(body: Mapping[str, Any]) -> bytes:
@@ -178,7 +197,7 @@ def _plainly_valid(raw: bytes) -> Event | None:
         event: Event = _VALIDATE_JSON(raw)
     except ValidationError:
         return None
-    if event.model_extra:
+    if event.model_extra or not _LATER.isdisjoint(event.model_fields_set):
         return None
     _agree(event)
     return event
@@ -199,19 +218,23 @@ def _parse(raw: bytes) -> dict[str, Any]:
     raise Rejected(Reason.MALFORMED, f"event is a JSON {type(body).__name__}, not an object")
 
 
-def _check(body: dict[str, Any]) -> tuple[Event, dict[str, Any]]:
+def _check(body: dict[str, Any], *, recorded: bool) -> tuple[Event, dict[str, Any]]:
     if not body.keys() <= _FIELD_SET:
-        _refuse_other_case(body)
+        _refuse_other_case(body, _EVER_CHECKED if recorded else _FIELD_SET)
     has_zeros = not all(body.values())
     if has_zeros:
-        body = {k: v for k, v in body.items() if v is not None or k not in _FIELD_SET}
+        body = {k: v for k, v in body.items() if v is not None or k not in _EVER_CHECKED}
+    given = {k: v for k, v in body.items() if v is not None or k not in _LATER}
     try:
-        event = Event.model_validate(body)
+        event = Event.model_validate(given)
     except ValidationError as error:
-        raise Rejected(Reason.INVALID_EVENT, _first_problem(error)) from error
+        unchecked = before_its_rule(error) if recorded else None
+        if not unchecked:
+            raise Rejected(Reason.INVALID_EVENT, _first_problem(error)) from error
+        event = Event.model_validate({k: v for k, v in given.items() if k not in unchecked})
     _agree(event)
     if has_zeros:
-        body = {k: v for k, v in body.items() if v or k not in _FIELD_SET}
+        body = {k: v for k, v in body.items() if v or k not in _EVER_CHECKED}
     return event, body
 
 
@@ -243,9 +266,9 @@ def _invalid(field: str, problem: str) -> NoReturn:
     raise Rejected(Reason.INVALID_EVENT, f"{field}: {problem}")
 
 
-def _refuse_other_case(body: Mapping[str, Any]) -> None:
+def _refuse_other_case(body: Mapping[str, Any], names: frozenset[str]) -> None:
     for key in body:
-        if key not in _FIELD_SET and key.casefold() in _FIELD_SET:
+        if key not in names and key.casefold() in names:
             raise Rejected(
                 Reason.INVALID_EVENT,
                 f"{key.casefold()}: spelt {key!r}; a Go reader would take that for the field",

@@ -20,9 +20,9 @@ class Known(NamedTuple):
 
 
 def known_by(fields: Mapping[bytes, bytes]) -> Known:
-    """Return what an entry is known by."""
+    """Return what an entry is known by, whichever release judged it."""
     try:
-        event, body = decode(fields)
+        event, body = decode(fields, recorded=True)
     except Rejected:
         return Known()
     return Known(identity_digest(event.event_id), content_digest(body), event.tenant_id)

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from typing import Any, Final, Self, cast
 
 import orjson
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
+from pydantic_core import from_json
 
-from sidecar.wire.event import Event, Reason, Rejected
+from sidecar.wire.event import FIELDS, Event, Reason, Rejected, before_its_rule
 
 MAX_NOTIFICATION_BYTES: Final = 8 * 1024
 
-_OPTIONAL: Final = frozenset({
-    "tenant_id", "stack_id", "version", "base_version", "artifact_ref", "checksum",
-    "manifest_checksum", "created_at", "traceparent",
-})  # fmt: skip
+ALWAYS: Final = frozenset({"id", "event_id", "type", "control_version"})
+"""The fields of the event that a notification has also where they are zero."""
+_OPTIONAL: Final = frozenset({*FIELDS, "traceparent"}) - ALWAYS
 _STAMP: Final = b'"control_version":'
 _STAMP_DIGITS: Final = 16
 """Digits of a control_version: microseconds since the epoch have sixteen until the year 2286."""
@@ -100,10 +100,31 @@ class Notification(Event):
         """Return the notification that an entry of the notification stream holds.
 
         It keeps `fields`, which must not change afterwards. Raises `KeyError` or `ValueError` when
-        no sidecar wrote the entry.
+        no sidecar wrote the entry, of this release or another.
         """
-        this: Self = cls.__pydantic_validator__.validate_json(fields[b"event"])
+        raw = fields[b"event"]
+        try:
+            this: Self = cls.__pydantic_validator__.validate_json(raw)
+        except ValidationError as error:
+            this = cls._of_another_release(raw, error)
         if b"origin" not in fields:
             raise KeyError("origin")
         object.__setattr__(this, "__pydantic_private__", fields)
+        return this
+
+    @classmethod
+    def _of_another_release(cls, raw: bytes, error: ValidationError) -> Self:
+        """Return it with the values that no release checked then among its unknown fields.
+
+        Raises `error` where something else is wrong.
+        """
+        unchecked = before_its_rule(error)
+        if not unchecked:
+            raise error
+        body: dict[str, Any] = from_json(raw)
+        aside = {name: body.pop(name) for name in unchecked}
+        this: Self = cls.__pydantic_validator__.validate_python(body)
+        cast(dict[str, Any], this.model_extra).update(
+            {name: value for name, value in aside.items() if value is not None}
+        )
         return this

@@ -9,7 +9,7 @@ from sidecar.redis.members import MOST_HELD, Held
 from sidecar.redis.publisher import BURIED, Publisher, origin_digest
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason, Rejected
-from sidecar.wire.identity import identity_digest
+from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.moments import rfc3339
 from sidecar.worker.caution import DEATHS_ALONE
@@ -47,6 +47,8 @@ class Admission:
             item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
         except Rejected as rejected:
             item.end(rejected.reason, rejected.detail)
+            # Under the rules of another release, or other options, it may have been published.
+            item.identity = b"".join(identity_of(entry.fields))
             # Who claims the ids of others must not halt the stream for them.
             item.counts = rejected.reason is not Reason.FORBIDDEN_ID
             if rejected.reason is Reason.TOO_LARGE:

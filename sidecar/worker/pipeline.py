@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sidecar.wire import notification
 from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
@@ -58,6 +58,19 @@ class Rules:
     max_artifact_bytes: int = DEFAULT_MAX_ARTIFACT_BYTES
     event_id_scope: tuple[str, ...] = ()
     """Patterns such as `{tenant}/*`; when there are any, an event_id must match one."""
+
+    @classmethod
+    def of_options(
+        cls, *, allow_type: Iterable[str] | None, tenant_scope: Iterable[str] | None,
+        max_artifact_bytes: int | None, event_id_scope: Iterable[str] | None,
+    ) -> Self:  # fmt: skip
+        """Return the rules that options make; None is an option that is not given.
+
+        No parameter has a default, so that a command which judges as a worker cannot omit one.
+        """
+        limit = DEFAULT_MAX_ARTIFACT_BYTES if max_artifact_bytes is None else max_artifact_bytes
+        types = KNOWN_TYPES.union(allow_type or ())
+        return cls(types, tuple(tenant_scope or ()), limit, tuple(event_id_scope or ()))
 
 
 @dataclass(slots=True)

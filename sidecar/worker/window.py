@@ -56,7 +56,7 @@ class Item:
     """The tenant whose order it keeps; None for an entry that is no event."""
     admitted: Admitted | None = None
     identity: bytes = b""
-    """Digest of the event_id and of the content, as the index has them."""
+    """Digest of the event_id and of the content, as the index has them; empty of no event."""
     known: bytes = b""
     """An identity that the index says is finished: look again under the fence, store nothing."""
     reread: bool = False

@@ -24,7 +24,6 @@ from sidecar.redis.retention import Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.redis.source import ControlStream
 from sidecar.stores import open_store
-from sidecar.wire.event import KNOWN_TYPES
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
@@ -152,8 +151,8 @@ class Wiring:
 
     def pipeline(self, source: Store, fleet: Store) -> Pipeline:
         """Return the way of an artifact from store to store."""
-        rules = Rules(
-            types=KNOWN_TYPES | set(self.settings.allow_type),
+        rules = Rules.of_options(
+            allow_type=self.settings.allow_type,
             tenant_scope=self.settings.tenant_scope,
             max_artifact_bytes=self.settings.max_artifact_bytes,
             event_id_scope=self.settings.event_id_scope,

@@ -1729,6 +1729,19 @@ def test_known_types_and_added_ones(rig: Rig) -> None:
     assert rig.published() == ["e"]
 
 
+def test_narrower_rules_do_not_bury_what_is_published(rig: Rig) -> None:
+    """An entry that is read again under rules that refuse it has its end already."""
+    rig.rules = Rules(types=KNOWN_TYPES | {"mine"})
+    rig.emit("e", kind="mine")
+    rig.drain()
+    rig.client.xgroup_destroy(CONTROL, rig.keys.group)
+    rig.client.delete(rig.keys.low)
+    rig.rules = Rules()
+    rig.emit("new", kind="mine")
+    assert rig.drain().outcomes == {"duplicate": 1, "unknown_type": 1}
+    assert rig.published() == ["e"]
+
+
 def test_a_position_is_a_pair_of_integers(rig: Rig) -> None:
     """The position given to the fleet's Put is the entry's ID as two integers."""
     positions: list[Position | None] = []
