@@ -16,6 +16,7 @@ from sidecar.cli.options import Json, LiveOnly
 from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
 from sidecar.history.archive import ArchiveHistory, own_archive
 from sidecar.ops.audit import ENDS, Audit, AuditOrder, Culprit
+from sidecar.ops.missing import unknown
 from sidecar.ops.repair import Outcome, Repair, RepairOrder, Result
 from sidecar.ops.waiting import EntryRange
 from sidecar.redis.errors import translated
@@ -139,6 +140,7 @@ def audit(
     """
     fixing.check()
     control, notify, fleet = where.control, where.notify, _fleet(where)
+    output.hints(unknown(control, notify, where.keys))
     is_asked = bool(judged.since or fixing.repair)
     archive = own_archive(fleet, notify, where.keys, output.hint) if is_asked else None
     order = judged.order(where, archive if judged.since else None)

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from sidecar.cli.options import connection
+from sidecar.cli.options import connection, notify_stream
 from sidecar.cli.servers import Control, Source
 from sidecar.errors import UsageError
+from sidecar.ops.missing import unserved
 from sidecar.producer import Producer
 from sidecar.redis.client import check_stream, connect
 from sidecar.stores import explained, no_store, open_store
@@ -33,6 +34,7 @@ class _Stream(Control):
     """A control stream to append to."""
 
     stream: str = connection(STREAM, "Control stream.", "NAME")
+    notify_stream: str = notify_stream()
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def emit(
             f"the type {type_!r} is not one of the contract's: workers dead-letter it unless they"
             f" run with --allow-type {type_}"
         )
+    output.hints(unserved(url, where.stream, where.notify_stream))
     output.json_line(_as_appended(event))
 
 

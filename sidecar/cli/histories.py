@@ -12,6 +12,7 @@ from sidecar.history import History
 from sidecar.history.archive import ArchiveHistory, own_archive
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
+from sidecar.ops.missing import unknown
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.terminal import output
@@ -33,6 +34,7 @@ class Archived(Fleet, Live):
         keys, fleet = self.keys, self.fleet_if_any()
         live = LiveHistory(self.control, self.notify, keys, fleet)
         live.check()
+        output.hints(unknown(self.control, self.notify, keys))
         if fleet and (other := self.other_store(fleet)):
             output.hint(f"--fleet-store: {other}; what it lacks is reported as lost")
         archive = own_archive(fleet, self.notify, keys, output.hint) if fleet else None

@@ -17,13 +17,13 @@ from sidecar.cli.servers import Fleet, Notifications
 from sidecar.errors import Incomplete, NothingThere, SidecarError
 from sidecar.feed import Feed, FeedGap, ForeignEntry, Notification
 from sidecar.feed.begin import cursor_of, retained
+from sidecar.ops.missing import meant, nothing_in
 from sidecar.redis.client import check_stream, connect
 from sidecar.redis.errors import translated
 from sidecar.stores import explained
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
 from sidecar.wire.moments import rfc3339
-from sidecar.wire.urls import redact
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def tail(
     if show.failed:
         raise typer.Exit(1)
     if not (show.printed or wanted.follow or wanted.count == 0):
-        window = f" since {wanted.since}" if wanted.since else ""
-        raise NothingThere(f"there is no notification{window} in {stream} on {redact(url)}")
+        said = nothing_in(client, url, stream, wanted.since)
+        raise NothingThere(said + meant(where.control_url, stream))
 
 
 def _following(feed: Feed, cursor: int) -> Iterator[Notification]:

@@ -214,6 +214,11 @@ class Face(Generic[Client]):
         self._back()
 
     def _due(self) -> int | None:
-        """Return what to note of the reader, at first or lest it expires; None: nothing is due."""
+        """Return what to note of the reader, at first or lest it expires; None: nothing is due.
+
+        Of a stream that is not there nothing is noted: its name may be mistyped.
+        """
+        if not self._reading.is_there:
+            return None
         patience_s = min(HEARTBEAT_S, self._reader_ttl_s / 3)
         return self._passed if time.monotonic() - self._told_at > patience_s else None

@@ -115,6 +115,8 @@ class Reading:
         self._wants = wants
         self._is_blind = False
         self._is_warned = False
+        self.is_there = True
+        """Whether there was such a stream when it was read last."""
 
     def ask(self, pipeline: Any, since: int, limit: int, wait_s: float) -> None:  # noqa: ANN401 -- of either client
         """Put the commands into `pipeline`: to read, and only then to look for a gap.
@@ -142,6 +144,7 @@ class Reading:
         if isinstance(answers[2], Refused) and is_misplaced(answers[2]):
             answers[2] = b"another kind of key"
         read, info, noted, there = _without_errors(answers)
+        self._see(is_there=info is not None)
         if since:
             lost = after is not None and is_lost(since, after, is_there=bool(there))
             doubt = doubt_of(since, after or (), _end(info))
@@ -154,6 +157,14 @@ class Reading:
         cursor = Cursor(found[-1].control_version if found else since, own)
         more = bool(found) and cursor < _end(info)
         return Batch(filter(self._wants, found) if self._wants else found, cursor, more=more)
+
+    def _see(self, *, is_there: bool) -> None:
+        """Note whether there is such a stream; log that there is none, once until there is."""
+        if self.is_there and not is_there:
+            _log.warning(
+                "there is no stream %s yet: it is waited for; is the name right?", self._stream
+            )
+        self.is_there = is_there
 
     def _seen(self, answer: Any) -> list[Incarnation] | None:  # noqa: ANN401 -- redis-py
         """Return the stream's incarnations; None for a login that must not see them."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.errors import SidecarError
+from sidecar.ops.missing import unknown
 from sidecar.ops.times import age_s, contradicted
 from sidecar.redis.client import Client, Side, check_stream
 from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
@@ -122,6 +123,8 @@ class Status:
     """Keys that hold what no sidecar wrote, and streams that take no more, each with its fix."""
     kept: list[Keeper]
     """Groups of others that keep streams from being trimmed."""
+    unknown: list[str]
+    """Which of the streams are not there, or not served, and what else there is."""
     memory: list[Memory]
     """Of each server, as far as it may be asked."""
 
@@ -132,7 +135,9 @@ class Status:
         full = [("REDIS IS FULL", str(one)) for one in self.memory if one.is_full]
         kept = [("NOT TRIMMED", str(one)) for one in self.kept]
         untimed = [("NO TIMES", _no_times(s.stream)) for s in self.streams if not s.ids_are_times]
-        return [*forgotten, *full, *untimed, *kept, *(("DAMAGED", one) for one in self.damaged)]
+        wrong = [("WRONG NAME?", one) for one in self.unknown]
+        damaged = [("DAMAGED", one) for one in self.damaged]
+        return [*wrong, *forgotten, *full, *untimed, *kept, *damaged]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON can say."""
@@ -189,7 +194,7 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
             or_else(Noted(None, None, None), partial(noted, notify.client, keys[0])),
             newest_records(notify.client, keys, MAX_FORGOTTEN),
             [*damaged, *map(str, readers.bad)], _kept(control, notify, keys),
-            _memories(control, notify, keys),
+            unknown(control, notify, keys), _memories(control, notify, keys),
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,6 +62,12 @@ def raw(data: bytes) -> None:
 def hint(text: str) -> None:
     """Print for a person what is no data; a URL's login is never shown."""
     write_now(f"sidecar: {visible(_LOGIN.sub('://…', text))}\n")
+
+
+def hints(texts: Iterable[str]) -> None:
+    """Print each as a hint."""
+    for text in texts:
+        hint(text)
 
 
 def heading(columns: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 import store
 from sidecar.redis.keys import Keys
+from sidecar.redis.members import Members
 from tests.cli.harness import KEYS, NOTIFICATIONS, STREAM, Cli
 
 pytestmark = pytest.mark.server
@@ -71,3 +72,39 @@ def test_a_first_worker_may_start_before_its_producer(sidecar: Cli) -> None:
     store.open_url(early.as_uri(), create=False)
     again = sidecar("run", "--drain", "--source-store", early.as_uri())
     assert (again.code, "source store made" in again.err) == (0, False)
+
+
+@pytest.fixture
+def registered(served: Cli) -> Cli:
+    """Return it with a worker on the register."""
+    Members(served.client, KEYS, name="host:1", serves=[STREAM], lease_s=600).beat([STREAM])
+    return served
+
+
+def test_emit_names_a_stream_that_nobody_serves(registered: Cli) -> None:
+    """The event is appended, and the stream that was meant is named; of a right one nothing is."""
+    ran = registered("emit", "--type", "key.changed", "--stream", "control:evnets")
+    assert ran.code == 0
+    assert f"no worker serves the stream control:evnets; is {STREAM} meant?" in ran.err
+    assert "no worker" not in registered("emit", "--type", "key.changed").err
+
+
+@pytest.mark.parametrize(
+    "words", [["audit"], ["status"], ["trace", "e1"], ["replay", "show"]], ids=lambda it: it[0]
+)
+def test_a_wrong_name_is_named(registered: Cli, words: list[str]) -> None:
+    """By every command that looks at streams; the right ones are not."""
+    other = registered(*words, "--stream", "control:evnets")
+    assert f"serves the stream control:evnets; is {STREAM} meant?" in other.out + other.err
+    slip = registered(*words, "--notify-stream", SLIP)
+    assert f"is {NOTIFICATIONS} meant?" in slip.out + slip.err
+    right = registered(*words)
+    assert "meant?" not in right.out + right.err
+
+
+def test_tail_names_a_stream_that_is_not_there(served: Cli) -> None:
+    """It says that there is none, and which one there is."""
+    ran = served("tail", "--notify-stream", SLIP)
+    assert (ran.code, ran.out) == (5, "")
+    assert f"there is no stream {SLIP}" in ran.err
+    assert f"is {NOTIFICATIONS} meant?" in ran.err

@@ -166,7 +166,7 @@ def test_an_outage_is_told_once(
         late.join()
     finally:
         node.kill()
-    away, back = caplog.records
+    away, _absent, back = caplog.records
     assert (away.levelname, back.levelname) == ("WARNING", "INFO")
     shown = node.url
     assert away.getMessage().startswith(f"waiting: {shown} cannot be reached (Error 111")
@@ -505,3 +505,22 @@ def test_an_idle_reader_does_not_expire(
     (after,) = registered(client, KEYS).good
     assert after.seen_us > before.seen_us
     assert after.control_version == 500
+
+
+def test_a_stream_that_is_not_there_is_waited_for(
+    make: Make, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is logged once, and no reader of it is noted: its name may be mistyped."""
+    feed, keys = make(reader="r"), Keys.of("", NOTIFICATIONS)
+    feed.passed(0)
+    client.delete(keys.registered)
+    for _ in range(2):
+        assert feed.poll() == []
+    feed.passed(1)
+    assert not client.exists(keys.registered)
+    assert [one.levelname for one in caplog.records] == ["WARNING"]
+    assert NOTIFICATIONS in caplog.text
+    published(client, 1_790_000_000_000_000)
+    assert len(feed.poll()) == 1
+    feed.passed(1)
+    assert client.exists(keys.registered)
