@@ -296,6 +296,8 @@ def _stored(life: Life, put: Put | None) -> Hop:
         return Hop("put", Mark.FAILED, None, said,
                    "it was there when it was published: collected since, or damaged; `sidecar audit"
                    " --repair` puts it again from the producer's store")  # fmt: skip
+    if put.state is State.GONE:  # for all that is known it never was there
+        said = f"the fleet's store has another version of {life.event.artifact_ref}, not this one"
     return Hop("put", Mark.ABSENT, None, said)
 
 

@@ -14,6 +14,18 @@ from tests.sidecar.harness import eventually
 pytestmark = pytest.mark.server
 
 
+def test_a_version_that_never_was_there_is_not_said_to_be_gone(sidecar: Cli) -> None:
+    """Of a ref with another version `trace` says just that, until the event's own was published."""
+    sidecar.bring("before", "ref/a", b"old")
+    sidecar.work()
+    pinned = {"artifact_ref": "ref/a", "checksum": store.checksum_of(b"never put")}
+    event = {"event_id": "never", "type": "key.changed", **pinned}
+    sidecar.client.xadd(STREAM, {"event": json.dumps(event)})
+    out = sidecar("trace", "never").out
+    assert "has another version of ref/a, not this one" in out
+    assert "is gone" not in out
+
+
 def test_a_held_event_is_explained(sidecar: Cli) -> None:
     """Whose it is, since when, how often it was tried, when next, and why; until it is through."""
     sidecar.lay_out()
