@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import make_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -15,6 +15,8 @@ from sidecar.errors import SidecarError
 from sidecar.terminal import output
 from sidecar.terminal.groups import option
 from sidecar.worker import app, logs, settings
+
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def _options() -> Iterator[tuple[str, Any, Any]]:
@@ -44,8 +46,11 @@ def run(where: Everything, told: Annotated[object, _Options]) -> None:
     """
     chosen = settings.build(**vars(where), **vars(told))
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPS:
         signal.signal(number, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # what came meanwhile stops it now
+    if stop.is_set():
+        raise typer.Exit(app.stopped_early(chosen))
     with logs.beside_the_work() as lines:
         log = logs.configure(chosen.log_level)
         try:

@@ -48,6 +48,11 @@ def run(
         return _Worker(settings, log, stop, log_dropped).run(stack)
 
 
+def stopped_early(settings: Settings) -> int:
+    """Return the exit code of a worker that is stopped before it could begin."""
+    return 3 if settings.drain else 0
+
+
 class _Worker:
     """One process: its relays, and what runs beside them."""
 
@@ -81,7 +86,7 @@ class _Worker:
         stack.callback(pool.close)
         while not self._servers_answer(wiring):
             if self._stop.wait(WAIT_FOR_REDIS_S):
-                return 0
+                return stopped_early(settings)
         wiring.check_beside()
         pipeline = wiring.pipeline(wiring.source(), fleet)
         fleet_store = wiring.fleet_store(fleet)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,10 +24,14 @@ main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_before_anything_began_is_in_good_order(number: signal.Signals) -> None:
-    """It ends with 0 and says nothing, as it does later."""
+@pytest.mark.parametrize(("how", "code"), [([], 0), (["--drain"], 3)])
+def test_a_stop_before_anything_began_is_in_good_order(
+    number: signal.Signals, how: list[str], code: int, tmp_path: Path
+) -> None:
+    """It says nothing and makes nothing; a drain that is left undone says so, as it does later."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "run", str(int(number))],
-        capture_output=True, check=False, timeout=60,
+        [sys.executable, "-c", SCRIPT, "run", "--data-dir", "new", *how, str(int(number))],
+        capture_output=True, check=False, timeout=60, cwd=tmp_path,
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+    assert not list(tmp_path.iterdir())

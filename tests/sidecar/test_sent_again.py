@@ -125,3 +125,22 @@ def test_notes_go_with_the_window(server: redis.Redis) -> None:
         server.hset(KEYS.resent, identity(event_id)[2:16], value)
     Pruning(server, KEYS, dedup_window_s=1000).prune()
     assert server.hkeys(KEYS.resent) == [identity("young")[2:16]]
+
+
+def test_all_of_a_run_that_was_sent_again_is_forgotten_at_once(server: redis.Redis) -> None:
+    """A worker reads everything again for what is forgotten: once, however many events they are."""
+    one = owner(server)
+    run = [outbound(f"e{i}") for i in range(5)]
+    one.publish(run, LOW)
+    server.delete(KEYS.notifications)
+    for i in (1, 2, 4):
+        assert _note(server, f"e{i}")[0] == 1
+    first = [verdict.outcome for verdict in one.publish(run, LOW)]
+    assert first == [Outcome.DUPLICATE, Outcome.FORGOTTEN]
+    known = [one.publish([event], LOW)[0].outcome for event in run]
+    assert known == [
+        Outcome.DUPLICATE,
+        *[Outcome.PUBLISHED] * 2,
+        Outcome.DUPLICATE,
+        Outcome.PUBLISHED,
+    ]

@@ -126,6 +126,18 @@ local function is_sent_again(id, content, stamp)
   return #redis.call('XRANGE', KEYS[4], lost, lost) == 0
 end
 
+-- Forget what else of this run is sent again: a worker reads everything again for it, once.
+local function forget_with_it(first, arg)
+  for key = first, #KEYS do
+    local id, content = string.sub(ARGV[arg], 1, 14), string.sub(ARGV[arg], 15)
+    local known = redis.call('HGET', KEYS[key], id)
+    if known and is_sent_again(id, content, string.sub(known, 17)) then
+      redis.call('HDEL', KEYS[key], id)
+    end
+    arg = arg + 4
+  end
+end
+
 local call, sub, format = redis.call, string.sub, string.format
 local answer, published, row_ends, complete = {1, 0, last_id}, false, false, true
 local first_to_end = 9 + tonumber(ARGV[4])
@@ -181,7 +193,10 @@ for key = 10, #KEYS do
   answer[#answer + 1] = result
   arg = arg + 4
   if result == 0 or result == 1 then complete = false end
-  if result == 1 then break end
+  if result == 1 then
+    forget_with_it(key + 1, arg)
+    break
+  end
 end
 
 if full and #answer == 3 and #KEYS > 9 then return kept end
