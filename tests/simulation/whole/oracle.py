@@ -51,6 +51,8 @@ class Oracle:
         self.rotten: set[Any] = set()
         self.foreign: set[tuple[bytes, Id]] = set()
         self.buried: dict[str, int] = {}
+        self._trimmed: dict[bytes, int] = {}
+        """By notification stream, up to which control_version."""
         self.resumed: dict[bytes, int] = {}
         """By control stream, when it was resumed last."""
 
@@ -446,6 +448,8 @@ class Oracle:
 
     def _note_may_go(self, box: Box, fleet: Fleet, note: Note) -> None:
         plan, data = self._world.plan, box.server.data
+        stream = note.place[0]
+        self._trimmed[stream] = max(self._trimmed.get(stream, 0), note.version)
         age_s = (box.now_us() - note.version) / 1e6
         self._expect(
             age_s >= plan.dedup_window_s - 0.01, "G6", f"{note} was trimmed within the window"
@@ -608,12 +612,14 @@ class Oracle:
         for place, number in self._world.repaired:
             entry = self.truth.at(*place)
             if isinstance(entry, Entry):
-                buried = any(one.entry is entry for one in self.truth.letters)
-                published = any(
-                    note.number > number and note.event_id == entry.sent.event_id
-                    for note in self.truth.notes
+                notes = [n for n in self.truth.notes if n.event_id == entry.sent.event_id]
+                ended = (
+                    any(one.entry is entry for one in self.truth.letters)
+                    or any(note.number > number for note in notes)
+                    # Nobody can tell it from what was trimmed, once the trimming has passed it.
+                    or any(note.version <= self._trimmed.get(note.place[0], 0) for note in notes)
                 )
-                self._expect(buried or published, "repair", f"{entry} came to nothing again")
+                self._expect(ended, "repair", f"{entry} came to nothing again")
 
     @property
     def _did(self) -> dict[Deed, int]:
