@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import time
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,12 +106,22 @@ class Reachable(MemoryStore):
 
 
 class TearsPairs(Reachable):
-    """Writes data and manifest one after the other."""
+    """Writes data and manifest one after the other, and lets somebody read in between."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._read = threading.Event()
+
+    def get(self, ref: str, **pin: Any) -> Any:
+        found = super().get(ref, **pin)
+        self._read.set()
+        return found
 
     def put(self, ref: str, data: Any, manifest: Any, **position: Any) -> None:
         if self.exists(ref):
-            super().put(ref, data, self.get(ref).manifest)
-            time.sleep(0.005)
+            super().put(ref, data, super().get(ref).manifest)
+            self._read.clear()
+            self._read.wait(0.1)
         super().put(ref, data, manifest, **position)
 
 

@@ -260,9 +260,6 @@ MUTANTS: Final = (
     Mutant("audit_takes_what_waits_for_lost", "sidecar.ops.waiting:Waiting.waits",
            "return self.consumer_of(stream, entry_id) is not None",
            "return False", Area.REPAIR, 2023, _AUDITED),
-    Mutant("repair_forgets_what_is_there", "send_again",
-           "if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end",
-           "", Area.REPAIR, 2206),
     Mutant("repair_makes_nothing_forget", "sidecar.ops.repair:Repair._note_again",
            "if not identity:",
            "if True:", Area.REPAIR, 2061),
@@ -443,6 +440,10 @@ SOUGHT: Final = (
     Mutant("audit_forgets_what_repeats", f"{_HORIZON}.may_hide_first",
            "return self._may_hide(self.repeats, entry_id, before)",
            "return False", Area.REPAIR, NEVER),
+    # Two guards: publishing looks whether it is there, too.
+    Mutant("repair_forgets_what_is_there", "send_again",
+           "if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end",
+           "", Area.REPAIR, NEVER),
     # Two guards: what an event names is asked for, however young.
     Mutant("gc_takes_what_was_just_put", f"{_STORE}._idle",
            "now - found.stored.used_at >= retention.grace_s",
