@@ -62,7 +62,6 @@ class Archiver:
         self._rows, self._size_bytes = rows, size_bytes
         self._checkpoint_rows = checkpoint_rows
         self._counted: dict[str, tuple[int, EntryId]] = {}
-        self._is_own = False
 
     def is_due(self, stream: str, every_s: float) -> bool:
         """Tell whether the stream's last segment was closed so long ago, by whomever."""
@@ -87,8 +86,6 @@ class Archiver:
 
     def _check_own(self) -> None:
         """Refuse to mix two logs, whose rows nobody could tell apart. Raises `SidecarError`."""
-        if self._is_own:
-            return
         with explained(), translated(self._live.describe()):
             other = archive_of_another(self._store, self._notify, self._keys)
         if other:
@@ -97,7 +94,6 @@ class Archiver:
                 f" {other}; give one of the two another --notify-stream or a store of its own or,"
                 f" if that log is gone for good, sidecar store gc --forget {other.id} --reason …"
             )
-        self._is_own = True
 
     def _claimed(self, claim: Claim, stream: str, wait_s: float) -> bool:
         ends_at = time.monotonic() + wait_s

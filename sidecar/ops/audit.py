@@ -75,15 +75,14 @@ class AuditOrder:
     """How many artifacts to read; None is all."""
     seed: int = 0
     dedup_window_s: float = 7 * 86400.0
+    archive: ArchiveHistory | None = None
+    """Where the window's part is that was trimmed."""
 
     def chosen(self, count: int) -> Container[int]:
         """Return which of `count` artifacts to read, by their numbers."""
         if self.sample is None or self.sample >= count:
             return range(count)
         return set(random.Random(self.seed).sample(range(count), self.sample))  # noqa: S311 -- no secret
-
-    archive: ArchiveHistory | None = None
-    """Where the window's part is that was trimmed."""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,11 @@ with another one puts or publishes anything.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from structlog.typing import FilteringBoundLogger
 
@@ -89,7 +93,7 @@ class FleetStore:
         if log_id and keeper:
             now_s, _ = self._client.time()
             log = Log(
-                log_id, self._keys.notifications, redact(self._redis_url), rfc3339(now_s * 10**6)
+                log_id, self._keys.notifications, _address(self._redis_url), rfc3339(now_s * 10**6)
             )
             with explained(self._url):
                 register(keeper, log)
@@ -132,3 +136,11 @@ def mismatch(there: Noted, identity: str | None, url: str) -> str:
         f"{redact(url)} is the store {identity or 'without an identity'}, and the notifications"
         f" name the store {there.store} (noted as {there.url or 'unknown'})"
     )
+
+
+def _address(url: str) -> str:
+    """Return where a log is, without secrets: an address that each host has names its host, too."""
+    host = urlsplit(url).hostname or "localhost"
+    with suppress(ValueError):
+        host = "localhost" if ip_address(host).is_loopback else host
+    return redact(url) + (f" on {socket.gethostname()}" if host == "localhost" else "")

@@ -37,7 +37,7 @@ class StorePool:
 
     def submit(self, task: Task) -> None:
         """See `Pool`."""
-        if getattr(self._own, "works", False) and self._tasks.empty() and not self._closed:
+        if getattr(self._own, "next", task) is None and self._tasks.empty() and not self._closed:
             self._own.next = task
             return
         with self._lock:
@@ -70,7 +70,7 @@ class StorePool:
         self._threads.append(thread)
 
     def _work(self) -> None:
-        self._own.works, self._own.next = True, None
+        self._own.next = None
         task = self._tasks.get()
         while task:
             if not self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -313,3 +314,17 @@ def test_a_log_that_lost_its_memory_keeps_its_archive(relayed: Cli) -> None:
     relayed.work()
     assert relayed("archive").code == 0
     assert "it is not read" not in relayed("replay", "show", "--since", "1h").err
+
+
+def test_a_loopback_address_is_one_of_its_host(
+    relayed: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts with a Redis of their own each, at one address, and one store: two logs."""
+    assert relayed("archive").code == 0
+    relayed.client.flushdb()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
+    relayed.emit("after")
+    relayed.work()
+    refused = relayed("archive")
+    assert refused.code == 1
+    assert "--forget" in refused.err

@@ -87,6 +87,17 @@ def test_a_forged_note_publishes_nothing_twice(server: redis.Redis) -> None:
     assert _outcomes(one) == [Outcome.DUPLICATE]
 
 
+def test_a_forged_note_gives_no_id_to_another_content(server: redis.Redis) -> None:
+    """Its notification is lost, and still: the id is that of what was published under it."""
+    one = owner(server)
+    version = _published(one)
+    server.delete(KEYS.notifications)
+    other = identity("e", "another content")
+    server.hset(KEYS.resent, other[2:16], other[16:] + b"1 %d" % version)
+    (verdict,) = one.publish([outbound("e", "another content")], LOW)
+    assert verdict.outcome is Outcome.CONFLICT
+
+
 def test_what_is_there_or_unknown_is_not_noted(server: redis.Redis) -> None:
     """A repair that comes late learns that the notification is there."""
     one = owner(server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 
 import pytest
@@ -102,4 +103,17 @@ def test_no_thread_is_started_while_one_is_idle() -> None:
         while not pool._idle:
             threading.Event().wait(0.001)
     assert len(pool._threads) == 1
+    pool.close()
+
+
+def test_a_task_may_submit_several() -> None:
+    """Each is done, once."""
+    pool, done = StorePool(2), SimpleQueue[int]()
+
+    def submit() -> None:
+        for number in range(3):
+            pool.submit(partial(done.put, number))
+
+    pool.submit(submit)
+    assert sorted(done.get(timeout=WAIT_S) for _ in range(3)) == [0, 1, 2]
     pool.close()

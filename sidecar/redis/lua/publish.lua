@@ -112,9 +112,12 @@ local function incarnate(found, first)
   redis.call('HSET', KEYS[5], 'server', found.server, 'last', last_id, 'list', list)
 end
 
--- Whether a repair sent an event again whose notification, of this control_version, is lost. Who may
--- write notes may not have anything published twice: what is there, or was trimmed, is not lost.
-local function is_sent_again(id, content, stamp)
+-- Whether a repair sent an event again that is known to have a notification, and that is lost. Who
+-- may write notes may not have anything published twice, nor another content under its id: what is
+-- there, or was trimmed, is not lost.
+local function is_sent_again(id, content, known)
+  local stamp = string.sub(known, 17)
+  if string.sub(known, 1, 16) ~= content then return false end
   local note = unless_damaged('HGET', KEYS[9], id) or ''
   if string.sub(note, 1, 16) ~= content or string.match(note, '^%d+ (%d+)$', 17) ~= stamp then
     return false
@@ -131,7 +134,7 @@ local function forget_with_it(first, arg)
   for key = first, #KEYS do
     local id, content = string.sub(ARGV[arg], 1, 14), string.sub(ARGV[arg], 15)
     local known = redis.call('HGET', KEYS[key], id)
-    if known and is_sent_again(id, content, string.sub(known, 17)) then
+    if known and is_sent_again(id, content, known) then
       redis.call('HDEL', KEYS[key], id)
     end
     arg = arg + 4
@@ -175,7 +178,7 @@ for key = 10, #KEYS do
     row_ends = row_ends or key >= first_to_end
   else
     local known = call('HGET', shard, id)
-    local forgets = known and is_sent_again(id, content, sub(known, 17))
+    local forgets = known and is_sent_again(id, content, known)
     if forgets then call('HDEL', shard, id) end
     if not known and json ~= '' then  -- there is no memory to publish it
       complete = false
