@@ -49,8 +49,6 @@ def run(where: Everything, told: Annotated[object, _Options]) -> None:
     for number in _STOPS:
         signal.signal(number, lambda *_: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # what came meanwhile stops it now
-    if stop.is_set():
-        raise typer.Exit(app.stopped_early(chosen))
     with logs.beside_the_work() as lines:
         log = logs.configure(chosen.log_level)
         try:

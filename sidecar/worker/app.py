@@ -44,11 +44,13 @@ def run(
     no one watches its health: under an orchestrator (`--http`) it waits, and says so there, for a
     sidecar that exits would keep its pod from starting.
     """
+    if stop.is_set():
+        return _left_undone(settings)
     with ExitStack() as stack:
         return _Worker(settings, log, stop, log_dropped).run(stack)
 
 
-def stopped_early(settings: Settings) -> int:
+def _left_undone(settings: Settings) -> int:
     """Return the exit code of a worker that is stopped before it could begin."""
     return 3 if settings.drain else 0
 
@@ -86,7 +88,7 @@ class _Worker:
         stack.callback(pool.close)
         while not self._servers_answer(wiring):
             if self._stop.wait(WAIT_FOR_REDIS_S):
-                return stopped_early(settings)
+                return _left_undone(settings)
         wiring.check_beside()
         pipeline = wiring.pipeline(wiring.source(), fleet)
         fleet_store = wiring.fleet_store(fleet)

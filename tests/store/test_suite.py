@@ -110,18 +110,18 @@ class TearsPairs(Reachable):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._read = threading.Event()
+        self._was_read = threading.Event()
 
     def get(self, ref: str, **pin: Any) -> Any:
         found = super().get(ref, **pin)
-        self._read.set()
+        self._was_read.set()
         return found
 
     def put(self, ref: str, data: Any, manifest: Any, **position: Any) -> None:
         if self.exists(ref):
             super().put(ref, data, super().get(ref).manifest)
-            self._read.clear()
-            self._read.wait(0.1)
+            self._was_read.clear()
+            self._was_read.wait(0.1)
         super().put(ref, data, manifest, **position)
 
 
