@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 from sidecar.redis.beside import led_to
 from sidecar.redis.client import Client, Side, connect
@@ -32,6 +33,8 @@ def unserved(url: str, stream: str, notify_stream: str) -> list[str]:
 
     Raises `UsageError` for a name or a URL that is none.
     """
+    if _is_confined(url):
+        return []
     return _unserved(connect(url, key=notify_stream), Keys.of(stream, notify_stream))
 
 
@@ -58,10 +61,19 @@ def meant(control_url: str, name: str) -> str:
 
     Raises `UsageError` for a URL that is none.
     """
+    if _is_confined(control_url):
+        return ""
     with suppress(RedisError):
         known = set(led_to(connect(control_url, key=STREAM), STREAM)) - {name}
         return _meant(name, known) if known else ""
     return ""
+
+
+def _is_confined(url: str) -> bool:
+    """Tell whether a user of Redis has a name: a producer or a controller may not look around, and
+    Redis logs what it denies.
+    """
+    return bool(urlsplit(url).username)
 
 
 def _absent(notify: Side, keys: Keys, known: set[str]) -> list[str]:

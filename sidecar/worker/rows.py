@@ -2,7 +2,8 @@
 
 A row ends with a new notification, and with nothing else. A duplicate of what is published says
 nothing of what the producer sends now: a producer that sends one old event between bad ones again
-and again must not keep its stream from being halted. Rows are counted in entry order.
+and again must not keep its stream from being halted. Rows are counted in entry order, among what is
+ready together: an event that was still at the store ends the row that there is when it comes.
 """
 
 from __future__ import annotations

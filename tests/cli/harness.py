@@ -136,8 +136,9 @@ class Cli:
         }
 
     def lay_out(self) -> None:
-        """Make the fleet's store under the data directory, with nothing in it."""
-        store.open_url(file_url(self.directory / "data-dir" / "fleet"))
+        """Make both stores under the data directory, with nothing in them."""
+        for name in ("source", "fleet"):
+            store.open_url(file_url(self.directory / "data-dir" / name))
 
     def argv(self, *args: str | Path) -> list[str]:
         """Return the command line of a real process."""

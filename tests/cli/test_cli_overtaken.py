@@ -285,6 +285,7 @@ def test_an_id_an_hour_ahead_is_seen_by_what_came_of_others(sidecar: Cli) -> Non
 
 def test_letters_go_back_in_entry_order(sidecar: Cli) -> None:
     """Not in the order of their deaths: the newer one is published last."""
+    sidecar.lay_out()
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     for n in (3, 1, 2):
         sidecar.letter(event(f"e{n}", version=n), f"{BEFORE + n}-0")
@@ -333,6 +334,7 @@ def test_what_comes_between_the_look_and_the_writing(
     sidecar: Cli, fields: dict[str, Any], result: str
 ) -> None:
     """The script that appends sees it, and has it looked at before anything is written."""
+    sidecar.lay_out()
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     sidecar.letter(event("old", version=5), f"{BEFORE}-0")
     side = Side(sidecar.client, sidecar.url)
@@ -348,6 +350,7 @@ def test_what_comes_between_the_look_and_the_repair(
     sidecar: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same of a lost entry."""
+    sidecar.lay_out()
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     append(sidecar, "old", f"{BEFORE}-0")
     read(sidecar)

@@ -94,6 +94,8 @@ def test_a_row_goes_on_behind_a_duplicate(rig: Rig, artifact: bool) -> None:
     emit(rig, "old", artifact=artifact)
     rig.drain()
     emit(rig, "new", artifact=artifact)
+    if artifact:
+        rig.drain()  # else it may still be at the store when the dead letter is written
     rig.add("{")
     emit(rig, "old", artifact=artifact)
     rig.drain(max_consecutive_dead=9)
