@@ -30,7 +30,7 @@ from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
 from sidecar.redis.forgotten import MAX_RECORDS, Forgotten, newest_records
 from sidecar.redis.keys import Keys
-from sidecar.redis.publisher import BURIED, Seen, origin_digest, remembered
+from sidecar.redis.publisher import Seen, is_dead, origin_digest, remembered
 from sidecar.redis.scan import origin_of
 from sidecar.redis.source import Entry
 from sidecar.stores import explained, open_reader
@@ -397,7 +397,7 @@ class Audit:
             return "notification" if own else "duplicate", detail
         buried = self._known(keys, origin_digest(Origin.of(keys.control, entry.id)))
         known = self._known(keys, identity) if identity else None
-        if buried and buried.content_digest == BURIED:
+        if buried and is_dead(buried, entry):
             at = EntryId.of(buried.control_version // 1000)
             reaches = map(self._evidence.outbound_reach, (keys.dead, keys.redriven))
             trimmed = any(one.trimmed(at) for one in reaches if one)

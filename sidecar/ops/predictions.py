@@ -14,7 +14,7 @@ from sidecar.redis.client import Client
 from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetter
-from sidecar.redis.publisher import BURIED, remembered
+from sidecar.redis.publisher import remembered
 from sidecar.wire.event import Reason, Rejected
 from sidecar.wire.identity import identity_digest
 from sidecar.worker.pipeline import Admitted, Pipeline, Rules
@@ -86,7 +86,7 @@ class Predictions:
             (seen,) = remembered(self._client, self._keys, [identity_digest(event_id)])
         except NotPermitted:
             return Prediction(unseen=NO_INDEX)
-        if seen is None or seen.content_digest in (admitted.content_digest, BURIED):
+        if seen is None or seen.content_digest == admitted.content_digest:
             return Prediction()
         return Prediction(
             f"{Reason.ID_CONFLICT}: {event_id} was published with other content, as control_version"

@@ -9,7 +9,7 @@ from sidecar.redis.client import Client
 from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetters, LetterSelection
-from sidecar.redis.publisher import BURIED, remembered
+from sidecar.redis.publisher import remembered
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_digest
@@ -66,5 +66,5 @@ class RedriveOutcomes:
         return {
             event_id: seen.control_version
             for event_id, seen in zip(event_ids, known, strict=True)
-            if seen and seen.content_digest != BURIED
+            if seen
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from sidecar.redis.publisher import BURIED, Seen, origin_digest
+from sidecar.redis.publisher import Seen, is_dead, origin_digest
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import Origin
@@ -19,15 +19,15 @@ def former_mark(event_digest: bytes) -> bytes:
 
 
 def is_finished(
-    content: bytes, event: Seen | None, origin: Seen | None, mark: Seen | None = None,
-    again: bytes | None = None,
+    entry: Entry, content: bytes, event: Seen | None, origin: Seen | None,
+    mark: Seen | None = None, again: bytes | None = None,
 ) -> bool:  # fmt: skip
-    """Tell by what the index knows whether an entry with this content has its end.
+    """Tell by what the index knows whether an entry, with this content, has its end.
 
     `again` is the content with which a repair sent its event again: earlier entries of it are
     finished all the same.
     """
-    if origin is not None and origin.content_digest == BURIED:
+    if is_dead(origin, entry):
         return True
     known = (one.content_digest for one in (event, mark) if one is not None)
     return again == content or content in known
@@ -54,5 +54,5 @@ def unfinished(
     found = iter(seen(digests))
     again = sent_again(events)
     for entry, content, *known in zip(entries, contents, found, found, found, again, strict=True):
-        if not is_finished(content, *known):
+        if not is_finished(entry, content, *known):
             yield entry

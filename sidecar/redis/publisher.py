@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from sidecar.redis.halts import MAX_HALT_RECORDS
 from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Fenced, Lease
 from sidecar.redis.scripts import script_of
+from sidecar.redis.source import Entry
+from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
 
@@ -56,7 +59,7 @@ class Buried(Enum):
     HALTED_NOW = 2
     """Written, and as it was one too many in a row, the stream is halted."""
     ALREADY = -3
-    """Its origin has a letter."""
+    """It has a letter."""
     PUBLISHED = -4
     """No letter was written: the event is published."""
 
@@ -79,6 +82,13 @@ class Seen(NamedTuple):
     control_version: int
 
 
+ANYBODYS: Final = b"-" * 16
+"""What the index has as the content of an origin that had a dead letter, of whichever entry.
+
+So older releases marked all of them. This one marks so what was deleted before it was read.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """One dead letter (docs/contract.md, "Dead letters")."""
@@ -91,15 +101,32 @@ class Letter:
     """Something was published between it and the letter before."""
     counts: bool = True
     """It is one more in a row of dead letters."""
-
-
-BURIED: Final = b"-" * 16
-"""What the index has as the content of an origin that has a dead letter."""
+    mark: bytes = ANYBODYS
+    """Of the entry; see `dead_mark`."""
 
 
 def origin_digest(origin: str) -> bytes:
     """Return the digest under which the index remembers an origin's dead letter."""
     return identity_digest("origin " + origin)
+
+
+def dead_mark(entry: Entry) -> bytes:
+    """Return what the index has as the content of this entry's origin, once it has a dead letter.
+
+    It is of the field `event`, as far as a letter has it: a stream that lost its end may give the
+    ID again, and the mark must not speak for that entry. 16 bytes.
+    """
+    if not entry.fields:
+        return ANYBODYS
+    return hashlib.sha256(b"dead letter " + entry.raw_event[:MAX_ENTRY_BYTES]).digest()[:16]
+
+
+def is_dead(origin: Seen | None, entry: Entry) -> bool:
+    """Tell by what the index knows of its origin whether an entry has a dead letter."""
+    if origin is None:
+        return False
+    mark = dead_mark(entry)
+    return ANYBODYS in (mark, origin.content_digest) or origin.content_digest == mark
 
 
 _OUTCOMES: Final = {0: Verdict(Outcome.CONFLICT, 0), 1: Verdict(Outcome.FORGOTTEN, 0)}
@@ -279,7 +306,7 @@ class Publisher(Lease):
     def bury(
         self, letters: Sequence[Letter], low: EntryId, *, max_in_a_row: int, now: str
     ) -> list[Buried]:
-        """Write dead letters in order, once an origin, never for a published event.
+        """Write dead letters in order, once an entry, never for a published event.
 
         `low` is the lowest entry that is unfinished once all of them are written.
         Returns an answer a letter, fewer when the stream is halted on the way. Raises `Fenced`
@@ -300,7 +327,7 @@ class Publisher(Lease):
             ]  # fmt: skip
             args = [
                 self._token, low_then, max_in_a_row if letter.counts else 0,
-                letter.identity[2:], origin[2:],
+                letter.identity[2:], origin[2:] + letter.mark,
                 f"{max_in_a_row} dead letters in a row, the last for {letter.fields['reason']!s}",
                 now, low_before, int(letter.begins_row), self._keys.control, MAX_HALT_RECORDS,
                 *(item for pair in letter.fields.items() for item in pair),

@@ -31,6 +31,11 @@ class Entry(NamedTuple):
     size_bytes: int = 0
     """All names and values added up, of fields that repeat a name, too."""
 
+    @property
+    def raw_event(self) -> bytes:
+        """What the producer wrote as the event, whatever that is; empty where it wrote none."""
+        return self.fields.get(b"event", b"")
+
 
 class Pending(NamedTuple):
     """The pending list of the group at a moment."""

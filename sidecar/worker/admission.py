@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from sidecar.redis.members import MOST_HELD, Held
-from sidecar.redis.publisher import BURIED, Publisher, origin_digest
+from sidecar.redis.publisher import Publisher, is_dead, origin_digest
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason, Rejected
 from sidecar.wire.identity import identity_digest, identity_of
@@ -72,9 +72,9 @@ class Admission:
             digest for item in items for digest in (origin_digest(item.origin), item.identity[:16])
         ]
         seen = self._publisher.seen(digests) if digests else []
-        for item, buried, event in zip(items, seen[::2], seen[1::2], strict=True):
-            if buried:
-                item.known, item.bury = origin_digest(item.origin) + BURIED, None
+        for item, origin, event in zip(items, seen[::2], seen[1::2], strict=True):
+            if origin and is_dead(origin, item.entry):
+                item.known, item.bury = origin_digest(item.origin) + origin.content_digest, None
             elif event and event.content_digest == item.identity[16:]:
                 item.known, item.bury = item.identity, None
             elif event and not item.bury:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sidecar.redis.publisher import Letter
+from sidecar.redis.publisher import Letter, dead_mark
 from sidecar.redis.source import Entry
 from sidecar.wire.event import MAX_ENTRY_BYTES, Reason
 from sidecar.wire.ids import Origin
@@ -29,12 +29,13 @@ def letter(item: Item, now: str) -> Letter:
         "dead_at": now,
     }
     identity = b"" if item.bury.reason is Reason.ID_CONFLICT else item.identity
-    return Letter(Origin(item.origin), identity, fields, item.begins_row, item.counts)
+    mark = dead_mark(item.entry)
+    return Letter(Origin(item.origin), identity, fields, item.begins_row, item.counts, mark)
 
 
 def _said(entry: Entry) -> dict[str, Any]:
     """Return what the producer wrote, as far as a dead letter holds it."""
-    raw, traceparent = entry.fields.get(b"event", b""), entry.fields.get(b"traceparent", b"")
+    raw, traceparent = entry.raw_event, entry.fields.get(b"traceparent", b"")
     fields: dict[str, Any] = {"event": raw[:MAX_ENTRY_BYTES]}
     if traceparent:
         fields["traceparent"] = traceparent[:MAX_TRACEPARENT_BYTES]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sidecar.redis.publisher import BURIED, Buried, Outbound, Outcome, Verdict
+from sidecar.redis.publisher import Buried, Outbound, Outcome, Verdict
 from sidecar.worker.rows import Row
 from sidecar.worker.window import Item
 
@@ -53,7 +53,7 @@ def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
             row.event(is_new=verdict.outcome is Outcome.PUBLISHED)
             if verdict.outcome is Outcome.DUPLICATE:
                 repeated.append(verdict.control_version)
-            already = item.known[16:] == BURIED
+            already = item.known not in (b"", item.identity)  # its origin is known
             finished.append(Finished(item, DEAD_ALREADY if already else verdict.outcome.value))
     return Published(finished, forgotten=False, repeated=min(repeated, default=0))
 

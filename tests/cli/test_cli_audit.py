@@ -20,7 +20,7 @@ import redis
 from sidecar.redis.forgotten import Loss, Part, put_on_record
 from sidecar.redis.keys import Keys
 from sidecar.redis.pruning import Pruning
-from sidecar.redis.publisher import BURIED, origin_digest
+from sidecar.redis.publisher import ANYBODYS, origin_digest
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, EntryId
@@ -477,7 +477,7 @@ def _remember(sidecar: Cli) -> None:
     for at, fields in letters:
         origin = origin_digest(fields[b"origin"].decode())
         stamp = at.partition(b"-")[0] + b"000"
-        sidecar.client.hset(keys.seen(origin), origin[2:], BURIED + stamp)
+        sidecar.client.hset(keys.seen(origin), origin[2:], ANYBODYS + stamp)
 
 
 def test_what_the_trimmer_noted_is_expired_and_nothing_else(trimmed: Cli) -> None:

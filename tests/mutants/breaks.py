@@ -159,7 +159,7 @@ BREAKS: Final = (
     Break(
         "two letters of one origin",
         LUA + "bury.lua",
-        "redis.call('HSET', KEYS[6], ARGV[5], string.rep('-', 16) .. stamp)\n",
+        "redis.call('HSET', KEYS[6], origin, mark .. stamp)\n",
         "",
         SCRIPTS,
     ),

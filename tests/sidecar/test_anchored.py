@@ -54,6 +54,30 @@ def test_another_stream_in_place_under_a_live_worker_is_read(rig: Rig, how: str)
     assert len(rig.published()) == 8
 
 
+@pytest.mark.parametrize("kind", ["run.abort", "not.a.type"])
+def test_an_id_that_had_a_dead_letter_and_is_given_again_is_another_entry(
+    rig: Rig, kind: str
+) -> None:
+    """A failover loses the end of the stream, and the producer, with IDs of its own, goes on."""
+    client: Any = rig.client
+    given(rig, "first", 1)
+    rig.drain()
+    older = client.dump(CONTROL)
+    client.xadd(CONTROL, {"event": "{"}, id="2-0")
+    rig.drain()
+    client.restore(CONTROL, 0, older, replace=True)
+    raw = json.dumps({"event_id": "again" if kind == "run.abort" else 7, "type": kind})
+    client.xadd(CONTROL, {"event": raw}, id="2-0")
+    client.xreadgroup(rig.keys.group, "worker", {CONTROL: ">"})  # who dies then
+    rig.drain()
+    client.xgroup_setid(CONTROL, rig.keys.group, "0-0")
+    client.delete(rig.keys.anchors)
+    rig.drain()
+    lives = kind == "run.abort"
+    assert rig.published() == ["first", *(["again"] if lives else [])]
+    assert rig.reasons() == ["malformed", *([] if lives else ["invalid_event"])]
+
+
 def anchored(rig: Rig, entry_id: str) -> bool:
     """Tell whether this entry is the newest anchor."""
     noted: Any = rig.client.hget(rig.keys.anchors, CONTROL)

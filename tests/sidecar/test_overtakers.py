@@ -12,10 +12,11 @@ import redis
 from sidecar.ops.overtakers import Candidate, Overtakers
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
-from sidecar.redis.publisher import BURIED, origin_digest
+from sidecar.redis.publisher import dead_mark, origin_digest
+from sidecar.redis.source import Entry
 from sidecar.wire.event import Event
 from sidecar.wire.identity import identity_of
-from sidecar.wire.ids import Origin
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.subject import Change
 
 KEYS = Keys.of("control:events", "control:notifications")
@@ -83,7 +84,8 @@ def test_what_was_handed_out_above_the_lowest_unfinished_entry_waits_unless_it_i
         server.xack(KEYS.control, KEYS.group, "7-0")
     known, content = identity_of(fields)
     if how == "dead letter":
-        known, content = origin_digest(f"{KEYS.control}/7-0"), BURIED
+        known = origin_digest(f"{KEYS.control}/7-0")
+        content = dead_mark(Entry(EntryId("7-0"), fields))
     if how in ("published", "dead letter"):
         server.hset(KEYS.seen(known), known[2:], content + b"1")
     besides = [candidate("8-0", "7-0")] if how == "redriven too" else []

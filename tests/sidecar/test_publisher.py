@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -16,7 +17,6 @@ from sidecar.errors import UsageError
 from sidecar.redis.keys import Keys, hash_tagged
 from sidecar.redis.lease import Fenced
 from sidecar.redis.publisher import (
-    BURIED,
     Buried,
     Halted,
     Letter,
@@ -24,10 +24,15 @@ from sidecar.redis.publisher import (
     Outcome,
     Publisher,
     Seen,
+    dead_mark,
+    is_dead,
     origin_digest,
 )
+from sidecar.redis.source import Entry
+from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
+from sidecar.worker.letter import cut
 
 KEYS = Keys.of("control:events", "control:notifications")
 NOW = "2026-11-22T12:00:00.000Z"
@@ -65,13 +70,19 @@ def outbound(event_id: str, content: str = "content", trace: bytes = b"") -> Out
     )
 
 
-def letter(origin: str, event_id: str = "", content: str = "content") -> Letter:
+def entry_of(raw: bytes) -> Entry:
+    """Return an entry with this value of `event`."""
+    return Entry(EntryId("1-0"), {b"event": raw})
+
+
+def letter(origin: str, event_id: str = "", content: str = "content", raw: bytes = b"{") -> Letter:
     """Return a dead letter."""
     found = identity(event_id, content) if event_id else b""
     return Letter(
         Origin(origin),
         found,
-        {"event": b"{", "origin": origin, "attempts": 0, "reason": "malformed"},
+        {"event": raw, "origin": origin, "attempts": 0, "reason": "malformed"},
+        mark=dead_mark(entry_of(raw)),
     )
 
 
@@ -494,8 +505,52 @@ def test_bury_once_an_origin(server: redis.Redis) -> None:
     }  # fmt: skip
     (seen,) = one.seen([origin_digest("s/1-0")])
     assert seen is not None
-    assert seen.content_digest == BURIED
+    assert seen.content_digest == dead_mark(entry_of(b"{"))
     assert server.ttl(KEYS.seen(origin_digest("s/1-0"))) == -1
+
+
+def test_an_id_given_again_to_another_entry_has_a_letter_of_its_own(server: redis.Redis) -> None:
+    """Once each time: the mark is of the entry that the stream has now."""
+    one = owner(server)
+    first, other = letter("s/1-0"), letter("s/1-0", raw=b"[")
+    assert bury(one, first, other, other) == [Buried.WRITTEN, Buried.WRITTEN, Buried.ALREADY]
+    assert [fields[b"event"] for _, fields in entries(server, KEYS.dead)] == [b"{", b"["]
+    (seen,) = one.seen([origin_digest("s/1-0")])
+    assert is_dead(seen, entry_of(b"["))
+    assert not is_dead(seen, entry_of(b"{"))
+
+
+def test_a_giant_is_marked_by_what_its_letter_has_of_it(server: redis.Redis) -> None:
+    """Recovery has the whole of it, the worker has cut it."""
+    one = owner(server)
+    whole = entry_of(b"x" * (2 * MAX_ENTRY_BYTES))
+    assert bury(one, letter("s/1-0", raw=cut(whole).raw_event)) == [Buried.WRITTEN]
+    (seen,) = one.seen([origin_digest("s/1-0")])
+    assert is_dead(seen, whole)
+    assert is_dead(seen, cut(whole))
+
+
+def test_what_was_deleted_before_it_was_read_may_be_any_entry(server: redis.Redis) -> None:
+    """Nothing is known of it: it has one letter with whatever had its ID."""
+    one, gone = owner(server), Entry(EntryId("1-0"), {})
+    lost = replace(letter("s/1-0"), mark=dead_mark(gone))
+    assert bury(one, letter("s/1-0"), lost) == [Buried.WRITTEN, Buried.ALREADY]
+    (seen,) = one.seen([origin_digest("s/1-0")])
+    assert is_dead(seen, gone)
+    assert bury(one, replace(lost, origin=Origin("s/2-0")), letter("s/2-0")) == [
+        Buried.WRITTEN, Buried.ALREADY,
+    ]  # fmt: skip
+
+
+def test_the_mark_of_an_older_release_counts_for_any_entry(server: redis.Redis) -> None:
+    """It does not say which entry it is of; what is no mark at all counts for none."""
+    one = owner(server)
+    origin = origin_digest("s/1-0")
+    server.hset(KEYS.seen(origin), origin[2:], b"-" * 16 + b"7")
+    assert is_dead(one.seen([origin])[0], entry_of(b"anything"))
+    assert bury(one, letter("s/1-0")) == [Buried.ALREADY]
+    one.publish([outbound("origin s/2-0")], EntryId("1-0"))
+    assert bury(one, letter("s/2-0")) == [Buried.WRITTEN]
 
 
 def test_bury_never_what_is_published(server: redis.Redis) -> None:

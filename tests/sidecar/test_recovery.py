@@ -13,8 +13,8 @@ from sidecar.ops.status import collect, is_skipped
 from sidecar.redis.client import Side, connect
 from sidecar.redis.ends import Ends
 from sidecar.redis.finished import is_finished
-from sidecar.redis.publisher import BURIED, Publisher, Seen
-from sidecar.redis.source import ControlStream, Pending
+from sidecar.redis.publisher import Publisher, Seen, dead_mark
+from sidecar.redis.source import ControlStream, Entry, Pending
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker import recovery
 from sidecar.worker.storepool import StorePool
@@ -68,14 +68,17 @@ def test_what_was_skipped(
 
 
 def test_what_the_index_proves() -> None:
-    """An entry is finished if its content is published, or its origin has a dead letter."""
-    published, buried = Seen(CONTENT, 7), Seen(BURIED, 7)
-    assert is_finished(CONTENT, published, None)
-    assert is_finished(b"", None, buried)
-    assert not is_finished(CONTENT, None, None)
-    assert not is_finished(b"d" * 16, published, None)
-    assert is_finished(CONTENT, None, None, published)
-    assert not is_finished(b"d" * 16, None, None, published)
+    """An entry is finished if its content is published, or its origin has its dead letter."""
+    entry = Entry(EntryId("1-0"), {b"event": b"raw"})
+    published, buried = Seen(CONTENT, 7), Seen(dead_mark(entry), 7)
+    assert is_finished(entry, CONTENT, published, None)
+    assert is_finished(entry, b"", None, buried)
+    assert is_finished(entry, b"", None, Seen(b"-" * 16, 7))
+    assert not is_finished(entry._replace(fields={b"event": b"other"}), b"", None, buried)
+    assert not is_finished(entry, CONTENT, None, None)
+    assert not is_finished(entry, b"d" * 16, published, None)
+    assert is_finished(entry, CONTENT, None, None, published)
+    assert not is_finished(entry, b"d" * 16, None, None, published)
 
 
 class Stalled:

@@ -1,11 +1,11 @@
--- Write one dead letter, under the fence, once an origin, never for a published event.
+-- Write one dead letter, under the fence, once an entry, never for a published event.
 --
 -- KEYS  1 fence   2 halt   3 low   4 dead-letter stream
 --       5 index shard of the event_id   6 index shard of the origin   7 the record of halts
 -- ARGV  1 token   2 lowest entry unfinished after this letter
 --       3 dead letters in a row that halt, 0 = never
 --       4 14 bytes of event_id digest and 16 of content digest, or empty
---       5 14 bytes of origin digest
+--       5 14 bytes of origin digest and 16 that mark the entry
 --       6 why the stream would be halted   7 the time, RFC 3339
 --       8 what must be noted as the lowest unfinished entry for it to be moved, empty = anything:
 --         letters are sent in a row, and one that fails must not be passed over
@@ -13,7 +13,7 @@
 --       10 the control stream   11 records of halts to keep
 --       then the letter's fields and values
 -- Answer  2 written, and the stream is halted now   1 written   0 the fence is another's
---         -1 halted   -3 this origin has its letter   -4 the event is published
+--         -1 halted   -3 this entry has its letter   -4 the event is published
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return -1 end
 
@@ -33,16 +33,21 @@ if ARGV[4] ~= '' then
 end
 local time = redis.call('TIME')
 local stamp = string.format('%.0f', time[1] * 1000000 + time[2])
-if redis.call('HEXISTS', KEYS[6], ARGV[5]) == 1 then
+-- The mark of another entry, which had this ID before the stream lost it, says nothing of this one.
+-- Dashes may be of any entry: an older release wrote no other mark.
+local origin, mark, any = string.sub(ARGV[5], 1, 14), string.sub(ARGV[5], 15), string.rep('-', 16)
+local marked = redis.call('HGET', KEYS[6], origin)
+marked = marked and string.sub(marked, 1, 16)
+if marked and (marked == mark or marked == any or mark == any) then
   note_low()
   return -3
 end
 -- The mark first: without memory, or the right to write it, nothing was done. Should the letter fail,
 -- its origin is not marked, or its event would be gone.
-redis.call('HSET', KEYS[6], ARGV[5], string.rep('-', 16) .. stamp)
+redis.call('HSET', KEYS[6], origin, mark .. stamp)
 local added = redis.pcall('XADD', KEYS[4], '*', unpack(ARGV, 12))
 if type(added) == 'table' and added.err then
-  redis.call('HDEL', KEYS[6], ARGV[5])
+  redis.call('HDEL', KEYS[6], origin)
   return added
 end
 redis.call('PERSIST', KEYS[6])  -- an older release let it expire as a whole
