@@ -308,6 +308,8 @@ class Publisher(Lease):
     ) -> list[Buried]:
         """Write dead letters in order, once an entry, never for a published event.
 
+        But for one that a repair sent again, and whose notification is lost.
+
         `low` is the lowest entry that is unfinished once all of them are written.
         Returns an answer a letter, fewer when the stream is halted on the way. Raises `Fenced`
         or, when it was halted before the first, `Halted`. Raises `NotReplicated`.
@@ -324,6 +326,7 @@ class Publisher(Lease):
             keys = [
                 self._keys.fence, self._keys.halt, self._keys.low, self._keys.dead,
                 self._keys.seen(event), self._keys.seen(origin), self._keys.halts,
+                self._keys.resent, self._keys.trimmed, self._keys.notifications,
             ]  # fmt: skip
             args = [
                 self._token, low_then, max_in_a_row if letter.counts else 0,

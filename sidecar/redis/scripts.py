@@ -17,9 +17,13 @@ from sidecar.errors import SidecarError
 from sidecar.redis.client import Client
 
 # Read at the start: later there may be no descriptor left to open a file with.
+_TEXTS: Final = {
+    file.name: file.read_text() for file in files("sidecar.redis").joinpath("lua").iterdir()
+}
 _SOURCES: Final = {
-    file.name.removesuffix(".lua"): file.read_text()
-    for file in files("sidecar.redis").joinpath("lua").iterdir()
+    name.removesuffix(".lua"): text.replace("-- include sent_again\n", _TEXTS["sent_again.inc"])
+    for name, text in _TEXTS.items()
+    if name.endswith(".lua")
 }
 OF_PEOPLE: Final = ("append_again", "send_again", "pause", "resume")
 """What commands send, as users of `deploy/redis/users.acl` that may load no script."""

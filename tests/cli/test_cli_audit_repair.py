@@ -104,6 +104,23 @@ def test_a_deleted_notification_is_published_again(worked: Cli, which: int) -> N
     assert sorted(_event_ids(worked)) == ["a", "b", "c", "large"]
 
 
+def test_what_is_refused_by_now_and_sent_again_is_dead(sidecar: Cli) -> None:
+    """It has no notification and will have none: it is no duplicate, and a redrive publishes it."""
+    _add(sidecar, "mine", type="mine")
+    sidecar.work(allow_type=("mine",))
+    sidecar.client.xdel(NOTIFICATIONS, _notifications(sidecar)[0][0])
+    assert _results(_repair(sidecar)[1]) == ["fixed"]
+    sidecar.work()
+    (letter,) = sidecar.entries(DEAD)
+    assert letter["reason"] == "unknown_type"
+    assert _is_clean(sidecar)
+    again = ("--reason", "allowed again", "--allow-type", "mine", "--yes")
+    assert sidecar("dead", "redrive", "--all", *again).code == 0
+    sidecar.work(allow_type=("mine",))
+    assert _event_ids(sidecar) == ["mine"]
+    assert _is_clean(sidecar)
+
+
 def test_what_was_repaired_is_recorded(worked: Cli) -> None:
     """Who, when, why, and which entry was appended; a repair before the worker came adds none."""
     entry = _notifications(worked)[-1][1][b"origin"].decode()

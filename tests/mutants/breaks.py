@@ -166,7 +166,7 @@ BREAKS: Final = (
     Break(
         "a letter for a published event",
         LUA + "bury.lua",
-        "  if known and string.sub(known, 1, 16) == string.sub(ARGV[4], 15) then\n",
+        "  if known and string.sub(known, 1, 16) == content then\n",
         "  if false then\n",
         SCRIPTS,
     ),

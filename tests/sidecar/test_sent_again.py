@@ -9,12 +9,22 @@ import redis
 
 from sidecar.redis.finished import former_mark, unfinished
 from sidecar.redis.pruning import Pruning
-from sidecar.redis.publisher import Outcome, Publisher
+from sidecar.redis.publisher import Buried, Outcome, Publisher
 from sidecar.redis.scripts import run_for_people
 from sidecar.redis.source import Entry
 from sidecar.wire.identity import identity_of
 from sidecar.wire.ids import EntryId
-from tests.sidecar.test_publisher import KEYS, clock_of, entries, identity, outbound, owner, server
+from tests.sidecar.test_publisher import (
+    KEYS,
+    bury,
+    clock_of,
+    entries,
+    identity,
+    letter,
+    outbound,
+    owner,
+    server,
+)
 
 __all__ = ["server"]
 
@@ -66,6 +76,33 @@ def test_what_was_not_sent_again_stays_a_duplicate(server: redis.Redis) -> None:
     _published(one)
     server.delete(KEYS.notifications)
     assert _outcomes(one) == [Outcome.DUPLICATE]
+
+
+def test_what_is_lost_and_refused_now_has_a_dead_letter(server: redis.Redis) -> None:
+    """And is no duplicate of what is lost: the index forgets that, and a redrive publishes it."""
+    one = owner(server)
+    _published(one)
+    server.delete(KEYS.notifications)
+    assert bury(one, letter("s/1-0", "e")) == [Buried.PUBLISHED]
+    assert _note(server)[0] == 1
+    assert bury(one, letter("s/2-0", "e", "other")) == [Buried.WRITTEN]
+    again = letter("s/3-0", "e")
+    assert bury(one, again, again) == [Buried.WRITTEN, Buried.ALREADY]
+    assert len(entries(server, KEYS.dead)) == 2
+    assert _published(one)
+    assert bury(one, letter("s/4-0", "e")) == [Buried.PUBLISHED]
+
+
+def test_a_forged_note_buries_nothing_that_is_published(server: redis.Redis) -> None:
+    """What is there, or was trimmed, is not lost."""
+    one = owner(server)
+    version = _published(one)
+    _forge(server, version)
+    assert bury(one, letter("s/1-0", "e")) == [Buried.PUBLISHED]
+    server.delete(KEYS.notifications)
+    server.hset(KEYS.trimmed, KEYS.notifications, EntryId.of_version(version))
+    assert bury(one, letter("s/1-0", "e")) == [Buried.PUBLISHED]
+    assert not server.exists(KEYS.dead)
 
 
 def test_a_forged_note_publishes_nothing_twice(server: redis.Redis) -> None:

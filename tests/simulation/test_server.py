@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from sidecar.redis import scripts
 from tests.servers import usual
 from tests.simulation.server import Server
 
@@ -176,7 +177,7 @@ def test_the_scripts_have_the_answers_of_a_real_server(both: Both, seed: int) ->
     """The shipped scripts, run in any order, answer and write alike in both servers."""
     chance = random.Random(seed)
     source = {
-        name: files("sidecar.redis").joinpath("lua", f"{name}.lua").read_bytes()
+        name: scripts._SOURCES[name]
         for name in ("acquire", "renew", "release", "publish", "bury", "pause", "resume", "stand")
     }
     for name, keys, args in _calls(chance):
@@ -212,10 +213,11 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
             ("resume", ["halt", "halts"], ["continue", "now", "me", "S", 1000]),
             (
                 "bury",
-                ["fence", "halt", "low", "dead", "seen", "buried", "halts"],
+                ["fence", "halt", "low", "dead", "seen", "buried", "halts", "resent", "trimmed",
+                 "notes"],
                 [
                     token, f"{number}-0", chance.choice([0, 0, 3]),
-                    chance.choice([b"", _digest(event) + content]), _digest(number % 40),
+                    chance.choice([b"", _digest(event) + content]), _digest(number % 40) + content,
                     "too many", "now", chance.choice(["", "7-0"]),
                     chance.randrange(2), "S", 1000, "reason", "malformed",
                 ],
@@ -223,7 +225,8 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
             *[
                 (
                     "publish",
-                    ["fence", "halt", "low", "notes", "seen", "seen"],
+                    ["fence", "halt", "low", "notes", "incarnations", "trimmed", "archived",
+                     "readers", "resent", "seen", "seen"],
                     [
                         token, f"{number}-0", FAR_US, chance.randrange(2),
                         _digest(event) + content, b'{"control_version":', "S/1-1", "",

@@ -1,7 +1,9 @@
--- Write one dead letter, under the fence, once an entry, never for a published event.
+-- Write one dead letter, under the fence, once an entry, never for a published event:
+-- but for one that a repair sent again, for its notification is lost. The index forgets that.
 --
 -- KEYS  1 fence   2 halt   3 low   4 dead-letter stream
 --       5 index shard of the event_id   6 index shard of the origin   7 the record of halts
+--       8 the notes of what is sent again   9 trimmed   10 notification stream
 -- ARGV  1 token   2 lowest entry unfinished after this letter
 --       3 dead letters in a row that halt, 0 = never
 --       4 14 bytes of event_id digest and 16 of content digest, or empty
@@ -24,11 +26,19 @@ local function note_low()
     redis.call('SET', KEYS[3], ARGV[2])
   end
 end
+
+-- include sent_again
+
+local is_lost = false
 if ARGV[4] ~= '' then
-  local known = redis.call('HGET', KEYS[5], string.sub(ARGV[4], 1, 14))
-  if known and string.sub(known, 1, 16) == string.sub(ARGV[4], 15) then
-    note_low()
-    return -4
+  local id, content = string.sub(ARGV[4], 1, 14), string.sub(ARGV[4], 15)
+  local known = redis.call('HGET', KEYS[5], id)
+  if known and string.sub(known, 1, 16) == content then
+    is_lost = is_sent_again(id, content, known, KEYS[8], KEYS[9], KEYS[10])
+    if not is_lost then
+      note_low()
+      return -4
+    end
   end
 end
 local time = redis.call('TIME')
@@ -50,6 +60,7 @@ if type(added) == 'table' and added.err then
   redis.call('HDEL', KEYS[6], origin)
   return added
 end
+if is_lost then redis.call('HDEL', KEYS[5], string.sub(ARGV[4], 1, 14)) end
 redis.call('PERSIST', KEYS[6])  -- an older release let it expire as a whole
 note_low()
 

@@ -48,14 +48,7 @@ if last >= 9007199254740991 then  -- 2^53 - 1
     .. KEYS[4])
 end
 
--- As redis.call, but nil of a key that somebody made another kind of: that alone gives way. Any
--- other error may pass, and what is noted must not go for it.
-local function unless_damaged(...)
-  local answer = redis.pcall(...)
-  if type(answer) ~= 'table' or not answer.err then return answer end
-  if not string.find(answer.err, 'WRONGTYPE', 1, true) then return redis.call(...) end
-  return nil
-end
+-- include sent_again
 
 -- What the stream's incarnation is noted to be, and on which server this is. `goes_on` when it is
 -- still the one that was published into last: on the same server, with nothing lost of what was
@@ -112,29 +105,12 @@ local function incarnate(found, first)
   redis.call('HSET', KEYS[5], 'server', found.server, 'last', last_id, 'list', list)
 end
 
--- Whether a repair sent an event again that is known to have a notification, and that is lost. Who
--- may write notes may not have anything published twice, nor another content under its id: what is
--- there, or was trimmed, is not lost.
-local function is_sent_again(id, content, known)
-  local stamp = string.sub(known, 17)
-  if string.sub(known, 1, 16) ~= content then return false end
-  local note = unless_damaged('HGET', KEYS[9], id) or ''
-  if string.sub(note, 1, 16) ~= content or string.match(note, '^%d+ (%d+)$', 17) ~= stamp then
-    return false
-  end
-  local lost = string.format('%.0f-%.0f', math.floor(stamp / 1000), stamp % 1000)
-  local gone = unless_damaged('HGET', KEYS[6], KEYS[4]) or ''
-  local ms, seq = string.match(gone, '^(%d+)-(%d+)$')
-  if ms and ms * 1000 + math.min(tonumber(seq), 999) >= tonumber(stamp) then return false end
-  return #redis.call('XRANGE', KEYS[4], lost, lost) == 0
-end
-
 -- Forget what else of this run is sent again: a worker reads everything again for it, once.
 local function forget_with_it(first, arg)
   for key = first, #KEYS do
     local id, content = string.sub(ARGV[arg], 1, 14), string.sub(ARGV[arg], 15)
     local known = redis.call('HGET', KEYS[key], id)
-    if known and is_sent_again(id, content, known) then
+    if known and is_sent_again(id, content, known, KEYS[9], KEYS[6], KEYS[4]) then
       redis.call('HDEL', KEYS[key], id)
     end
     arg = arg + 4
@@ -178,7 +154,7 @@ for key = 10, #KEYS do
     row_ends = row_ends or key >= first_to_end
   else
     local known = call('HGET', shard, id)
-    local forgets = known and is_sent_again(id, content, known)
+    local forgets = known and is_sent_again(id, content, known, KEYS[9], KEYS[6], KEYS[4])
     if forgets then call('HDEL', shard, id) end
     if not known and json ~= '' then  -- there is no memory to publish it
       complete = false

@@ -476,10 +476,11 @@ class Oracle:
             lost = any(n.entry is entry or n.event_id == entry.sent.event_id
                        for n in self.truth.notes if not n.counts)  # fmt: skip
             lost = lost or any(one.entry is entry for one in self.truth.letters if not one.counts)
-            # What stands where a lost entry stood that is dead counts as dead (guarantees.md).
+            # The letter of a deleted entry speaks for whatever has its place (decision 0026).
             lost = lost or any(
                 one.entry is not None and one.entry.place == entry.place
                 for one in self.truth.letters
+                if one.reason == "entry_lost"
             )
             entry.forgiven = entry.forgiven or lost
             self._expect(lost, "G3", f"{entry} was acknowledged before its end")
