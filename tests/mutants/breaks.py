@@ -109,8 +109,8 @@ BREAKS: Final = (
     ),
     Break(
         "a note of a repair publishes what is there",
-        LUA + "publish.lua",
-        "  return #redis.call('XRANGE', KEYS[4], lost, lost) == 0\n",
+        LUA + "sent_again.inc",
+        "  return #redis.call('XRANGE', notifications, lost, lost) == 0\n",
         "  return true\n",
         ("tests/sidecar/test_sent_again.py",),
     ),
