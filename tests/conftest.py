@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from functools import cache
 import pytest
 import redis
 import redis.utils
+import structlog
 
 from tests import servers
 from tests.servers import PATIENCE_S, Server
@@ -47,14 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 Servers = Callable[[str], Server]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left_open() -> Iterator[None]:
-    """Let the last test of a process fail for what nobody closed: later it would go unheard.
-
-    The first session fixture to begin is the last to end.
-    """
+@pytest.fixture(autouse=True)
+def _each_test_has_logs_of_its_own() -> Iterator[None]:
+    """Undo what a command that ran in the tests' process did to structlog."""
     yield
-    gc.collect()
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -91,9 +91,12 @@ class FleetStore:
         """Register the log in a store that keeps such records, once it has an id."""
         keeper = keeper_of(self._store)
         if log_id and keeper:
-            now_s, _ = self._client.time()
+            seconds, micros = self._client.time()
             log = Log(
-                log_id, self._keys.notifications, _address(self._redis_url), rfc3339(now_s * 10**6)
+                log_id,
+                self._keys.notifications,
+                _address(self._redis_url),
+                rfc3339(seconds * 10**6 + micros),
             )
             with explained(self._url):
                 register(keeper, log)

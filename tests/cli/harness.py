@@ -135,9 +135,9 @@ class Cli:
             if wanted or directory.is_dir()
         }
 
-    def lay_out(self) -> None:
-        """Make both stores under the data directory, with nothing in them."""
-        for name in ("source", "fleet"):
+    def lay_out(self, *names: str) -> None:
+        """Make stores under the data directory, with nothing in them; without names the fleet's."""
+        for name in names or ("fleet",):
             store.open_url(file_url(self.directory / "data-dir" / name))
 
     def argv(self, *args: str | Path) -> list[str]:

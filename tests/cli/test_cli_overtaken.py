@@ -67,7 +67,7 @@ def older(request: pytest.FixtureRequest, sidecar: Cli) -> Ends:
 
     As a dead letter that is to be redriven, or as a lost entry that is to be repaired.
     """
-    sidecar.lay_out()
+    sidecar.lay_out("source", "fleet")
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
 
     def redrive(*args: str) -> tuple[int, dict[str, Any]]:
@@ -285,7 +285,7 @@ def test_an_id_an_hour_ahead_is_seen_by_what_came_of_others(sidecar: Cli) -> Non
 
 def test_letters_go_back_in_entry_order(sidecar: Cli) -> None:
     """Not in the order of their deaths: the newer one is published last."""
-    sidecar.lay_out()
+    sidecar.lay_out("source", "fleet")
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     for n in (3, 1, 2):
         sidecar.letter(event(f"e{n}", version=n), f"{BEFORE + n}-0")
@@ -299,7 +299,7 @@ def test_letters_go_back_in_entry_order(sidecar: Cli) -> None:
 
 def test_lost_entries_are_repaired_in_entry_order(sidecar: Cli) -> None:
     """Both are missing: the older is redriven before the newer, and neither is refused for it."""
-    sidecar.lay_out()
+    sidecar.lay_out("source", "fleet")
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     for n in range(3):
         append(sidecar, f"e{n}", version=n + 1)
@@ -334,7 +334,7 @@ def test_what_comes_between_the_look_and_the_writing(
     sidecar: Cli, fields: dict[str, Any], result: str
 ) -> None:
     """The script that appends sees it, and has it looked at before anything is written."""
-    sidecar.lay_out()
+    sidecar.lay_out("source", "fleet")
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     sidecar.letter(event("old", version=5), f"{BEFORE}-0")
     side = Side(sidecar.client, sidecar.url)
@@ -350,7 +350,7 @@ def test_what_comes_between_the_look_and_the_repair(
     sidecar: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same of a lost entry."""
-    sidecar.lay_out()
+    sidecar.lay_out("source", "fleet")
     sidecar.client.xgroup_create(STREAM, KEYS.group, "0", mkstream=True)
     append(sidecar, "old", f"{BEFORE}-0")
     read(sidecar)
