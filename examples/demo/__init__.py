@@ -1,6 +1,4 @@
-"""A user of the sidecar, whole: a control plane, a fleet controller, and the proof that both agree.
-
-`python -m examples.demo --help` from the root of the repository, or `make demo`.
+"""A user of the sidecar, whole: a control plane, a fleet controller, and the proof (`make demo`).
 
 schema     the control plane's tables, and the two ways they travel: a dump of all, rows by tenant
 plane      the SQLite control plane: its changes, its outbox, its snapshots
