@@ -235,8 +235,8 @@ class Recovery:
     def _first_group(self) -> Ground:
         """Make the group of a stream that none has served.
 
-        That nothing of it is finished is noted before. Else whoever comes after a worker that dies
-        here would believe the group's position, which somebody may have moved meanwhile.
+        That nothing of it is finished is noted before. Else the worker after one that dies here
+        would believe the group's position, which somebody may have moved meanwhile.
         """
         low = FIRST.after
         self._memory.stand(low=low)

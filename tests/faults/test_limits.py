@@ -142,7 +142,7 @@ def relayed_s(rig: Rig, source: Path, name: str, *, beside: bool = False) -> flo
     wanted = {f"good{n % GOOD}/{name}{n}" for n in range(EVENTS)}
     while not wanted <= set(rig.published()):
         assert time.monotonic() < began + PATIENCE_S, f"the good events of {name} do not come"
-        time.sleep(0.1)  # whoever looks takes time from who works
+        time.sleep(0.1)  # each look takes time from the worker
     return time.monotonic() - began
 
 

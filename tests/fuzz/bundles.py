@@ -1,7 +1,7 @@
 """Bundles to histories: an error in words or a history, however the bundle was made to harm.
 
 Each is a whole bundle in which some things were changed: values of the index, rows, bytes of files,
-the zip file itself. Most have the checksums that they then need, so that the reader goes on.
+the zip file itself. Most have the checksums that they then need, so that the reader continues.
 """
 
 from __future__ import annotations

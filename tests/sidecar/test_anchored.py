@@ -58,7 +58,7 @@ def test_another_stream_in_place_under_a_live_worker_is_read(rig: Rig, how: str)
 def test_an_id_that_had_a_dead_letter_and_is_given_again_is_another_entry(
     rig: Rig, kind: str
 ) -> None:
-    """A failover loses the end of the stream, and the producer, with IDs of its own, goes on."""
+    """A failover loses the end of the stream, and the producer, with IDs of its own, continues."""
     client: Any = rig.client
     given(rig, "first", 1)
     rig.drain()
@@ -204,15 +204,21 @@ def test_a_repeat_behind_a_held_event_is_absorbed_for_good(rig: Rig) -> None:
     assert rig.published() == ["first", "v1", "held"]
 
 
-def test_an_older_copy_of_the_anchors_brings_back_nothing(forgetful: Rig) -> None:
-    """What ended after them, and was forgotten since, is finished all the same."""
-    rig, key = forgetful, forgetful.keys.anchors
+def older_copy(rig: Rig) -> Any:
+    """Publish v0 and v1, and have both forgotten; return the anchors as they were after v0."""
     rig.emit("v0")
     rig.drain()
-    older: Any = rig.client.dump(key)
+    older: Any = rig.client.dump(rig.keys.anchors)
     rig.emit("v1")
     rig.drain()
     forgotten(rig, "v0", "v1")
+    return older
+
+
+def test_an_older_copy_of_the_anchors_brings_back_nothing(forgetful: Rig) -> None:
+    """What ended after them, and was forgotten since, is finished all the same."""
+    rig, key = forgetful, forgetful.keys.anchors
+    older = older_copy(rig)
     rig.client.restore(key, 0, older, replace=True)
     rig.emit("v2")
     rig.drain()
@@ -223,12 +229,7 @@ def test_an_older_copy_of_the_anchors_brings_back_nothing(forgetful: Rig) -> Non
 def test_an_older_copy_of_the_anchors_while_an_event_is_held(forgetful: Rig, lose: str) -> None:
     """The lowest unfinished entry is noted, and above it the index has forgotten nothing."""
     rig, key = forgetful, forgetful.keys.anchors
-    rig.emit("v0")
-    rig.drain()
-    older: Any = rig.client.dump(key)
-    rig.emit("v1")
-    rig.drain()
-    forgotten(rig, "v0", "v1")
+    older = older_copy(rig)
     with held(rig):
         rig.emit("v2")
         eventually(lambda: "v2" in rig.published())
@@ -247,12 +248,7 @@ def test_an_older_copy_of_the_anchors_while_an_event_is_held(forgetful: Rig, los
 def test_an_older_copy_of_the_anchors_without_the_lowest_entry(forgetful: Rig) -> None:
     """Nothing tells then what is finished: it is published twice rather than never."""
     rig, key = forgetful, forgetful.keys.anchors
-    rig.emit("v0")
-    rig.drain()
-    older: Any = rig.client.dump(key)
-    rig.emit("v1")
-    rig.drain()
-    forgotten(rig, "v0", "v1")
+    older = older_copy(rig)
     with held(rig):
         pass
     rig.client.restore(key, 0, older, replace=True)

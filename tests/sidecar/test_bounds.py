@@ -1,4 +1,4 @@
-"""What somebody planted in the fleet store is looked at before it is read, by whoever reads."""
+"""What somebody planted in the fleet store is looked at before it is read, by each reader."""
 
 from __future__ import annotations
 

@@ -250,8 +250,8 @@ def test_nobody_can_tell_how_long_an_index_remembered_that_nobody_prunes(
 def test_it_is_noted_what_may_be_forgotten(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What ended before the window and the oldest anchor; an older anchor put back changes that
-    no more.
+    """What ended before the window and the oldest anchor; restoring an older anchor
+    changes that no more.
     """
     window_us = 7 * DAY_S * 10**6
     assert forgotten_until(client, KEYS) == 0

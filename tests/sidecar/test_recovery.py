@@ -295,7 +295,7 @@ class Died(Exception):
 
 @pytest.mark.parametrize("position", ["$", "1", AHEAD])
 def test_a_position_ahead_of_a_group_whose_maker_died_at_once(rig: Rig, position: str) -> None:
-    """Before it noted anything else; whoever comes next reads from the beginning."""
+    """Before it noted anything else; the next worker reads from the beginning."""
 
     class Mortal(ControlStream):
         def create_group(self, after: EntryId) -> bool:
