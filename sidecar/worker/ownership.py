@@ -127,7 +127,7 @@ class Ownership:
 
     def _stand_by(self, give_up_at: float) -> bool:
         """Wait a little for the stream; tell whether a drain has waited long enough."""
-        self.stood_by = True
+        self.stood_by, self._is_owner = True, False
         self.state("standby", "another worker holds the lease, or comes first")
         if self._options.drain and self._clock() > give_up_at:
             return True

@@ -164,8 +164,8 @@ def _is_drained(world: World) -> bool:
     return (
         not world.producing.tasks
         and not world.acting
-        and not world.oracle.unfinished()
         and not any(world.oracle.pending(fleet) for fleet in world.fleets)
+        and not world.oracle.unfinished()
     )
 
 
