@@ -75,6 +75,8 @@ class Wire:
     blocked: list[_Blocked] = field(default_factory=list)
     seen_changes: int = 0
     """What the server's count was when the reads that wait were looked at last."""
+    late_s: float = 0.0
+    """By how much all that was late has been, together."""
     is_local: bool = False
     """Whether a command of the simulation's own is being applied."""
 
@@ -138,7 +140,7 @@ class Wire:
         if fault is not None:
             self.note("wire", link.process.name, fault.name, command[0])
         if fault is Fault.LATE_REQUEST:
-            delay_s += self.faults.chance.choice(DELAYS_S) * self.faults.chance.random()
+            delay_s += self._lateness_s()
         when = link.arrives_at = max(link.arrives_at, schedule.now + delay_s)
         if fault is Fault.LOST_REQUEST:
             schedule.at(when, lambda: self.cut((link,)))
@@ -146,6 +148,11 @@ class Wire:
             schedule.at(when, lambda: self._fall_silent(link))
         else:
             schedule.at(when, lambda: self._arrive(link, command, fault))
+
+    def _lateness_s(self) -> float:
+        late_s = self.faults.chance.choice(DELAYS_S) * self.faults.chance.random()
+        self.late_s += late_s
+        return late_s
 
     def _fall_silent(self, link: Link) -> None:
         link.silent = True
@@ -200,8 +207,7 @@ class Wire:
     def _reply(self, link: Link, reply: Any, *, late: bool = False) -> None:
         now = self.schedule.now
         if late:
-            delay_s = self.faults.chance.choice(DELAYS_S) * self.faults.chance.random()
-            link.answered_at = max(link.answered_at, now + delay_s)
+            link.answered_at = max(link.answered_at, now + self._lateness_s())
         if link.answered_at > now:
             self.schedule.at(link.answered_at, lambda: self._deliver(link, reply))
         else:

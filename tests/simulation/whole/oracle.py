@@ -507,7 +507,8 @@ class Oracle:
 
     def waits(self, fleet: Fleet, entry: Entry) -> bool:
         """Tell whether the group has yet to hand an entry out, or has it pending."""
-        stream = fleet.control.server.data.get(entry.place[0])
+        aside = ASIDE if self.truth.lies_aside(entry) else b""
+        stream = fleet.control.server.data.get(entry.place[0] + aside)
         group = stream.groups.get(fleet.group) if isinstance(stream, Stream) else None
         if group is None:
             return True
@@ -553,7 +554,9 @@ class Oracle:
 
     def index_is_bounded(self, fleet: Fleet) -> None:
         """The index does not keep what is many windows old, but for what a stream waits for."""
-        oldest_us = fleet.notify.now_us() - 4 * self._world.plan.dedup_window_s * 1e6
+        # Pruning waits for whatever the housekeeper waits for.
+        late_s = sum(box.wire.late_s for box in {fleet.notify, fleet.control})
+        oldest_us = fleet.notify.now_us() - (4 * self._world.plan.dedup_window_s + late_s) * 1e6
         if self._remembered_before(fleet, oldest_us) <= MAX_OLD:
             return
         oldest_us -= HOLDS * self._longest_wait_s(fleet) * 1e6

@@ -162,6 +162,10 @@ class Truth:
                 self._aside.add(record)
             self._there[new, place[1]] = record
 
+    def lies_aside(self, record: Record) -> bool:
+        """Tell whether a record lies in a stream that somebody gave another name."""
+        return record in self._aside and not record.present
+
     def come_back(self, old: bytes, new: bytes, ids: Collection[Id]) -> None:
         """Note that a stream has its name again, with these entries: others went meanwhile."""
         for place in [place for place in self._there if place[0] == old]:
