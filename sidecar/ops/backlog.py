@@ -18,11 +18,11 @@ from sidecar.redis.errors import NotPermitted
 from sidecar.redis.finished import unfinished
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
+from sidecar.redis.lag import is_beyond
 from sidecar.redis.publisher import remembered, sent_again
 from sidecar.redis.scan import pages, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
-from sidecar.worker.recovery import is_beyond
 
 PAGE: Final = 500
 

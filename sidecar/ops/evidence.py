@@ -20,7 +20,6 @@ from sidecar.history.contract import get
 from sidecar.ops import endings, waiting
 from sidecar.ops.endings import NOBODY, About, about_of
 from sidecar.ops.extent import Extent
-from sidecar.ops.times import streams_with_times
 from sidecar.ops.waiting import EntryRange, Waiting
 from sidecar.redis.client import Side, check_stream
 from sidecar.redis.damage import trimmed_of, trimmed_streams
@@ -31,6 +30,7 @@ from sidecar.redis.members import registered_workers
 from sidecar.redis.pruning import overlong_until
 from sidecar.redis.scan import origin_of, pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
+from sidecar.redis.times import streams_with_times
 from sidecar.wire.event import Event, Rejected, decode
 from sidecar.wire.expiring import Before, Horizon, Trimmed
 from sidecar.wire.identity import identity_digest, identity_of

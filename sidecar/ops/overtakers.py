@@ -24,7 +24,6 @@ from sidecar.errors import Unreachable
 from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import Reach
 from sidecar.ops.backlog import PAGE, Backlog
-from sidecar.ops.times import streams_with_times
 from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import trimmed_of
 from sidecar.redis.errors import NotPermitted, translated
@@ -34,6 +33,7 @@ from sidecar.redis.publisher import remembered
 from sidecar.redis.scan import origin_of, pages, pages_back, stream_info
 from sidecar.redis.scripts import run_for_people
 from sidecar.redis.source import Entry
+from sidecar.redis.times import streams_with_times
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from sidecar.wire.subject import (

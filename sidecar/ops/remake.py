@@ -20,6 +20,7 @@ from sidecar.redis.finished import unfinished
 from sidecar.redis.forgotten import MAX_RECORDS
 from sidecar.redis.groups import pending, position_of
 from sidecar.redis.keys import Keys
+from sidecar.redis.lag import is_beyond
 from sidecar.redis.lease import Fenced, Lease
 from sidecar.redis.publisher import remembered, sent_again
 from sidecar.redis.remade import Copy
@@ -27,7 +28,6 @@ from sidecar.redis.retention import note_trimmed
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
-from sidecar.worker.recovery import is_beyond
 
 LEASE_S: Final = 30.0
 PAGE: Final = 200

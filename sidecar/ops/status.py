@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from sidecar.errors import SidecarError
 from sidecar.ops.missing import unknown
-from sidecar.ops.times import age_s, contradicted
 from sidecar.redis.client import Client, Side, check_stream
 from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
 from sidecar.redis.errors import translated
@@ -19,6 +17,7 @@ from sidecar.redis.groups import group_of
 from sidecar.redis.halts import Halt, in_force
 from sidecar.redis.keepers import Keeper, keepers
 from sidecar.redis.keys import Keys
+from sidecar.redis.lag import is_beyond, is_doubtful, lag_of
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.members import Member, damaged_workers, holder, registered_workers
 from sidecar.redis.memory import Memory, memories
@@ -26,12 +25,10 @@ from sidecar.redis.readers import Readers
 from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
-from sidecar.wire.ids import FIRST, LAST, EntryId
+from sidecar.redis.times import age_s, contradicted
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
-from sidecar.worker.recovery import is_beyond
 
-MAX_COUNTED: Final = 100
-"""So many waiting entries are counted one by one where the server does not know its lag."""
 MAX_LETTERS: Final = 10_000
 MAX_FORGOTTEN: Final = 5
 
@@ -58,7 +55,7 @@ class ControlStatus:
     """All but those of `worker` were read by somebody else; a worker takes them over."""
     oldest_pending: str | None
     oldest_pending_age_s: float | None
-    """Since that entry was appended; None where its ID tells no time (`ops.times`)."""
+    """Since that entry was appended; None where its ID tells no time (`redis.times`)."""
     lowest_unfinished: str | None
     owner: str | None
     """The worker that holds the fence, host:pid, as long as it tells of itself."""
@@ -232,7 +229,7 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
         return found
     found["position"] = position = EntryId(group["last-delivered-id"].decode())
     found["position_beyond_end"] = is_beyond(position, info.last_id)
-    found["lag"] = None if found["position_beyond_end"] else _lag(client, keys, group)
+    found["lag"] = None if found["position_beyond_end"] else lag_of(client, keys, group)
     return found | _pending(client, keys, now_us)
 
 
@@ -250,40 +247,13 @@ def _pending(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
     }
 
 
-def is_skipped(
-    low: EntryId, first: EntryId | None, position: EntryId, lowest_pending: EntryId | None
-) -> bool:
-    """Tell whether `first`, the entry at or next above `low`, was handed out and is not pending.
-
-    It may be finished; the index knows that.
-    """
-    if first is None or low == LAST:
-        return False  # of the entry with the highest ID, low cannot tell that it is finished
-    if first > position:
-        return False
-    return not lowest_pending or lowest_pending > first
-
-
 def _doubt_lag(client: Client, read: dict[str, Any], side: dict[str, Any]) -> None:
     """Take back the lag where the group has passed the lowest unfinished entry."""
     low, position = EntryId.parse(side["lowest_unfinished"] or ""), read.pop("position")
     if read["lag"] is None or low is None:
         return
-    first: Any = client.xrange(read["stream"], low, LAST, count=1)
-    first_id = EntryId(first[0][0].decode()) if first else None
-    if is_skipped(low, first_id, position, read["oldest_pending"]):
+    if is_doubtful(client, read["stream"], low, position, read["oldest_pending"]):
         read["lag"] = None
-
-
-def _lag(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
-    """Return how many entries wait unread; None when the server cannot say (Redis 6.2, or after
-    deletes) and there are too many to count here.
-    """
-    if group.get("lag") is not None:
-        return int(group["lag"])
-    first = EntryId(group["last-delivered-id"].decode()).after
-    waiting: Any = client.xrange(keys.control, first, "+", count=MAX_COUNTED + 1)
-    return len(waiting) if len(waiting) <= MAX_COUNTED else None
 
 
 def _workers(client: Client, keys: list[Keys]) -> tuple[list[Member], dict[str, Member | None]]:

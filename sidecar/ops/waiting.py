@@ -15,9 +15,9 @@ from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
 from sidecar.redis.groups import delivered, pending
 from sidecar.redis.keys import Keys
+from sidecar.redis.lag import is_beyond
 from sidecar.redis.scan import stream_info
 from sidecar.wire.ids import FIRST, LAST, EntryId
-from sidecar.worker.recovery import is_beyond
 
 PAGE: Final = 200
 SCHEMA: Final = """

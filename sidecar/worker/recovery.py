@@ -18,6 +18,7 @@ from sidecar.redis.anchors import Anchor, has, heeded_since
 from sidecar.redis.ends import Ends
 from sidecar.redis.finished import unfinished
 from sidecar.redis.forgotten import Part
+from sidecar.redis.lag import is_beyond
 from sidecar.redis.publisher import Seen
 from sidecar.redis.source import Entry, Pending
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -144,14 +145,6 @@ class Ground(NamedTuple):
         if self.anchors and not self.is_forgotten:
             return self.anchors[0].id
         return self.low.before if self.low else FIRST
-
-
-# --- decisions ---------------------------------------------------------------------------------
-
-
-def is_beyond(position: EntryId, generated: EntryId) -> bool:
-    """Tell whether the group's position lies beyond every ID that the stream ever gave."""
-    return position > generated
 
 
 # --- what is done ------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import redis
 
-from sidecar.ops.status import collect, is_skipped
+from sidecar.ops.status import collect
 from sidecar.redis.client import Side, connect
 from sidecar.redis.ends import Ends
 from sidecar.redis.finished import is_finished
+from sidecar.redis.lag import is_beyond, is_skipped
 from sidecar.redis.publisher import Publisher, Seen, dead_mark
 from sidecar.redis.source import ControlStream, Entry, Pending
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -41,9 +42,9 @@ def relayed_once(rig: Rig) -> None:
 
 def test_a_position_beyond_the_end() -> None:
     """A position is beyond the end only above the highest ID that the stream gave."""
-    assert recovery.is_beyond(EntryId("10-0"), EntryId("9-9"))
-    assert not recovery.is_beyond(EntryId("9-9"), EntryId("9-9"))
-    assert not recovery.is_beyond(FIRST, FIRST)
+    assert is_beyond(EntryId("10-0"), EntryId("9-9"))
+    assert not is_beyond(EntryId("9-9"), EntryId("9-9"))
+    assert not is_beyond(FIRST, FIRST)
 
 
 @pytest.mark.parametrize(
