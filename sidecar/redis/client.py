@@ -19,6 +19,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.errors import translated
 from sidecar.redis.topology import SlotRoute, read_url
 from sidecar.redis.topology_async import connection_class
+from sidecar.redis.url_options import WrongOption
 from sidecar.wire.urls import Unclear, redact
 
 Client = redis.Redis
@@ -36,7 +37,6 @@ _WRONG: Final = {
     "must specify": "its scheme is not one of a Redis",
     "Port": "its port is no number up to 65535",
     "IPv6": "its host is no address",
-    "Invalid value": "an option in its query has a value that it cannot have",
 }
 """By a sign in redis-py's words what was wrong: its words may repeat a part of a password."""
 
@@ -45,9 +45,9 @@ def connect(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -
     """Return a client for `url`. Nothing is sent yet.
 
     On a Cluster it is for the slot of `key` alone. `block_s` is how long its longest blocking
-    command blocks: the socket's timeout must lie above it (redis-py's own default of 5 s cuts
-    longer reads off, docket#425). Commands are not retried here: their sender knows what
-    may be sent twice. Raises `UsageError`.
+    command blocks: it is added to the socket's timeout (redis-py's own default of 5 s cuts longer
+    reads off, docket#425), also to one that the URL gives. Commands are not retried here: their
+    sender knows what may be sent twice. Raises `UsageError`.
     """
     return _client(url, None if key is None else _slot(key), block_s)
 
@@ -56,25 +56,23 @@ def connect_async(url: str, *, key: str | bytes | None = None, block_s: float = 
     """Return what `connect` returns, for asyncio. Raises `UsageError`."""
     slot = None if key is None else _slot(key)
     with _explained(url):
-        place = read_url(url, _defaults(block_s))
+        place = read_url(url, _defaults(), block_s=block_s)
         kind: Any = connection_class(place)
         options = place.options | {"retry": AsyncRetry(NoBackoff(), 0), "route": place.route(slot)}
         pool = redis.asyncio.ConnectionPool(kind, **options)
-        kind(**pool.connection_kwargs)  # an option that does not exist shows here
     return AsyncClient.from_pool(pool)
 
 
 def _client(url: str, slot: int | None, block_s: float = 0.0) -> Client:
     with _explained(url):
-        place = read_url(url, _defaults(block_s))
+        place = read_url(url, _defaults(), block_s=block_s)
         pool: Any = ConnectionPool(place.connection_class, **place.options, route=place.route(slot))
-        pool.connection_class(**pool.connection_kwargs)  # an option that does not exist shows here
     return redis.Redis.from_pool(pool)
 
 
-def _defaults(block_s: float) -> dict[str, Any]:
+def _defaults() -> dict[str, Any]:
     return {
-        "protocol": 2, "socket_timeout": TIMEOUT_S + block_s, "socket_connect_timeout": TIMEOUT_S,
+        "protocol": 2, "socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S,
         "socket_keepalive": True, "retry": Retry(NoBackoff(), 0),
     }  # fmt: skip
 
@@ -84,17 +82,13 @@ def _explained(url: str) -> Iterator[None]:
     """Turn what redis-py says of a URL into `UsageError`, and repeat nothing of it."""
     try:
         yield
+    except WrongOption as error:
+        raise UsageError(f"the URL {redact(url)}: {error}") from None
     except Unclear as error:
         raise UsageError(f"{redact(url)!r} is no Redis URL: {error}; {_FORMS}") from None
     except (ValueError, redis.RedisError) as error:
         why = next((why for sign, why in _WRONG.items() if sign in str(error)), "it cannot be read")
         raise UsageError(f"{redact(url)!r} is no Redis URL: {why}; {_FORMS}") from None
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise UsageError(
-            f"{redact(url)!r}: its query has an option that does not exist; {_FORMS}"
-        ) from None
 
 
 def _slot(key: str | bytes) -> int:

@@ -8,7 +8,6 @@ write to: a client that outlives an outage outlives a failover, and a slot that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
@@ -24,6 +23,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from sidecar.redis.url_options import database, read_query
 from sidecar.wire.urls import Unclear, check_form
 
 ASK_TIMEOUT_S: Final = 1.0
@@ -35,7 +35,6 @@ _FOR_GUIDES: Final = {
     "db": 0, "socket_timeout": ASK_TIMEOUT_S, "socket_connect_timeout": ASK_TIMEOUT_S,
 }  # fmt: skip
 _LOGIN: Final = ("username", "password")
-_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _REPLICA: Final = (redis.ReadOnlyError, MasterDownError)
 _REPLICA_SAYS: Final = ("UNBLOCKED force unblock", " -READONLY ")
 """The first to who was blocked when it was demoted, the second in a script's error (Redis 6.2)."""
@@ -302,39 +301,45 @@ class Place:
         return SlotRoute(self.guides, slot)
 
 
-def read_url(url: str, defaults: Options) -> Place:
+def read_url(url: str, defaults: Options, *, block_s: float = 0.0) -> Place:
     """Read a Redis URL of any form; `defaults` are options that it may override.
 
-    Raises `ValueError`, and below it `Unclear`, whose text repeats nothing of the URL.
+    A `socket_timeout` that it gives is for an answer that comes at once: `block_s`, how long the
+    server may block before that, is added. Raises `ValueError`, and below it `Unclear`, whose text
+    repeats nothing of the URL but names of options.
     """
     check_form(url)
-    scheme = url.partition("://")[0]
+    scheme, _, rest = url.partition("://")
     base, plus, kind = scheme.partition("+")
-    if not plus:
-        options = {**defaults, **_parsed(url)}
-        base_class = options.pop("connection_class", redis.Connection)
-        if base_class is redis.UnixDomainSocketConnection:
-            options.pop("socket_keepalive")  # of TCP only
-        return Place(_STEERED[base_class], _checked(options))
-    if base not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
+    is_known = base in ("redis", "rediss") and kind in ("sentinel", "cluster")
+    if plus and not is_known:
         raise Unclear("there is no such scheme")
-    return _guided(url, base, kind, defaults)
-
-
-def _guided(url: str, base: str, kind: str, defaults: Options) -> Place:
-    """Read the URL of Sentinels or of a Cluster."""
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    each = [_parsed(f"{base}://{login}{at}{host}?{parts.query}") for host in hosts.split(",")]
-    options = _checked({**defaults, **each[0]})
+    address, _, query = rest.partition("?")
+    options = defaults | read_query(scheme, query)
+    options["socket_timeout"] += block_s
+    if plus:
+        return _guided(address, base, kind, options)
+    options |= _parsed(f"{base}://{address}")
     base_class = options.pop("connection_class", redis.Connection)
-    path = [unquote(part) for part in parts.path.split("/") if part]
+    if base_class is redis.UnixDomainSocketConnection:
+        options.pop("socket_keepalive")  # of TCP only
+    return Place(_STEERED[base_class], options)
+
+
+def _guided(address: str, base: str, kind: str, given: Options) -> Place:
+    """Read the address of Sentinels or of a Cluster."""
+    authority, _, path = address.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    each = [_parsed(f"{base}://{login}{at}{host}") for host in hosts.split(",")]
+    options = given | each[0]
+    base_class = options.pop("connection_class", redis.Connection)
+    parts = [unquote(part) for part in path.split("/") if part]
     if kind == "sentinel":
-        master, options["db"] = _master(path)
+        master, options["db"] = _master(parts)
         guide_options = options | {name: options.pop(f"sentinel_{name}", None) for name in _LOGIN}
     else:
         master, guide_options = "", options
-        if path not in ([], ["0"]):
+        if parts not in ([], ["0"]):
             raise Unclear("a Cluster has no database but 0")
     port = REDIS_PORT if kind == "cluster" else SENTINEL_PORT
     guides = Guides(base_class, guide_options | _FOR_GUIDES, [_node(one, port) for one in each])
@@ -342,7 +347,12 @@ def _guided(url: str, base: str, kind: str, defaults: Options) -> Place:
 
 
 def _parsed(url: str) -> Options:
-    return dict(parse_url(url))  # type: ignore[no-untyped-call]
+    """Return what stands before a query. Raises `ValueError`."""
+    options = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    path = urlsplit(url).path.removeprefix("/")
+    if path and not url.startswith("unix"):
+        options["db"] = database(path)
+    return options
 
 
 def _master(path: Sequence[str]) -> tuple[str, int]:
@@ -357,10 +367,3 @@ def _node(options: Options, port: int) -> Node:
     if "host" not in options:
         raise Unclear("a host is missing")
     return Node(options["host"], options.get("port", port))
-
-
-def _checked(options: Options) -> Options:
-    for name in _FILES:
-        if name in options and not os.access(options[name], os.R_OK):
-            raise Unclear(f"{name} names no file that can be read")
-    return options

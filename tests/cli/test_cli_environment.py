@@ -126,3 +126,12 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     del given["SIDECAR_PORT_FILE"]
     environment.prepare(given, cli.app)
     assert given["SIDECAR_REDIS"] == "redis://a"
+
+
+@pytest.mark.parametrize("command", [("status",), ("run", "--drain"), ("emit", "--type", "a")])
+def test_a_redis_url_with_a_wrong_option_is_refused(sidecar: Cli, command: tuple[str, ...]) -> None:
+    """A URL's option that may not be given is wrong usage: one line with its name."""
+    sidecar.url += "?decode_responses=true"
+    ran = sidecar(*command)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "decode_responses in its query is none that may be given" in ran.err
