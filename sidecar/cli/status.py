@@ -19,6 +19,7 @@ from sidecar.redis.fleet import Noted
 from sidecar.redis.halts import Halt
 from sidecar.redis.keys import CONSUMER
 from sidecar.redis.members import Held, Member
+from sidecar.redis.takeovers import Takeover
 from sidecar.terminal import output
 from sidecar.wire.moments import rfc3339, span
 
@@ -64,8 +65,10 @@ def _print(found: Status) -> None:
         output.table(
             ("held back", "tenant", "since", "tries", "next", "why"), [_held(one) for one in held]
         )
-    if len(found.workers) > 1:
+    if found.workers:
         _print_table(("worker", "owns"), map(_worker, found.workers))
+    if found.takeovers:
+        _print_table(("taken over", "at", "by", "before"), map(_takeover, found.takeovers))
 
 
 def _print_table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -88,6 +91,10 @@ def _held(one: Held) -> tuple[str, str, str, str, str, str]:
 
 def _worker(worker: Member) -> tuple[str, str]:
     return worker.name, ", ".join(sorted(worker.owns)) or "nothing"
+
+
+def _takeover(one: Takeover) -> tuple[str, str, str, str]:
+    return one.stream, one.at, one.by, one.before or _UNKNOWN
 
 
 def _print_stream(stream: ControlStatus) -> None:

@@ -25,12 +25,14 @@ from sidecar.redis.readers import Readers
 from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
+from sidecar.redis.takeovers import Takeover, newest_takeovers
 from sidecar.redis.times import age_s, contradicted
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
 
 MAX_LETTERS: Final = 10_000
 MAX_FORGOTTEN: Final = 5
+MAX_TAKEOVERS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Status:
     readers: list[ReaderStatus]
     workers: list[Member]
     """The workers that registered of late."""
+    takeovers: list[Takeover]
+    """The newest, by which a worker that stood by serves a stream; the newest first."""
     fleet: Noted
     """Which store the notifications name."""
     forgotten: list[Forgotten]
@@ -188,6 +192,7 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
             streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0]),
             _readers(notify.client, readers),
             workers,
+            or_else([], partial(newest_takeovers, notify.client, keys, MAX_TAKEOVERS)),
             or_else(Noted(None, None, None), partial(noted, notify.client, keys[0])),
             newest_records(notify.client, keys, MAX_FORGOTTEN),
             [*damaged, *map(str, readers.bad)], _kept(control, notify, keys),

@@ -89,6 +89,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
         ),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
         **dict.fromkeys(keys.records, _Kind("stream", records)),
+        keys.takeovers: _Kind("stream", records),
         keys.resent: _Kind("hash", "then audit: what a repair sent again is sent once more"),
         keys.workers: _Kind("hash", "workers register again"),
         keys.readers: _Kind("hash", "readers register again"),

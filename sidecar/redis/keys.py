@@ -106,6 +106,11 @@ class Keys:
         return f"{self.prefix}:tenures"
 
     @property
+    def takeovers(self) -> str:
+        """A stream: which control streams changed hands, when, and between whom."""
+        return f"{self.prefix}:takeovers"
+
+    @property
     def workers(self) -> str:
         """A hash: which workers are alive, and which control streams each owns."""
         return f"{self.prefix}:workers"

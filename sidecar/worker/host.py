@@ -39,6 +39,8 @@ class Host:
     """Called again and again, whatever the relay does or waits for."""
     check: Callable[[], None] = _nothing
     """Raises `SidecarError` for what keeps every tenure from beginning."""
+    took_over: Callable[[], None] = _nothing
+    """Called when this worker serves the stream, and stood by until then."""
     clock: Callable[[], float] = time.monotonic
     """In seconds, for distances only."""
     wall_clock: Callable[[], float] = time.time

@@ -24,6 +24,8 @@ class Share:
         self._unable: set[str] = set()
         """What this worker cannot serve now."""
         self._others: list[Member] = []
+        self._last_owners: dict[str, str] = {}
+        """By stream, the name of the worker that was last seen to own it."""
         self._may_give = 0
         self._lock = threading.Lock()
 
@@ -58,11 +60,18 @@ class Share:
         """Learn which other workers are alive, and what they own."""
         with self._lock:
             self._others = [member for member in others if member.serves & self._serves]
-            taken = {stream for member in self._others for stream in member.owns}
+            owners = {stream: one.name for one in self._others for stream in one.owns}
+            self._last_owners |= {s: owners[s] for s in owners.keys() & self._serves}
+            taken = owners.keys()
             self._given = self._given - taken if self._others else set()
             fewest = min((len(member.owns) for member in self._others), default=len(self._owned))
             above = len(self._owned) - self._most()
             self._may_give = max(above, int(len(self._owned) - fewest > 1))
+
+    def last_owner(self, stream: str) -> str:
+        """Return which other worker was last seen to own `stream`; empty when none was."""
+        with self._lock:
+            return self._last_owners.get(stream, "")
 
     def may_take(self, stream: str) -> bool:
         """Tell whether to take `stream` at once, should it be free."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
@@ -23,6 +24,7 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.redis.source import ControlStream
+from sidecar.redis.takeovers import put_on_record
 from sidecar.stores import open_store
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
@@ -37,6 +39,7 @@ from sidecar.worker.settings import Settings
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import Pool
 from sidecar.worker.supervision import Supervisor
+from sidecar.worker.takeovers import Takeovers
 from store import Capability, Store
 
 
@@ -61,6 +64,7 @@ class Wiring:
         self._id = new_id()
         self._opened: list[Client] = []
         self.share = Share(settings.streams)
+        self._takeovers = Takeovers(self.share, log)
         self.keys = {
             stream: Keys.of(stream, settings.notify_stream, settings.dead_stream)
             for stream in settings.streams
@@ -187,7 +191,9 @@ class Wiring:
         )  # fmt: skip
         fitness = Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys)
         route = Route(stream, ControlStream(client, blocking, keys), publisher)
-        host = Host(pool, self.share, beat, fitness.check)
+        record = partial(_record_takeover, notify, keys)
+        took_over = partial(self._takeovers.say, stream, record)
+        host = Host(pool, self.share, beat, fitness.check, took_over)
         return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
 
     def housekeeper(self, beat_s: float, held: Callable[[], Sequence[Held]]) -> Housekeeper:
@@ -234,3 +240,7 @@ class Wiring:
         control = Side(self._connect(self.redis_url, keys.control), self.redis_url)
         live = LiveHistory(control, notify, [keys], archive)
         return Archiver(live, archive, notify.client, keys)
+
+
+def _record_takeover(client: Client, keys: Keys, before: str) -> None:
+    put_on_record(client, keys, by=whoami(), before=before)

@@ -63,6 +63,7 @@ GARBAGE: Final[list[tuple[str, str, bytes]]] = [
 """Key, field, and what somebody wrote there."""
 FREE_TEXT: Final = {
     KEYS.registered, KEYS.halts, KEYS.redriven, KEYS.tenures, KEYS.fleet, KEYS.dead, KEYS.resent,
+    KEYS.takeovers,
 }  # fmt: skip
 """In these a person reads words, or there is nothing to be wrong."""
 

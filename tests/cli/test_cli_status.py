@@ -12,6 +12,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Lease
 from sidecar.redis.members import Members
 from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, STREAM, Cli
+from tests.sidecar.harness import eventually
 
 GROUP = f"sidecar:{NOTIFICATIONS}"
 
@@ -283,3 +284,31 @@ def test_help_has_examples(sidecar: Cli) -> None:
         ran = sidecar(*command.split(), "--help")
         assert ran.code == 0
         assert f"sidecar {command}" in ran.out.split("Examples:")[1]
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_takeover_is_told(sidecar: Cli, *, kill: bool) -> None:
+    """When, by whom and from whom: of a worker that was killed, and of one that was stopped."""
+    sidecar.lay_out()
+
+    def owner() -> str | None:
+        (stream,) = sidecar("status", "--json").object()["streams"]
+        return str(stream["owner"]) if stream["owner_alive"] else None
+
+    def taken_over() -> list[dict[str, str]]:
+        return list(sidecar("status", "--json").object()["takeovers"])
+
+    args = ("run", "--lease", "1", "--log-level", "error")
+    with sidecar.running(*args) as first:
+        eventually(lambda: (owner() or "").endswith(f":{first.pid}"))
+        assert not taken_over()
+        assert f":{first.pid}" in sidecar("status").out.partition("WORKER")[2]
+        with sidecar.running(*args) as second:
+            eventually(lambda: len(sidecar("status", "--json").object()["workers"]) == 2)
+            (first.kill if kill else first.terminate)()
+            eventually(taken_over)
+            (one,) = taken_over()
+            assert one["stream"] == STREAM
+            assert one["by"].endswith(f":{second.pid}")
+            assert one["before"].endswith(f":{first.pid}")
+            assert one["before"] in sidecar("status").out.partition("TAKEN OVER")[2]

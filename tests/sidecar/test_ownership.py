@@ -29,6 +29,8 @@ class Redis:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.owner: int | None = 0
+        self.owned_before: list[None] = []
+        """Of the first tries to acquire: another has it."""
         self.room = [False, False, True]
         self.halted = ["by hand", ""]
         self.unreachable = False
@@ -39,7 +41,8 @@ class Redis:
             if self.unreachable and name == "check":
                 raise redis.ConnectionError("away")
             answers: dict[str, Callable[[], Any]] = {
-                "acquire": lambda: self.owner, "has_room": lambda: self.room.pop(0),
+                "acquire": lambda: self.owned_before.pop() if self.owned_before else self.owner,
+                "has_room": lambda: self.room.pop(0),
                 "renew": lambda: self.halted.pop(0), "yield_lease": lambda: True,
             }  # fmt: skip
             return answers[name]() if name in answers else None
@@ -80,8 +83,9 @@ class Run:
         self.watch = Watch(self.stop, stop_at)
         self.beats = 0
         self.unfit: SidecarError | None = None
+        self.taken_over = 0
         self.served = 0
-        host = Host(ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check)
+        host = Host(ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check, self._took_over)
         self.owner = Ownership(
             Route("s", self.redis, self.redis), host, Caution(self.redis),
             Options().model_copy(update={"lease_s": 0.03, **options}), self.watch,
@@ -90,6 +94,9 @@ class Run:
 
     def _beat(self) -> None:
         self.beats += 1
+
+    def _took_over(self) -> None:
+        self.taken_over += 1
 
     def _check(self) -> None:
         if self.unfit is not None:
@@ -124,6 +131,17 @@ def test_who_was_fenced_stands_by_and_tries_again() -> None:
     run = Run()
     run.serve(Fenced(), None)
     assert run.watch.states == ["active", "standby", "active", "stopped"]
+
+
+def test_a_takeover_is_told_once_it_serves() -> None:
+    """By who stood by before; not by who found the stream free, nor before each try."""
+    run = Run()
+    run.serve(SidecarError("x"), None)
+    assert run.taken_over == 0
+    run = Run()
+    run.redis.owned_before = [None, None]
+    run.serve(SidecarError("x"), None)
+    assert run.taken_over == 1
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("x"), SidecarError("x")])

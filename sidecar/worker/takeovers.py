@@ -1,0 +1,59 @@
+"""What a worker says when it has taken a stream over: in the log, and on record for `status`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from sidecar.redis.errors import Failed
+from sidecar.worker.share import Share
+
+MOST: Final = 20
+"""So many are named one by one in `EVERY_S`: a worker may take thousands of streams at once."""
+EVERY_S: Final = 60.0
+
+
+class Takeovers:
+    """Logs which streams this worker took over. Raises nothing; safe to use from all relays."""
+
+    def __init__(
+        self, share: Share, log: FilteringBoundLogger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """`clock` is in seconds."""
+        self._share = share
+        self._log = log
+        self._clock = clock
+        self._since = clock()
+        self._named = self._more = 0
+        self._lock = threading.Lock()
+
+    def say(self, stream: str, record: Callable[[str], None]) -> None:
+        """Log it, and call `record` with who served the stream before, as far as that is known.
+
+        What `record` raises of Redis is let pass: the stream is to be served.
+        """
+        before = self._share.last_owner(stream)
+        with self._lock:
+            if self._is_named():
+                self._log.warning("took over", stream=stream, before=before or "unknown")
+        try:
+            record(before)
+        except Failed as error:
+            self._log.warning("a takeover is not on record", stream=stream, error=str(error))
+
+    def _is_named(self) -> bool:
+        """Tell whether this one has a line of its own, and log how many had none before."""
+        if self._clock() - self._since >= EVERY_S:
+            if self._more:
+                self._log.warning("more takeovers; `sidecar status` has some", count=self._more)
+            self._since, self._named, self._more = self._clock(), 0, 0
+        if self._named == MOST:
+            self._more += 1
+            return False
+        self._named += 1
+        return True

@@ -1,0 +1,62 @@
+"""A worker that takes a stream over says so: in the log, and on record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+import structlog
+
+from sidecar.redis.keys import Keys
+from sidecar.redis.members import Member
+from sidecar.redis.takeovers import newest_takeovers, put_on_record
+from sidecar.worker.share import Share
+from sidecar.worker.takeovers import EVERY_S, MOST, Takeovers
+
+
+def test_a_takeover_names_who_had_it_and_many_are_summed_up() -> None:
+    """As a warning each, and once a minute how many more there were."""
+    now, recorded = 0.0, list[str]()
+    share = Share(["a", "b"])
+    share.see([Member("1", "host:1", frozenset({"a", "b"}), frozenset({"a"}))])
+    with structlog.testing.capture_logs() as lines:
+        log: Any = structlog.get_logger()
+        takeovers = Takeovers(share, log, lambda: now)
+        share.see([])
+        takeovers.say("a", recorded.append)
+        takeovers.say("b", recorded.append)
+        assert [(one["event"], one["log_level"], one["before"]) for one in lines] == [
+            ("took over", "warning", "host:1"), ("took over", "warning", "unknown"),
+        ]  # fmt: skip
+        assert recorded == ["host:1", ""]
+        for _ in range(100):
+            takeovers.say("a", recorded.append)
+        assert len(lines) == MOST
+        now = EVERY_S
+        takeovers.say("a", recorded.append)
+    assert [one.get("count") for one in lines[MOST:]] == [102 - MOST, None]
+    assert len(recorded) == 103
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("x"), redis.ResponseError("NOPERM")])
+def test_a_record_that_fails_keeps_no_stream_from_being_served(error: Exception) -> None:
+    """The log says that it is missing."""
+
+    def fails(_: str) -> None:
+        raise error
+
+    with structlog.testing.capture_logs() as lines:
+        Takeovers(Share(["a"]), structlog.get_logger()).say("a", fails)
+    assert [one["event"] for one in lines] == ["took over", "a takeover is not on record"]
+
+
+@pytest.mark.server
+def test_records_are_of_the_streams_that_are_asked_for(client: redis.Redis) -> None:
+    """The newest first, so many at most."""
+    for number in range(4):
+        for stream in ("a", "b"):
+            put_on_record(client, Keys.of(stream, "n"), by=f"{stream}{number}", before="")
+    found = newest_takeovers(client, [Keys.of("a", "n")], 3)
+    assert [one.by for one in found] == ["a3", "a2", "a1"]
+    assert found[0].at > "2020"
