@@ -28,6 +28,7 @@ _REPLAY: Final = {
     "show": "replay:show", "at": "replay:at", "export": "replay_files:export",
     "report": "replay_files:report", "run": "replay_again:run", "check": "replay_again:check",
 }  # fmt: skip
+_CONFIG: Final = {"show": "config:show"}
 _STREAM: Final = {"remake": "stream:remake"}
 _STORE: Final = {
     "put": "store:put", "get": "store:get", "exists": "store:exists", "ls": "store:ls",
@@ -69,6 +70,7 @@ app = _group(
 )
 app.add_typer(_group(_DEAD, "Dead letters: list, explain, redrive."), name="dead")
 app.add_typer(_group(_REPLAY, _REVIEW), name="replay")
+app.add_typer(_group(_CONFIG, "The settings: what each is, and where it came from."), name="config")
 app.add_typer(_group(_STREAM, "A control stream: made anew where its IDs ran out."), name="stream")
 app.add_typer(
     _group(_STORE, "A store by hand: put, get, look, verify, collect garbage."), name="store"

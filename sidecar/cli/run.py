@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from dataclasses import make_dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from sidecar.cli.histories import Everything
+from sidecar.cli.told import Told
 from sidecar.errors import SidecarError
 from sidecar.terminal import output
-from sidecar.terminal.groups import option
 from sidecar.worker import app, logs, settings
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def _options() -> Iterator[tuple[str, Any, Any]]:
-    """Yield the options that the settings declare, as the fields of a group."""
-    for name, default, help_, metavar in settings.options():
-        shape: Any = {None: str | None, (): list[str] | None}.get(default, type(default))
-        told = option(None if default == () else default, help_, metavar)
-        yield name, shape, told
-
-
-_Options = make_dataclass("_Options", _options(), frozen=True)
-
-
-def run(where: Everything, told: Annotated[object, _Options]) -> None:
+def run(where: Everything, told: Annotated[object, Told]) -> None:
     """Relay control events until stopped by SIGTERM or SIGINT.
 
     Without options it needs nothing: an embedded server and two file stores under .sidecar.

@@ -47,7 +47,7 @@ class Keys:
 
     @property
     def records(self) -> tuple[str, str, str]:
-        """The streams of records: of redrives and repairs, of halts, of what Redis forgot."""
+        """The streams of records: of redrives and repairs, of halts, of tenures."""
         return self.redriven, self.halts, self.tenures
 
     @property
@@ -102,7 +102,7 @@ class Keys:
 
     @property
     def tenures(self) -> str:
-        """A stream: what owners of control streams found Redis to have forgotten."""
+        """A stream: who owned control streams, and what they found Redis to have forgotten."""
         return f"{self.prefix}:tenures"
 
     @property

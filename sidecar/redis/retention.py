@@ -46,6 +46,12 @@ class Policy:
     age_s: float | None = None
     length: int | None = None
 
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        age = [] if self.age_s is None else [f"age={self.age_s:g}s"]
+        length = [] if self.length is None else [f"length={self.length}"]
+        return ",".join(age + length) or "never"
+
 
 def parse_policy(text: str) -> Policy:
     """Read `never`, or one or both of `age=7d` and `length=1000000`. Raises `ValueError`."""

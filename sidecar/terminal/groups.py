@@ -124,8 +124,9 @@ def _parted(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401 -- a type
 
 def _parameter(name: str, default: Any, shape: Any, *about: Any) -> inspect.Parameter:  # noqa: ANN401
     named = [_named(name, one) if isinstance(one, OptionInfo) else one for one in about]
+    shape = Annotated[shape, *named] if named else shape
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[shape, *named]
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=shape
     )
 
 

@@ -41,6 +41,8 @@ class Host:
     """Raises `SidecarError` for what keeps every tenure from beginning."""
     took_over: Callable[[], None] = _nothing
     """Called when this worker serves the stream, and stood by until then."""
+    began: Callable[[], None] = _nothing
+    """Called when a tenure has begun to serve. Raises `RedisError`."""
     clock: Callable[[], float] = time.monotonic
     """In seconds, for distances only."""
     wall_clock: Callable[[], float] = time.time

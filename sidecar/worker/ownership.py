@@ -60,7 +60,8 @@ class Ownership:
         """
         self._stream, self._control, self._publisher = route.stream, route.control, route.publisher
         self._share, self._beat, self._check = host.share, host.beat, host.check
-        self._took_over, self._clock = host.took_over, host.clock
+        self._took_over, self._on_record = host.took_over, host.began
+        self._clock = host.clock
         self._caution = caution
         self._options = options
         self._observer = observer
@@ -164,6 +165,7 @@ class Ownership:
 
     def begun(self) -> None:
         """Note that the tenure has begun to serve."""
+        self._on_record()
         if self.stood_by:
             self._took_over()
         self.stood_by = False

@@ -13,6 +13,7 @@ from sidecar.redis.retention import KINDS, Policy, parse_policy
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
 from sidecar.wire.scope import check_id_pattern
 from sidecar.wire.units import seconds, size_bytes
+from sidecar.wire.urls import redact
 from sidecar.worker.logs import LEVELS
 
 _METAVAR: Final = "metavar"
@@ -166,6 +167,34 @@ class Settings(Options):
     def fleet_url(self) -> str:
         """The fleet's store; under the data directory unless given."""
         return self.fleet_store or file_url(self.data_dir / "fleet")
+
+
+_URLS: Final = ("redis", "notify_redis", "source_store", "fleet_store")
+LONGEST_SHOWN: Final = 256
+
+
+def shown(name: str, value: object) -> object:
+    """Return a value of a setting as it may be shown: a URL without its login, text cut short."""
+    if name in _URLS and isinstance(value, str):
+        return _cut(redact(value))
+    if isinstance(value, tuple | list):
+        return _cut(", ".join(map(str, value)))
+    return value if isinstance(value, bool | int | float | None) else _cut(str(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+
+
+def recorded(settings: Settings) -> dict[str, object]:
+    """Return all settings for a record that anybody may read, by the names of their options.
+
+    Without secrets, and of a bounded size.
+    """
+    return {
+        (field.alias or name): shown(name, getattr(settings, name))
+        for name, field in Settings.model_fields.items()
+    }
 
 
 class Option(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -10,9 +11,11 @@ from functools import partial
 from structlog.typing import FilteringBoundLogger
 
 import store
+from sidecar import __version__
 from sidecar.errors import UsageError
 from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
+from sidecar.redis import takeovers, tenures
 from sidecar.redis.beside import second, was_read
 from sidecar.redis.client import Client, Side, check_server, check_stream, connect
 from sidecar.redis.errors import translated
@@ -24,7 +27,6 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.redis.source import ControlStream
-from sidecar.redis.takeovers import put_on_record
 from sidecar.stores import open_store
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
@@ -35,7 +37,7 @@ from sidecar.worker.metrics import StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
-from sidecar.worker.settings import Settings
+from sidecar.worker.settings import Settings, recorded
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import Pool
 from sidecar.worker.supervision import Supervisor
@@ -193,7 +195,9 @@ class Wiring:
         route = Route(stream, ControlStream(client, blocking, keys), publisher)
         record = partial(_record_takeover, notify, keys)
         took_over = partial(self._takeovers.say, stream, record)
-        host = Host(pool, self.share, beat, fitness.check, took_over)
+        owner = tenures.Owner(whoami(), __version__, json.dumps(recorded(one)))
+        began = partial(tenures.put_on_record, notify, keys, owner)
+        host = Host(pool, self.share, beat, fitness.check, took_over, began)
         return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
 
     def housekeeper(self, beat_s: float, held: Callable[[], Sequence[Held]]) -> Housekeeper:
@@ -243,4 +247,4 @@ class Wiring:
 
 
 def _record_takeover(client: Client, keys: Keys, before: str) -> None:
-    put_on_record(client, keys, by=whoami(), before=before)
+    takeovers.put_on_record(client, keys, by=whoami(), before=before)

@@ -62,9 +62,10 @@ class Place:
         until(lambda: self.rig.pending() == 0, "all is acknowledged")
 
     def records(self) -> list[dict[str, str]]:
-        """Return what is on record."""
+        """Return what is on record, but for tenures."""
         found: Any = self.client.xrange(self.keys.tenures)
-        return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in found]
+        told = [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in found]
+        return [one for one in told if one["what"] != "tenure"]
 
     def lost(self) -> list[str]:
         """Return what is on record as lost, in alphabetical order."""

@@ -1,0 +1,62 @@
+"""Who owned a control stream, with which settings: on record, within bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import redis
+
+from sidecar import __version__
+from sidecar.redis.keys import Keys
+from sidecar.redis.tenures import MOST_AN_HOUR, Owner, put_on_record
+from sidecar.worker.settings import Settings, build, recorded
+from sidecar.worker.wiring import whoami
+from tests.cli.harness import KEYS, Cli
+
+OWNER = Owner("host:1", "1.0", "{}")
+
+
+def _tenures(client: redis.Redis, stream: str = KEYS.control) -> list[dict[str, str]]:
+    found: Any = client.xrange(KEYS.tenures)
+    told = [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in found]
+    return [one for one in told if one["what"] == "tenure" and one["stream"] == stream]
+
+
+def test_an_owner_is_on_record(sidecar: Cli, client: redis.Redis) -> None:
+    """Each tenure is on record with worker, release and settings, without secrets."""
+    sidecar.work(lease_s="3", redis=sidecar.url.replace("//", "//default:@"))
+    (record,) = _tenures(client)
+    assert (record["by"], record["version"]) == (whoami(), __version__)
+    settings = json.loads(record["settings"])
+    assert settings["lease"] == 3.0
+    assert settings["trim_control"] == "age=604800s"
+    assert "default:" not in record["settings"]
+    sidecar.work(lease_s="4")
+    assert [json.loads(one["settings"])["lease"] for one in _tenures(client)] == [3.0, 4.0]
+
+
+def test_tenures_do_not_push_out_what_else_is_on_record(client: redis.Redis) -> None:
+    """A stream that passes from hand to hand has a bounded number of records an hour."""
+    for _ in range(MOST_AN_HOUR + 5):
+        put_on_record(client, KEYS, OWNER)
+    assert len(_tenures(client)) == MOST_AN_HOUR
+    put_on_record(client, Keys.of("other", KEYS.notifications), OWNER)
+    assert len(_tenures(client, "other")) == 1
+
+
+def test_a_key_of_another_kind_keeps_no_worker_from_serving(client: redis.Redis) -> None:
+    """What cannot be put on record is left out; `status` names the key."""
+    client.set(KEYS.tenures, "x")
+    put_on_record(client, KEYS, OWNER)
+    assert client.get(KEYS.tenures) == b"x"
+
+
+def test_a_record_is_bounded_and_has_every_setting() -> None:
+    """However many patterns an operator gives, a record has at most some kilobytes."""
+    urls = dict.fromkeys(("redis", "source_store", "fleet_store"), "file:///" + "x" * 5000)
+    many = build(allow_type=["type" * 50] * 1000, **{**urls, "redis": "redis://a:b@c/0"})
+    found = recorded(many)
+    assert len(json.dumps(found)) < 8192
+    assert len(found) == len(Settings.model_fields)
+    assert "a:b" not in str(found)
