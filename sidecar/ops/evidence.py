@@ -27,7 +27,7 @@ from sidecar.redis.errors import translated
 from sidecar.redis.forgotten import MAX_RECORDS, Part, newest_records
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import registered_workers
-from sidecar.redis.pruning import overlong_until
+from sidecar.redis.pruning import memory_of
 from sidecar.redis.scan import origin_of, pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.redis.times import streams_with_times
@@ -230,9 +230,9 @@ class Evidence:
         with translated(self._notify.url):
             now_us = server_time_us(self._notify.client)
             history: Any = self._notify.client.hget(keys.incarnations, "list")
-            overlong = overlong_until(self._notify.client, keys, now_us, window_s)
+            memory = memory_of(self._notify.client, keys, now_us, window_s)
         newest = self._next.get(keys.notifications, FIRST)
-        return Horizon.of(trimmed, now_us // 1000, newest, window_s, parse(history), overlong)
+        return Horizon.of(trimmed, now_us // 1000, newest, window_s, parse(history), memory)
 
     def note_end(
         self, fields: Mapping[bytes, bytes], kind: str, at: str, about: About,

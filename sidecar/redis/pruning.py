@@ -25,8 +25,8 @@ from sidecar.redis.damage import PRUNED, or_else
 from sidecar.redis.keys import SHARDS, Keys
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
-from sidecar.wire.expiring import slack_of
-from sidecar.wire.ids import HIGHEST_VERSION, LAST, EntryId
+from sidecar.wire.expiring import Memory, slack_of
+from sidecar.wire.ids import HIGHEST_VERSION, EntryId
 
 TURNS_A_WINDOW: Final = 4
 """So often has each shard its turn. What is remembered stays a quarter of the window too long, at
@@ -48,6 +48,8 @@ class Pruned(NamedTuple):
     round of pruning explain (`wire.expiring`); None where an older release noted nothing."""
     forgotten_us: int = 0
     """What ended before may be forgotten; of what ended later, nothing is."""
+    began_us: int | None = None
+    """Before, nothing had ended; 0 where nobody could tell, None where nobody looked."""
 
     @classmethod
     def parse(cls, noted: bytes | None) -> Self | None:
@@ -55,24 +57,28 @@ class Pruned(NamedTuple):
         words = PRUNED.fullmatch(noted or b"")
         if words is None:
             return None
-        return cls(int(words[1]), int(words[2]) if words[2] else None, int(words[3] or 0))
+        until, overlong, forgotten, began = (int(one) if one else None for one in words.groups())
+        return cls(until or 0, overlong, forgotten or 0, began)
 
     def __str__(self) -> str:
-        return f"{self.until_us} {self.overlong_us} {self.forgotten_us}"
+        return f"{self.until_us} {self.overlong_us} {self.forgotten_us} {self.began_us or 0}"
 
 
-def overlong_until(client: Client, keys: Keys, now_us: int, window_s: float) -> EntryId:
-    """Return until which notification the index may have remembered for very long.
+def memory_of(client: Client, keys: Keys, now_us: int, window_s: float) -> Memory:
+    """Return what is known of how long the index remembered. Raises `RedisError`.
 
-    `LAST` where nobody can tell, or nobody prunes. Raises `RedisError`.
+    Where nobody prunes, it may have been very long.
     """
     noted: Any = client.get(keys.pruned)
     pruned = Pruned.parse(noted)
-    if pruned is None or pruned.overlong_us is None:
-        return LAST
+    if pruned is None:
+        return Memory()
+    began = EntryId.of((pruned.began_us or 0) // 1000)
     late_us = now_us - pruned.until_us
     is_late = not 0 <= late_us <= slack_of(int(window_s * 1e6))
-    return LAST if is_late else EntryId.of_version(pruned.overlong_us)
+    if is_late or pruned.overlong_us is None:
+        return Memory(began=began)
+    return Memory(EntryId.of_version(pruned.overlong_us), began)
 
 
 def forgotten_until(client: Client, keys: Keys) -> int:
@@ -119,7 +125,8 @@ class Pruning:
         overlong_us = self._overlong_us(pruned, now_us, max(late_us, held_us))
         before_us = max(0, min(now_us - self._window_us, kept_us))
         forgotten_us = max(pruned.forgotten_us if pruned else 0, before_us)
-        note = Pruned(turns[-1] * self._step_us, overlong_us, forgotten_us)
+        began_us = self._began_us(pruned, now_us)
+        note = Pruned(turns[-1] * self._step_us, overlong_us, forgotten_us, began_us)
         keys = [self._keys.pruned, *shards, self._keys.resent]
         self._prune(keys=keys, args=[str(note), before_us])
         return turns[-1] < now
@@ -145,3 +152,19 @@ class Pruning:
         begin_us = max(now_us, min(newest_us, HIGHEST_VERSION))
         round_us = SHARDS * self._step_us + self._slack_us
         return max(noted_us or 0, begin_us + round_us)
+
+    def _began_us(self, pruned: Pruned | None, now_us: int) -> int:
+        """Return the time before which nothing had ended; 0 where nobody can tell any more.
+
+        It goes back with a clock that is set back, for so do the times of what ends then.
+        """
+        if pruned and pruned.began_us is not None:
+            return min(pruned.began_us, now_us)
+        first_us = now_us
+        for stream in (self._keys.notifications, self._keys.dead):
+            info = stream_info(self._client, stream)
+            if info and info.added != info.length:
+                return 0
+            if info and info.first_id:
+                first_us = min(first_us, info.first_id.ms * 1000)
+        return first_us

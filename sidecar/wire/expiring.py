@@ -35,6 +35,15 @@ class Trimmed(NamedTuple):
     letters: EntryId = FIRST
 
 
+class Memory(NamedTuple):
+    """What pruning noted of the index."""
+
+    overlong: EntryId = LAST
+    """Until then the index may have remembered whatever there was."""
+    began: EntryId = FIRST
+    """Before, nothing had ended; `FIRST` where nobody can tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Horizon:
     """Up to where ends may be gone that nothing remembers."""
@@ -50,25 +59,24 @@ class Horizon:
     @classmethod
     def of(
         cls, trimmed: Trimmed, now_ms: int, newest: EntryId, window_s: float,
-        history: Sequence[Incarnation], overlong: EntryId = LAST,
+        history: Sequence[Incarnation], memory: Memory,
     ) -> Horizon:  # fmt: skip
         """Judge by how far was trimmed; the index knows all that ended within its window.
 
         `newest` is the newest notification: versions continue from there if the clock is set back.
-        Until `overlong` the index may have remembered whatever there was.
         """
         window_ms = int(window_s * 1000)
         ahead_ms = max(now_ms, newest.ms)
-        forgotten, began = EntryId.of(max(0, ahead_ms - window_ms)), _began(history)
+        forgotten = EntryId.of(max(0, ahead_ms - window_ms))
         notifications = min(trimmed.notifications, forgotten)
-        notifications = FIRST if notifications < began else notifications
+        notifications = FIRST if notifications < _began(history) else notifications
         letters = min(trimmed.letters, forgotten)
-        if letters < min(began, trimmed.letters):  # one may die before any is published
+        if letters < min(memory.began, trimmed.letters):  # the index is younger than its window
             letters = FIRST
         absorbed_ms = notifications.ms + longest_remembered_ms(window_ms)
         return cls(
             notifications, EntryId.of(now_ms), letters,
-            FIRST if notifications == FIRST else max(EntryId.of(absorbed_ms), overlong),
+            FIRST if notifications == FIRST else max(EntryId.of(absorbed_ms), memory.overlong),
         )  # fmt: skip
 
     def may_hide(self, entry_id: EntryId, before: Before) -> bool:

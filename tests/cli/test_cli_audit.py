@@ -21,7 +21,7 @@ from sidecar.redis.forgotten import Loss, Part, put_on_record
 from sidecar.redis.keys import Keys
 from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import ANYBODYS, origin_digest
-from sidecar.redis.scan import server_time_us
+from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, EntryId
 from tests import servers
@@ -706,6 +706,23 @@ def test_an_entry_that_came_after_all_trimmed_letters_is_lost(bare: Cli) -> None
     _by_hand(bare, (f"{ago[0]}-1", "before", 7_000_000), (f"{ago[1]}-1", "lost", 0))
     _trimmed_to(bare, DEAD, 30 * DAY_MS)
     assert _told(_audit(bare)[1]) == [("G3", "lost", "lost")]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("began_ms", "lost"), [(9 * DAY_MS, False), (DAY_MS, True)])
+def test_a_dead_letter_that_was_trimmed_before_anything_was_published_is_an_end(
+    bare: Cli, began_ms: int, *, lost: bool
+) -> None:
+    """Where something may have ended before the window, though the first notification is young."""
+    _by_hand(bare, ("1-1", "dead", 0), ("2-1", "first", 3_600_000))
+    _trimmed_to(bare, DEAD, began_ms // 2)
+    bare.client.xadd(DEAD, {"event": "{}"})  # what lay before may have been trimmed by hand, too
+    first, now_us = stream_info(bare.client, NOTIFICATIONS), server_time_us(bare.client)
+    assert first is not None
+    bare.client.hset(KEYS.incarnations, "list", f"aa 0 {first.last_id.control_version}\n")
+    bare.client.set(KEYS.pruned, f"{now_us} 0 0 {now_us - began_ms * 1000}")
+    _ran, culprits, _summary = _audit(bare)
+    assert _told(culprits) == ([("G3", "lost", "dead")] if lost else [])
 
 
 def test_what_nobody_can_know_is_told(trimmed: Cli) -> None:

@@ -15,12 +15,12 @@ from sidecar.redis.pruning import (
     Pruned,
     Pruning,
     forgotten_until,
-    overlong_until,
+    memory_of,
 )
 from sidecar.redis.publisher import Letter, Outbound, Outcome, Publisher, origin_digest
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.identity import identity_digest
-from sidecar.wire.ids import LAST, EntryId, Origin
+from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from tests.servers import usual
 
 KEYS: Final = Keys.of("control:events", "control:notifications")
@@ -241,9 +241,9 @@ def test_nobody_can_tell_how_long_an_index_remembered_that_nobody_prunes(
     now_us, day_us = server_time_us(client), DAY_S * 10**6
     at = {"now": now_us, "ago": now_us - 4 * day_us, "ahead": now_us + day_us}
     client.set(KEYS.pruned, noted.format(**at))
-    assert overlong_until(client, KEYS, now_us, 7 * DAY_S) == LAST
+    assert memory_of(client, KEYS, now_us, 7 * DAY_S).overlong == LAST
     client.set(KEYS.pruned, f"{now_us} 1001")
-    assert overlong_until(client, KEYS, now_us, 7 * DAY_S) == "1-1"
+    assert memory_of(client, KEYS, now_us, 7 * DAY_S).overlong == "1-1"
 
 
 @pytest.mark.server
@@ -266,3 +266,37 @@ def test_it_is_noted_what_may_be_forgotten(
     client.delete(KEYS.pruned)
     client.hset(KEYS.pruned, "another", "kind of key")
     assert forgotten_until(client, KEYS) == 0
+
+
+def _began(client: redis.Redis) -> EntryId:
+    """Return before when nothing had ended, as an audit learns it."""
+    return memory_of(client, KEYS, server_time_us(client), 7 * DAY_S).began
+
+
+@pytest.mark.server
+def test_it_is_noted_before_when_nothing_had_ended(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When pruning began; earlier with a clock that is set back, for what ends then is older."""
+    assert _began(client) == FIRST, "nobody has noted it"
+    now_us = _prune_at(client, monkeypatch, "garbage")
+    assert _began(client) == EntryId.of(now_us // 1000)
+    client.xadd(KEYS.dead, {"event": "{"}, id="1000-7")
+    now_us = _prune_at(client, monkeypatch, "{now} 1 1 5000")
+    assert _began(client) == "5-0"
+    now_us = _prune_at(client, monkeypatch, f"{{now}} 1 1 {now_us + 10**9}")
+    assert _began(client) == EntryId.of(now_us // 1000)
+
+
+@pytest.mark.server
+def test_what_ended_before_pruning_began_tells_since_when(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While all of it is there; where some was trimmed nobody can tell, nor before Redis 7.0."""
+    client.xadd(KEYS.dead, {"event": "{"}, id="1000-7")
+    client.xadd(KEYS.notifications, {"event": "{"}, id="2000-7")
+    _prune_at(client, monkeypatch, "{now} 1 1")
+    assert _began(client) == (FIRST if usual() == "redis-6.2" else "1000-0")
+    client.xtrim(KEYS.dead, maxlen=0, approximate=False)
+    _prune_at(client, monkeypatch, "{now} 1 1")
+    assert _began(client) == FIRST

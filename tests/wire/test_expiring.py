@@ -7,7 +7,7 @@ import pytest
 from sidecar.redis.client import connect
 from sidecar.redis.keys import SHARDS, Keys
 from sidecar.redis.pruning import Pruning
-from sidecar.wire.expiring import Before, Horizon, Trimmed, longest_remembered_ms
+from sidecar.wire.expiring import Before, Horizon, Memory, Trimmed, longest_remembered_ms
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Incarnation
 
@@ -23,11 +23,11 @@ def at(hours: float) -> EntryId:
 
 def horizon(
     trimmed: EntryId, *history: Incarnation, newest: EntryId = FIRST, letters: EntryId = FIRST,
-    overlong: EntryId = FIRST,
+    overlong: EntryId = FIRST, began: EntryId = FIRST,
 ) -> Horizon:  # fmt: skip
     """Return the horizon of an index that remembers ten hours, and did longer until `overlong`."""
     gone, history = Trimmed(trimmed, letters), history or (OLD,)
-    return Horizon.of(gone, NOW_MS, newest, 36000, history, overlong)
+    return Horizon.of(gone, NOW_MS, newest, 36000, history, Memory(overlong, began))
 
 
 def test_nothing_is_gone_that_was_not_trimmed_or_that_the_index_remembers() -> None:
@@ -85,7 +85,7 @@ def test_until_an_index_ceased_to_know_for_very_long_all_may_be_duplicates() -> 
     held = horizon(at(300), overlong=at(5))
     assert held.may_hide_first(EntryId("1-1"), Before(at(6), at(6)))
     assert not held.may_hide_first(EntryId("1-1"), Before(at(4), at(4)))
-    unknown = Horizon.of(Trimmed(at(300)), NOW_MS, FIRST, 36000, (OLD,))
+    unknown = Horizon.of(Trimmed(at(300)), NOW_MS, FIRST, 36000, (OLD,), Memory())
     assert unknown.may_hide_first(EntryId("1-1"), Before(at(0), at(0)))
     assert not horizon(FIRST, overlong=at(5)).may_hide_first(EntryId("1-1"), Before(FIRST, FIRST))
 
@@ -108,8 +108,11 @@ def test_a_dead_letter_keeps_no_order_among_notifications() -> None:
 
 
 def test_a_dead_letter_may_be_gone_that_came_before_any_notification() -> None:
-    """One that was trimmed was an end; one that only may have been there is bounded as they are."""
+    """One that was trimmed was an end; one that only may have been there is not older than
+    whatever ended first.
+    """
     young = Incarnation("a", 0, (NOW_MS - HOUR_MS) * 1000)
-    assert horizon(FIRST, young, letters=at(20)).letters == at(20)
-    assert horizon(FIRST, young, letters=at(2)).letters == FIRST
-    assert horizon(FIRST, letters=at(2)).letters == at(10)
+    assert horizon(FIRST, young, letters=at(20), began=at(5)).letters == at(20)
+    assert horizon(FIRST, young, letters=at(2), began=at(5)).letters == FIRST
+    assert horizon(FIRST, young, letters=at(2), began=at(30)).letters == at(10)
+    assert horizon(FIRST, young, letters=at(2)).letters == at(10), "nobody can tell"
