@@ -28,10 +28,12 @@ from sidecar.redis.publisher import (
     is_dead,
     origin_digest,
 )
+from sidecar.redis.scan import server_time_us
 from sidecar.redis.source import Entry
 from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
+from sidecar.wire.incarnations import parse
 from sidecar.worker.letter import cut
 
 KEYS = Keys.of("control:events", "control:notifications")
@@ -301,6 +303,28 @@ def without(server: redis.Redis, redis_url: str, right: str) -> Iterator[tuple[P
             yield one, lambda: change("ACL SETUSER", "meek", f"+{right}")
     finally:
         server.acl_deluser("meek")
+
+
+def test_what_could_not_be_appended_begins_no_incarnation(
+    server: redis.Redis, redis_url: str
+) -> None:
+    """A stream that is made anew after that begins one with the first control_version it gives.
+
+    Else each number below would be of a history that was lost, for readers again and again.
+    """
+    ahead_ms = server_time_us(server) // 1000 + 86_400_000
+    with without(server, redis_url, "xadd") as (one, give_back):
+        server.xadd(KEYS.notifications, {"hello": "world"}, id=f"{ahead_ms}-5")
+        for _ in range(2):
+            with pytest.raises(redis.ResponseError):
+                one.publish([outbound("a")], EntryId("1-0"))
+            assert set(server.hgetall(KEYS.incarnations)) <= {b""}
+            server.delete(KEYS.notifications)
+        give_back()
+        [verdict] = one.publish([outbound("a")], EntryId("1-0"))
+    noted: Any = server.hget(KEYS.incarnations, "list")
+    [begun] = parse(noted)
+    assert begun.began == verdict.control_version
 
 
 @pytest.mark.parametrize("right", ["hmget", "info", "hget", "xrange"])

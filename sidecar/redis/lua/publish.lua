@@ -62,7 +62,7 @@ local function incarnation()
   end
   local known = string.match(noted[2] or '', '^%d+%-%d+$')
   return {
-    server = server, known = known, list = string.match(noted[3] or '', '^.*\n') or '',
+    server = server, noted = noted, known = known, list = string.match(noted[3] or '', '^.*\n') or '',
     goes_on = known and noted[1] == server
       and (known == last_id or #redis.call('XRANGE', KEYS[4], known, known) > 0),
   }
@@ -105,6 +105,15 @@ local function incarnate(found, first)
   redis.call('HSET', KEYS[5], 'server', found.server, 'last', last_id, 'list', list)
 end
 
+-- Note again what was noted before an incarnation was begun that nothing is published into: else
+-- the next run would take it for one that goes on, and publish below its first control_version.
+local function undo(found)
+  for i, field in ipairs({'server', 'last', 'list'}) do
+    if found.noted[i] then redis.call('HSET', KEYS[5], field, found.noted[i])
+    else redis.call('HDEL', KEYS[5], field) end
+  end
+end
+
 -- Forget what else of this run is sent again: a worker reads everything again for it, once.
 local function forget_with_it(first, arg)
   for key = first, #KEYS do
@@ -133,7 +142,7 @@ for key = 10, #KEYS do
   if json ~= '' and not full then call('PERSIST', shard) end  -- an older release let it expire
   if json ~= '' and found and not found.goes_on and call('HEXISTS', shard, id) == 0 then
     incarnate(found, stamp)  -- it may be refused: so before the event is remembered
-    found.goes_on = true
+    found.goes_on, found.begun = true, true
   end
   if json ~= '' and not full and call('HSETNX', shard, id, content .. stamp) == 1 then
     clock = clock + 1
@@ -147,7 +156,8 @@ for key = 10, #KEYS do
     end
     if type(added) == 'table' and added.err then
       call('HDEL', shard, id)  -- not published, so not remembered
-      if published then call('HSET', KEYS[5], 'last', last_id) end
+      if published then call('HSET', KEYS[5], 'last', last_id)
+      elseif found.begun then undo(found) end
       return added
     end
     result, published, last_id = clock, true, entry
