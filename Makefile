@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check format bench bench-store bench-million lock sbom audit-deps fuzz limits clean
+.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check format bench bench-store bench-million lock pages sbom audit-deps fuzz limits clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -82,6 +82,10 @@ bench-million: $(VENV)/bench.stamp ## Measure what a million refs cost
 
 lock: $(VENV)/bench.stamp ## Pin anew what requirements/ pins
 	@requirements/lock $(BIN)/uv
+
+pages: $(VENV)/dev.stamp ## Write the pages that are made from code
+	@$(BIN)/python -m tests.settings_page
+	@$(BIN)/python -m tests.metrics_page
 
 sbom: $(VENV)/run.stamp ## Print the bill of materials (CycloneDX) of what requirements/run.txt pins
 	@$(BIN)/python requirements/sbom.py

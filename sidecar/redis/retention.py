@@ -77,6 +77,9 @@ class Trimmed(NamedTuple):
     removed: int
     more: bool
     """Whether there is more to trim at once."""
+    blocked_by: frozenset[str] = frozenset()
+    """Who needs what the policy would trim now: a consumer `group`, a `reader`, the `archive`,
+    `unfinished` entries, or the deduplication `window`."""
 
 
 class Retention:
@@ -117,12 +120,12 @@ class Retention:
 
     def trim_one(self, kind: str) -> Trimmed:
         """Trim one stream a little."""
-        floor = None
+        floors: dict[str, EntryId] = {}
         if kind == "control":
-            floor = self._control_floor()
+            floors["unfinished"] = self._control_floor()
         elif kind == "notifications":
-            floor = self._reader_floor()
-        return self._trim(self._client_of(kind), self.streams[kind], kind, floor)
+            floors = self._notification_floors()
+        return self._trim(self._client_of(kind), self.streams[kind], kind, floors)
 
     def readers(self) -> Readers:
         """Return the registered readers of the notifications."""
@@ -159,36 +162,49 @@ class Retention:
         entry = Entry(anchor.id, found[0][1]) if found else None
         return anchor.is_in(look(self._control, stream, anchor.id), entry)
 
-    def _reader_floor(self) -> EntryId:
-        """Return the lowest notification that a reader needs, or deduplication."""
+    def _notification_floors(self) -> dict[str, EntryId]:
+        """Return the lowest notification that a reader needs, and deduplication."""
         now_us = server_time_us(self._notify)
         remembered = max(0, now_us - int(self._dedup_window_s * 1e6))
+        floors = {"window": EntryId.of_version(remembered)}
         passed = [r.control_version + 1 for r in self.readers().good if not r.expired]
-        return EntryId.of_version(min([remembered, *passed]))
+        return floors | ({"reader": EntryId.of_version(min(passed))} if passed else {})
 
-    def _trim(self, client: Client, stream: str, policy: str, floor: EntryId | None) -> Trimmed:
-        """Note how far it goes, then go there, or less far where a group came meanwhile."""
-        kept = self._first_kept(client, stream, self._policies[policy], floor)
-        below = _below(client, stream, kept, trim=False) if kept else None
-        if below is None or below.last is None:
+    def _trim(
+        self, client: Client, stream: str, policy: str, floors: dict[str, EntryId]
+    ) -> Trimmed:
+        """Note how far it goes, then go there, or less far where a group came meanwhile.
+
+        `floors` are the lowest entries that are needed, by whom, whatever groups need.
+        """
+        wanted = max(_wanted(client, stream, self._policies[policy]), default=None)
+        if wanted is None:
             return Trimmed(stream, 0, more=False)
+        if self._archived_first:
+            floors["archive"] = self._archive_floor(client, stream)
+        kept = min([wanted, *floors.values()])
+        below = _below(client, stream, kept, trim=False)
+        if below.last is None:
+            return Trimmed(stream, 0, False, _blockers(client, stream, wanted, floors))  # noqa: FBT003 -- no more
         note_trimmed(self._notify, self._keys, stream, below.last)
         removed = _below(client, stream, below.last.after, trim=True).removed
         return Trimmed(stream, removed, more=removed > 0 and below.more)
 
-    def _first_kept(
-        self, client: Client, stream: str, policy: Policy, floor: EntryId | None
-    ) -> EntryId | None:
-        """Return the lowest ID that stays, whatever groups need; None when all do."""
-        wanted = list(_wanted(client, stream, policy))
-        if not wanted:
-            return None
-        floors = [floor] if floor else []
-        if self._archived_first:
-            check_archived(self._notify, self._keys, stream)
-            archived = archived_to(client, self._notify, self._keys, stream)
-            floors.append(archived.after if archived else FIRST)
-        return min([max(wanted), *floors])
+    def _archive_floor(self, client: Client, stream: str) -> EntryId:
+        check_archived(self._notify, self._keys, stream)
+        archived = archived_to(client, self._notify, self._keys, stream)
+        return archived.after if archived else FIRST
+
+
+def _blockers(
+    client: Client, stream: str, wanted: EntryId, floors: Mapping[str, EntryId]
+) -> frozenset[str]:
+    """Return who needs the first entry, though the policy wants it trimmed; nothing could be."""
+    info = stream_info(client, stream)
+    first = info.first_id if info else None
+    if first is None or first >= wanted:
+        return frozenset()
+    return frozenset(by for by, floor in floors.items() if floor <= first) or frozenset({"group"})
 
 
 def _wanted(client: Client, stream: str, policy: Policy) -> Iterator[EntryId]:

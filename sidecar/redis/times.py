@@ -37,6 +37,11 @@ def age_s(entry_id: EntryId, now_us: int) -> float | None:
     return max(0, age_ms) / 1e3 if is_time else None
 
 
+def is_wait(waited_ms: float) -> bool:
+    """Tell whether a notification may come so long after its entry, if that one's ID is a time."""
+    return -CLOCK_SLACK_MS <= waited_ms <= LONGEST_WAIT_MS
+
+
 def contradicted(client: Client, keys: Keys) -> set[str]:
     """Return the control streams of which a new notification tells that their IDs are no times.
 
@@ -50,7 +55,6 @@ def _agreement(client: Client, keys: Keys, newest: int) -> dict[str, bool]:
     for entry in next(pages_back(client, keys.notifications, page=newest), []):
         origin = origin_of(entry.fields)
         if origin.entry:
-            waited_ms = entry.id.ms - origin.entry.ms
-            is_time = -CLOCK_SLACK_MS <= waited_ms <= LONGEST_WAIT_MS
+            is_time = is_wait(entry.id.ms - origin.entry.ms)
             agrees[origin.stream] = agrees.get(origin.stream, True) and is_time
     return agrees

@@ -86,6 +86,12 @@ class Admission:
         """Return what failed attempts at a held entry left behind."""
         return self._troubles[entry_id]
 
+    def longest_known_s(self, held: Collection[str]) -> float:
+        """Return how long the first of these held entries is known, in seconds; 0 without any."""
+        known = (self._troubles[one].first_seen for one in held if one in self._troubles)
+        now = self._wall_clock()
+        return now - min(known, default=now)
+
     def remember(self, item: Item, retry: Retry) -> None:
         """Keep what failed attempts at an item left behind, while it is held."""
         self._troubles[item.id] = item.trouble

@@ -27,6 +27,7 @@ from sidecar.worker.storepool import StorePool
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.threads import Threads
 from sidecar.worker.wiring import Wiring, whoami
+from store import Store
 
 SUMMARY_EVERY_S: Final = 10.0
 WAIT_FOR_REDIS_S: Final = 2.0
@@ -95,14 +96,16 @@ class _Worker:
         fleet_store.join(log, adopt=settings.adopt_fleet_store, by=whoami())
         relays: list[Relay] = []
         housekeeper = wiring.housekeeper(
-            self._beat_s, lambda: [held for relay in relays for held in relay.held]
-        )
+            self._beat_s, lambda: [held for relay in relays for held in relay.held],
+            self._metrics.trim_blocked,
+        )  # fmt: skip
         housekeeper.join()
         stack.callback(housekeeper.leave)
         relays += [
             wiring.relay(pipeline, pool, observer, partial(self._threads.beat, stream))
             for stream, observer in self._observers.items()
         ]
+        self._show(wiring, fleet, stack)
         if settings.archive:
             archiving = wiring.archiving(fleet)
             archiving.start()
@@ -116,6 +119,18 @@ class _Worker:
         self._threads.start(relays)
         self._watch(own, housekeeper, fleet_store)
         return self._threads.exit_code(drain=settings.drain)
+
+    def _show(self, wiring: Wiring, fleet: Store, stack: ExitStack) -> None:
+        """Fill the metrics with what is not counted, if anybody can see them."""
+        for stream, observer in self._observers.items():
+            observer.owned_while(partial(wiring.share.owns, stream))
+            keys = wiring.keys[stream]
+            for name in (keys.control, keys.notifications, keys.dead):
+                self._metrics.trim_blocked(name, ())
+        if self._settings.http:
+            gathering = wiring.gathering(fleet, self._metrics.gathered)
+            gathering.start()
+            stack.callback(gathering.close)
 
     def _watch(
         self, own: EmbeddedServer | None, housekeeper: Housekeeper, fleet_store: FleetStore

@@ -17,6 +17,7 @@ from sidecar.worker.deaths import Deaths
 from sidecar.worker.forgetting import Watch
 from sidecar.worker.letter import letter
 from sidecar.worker.outcomes import Finished
+from sidecar.worker.timing import Took, took
 from sidecar.worker.window import Item
 
 
@@ -25,6 +26,8 @@ class _Run(NamedTuple):
 
     items: Sequence[Item]
     low: EntryId
+    began: float
+    """By the relay's clock."""
 
 
 class Committed(NamedTuple):
@@ -47,15 +50,18 @@ class Committing:
     def __init__(
         self, publisher: Publisher, watch: Watch, conflicts: Conflicts, deaths: Deaths,
         wall_clock: Callable[[], float], *,
-        max_in_a_row: int,
+        max_in_a_row: int, clock: Callable[[], float], timed: Callable[[Took, float], None],
     ) -> None:  # fmt: skip
-        """`max_in_a_row` dead letters halt the stream."""
+        """`max_in_a_row` dead letters halt the stream. `timed` hears how long a run took: its
+        events, and Redis to publish it.
+        """
         self._publisher = publisher
         self._watch = watch
         self._conflicts = conflicts
         self._deaths = deaths
         self._wall_clock = wall_clock
         self._max_in_a_row = max_in_a_row
+        self._clock, self._timed = clock, timed
         self._run: _Run | None = None
 
     def bury(self, items: Sequence[Item], low: EntryId) -> tuple[list[Finished], bool]:
@@ -74,7 +80,7 @@ class Committing:
         """Send a run of events, and do not wait for the answer."""
         sent = [outcomes.outbound(item) for item in items]
         self._publisher.begin(sent, low, row_ends_from=row_ends_from)
-        self._run = _Run(items, low)
+        self._run = _Run(items, low, self._clock())
 
     def finish(self) -> Committed | None:
         """Wait for the run that is on its way; None when none is."""
@@ -83,6 +89,7 @@ class Committing:
             return None
         verdicts = self._publisher.finish()
         self._watch.published(self._publisher.found, verdicts)
+        self._timed(took(run.items, verdicts), self._clock() - run.began)
         finished, forgotten, repeated = outcomes.published(run.items, verdicts)
         return Committed(finished, forgotten, len(finished) == len(run.items), run.low, repeated)
 

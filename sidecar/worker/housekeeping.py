@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -44,9 +44,10 @@ class Housekeeper:
         self, chores: Chores, share: Share, beat_s: float, supervisor: Supervisor,
         log: FilteringBoundLogger, *, clock: Callable[[], float] = time.monotonic,
         held: Callable[[], Sequence[Held]] = tuple,
+        blocked: Callable[[str, Collection[str]], None] = lambda _stream, _by: None,
     ) -> None:  # fmt: skip
         """`beat_s` is how often `work` is called, in seconds, about. `held` returns what relays
-        hold back.
+        hold back; `blocked` hears of each stream who keeps it from being trimmed.
         """
         self._chores = chores
         self._share = share
@@ -55,7 +56,9 @@ class Housekeeper:
         self._log = log
         self._clock = clock
         self._held = held
+        self._blocked = blocked
         self._trim_at = clock()
+        self._trimmed_before: set[str] = set()
         self._expired: set[str] = set()
         self._keepers: set[str] = set()
         self._groups_at = clock()
@@ -93,6 +96,9 @@ class Housekeeper:
         streams = {name for one in owned for name in one.streams.values()}
         self._supervisor.only(TRIMMING, {"", *streams})
         self._supervisor.only(ROOM, streams)
+        for stream in self._trimmed_before - streams:
+            self._blocked(stream, ())
+        self._trimmed_before = streams
         if owned:
             self._supervisor.attempt("readers", "", partial(self._warn_of_readers, owned[0]))
         steps = [(retention, kind) for retention in owned for kind in KINDS]
@@ -112,6 +118,7 @@ class Housekeeper:
 
     def _trimmed(self, retention: Retention, kind: str) -> bool:
         done = retention.trim_one(kind)
+        self._blocked(done.stream, done.blocked_by)
         if done.removed:
             self._log.debug("trimmed", stream=done.stream, removed=done.removed)
         return done.more

@@ -1,24 +1,37 @@
-"""Every metric, by name, in one place."""
+"""What a worker counts of itself; `telemetry.catalogue` has every metric by name."""
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sidecar import __version__
 from sidecar.redis.errors import FULL
 from sidecar.redis.forgotten import Part
+from sidecar.telemetry import catalogue as c
+from sidecar.telemetry.gathered import Gathered
+from sidecar.telemetry.timings import Timings
 from sidecar.wire.event import Reason
-from store import StoreError
+from sidecar.worker.policy import Mismatch
+from sidecar.worker.timing import Took
+from store import Corrupt, NotFound, Unavailable
 
-STATES: Final = ("active", "standby", "halted", "waiting", "recovering", "stopped")
 _REASONS: Final = frozenset(Reason)
+_ERRORS: Final = (Unavailable, NotFound, Corrupt, Mismatch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +45,8 @@ class State:
 _M = TypeVar("_M", Counter, Gauge)
 
 
-def _made(kind: type[_M], registry: CollectorRegistry, name: str, help_: str, *labels: str) -> _M:
-    return kind(name, help_, labels, registry=registry)
+def _made(registry: CollectorRegistry, kind: type[_M], meter: c.Meter) -> _M:
+    return kind(meter.name, meter.meaning, meter.labels, registry=registry)
 
 
 class Metrics:
@@ -42,61 +55,28 @@ class Metrics:
     def __init__(self, log_dropped: Callable[[], int] = lambda: 0) -> None:
         """`log_dropped` tells how many log lines were dropped so far."""
         self._registry = CollectorRegistry()
-        self._registry.register(_LogDropped(log_dropped))
-        counter = partial(_made, Counter, self._registry)
-        gauge = partial(_made, Gauge, self._registry)
-        self.read = counter("sidecar_entries_read", "Control entries read", "stream")
-        self.finished = counter(
-            "sidecar_entries_finished",
-            "Control entries acknowledged, by what became of them: published, duplicate, dead,"
-            " dead already",
-            "stream", "outcome",
-        )  # fmt: skip
-        self.dead = counter("sidecar_dead_letters", "Dead letters, by reason", "stream", "reason")
-        self.conflicts = counter(
-            "sidecar_conflicts_between_tenants",
-            "Events whose event_id another tenant's event has",
-            "stream",
-        )
-        self.retries = counter("sidecar_retries", "Failed attempts, by error", "stream", "error")
-        self.stored = Histogram(
-            "sidecar_store_seconds",
-            "Time to resolve, verify and put one artifact",
-            ["stream"],
-            registry=self._registry,
-            buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
-        )
-        self.state = gauge(
-            "sidecar_state", "1 for the state that the relay is in", "stream", "state"
-        )
-        self.full = gauge(
-            "sidecar_redis_full", "1 while the relay waits for a Redis that is full", "stream"
-        )
-        self.given_back = counter(
-            "sidecar_leases_given_back",
-            "Times that the lease was given back, as this worker could not serve",
-            "stream",
-        )
-        self.forgot = counter(
-            "sidecar_redis_forgot",
-            "Times that Redis was found to have forgotten a part of what it had",
-            "stream", "part",
-        )  # fmt: skip
-        self.background_failures = counter(
-            "sidecar_background_failures",
-            "Failures of work beside relaying: trimming, archiving and the like",
-            "work",
-        )
-        self.background = gauge(
-            "sidecar_background_failing",
-            "Streams on which this work beside relaying fails now",
-            "work",
-        )
-        self.window = gauge("sidecar_window_entries", "Entries in memory", "stream")
-        self.held = gauge("sidecar_held_tenants", "Tenants whose event is tried again", "stream")
-        self.pending = gauge(
-            "sidecar_pending_entries", "Entries read and not acknowledged", "stream"
-        )
+        self.gathered = Gathered()
+        self.delivery, self.stage = Timings(c.DELIVERY), Timings(c.STAGE)
+        collectors = (_LogDropped(log_dropped), self.gathered, self.delivery, self.stage)
+        for collector in collectors:
+            self._registry.register(collector)
+        ProcessCollector(registry=self._registry)
+        made = partial(_made, self._registry)
+        made(Gauge, c.BUILD).labels(__version__, platform.python_version()).set(1)
+        self.read, self.finished = made(Counter, c.READ), made(Counter, c.FINISHED)
+        self.dead, self.conflicts = made(Counter, c.DEAD), made(Counter, c.CONFLICTS)
+        self.retries, self.forgot = made(Counter, c.RETRIES), made(Counter, c.FORGOT)
+        self.given_back, self.takeovers = made(Counter, c.GIVEN_BACK), made(Counter, c.TAKEOVERS)
+        self.last_publish, self.state = made(Gauge, c.LAST_PUBLISH), made(Gauge, c.STATE)
+        self.owner, self.full = made(Gauge, c.OWNER), made(Gauge, c.FULL)
+        self.window, self.held = made(Gauge, c.WINDOW), made(Gauge, c.HELD)
+        self.held_longest = made(Gauge, c.HELD_LONGEST)
+        self.background_failures = made(Counter, c.BACKGROUND_FAILURES)
+        self.background = made(Gauge, c.BACKGROUND_FAILING)
+        for work in c.WORKS:
+            self.background_failures.labels(work)
+            self.background.labels(work)
+        self._trim_blocked = made(Gauge, c.TRIM_BLOCKED)
 
     def background_failed(self, work: str, error: Exception) -> None:
         """Count a failure of background work."""
@@ -106,6 +86,12 @@ class Metrics:
     def background_failing(self, work: str, count: int) -> None:
         """Set how many steps of this work fail now."""
         self.background.labels(work).set(count)
+
+    def trim_blocked(self, stream: str, by: Iterable[str]) -> None:
+        """Set who keeps a stream from being trimmed as its policy wants: of `BLOCKERS`."""
+        found = frozenset(by)
+        for one in c.BLOCKERS:
+            self._trim_blocked.labels(stream, one).set(one in found)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
@@ -120,11 +106,8 @@ class _LogDropped(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metric."""
-        yield CounterMetricFamily(
-            "sidecar_log_lines_dropped",
-            "Log lines that could not be written, or not soon enough",
-            value=self._count(),
-        )
+        meter = c.LOG_DROPPED
+        yield CounterMetricFamily(meter.name, meter.meaning, value=self._count())
 
 
 class StreamMetrics:
@@ -136,13 +119,32 @@ class StreamMetrics:
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
         self.now = State()
-        for outcome in ("published", "duplicate", "dead"):
-            metrics.finished.labels(stream, outcome)
-        metrics.given_back.labels(stream)
-        metrics.conflicts.labels(stream)
-        for part in Part:
-            metrics.forgot.labels(stream, part)
+        self._delivery = metrics.delivery.series(stream)
+        self._wait, self._store, self._publish = (
+            metrics.stage.series(stream, stage) for stage in c.STAGES
+        )
+        self._show_from_the_start()
         self.state("standby", "starting")
+
+    def _show_from_the_start(self) -> None:
+        """Make each series before there is anything to count: a rate wants to see it at 0."""
+        metrics, stream = self._metrics, self.stream
+        for metric in (
+            metrics.read, metrics.conflicts, metrics.given_back, metrics.takeovers,
+            metrics.last_publish, metrics.owner, metrics.window, metrics.held,
+            metrics.held_longest,
+        ):  # fmt: skip
+            metric.labels(stream)
+        for counter, values in (
+            (metrics.finished, c.OUTCOMES), (metrics.dead, Reason), (metrics.retries, c.ERRORS),
+            (metrics.forgot, Part),
+        ):  # fmt: skip
+            for value in values:
+                counter.labels(stream, value)
+
+    def owned_while(self, owns: Callable[[], bool]) -> None:
+        """Show at each scrape whether this worker owns the stream."""
+        self._metrics.owner.labels(self.stream).set_function(owns)
 
     def read(self, count: int) -> None:
         """Count new entries."""
@@ -163,34 +165,49 @@ class StreamMetrics:
 
     def retried(self, error: BaseException) -> None:
         """Count a failed attempt."""
-        name = type(error).__name__ if isinstance(error, StoreError) else "other"
-        self._metrics.retries.labels(self.stream, name).inc()
+        found = (kind.__name__ for kind in _ERRORS if isinstance(error, kind))
+        self._metrics.retries.labels(self.stream, next(found, "other")).inc()
         self._count("retries", 1)
 
     def stored(self, seconds: float) -> None:
         """Time an artifact."""
-        self._metrics.stored.labels(self.stream).observe(seconds)
+        self._store.add(seconds)
+
+    def published(self, took: Took, seconds: float) -> None:
+        """Time a run of events, which took Redis so many seconds."""
+        if not took.published:
+            return
+        self._publish.add(seconds, took.published)
+        self._wait.add_all(took.waits_s)
+        self._delivery.add_all(took.deliveries_s)
+        self._metrics.last_publish.labels(self.stream).set(took.last / 1e6)
 
     def state(self, state: str, detail: str) -> None:
         """Remember the relay's state."""
         self.now = State(state, detail)
-        for name in STATES:
+        for name in c.STATES:
             self._metrics.state.labels(self.stream, name).set(name == state)
         self._metrics.full.labels(self.stream).set(detail.startswith(FULL))
+        if state in ("standby", "stopped"):
+            self.gauge(window=0, held=0, longest_s=0)  # it is the next owner's
 
     def gave_back(self) -> None:
         """Count a lease that was given back."""
         self._metrics.given_back.labels(self.stream).inc()
 
+    def took_over(self) -> None:
+        """Count a stream that was taken over."""
+        self._metrics.takeovers.labels(self.stream).inc()
+
     def forgot(self, part: str) -> None:
         """Count something that Redis forgot."""
         self._metrics.forgot.labels(self.stream, part).inc()
 
-    def gauge(self, *, window: int, held: int, pending: int) -> None:
+    def gauge(self, *, window: int, held: int, longest_s: float) -> None:
         """Set the gauges."""
         self._metrics.window.labels(self.stream).set(window)
         self._metrics.held.labels(self.stream).set(held)
-        self._metrics.pending.labels(self.stream).set(pending)
+        self._metrics.held_longest.labels(self.stream).set(longest_s)
 
     def take_counts(self) -> dict[str, int]:
         """Return what was counted since the last call, for the summary line."""

@@ -41,6 +41,7 @@ from sidecar.worker.reading import ReadAgain, Reading
 from sidecar.worker.recovery import Left, Recovery
 from sidecar.worker.rows import parted
 from sidecar.worker.settings import Options
+from sidecar.worker.timing import Took
 from sidecar.worker.window import Item, Window
 
 BATCH: Final = 500
@@ -78,8 +79,11 @@ class Observer(States, Protocol):
     def forgot(self, part: str) -> None:
         """Redis forgot this part of what it had."""
 
-    def gauge(self, *, window: int, held: int, pending: int) -> None:
-        """So many entries in memory, tenants held back, entries pending."""
+    def published(self, took: Took, seconds: float) -> None:
+        """A run was published: what its events took, and Redis to publish it."""
+
+    def gauge(self, *, window: int, held: int, longest_s: float) -> None:
+        """So many entries in memory, tenants held back, and how long the first of them is known."""
 
 
 class Relay:
@@ -112,7 +116,7 @@ class Relay:
         self._committing = Committing(
             publisher, self._watch, Conflicts(publisher, observer.conflict_of_tenants, log),
             Deaths(log, host.clock), host.wall_clock,
-            max_in_a_row=options.max_consecutive_dead,
+            max_in_a_row=options.max_consecutive_dead, clock=host.clock, timed=observer.published,
         )  # fmt: skip
         self._window, self._holds = Window(), Holds()
         self._reading: Reading
@@ -186,8 +190,9 @@ class Relay:
         if self._ownership.renew_in_s > 0:
             return
         self._observer.gauge(
-            window=len(self._window), held=len(self._holds), pending=self._reading.pending
-        )
+            window=len(self._window), held=len(self._holds),
+            longest_s=self._admission.longest_known_s([held.id for held in self._holds]),
+        )  # fmt: skip
         self._ownership.renew()
         self._reading.check_group()
         self._anchoring.move_on(self._low_without([]))

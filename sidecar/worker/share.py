@@ -35,6 +35,11 @@ class Share:
         with self._lock:
             return frozenset(self._owned)
 
+    def owns(self, stream: str) -> bool:
+        """Tell whether this worker owns `stream` now."""
+        with self._lock:
+            return stream in self._owned
+
     @property
     def unable(self) -> frozenset[str]:
         """The streams that this worker cannot serve now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from structlog.typing import FilteringBoundLogger
@@ -28,9 +28,13 @@ from sidecar.redis.retention import Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.redis.source import ControlStream
 from sidecar.stores import open_store
+from sidecar.telemetry import outside
+from sidecar.telemetry.gathered import Gathered
+from sidecar.wire.logbook import keeper_of
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
+from sidecar.worker.gathering import SELDOM_S, Gathering, Step
 from sidecar.worker.host import Host, Route
 from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.metrics import StreamMetrics
@@ -193,15 +197,18 @@ class Wiring:
         )  # fmt: skip
         fitness = Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys)
         route = Route(stream, ControlStream(client, blocking, keys), publisher)
-        record = partial(_record_takeover, notify, keys)
+        record = partial(_record_takeover, notify, keys, observer)
         took_over = partial(self._takeovers.say, stream, record)
         owner = tenures.Owner(whoami(), __version__, json.dumps(recorded(one)))
         began = partial(tenures.put_on_record, notify, keys, owner)
         host = Host(pool, self.share, beat, fitness.check, took_over, began)
         return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
 
-    def housekeeper(self, beat_s: float, held: Callable[[], Sequence[Held]]) -> Housekeeper:
-        """Return what registers this worker, trims and prunes; both as `Housekeeper` has them."""
+    def housekeeper(
+        self, beat_s: float, held: Callable[[], Sequence[Held]],
+        blocked: Callable[[str, Collection[str]], None],
+    ) -> Housekeeper:  # fmt: skip
+        """Return what registers this worker, trims and prunes; all as `Housekeeper` has them."""
         one = self.settings
         notify = self._connect(self.notify_url, one.notify_stream)
         first = next(iter(self.keys.values()))
@@ -216,7 +223,9 @@ class Wiring:
         shelves = [Shelf(client) for client in (notify, *controls.values())]
         pruning = Pruning(notify, first, dedup_window_s=one.dedup_window_s)
         chores = Chores(members, retentions, pruning, shelves)
-        return Housekeeper(chores, self.share, beat_s, self.supervisor, self.log, held=held)
+        return Housekeeper(
+            chores, self.share, beat_s, self.supervisor, self.log, held=held, blocked=blocked
+        )
 
     def _retention(self, control: Client, notify: Client, keys: Keys) -> Retention:
         one = self.settings
@@ -224,6 +233,24 @@ class Wiring:
             control, notify, keys, one.policies,
             dedup_window_s=one.dedup_window_s, archived_first=one.archive,
         )  # fmt: skip
+
+    def gathering(self, fleet: Store, gathered: Gathered) -> Gathering:
+        """Return what asks Redis and disks for the metrics; `gathered` shows them."""
+        one, all_keys = self.settings, list(self.keys.values())
+        controls = {stream: self._connect(self.redis_url, stream) for stream in self.keys}
+        notify = self._connect(self.notify_url, one.notify_stream)
+        servers = {"control": controls[one.streams[0]], "notify": notify}
+        every_s = one.archive_every_s if one.archive else 0.0
+        urls = {"source": one.source_url, "fleet": one.fleet_url}
+        steps = {
+            "streams": Step(outside.Streams(controls, notify, all_keys).gather),
+            "readers": Step(outside.ReadersBehind(notify, all_keys[0]).gather),
+            "servers": Step(partial(outside.servers, servers)),
+            "archive": Step(partial(outside.archive, controls, notify, all_keys, every_s)),
+            "stores": Step(partial(outside.disks, urls)),
+            "logs": Step(partial(outside.logs, keeper_of(fleet)), SELDOM_S),
+        }
+        return Gathering(steps, gathered, self.supervisor)
 
     def archiving(self, fleet: Store) -> Archiving:
         """Return what keeps the archive up. Raises `UsageError` when the store cannot hold one."""
@@ -246,5 +273,6 @@ class Wiring:
         return Archiver(live, archive, notify.client, keys)
 
 
-def _record_takeover(client: Client, keys: Keys, before: str) -> None:
+def _record_takeover(client: Client, keys: Keys, observer: StreamMetrics, before: str) -> None:
+    observer.took_over()
     takeovers.put_on_record(client, keys, by=whoami(), before=before)

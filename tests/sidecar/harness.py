@@ -28,6 +28,7 @@ from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import StorePool
+from sidecar.worker.timing import Took
 from store import Artifact, ArtifactReader, NotFound, Position, checksum_of
 from store.memory import MemoryStore
 
@@ -70,6 +71,7 @@ class Recorder:
     retries: list[BaseException] = field(default_factory=list)
     read_count: int = 0
     given_back: int = 0
+    took: list[Took] = field(default_factory=list)
     conflicts_of_tenants: int = 0
     beats: int = 0
     forgotten: list[str] = field(default_factory=list)
@@ -105,7 +107,12 @@ class Recorder:
         """Keep it."""
         self.forgotten.append(str(part))
 
-    def gauge(self, *, window: int, held: int, pending: int) -> None:
+    def published(self, took: Took, seconds: float) -> None:
+        """Keep what the events took."""
+        del seconds
+        self.took.append(took)
+
+    def gauge(self, *, window: int, held: int, longest_s: float) -> None:
         """Take no notice."""
 
     def beat(self) -> None:

@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from sidecar.errors import UsageError
+from sidecar.telemetry.catalogue import STATES
 from sidecar.worker.health import MAX_CONNECTIONS, HealthServer
-from sidecar.worker.metrics import STATES, Metrics, State, StreamMetrics
+from sidecar.worker.metrics import Metrics, State, StreamMetrics
 from store import Unavailable
 from tests.sidecar.harness import eventually
 
@@ -94,7 +95,7 @@ def test_metrics_are_served() -> None:
     told.retried(KeyError("x"))
     told.stored(0.01)
     told.state("halted", "why")
-    told.gauge(window=1, held=2, pending=3)
+    told.gauge(window=1, held=2, longest_s=3)
     with serving(metrics=metrics.exposition) as port:
         status, body, kind = get(port, "/metrics")
     assert status == 200
@@ -106,14 +107,14 @@ def test_metrics_are_served() -> None:
         f'sidecar_entries_finished_total{{outcome="published",{stream}}} 2.0',
         f'sidecar_entries_finished_total{{outcome="dead",{stream}}} 1.0',
         f'sidecar_dead_letters_total{{reason="artifact_missing",{stream}}} 1.0',
-        f'sidecar_retries_total{{error="Unavailable",{stream}}} 1.0',
-        f'sidecar_retries_total{{error="other",{stream}}} 1.0',
+        f'sidecar_retries_total{{error_type="Unavailable",{stream}}} 1.0',
+        f'sidecar_retries_total{{error_type="other",{stream}}} 1.0',
         f'sidecar_state{{state="halted",{stream}}} 1.0',
         f'sidecar_state{{state="active",{stream}}} 0.0',
         f"sidecar_window_entries{{{stream}}} 1.0",
         f"sidecar_held_tenants{{{stream}}} 2.0",
-        f"sidecar_pending_entries{{{stream}}} 3.0",
-        f"sidecar_store_seconds_count{{{stream}}} 1.0",
+        f"sidecar_held_longest_seconds{{{stream}}} 3.0",
+        f'sidecar_stage_duration_seconds_count{{stage="store",{stream}}} 1.0',
     ):
         assert any(set(line) <= set(found) and _same(line, found) for found in lines), line
     assert told.now == State("halted", "why")

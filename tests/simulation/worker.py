@@ -22,6 +22,7 @@ from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
+from sidecar.worker.timing import Took
 from tests.simulation.quiet import QUIET
 from tests.simulation.schedule import Process, Schedule, Task
 from tests.simulation.stores import ShelfStore
@@ -211,5 +212,8 @@ class Worker:
         """Write it into the trace."""
         self.world.note("forgot", self.process.name, part)
 
-    def gauge(self, *, window: int, held: int, pending: int) -> None:
+    def published(self, took: Took, seconds: float) -> None:
+        """See `Observer`."""
+
+    def gauge(self, *, window: int, held: int, longest_s: float) -> None:
         """See `Observer`."""
