@@ -5,6 +5,7 @@ redis-py ends in this room: elsewhere its errors are caught by the names that th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -33,8 +34,8 @@ Failed: Final = (*Outage, Refused)
 """A command was not done: one of the above."""
 
 
-class Busy(exceptions.ConnectionError):
-    """A script runs that does not end, and the server answers nobody else: an outage."""
+class NotNow(exceptions.ConnectionError):
+    """The server answers that it cannot do that now: an outage, of a server that is there."""
 
 
 FULL: Final = "Redis is full"
@@ -54,18 +55,43 @@ FULL_FIX: Final = (
     "; nothing is lost; what is finished is trimmed by policy all the while; raise maxmemory, or"
     " shorten --trim-control, --trim-notifications or --trim-dead, and it continues"
 )
-_BUSY: Final = "busy running a script"
-_BUSY_FIX: Final = "SCRIPT KILL ends it, as a user who may (deploy/redis/users.acl: rescuer)"
+PASSES: Final = {
+    "BUSY": "a script runs that does not end: SCRIPT KILL ends it, as a user who may"
+    " (deploy/redis/users.acl: rescuer), and it continues",
+    "LOADING": "the server reads its data from its disk; it continues when that is done",
+    "MASTERDOWN": "the replica there has lost its primary; it continues with the primary",
+    "READONLY": "it continues as soon as the URL leads to the primary",
+    "CLUSTERDOWN": "slots of the Cluster have no owner now; see CLUSTER INFO",
+    "TRYAGAIN": "a slot is being moved; it continues when that is done",
+    "OOM": FULL_FIX.removeprefix("; "),
+    "MISCONF": "the server cannot save to its disk; fix that, and it continues",
+    "NOREPLICAS": "too few replicas are in step (min-replicas-to-write); it continues with them",
+    "NOSCRIPT": "somebody flushed the scripts; workers load theirs again",
+    "UNBLOCKED": "somebody ended the wait (CLIENT UNBLOCK); it begins again",
+    "max number of clients": "raise maxclients, or end connections that nobody needs",
+}
+"""The answers that pass, each by its code, or its words, with what an operator can do. They are
+waited for, as a server is that is away; docs/operating.md has them. Any other is final: to ask
+again changes nothing.
+"""
+_SIGN: Final = re.compile(rf"(?:^|[ -])({'|'.join(PASSES)})\b")
+"""In the words of an answer, or of the error of a script that met it."""
 _FIXES: Final = {
-    _BUSY: f"{_BUSY_FIX}, and it continues",
-    "'maxmemory'": FULL_FIX.removeprefix("; "),
-    "is a replica": "it continues as soon as the URL leads to the primary",
+    "is a replica": PASSES["READONLY"],
     "WRONGTYPE": "a key is not what its name says; `sidecar status` names it; remove it, and it"
     " continues",
     "no control_version can follow": "`sidecar status` names the fix",
     "exhausted the last possible ID": "`sidecar status` names the fix",
-    "MISCONF": "the server cannot save to its disk; fix that, and it continues",
 }
+
+
+def _passing(error: Exception) -> str:
+    """Return which of the answers that pass this is; empty when it is none."""
+    code = getattr(error, "status_code", None)
+    if code in PASSES:
+        return str(code)
+    sign = _SIGN.search(str(error))
+    return sign[1] if sign else ""
 
 
 def is_full(error: Exception) -> bool:
@@ -79,13 +105,17 @@ def is_misplaced(error: Exception) -> bool:
 
 
 def named(error: Exception) -> Exception:
-    """Return an answer as the error that it is: an outage where a script keeps the server busy."""
-    return Busy(str(error)) if _BUSY in str(error) else error
+    """Return an answer as the error that it is: an outage where it passes."""
+    if not isinstance(error, Refused) or not _passing(error):
+        return error
+    return NotNow(str(error), status_code=_passing(error))
 
 
 def fix_of(error: Exception) -> str:
     """Return what a running worker's operator can do about `error`, to be put behind it."""
-    return "".join(f"; {fix}" for words, fix in _FIXES.items() if words in str(error))
+    passes = PASSES.get(_passing(error), "")
+    fixes = [fix for words, fix in _FIXES.items() if words in str(error) and fix != passes]
+    return "".join(f"; {fix}" for fix in (passes, *fixes) if fix)
 
 
 @contextmanager
@@ -102,7 +132,7 @@ def translated(url: str) -> Iterator[None]:
 
 
 def _refusal(url: str, error: Exception) -> SidecarError:
-    if isinstance(named(error), Busy):
+    if isinstance(named(error), NotNow):
         return outage(url, named(error))
     if isinstance(error, NotPermitted):
         return UsageError(
@@ -118,8 +148,6 @@ def _refusal(url: str, error: Exception) -> SidecarError:
 
 def outage(url: str, error: Exception) -> SidecarError:
     """Return what an outage means: to wait is no fix when the URL is wrong."""
-    if isinstance(error, Busy):
-        return Unreachable(f"{redact(url)} answers nobody ({error}); {_BUSY_FIX}")
     if isinstance(error, WrongNode):
         return UsageError(f"{redact(url)} {error}")
     if isinstance(error, WrongService):
@@ -130,6 +158,8 @@ def outage(url: str, error: Exception) -> SidecarError:
     for sign, fix in _CERTIFICATE_FIXES.items():
         if sign in str(error):
             return UsageError(f"{redact(url)}: {error}; {fix}")
+    if _passing(error):
+        return Unreachable(f"{redact(url)} cannot do that now ({error}){fix_of(error)}")
     return Unreachable(
         f"{redact(url)} cannot be reached ({error}); is the server up and the URL right?"
         + (_tls_hint(url) if any(sign in str(error) for sign in _CLOSED) else "")

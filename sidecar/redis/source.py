@@ -264,7 +264,7 @@ class ControlStream:
         try:
             return (client or self._client).execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except redis.ResponseError as error:
-            if str(error).startswith(("NOGROUP", "UNBLOCKED", "ERR The XGROUP")):
+            if str(error).startswith(("NOGROUP", "UNBLOCKED the", "ERR The XGROUP")):
                 raise GroupLost(str(error)) from error
             raise
 

@@ -27,10 +27,9 @@ from sidecar.worker.storepool import StorePool
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.threads import Threads
 from sidecar.worker.wiring import Wiring, whoami
-from store import Store
 
 SUMMARY_EVERY_S: Final = 10.0
-WAIT_FOR_REDIS_S: Final = 2.0
+WAIT_TO_JOIN_S: Final = 2.0
 
 
 def run(
@@ -41,9 +40,9 @@ def run(
 
     `log_dropped` tells how many log lines were dropped so far, for the metric.
 
-    Raises `SidecarError` for what keeps it from starting. A Redis that is away keeps it only when
-    no one watches its health: under an orchestrator (`--http`) it waits, and says so there, for a
-    sidecar that exits would keep its pod from starting.
+    Raises `SidecarError` for what keeps it from starting. A Redis or a store that is away keeps it
+    only when no one watches its health: under an orchestrator (`--http`) it waits, and says so
+    there, for a sidecar that exits would keep its pod from starting.
     """
     if stop.is_set():
         return _left_undone(settings)
@@ -84,16 +83,12 @@ class _Worker:
         notify_url = settings.notify_redis or redis_url
         wiring = Wiring(settings, redis_url, notify_url, self._supervisor, log)
         stack.callback(wiring.close)
-        fleet = wiring.fleet()
+        while not self._is_joined(wiring):
+            if self._stop.wait(WAIT_TO_JOIN_S):
+                return _left_undone(settings)
+        pipeline = wiring.pipeline()
         pool = StorePool(settings.store_threads * len(settings.streams))
         stack.callback(pool.close)
-        while not self._servers_answer(wiring):
-            if self._stop.wait(WAIT_FOR_REDIS_S):
-                return _left_undone(settings)
-        wiring.check_beside()
-        pipeline = wiring.pipeline(wiring.source(), fleet)
-        fleet_store = wiring.fleet_store(fleet)
-        fleet_store.join(log, adopt=settings.adopt_fleet_store, by=whoami())
         relays: list[Relay] = []
         housekeeper = wiring.housekeeper(
             self._beat_s, lambda: [held for relay in relays for held in relay.held],
@@ -105,9 +100,9 @@ class _Worker:
             wiring.relay(pipeline, pool, observer, partial(self._threads.beat, stream))
             for stream, observer in self._observers.items()
         ]
-        self._show(wiring, fleet, stack)
+        self._show(wiring, stack)
         if settings.archive:
-            archiving = wiring.archiving(fleet)
+            archiving = wiring.archiving()
             archiving.start()
             stack.callback(archiving.close)
         log.info(
@@ -117,10 +112,10 @@ class _Worker:
         )  # fmt: skip
         _calm_the_collector()
         self._threads.start(relays)
-        self._watch(own, housekeeper, fleet_store)
+        self._watch(own, housekeeper, wiring.fleet_store)
         return self._threads.exit_code(drain=settings.drain)
 
-    def _show(self, wiring: Wiring, fleet: Store, stack: ExitStack) -> None:
+    def _show(self, wiring: Wiring, stack: ExitStack) -> None:
         """Fill the metrics with what is not counted, if anybody can see them."""
         for stream, observer in self._observers.items():
             observer.owned_while(partial(wiring.share.owns, stream))
@@ -128,7 +123,7 @@ class _Worker:
             for name in (keys.control, keys.notifications, keys.dead):
                 self._metrics.trim_blocked(name, ())
         if self._settings.http:
-            gathering = wiring.gathering(fleet, self._metrics.gathered)
+            gathering = wiring.gathering(self._metrics.gathered)
             gathering.start()
             stack.callback(gathering.close)
 
@@ -162,12 +157,17 @@ class _Worker:
             states[BACKGROUND] = State(FAILING, "; ".join(failing))
         return states
 
-    def _servers_answer(self, wiring: Wiring) -> bool:
-        """Check the servers; tell whether they could be reached, if that may be waited for."""
+    def _is_joined(self, wiring: Wiring) -> bool:
+        """Join the deployment; tell whether it could be reached, if that may be waited for."""
+        settings = self._settings
         try:
+            wiring.fleet  # noqa: B018 -- what is wrong with it is said also while Redis is away
             wiring.check_servers()
+            wiring.check_beside()
+            wiring.source  # noqa: B018 -- as above
+            wiring.fleet_store.join(self._log, adopt=settings.adopt_fleet_store, by=whoami())
         except Unreachable as error:
-            if not self._settings.http or self._settings.drain:
+            if not settings.http or settings.drain:
                 raise
             self._log.warning("waiting", detail=str(error))
             for observer in self._observers.values():

@@ -236,7 +236,9 @@ class Ownership:
         patience_s = max(self._options.retry_budget_s, 2 * self._options.lease_s)
         if not self._options.drain or now - self._down_since < patience_s:
             return False
-        self._gave_up, self.unreachable = True, isinstance(error, (*Outage, Unreachable))
+        is_there = isinstance(error.__cause__, Refused)  # it answers that it cannot now
+        self.unreachable = isinstance(error, (*Outage, Unreachable)) and not is_there
+        self._gave_up = True
         self._log.error("the drain gives up", waited_s=round(now - self._down_since, 1))
         return True
 

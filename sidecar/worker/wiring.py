@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 from structlog.typing import FilteringBoundLogger
 
@@ -116,8 +116,9 @@ class Wiring:
                 if detail:
                     self.log.warning("second deployment", detail=detail)
 
+    @cached_property
     def source(self) -> Store:
-        """Open the producer's store. Where there is none a first worker makes it, and says so.
+        """The producer's store, opened. Where there is none a first worker makes it, and says so.
 
         Raises `UsageError` once events were read: then it must be elsewhere; and as `open_store`.
         """
@@ -142,15 +143,17 @@ class Wiring:
                         return True
         return False
 
-    def fleet_store(self, fleet: Store) -> FleetStore:
-        """Return the fleet store as its log knows it."""
+    @cached_property
+    def fleet_store(self) -> FleetStore:
+        """The fleet store as its log knows it."""
         client = self._connect(self.notify_url, self.settings.notify_stream)
         return FleetStore(
-            fleet, self.settings.fleet_url, client, list(self.keys.values()), self.notify_url
+            self.fleet, self.settings.fleet_url, client, list(self.keys.values()), self.notify_url
         )
 
+    @cached_property
     def fleet(self) -> Store:
-        """Open the fleet's store.
+        """The fleet's store, opened.
 
         Raises as `open_store`, and `UsageError` for one that keeps no versions, unless that is
         accepted.
@@ -159,7 +162,7 @@ class Wiring:
         self._check_pins(fleet)
         return fleet
 
-    def pipeline(self, source: Store, fleet: Store) -> Pipeline:
+    def pipeline(self) -> Pipeline:
         """Return the way of an artifact from store to store."""
         rules = Rules.of_options(
             allow_type=self.settings.allow_type,
@@ -167,7 +170,7 @@ class Wiring:
             max_artifact_bytes=self.settings.max_artifact_bytes,
             event_id_scope=self.settings.event_id_scope,
         )
-        return Pipeline(source, fleet, rules)
+        return Pipeline(self.source, self.fleet, rules)
 
     def _check_pins(self, fleet: Store) -> None:
         if Capability.PINNED_GET in store.capabilities(fleet):
@@ -234,7 +237,7 @@ class Wiring:
             dedup_window_s=one.dedup_window_s, archived_first=one.archive,
         )  # fmt: skip
 
-    def gathering(self, fleet: Store, gathered: Gathered) -> Gathering:
+    def gathering(self, gathered: Gathered) -> Gathering:
         """Return what asks Redis and disks for the metrics; `gathered` shows them."""
         one, all_keys = self.settings, list(self.keys.values())
         controls = {stream: self._connect(self.redis_url, stream) for stream in self.keys}
@@ -248,12 +251,13 @@ class Wiring:
             "servers": Step(partial(outside.servers, servers)),
             "archive": Step(partial(outside.archive, controls, notify, all_keys, every_s)),
             "stores": Step(partial(outside.disks, urls)),
-            "logs": Step(partial(outside.logs, keeper_of(fleet)), SELDOM_S),
+            "logs": Step(partial(outside.logs, keeper_of(self.fleet)), SELDOM_S),
         }
         return Gathering(steps, gathered, self.supervisor)
 
-    def archiving(self, fleet: Store) -> Archiving:
+    def archiving(self) -> Archiving:
         """Return what keeps the archive up. Raises `UsageError` when the store cannot hold one."""
+        fleet = self.fleet
         archive = store.versioned(fleet, Capability.LIST, Capability.STREAM)
         if archive is None:
             raise UsageError(
