@@ -131,18 +131,23 @@ def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _bound(address: str) -> socket.socket:
-    """Return a socket that listens. Raises `UsageError`."""
+    """Return a socket that listens; `:PORT` and `[::]:PORT` mean all addresses, of both families.
+
+    Raises `UsageError`.
+    """
     host, _, port = address.rpartition(":")
     if ":" not in address or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the highest port
         raise UsageError("--http: that is no address; write HOST:PORT, say 127.0.0.1:9464")
     host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    at = (host or "0.0.0.0", int(port))  # noqa: S104 -- asked for by `:PORT`
+    is_both = host in ("", "::") and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if is_both or ":" in host else socket.AF_INET
+    at = ("::" if is_both else host or "0.0.0.0", int(port))  # noqa: S104 -- asked for by `:PORT`
     try:
-        return socket.create_server(at, family=family, backlog=BACKLOG)
-    except OSError as error:
+        return socket.create_server(at, family=family, backlog=BACKLOG, dualstack_ipv6=is_both)
+    except (OSError, ValueError) as error:  # a name that can be no host's is a UnicodeError
+        said = error.strerror if isinstance(error, OSError) else "no host can be called so"
         raise UsageError(
-            f"--http {address}: {error.strerror or error}; is the port in use? Choose another"
+            f"--http {address}: {said or error}; is the port in use? Choose another"
         ) from error
 
 

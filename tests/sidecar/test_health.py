@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -20,6 +21,7 @@ from tests.sidecar.harness import eventually
 
 @contextmanager
 def serving(
+    address: str = "127.0.0.1:0",
     *,
     stuck: Sequence[str] = (),
     states: dict[str, State] | None = None,
@@ -27,7 +29,7 @@ def serving(
 ) -> Iterator[int]:
     """Serve on a free port; yield the port."""
     server = HealthServer(
-        "127.0.0.1:0", stuck=lambda: stuck, states=lambda: states or {}, metrics=metrics
+        address, stuck=lambda: stuck, states=lambda: states or {}, metrics=metrics
     )
     try:
         yield server.port
@@ -35,9 +37,9 @@ def serving(
         server.close()
 
 
-def get(port: int, path: str) -> tuple[int, bytes, str]:
+def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes, str]:
     """Return status, body and content type."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -219,3 +221,36 @@ def test_the_oldest_connection_goes_first() -> None:
             assert taken[0].recv(1) == b""
         taken[-1].sendall(b"GET /livez HTTP/1.1\r\n\r\n")
         assert taken[-1].recv(12) == b"HTTP/1.1 200"
+
+
+HAS_IPV6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts"),
+    [
+        (":0", ["127.0.0.1"]),
+        pytest.param(":0", ["127.0.0.1", "::1"], marks=HAS_IPV6),
+        pytest.param("[::]:0", ["127.0.0.1", "::1"], marks=HAS_IPV6),
+        pytest.param("[::1]:0", ["::1"], marks=HAS_IPV6),
+        ("localhost:0", ["127.0.0.1"]),
+    ],
+)
+def test_addresses_of_both_families(address: str, hosts: Sequence[str]) -> None:
+    """No host, or `[::]`, is all addresses: IPv4 and IPv6 have an answer; `[::1]` is that one."""
+    with serving(address) as port:
+        assert [get(port, "/livez", host)[0] for host in hosts] == [200] * len(hosts)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /li", b"GET /livez HTTP/1.1\r\n\r\n"])
+def test_a_probe_that_resets_leaves_no_traceback(
+    sent: bytes, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At whatever point it does: the next one has its answer, and nothing is logged."""
+    with serving() as port:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port)) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                probe.sendall(sent)
+        assert answered(port)
+    assert (capfd.readouterr().err, caplog.text) == ("", "")
