@@ -3,7 +3,7 @@
 Entry IDs of a control stream are positions, never times: producers give their own, and a clock that
 once ran ahead leaves a stream ahead for ever. When an entry ended is judged by what was published
 of its stream: a tenant's notifications are in entry order. An ID counts as a time only where the
-notifications around it agree.
+notifications around it agree, and only as exactly as clocks do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.incarnations import FULL, Incarnation
+from sidecar.wire.subject import CLOCK_SLACK_MS
 
 LONGEST_ROUND_MS: Final = 66_000
 """A round of pruning takes a quarter of a window, or about so long, if that is longer."""
@@ -97,8 +98,12 @@ class Horizon:
         return not self._agrees(gone, entry_id, before)
 
     def _agrees(self, gone: EntryId, entry_id: EntryId, before: Before) -> bool:
-        """Tell whether ID and notifications agree that the entry came after what is gone."""
-        return before.any > gone and gone < entry_id <= self.now
+        """Tell whether ID and notifications agree that the entry came after what is gone.
+
+        Those times are of two servers, or of one whose clock was set.
+        """
+        later = EntryId.of(gone.ms + CLOCK_SLACK_MS)
+        return before.any > gone and later < entry_id <= self.now
 
 
 def longest_remembered_ms(window_ms: int) -> int:

@@ -72,6 +72,17 @@ def test_an_id_is_a_time_only_where_a_notification_agrees() -> None:
     assert there.may_hide(EntryId("1-1"), of_others)
 
 
+def test_an_id_is_a_time_as_far_as_clocks_agree() -> None:
+    """What ended after the entry may bear an earlier time: of another server, or of a clock that
+    was set back.
+    """
+    there, of_others = horizon(at(20), letters=at(20)), Before(FIRST, at(2))
+    for minutes, apart in ((4, False), (6, True)):
+        entry_id = EntryId.of(at(20).ms + minutes * 60_000)
+        assert there.may_hide(entry_id, of_others) is not apart
+        assert there.may_hide_letter(entry_id, of_others) is not apart
+
+
 def test_a_duplicate_may_have_ended_until_the_index_forgot_its_first() -> None:
     """Up to two windows and a quarter after a notification that is gone."""
     there = horizon(at(30))

@@ -253,7 +253,7 @@ MUTANTS: Final = (
     # --- repair
     Mutant("repair_asks_nobody", "sidecar.ops.repair:Repair._try",
            "against = overtakers.against(candidate.id)",
-           "against = ''", Area.REPAIR, 2010, _SOMETHING_LOST),
+           "against = ''", Area.REPAIR, 2083, _SOMETHING_LOST),
     Mutant("audit_takes_what_waits_for_lost", "sidecar.ops.waiting:Waiting.waits",
            "return self.consumer_of(stream, entry_id) is not None",
            "return False", Area.REPAIR, 2023, _AUDITED),
