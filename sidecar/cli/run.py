@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from sidecar.cli.histories import Everything
 from sidecar.cli.told import Told
 from sidecar.errors import SidecarError
+from sidecar.redis.client import Side
+from sidecar.redis.keys import Keys
 from sidecar.terminal import output
 from sidecar.worker import app, logs, settings
 
@@ -39,8 +41,16 @@ def run(where: Everything, told: Annotated[object, Told]) -> None:
     with logs.beside_the_work() as lines:
         log = logs.configure(chosen.log_level)
         try:
-            code = app.run(chosen, log, stop, log_dropped=lambda: lines.dropped)
+            code = app.run(chosen, log, stop, log_dropped=lambda: lines.dropped, collect=_collected)
         except SidecarError as error:
             output.hint(str(error))
             code = error.exit_code
     raise typer.Exit(code)
+
+
+def _collected(control: Side, notify: Side, keys: list[Keys]) -> dict[str, Any]:
+    """Read what the status page shows: what `sidecar status` does."""
+    from sidecar.ops.status import PAGE_LETTERS, collect  # only where somebody looks
+
+    found = collect(control, notify, keys, letters=PAGE_LETTERS)
+    return found.to_json() | {"warnings": found.warnings}

@@ -31,6 +31,8 @@ from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
 
 MAX_LETTERS: Final = 10_000
+PAGE_LETTERS: Final = 1000
+"""Of these the reasons are counted where it is done every few seconds."""
 MAX_FORGOTTEN: Final = 5
 MAX_TAKEOVERS: Final = 10
 
@@ -163,8 +165,10 @@ def _no_times(stream: str) -> str:
     )
 
 
-def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
+def collect(control: Side, notify: Side, keys: list[Keys], *, letters: int = MAX_LETTERS) -> Status:
     """Read the state of the streams in `keys`, which share one notification stream.
+
+    Reasons are counted of the newest `letters`.
 
     Raises `Unreachable`, and `UsageError` for a key that is no stream.
     """
@@ -189,7 +193,7 @@ def collect(control: Side, notify: Side, keys: list[Keys]) -> Status:
         streams = [ControlStatus(**read, **side) for read, side in zip(reads, sides, strict=True)]
         readers = or_else(Readers([], []), partial(registered_readers, notify.client, keys[0]))
         return Status(
-            streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0]),
+            streams, _notifications(notify.client, keys[0]), _dead(notify.client, keys[0], letters),
             _readers(notify.client, readers),
             workers,
             or_else([], partial(newest_takeovers, notify.client, keys, MAX_TAKEOVERS)),
@@ -264,16 +268,20 @@ def _doubt_lag(client: Client, read: dict[str, Any], side: dict[str, Any]) -> No
 def _workers(client: Client, keys: list[Keys]) -> tuple[list[Member], dict[str, Member | None]]:
     """Return the workers, and by control stream the one that holds its fence, if it is known.
 
-    A worker that died tells of what it owned yet: what another holds is left out.
+    A worker that died, or gave a stream back, tells of what it owned yet: what another holds is
+    left out.
     """
     nobody: list[Member] = []
     workers = or_else(nobody, partial(registered_workers, client, keys[0]))
     holders = {one.control: or_else(None, partial(holder, client, one, workers)) for one in keys}
     held = {stream: one.id for stream, one in holders.items() if one}
     return [
-        replace(one, owns=frozenset(s for s in one.owns if held.get(s, one.id) == one.id))
+        replace(
+            one, owns=frozenset(s for s in one.owns if held.get(s, one.id) == one.id),
+            held=tuple(h for h in one.held if held.get(h.stream, one.id) == one.id),
+        )
         for one in workers
-    ], holders
+    ], holders  # fmt: skip
 
 
 def _notify_side(client: Client, keys: Keys, owner: Member | None) -> dict[str, Any]:
@@ -317,9 +325,9 @@ def _damaged(control: Side, notify: Side, keys: list[Keys]) -> list[str]:
     return list(dict.fromkeys(map(str, found)))
 
 
-def _dead(client: Client, keys: Keys) -> DeadStatus:
+def _dead(client: Client, keys: Keys, limit: int) -> DeadStatus:
     letters = DeadLetters(client, keys)
-    by_reason, counted = letters.by_reason(MAX_LETTERS)
+    by_reason, counted = letters.by_reason(limit)
     return DeadStatus(keys.dead, len(letters), by_reason, counted)
 
 

@@ -18,6 +18,9 @@ from sidecar.redis.scan import server_time_us
 from sidecar.redis.scripts import script_of
 from sidecar.wire.ids import EntryId
 
+WORKER_ID: Final = 16
+"""So many hex digits at the beginning of a token are the id of its worker."""
+
 
 class Fenced(Exception):
     """Another worker owns the control stream now, or the fence was lost with Redis's memory."""
@@ -37,6 +40,7 @@ class Lease:
         self._keys = keys
         self._token = worker + secrets.token_hex(16)[len(worker) :]
         self._lease_ms = int(lease_s * 1000)
+        self._other = b""
         self._owning = {name: script_of(client, name) for name in _SCRIPTS}
 
     def acquire(self) -> int | None:
@@ -45,12 +49,22 @@ class Lease:
         Returns None while another owns it, else how many owners in a row ended without
         settling or giving the lease back.
         """
-        owner, _, unclean = self._call("acquire", self._lease_keys, [self._token, self._lease_ms])
+        args = [self._token, self._lease_ms]
+        owner, _, unclean, other = self._call("acquire", self._lease_keys, args)
+        self._other = other or self._other
         return int(unclean) if owner else None
 
     def is_owned(self) -> bool:
         """Tell whether a lease of the control stream runs."""
-        return bool(self._client.exists(self._keys.lease))
+        owner: Any = self._client.get(self._keys.lease)
+        self._other = owner or self._other
+        return owner is not None
+
+    def other(self) -> str:
+        """Return the id of the worker that had the lease when another was last seen to have it;
+        empty when none was.
+        """
+        return self._other.decode(errors="replace")[:WORKER_ID]
 
     def renew(self) -> str:
         """Keep the lease; return why the stream is halted, or an empty string.

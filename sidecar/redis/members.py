@@ -39,6 +39,11 @@ class Held(NamedTuple):
     outage: bool
     """Whether it waits as long as that lasts; else it is a dead letter after the retry budget."""
 
+    @property
+    def stream(self) -> str:
+        """The control stream."""
+        return self.entry.rpartition("/")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Member:

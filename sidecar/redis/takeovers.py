@@ -22,7 +22,7 @@ MAX_RECORDS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """One record. Workers are host:pid."""
+    """One record. Workers are host:pid, or an id where that is all that is known."""
 
     stream: str
     at: str

@@ -23,6 +23,7 @@ from sidecar.worker.housekeeping import Housekeeper
 from sidecar.worker.metrics import Metrics, State, StreamMetrics
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Settings
+from sidecar.worker.statuspage import Collect, StatusPage
 from sidecar.worker.storepool import StorePool
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.threads import Threads
@@ -34,11 +35,12 @@ WAIT_TO_JOIN_S: Final = 2.0
 
 def run(
     settings: Settings, log: FilteringBoundLogger, stop: threading.Event, *,
-    log_dropped: Callable[[], int] = lambda: 0,
+    log_dropped: Callable[[], int] = lambda: 0, collect: Collect = lambda *_: {},
 ) -> int:  # fmt: skip
     """Run the worker until `stop` is set (or all is drained) and return the exit code.
 
-    `log_dropped` tells how many log lines were dropped so far, for the metric.
+    `log_dropped` tells how many log lines were dropped so far, for the metric; `collect` reads
+    what the status page shows.
 
     Raises `SidecarError` for what keeps it from starting. A Redis or a store that is away keeps it
     only when no one watches its health: under an orchestrator (`--http`) it waits, and says so
@@ -47,7 +49,7 @@ def run(
     if stop.is_set():
         return _left_undone(settings)
     with ExitStack() as stack:
-        return _Worker(settings, log, stop, log_dropped).run(stack)
+        return _Worker(settings, log, stop, log_dropped, collect).run(stack)
 
 
 def _left_undone(settings: Settings) -> int:
@@ -60,7 +62,7 @@ class _Worker:
 
     def __init__(
         self, settings: Settings, log: FilteringBoundLogger, stop: threading.Event,
-        log_dropped: Callable[[], int],
+        log_dropped: Callable[[], int], collect: Collect,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._log = log
@@ -72,6 +74,8 @@ class _Worker:
         self._threads = Threads(stop, log)
         self._supervisor = Supervisor(self._metrics, log)
         self._beat_s = min(settings.lease_s / 3, SUMMARY_EVERY_S)
+        self._collect = collect
+        self._page = StatusPage(whoami(), self._states, log)
 
     def run(self, stack: ExitStack) -> int:
         """Start all, in the order in which each needs the others; `stack` ends it."""
@@ -83,6 +87,7 @@ class _Worker:
         notify_url = settings.notify_redis or redis_url
         wiring = Wiring(settings, redis_url, notify_url, self._supervisor, log)
         stack.callback(wiring.close)
+        self._begin_page(wiring, stack)
         while not self._is_joined(wiring):
             if self._stop.wait(WAIT_TO_JOIN_S):
                 return _left_undone(settings)
@@ -145,10 +150,18 @@ class _Worker:
         summarise()
 
     def _health(self, address: str) -> HealthServer:
+        page = self._page.answers() if self._settings.http_status_page else {}
         return HealthServer(
             address, stuck=self._threads.stuck, states=self._states,
-            metrics=self._metrics.exposition,
+            metrics=self._metrics.exposition, more=page,
         )  # fmt: skip
+
+    def _begin_page(self, wiring: Wiring, stack: ExitStack) -> None:
+        """Let the status page, if it is wanted, show what is on the servers."""
+        if self._settings.http_status_page:
+            keys = list(wiring.keys.values())
+            self._page.begin(partial(self._collect, *wiring.sides(), keys))
+            stack.callback(self._page.close)
 
     def _states(self) -> dict[str, State]:
         """Return what each relay does, and what of the work beside them fails."""

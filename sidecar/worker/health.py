@@ -1,4 +1,4 @@
-"""The HTTP face: /livez, /readyz, /metrics.
+"""The HTTP face: /livez, /readyz, /metrics, and what else it is given.
 
 Liveness never asks a dependency: a restart fixes no Redis. It asks whether each loop goes round, or
 is stuck, which a restart fixes. Readiness of a sidecar counts for its
@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -45,6 +46,8 @@ class Answer(NamedTuple):
     status: int
     kind: str
     body: bytes
+    headers: tuple[str, ...] = ()
+    """Those that it has beside its kind and its length, a line each."""
 
 
 class HealthServer:
@@ -58,12 +61,15 @@ class HealthServer:
     def __init__(
         self, address: str, *, stuck: Callable[[], Sequence[str]],
         states: Callable[[], Mapping[str, State]], metrics: Callable[[], bytes],
+        more: Mapping[str, Callable[[str], Answer]] = MappingProxyType({}),
         deadline_s: float = DEADLINE_S,
     ) -> None:  # fmt: skip
+        """`more` answers at other addresses, at once: it is given the query."""
         self._answers: Mapping[str, Callable[[str], Answer]] = {
             "/livez": lambda _: _live(stuck()),
             "/readyz": lambda query: _ready(states(), strict="strict" in query),
             "/metrics": lambda _: Answer(200, "text/plain; version=0.0.4", metrics()),
+            **more,
         }
         self._deadline_s = deadline_s
         self._open: dict[asyncio.StreamWriter, None] = {}
@@ -153,12 +159,12 @@ def _bound(address: str) -> socket.socket:
 
 def _sent(answer: Answer, *, has_body: bool) -> bytes:
     """Return an answer as it goes over the wire."""
-    head = (
-        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
-        f"Content-Type: {answer.kind}\r\n"
-        f"Content-Length: {len(answer.body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + (answer.body if has_body else b"")
+    lines = (
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",
+        f"Content-Type: {answer.kind}", f"Content-Length: {len(answer.body)}",
+        *answer.headers, "Connection: close", "", "",
+    )  # fmt: skip
+    return "\r\n".join(lines).encode() + (answer.body if has_body else b"")
 
 
 def _live(stuck: Sequence[str]) -> Answer:

@@ -39,8 +39,10 @@ class Host:
     """Called again and again, whatever the relay does or waits for."""
     check: Callable[[], None] = _nothing
     """Raises `SidecarError` for what keeps every tenure from beginning."""
-    took_over: Callable[[], None] = _nothing
-    """Called when this worker serves the stream, and stood by until then."""
+    took_over: Callable[[str], None] = lambda _: None
+    """Called when this worker serves the stream, and stood by until then, with the id of the worker
+    that had the lease; empty when nobody knows.
+    """
     began: Callable[[], None] = _nothing
     """Called when a tenure has begun to serve. Raises `RedisError`."""
     clock: Callable[[], float] = time.monotonic

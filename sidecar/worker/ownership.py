@@ -167,7 +167,7 @@ class Ownership:
         """Note that the tenure has begun to serve."""
         self._on_record()
         if self.stood_by:
-            self._took_over()
+            self._took_over(self._publisher.other())
         self.stood_by = False
         alone = "one entry at a time, as workers died in a row"
         self.state("active", alone if self._caution.careful else "")

@@ -87,6 +87,11 @@ class Settings(Options):
     http: str | None = _option(
         None, "Serve /livez, /readyz and /metrics there. Default: not at all.", metavar="HOST:PORT"
     )
+    http_status_page: bool = _option(
+        False,  # noqa: FBT003 -- the default
+        "Serve a status page at / there, too. It changes nothing; who reaches the port sees names"
+        " of streams, tenants and events.",
+    )
     allow_type: tuple[str, ...] = _option(
         (), "Let this event type through, too. Repeatable.", metavar="TYPE"
     )
@@ -226,6 +231,8 @@ def build(**options: object) -> Settings:
         settings = Settings.model_validate(given)
     except ValidationError as error:
         raise _refusal(error) from None
+    if settings.http_status_page and not settings.http:
+        raise UsageError("--http-status-page: it needs --http HOST:PORT, which serves it")
     _check_names(settings)
     _check_stores(settings)
     return settings

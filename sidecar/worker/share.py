@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from sidecar.redis.members import Member
+
+MOST_NAMES: Final = 1000
 
 
 class Share:
@@ -24,8 +27,8 @@ class Share:
         self._unable: set[str] = set()
         """What this worker cannot serve now."""
         self._others: list[Member] = []
-        self._last_owners: dict[str, str] = {}
-        """By stream, the name of the worker that was last seen to own it."""
+        self._names: dict[str, str] = {}
+        """By id, of the workers seen last, also of those that have left."""
         self._may_give = 0
         self._lock = threading.Lock()
 
@@ -65,18 +68,18 @@ class Share:
         """Learn which other workers are alive, and what they own."""
         with self._lock:
             self._others = [member for member in others if member.serves & self._serves]
-            owners = {stream: one.name for one in self._others for stream in one.owns}
-            self._last_owners |= {s: owners[s] for s in owners.keys() & self._serves}
-            taken = owners.keys()
+            seen = {member.id: member.name for member in self._others}
+            self._names = dict(list((seen | self._names).items())[:MOST_NAMES])
+            taken = {stream for member in self._others for stream in member.owns}
             self._given = self._given - taken if self._others else set()
             fewest = min((len(member.owns) for member in self._others), default=len(self._owned))
             above = len(self._owned) - self._most()
             self._may_give = max(above, int(len(self._owned) - fewest > 1))
 
-    def last_owner(self, stream: str) -> str:
-        """Return which other worker was last seen to own `stream`; empty when none was."""
+    def name_of(self, worker: str) -> str:
+        """Return the name of another worker by its id; the id, if it was not seen."""
         with self._lock:
-            return self._last_owners.get(stream, "")
+            return self._names.get(worker, worker)
 
     def may_take(self, stream: str) -> bool:
         """Tell whether to take `stream` at once, should it be free."""

@@ -24,7 +24,7 @@ class Takeovers:
         self, share: Share, log: FilteringBoundLogger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`clock` is in seconds."""
+        """`share` knows the other workers' names. `clock` is in seconds."""
         self._share = share
         self._log = log
         self._clock = clock
@@ -32,19 +32,19 @@ class Takeovers:
         self._named = self._more = 0
         self._lock = threading.Lock()
 
-    def say(self, stream: str, record: Callable[[str], None]) -> None:
-        """Log it, and call `record` with who served the stream before, as far as that is known.
+    def say(self, stream: str, record: Callable[[str], None], before: str) -> None:
+        """Log it, and call `record` with the name of the worker whose id is `before`.
 
         What `record` raises of Redis is let pass: the stream is to be served.
         """
-        before = self._share.last_owner(stream)
+        name, more = self._share.name_of(before), dict[str, str]()
+        try:
+            record(name)
+        except Failed as error:
+            more = {"not_on_record": str(error)}
         with self._lock:
             if self._is_named():
-                self._log.warning("took over", stream=stream, before=before or "unknown")
-        try:
-            record(before)
-        except Failed as error:
-            self._log.warning("a takeover is not on record", stream=stream, error=str(error))
+                self._log.warning("took over", stream=stream, before=name or "unknown", **more)
 
     def _is_named(self) -> bool:
         """Tell whether this one has a line of its own, and log how many had none before."""

@@ -143,6 +143,15 @@ class Wiring:
                         return True
         return False
 
+    def sides(self) -> tuple[Side, Side]:
+        """Return connections to both servers for one who looks on."""
+        keys = next(iter(self.keys.values()))
+        control, notify = self.redis_url, self.notify_url
+        return (
+            Side(self._connect(control, keys.control), control),
+            Side(self._connect(notify, keys.notifications), notify),
+        )
+
     @cached_property
     def fleet_store(self) -> FleetStore:
         """The fleet store as its log knows it."""

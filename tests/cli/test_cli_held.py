@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 import store
+from sidecar.redis.keys import Keys
+from sidecar.redis.lease import Lease
+from sidecar.redis.members import Held, Members
 from sidecar.worker.settings import file_url
-from tests.cli.harness import STREAM, Cli
+from tests.cli.harness import NOTIFICATIONS, STREAM, Cli
 from tests.sidecar.harness import eventually
 
 pytestmark = pytest.mark.server
@@ -55,3 +58,18 @@ def test_a_held_event_is_explained(sidecar: Cli) -> None:
         source = store.open_url(file_url(sidecar.directory / "data-dir" / "source"))
         source.put("ref/a", b"data a", b"{}")
         eventually(lambda: not held())
+
+
+def test_what_is_held_back_is_shown_once(sidecar: Cli) -> None:
+    """By who holds the fence of its stream; one that had it before tells of it for a while yet."""
+    keys = Keys.of(STREAM, NOTIFICATIONS)
+    one = Held(f"{STREAM}/1-0", "t", "e", "NotFound", 1, "s", "n", outage=False)
+    before, owner = (
+        Members(sidecar.client, keys, name=name, serves=[STREAM], lease_s=5)
+        for name in ("host:1", "host:2")
+    )
+    for worker in (before, owner):
+        worker.beat([], held=[one])
+    assert Lease(sidecar.client, keys, lease_s=5, worker=owner.id).acquire() is not None
+    workers = sidecar("status", "--json").object()["workers"]
+    assert {found["name"]: len(found["held"]) for found in workers} == {"host:1": 0, "host:2": 1}

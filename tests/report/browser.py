@@ -47,10 +47,11 @@ class Browser:
         self.requests()
         return self
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """Open a report, and wait until it is drawn."""
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """Open a report, or what is at a URL, and wait until it is drawn."""
         self._call("POST", f"{self._session}/url", {"url": "about:blank"})
-        url = path.as_uri() + (f"#{fragment}" if fragment else "")
+        url = page.as_uri() if isinstance(page, Path) else page
+        url += f"#{fragment}" if fragment else ""
         self._call("POST", f"{self._session}/url", {"url": url})
         self.until("return document.documentElement.dataset.ready === 'true'")
 

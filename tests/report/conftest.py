@@ -1,4 +1,4 @@
-"""Fixtures of the report's tests."""
+"""Fixtures of the tests of pages that a browser shows."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ class Redis:
             answers: dict[str, Callable[[], Any]] = {
                 "acquire": lambda: self.owned_before.pop() if self.owned_before else self.owner,
                 "has_room": lambda: self.room.pop(0),
-                "renew": lambda: self.halted.pop(0), "yield_lease": lambda: True,
+                "other": lambda: "another",
+                "renew": lambda: self.halted.pop(0),
+                "yield_lease": lambda: True,
             }  # fmt: skip
             return answers[name]() if name in answers else None
 
@@ -83,7 +85,7 @@ class Run:
         self.watch = Watch(self.stop, stop_at)
         self.beats = 0
         self.unfit: SidecarError | None = None
-        self.taken_over = 0
+        self.taken_over: list[str] = []
         self.served = 0
         host = Host(ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check, self._took_over)
         self.owner = Ownership(
@@ -95,8 +97,8 @@ class Run:
     def _beat(self) -> None:
         self.beats += 1
 
-    def _took_over(self) -> None:
-        self.taken_over += 1
+    def _took_over(self, before: str) -> None:
+        self.taken_over.append(before)
 
     def _check(self) -> None:
         if self.unfit is not None:
@@ -137,11 +139,11 @@ def test_a_takeover_is_told_once_it_serves() -> None:
     """By who stood by before; not by who found the stream free, nor before each try."""
     run = Run()
     run.serve(SidecarError("x"), None)
-    assert run.taken_over == 0
+    assert run.taken_over == []
     run = Run()
     run.redis.owned_before = [None, None]
     run.serve(SidecarError("x"), None)
-    assert run.taken_over == 1
+    assert run.taken_over == ["another"]
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("x"), SidecarError("x")])
