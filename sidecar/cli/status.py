@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from sidecar.cli.options import Json, LiveOnly
 from sidecar.cli.servers import Live
 from sidecar.ops.status import (
+    MAX_LETTERS,
+    PAGE_LETTERS,
     ControlStatus,
     DeadStatus,
     NotifyStatus,
@@ -21,6 +25,7 @@ from sidecar.redis.keys import CONSUMER
 from sidecar.redis.members import Held, Member
 from sidecar.redis.takeovers import Takeover
 from sidecar.terminal import output
+from sidecar.terminal.watching import again_and_again
 from sidecar.wire.moments import rfc3339, span
 
 _NOBODY: Final = "none holds the lease; if one runs, its log and /readyz?strict say what it lacks"
@@ -28,7 +33,18 @@ _UNKNOWN: Final = "unknown"
 _STYLES: Final = {_NOBODY: "yellow", _UNKNOWN: "yellow"}
 
 
-def status(where: Live, *, json: Json = False, _bundle: LiveOnly = None) -> None:
+def status(
+    where: Live,
+    *,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Show it again and again until Ctrl-C; with --json a line each time."
+        ),
+    ] = False,
+    json: Json = False,
+    _bundle: LiveOnly = None,
+) -> None:
     """Show streams, lag, pending entries, leases, halts, dead letters, readers, what Redis forgot.
 
     Changes nothing. A lag that the server does not know is shown as unknown (null in JSON).
@@ -40,12 +56,22 @@ def status(where: Live, *, json: Json = False, _bundle: LiveOnly = None) -> None
 
       sidecar status --json | jq '.streams[] | select(.halt)'
 
+      sidecar status --watch
+
     """
-    found = collect(where.control, where.notify, where.keys)
-    if json:
-        output.json_line(found.to_json())
-        return
-    _print(found)
+
+    def show() -> None:
+        letters = PAGE_LETTERS if watch else MAX_LETTERS
+        found = collect(where.control, where.notify, where.keys, letters=letters)
+        if json:
+            output.json_line(found.to_json())
+        else:
+            _print(found)
+
+    if watch:
+        again_and_again(show, draw=not json)
+    else:
+        show()
 
 
 def _print(found: Status) -> None:
