@@ -7,10 +7,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from sidecar.errors import UsageError
-from sidecar.redis.client import connect
+from sidecar.redis.client import connect, url_of
 from sidecar.redis.errors import translated
 from sidecar.wire import notification
 from sidecar.wire.event import Event, Reason, Rejected, decode
@@ -31,18 +32,19 @@ class Producer:
         producer.publish(type="stack.activated", tenant_id="t_1", stack_id="web", version=7,
                          ref="stacks/t_1/web/7", data=dump, manifest=manifest)
 
-    Safe to use from several threads. Raises `UsageError` for a URL that is none, and for a store
-    that is none.
+    With a path in place of the URL, that of a file that has it, each new connection reads the login
+    there again. Safe to use from several threads. Raises `UsageError` for a URL that is none, and
+    for a store that is none.
     """
 
-    def __init__(self, redis_url: str, stream: str, store: Store) -> None:
+    def __init__(self, redis_url: str | Path, stream: str, store: Store) -> None:
         if not callable(getattr(store, "put", None)):
             raise UsageError(
                 f"store: a store is wanted, and not {type(store).__name__}: store.open_url(…) opens"
                 " one"
             )
-        self._url = redis_url
-        self._client = connect(redis_url, key=stream)
+        self._url = url_of(redis_url)
+        self._client = connect(self._url, key=stream)
         self._stream = stream
         self._store = store
 

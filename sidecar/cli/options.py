@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from sidecar.errors import UsageError
+from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import option
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
 
@@ -23,9 +24,14 @@ connection: Final = partial(option, rich_help_panel=CONNECTION)
 """Declare an option that leads to servers or stores."""
 
 
-def url(help_: str) -> Any:  # noqa: ANN401 -- as option
+def url(help_: str, **more: Any) -> Any:  # noqa: ANN401 -- as option
     """Declare a URL that need not be given."""
-    return connection(None, help_, "URL")
+    return connection(None, help_, "URL", **more)
+
+
+def redis_at(help_: str) -> Any:  # noqa: ANN401 -- as option
+    """Declare the URL of a Redis: out of a file, its login is read there again."""
+    return url(help_, unit=filed)
 
 
 # What several groups have.
@@ -38,7 +44,7 @@ def data_dir() -> Any:  # noqa: ANN401 -- as option
 
 def redis_url() -> Any:  # noqa: ANN401 -- as option
     """Declare --redis."""
-    return url(
+    return redis_at(
         "Redis with the control stream: redis://, rediss://, unix://, redis+sentinel:// or"
         " redis+cluster://. Default: the embedded server."
     )

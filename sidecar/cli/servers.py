@@ -35,7 +35,9 @@ class Control:
 class Servers(Control):
     """Both servers; without --notify-redis they are one."""
 
-    notify_redis: str | None = options.url("Redis with the notification stream. Default: the same.")
+    notify_redis: str | None = options.redis_at(
+        "Redis with the notification stream. Default: the same."
+    )
 
     @property
     def notify_url(self) -> str:

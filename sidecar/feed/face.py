@@ -7,17 +7,19 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from sidecar.errors import UsageError
 from sidecar.feed.reading import Batch, Reading, wanted
+from sidecar.redis.client import url_of
 from sidecar.redis.errors import LoginRefused, NotPermitted, Refused, outage
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S, check
 from sidecar.wire.bounds import bounded
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
-from sidecar.wire.urls import redact
+from sidecar.wire.urls import FiledUrl, redact
 from store import Artifact, ArtifactReader, Capability, Store, VersionedStore, versioned
 
 POLL_LIMIT: Final = 1000
@@ -83,7 +85,7 @@ class Face(Generic[Client]):
 
     def __init__(
         self,
-        redis_url: str,
+        redis_url: str | Path,
         *,
         notify_stream: str = "control:notifications",
         store: Store | None = None,
@@ -99,12 +101,16 @@ class Face(Generic[Client]):
         `passed` has passed since, is kept for it until nothing is heard of it for `reader_ttl_s`
         seconds.
 
+        With a path, that of a file that has the URL, each new connection reads the login there
+        again, and a login that is refused is waited for once one was not: a new password needs no
+        restart.
+
         `tenant` and `type`, one or several but not none, and `ref_prefix` leave out what is not of
         these. A prefix `stacks/t_1` takes that ref and all under it.
         """
         if reader is not None:
             check(reader, reader_ttl_s)
-        self._url = redis_url
+        self._url = url_of(redis_url)
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
         self._store = versioned(store, Capability.PINNED_GET) if store else None
         self._lack = _lack(store)
@@ -118,7 +124,9 @@ class Face(Generic[Client]):
         self._told_at = -math.inf
         self._away_for: set[str] = set()
         self._is_refused = False
-        self._client: Client = self._connect(redis_url, key=notify_stream, block_s=BLOCK_S)
+        self._was_in = False
+        """Whether the login was taken."""
+        self._client: Client = self._connect(self._url, key=notify_stream, block_s=BLOCK_S)
         # redis-py's own parsing of entries costs more than the rest of reading them.
         self._client.set_response_callback("XREAD", lambda answer, **_: answer)
 
@@ -167,7 +175,9 @@ class Face(Generic[Client]):
 
     def _away(self, error: Exception) -> None:
         """Log that Redis is away, each kind once until it is back. Raises what does not pass."""
-        if isinstance(error, LoginRefused):
+        if isinstance(error, LoginRefused) and not (
+            self._was_in and isinstance(self._url, FiledUrl)
+        ):
             raise error
         kind = type(error).__name__
         if kind not in self._away_for:
@@ -176,6 +186,7 @@ class Face(Generic[Client]):
 
     def _back(self) -> None:
         """Log that Redis is back, if it was away."""
+        self._was_in = True
         if self._away_for:
             _log.info("%s is back", redact(self._url))
         self._away_for.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import redis
@@ -20,7 +21,7 @@ from sidecar.redis.errors import translated
 from sidecar.redis.topology import SlotRoute, read_url
 from sidecar.redis.topology_async import connection_class
 from sidecar.redis.url_options import WrongOption
-from sidecar.wire.urls import Unclear, redact
+from sidecar.wire.urls import FiledUrl, Unclear, redact
 
 Client = redis.Redis
 AsyncClient = redis.asyncio.Redis
@@ -39,6 +40,20 @@ _WRONG: Final = {
     "IPv6": "its host is no address",
 }
 """By a sign in redis-py's words what was wrong: its words may repeat a part of a password."""
+
+
+def url_of(given: str | Path) -> str:
+    """Return a Redis URL; a path is that of a file that has it, where logins are read again.
+
+    Raises `UsageError` for a file that cannot be read.
+    """
+    if isinstance(given, str):
+        return given
+    try:
+        return FiledUrl(given.read_text().strip(), given)
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"the file {given} with the Redis URL: {said}") from None
 
 
 def connect(url: str, *, key: str | bytes | None = None, block_s: float = 0.0) -> Client:

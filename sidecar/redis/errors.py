@@ -123,8 +123,6 @@ def translated(url: str) -> Iterator[None]:
     """Turn redis-py's errors into ours: `Unreachable` (exit 4) or `UsageError` (exit 2)."""
     try:
         yield
-    except LoginRefused as error:
-        raise UsageError(f"{redact(url)} refuses the login: {error}") from error
     except Outage as error:
         raise outage(url, error) from error
     except Refused as error:
@@ -148,6 +146,8 @@ def _refusal(url: str, error: Exception) -> SidecarError:
 
 def outage(url: str, error: Exception) -> SidecarError:
     """Return what an outage means: to wait is no fix when the URL is wrong."""
+    if isinstance(error, LoginRefused):
+        return UsageError(f"{redact(url)} refuses the login: {error}")
     if isinstance(error, WrongNode):
         return UsageError(f"{redact(url)} {error}")
     if isinstance(error, WrongService):

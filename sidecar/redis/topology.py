@@ -9,7 +9,9 @@ write to: a client that outlives an outage outlives a failover, and a slot that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -24,7 +26,7 @@ from redis.exceptions import (
 )
 
 from sidecar.redis.url_options import database, read_query
-from sidecar.wire.urls import Unclear, check_form
+from sidecar.wire.urls import FiledUrl, Unclear, check_form
 
 ASK_TIMEOUT_S: Final = 1.0
 """Seconds that a Sentinel or a node may take to tell the way before the next one is asked."""
@@ -41,6 +43,8 @@ _REPLICA_SAYS: Final = ("UNBLOCKED force unblock", " -READONLY ")
 _CLUSTER: Final = (AskError, TryAgainError, ClusterDownError)
 """An `AskError` is a `MovedError`, too."""
 
+Login = tuple[str] | tuple[str, str]
+"""What `AUTH` takes."""
 Options = dict[str, Any]
 """What redis-py makes a connection from."""
 T = TypeVar("T")
@@ -86,7 +90,7 @@ class Guides:
         self, connection_class: type[redis.Connection], options: Options, nodes: Iterable[Node]
     ) -> None:
         self._connection_class = connection_class
-        self._options = options
+        self.options = options
         self._named = self._turn = list(nodes)
 
     def learn(self, nodes: Sequence[Node]) -> None:
@@ -116,7 +120,7 @@ class Guides:
         raise (WrongService if wrong else redis.ConnectionError)("; ".join(troubles))
 
     def _answer(self, node: Node, command: Sequence[str]) -> Any:  # noqa: ANN401 -- redis-py
-        connection: Any = self._connection_class(**{**self._options, **node._asdict()})
+        connection: Any = self._connection_class(**{**self.options, **node._asdict()})
         try:
             connection.connect()
             connection.send_command(*command)
@@ -317,16 +321,17 @@ def read_url(url: str, defaults: Options, *, block_s: float = 0.0) -> Place:
     address, _, query = rest.partition("?")
     options = defaults | read_query(scheme, query)
     options["socket_timeout"] += block_s
+    file = url.file if isinstance(url, FiledUrl) else None
     if plus:
-        return _guided(address, base, kind, options)
+        return _guided(address, base, kind, options, file)
     options |= _parsed(f"{base}://{address}")
     base_class = options.pop("connection_class", redis.Connection)
     if base_class is redis.UnixDomainSocketConnection:
-        options.pop("socket_keepalive")  # of TCP only
-    return Place(_STEERED[base_class], options)
+        options.pop("socket_keepalive", None)  # of TCP only
+    return Place(_STEERED[base_class], _renewed(options, file))
 
 
-def _guided(address: str, base: str, kind: str, given: Options) -> Place:
+def _guided(address: str, base: str, kind: str, given: Options, file: Path | None) -> Place:
     """Read the address of Sentinels or of a Cluster."""
     authority, _, path = address.partition("/")
     login, at, hosts = authority.rpartition("@")
@@ -342,8 +347,44 @@ def _guided(address: str, base: str, kind: str, given: Options) -> Place:
         if parts not in ([], ["0"]):
             raise Unclear("a Cluster has no database but 0")
     port = REDIS_PORT if kind == "cluster" else SENTINEL_PORT
-    guides = Guides(base_class, guide_options | _FOR_GUIDES, [_node(one, port) for one in each])
-    return Place(_STEERED[base_class], options, guides, master)
+    guide_options = _renewed(guide_options, file, of_guides=True) | _FOR_GUIDES
+    guides = Guides(base_class, guide_options, [_node(one, port) for one in each])
+    return Place(_STEERED[base_class], _renewed(options, file), guides, master)
+
+
+class _Login(redis.CredentialProvider):
+    """The login of a URL that stands in a file, as the file has it when a connection is made."""
+
+    def __init__(self, file: Path, login: Login, *, of_guides: bool) -> None:
+        self._file = file
+        self._login = login
+        self._of_guides = of_guides
+
+    def get_credentials(self) -> Login:
+        """Return what `AUTH` takes; the last one while the file cannot be read, or has none."""
+        with suppress(OSError, ValueError):  # it may be half written
+            place = read_url(self._file.read_text().strip(), {"socket_timeout": ASK_TIMEOUT_S})
+            options = place.guides.options if self._of_guides and place.guides else place.options
+            self._login = _login_of(options) or self._login
+        return self._login
+
+    async def get_credentials_async(self) -> Login:
+        """Do the same: a small file is read at once."""
+        return self.get_credentials()
+
+
+def _login_of(options: Options) -> Login | None:
+    username, password = (options.get(name) for name in _LOGIN)
+    return ((username, password) if username else (password,)) if password else None
+
+
+def _renewed(options: Options, file: Path | None, *, of_guides: bool = False) -> Options:
+    """Have a login that stands in a file read again with each connection."""
+    login = _login_of(options)
+    if file is None or login is None:
+        return options
+    kept = {name: value for name, value in options.items() if name not in _LOGIN}
+    return kept | {"credential_provider": _Login(file, login, of_guides=of_guides)}
 
 
 def _parsed(url: str) -> Options:

@@ -6,6 +6,7 @@ SIDECAR_FLEET_STORE would fill a store that no controller opens.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import typer
 from sidecar.errors import UsageError
 from sidecar.terminal.groups import PREFIX
 from sidecar.wire.names import nearest
+from sidecar.wire.urls import FiledUrl
 
 FILE: Final = "_FILE"
 
@@ -63,6 +65,14 @@ def read_secret_files(environment: MutableMapping[str, str]) -> None:
         if target in environment:
             raise UsageError(f"{target} and {name} are both set; unset one")
         environment[target] = _content(environment[name], name, target)
+
+
+def filed(url: str) -> str:
+    """Return a URL that a file has of which a variable tells as one that knows the file."""
+    for name in ours(os.environ):
+        if name.endswith(FILE) and os.environ.get(name.removesuffix(FILE)) == url:
+            return FiledUrl(url, Path(os.environ[name]))
+    return url
 
 
 def _content(path: str, name: str, target: str) -> str:

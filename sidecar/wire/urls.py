@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from pathlib import Path
+from typing import Final, Self
 
 from store.urls import are_hosts, parts_of, shown
 
@@ -17,6 +18,18 @@ _ESCAPES: Final = (
     "in a user name or a password, write %40 for '@', %3A for ':', %2F for '/', %3F for '?', %23"
     " for '#' and %25 for '%', and put '@' between it and the host"
 )
+
+
+class FiledUrl(str):
+    """A URL that stands in a file: each new connection reads its login there again."""
+
+    file: Path
+
+    def __new__(cls, url: str, file: Path) -> Self:
+        """Return the URL as the file has it now."""
+        made = super().__new__(cls, url)
+        made.file = file
+        return made
 
 
 class Unclear(ValueError):

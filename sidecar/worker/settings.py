@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+)
 
 from sidecar.errors import UsageError
 from sidecar.redis.keys import Keys
@@ -75,9 +83,9 @@ class Settings(Options):
     """
 
     data_dir: Path = DATA_DIR
-    redis: str | None = None
+    redis: InstanceOf[str] | None = None
     """URL of the server with the control streams; None is the embedded one."""
-    notify_redis: str | None = None
+    notify_redis: InstanceOf[str] | None = None
     streams: tuple[StreamName, ...] = Field((STREAM,), alias="stream", min_length=1)
     notify_stream: StreamName = NOTIFY_STREAM
     dead_stream: StreamName | None = None

@@ -119,7 +119,7 @@ def url_of(between: Between, code: str) -> Iterator[str]:
         yield f"redis+sentinel://127.0.0.1:{port}/fleet"
 
 
-def follow(url: str, found: list[str]) -> None:
+def follow(url: str | Path, found: list[str]) -> None:
     """Follow until `end` is found."""
     with Feed(url) as feed:
         for one in feed.follow():
@@ -128,7 +128,7 @@ def follow(url: str, found: list[str]) -> None:
                 return
 
 
-async def follow_async(url: str, found: list[str]) -> None:
+async def follow_async(url: str | Path, found: list[str]) -> None:
     """Do the same with the other face."""
     async with AsyncFeed(url) as feed, aclosing(feed.follow()) as following:
         async for one in following:
@@ -138,7 +138,7 @@ async def follow_async(url: str, found: list[str]) -> None:
 
 
 @contextmanager
-def following(url: str, found: list[str]) -> Iterator[None]:
+def following(url: str | Path, found: list[str]) -> Iterator[None]:
     """Follow with both faces; the block ends when both have found `end`."""
     both: list[Future[None]] = [Future(), Future()]
     faces = (follow, lambda *to: asyncio.run(follow_async(*to)))
@@ -149,7 +149,7 @@ def following(url: str, found: list[str]) -> Iterator[None]:
         ended.result(PATIENCE_S)
 
 
-def _run(face: Callable[..., None], url: str, found: list[str], ended: Future[None]) -> None:
+def _run(face: Callable[..., None], url: str | Path, found: list[str], ended: Future[None]) -> None:
     try:
         face(url, found)
         ended.set_result(None)
