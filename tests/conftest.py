@@ -6,11 +6,15 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
+from typing import Any
+from unittest import mock
+from weakref import WeakSet
 
 import pytest
 import redis
 import redis.utils
 import structlog
+from redis.connection import AbstractConnection
 
 from tests import servers
 from tests.servers import PATIENCE_S, Server
@@ -52,6 +56,26 @@ def _each_test_has_logs_of_its_own() -> Iterator[None]:
     """Undo what a command that ran in the tests' process did to structlog."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_outlives_its_test() -> Iterator[None]:
+    """Close what a test left connected.
+
+    An error that came through a client keeps it, by its traceback, until the garbage is collected.
+    That may be in another test, which then fails: an open socket is a warning, and that an error.
+    """
+    made = WeakSet[Any]()
+    make = AbstractConnection.__init__
+
+    def noted(self: AbstractConnection, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        made.add(self)
+
+    with mock.patch.object(AbstractConnection, "__init__", noted):
+        yield
+    for connection in list(made):
+        connection.disconnect()
 
 
 @pytest.fixture(scope="session")

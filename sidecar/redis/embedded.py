@@ -149,14 +149,14 @@ class EmbeddedServer:
 
     def _wait_until_ready(self, url: str, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        client = connect(url)
-        while process.poll() is None:
-            with suppress(redis.RedisError):
-                client.ping()
-                return
-            if time.monotonic() > deadline:  # only then: all may have stood still for a while
-                break
-            time.sleep(0.01)
+        with connect(url) as client:
+            while process.poll() is None:
+                with suppress(redis.RedisError):
+                    client.ping()
+                    return
+                if time.monotonic() > deadline:  # only then: all may have stood still for a while
+                    break
+                time.sleep(0.01)
         process.kill()
         raise self._not_started()
 

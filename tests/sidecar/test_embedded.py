@@ -19,6 +19,7 @@ import redis
 
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.redis import embedded
+from sidecar.redis.client import connect
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.groups import group_of
 from sidecar.redis.keys import Keys
@@ -88,6 +89,19 @@ def test_start_and_stop(tmp_path: Path) -> None:
     with pytest.raises(Unreachable):
         embedded.find(tmp_path)
     assert not (tmp_path / "redis" / "endpoint").exists()
+
+
+def test_its_start_leaves_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection that asked whether it answers is closed, though an error may keep it alive."""
+    kept: list[redis.Redis] = []
+
+    def keep(url: str) -> redis.Redis:
+        kept.append(connect(url))
+        return kept[-1]
+
+    monkeypatch.setattr(embedded, "connect", keep)
+    with open_server(tmp_path) as server, connection(server.url) as client:
+        eventually(lambda: len(client.client_list()) == 1)
 
 
 def test_secrets_are_the_owners_alone(tmp_path: Path) -> None:
