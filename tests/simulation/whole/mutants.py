@@ -108,6 +108,13 @@ _READERS_LATE: Final = Scene(
     plan={"trim_notifications": "length=4", "dedup_window_s": 1.0, "archive": False},
     fleet={"feeds": ("poll", "poll"), "events": 20},
 )
+_READERS_HOLD: Final = Scene(
+    plan={"trim_notifications": "length=4", "dedup_window_s": 1.0, "archive": False},
+    fleet={"feeds": ("register", "register"), "events": 20},
+)
+_WINDOW_HOLDS: Final = Scene(plan={"trim_notifications": "length=4", "archive": False})
+_ARCHIVED_FIRST: Final = Scene(plan={"trim_control": "length=3", "archive": True})
+_OTHERS_READ: Final = Scene((Deed.OTHER_GROUP,), plan={"trim_control": "age=1s", "archive": False})
 _TAIL_LOST: Final = Scene(
     (Deed.PROMOTED,), plan={"chaos_s": 5.0}, fleet={"feeds": ("poll", "poll"), "events": 20}
 )
@@ -117,6 +124,12 @@ _STACKS_WAIT: Final = Scene(
     plan={"stacks": 0.7, "max_consecutive_dead": 0, "retry_budget_s": 2.0, "chaos_s": 8.0},
     fleet={"events": 20},
 )
+_SENT_AGAIN: Final = Scene(
+    (Deed.REDRIVE,),
+    plan={"stacks": 0.7, "max_consecutive_dead": 0, "retry_budget_s": 0.0, "chaos_s": 3.0}
+    | {"dedup_window_s": 1.0, "trim_dead": "never", "archive": False, "sends_again": True},
+    fleet={"events": 8},
+)
 _SOMETHING_LOST: Final = Scene(
     (Deed.REPAIR, Deed.DELETE_NOTE), plan={"stacks": 0.7, "max_consecutive_dead": 0}
 )
@@ -124,6 +137,7 @@ _AUDITED: Final = Scene((Deed.REPAIR,))
 
 _READING: Final = "sidecar.feed.reading:Reading"
 _RETENTION: Final = "sidecar.redis.retention"
+_FLOORS: Final = f"{_RETENTION}:Retention._notification_floors"
 _OVERTAKERS: Final = "sidecar.ops.overtakers:Overtakers"
 _ARCHIVER: Final = "sidecar.history.archiver:Archiver"
 _OWNERSHIP: Final = "sidecar.worker.ownership:Ownership"
@@ -149,26 +163,26 @@ MUTANTS: Final = (
            "found = found[:1]\n    return Batch(", Area.FEED, 2003),
     Mutant("gap_begins_one_too_late", f"{_READING}._check_gap",
            "if since < trimmed or",
-           "if since + 10**6 < trimmed or", Area.FEED, 2055),
+           "if since + 10**6 < trimmed or", Area.FEED, 2000, _READERS_LATE),
     Mutant("feed_takes_one_after_its_cursor_twice", f"{_READING}.ask",
            "self._stream, EntryId.of_version(since)\n",
            "self._stream, EntryId.of_version(max(since - 1, 0))\n", Area.FEED, 2003),
     # --- trimming
-    Mutant("trims_what_the_relay_needs", f"{_RETENTION}:Retention._first_kept",
-           "floors = [floor] if floor else []",
-           "floors = []", Area.TRIMMING, 2005),
+    Mutant("trims_what_the_relay_needs", f"{_RETENTION}:Retention._trim",
+           "min([wanted, *floors.values()])",
+           "wanted", Area.TRIMMING, 2000, _WINDOW_HOLDS),
     Mutant("trims_what_is_pending", "trim",
            "needs(redis.call('XPENDING', KEYS[1], name)[2])",
-           "", Area.TRIMMING, 2039),
-    Mutant("trims_without_asking_readers", f"{_RETENTION}:Retention._reader_floor",
+           "", Area.TRIMMING, 2000, _OTHERS_READ),
+    Mutant("trims_without_asking_readers", _FLOORS,
            "passed = [r.control_version + 1 for r in self.readers().good if not r.expired]",
-           "passed = []", Area.TRIMMING, 2055),
-    Mutant("trims_within_the_window", f"{_RETENTION}:Retention._reader_floor",
+           "passed = []", Area.TRIMMING, 2000, _READERS_HOLD),
+    Mutant("trims_within_the_window", _FLOORS,
            "remembered = max(0, now_us - int(self._dedup_window_s * 1e6))",
-           "remembered = now_us", Area.TRIMMING, 2005),
-    Mutant("trims_before_it_is_archived", f"{_RETENTION}:Retention._first_kept",
+           "remembered = now_us", Area.TRIMMING, 2000, _WINDOW_HOLDS),
+    Mutant("trims_before_it_is_archived", f"{_RETENTION}:Retention._trim",
            "if self._archived_first:",
-           "if False:", Area.TRIMMING, 2008),
+           "if False:", Area.TRIMMING, 2000, _ARCHIVED_FIRST),
     Mutant("trims_nothing_by_length", f"{_RETENTION}:_wanted",
            "if policy.length is not None:",
            "if False:", Area.TRIMMING, 2002),
@@ -181,15 +195,15 @@ MUTANTS: Final = (
     Mutant("trims_one_too_many", "trim",
            "from, '(' .. keep,",
            "from, keep,", Area.TRIMMING, 2004, _TRIMS),
-    Mutant("trims_up_to_what_the_fastest_reader_passed", f"{_RETENTION}:Retention._reader_floor",
-           "min([remembered, *passed])",
-           "max([remembered, *passed])", Area.TRIMMING, 2005),
-    Mutant("expired_readers_and_others_are_confused", f"{_RETENTION}:Retention._reader_floor",
+    Mutant("trims_up_to_what_the_fastest_reader_passed", _FLOORS,
+           "EntryId.of_version(min(passed))",
+           "EntryId.of_version(max(passed))", Area.TRIMMING, 2000, _READERS_HOLD),
+    Mutant("expired_readers_and_others_are_confused", _FLOORS,
            "if not r.expired",
-           "if r.expired", Area.TRIMMING, 2030),
-    Mutant("trims_what_either_policy_lets_go_above_floors", f"{_RETENTION}:Retention._first_kept",
-           "min([max(wanted), *floors])",
-           "max([max(wanted), *floors])", Area.TRIMMING, 2005),
+           "if r.expired", Area.TRIMMING, 2000, _READERS_HOLD),
+    Mutant("trims_what_either_policy_lets_go_above_floors", f"{_RETENTION}:Retention._trim",
+           "min([wanted, *floors.values()])",
+           "max([wanted, *floors.values()])", Area.TRIMMING, 2000),
     Mutant("low_lies_beyond_the_end", "sidecar.worker.relay:Relay._low_without",
            "if low is not None)",
            "if low is not None)[:-1] + '9'", Area.TRIMMING, 2002),
@@ -237,7 +251,7 @@ MUTANTS: Final = (
            "return False", Area.REDRIVE, 2383),
     Mutant("redrive_looks_at_nothing_pending", f"{_OVERTAKERS}._read_waiting",
            "for entries in backlog.entries():",
-           "for entries in ():", Area.REDRIVE, 2034, _STACKS_WAIT),
+           "for entries in ():", Area.REDRIVE, 2110, _STACKS_WAIT),
     Mutant("redrive_looks_at_nothing_unread", f"{_OVERTAKERS}._read_waiting",
            "for page in pages(client, stream, self._seen[stream].after, page=PAGE):",
            "for page in ():", Area.REDRIVE, 2190),
@@ -250,6 +264,9 @@ MUTANTS: Final = (
     Mutant("redrive_keeps_the_letter", f"{_REDRIVE}:Redriver._append",
            "self._letters.settle(letter.id, record)",
            "pass", Area.REDRIVE, 2042),
+    Mutant("redrive_publishes_twice_what_the_index_forgot", f"{_OVERTAKERS}._twice",
+           "if not version or remembers:",
+           "if True:", Area.REDRIVE, 2001, _SENT_AGAIN),
     # --- repair
     Mutant("repair_asks_nobody", "sidecar.ops.repair:Repair._try",
            "against = overtakers.against(candidate.id)",
@@ -312,7 +329,7 @@ MUTANTS: Final = (
            "if yielded then", Area.SPREADING, 2007),
     Mutant("a_fence_is_not_asked_for_at_renewal", "renew",
            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, '', 0} end",
-           "", Area.SPREADING, 2182),
+           "", Area.SPREADING, 2740),
     Mutant("a_lease_is_given_back_for_good", f"{_OWNERSHIP}._yield_lease",
            "self._stands_back_until = self._clock() + stand_back_s",
            "self._stands_back_until = math.inf", Area.SPREADING, 2310),
@@ -437,10 +454,6 @@ SOUGHT: Final = (
     Mutant("audit_forgets_what_repeats", f"{_HORIZON}.may_hide_first",
            "return self._may_hide(self.repeats, entry_id, before)",
            "return False", Area.REPAIR, NEVER),
-    # Rare: the index has to forget an event whose dead letter is still there.
-    Mutant("redrive_publishes_twice_what_the_index_forgot", f"{_OVERTAKERS}._twice",
-           "if not version or remembers:",
-           "if True:", Area.REDRIVE, NEVER),
     # Two guards: publishing looks whether it is there, too.
     Mutant("repair_forgets_what_is_there", "send_again",
            "if #redis.call('XRANGE', KEYS[1], entry, entry) > 0 then return {-1, entry} end",

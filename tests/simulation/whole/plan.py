@@ -56,6 +56,8 @@ class Plan:
     """How many of the events activate a stack."""
     operator_s: float
     """How long an operator's command takes between two steps, at most."""
+    sends_again: bool = False
+    """Whether producers send an event again when its artifact comes late: only in a scene."""
 
     @classmethod
     def draw(cls, chance: random.Random) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,7 +60,14 @@ class WholeProducer(Producer):
             artifact_ref=ref, checksum=pin[1],
         )  # fmt: skip
         reasons = frozenset({"artifact_missing", "checksum_mismatch"} if wait_s else ())
-        return self._sent(body, pin=pin, here_at=self._whole.schedule.now + wait_s, reasons=reasons)
+        here_at = self._whole.schedule.now + wait_s
+        sent = self._sent(body, pin=pin, here_at=here_at, reasons=reasons)
+        if wait_s and self._whole.plan.sends_again:
+            self._whole.schedule.after(wait_s, partial(self._send_again, sent))
+        return sent
+
+    def _send_again(self, sent: Sent) -> None:
+        self._whole.schedule.spawn(self._whole.producing, partial(self._append, sent))
 
     def _append(self, sent: Sent) -> None:
         fields = [b"event", sent.raw] if sent.raw is not None else [b"other", b"x"]
