@@ -134,6 +134,9 @@ def test_an_operator_looks_and_a_halter_halts(server: Server, run_as: As) -> Non
     status = operator("status", "--json").object()
     assert status["streams"][0]["halt"]["reason"] == "maintenance"
     assert status["dead"]["by_reason"] == {"artifact_missing": 1}
+    by_worker = run_as("sidecar")("status", "--json").object()  # the status page, by its login
+    assert by_worker["streams"][0]["halt"] == status["streams"][0]["halt"]
+    assert by_worker["dead"] == status["dead"]
 
     assert halter("resume", "--reason", "done", "--json").object()["changed"] is True
     _work(server)

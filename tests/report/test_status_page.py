@@ -8,6 +8,7 @@ import signal
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,22 @@ def test_what_is_seen_stays_when_the_worker_goes(sidecar: Cli, browser: Browser)
     assert "as of 20" in browser.text("#as-of")
     assert STREAM in browser.text("#streams")
     assert browser.run("return document.body.classList.contains('stale')")
+
+
+def test_a_worker_whose_redis_is_away_says_so(tmp_path: Path) -> None:
+    """From the start: the page is there, and says why it has nothing."""
+    nobody: Any = None
+    sidecar = Cli(f"redis://127.0.0.1:{free_port()}", tmp_path, nobody)
+    with served(sidecar) as url:
+        eventually(lambda: _answers(url))
+        eventually(lambda: sidecar.url in _status(url)["error"])
+        assert _status(url)["status"] is None
+        eventually(lambda: _status(url)["worker"]["states"][STREAM]["state"] == "waiting")
+
+
+def _status(url: str) -> Any:
+    with urllib.request.urlopen(f"{url}status.json", timeout=60) as answer:
+        return json.loads(answer.read())
 
 
 @pytest.mark.parametrize("hostile", [EVIL, HOSTILE], ids=["markup", "control"])
