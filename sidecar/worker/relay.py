@@ -301,25 +301,27 @@ class Relay:
             return self._admission.poison(entry, died)
         return self._admission.item(entry, reread=reread)
 
-    def _start(self, items: Sequence[Item], *, freed: bool = False) -> None:
-        """Look up what the index must tell before anything is resolved; store what is new.
-
-        `freed` items had their turn to wait for what they claim: it is theirs now.
-        """
+    def _start(self, items: Sequence[Item]) -> None:
+        """Look up what the index must tell before anything is resolved; store what is new."""
         self._admission.look_up([item for item in items if item.reread or item.has_artifact])
         for item in items:
             if item.known or item.bury or not item.has_artifact:
                 item.ready = True
-            elif self._window.claim(item, freed=freed):
+                self._window.release(item)
+            elif self._window.claim(item):
                 self._carrying.carry(item)
 
     # --- store ---------------------------------------------------------------------------------
 
     def _collect(self, wait_s: float) -> None:
-        """Take back what the stores are done with, waiting up to `wait_s` for the first."""
+        """Take back what the stores are done with, waiting up to `wait_s` for the first.
+
+        Then have stored what waited for what these, or finished items, claimed.
+        """
         for item in self._carrying.collect(wait_s):
             if self._window.holds(item):
                 self._stored(item)
+        self._start(self._window.freed())
 
     def _stored(self, item: Item) -> None:
         now = self._clock()
@@ -332,6 +334,7 @@ class Relay:
         verdict = item.trouble.verdict(item.error, now, self._options.retry_budget_s)
         if isinstance(verdict, Bury):
             item.bury, item.ready = verdict, True
+            self._window.release(item)
         else:
             self._hold(item, verdict)
 
@@ -353,7 +356,6 @@ class Relay:
                 "held back", tenant_id=tenant, entry=item.id, outage=retry.outage,
                 error=f"{type(item.error).__name__}: {item.error}",
             )  # fmt: skip
-        self._start(self._window.freed(), freed=True)
 
     # --- commit --------------------------------------------------------------------------------
 
@@ -413,7 +415,6 @@ class Relay:
                 self._log.debug("event", outcome=outcome, **item.described())
         for outcome, count in Counter(outcome for _, outcome in finished).items():
             self._observer.committed(outcome, count)
-        self._start(self._window.freed(), freed=True)
 
     def _through(self, tenant: str | None, entry_id: EntryId) -> None:
         """If this was held: read back what waited behind it."""

@@ -1,13 +1,10 @@
 """The window: what is read and not yet committed, by entry ID. Pure: no thread, no clock, no Redis.
 
-What an item stores at, its ref and its event_id, it *claims*. No two items store at one ref or
-one event_id at the same time; an item waits only for items that were admitted before it, so no
-two wait for each other, and none is overtaken.
+Who in it may store at what, `claims` says.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import dropwhile, islice
@@ -16,6 +13,7 @@ from typing import Any
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Reason
 from sidecar.wire.ids import EntryId
+from sidecar.worker.claims import Claims
 from sidecar.worker.pipeline import Admitted
 from sidecar.worker.policy import Budget, Bury, Retry, attempted
 
@@ -70,7 +68,6 @@ class Item:
     """Of a dead letter: it is one more in a row."""
     error: BaseException | None = None
     began: float = 0.0
-    claiming: bool = False
 
     @property
     def has_artifact(self) -> bool:
@@ -117,10 +114,7 @@ class Window:
     def __init__(self) -> None:
         self._items: dict[EntryId, Item] = {}
         self._in_order = True
-        self._waiting: dict[str, Item] = {}
-        self._awaited: Counter[str | bytes] = Counter()
-        """What the waiting items claim, and how many of them do."""
-        self._claimed: set[str | bytes] = set()
+        self._claims = Claims[Item]()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -142,10 +136,7 @@ class Window:
     def drop(self, item: Item) -> None:
         """Take an item out, and free what it claims."""
         del self._items[item.id]
-        if self._waiting:
-            self._stop_waiting(item)
-        if item.claiming:
-            self._claimed.difference_update(item.claims)
+        self._claims.release(item)
         if not self._items:
             self._in_order = True
 
@@ -180,42 +171,14 @@ class Window:
 
     # --- claims --------------------------------------------------------------------------------
 
-    def claim(self, item: Item, *, freed: bool = False) -> bool:
-        """Claim what an item stores at; False when it must wait for that.
+    def claim(self, item: Item) -> bool:
+        """Claim what an item stores at, unless it has; False when it must wait for that."""
+        return self._claims.claim(item)
 
-        One that `freed` returned has waited, and need not wait for those behind it.
-        """
-        claims = item.claims
-        if not freed and self._is_taken(claims):
-            self._waiting[item.id] = item
-            self._awaited.update(claims)
-            return False
-        self._claimed.update(claims)
-        item.claiming = True
-        return True
+    def release(self, item: Item) -> None:
+        """Give up what an item claims, if anything: it stores nothing."""
+        self._claims.release(item)
 
     def freed(self) -> list[Item]:
-        """Take from those that wait the items whose claims are free now, and return them.
-
-        Their turn has come, and is theirs: each is to be claimed at once, or dropped.
-        """
-        if not self._waiting:
-            return []
-        taken, free = set(self._claimed), []
-        for item in self._waiting.values():
-            if taken.isdisjoint(item.claims):
-                free.append(item)
-            taken.update(item.claims)
-        for item in free:
-            self._stop_waiting(item)
-        return free
-
-    def _is_taken(self, claims: Iterable[str | bytes]) -> bool:
-        return not self._claimed.isdisjoint(claims) or any(self._awaited[one] for one in claims)
-
-    def _stop_waiting(self, item: Item) -> None:
-        if self._waiting.pop(item.id, None):
-            self._awaited.subtract(item.claims)
-            for claim in item.claims:
-                if not self._awaited[claim]:
-                    del self._awaited[claim]  # a zero would stay for good
+        """Return, once, the items whose claims are free now: each is to claim, or to release."""
+        return self._claims.freed()

@@ -272,9 +272,9 @@ BREAKS: Final = (
     ),
     Break(
         "two items store at one ref at a time",
-        WINDOW,
-        "        if not freed and self._is_taken(claims):\n",
-        "        if False:\n",
+        "sidecar/worker/claims.py",
+        "        return self._is_first(item)\n",
+        "        return True\n",
     ),
     Break(
         "a poisonous entry is never found",

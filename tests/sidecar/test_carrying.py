@@ -121,6 +121,7 @@ def test_events_that_waited_for_a_ref_leave_no_count(rig: Rig) -> None:
     with rig.relay() as run:
         eventually(lambda: len(rig.published()) == EVENTS and rig.pending() == 0)
         window = run.relay._window
-        left = (window._awaited, window._waiting, window._claimed, window, run.relay._holds)
+        claims = window._claims
+        left = (claims, claims._queues, claims._came_first, window, run.relay._holds)
         eventually(lambda: not any(left), "nothing is left")
     rig.audit()

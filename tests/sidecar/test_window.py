@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
+from sidecar.worker.claims import Claims
 from sidecar.worker.window import Item, Trouble, Window
 
 
@@ -95,7 +98,7 @@ def test_items_of_one_ref_store_one_after_another() -> None:
     for number in (0, 1):
         made.drop(items[number])
         assert made.freed() == [items[number + 1]]
-        assert made.claim(items[number + 1], freed=True)
+        assert made.claim(items[number + 1])
 
 
 def test_nobody_overtakes_what_waits() -> None:
@@ -118,7 +121,30 @@ def test_what_is_dropped_while_it_waits_leaves_nothing() -> None:
     made.drop(first)
     assert made.freed() == [last]
     made.drop(last)
-    assert not any((made._awaited, made._waiting, made._claimed, len(made)))
+    assert not any((made._claims._queues, made._claims._came_first, len(made._claims), len(made)))
+
+
+def test_a_turn_takes_no_longer_for_many_that_wait() -> None:
+    """However many wait for one ref, each release looks at the next one alone."""
+    looked = Counter[int]()
+
+    class Asked:
+        """What claims one ref, and counts how often it is asked which."""
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        @property
+        def claims(self) -> tuple[str, bytes]:
+            looked[self.number] += 1
+            return "r", b"%d" % self.number
+
+    claims, todo = Claims[Asked](), [Asked(number) for number in range(100)]
+    assert [claims.claim(one) for one in todo] == [True] + [False] * 99
+    for one, behind in pairwise(todo):
+        claims.release(one)
+        assert claims.freed() == [behind]
+    assert max(looked.values()) <= 2
 
 
 def test_no_two_items_claim_the_same_whatever_happens() -> None:
@@ -135,6 +161,6 @@ def test_no_two_items_claim_the_same_whatever_happens() -> None:
             assert len(claims) == len(set(claims))
             made.drop(storing.pop(choose.randrange(len(storing))))
             for one in made.freed():
-                assert made.claim(one, freed=True)
+                assert made.claim(one)
                 storing.append(one)
         assert not len(made)

@@ -226,7 +226,7 @@ class WholeWorker:
             if relay._window or relay._holds or not relay._ownership._is_owner:
                 continue  # a standby keeps the budgets that its tenure left, for the next one
             kept = {
-                "awaited": len(relay._window._awaited),
+                "claims": len(relay._window._claims),
                 "troubles": len(relay._admission._troubles),
             }
             kept["pool"] = len(self.pool._waiting)

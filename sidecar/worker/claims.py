@@ -1,0 +1,69 @@
+"""Who may store at what: first come, first served. Pure: no thread, no clock, no Redis.
+
+What an item stores at, its ref and its event_id, it *claims*. No two items store at one ref or
+one event_id at the same time; an item waits only for items that were admitted before it, so no
+two wait for each other, and none is overtaken.
+
+No step takes longer for there being many that wait: one tenant may name one ref in all its events.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, Generic, Protocol, TypeVar
+
+Claim = str | bytes
+
+
+class Claimant(Protocol):
+    """What claims. It is hashed and compared by identity."""
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What no two may have at the same time."""
+
+
+T = TypeVar("T", bound=Claimant)
+
+
+class Claims(Generic[T]):
+    """For each claim a queue: who is the first in all its queues has what it claims."""
+
+    def __init__(self) -> None:
+        self._made: Final[dict[T, tuple[Claim, ...]]] = {}
+        # A dict's first key takes the longer to find the more before it were deleted.
+        self._queues: Final[dict[Claim, OrderedDict[T, None]]] = {}
+        self._came_first: Final[dict[T, None]] = {}
+        """Who has become the first in a queue since `freed` was asked."""
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def claim(self, item: T) -> bool:
+        """Claim what an item stores at, unless it has; False when it must wait for that."""
+        if item not in self._made:
+            self._made[item] = item.claims
+            for one in item.claims:
+                self._queues.setdefault(one, OrderedDict())[item] = None
+        return self._is_first(item)
+
+    def release(self, item: T) -> None:
+        """Give up what an item claims, if anything, whether it has that or waits for it."""
+        self._came_first.pop(item, None)
+        for one in self._made.pop(item, ()):
+            queue = self._queues[one]
+            was_first = next(iter(queue)) is item
+            del queue[item]
+            if not queue:
+                del self._queues[one]
+            elif was_first:
+                self._came_first[next(iter(queue))] = None
+
+    def freed(self) -> list[T]:
+        """Return, once, the items that waited and have what they claim now."""
+        found = [item for item in self._came_first if self._is_first(item)]
+        self._came_first.clear()
+        return found
+
+    def _is_first(self, item: T) -> bool:
+        return all(next(iter(self._queues[one])) is item for one in self._made[item])
