@@ -70,10 +70,10 @@ def _segment_fault(ref: str) -> str | None:
 
 
 def _length_fault(ref: str) -> str | None:
-    size = len(ref.encode())
-    if size > REF_MAX_BYTES:
-        return f"has {size} bytes of UTF-8: the limit is {REF_MAX_BYTES}"
-    longest = max(len(segment.encode()) for segment in ref.split("/"))
+    text = ref.encode()
+    if len(text) > REF_MAX_BYTES:
+        return f"has {len(text)} bytes of UTF-8: the limit is {REF_MAX_BYTES}"
+    longest = max(map(len, text.split(b"/")))
     if longest > SEGMENT_MAX_BYTES:
         return f"has a segment of {longest} bytes of UTF-8: the limit is {SEGMENT_MAX_BYTES}"
     return None

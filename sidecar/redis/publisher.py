@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -23,6 +24,9 @@ from sidecar.redis.source import Entry
 from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
+
+MOST_LETTERS: Final = 100
+"""So many dead letters are written at once: with 16 KiB each they take 1.6 MiB of Redis."""
 
 
 class Halted(Exception):
@@ -240,11 +244,24 @@ class Publisher(Lease):
         for event in events:
             keys.append(self._keys.seen(event.identity))
             args += (event.identity[2:], event.json, event.origin, event.traceparent)
-        script = self._scripts["publish"]
+        self._send("publish", keys, args)
+
+    def finish(self) -> list[Verdict]:
+        """Return the verdicts on what was begun, as `publish` does."""
+        (highest, found, *results), reached = self._received()
+        self._highest, self.found = highest, EntryId(found.decode())
+        self._check_replicas(reached)
+        return [_verdict(result) for result in results]
+
+    def _send(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> None:
+        """Send a script, and wait for no answer."""
         if not self._loaded:
-            self._client.script_load(script.script)
+            for script in self._scripts.values():
+                self._client.script_load(script.script)
             self._loaded = True
-        commands = [("EVALSHA", script.sha, len(keys), *keys, *args)]
+        commands: list[tuple[Any, ...]] = [
+            ("EVALSHA", self._scripts[name].sha, len(keys), *keys, *args)
+        ]
         if self._wait_replicas:
             commands.append(("WAIT", self._wait_replicas, self._wait_ms))
         self._sent = self._client.connection_pool.get_connection()
@@ -254,10 +271,10 @@ class Publisher(Lease):
             self.abandon()
             raise
 
-    def finish(self) -> list[Verdict]:
-        """Return the verdicts on what was begun, as `publish` does."""
+    def _received(self) -> tuple[list[Any], int]:
+        """Return a script's answer behind its state, and how many replicas have what it wrote."""
         try:
-            state, highest, found, *results = self._sent.read_response()
+            state, *answer = self._sent.read_response()
             reached = self._sent.read_response() if self._wait_replicas else 0
         except BaseException:
             self._loaded = False  # it may be that the script is gone
@@ -268,9 +285,7 @@ class Publisher(Lease):
             raise Fenced
         if state == -1:
             raise Halted
-        self._highest, self.found = highest, EntryId(found.decode())
-        self._check_replicas(reached)
-        return [_verdict(result) for result in results]
+        return answer, reached
 
     def abandon(self) -> None:
         """Forget what was begun: whether it was published shows when it is read again."""
@@ -311,45 +326,49 @@ class Publisher(Lease):
         But for one that a repair sent again, and whose notification is lost.
 
         `low` is the lowest entry that is unfinished once all of them are written.
-        Returns an answer a letter, fewer when the stream is halted on the way. Raises `Fenced`
-        or, when it was halted before the first, `Halted`. Raises `NotReplicated`.
+        Returns an answer a letter, fewer when the stream is halted on the way, or one could not be
+        written. Raises `Fenced` or, when it was halted before the first, `Halted`. Raises
+        `NotReplicated`.
         """
         done: list[Buried] = []
-        pipeline = self._client.pipeline(transaction=False)
-        script = self._scripts["bury"]
         lows = [low]
         for later in reversed(letters[1:]):
-            lows.insert(0, min(lows[0], later.origin.entry or lows[0]))
-        for letter, low_before, low_then in zip(letters, ["", *lows], lows, strict=False):
-            origin = origin_digest(letter.origin)
-            event = letter.identity or origin
-            keys = [
-                self._keys.fence, self._keys.halt, self._keys.low, self._keys.dead,
-                self._keys.seen(event), self._keys.seen(origin), self._keys.halts,
-                self._keys.resent, self._keys.trimmed, self._keys.notifications,
-            ]  # fmt: skip
-            args = [
-                self._token, low_then, max_in_a_row if letter.counts else 0,
-                letter.identity[2:], origin[2:] + letter.mark,
-                f"{max_in_a_row} dead letters in a row, the last for {letter.fields['reason']!s}",
-                now, low_before, int(letter.begins_row), self._keys.control, MAX_HALT_RECORDS,
-                *(item for pair in letter.fields.items() for item in pair),
-            ]  # fmt: skip
-            script(keys=keys, args=args, client=pipeline)
-        if self._wait_replicas:
-            pipeline.wait(self._wait_replicas, self._wait_ms)
-        answers = pipeline.execute()
-        reached = answers.pop() if self._wait_replicas else 0
-        for answer in answers:
-            if answer == 0:
-                raise Fenced
-            if answer == -1:
+            lows.append(min(lows[-1], later.origin.entry or lows[-1]))
+        lows.reverse()
+        while len(done) < len(letters) and Buried.HALTED_NOW not in done[-1:]:
+            run = slice(len(done), len(done) + MOST_LETTERS)
+            try:
+                answers = self._bury(letters[run], lows[run], max_in_a_row, now)
+            except Halted:
+                if not done:
+                    raise
                 break
-            done.append(Buried(answer))
-        if letters and not done:
-            raise Halted
-        self._check_replicas(reached)
+            done += answers
+            if len(answers) < len(letters[run]):
+                break
         return done
+
+    def _bury(
+        self, letters: Sequence[Letter], lows: Sequence[EntryId], max_in_a_row: int, now: str
+    ) -> list[Buried]:
+        """Write a run of letters, each with the lowest unfinished entry after it."""
+        one = self._keys
+        keys = [one.fence, one.halt, one.low, one.dead, one.halts]
+        keys += [one.resent, one.trimmed, one.notifications]
+        args: list[Any] = [self._token, max_in_a_row, now, one.control, MAX_HALT_RECORDS]
+        for letter, low in zip(letters, lows, strict=True):
+            origin = origin_digest(letter.origin)
+            keys += [one.seen(letter.identity or origin), one.seen(origin)]
+            args += [
+                low, letter.identity[2:], origin[2:] + letter.mark,
+                int(letter.begins_row), int(letter.counts),
+                f"{max_in_a_row} dead letters in a row, the last for {letter.fields['reason']!s}",
+                2 * len(letter.fields), *chain.from_iterable(letter.fields.items()),
+            ]  # fmt: skip
+        self._send("bury", keys, args)
+        results, reached = self._received()
+        self._check_replicas(reached)
+        return [Buried(result) for result in results]
 
     def look(self, known: EntryId) -> Ends:
         """Hold the notification stream against a notification that it is known to have had."""

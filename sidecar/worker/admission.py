@@ -47,8 +47,9 @@ class Admission:
             item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
         except Rejected as rejected:
             item.end(rejected.reason, rejected.detail)
-            # Under the rules of another release, or other options, it may have been published.
-            item.identity = b"".join(identity_of(entry.fields))
+            if rejected.reason is not Reason.MALFORMED:
+                # Under the rules of another release, or other options, it may have been published.
+                item.identity = b"".join(identity_of(entry.fields))
             # Who claims the ids of others must not halt the stream for them.
             item.counts = rejected.reason is not Reason.FORBIDDEN_ID
             if rejected.reason is Reason.TOO_LARGE:

@@ -4,14 +4,11 @@ The pool has so many threads for each relay: none waits for the artifacts of ano
 
 What waits for its turn waits here and not in the pool: nothing can be taken out of the pool's
 queue again, and there it would stay, with all that it holds, as long as stores hang.
-
-No tenant has all threads, so that its slow artifacts leave some for the others.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -19,6 +16,7 @@ from queue import Empty, SimpleQueue
 from sidecar.errors import SidecarError
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.storepool import Pool
+from sidecar.worker.turns import Turns
 from sidecar.worker.window import Item
 
 Finished = SimpleQueue[Item]
@@ -45,10 +43,7 @@ class Carrying:
         self._make_finished = finished
         self._finished = finished()
         self._out = 0
-        self._share = share_of(at_once)
-        self._busy: Counter[str | None] = Counter()
-        """Of each tenant, how many items are at the stores."""
-        self._waiting: deque[tuple[Item, Finished]] = deque()
+        self._turns = Turns(share_of(at_once))
         self._under_way = 0
         self._lock = threading.Lock()
 
@@ -64,8 +59,8 @@ class Carrying:
         """
         self._out += 1
         with self._lock:
-            self._waiting.append((item, self._finished))
-            if self._under_way == self._at_once:
+            self._turns.join(item)
+            if not self._turns or self._under_way == self._at_once:
                 return
             self._under_way += 1
         try:
@@ -91,7 +86,7 @@ class Carrying:
         emptied, and left to it.
         """
         with self._lock:
-            self._waiting.clear()
+            self._turns.forget()
         with suppress(Empty):
             while True:
                 self._finished.get_nowait()
@@ -109,29 +104,21 @@ class Carrying:
     def _carry_one(self) -> None:
         """Run in the pool."""
         with self._lock:
-            found = self._take()
-            if found is None:
+            item, finished = self._turns.take(), self._finished
+            if item is None:
                 self._under_way -= 1
                 return
-        item, finished = found
-        self._carry(item)
+        if not item.dropped:
+            self._carry(item)
         with self._lock:
-            self._busy[item.tenant] -= 1
-            if not self._busy[item.tenant]:
-                del self._busy[item.tenant]
+            self._turns.done(item)
+            # For the end of one, two may go on: of its ref, and of its tenant.
+            two_go_on = len(self._turns) > 1 and self._under_way < self._at_once
+            self._under_way += two_go_on
         finished.put(item)
         with suppress(RuntimeError):  # the relay is told at the next item that it gives
-            self._next()
-
-    def _take(self) -> tuple[Item, Finished] | None:
-        """Take the first item whose tenant has a thread left; the caller holds the lock."""
-        for n, (item, _) in enumerate(self._waiting):
-            if self._busy[item.tenant] < self._share:
-                self._busy[item.tenant] += 1
-                found = self._waiting[n]
-                del self._waiting[n]
-                return found
-        return None
+            for _ in range(1 + two_go_on):
+                self._next()
 
 
 def share_of(at_once: int) -> int:

@@ -1,8 +1,7 @@
-"""Who may store at what: first come, first served. Pure: no thread, no clock, no Redis.
+"""Who may have what: first come, first served. Pure: no thread, no clock, no Redis.
 
-What an item stores at, its ref and its event_id, it *claims*. No two items store at one ref or
-one event_id at the same time; an item waits only for items that were admitted before it, so no
-two wait for each other, and none is overtaken.
+What no two items may have at the same time, a ref or an event_id, they *claim*. An item waits only
+for items that claimed before it, so no two wait for each other, and none is overtaken.
 
 No step takes longer for there being many that wait: one tenant may name one ref in all its events.
 """
@@ -10,27 +9,19 @@ No step takes longer for there being many that wait: one tenant may name one ref
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Final, Generic, TypeVar
 
 Claim = str | bytes
-
-
-class Claimant(Protocol):
-    """What claims. It is hashed and compared by identity."""
-
-    @property
-    def claims(self) -> tuple[Claim, ...]:
-        """What no two may have at the same time."""
-
-
-T = TypeVar("T", bound=Claimant)
+T = TypeVar("T")
+"""What claims: hashed and compared by identity."""
 
 
 class Claims(Generic[T]):
     """For each claim a queue: who is the first in all its queues has what it claims."""
 
     def __init__(self) -> None:
-        self._made: Final[dict[T, tuple[Claim, ...]]] = {}
+        self._made: Final[dict[T, Sequence[Claim]]] = {}
         # A dict's first key takes the longer to find the more before it were deleted.
         self._queues: Final[dict[Claim, OrderedDict[T, None]]] = {}
         self._came_first: Final[dict[T, None]] = {}
@@ -39,11 +30,11 @@ class Claims(Generic[T]):
     def __len__(self) -> int:
         return len(self._made)
 
-    def claim(self, item: T) -> bool:
-        """Claim what an item stores at, unless it has; False when it must wait for that."""
+    def claim(self, item: T, what: Sequence[Claim]) -> bool:
+        """Claim `what` for an item, unless it has claimed; False when it must wait for that."""
         if item not in self._made:
-            self._made[item] = item.claims
-            for one in item.claims:
+            self._made[item] = what
+            for one in what:
                 self._queues.setdefault(one, OrderedDict())[item] = None
         return self._is_first(item)
 

@@ -71,10 +71,9 @@ class Committing:
         answers = self._publisher.bury(
             [letter(item, now) for item in items], low, max_in_a_row=self._max_in_a_row, now=now
         )
-        halted = len(answers) < len(items) or Buried.HALTED_NOW in answers
         finished = outcomes.buried(items, answers)
         self._deaths.say(finished)
-        return finished, halted
+        return finished, Buried.HALTED_NOW in answers
 
     def begin(self, items: Sequence[Item], low: EntryId, *, row_ends_from: int) -> None:
         """Send a run of events, and do not wait for the answer."""

@@ -100,6 +100,8 @@ class Pipeline:
         self._fleet = fleet
         self._streaming_fleet = versioned(fleet, Capability.STREAM)
         self._orders_fleet = Capability.POSITION in capabilities(fleet)
+        self.keeps_versions = Capability.PINNED_GET in capabilities(fleet)
+        """Whether what is put at a ref can be resolved when something else is put there."""
         self._rules = rules
         self._scope = Scope(rules.tenant_scope)
         self._spelled: Callable[[str], str] = getattr(source, "spelled", str)

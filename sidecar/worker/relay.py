@@ -118,6 +118,7 @@ class Relay:
             Deaths(log, host.clock), host.wall_clock,
             max_in_a_row=options.max_consecutive_dead, clock=host.clock, timed=observer.published,
         )  # fmt: skip
+        self._keeps_refs = not pipeline.keeps_versions
         self._window, self._holds = Window(), Holds()
         self._reading: Reading
         self._anchoring: Anchoring
@@ -155,7 +156,7 @@ class Relay:
         left = Left(self._reading.read_to, self._low_without([])) if self._has_served else None
         found = self._recovery.begin(left, is_last=not self._ownership.stood_by)
         self._watch.all_is_right()
-        self._window, self._holds = Window(), Holds()
+        self._window, self._holds = Window(keeps_refs=self._keeps_refs), Holds()
         self._reading = Reading(self._control, self._window, found)
         self._anchoring = Anchoring(self._control, self._publisher, self._reading, found.anchors)
         self._anchoring.move_on(found.low)

@@ -1,6 +1,7 @@
 """The window: what is read and not yet committed, by entry ID. Pure: no thread, no clock, no Redis.
 
-Who in it may store at what, `claims` says.
+No two events with one event_id are stored at the same time: the later one waits until the index
+tells what the earlier one became.
 """
 
 from __future__ import annotations
@@ -68,17 +69,18 @@ class Item:
     """Of a dead letter: it is one more in a row."""
     error: BaseException | None = None
     began: float = 0.0
+    dropped: bool = False
+    """It is in no window any more: to store it would be in vain. Another thread reads it."""
 
     @property
     def has_artifact(self) -> bool:
         """Whether there is something to store."""
-        return self.admitted is not None and bool(self.admitted.event.artifact_ref)
+        return bool(self.ref)
 
     @property
-    def claims(self) -> tuple[str, bytes]:
-        """What no two items may store at the same time: a ref, an event_id."""
-        assert self.admitted  # noqa: S101 -- only events are stored
-        return self.admitted.event.artifact_ref, self.identity[:16]
+    def ref(self) -> str:
+        """Where its artifact lies; empty of none."""
+        return self.admitted.event.artifact_ref if self.admitted else ""
 
     def end(self, reason: Reason, detail: str) -> None:
         """Let it end as a dead letter."""
@@ -111,7 +113,12 @@ class Item:
 class Window:
     """The items of one tenure."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_refs: bool = False) -> None:
+        """With `keeps_refs`, a ref is not stored at again before what is there is published.
+
+        So it must be for a store that keeps one version of each.
+        """
+        self._keeps_refs = keeps_refs
         self._items: dict[EntryId, Item] = {}
         self._in_order = True
         self._claims = Claims[Item]()
@@ -136,6 +143,7 @@ class Window:
     def drop(self, item: Item) -> None:
         """Take an item out, and free what it claims."""
         del self._items[item.id]
+        item.dropped = True
         self._claims.release(item)
         if not self._items:
             self._in_order = True
@@ -172,8 +180,9 @@ class Window:
     # --- claims --------------------------------------------------------------------------------
 
     def claim(self, item: Item) -> bool:
-        """Claim what an item stores at, unless it has; False when it must wait for that."""
-        return self._claims.claim(item)
+        """Claim what an item needs for itself, unless it has; False when it must wait for that."""
+        event_id = item.identity[:16]
+        return self._claims.claim(item, (event_id, item.ref) if self._keeps_refs else (event_id,))
 
     def release(self, item: Item) -> None:
         """Give up what an item claims, if anything: it stores nothing."""

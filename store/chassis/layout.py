@@ -26,8 +26,7 @@ NO_ATTRIBUTES = {errno.ENOTSUP, errno.EOPNOTSUPP}
 ATTRIBUTE = "user.artifact"
 NAME_MAX_BYTES = 255
 
-_REPLACED = re.compile(r"[^A-Za-z0-9._-]")
-_DOTS = re.compile(r"\.+")
+_REPLACED = re.compile(r"[^A-Za-z0-9._/-]")
 _MARK = re.compile(
     rb"artifact 1\n(data|manifest)\n(\d{1,19}) (-?\d{1,20})\n([0-9a-f]{64})\n([0-9a-f]{64})\n(.+)"
 )
@@ -71,19 +70,13 @@ def _check_length(name: str, limit: int) -> None:
 def place_of(ref: str) -> Place:
     """Return where `ref` lies. Raises `InvalidRef` for an illegal ref or too long a name."""
     check_ref(ref)
-    segments = ref.split("/")
-    *directories, leaf = map(name_of, segments)
-    # Names are ASCII: a character is a byte.
-    for name in directories:
-        _check_length(name, NAME_MAX_BYTES)
+    # Over the whole ref at once: a producer may write hundreds of segments. Names as the Go side
+    # makes them; they are ASCII: a character is a byte.
+    replaced = _REPLACED.sub("_", ref).split("/")
+    *directories, leaf = [name if name.strip(".") else f"_{name}" for name in replaced]
+    _check_length(max(directories, key=len, default=""), NAME_MAX_BYTES)
     _check_length(leaf, NAME_MAX_BYTES - len(SUFFIX))
-    return Place(ref, tuple(directories), leaf, [*directories, leaf] == segments)
-
-
-def name_of(segment: str) -> str:
-    """Return the file name of one segment, as the Go side makes it."""
-    name = _REPLACED.sub("_", segment)
-    return f"_{name}" if _DOTS.fullmatch(name) else name
+    return Place(ref, tuple(directories), leaf, "/".join((*directories, leaf)) == ref)
 
 
 class Mark(NamedTuple):

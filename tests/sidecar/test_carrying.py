@@ -6,6 +6,8 @@ import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
 
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
@@ -25,11 +27,13 @@ def items_alive() -> int:
 
 def item(number: int) -> Item:
     """Return an item."""
+    admitted: Any = SimpleNamespace(event=SimpleNamespace(artifact_ref=f"r/{number}"))
     return Item(
         Entry(EntryId(f"{number}-1"), {}),
         EntryId(f"{number}-1"),
         Origin(f"s/{number}-1"),
         Trouble(0.0),
+        admitted=admitted,
     )
 
 
@@ -121,7 +125,10 @@ def test_events_that_waited_for_a_ref_leave_no_count(rig: Rig) -> None:
     with rig.relay() as run:
         eventually(lambda: len(rig.published()) == EVENTS and rig.pending() == 0)
         window = run.relay._window
-        claims = window._claims
-        left = (claims, claims._queues, claims._came_first, window, run.relay._holds)
+        claims, turns = window._claims, run.relay._carrying._turns
+        left = (
+            claims, claims._queues, claims._came_first, window, run.relay._holds,
+            turns._refs, turns._busy, turns._over, turns,
+        )  # fmt: skip
         eventually(lambda: not any(left), "nothing is left")
     rig.audit()

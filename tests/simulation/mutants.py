@@ -169,7 +169,7 @@ def index_keeps_what_failed() -> Any:
 
 def letter_without_mark() -> Any:
     """A dead letter's origin is not remembered."""
-    return _lua("bury", "redis.call('HSET', KEYS[6], origin", "redis.call('HSET', KEYS[6], 'x'")
+    return _lua("bury", "('HSET', origin_shard, origin,", "('HSET', origin_shard, 'x',")
 
 
 def halt_is_ignored() -> Any:

@@ -213,13 +213,19 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
             ("resume", ["halt", "halts"], ["continue", "now", "me", "S", 1000]),
             (
                 "bury",
-                ["fence", "halt", "low", "dead", "seen", "buried", "halts", "resent", "trimmed",
-                 "notes"],
+                ["fence", "halt", "low", "dead", "halts", "resent", "trimmed", "notes",
+                 "seen", "buried", "seen", "buried"],
                 [
-                    token, f"{number}-0", chance.choice([0, 0, 3]),
-                    chance.choice([b"", _digest(event) + content]), _digest(number % 40) + content,
-                    "too many", "now", chance.choice(["", "7-0"]),
-                    chance.randrange(2), "S", 1000, "reason", "malformed",
+                    token, chance.choice([0, 0, 3]), "now", "S", 1000,
+                    *(
+                        argument
+                        for origin in (number, number + 1)
+                        for argument in (
+                            f"{origin}-0", chance.choice([b"", _digest(event) + content]),
+                            _digest(origin % 40) + content, chance.randrange(2),
+                            chance.randrange(2), "too many", 2, "reason", "malformed",
+                        )
+                    ),
                 ],
             ),
             *[

@@ -1,0 +1,65 @@
+"""What waits for the stores, and whose turn it is. Pure: no thread, no clock, no Redis.
+
+Artifacts of one ref go one after another, in the order in which they came. No tenant has more than
+its share at the stores, so that its slow artifacts leave some threads for the others. And no step
+takes longer for there being many that wait, or many of one tenant.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from sidecar.worker.claims import Claims
+from sidecar.worker.window import Item
+
+
+class Turns:
+    """The line before the stores. Not for use from several threads at a time."""
+
+    def __init__(self, share: int) -> None:
+        """So many items of one tenant may be at the stores at a time."""
+        self._share = share
+        self._next: deque[Item] = deque()
+        self._refs = Claims[Item]()
+        """Who is at the stores or waits for them, by ref."""
+        self._busy: Counter[str | None] = Counter()
+        """Of each tenant, how many items are at the stores."""
+        self._over: dict[str | None, deque[Item]] = {}
+        """Of each tenant that has its share, what had its turn and waits for another one's end."""
+
+    def __len__(self) -> int:
+        """Return how many may have their turn now."""
+        return len(self._next)
+
+    def join(self, item: Item) -> None:
+        """Put an item at the end of the line."""
+        if self._refs.claim(item, (item.ref,)):
+            self._next.append(item)
+
+    def take(self) -> Item | None:
+        """Take the first item whose ref is free, and whose tenant has a thread left."""
+        while self._next:
+            item = self._next.popleft()
+            if self._busy[item.tenant] < self._share:
+                self._busy[item.tenant] += 1
+                return item
+            self._over.setdefault(item.tenant, deque()).append(item)
+        return None
+
+    def done(self, item: Item) -> None:
+        """Let those go on that waited for an item's tenant or ref."""
+        self._busy[item.tenant] -= 1
+        if not self._busy[item.tenant]:
+            del self._busy[item.tenant]
+        if over := self._over.get(item.tenant):
+            self._next.appendleft(over.popleft())
+            if not over:
+                del self._over[item.tenant]
+        self._refs.release(item)
+        self._next.extend(self._refs.freed())
+
+    def forget(self) -> None:
+        """Let go all that waits. What is at the stores still counts in its tenant's share."""
+        self._next.clear()
+        self._over.clear()
+        self._refs = Claims[Item]()
