@@ -113,6 +113,10 @@ class Reading:
         if self._scan is None or entry_id < self._scan:
             self._scan = entry_id
 
+    def end_back(self) -> None:
+        """Read nothing more back: nobody waits for it."""
+        self._scan = None
+
     def new(self, count: int, patience_ms: int | None) -> int:
         """Read up to `count` entries that nobody has read; they are fresh until `take_fresh`.
 

@@ -220,6 +220,8 @@ class Relay:
     def _read_back(self) -> None:
         """Read a part of the pending list, for the tenants that are behind."""
         reading, careful = self._reading, self._caution.careful
+        if not (reading.everyone or self._holds.any_behind):
+            reading.end_back()  # who was behind is held again: the rest of the list is not its turn
         if not reading.reads_back or len(self._window) >= (1 if careful else WINDOW):
             return
         everyone = reading.everyone

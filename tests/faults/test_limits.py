@@ -2,6 +2,11 @@
 
 256 descriptors, 256 MiB, one processor. Memory is bounded by RLIMIT_DATA, which counts what a
 process may write to, and not the address space that threads and libraries only reserve.
+
+The ratio is of processor time: what the worker spends until so many good events are published,
+alone, against the same beside hostile input. On its one processor that is the ratio of the rates,
+and it is not the other processes' business how busy the machine is. An entry must be read before
+it can be refused: so the ratio depends on how many hostile ones there are for each good one.
 """
 
 from __future__ import annotations
@@ -34,6 +39,10 @@ STACK_BYTES = 1 << 20
 EVENTS = int(os.environ.get("LIMITS_EVENTS", "400"))
 """Good events of each half of the run."""
 GOOD, RESTLESS, CLIENTS = 4, 30, 300
+WANTED, SHARES = 0.8, (4, 1)
+"""The ratio to reach with as many good entries for each hostile one as the first share says."""
+ROUNDS = 2
+"""Of each share the best round counts: other processes take the caches from the worker."""
 REASONS = {"forbidden_id", "malformed", "too_large", "forbidden_ref", "artifact_too_large"}
 RULES = (
     "--event-id-scope", "{tenant}/*", "--tenant-scope", "{tenant}/*",
@@ -127,23 +136,29 @@ def plant(source: Path) -> list[Path]:
     ]
 
 
-def relayed_s(rig: Rig, source: Path, name: str, *, beside: bool = False) -> float:
-    """Append good events, with as many bad ones between them if `beside`, all in one go.
+def spent_s(pid: int) -> float:
+    """Return the processor time that a process has spent, with all its threads, in seconds."""
+    numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
 
-    Return how long it took until the good ones were published, in seconds.
+
+def relayed_s(rig: Rig, pid: int, source: Path, name: str, share: int = 0) -> float:
+    """Append good events, all in one go; before every `share`-th of them a bad one, but for 0.
+
+    Return the processor time that the worker took until the good ones were published, in seconds.
     """
     pipeline, events = rig.client.pipeline(transaction=False), good(source, name)
     for number, one in enumerate(events):
-        if beside:
-            pipeline.xadd(rig.control, {"event": bad(number)})
+        if share and number % share == 0:
+            pipeline.xadd(rig.control, {"event": bad(number // share)})
         pipeline.xadd(rig.control, {"event": one})
-    began = time.monotonic()
+    before, began = spent_s(pid), time.monotonic()
     pipeline.execute()
     wanted = {f"good{n % GOOD}/{name}{n}" for n in range(EVENTS)}
     while not wanted <= set(rig.published()):
         assert time.monotonic() < began + PATIENCE_S, f"the good events of {name} do not come"
         time.sleep(0.1)  # each look takes time from the worker
-    return time.monotonic() - began
+    return spent_s(pid) - before
 
 
 def peak_bytes(pid: int) -> int:
@@ -162,20 +177,26 @@ def test_good_tenants_are_served_beside_every_hostile_input(rig: Rig, tmp_path: 
     with ExitStack() as stack:
         pid = stack.enter_context(worker(rig, tmp_path, port))
         eventually(lambda: asked(port, "/livez").endswith(b"ok\n"))
-        relayed_s(rig, source, "warm")
-        alone_s = relayed_s(rig, source, "plain")
+        relayed_s(rig, pid, source, "warm")
+        alone_s = min(relayed_s(rig, pid, source, f"plain{n}-") for n in range(ROUNDS))
         stack.enter_context(touched(restless))
         stack.enter_context(dripping(port, CLIENTS))
-        beside_s = relayed_s(rig, source, "beside", beside=True)
+        beside_s = {
+            share: min(relayed_s(rig, pid, source, f"{share}-{n}-", share) for n in range(ROUNDS))
+            for share in SHARES
+        }
         eventually(lambda: set(rig.reasons()) >= REASONS, "each hostile kind has its end")
         most_open = len(os.listdir(f"/proc/{pid}/fd"))
         assert asked(port, "/livez").endswith(b"ok\n")
         assert json.loads(asked(port, "/readyz").rpartition(b"\r\n")[2])
         peak = peak_bytes(pid)
-    print(  # noqa: T201
-        f"{EVENTS} good events: {EVENTS / alone_s:.0f} per second alone, {EVENTS / beside_s:.0f}"
-        f" beside hostile input (ratio {alone_s / beside_s:.2f}); peak {peak / (1 << 20):.0f} MiB,"
-        f" {most_open} descriptors"
-    )
+    for share, spent in beside_s.items():
+        wanted = f", wanted {WANTED}" if share == SHARES[0] else ""
+        print(  # noqa: T201
+            f"{EVENTS} good events, a hostile entry for each {share} of them: ratio"
+            f" {alone_s / spent:.2f}{wanted} ({1e3 * alone_s / EVENTS:.2f} ms of the processor for"
+            f" each good event alone, {1e3 * spent / EVENTS:.2f} beside)"
+        )
+    print(f"peak {peak / (1 << 20):.0f} MiB, {most_open} descriptors")  # noqa: T201
     assert peak < MEMORY_BYTES
     assert most_open < DESCRIPTORS

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from sidecar.redis.publisher import Publisher, origin_digest
-from sidecar.redis.source import ControlStream
+from sidecar.redis.source import ControlStream, Entry
 from sidecar.wire.event import KNOWN_TYPES, MAX_ENTRY_BYTES
 from sidecar.wire.ids import EntryId
 from sidecar.worker import relay as relay_module
@@ -623,6 +623,28 @@ def test_several_held_events_of_one_tenant(rig: Rig) -> None:
             rig.plant(ref_of(f"e{n}"), data_of(f"e{n}"))
         eventually(lambda: rig.pending() == 0)
     assert rig.published() == [f"e{n}" for n in range(9)]
+
+
+def test_what_waits_behind_many_missing_artifacts_is_not_read_for_each(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pending list is read back up to the tenant's next held event, and not to its end."""
+    many, read = 60, list[int]()
+
+    class Counting(ControlStream):
+        def read_pending(self, *args: Any, **how: Any) -> list[Entry]:
+            found = super().read_pending(*args, **how)
+            read.append(len(found))
+            return found
+
+    monkeypatch.setattr(relay_module, "BATCH", 5)
+    rig.stream_class = Counting
+    for n in range(many):
+        rig.emit_artifact(f"e{n}", put=False)
+    rig.drain(retry_budget_s=0.01, max_consecutive_dead=0)
+    assert rig.reasons() == ["artifact_missing"] * many
+    assert sum(read) < many * many / 4, sum(read)
+    rig.audit()
 
 
 def test_held_in_many_tenants_with_a_small_window(
