@@ -310,7 +310,6 @@ class Relay:
         for item in items:
             if item.known or item.bury or not item.has_artifact:
                 item.ready = True
-                self._window.release(item)
             elif self._window.claim(item):
                 self._carrying.carry(item)
 
@@ -319,7 +318,7 @@ class Relay:
     def _collect(self, wait_s: float) -> None:
         """Take back what the stores are done with, waiting up to `wait_s` for the first.
 
-        Then have stored what waited for what these, or finished items, claimed.
+        Then have stored what waited for what is in the window no more.
         """
         for item in self._carrying.collect(wait_s):
             if self._window.holds(item):
@@ -337,7 +336,6 @@ class Relay:
         verdict = item.trouble.verdict(item.error, now, self._options.retry_budget_s)
         if isinstance(verdict, Bury):
             item.bury, item.ready = verdict, True
-            self._window.release(item)
         else:
             self._hold(item, verdict)
 

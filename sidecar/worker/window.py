@@ -184,10 +184,6 @@ class Window:
         event_id = item.identity[:16]
         return self._claims.claim(item, (event_id, item.ref) if self._keeps_refs else (event_id,))
 
-    def release(self, item: Item) -> None:
-        """Give up what an item claims, if anything: it stores nothing."""
-        self._claims.release(item)
-
     def freed(self) -> list[Item]:
-        """Return, once, the items whose claims are free now: each is to claim, or to release."""
+        """Return, once, the items whose turn it is to claim."""
         return self._claims.freed()

@@ -82,8 +82,8 @@ BREAKS: Final = (
     Break(
         "another's lease is taken",
         LUA + "acquire.lua",
-        "if owner and owner ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[2]), 0} end\n",
-        "",
+        "if owner and owner ~= ARGV[1] then",
+        "if false then",
         SCRIPTS,
     ),
     Break(

@@ -12,7 +12,7 @@ from typing import Any
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.carrying import Carrying
-from sidecar.worker.window import Item, Trouble
+from sidecar.worker.window import Item, Trouble, Window
 from tests.sidecar.harness import Rig, eventually
 
 TENURES = 12
@@ -72,6 +72,49 @@ def test_the_next_tenure_goes_on_where_a_store_is_free() -> None:
             done += carrying.collect(wait_s=60)
     assert {id(one) for one in done} == {id(one) for one in wanted}
     assert len(done) == len(wanted)
+
+
+def test_what_left_the_window_is_not_carried() -> None:
+    """An item that is put off while it waits for a thread costs the stores nothing."""
+    carried: list[Item] = []
+    with ThreadPoolExecutor(1) as pool:
+        carrying = Carrying(pool, carried.append, at_once=1)
+        gone, there = item(1), item(2)
+        window = Window()
+        window.add(gone)
+        window.drop(gone)
+        for one in (gone, there):
+            carrying.carry(one)
+        done: list[Item] = []
+        while carrying.out:
+            done += carrying.collect(wait_s=60)
+    assert (carried, done) == ([there], [gone, there])
+
+
+def test_the_next_of_a_ref_and_of_a_tenant_both_go_on() -> None:
+    """For the end of one item two may go on, each in a thread of its own."""
+    first, of_ref, of_tenant = (item(number) for number in (1, 2, 3))
+    first.tenant = of_tenant.tenant = "busy"
+    of_ref.admitted = first.admitted
+    end, both = threading.Event(), threading.Barrier(3)
+
+    def carry(one: Item) -> None:
+        if one is first:
+            end.wait(60)
+        else:
+            both.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        carrying = Carrying(pool, carry, at_once=2)  # of which a tenant has one
+        for one in (first, of_ref, of_tenant):
+            carrying.carry(one)
+        eventually(lambda: not carrying._turns)
+        end.set()
+        both.wait(60)
+        done: list[Item] = []
+        while carrying.out:
+            done += carrying.collect(wait_s=60)
+    assert len(done) == 3
 
 
 def test_no_more_are_carried_at_once_than_was_said() -> None:

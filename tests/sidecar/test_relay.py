@@ -152,6 +152,22 @@ def test_third_party_stores(rig: Rig) -> None:
     assert rig.reasons() == ["checksum_mismatch"]
 
 
+def test_a_store_of_one_version_keeps_it_until_it_is_published(rig: Rig) -> None:
+    """Nothing is put at a ref before the notification of what is there, where that replaces it."""
+    published: list[list[str]] = []
+
+    class Plain(PlainStore):
+        def put(self, ref: str, data: bytes, manifest: bytes) -> None:
+            published.append(rig.published())
+            super().put(ref, data, manifest)
+
+    rig.fleet = Plain()
+    for number in range(3):
+        rig.emit_artifact(f"e{number}", ref="the/ref", data=b"%d" % number)
+    rig.drain()
+    assert published == [["e0", "e1"][:number] for number in range(3)]
+
+
 def test_the_put_has_the_entrys_position(rig: Rig) -> None:
     """The fleet's ref carries the entry's ID as position, so a stalled Put moves it never back."""
     first = rig.emit_artifact("a", ref="r", data=b"old")

@@ -74,8 +74,8 @@ def _alike(command: Sequence[bytes], answer: Any) -> Any:  # noqa: PLR0911 -- on
         return sorted(answer[1])
     if command[:2] == (b"XINFO", b"CONSUMERS") and isinstance(answer, list):
         return [row[:4] for row in answer]
-    if isinstance(answer, list) and len(answer) == 3 and answer[0] == 0:
-        return [0, None, *answer[2:]]  # a lease's remaining time: the two are not asked at once
+    if command[:1] == (b"EVALSHA",) and isinstance(answer, list) and answer[0] == 0:
+        return [0, *answer[2:]]  # a lease's remaining time: the two are not asked at once
     return answer
 
 
