@@ -16,7 +16,8 @@ from sidecar.terminal import environment, output
 from sidecar.terminal.commands import lazy
 
 _ROOT: Final = {
-    "run": "run:run", "emit": "emit:emit", "tail": "tail:tail", "status": "status:status",
+    "run": "run:run", "doctor": "doctor:doctor", "emit": "emit:emit", "tail": "tail:tail",
+    "status": "status:status",
     "pause": "halts:pause", "resume": "halts:resume", "audit": "audit:audit",
     "archive": "archive:archive", "diff": "diff:diff", "trace": "trace:trace",
 }  # fmt: skip

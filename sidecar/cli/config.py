@@ -17,7 +17,7 @@ from sidecar.terminal import output
 from sidecar.terminal.environment import FILE
 from sidecar.worker import settings
 
-_NOT_OF_RUN: Final = ("json", "help")
+_NOT_SETTINGS: Final = ("json", "help")
 _BY_FLAG, _BY_VARIABLE = "COMMANDLINE", "ENVIRONMENT"
 
 
@@ -65,7 +65,7 @@ def show(
 
 def _settings(context: Any, meant: Mapping[str, object]) -> Iterator[Setting]:  # noqa: ANN401 -- click's, or typer's
     for one in context.command.params:
-        if one.name not in _NOT_OF_RUN:
+        if one.name not in _NOT_SETTINGS:
             option = max(one.opts, key=len)
             value = settings.shown(one.name, context.params[one.name])
             value = meant.get(one.name) if value is None else value

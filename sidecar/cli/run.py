@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from sidecar.cli.doctor import examined, show
 from sidecar.cli.histories import Everything
 from sidecar.cli.told import Told
 from sidecar.errors import SidecarError
@@ -19,7 +20,10 @@ from sidecar.worker import app, logs, settings
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(where: Everything, told: Annotated[object, Told]) -> None:
+_Check = Annotated[bool, typer.Option(help="Only look for what is wrong, as `sidecar doctor`.")]
+
+
+def run(where: Everything, told: Annotated[object, Told], *, check: _Check = False) -> None:
     """Relay control events until stopped by SIGTERM or SIGINT.
 
     Without options it needs nothing: an embedded server and two file stores under .sidecar.
@@ -34,6 +38,10 @@ def run(where: Everything, told: Annotated[object, Told]) -> None:
 
     """
     chosen = settings.build(**vars(where), **vars(told))
+    if check:
+        report = examined(where, chosen, at_start=True)
+        show(report)
+        raise typer.Exit(report.exit_code)
     stop = threading.Event()
     for number in _STOPS:
         signal.signal(number, lambda *_: stop.set())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,34 +157,46 @@ def _route(client: Client) -> SlotRoute | None:
 def check_server(client: Client, url: str, *, writes: bool) -> None:
     """Refuse a server that cannot keep the guarantees.
 
-    Raises `UsageError` for a version below 6.2, an eviction policy, a node of a Cluster that the
-    URL does not call one and, when `writes`, a replica; `Unreachable` when it does not answer.
+    Raises `UsageError` for the first of its `faults`; `Unreachable` when it does not answer.
     """
     with translated(url):
         info: dict[str, Any] = client.info()
+    for _, said in faults(client, url, info, writes=writes):
+        raise UsageError(said)
+
+
+def faults(
+    client: Client, url: str, info: Mapping[str, Any], *, writes: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield why a server cannot keep the guarantees: the kind of fault, and in words.
+
+    `unfit`: a Sentinel, a node of a Cluster that the URL does not call one, a version below 6.2;
+    `eviction`: a policy that drops keys; `replica`, when `writes`. `info` is what INFO says.
+    """
     if info.get("redis_mode") == "sentinel":
-        raise UsageError(f"{redact(url)} is a Sentinel; write redis+sentinel://host:port/MASTER")
+        said = f"{redact(url)} is a Sentinel; write redis+sentinel://host:port/MASTER"
+        yield "unfit", said
     if info.get("cluster_enabled") and _route(client) is None:
-        raise UsageError(
-            f"{redact(url)} is a node of a Cluster; write redis+cluster:// instead of redis://"
-        )
-    _check_version(str(info["redis_version"]), url)
+        said = f"{redact(url)} is a node of a Cluster; write redis+cluster:// instead of redis://"
+        yield "unfit", said
+    yield from _age_faults(str(info["redis_version"]), url)
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        raise UsageError(
-            f"{redact(url)} has maxmemory-policy {policy}, which drops keys that the guarantees"
-            " rest on; set it to noeviction"
+        yield (
+            "eviction",
+            (
+                f"{redact(url)} has maxmemory-policy {policy}, which drops keys that the guarantees"
+                " rest on; set it to noeviction"
+            ),
         )
-    if writes and info.get("role") not in ("master", None):
-        raise UsageError(f"{redact(url)} is a replica, read-only; name the primary")
+    if writes and info.get("role") not in ("master", "sentinel", None):
+        yield "replica", f"{redact(url)} is a replica, read-only; name the primary"
 
 
-def _check_version(version: str, url: str) -> None:
+def _age_faults(version: str, url: str) -> Iterator[tuple[str, str]]:
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        raise UsageError(
-            f"{redact(url)} is Redis {version}; the sidecar needs 6.2 or newer, or Valkey 7.2 or"
-            " newer"
-        )
+        said = f"{redact(url)} is Redis {version}; the sidecar needs 6.2 or newer, or Valkey 7.2 or"
+        yield "unfit", f"{said} newer"
 
 
 def check_stream(client: Client, url: str, stream: str | bytes) -> None:

@@ -42,6 +42,7 @@ FULL: Final = "Redis is full"
 """How a relay's state begins that waits for memory."""
 
 _CERTIFICATE_FIXES: Final = {
+    "certificate has expired": "renew the server's certificate",
     "CERTIFICATE_VERIFY_FAILED": "name the authority that signed the server's certificate with"
     " ?ssl_ca_certs=/path/ca.pem, and the host as the certificate has it",
     "CERTIFICATE_REQUIRED": "the server wants a certificate: ?ssl_certfile=…&ssl_keyfile=…",

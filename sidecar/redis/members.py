@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from sidecar import __version__
 from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged
 from sidecar.redis.keys import Keys
@@ -56,6 +57,8 @@ class Member:
     owns: frozenset[str]
     held: tuple[Held, ...] = ()
     """The first of what it holds back, at most `MOST_HELD`."""
+    version: str = ""
+    """Its release; empty of one that did not say."""
 
 
 def new_id() -> str:
@@ -93,7 +96,9 @@ class Members:
         """
         self._beats += 1
         serves = [stream for stream in self._serves if stream not in unable]
-        told: dict[str, Any] = {"name": self._name, "serves": serves, "owns": sorted(owns)}
+        told: dict[str, Any] = {
+            "name": self._name, "version": __version__, "serves": serves, "owns": sorted(owns),
+        }  # fmt: skip
         told["held"] = [one._asdict() for one in held[:MOST_HELD]]
         pipeline = self._client.pipeline(transaction=False)
         told["beat"] = self._beats
@@ -164,6 +169,7 @@ def _member(id_: bytes, raw: bytes) -> Member | None:
         if not all(isinstance(stream, str) for stream in serves | owns):
             return None
         held = tuple(Held(**one) for one in told.get("held", ()))
-        return Member(id_.decode(), str(told["name"]), serves, owns, held)
+        version = str(told.get("version", ""))
+        return Member(id_.decode(), str(told["name"]), serves, owns, held, version)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

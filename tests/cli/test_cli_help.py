@@ -33,7 +33,8 @@ def panels(sidecar: Cli, *command: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("command", [
-    "run", "emit", "tail", "status", "pause", "resume", "audit", "archive", "diff", "trace",
+    "run", "doctor", "config show", "emit", "tail", "status", "pause", "resume", "audit",
+    "archive", "diff", "trace",
     "dead ls", "dead show", "dead history", "dead redrive", "replay show", "replay at",
     "replay export", "replay report", "replay run", "replay check", "store put", "store get",
     "store exists", "store ls", "store versions", "store verify", "store gc",

@@ -34,30 +34,33 @@ _SIGNS: Final = x509.KeyUsage(
 class Authority:
     """Signs certificates for servers and clients."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, days: float = 1) -> None:
+        """Its own certificate is valid for so many days."""
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("authority of the tests")
         self.certificate = directory / "ca.pem"
-        made = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
+        made = self._sign(
+            self._name, self._key, x509.BasicConstraints(ca=True, path_length=None), days
+        )
         self.certificate.write_bytes(made)
 
-    def server(self, name: str, *hosts: str) -> Signed:
-        """Sign a server's certificate for these addresses and host names."""
+    def server(self, name: str, *hosts: str, days: float = 1) -> Signed:
+        """Sign a server's certificate for these addresses and host names, valid for so long."""
         alternatives = [
             x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
             for host in hosts
         ]
-        return self._signed(name, x509.SubjectAlternativeName(alternatives))
+        return self._signed(name, x509.SubjectAlternativeName(alternatives), days)
 
     def client(self, name: str) -> Signed:
         """Sign a client's certificate."""
         return self._signed(name, x509.BasicConstraints(ca=False, path_length=None))
 
-    def _signed(self, name: str, extension: x509.ExtensionType) -> Signed:
+    def _signed(self, name: str, extension: x509.ExtensionType, days: float = 1) -> Signed:
         key = ec.generate_private_key(ec.SECP256R1())
         files = Signed(self._directory / f"{name}.pem", self._directory / f"{name}.key")
-        files.certificate.write_bytes(self._sign(_name(name), key, extension))
+        files.certificate.write_bytes(self._sign(_name(name), key, extension, days))
         files.key.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
@@ -68,8 +71,9 @@ class Authority:
         return files
 
     def _sign(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
-    ) -> bytes:
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType,
+        days: float = 1,
+    ) -> bytes:  # fmt: skip
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
@@ -78,7 +82,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _DAY)
-            .not_valid_after(now + _DAY)
+            .not_valid_after(now + days * _DAY)
             .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
