@@ -17,7 +17,6 @@ import typer
 from sidecar.errors import UsageError
 from sidecar.terminal.groups import PREFIX
 from sidecar.wire.names import nearest
-from sidecar.wire.urls import FiledUrl
 
 FILE: Final = "_FILE"
 
@@ -69,6 +68,8 @@ def read_secret_files(environment: MutableMapping[str, str]) -> None:
 
 def filed(url: str) -> str:
     """Return a URL that a file has of which a variable tells as one that knows the file."""
+    from sidecar.wire.urls import FiledUrl  # with the stores: a help has no use for them
+
     for name in ours(os.environ):
         if name.endswith(FILE) and os.environ.get(name.removesuffix(FILE)) == url:
             return FiledUrl(url, Path(os.environ[name]))
