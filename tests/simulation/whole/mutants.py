@@ -308,7 +308,7 @@ MUTANTS: Final = (
            "if True:", Area.SPREADING, 2009),
     Mutant("nobodys_stream_is_left", f"{_OWNERSHIP}._is_our_turn",
            "return now - self._free_since >= self._options.lease_s / 2",
-           "return False", Area.SPREADING, 4918),
+           "return False", Area.SPREADING, 2515),
     Mutant("unable_for_ever", f"{_OWNERSHIP}._is_our_turn",
            "self._share.can_serve(self._stream)",
            "pass", Area.SPREADING, 2224),
