@@ -16,6 +16,7 @@ import pytest
 import redis
 import redis.utils
 import structlog
+from hypothesis import HealthCheck, settings
 from redis.connection import AbstractConnection
 
 from tests import servers
@@ -24,6 +25,12 @@ from tests.servers import PATIENCE_S, Server
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and the processes of tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# An example may stand still for a second where others want the processor, too.
+settings.register_profile(
+    "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # For each connection redis-py looks for its own version in files: a sixth of a short test's time.
 vars(redis.utils)["get_lib_version"] = cache(redis.utils.get_lib_version)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import store
@@ -138,7 +138,6 @@ def keyed(entries: Any) -> list[tuple[tuple[int, int], bytes]]:
     return [(entry.id.pair, entry.fields[b"event"]) for entry in entries]
 
 
-@settings(deadline=None)
 @given(
     st.lists(entries_at.filter(bool), max_size=7),
     st.tuples(st.integers(0, 7), st.integers(0, 4)),
@@ -180,7 +179,6 @@ def test_a_search_opens_no_segment_behind_what_it_found() -> None:
     assert opened == ["1-0", "8-0"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=30, unique=True),
     st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=6),

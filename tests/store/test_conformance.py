@@ -212,5 +212,5 @@ class FileModel(StoreModel):
 TestMemoryModel = MemoryModel.TestCase
 TestFileModel = FileModel.TestCase
 # No deadline: how long a flush takes says nothing about being right.
-TestMemoryModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestFileModel.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestMemoryModel.settings = settings(max_examples=60, stateful_step_count=40)
+TestFileModel.settings = settings(max_examples=25, stateful_step_count=25)

@@ -154,7 +154,7 @@ class ObjectModel(StoreModel):
 def test_model(s3: S3Server) -> None:
     """Whatever is put, read, listed and collected in whatever order, a dict would do the same."""
     ObjectModel.s3 = s3
-    few = settings(max_examples=5, stateful_step_count=16, deadline=None)
+    few = settings(max_examples=5, stateful_step_count=16)
     run_state_machine_as_test(ObjectModel, settings=few)
 
 
@@ -221,7 +221,7 @@ SEGMENTS = st.text(
 REFS = st.lists(SEGMENTS, min_size=1, max_size=60).map("/".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ref=REFS.filter(lambda ref: len(ref.encode()) <= 1024))
 @example(ref="a.")
 @example(ref="a./b")
