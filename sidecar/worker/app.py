@@ -21,6 +21,7 @@ from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
 from sidecar.worker.housekeeping import Housekeeper
 from sidecar.worker.metrics import Metrics, State, StreamMetrics
+from sidecar.worker.probing import Probing
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Settings
 from sidecar.worker.statuspage import Collect, StatusPage
@@ -106,6 +107,9 @@ class _Worker:
             for stream, observer in self._observers.items()
         ]
         self._show(wiring, stack)
+        probing = Probing(wiring.fleet, wiring.share, self._supervisor)
+        probing.start()
+        stack.callback(probing.close)
         if settings.archive:
             archiving = wiring.archiving()
             archiving.start()

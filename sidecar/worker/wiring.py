@@ -109,7 +109,13 @@ class Wiring:
         Raises `UsageError` or `Unreachable`.
         """
         wanted = self.settings.second_deployment
-        with connect(self.notify_url, key=self.settings.notify_stream) as notify:
+        first = next(iter(self.keys.values()))
+        with (
+            connect(self.notify_url, key=first.notifications) as notify,
+            translated(self.notify_url),
+        ):
+            if notify.exists(first.notifications, first.stream):
+                return
             for stream, keys in self.keys.items():
                 with connect(self.redis_url, key=stream) as control, translated(self.redis_url):
                     detail = second(control, notify, keys, wanted=wanted)
@@ -127,7 +133,7 @@ class Wiring:
             return open_store(url, create=False)
         except UsageError as error:
             if is_named and self._was_read():
-                raise UsageError(f"--source-store: {error}") from error
+                raise UsageError(f"--source-store: {error}; is it mounted?") from error
         made = open_store(url)
         if is_named:
             detail = f"there was none at {redact(url)}; do producers put into that one?"
