@@ -87,6 +87,7 @@ pages: $(VENV)/dev.stamp ## Write the pages that are made from code
 	@$(BIN)/python -m tests.settings_page
 	@$(BIN)/python -m tests.metrics_page
 	@$(BIN)/python -m tests.doctor_page
+	@$(BIN)/python -m tests.dashboard
 
 sbom: $(VENV)/run.stamp ## Print the bill of materials (CycloneDX) of what requirements/run.txt pins
 	@$(BIN)/python requirements/sbom.py

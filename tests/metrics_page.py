@@ -20,7 +20,10 @@ unknown is absent, and never 0; all else is there from the start. No label has a
 an event_id.
 
 Each worker shows what it sees. Of one deployment take the highest (`max by (stream)`) of what is
-gathered from outside, and the sum of what is counted.
+gathered from outside, and the sum of what is counted, as
+[the alerts](../deploy/prometheus/rules.yml) do. [The runbook](runbook.md) says what to do about
+each of them, and [the dashboard](../deploy/grafana/sidecar.json) shows the rest.
+[0029](decisions/0029-metrics.md) says why it is all so.
 """
 _SECTIONS: Final = (
     ("Counted by the worker", catalogue.COUNTED),

