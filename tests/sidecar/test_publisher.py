@@ -648,6 +648,16 @@ def test_a_letter_that_fails_leaves_no_mark(server: redis.Redis) -> None:
     assert bury(one, letter("s/1-0")) == [Buried.WRITTEN]
 
 
+def test_letters_in_a_row_halt_whatever_cannot_be_noted(
+    server: redis.Redis, redis_url: str
+) -> None:
+    """Letters are written and count, also where the lowest unfinished entry cannot be noted."""
+    with without(server, redis_url, "set") as (one, _), pytest.raises(redis.ResponseError):
+        bury(one, letter("s/1-0"), letter("s/2-0"), max_in_a_row=2)
+    assert server.xlen(KEYS.dead) == 2
+    assert server.hexists(KEYS.halt, "reason")
+
+
 def test_a_letter_that_cannot_be_marked_is_not_written(server: redis.Redis, redis_url: str) -> None:
     """A letter whose origin could not be remembered is none: its event may be published later."""
     server.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hset"])

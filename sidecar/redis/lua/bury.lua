@@ -79,7 +79,6 @@ end
 -- A deletion first, so that it may be noted where no memory is left (decision 0021). None before:
 -- what follows one is not refused there, and no new letter may be written so.
 redis.call('HDEL', KEYS[2], in_a_row == 0 and 'dead_in_a_row' or '')
-redis.call('SET', KEYS[3], low)
 if in_a_row > 0 and in_a_row ~= tonumber(before) then
   redis.call('HSET', KEYS[2], 'dead_in_a_row', string.format('%.0f', in_a_row))
 end
@@ -89,4 +88,6 @@ if why then
   redis.pcall('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'what', 'halted', 'stream', ARGV[4],
     'reason', why, 'by', 'sidecar')
 end
+-- Last: where it is refused the letters are written all the same, and count.
+redis.call('SET', KEYS[3], low)
 return answer
