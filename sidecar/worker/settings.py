@@ -257,6 +257,11 @@ def _refusal(error: ValidationError) -> UsageError:
 
 def _check_names(settings: Settings) -> None:
     """Refuse streams that would run into each other. Raises `UsageError`."""
+    if any("," in name for name in settings.streams):
+        raise UsageError(
+            "--stream: a name has a comma; for several streams say --stream several times, or put"
+            " spaces between them in SIDECAR_STREAM"
+        )
     if len(set(settings.streams)) != len(settings.streams):
         raise UsageError("--stream: one stream is named twice")
     keys = Keys.of(settings.streams[0], settings.notify_stream, settings.dead_stream)

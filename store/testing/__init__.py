@@ -16,7 +16,7 @@ machine against a dict.
 
 `Slow` and `Faulty` are stores around a store, for the tests of programs that use one.
 
-This package needs pytest and hypothesis; `store` itself does not.
+This package needs pytest and hypothesis (the extra `testing`); `store` itself does not.
 """
 
 from __future__ import annotations

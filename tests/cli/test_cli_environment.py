@@ -135,3 +135,18 @@ def test_a_redis_url_with_a_wrong_option_is_refused(sidecar: Cli, command: tuple
     ran = sidecar(*command)
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert "decode_responses in its query is none that may be given" in ran.err
+
+
+def test_streams_with_a_comma_between_them_are_refused(sidecar: Cli) -> None:
+    """Several are set apart by spaces: with a comma they would be one stream of that name."""
+    ran = sidecar("run", "--drain", env={"SIDECAR_STREAM": "a,b"})
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "spaces between them in SIDECAR_STREAM" in ran.err
+    assert sidecar("run", "--drain", env={"SIDECAR_STREAM": "a b"}).code == 0
+
+
+def test_a_version_in_the_environment_is_none_of_ours(sidecar: Cli) -> None:
+    """`--version` says the program's, whatever an image's builder calls SIDECAR_VERSION."""
+    ran = sidecar.shell("SIDECAR_VERSION=v9 sidecar --version")
+    assert (ran.code, ran.out.startswith("sidecar ")) == (0, True)
+    assert "v9" not in ran.out
