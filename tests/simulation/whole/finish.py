@@ -244,6 +244,9 @@ def _could_trim(world: World) -> bool:
     truth = world.oracle.truth
     for fleet in world.fleets:
         for key in fleet.control_streams:
+            stream = fleet.control.server.data.get(key)
+            if isinstance(stream, Stream) and fleet.group not in stream.groups:
+                continue  # nothing of it goes until its group is made, which needs memory
             there = [e for e in truth.entries if e.place[0] == key and e.present]
             if world.plan.trim_control == "age=1s":  # by ID: those that lie ahead are young
                 ripe = fleet.control.now_us() // 1000 - 1000, 0
