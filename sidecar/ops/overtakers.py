@@ -311,7 +311,7 @@ class Overtakers:
     def _read_trimmed(self) -> None:
         """Read from the archive what was there before what is in Redis, as far as it has that.
 
-        Nothing need be noted as trimmed: the note goes with a stream that is deleted.
+        Nothing need be noted as trimmed: what people delete is not.
         """
         notifications, begin, gone = self._keys.notifications, self._begin, self._trimmed_to()
         end = max(gone, self._before_oldest())

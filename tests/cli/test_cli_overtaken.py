@@ -177,10 +177,11 @@ def _publish_and_trim(sidecar: Cli, *archived: str, **fields: Any) -> None:
 
 
 @pytest.mark.server
+@REDRIVE
 def test_the_archive_tells_what_was_trimmed_before_the_stream_was_deleted(
     sidecar: Cli, older: Any
 ) -> None:
-    """The note of trimming goes with the notification stream, and what was trimmed stays there."""
+    """What was trimmed stays there, whatever comes of the notification stream."""
     ends = older()
     _publish_and_trim(sidecar, "--archived")
     _made_anew(sidecar)
@@ -191,7 +192,7 @@ def test_the_archive_tells_what_was_trimmed_before_the_stream_was_deleted(
 def test_the_archive_is_asked_while_there_is_no_notification_stream(
     sidecar: Cli, older: Any
 ) -> None:
-    """It was deleted a moment ago."""
+    """It was deleted a moment ago, and the note of trimming with it."""
     ends = older()
     _publish_and_trim(sidecar, "--archived")
     sidecar.client.delete(NOTIFICATIONS)
@@ -200,17 +201,38 @@ def test_the_archive_is_asked_while_there_is_no_notification_stream(
 
 
 @pytest.mark.server
-def test_a_worker_that_publishes_into_a_stream_made_anew_drops_the_note(
+@REDRIVE
+def test_what_was_trimmed_may_have_overtaken_after_the_stream_was_deleted(
     sidecar: Cli, older: Any
 ) -> None:
-    """As the tests before have it: so the archive alone tells."""
-    del older
-    _publish_and_trim(sidecar, "--archived")
+    """A worker that publishes into the stream made anew keeps the note (seed 311007)."""
+    ends = older()
+    _publish_and_trim(sidecar)
     sidecar.client.delete(NOTIFICATIONS)
     append(sidecar, "after", stack_id="api")
     sidecar.work()
-    assert sidecar.client.xlen(NOTIFICATIONS)
-    assert not sidecar.client.hget(TRIMMED, NOTIFICATIONS)
+    assert sidecar.client.xlen(NOTIFICATIONS) == 1
+    refused(ends, "nobody can tell", "were trimmed", "--fleet-store")
+    forced(sidecar, ends, "were trimmed")
+
+
+@pytest.mark.server
+def test_what_was_trimmed_is_not_published_again_after_the_stream_was_deleted(
+    sidecar: Cli,
+) -> None:
+    """A repair brings back what the deleted stream had, and nothing that was trimmed before."""
+    sidecar.lay_out("source", "fleet")
+    for event_id in ("trimmed", "deleted"):
+        append(sidecar, event_id, stack_id=event_id)
+    sidecar.work()
+    sidecar.trim(NOTIFICATIONS, 1)
+    sidecar.client.delete(NOTIFICATIONS)
+    append(sidecar, "after", stack_id="api")
+    sidecar.work()
+    sidecar("audit", "--repair", "--reason", "x", "--force")
+    sidecar.work()
+    events = [json.loads(one["event"])["event_id"] for one in sidecar.entries(NOTIFICATIONS)]
+    assert events == ["after", "deleted"]
 
 
 @REDRIVE
@@ -227,7 +249,6 @@ def test_a_gap_of_the_archive_counts_after_the_stream_was_deleted(sidecar: Cli, 
 def _made_anew(sidecar: Cli) -> None:
     """Delete the notification stream, and begin it anew as a worker does."""
     sidecar.client.delete(NOTIFICATIONS)
-    sidecar.client.hdel(TRIMMED, NOTIFICATIONS)
     now, after = int(time.time() * 1000), event("after", stack_id="api")
     entry = append(sidecar, "after", f"{now}-0", stack_id="api")
     sidecar.notification(after, f"{now}-0", f"{STREAM}/{entry}")

@@ -94,8 +94,10 @@ local function incarnate(found, first)
   local list = found.list
   if last == 0 then  -- made anew: what was noted of the stream before is not true of this one
     list = ''
-    unless_damaged('HDEL', KEYS[6], KEYS[4])
     unless_damaged('HDEL', KEYS[7], KEYS[4])
+    -- But what was trimmed is as gone as before, unless it is said of what is yet to come.
+    local gone = trimmed_to(KEYS[6], KEYS[4])
+    if gone == 0 or gone >= tonumber(first) then unless_damaged('HDEL', KEYS[6], KEYS[4]) end
   end
   local id = string.sub(redis.sha1hex(ARGV[1] .. first), 1, 16)
   list = list .. string.format('%s %.0f %s\n', id, last, first)
