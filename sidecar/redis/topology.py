@@ -25,7 +25,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from sidecar.redis.url_options import database, read_query
+from sidecar.redis.url_options import WrongOption, database, read_query
 from sidecar.wire.urls import FiledUrl, Unclear, check_form
 
 ASK_TIMEOUT_S: Final = 1.0
@@ -324,7 +324,7 @@ def read_url(url: str, defaults: Options, *, block_s: float = 0.0) -> Place:
     file = url.file if isinstance(url, FiledUrl) else None
     if plus:
         return _guided(address, base, kind, options, file)
-    options |= _parsed(f"{base}://{address}")
+    options = _parsed(f"{base}://{address}", options)
     base_class = options.pop("connection_class", redis.Connection)
     if base_class is redis.UnixDomainSocketConnection:
         options.pop("socket_keepalive", None)  # of TCP only
@@ -335,8 +335,8 @@ def _guided(address: str, base: str, kind: str, given: Options, file: Path | Non
     """Read the address of Sentinels or of a Cluster."""
     authority, _, path = address.partition("/")
     login, at, hosts = authority.rpartition("@")
-    each = [_parsed(f"{base}://{login}{at}{host}") for host in hosts.split(",")]
-    options = given | each[0]
+    each = [_parsed(f"{base}://{login}{at}{host}", given) for host in hosts.split(",")]
+    options = each[0]
     base_class = options.pop("connection_class", redis.Connection)
     parts = [unquote(part) for part in path.split("/") if part]
     if kind == "sentinel":
@@ -387,13 +387,16 @@ def _renewed(options: Options, file: Path | None, *, of_guides: bool = False) ->
     return kept | {"credential_provider": _Login(file, login, of_guides=of_guides)}
 
 
-def _parsed(url: str) -> Options:
-    """Return what stands before a query. Raises `ValueError`."""
+def _parsed(url: str, given: Options) -> Options:
+    """Return what stands before a query beside what is `given` in it. Raises `ValueError`."""
     options = dict(parse_url(url))  # type: ignore[no-untyped-call]
     path = urlsplit(url).path.removeprefix("/")
     if path and not url.startswith("unix"):
         options["db"] = database(path)
-    return options
+    for name in given.keys() & options.keys():
+        if given[name] != options[name]:
+            raise WrongOption(f"{name} in its query is given twice: before the ? it is another")
+    return given | options
 
 
 def _master(path: Sequence[str]) -> tuple[str, int]:

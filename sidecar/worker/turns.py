@@ -22,6 +22,7 @@ class Turns:
         self._next: deque[Item] = deque()
         self._refs = Claims[Item]()
         """Who is at the stores or waits for them, by ref."""
+        self._at_stores: dict[Item, None] = {}
         self._busy: Counter[str | None] = Counter()
         """Of each tenant, how many items are at the stores."""
         self._over: dict[str | None, deque[Item]] = {}
@@ -42,6 +43,7 @@ class Turns:
             item = self._next.popleft()
             if self._busy[item.tenant] < self._share:
                 self._busy[item.tenant] += 1
+                self._at_stores[item] = None
                 return item
             self._over.setdefault(item.tenant, deque()).append(item)
         return None
@@ -51,6 +53,7 @@ class Turns:
         self._busy[item.tenant] -= 1
         if not self._busy[item.tenant]:
             del self._busy[item.tenant]
+        del self._at_stores[item]
         if over := self._over.get(item.tenant):
             self._next.appendleft(over.popleft())
             if not over:
@@ -59,7 +62,11 @@ class Turns:
         self._next.extend(self._refs.freed())
 
     def forget(self) -> None:
-        """Let go all that waits. What is at the stores still counts in its tenant's share."""
+        """Let go all that waits. What is at the stores still counts in its tenant's share, and
+        still has its ref: a store may take long over a Put, and it must not end behind a later one.
+        """
         self._next.clear()
         self._over.clear()
         self._refs = Claims[Item]()
+        for item in self._at_stores:
+            self._refs.claim(item, (item.ref,))

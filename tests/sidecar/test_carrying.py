@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.carrying import Carrying
 from sidecar.worker.window import Item, Trouble, Window
-from tests.sidecar.harness import Rig, eventually
+from tests.sidecar.harness import PlainStore, Rig, eventually
 
 TENURES = 12
 EVENTS = 60
@@ -161,6 +162,47 @@ def test_a_relay_forgets_its_tenures_while_the_source_hangs(rig: Rig) -> None:
     rig.audit()
 
 
+class SlowStore(PlainStore):
+    """A store of one version a ref, whose first Put takes long; it counts those at one ref."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on, self.first, self.done = threading.Event(), threading.Lock(), threading.Event()
+        self.at: Counter[str] = Counter()
+        self.most = 0
+
+    def put(self, ref: str, data: bytes, manifest: bytes) -> None:
+        """Keep the pair, the first one late."""
+        self.at[ref] += 1
+        self.most = max(self.most, self.at[ref])
+        is_first = self.first.acquire(blocking=False)
+        if is_first:
+            self.go_on.wait(60)
+        super().put(ref, data, manifest)
+        self.at[ref] -= 1
+        if is_first:
+            self.done.set()
+
+
+def test_a_put_of_an_earlier_tenure_overtakes_none(rig: Rig) -> None:
+    """A store that keeps one version has the last one published, though the first Put was slow."""
+    rig.fleet = fleet = SlowStore()
+    for version in ("one", "two"):
+        rig.emit_artifact(version, ref="the/ref", data=version.encode())
+    with rig.relay(lease_s=0.3) as run:
+        try:
+            eventually(lambda: fleet.at["the/ref"])
+            rig.client.hset(rig.keys.halt, "reason", "by hand")
+            eventually(lambda: run.observer.count("halted"))
+            rig.client.hdel(rig.keys.halt, "reason")
+            rig.emit_artifact("other", tenant="other")
+            eventually(lambda: "other" in rig.published())
+        finally:
+            fleet.go_on.set()
+        eventually(lambda: len(rig.published()) == 3 and fleet.done.is_set())
+    assert (fleet.get("the/ref").data, fleet.most) == (b"two", 1)
+
+
 def test_events_that_waited_for_a_ref_leave_no_count(rig: Rig) -> None:
     """Once events that waited for one ref are through, nothing is kept of what they waited for."""
     for number in range(EVENTS):
@@ -171,7 +213,7 @@ def test_events_that_waited_for_a_ref_leave_no_count(rig: Rig) -> None:
         claims, turns = window._claims, run.relay._carrying._turns
         left = (
             claims, claims._queues, claims._came_first, window, run.relay._holds,
-            turns._refs, turns._busy, turns._over, turns,
+            turns._refs, turns._busy, turns._over, turns._at_stores, turns,
         )  # fmt: skip
         eventually(lambda: not any(left), "nothing is left")
     rig.audit()

@@ -115,3 +115,16 @@ def test_a_letter_that_is_there_already_begins_a_row_all_the_same(rig: Rig) -> N
     again = Letter(Origin(there["origin"].decode()), b"", {"reason": "malformed"}, begins_row=True)
     assert publisher.bury([again], EntryId("9-0"), max_in_a_row=9, now="") == [Buried.ALREADY]
     assert not rig.client.hexists(rig.keys.halt, "dead_in_a_row")
+
+
+@pytest.mark.parametrize("noted", ["many", "-5", "1e300"])
+def test_a_count_that_no_sidecar_wrote_gives_way(rig: Rig, noted: str) -> None:
+    """It keeps no stream from being halted: the row is counted anew."""
+    rig.client.hset(rig.keys.halt, "dead_in_a_row", noted)
+    rig.add("{")
+    rig.drain(max_consecutive_dead=2)
+    assert rig.client.hget(rig.keys.halt, "dead_in_a_row") == b"1"
+    rig.add("{")
+    with rig.relay(max_consecutive_dead=2, drain=True) as run:
+        assert not run.finish(), "it was not halted"
+    assert len(rig.letters()) == 2

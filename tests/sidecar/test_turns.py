@@ -58,6 +58,20 @@ def test_what_is_forgotten_leaves_its_tenant_with_what_is_at_the_stores() -> Non
     assert [turns.take(), turns.take()] == [new, None]
 
 
+def test_a_ref_is_not_free_while_an_earlier_tenure_is_at_it() -> None:
+    """A Put that hangs since an earlier tenure is not overtaken: it would come last, and stay."""
+    hung, waiting, again, other = (item(n, ref="r" if n < 4 else "q") for n in (1, 2, 3, 4))
+    turns = line(9, hung, waiting)
+    assert turns.take() is hung
+    turns.forget()
+    turns.forget()
+    turns.join(again)
+    turns.join(other)
+    assert [turns.take(), turns.take()] == [other, None]
+    turns.done(hung)
+    assert [turns.take(), turns.take()] == [again, None]
+
+
 def test_all_get_their_turn_whatever_happens() -> None:
     """No ref has two at the stores, no tenant more than its share, and nothing stays behind."""
     choose = random.Random(7)
@@ -74,7 +88,7 @@ def test_all_get_their_turn_whatever_happens() -> None:
         for ref in "rqpo":
             of_ref = [one for one in went if one.ref == ref]
             assert of_ref == sorted(of_ref, key=items.index)
-        assert not any((len(turns), len(turns._refs), turns._busy, turns._over))
+        assert not any((turns, turns._refs, turns._busy, turns._over, turns._at_stores))
 
 
 class Asked(Claims[int]):

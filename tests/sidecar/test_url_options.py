@@ -50,6 +50,27 @@ def test_what_may_not_be_given_is_refused_by_name(
         open_(f"redis://127.0.0.1:1/0?{query}")
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("open_", FACES.values(), ids=FACES)
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://h/0?db=3", "db"),
+        ("redis://h/3?db=0", "db"),
+        ("rediss://:secret@h?password=other", "password"),
+        ("redis+cluster://user:secret@h?username=other", "username"),
+        ("unix://:secret@/run/redis.sock?password=other", "password"),
+    ],
+)
+def test_what_stands_before_the_query_is_no_other_in_it(
+    open_: Callable[[str], Any], url: str, name: str
+) -> None:
+    """Neither wins in silence: a worker would read another database than is meant."""
+    with pytest.raises(UsageError, match=f"{name} .* given twice") as refused:
+        open_(url)
+    assert "secret" not in str(refused.value)
+
+
 SCHEMES: Final = ("redis", "unix", "rediss", "redis+cluster", "rediss+sentinel")
 
 

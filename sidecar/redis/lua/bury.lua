@@ -56,8 +56,9 @@ local function written(event_shard, origin_shard, arg)
   return 1
 end
 
-local limit, before = tonumber(ARGV[2]), redis.call('HGET', KEYS[2], 'dead_in_a_row') or '0'
-local in_a_row, why = tonumber(before), nil
+local limit, before = tonumber(ARGV[2]), redis.call('HGET', KEYS[2], 'dead_in_a_row') or ''
+-- What no sidecar wrote there keeps no stream from being halted: the row is counted anew.
+local in_a_row, why = string.match(before, '^%d+$') and tonumber(before) or 0, nil
 local answer, low, arg = {1}, nil, 6
 for key = 9, #KEYS, 2 do
   local result = written(KEYS[key], KEYS[key + 1], arg)
