@@ -57,7 +57,7 @@ MAX_ROWS: Final = 100_000
 _HEX: Final = re.compile("[0-9a-f]{64}")
 
 
-Time = Annotated[int, Field(ge=-LATEST_US, le=LATEST_US)]
+Time = Annotated[int, Field(ge=0, le=LATEST_US)]
 
 
 class _Part(BaseModel):

@@ -150,7 +150,7 @@ class _Zip:
         if (
             name in self._members
             or name.startswith(("/", "\\"))
-            or ".." in re.split(r"[/\\]", name)
+            or ".." in name.replace("\\", "/").split("/")
             or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
             or info.flag_bits & 1
             or info.compress_type not in _PACKED

@@ -297,7 +297,8 @@ def test_ids_beyond_all_times_are_no_trouble(
 @pytest.mark.parametrize(
     "change",
     [
-        {"taken_at_us": 10**30}, {"taken_at_us": -(10**18)}, {"span_us": [0, 10**20]},
+        {"taken_at_us": 10**30}, {"taken_at_us": -1}, {"span_us": [-1, 9]},
+        {"span_us": [0, 10**20]},
         {"streams": None}, {"waiting": {"name": WAITING, "sha256": "x"}}, {"control": [1]},
     ],
     ids=str,

@@ -7,6 +7,7 @@ the zip file itself. Most have the checksums that they then need, so that the re
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from unittest import mock
 
 import orjson
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ from hypothesis import strategies as st
 from sidecar.errors import SidecarError
 from sidecar.history.bundle import BundleHistory
 from sidecar.history.halts import halts_of
-from sidecar.history.members import INDEX, PINS, WAITING, artifact_name
+from sidecar.history.members import INDEX, PINS, WAITING, Members, artifact_name
 from sidecar.history.state import state_at
 from sidecar.replay import moment
 from sidecar.replay.letters import RecordedLetters
@@ -199,7 +201,7 @@ VALUES: Final[list[Json]] = [
     NOTIFICATIONS, CONTROL, WAITING, "streams/1/000000.jsonl", "event", "origin", "there", "0" * 64,
     "\u202e",
 ]  # fmt: skip
-VARIANTS: Final = 7
+VARIANTS: Final = 31
 INDEX_SHARE: Final = 0.4
 _index_places: Final = list(_places(WHOLE.said))
 _row_places: Final = [(name, *at) for name, rows in WHOLE.rows.items() for at in _places(rows)]
@@ -242,12 +244,19 @@ def orjson_line(line: Json) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
+WHOLE_FILES: Final = {name: _lines(rows) for name, rows in WHOLE.rows.items()} | WHOLE.blobs
+_WHOLE_INDEX: Final = orjson.dumps(WHOLE.said)
+_WHOLE_ROWS: Final = {name: orjson.dumps(rows) for name, rows in WHOLE.rows.items()}
+
+
 def files_of(case: Case) -> dict[str, bytes]:
     """Return the files of a bundle, changed as the case says."""
-    index, rows = copy.deepcopy(WHOLE.said), copy.deepcopy(WHOLE.rows)
+    index = orjson.loads(_WHOLE_INDEX)
+    changed = {str(change.at[0]) for change in case.changes if not change.of_index}
+    rows = {name: orjson.loads(_WHOLE_ROWS[name]) for name in changed}
     for change in case.changes:
         _set(index if change.of_index else rows, change.at, change.new)
-    files = {name: _lines(lines) for name, lines in rows.items()} | WHOLE.blobs
+    files = WHOLE_FILES | {name: _lines(lines) for name, lines in rows.items()}
     files |= {name: raw for name, raw in case.raw.items() if name != INDEX}
     if case.is_sealed:
         for member in _members(index):
@@ -278,17 +287,51 @@ def _sealed(index: Json) -> bytes:
     return b'{"format":1,"sha256":"%s","index":%s}\n' % (_sha256(body).encode(), body)
 
 
+class _Packed(NamedTuple):
+    """A file of the whole bundle, as it lies in a zip file: to pack it costs more than to read."""
+
+    info: zipfile.ZipInfo
+    raw: bytes
+
+
+def _packed(compression: int) -> dict[str, _Packed]:
+    found, buffer = {}, io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as file:
+        for name, raw in WHOLE_FILES.items():
+            begin = buffer.tell()
+            file.writestr(name, raw)
+            found[name] = _Packed(file.getinfo(name), buffer.getvalue()[begin:])
+    return found
+
+
+_PACKED: Final = {way: _packed(way) for way in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)}
+
+
+def _append(file: zipfile.ZipFile, buffer: io.BytesIO, packed: _Packed) -> None:
+    packed.info.header_offset = buffer.seek(file.start_dir)
+    buffer.write(packed.raw)
+    file.start_dir = buffer.tell()
+    file.filelist.append(packed.info)
+
+
 def _zipped(case: Case, files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
+    packed = _PACKED.get(case.compression, _PACKED[zipfile.ZIP_STORED])
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", case.compression) as file:
         warnings.simplefilter("ignore")
         for name, raw in files.items():
-            file.writestr(name, raw)
+            if name in packed and raw is WHOLE_FILES[name]:
+                _append(file, buffer, packed[name])
+            else:
+                file.writestr(name, raw)
         for name, raw, attributes in case.extra:
             info = zipfile.ZipInfo(name)
             info.external_attr = attributes
             file.writestr(info, raw)
-    whole = buffer.getvalue()
+    return _spoilt_in(case, buffer.getvalue())
+
+
+def _spoilt_in(case: Case, whole: bytes) -> bytes:
     for at, new in case.spoilt:
         begin = at % (len(whole) + 1)
         whole = whole[:begin] + new + whole[begin + len(new) :]
@@ -363,7 +406,10 @@ def _overview(history: BundleHistory) -> None:
 LOOKS: Final[list[Callable[[BundleHistory], None]]] = [
     _overview, _entries, _artifacts, _state, _report, _traces,
 ]  # fmt: skip
-DIRECTORY: Final = tempfile.TemporaryDirectory(prefix="sidecar-fuzz-")
+_MEMORY: Final = Path("/dev/shm")
+DIRECTORY: Final = tempfile.TemporaryDirectory(
+    prefix="sidecar-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None
+)
 
 
 def check(drawn: tuple[int, Case]) -> int:
@@ -386,14 +432,19 @@ def _varied(case: Case, dice: random.Random) -> Case:
         for value in (*values, dice.choice(VALUES))
         for of_index in (dice.random() < INDEX_SHARE,)
     ]
-    return case._replace(changes=changes, cut=0, spoilt=case.spoilt if dice.random() < 0.1 else [])
+    return case._replace(
+        changes=changes, cut=0, spoilt=case.spoilt if dice.random() < 0.1 else [],
+        compression=dice.choice(list(_PACKED)),  # any other is refused at sight
+    )  # fmt: skip
 
 
 def check_bundle(case: Case) -> None:
     """Open it, and look at all that it has: what cannot be is refused in words."""
-    history = refused(partial(BundleHistory, write(case, Path(DIRECTORY.name))))
-    for look in LOOKS if history else []:
-        refused(partial(look, history))
+    path = write(case, Path(DIRECTORY.name))
+    with mock.patch.object(Members, "read", functools.cache(Members.read)):  # once, what is there
+        history = refused(partial(BundleHistory, path))
+        for look in LOOKS if history else []:
+            refused(partial(look, history))
 
 
 def refused(looking: Callable[[], Any]) -> Any:
