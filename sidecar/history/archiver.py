@@ -10,7 +10,7 @@ entry once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -56,11 +56,16 @@ class Archiver:
         self, live: LiveHistory, store: VersionedStore, notify: Client, keys: Keys, *,
         rows: int = SEGMENT_ROWS, size_bytes: int = SEGMENT_BYTES,
         checkpoint_rows: int = CHECKPOINT_ROWS,
+        hold: Callable[[EntryId], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """A segment is closed at so many rows, or bytes of rows; a checkpoint follows so many."""
+        """A segment is closed at so many rows, or bytes of rows; a checkpoint follows so many.
+
+        `hold` is told up to where the control stream is archived.
+        """
         self._live, self._store, self._notify, self._keys = live, store, notify, keys
         self._rows, self._size_bytes = rows, size_bytes
         self._checkpoint_rows = checkpoint_rows
+        self._hold = hold
         self._counted: dict[str, tuple[int, EntryId]] = {}
 
     def is_due(self, stream: str, every_s: float) -> bool:
@@ -109,6 +114,7 @@ class Archiver:
 
     def _archive(self, claim: Claim, stream: str, *, rest: bool) -> Iterator[Archived]:
         reached = self._reached(stream)
+        self._held(stream, reached)
         while reached < LAST and (batch := self._batch(stream, reached.after)):
             entries, full = batch
             if not (full or rest):
@@ -122,7 +128,13 @@ class Archiver:
                 if not claim.hold():
                     return  # another took over meanwhile, and its mark may be higher
                 note_archived(self._notify, self._keys, stream, entries[-1])
+            self._held(stream, reached)
             yield done
+
+    def _held(self, stream: str, reached: EntryId) -> None:
+        if stream == self._keys.control:
+            with translated(self._live.describe()):
+                self._hold(reached)
 
     def _batch(self, stream: str, first: EntryId) -> tuple[list[Entry], bool] | None:
         """Return entries for one segment, and whether they fill it; None when there are none."""

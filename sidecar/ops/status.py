@@ -16,7 +16,7 @@ from sidecar.redis.forgotten import Forgotten, newest_records
 from sidecar.redis.groups import group_of
 from sidecar.redis.halts import Halt, in_force
 from sidecar.redis.keepers import Keeper, keepers
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import Keys, groups_of
 from sidecar.redis.lag import is_beyond, is_doubtful, lag_of
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.members import Member, damaged_workers, holder, registered_workers
@@ -209,7 +209,7 @@ def _kept(control: Side, notify: Side, keys: list[Keys]) -> list[Keeper]:
         found = [
             keeper
             for one in keys
-            for keeper in keepers(control.at(one.control), one.control, one.group)
+            for keeper in keepers(control.at(one.control), one.control, groups_of(one))
         ]
     with translated(notify.url):
         for stream in (keys[0].notifications, keys[0].dead):

@@ -4,6 +4,9 @@
 nothing of a stream that was deleted and made anew, so `{N}:segments` has beside it, by stream, the
 ID with which the last segment ends, a checksum of that entry, and when the segment was closed (the
 server's clock, microseconds since the epoch). The mark counts while the stream agrees.
+
+Other fleets may trim the control stream, too. The group `archive:N` on it keeps them from what is
+not archived yet.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import secrets
 from typing import Any, Final
 
 from sidecar.redis.client import Client
+from sidecar.redis.groups import group_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import noting, script_of
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, EntryId
+from sidecar.wire.ids import FIRST, LAST, EntryId
 
 CLAIM_S: Final = 60.0
 _SEGMENT: Final = re.compile(rb"(\S+) (\S+) ([0-9]{1,17})")
@@ -61,6 +65,26 @@ def archived_to(client: Client, notify: Client, keys: Keys, stream: str) -> Entr
     if words is None or words[1] != noted:
         return mark  # noted by an older release
     return mark if checksum_of(Entry(mark, found[0][1])).encode() == words[2] else None
+
+
+def hold(control: Client, keys: Keys, last: EntryId) -> None:
+    """Have nothing trimmed of the control stream behind `last`, by other fleets either.
+
+    They know nothing of this archive, but trim nothing that a group has yet to read. Nobody reads
+    through this one. Raises `RedisError`.
+    """
+    found = group_of(control, keys.control, keys.archivers)
+    if found is not None:
+        if found["last-delivered-id"] != last.encode():
+            control.xgroup_setid(keys.control, keys.archivers, last)
+    elif control.exists(keys.control):
+        control.xgroup_create(keys.control, keys.archivers, last)
+
+
+def let_go(control: Client, keys: Keys) -> None:
+    """Hold nothing back any more: nobody archives. Raises `RedisError`."""
+    if group_of(control, keys.control, keys.archivers) is not None:
+        hold(control, keys, LAST)
 
 
 def is_due(notify: Client, keys: Keys, stream: str, every_s: float) -> bool:

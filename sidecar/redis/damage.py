@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client
 from sidecar.redis.errors import Refused, is_misplaced
-from sidecar.redis.keys import Keys, streams_of
+from sidecar.redis.keys import Keys, records_of, streams_of
 from sidecar.wire.ids import EntryId
 
 _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
@@ -88,7 +88,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
             "string", "then destroy the group, to have read again what may be unfinished"
         ),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
-        **dict.fromkeys(keys.records, _Kind("stream", records)),
+        **dict.fromkeys(records_of(keys), _Kind("stream", records)),
         keys.takeovers: _Kind("stream", records),
         keys.resent: _Kind("hash", "then audit: what a repair sent again is sent once more"),
         keys.workers: _Kind("hash", "workers register again"),
@@ -106,7 +106,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
 
 
 def _archived(keys: Keys) -> tuple[str, ...]:
-    return (*streams_of(keys), *keys.records)
+    return (*streams_of(keys), *records_of(keys))
 
 
 # --- values ------------------------------------------------------------------------------------

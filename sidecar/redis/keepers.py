@@ -6,10 +6,11 @@ lets its stream grow for ever.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
-from sidecar.redis.keys import GROUP
+from sidecar.redis.keys import ARCHIVERS, GROUP
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.ids import LAST, EntryId
 
@@ -37,22 +38,25 @@ class Keeper(NamedTuple):
 def _whose(group: str) -> str:
     if group.startswith(GROUP):
         return f"of the workers for another notification stream, {group.removeprefix(GROUP)!r}"
+    if group.startswith(ARCHIVERS):
+        return f"which the archive of {group.removeprefix(ARCHIVERS)!r} needs"
     return "which is not the sidecar's"
 
 
-def keepers(client: Client, stream: str, own: str = "") -> list[Keeper]:
+def keepers(client: Client, stream: str, own: Collection[str] = ()) -> list[Keeper]:
     """Return the groups of others whose oldest unfinished entry is more than an hour old.
 
-    `own` is the group that does not count. Raises `RedisError`.
+    `own` are the groups that do not count. Raises `RedisError`.
     """
     if not client.exists(stream):
         return []
     late = EntryId.of(max(0, server_time_us(client) // 1000 - LATE_MS))
     groups: Any = client.xinfo_groups(stream)
+    named = ((one["name"].decode(errors="backslashreplace"), one) for one in groups)
     found = [
-        Keeper(stream, one["name"].decode(errors="backslashreplace"), first)
-        for one in groups
-        if one["name"] != own.encode() and (first := _first(client, stream, one)) and first < late
+        Keeper(stream, name, first)
+        for name, one in named
+        if name not in own and (first := _first(client, stream, one)) and first < late
     ]
     return sorted(found)
 

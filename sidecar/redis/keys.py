@@ -10,6 +10,8 @@ from sidecar.errors import UsageError
 CONSUMER: Final = "worker"
 GROUP: Final = "sidecar:"
 """Before the notification stream's name: the group of its workers."""
+ARCHIVERS: Final = "archive:"
+"""Before the notification stream's name: the group that stands where its archive ends."""
 SHARDS: Final = 65_536
 
 
@@ -46,14 +48,14 @@ class Keys:
         return cls(control, notifications, dead or f"{prefix}:dead", prefix)
 
     @property
-    def records(self) -> tuple[str, str, str]:
-        """The streams of records: of redrives and repairs, of halts, of tenures."""
-        return self.redriven, self.halts, self.tenures
-
-    @property
     def group(self) -> str:
         """The consumer group on the control stream."""
         return f"{GROUP}{self.notifications}"
+
+    @property
+    def archivers(self) -> str:
+        """A group on the control stream that stands where the archive ends."""
+        return f"{ARCHIVERS}{self.notifications}"
 
     @property
     def stream(self) -> str:
@@ -171,3 +173,13 @@ class Keys:
 def streams_of(keys: Keys) -> tuple[str, str, str]:
     """Return the three streams: control entries, notifications, dead letters."""
     return keys.control, keys.notifications, keys.dead
+
+
+def groups_of(keys: Keys) -> tuple[str, str]:
+    """Return both groups on the control stream."""
+    return keys.group, keys.archivers
+
+
+def records_of(keys: Keys) -> tuple[str, str, str]:
+    """Return the streams of records: of redrives and repairs, of halts, of tenures."""
+    return keys.redriven, keys.halts, keys.tenures

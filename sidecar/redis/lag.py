@@ -29,8 +29,10 @@ def lag_of(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
     """
     if group.get("lag") is not None:
         return int(group["lag"])
-    first = EntryId(group["last-delivered-id"].decode()).after
-    waiting: Any = client.xrange(keys.control, first, "+", count=MAX_COUNTED + 1)
+    position = EntryId(group["last-delivered-id"].decode())
+    if position == LAST:
+        return 0  # nothing can come after it
+    waiting: Any = client.xrange(keys.control, position.after, "+", count=MAX_COUNTED + 1)
     return len(waiting) if len(waiting) <= MAX_COUNTED else None
 
 

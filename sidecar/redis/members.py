@@ -46,6 +46,10 @@ class Held(NamedTuple):
         return self.entry.rpartition("/")[0]
 
 
+_HELD: Final = (str, str, str, str, int, str, str, bool)
+"""What the values of a `Held` are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One worker: the control streams that it serves, and those of them that it owns."""
@@ -169,6 +173,8 @@ def _member(id_: bytes, raw: bytes) -> Member | None:
         if not all(isinstance(stream, str) for stream in serves | owns):
             return None
         held = tuple(Held(**one) for one in told.get("held", ()))
+        if [type(value) for one in held for value in one] != [*_HELD] * len(held):
+            return None
         version = str(told.get("version", ""))
         return Member(id_.decode(), str(told["name"]), serves, owns, held, version)
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -13,7 +13,7 @@ import redis
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import Client
-from sidecar.redis.keys import Keys, hash_tagged
+from sidecar.redis.keys import Keys, groups_of, hash_tagged
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
@@ -39,7 +39,7 @@ class Copy:
         """
         groups: Any = self._client.xinfo_groups(self._keys.control)
         others = sorted({one["name"].decode(errors="backslashreplace") for one in groups})
-        if beside := [name for name in others if name != self._keys.group]:
+        if beside := [name for name in others if name not in groups_of(self._keys)]:
             raise UsageError(
                 f"others read {self._keys.control!r} through the groups {', '.join(beside)}, which"
                 " would lose what they have not read; XGROUP DESTROY those that nobody needs"

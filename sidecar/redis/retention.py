@@ -25,7 +25,7 @@ from sidecar.redis.damage import check_archived, low_of
 from sidecar.redis.ends import look
 from sidecar.redis.groups import position_of
 from sidecar.redis.keepers import Keeper, keepers
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import Keys, groups_of
 from sidecar.redis.readers import Readers, swept
 from sidecar.redis.room import check_room
 from sidecar.redis.scan import server_time_us, stream_info
@@ -115,7 +115,7 @@ class Retention:
 
     def keepers(self, kind: str) -> list[Keeper]:
         """Return whose groups keep one stream from being trimmed."""
-        own = self._keys.group if kind == "control" else ""
+        own = groups_of(self._keys) if kind == "control" else ()
         return keepers(self._client_of(kind), self.streams[kind], own)
 
     def trim_one(self, kind: str) -> Trimmed:

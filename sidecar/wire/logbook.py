@@ -1,8 +1,10 @@
-"""Which logs publish into a store, as the store knows it: records under `.sidecar/logs/`.
+"""Which logs name what is in a store, as the store knows it: records under `.sidecar/logs/`.
 
-A log is a notification stream on some Redis. What its events name must not be collected, so
-garbage collection asks every log that is registered, or removes nothing. Each worker registers its
-log before it puts anything; a log that is gone for good is forgotten by hand, which is kept, too.
+A log is a notification stream on some Redis, with the control streams that lead to it. What its
+events name must not be collected, so garbage collection asks every log that is registered, or
+removes nothing. Each worker registers its log in the fleet store before it puts anything, and in
+the source store, as one that reads there; a log that is gone for good is forgotten by hand, which
+is kept, too.
 
 The records are artifacts like others: every backend that lists refs can hold them.
 """
@@ -44,7 +46,7 @@ class Forgotten:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One log that publishes into the store."""
+    """One log that publishes into the store, or only reads from it."""
 
     id: str
     """The random id that its Redis keeps beside the stream."""
@@ -55,6 +57,8 @@ class Log:
     registered_at: str
     """RFC 3339."""
     forgotten: Forgotten | None = None
+    reads: bool = False
+    """Whether the store is its source, and not its fleet's."""
 
     def __str__(self) -> str:
         """Return it as a person may recognise it."""
@@ -71,7 +75,7 @@ def register(store: VersionedStore, log: Log) -> None:
     known = None
     with suppress(NotFound, Corrupt):
         known = _read(store, _ref(log.id))
-    if known is None or known.forgotten:
+    if known is None or known.forgotten or (known.reads and not log.reads):
         _write(store, log)
 
 
@@ -88,7 +92,7 @@ def archiving(logs: Iterable[Log], stream: str) -> Log | None:
     """Return the log whose archive lies under the name of its notification stream: of those with
     that name the one that was registered first, and is not forgotten.
     """
-    alike = [one for one in logs if one.stream == stream and not one.forgotten]
+    alike = [one for one in logs if one.stream == stream and not (one.forgotten or one.reads)]
     return min(alike, key=lambda one: (one.registered_at, one.id), default=None)
 
 
@@ -109,7 +113,10 @@ def _read(store: VersionedStore, ref: str) -> Log:
     try:
         body = json.loads(store.get(ref, **bounded(store, _RECORD)).data)
         forgotten = body["forgotten"] and Forgotten(**body["forgotten"])
-        return Log(body["id"], body["stream"], body["redis"], body["registered_at"], forgotten)
+        return Log(
+            body["id"], body["stream"], body["redis"], body["registered_at"], forgotten,
+            reads=body.get("reads") is True,
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, TooLarge) as error:
         raise Corrupt(
             f"{ref} is no record of a log ({type(error).__name__}): restore it; removed, that log"

@@ -76,7 +76,7 @@ class Notification(Event):
     @property
     def origin(self) -> str:
         """`<control stream>/<entry id>` of the entry that caused it."""
-        return self._entry.get(b"origin", b"").decode()
+        return self._entry.get(b"origin", b"").decode(errors="backslashreplace")
 
     @property
     def traceparent(self) -> str | None:

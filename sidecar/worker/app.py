@@ -183,6 +183,9 @@ class _Worker:
             wiring.check_beside()
             wiring.source  # noqa: B018 -- as above
             wiring.fleet_store.join(self._log, adopt=settings.adopt_fleet_store, by=whoami())
+            wiring.fleet_store.tell(wiring.source, self._log)
+            if not settings.archive:
+                wiring.without_archive()
         except Unreachable as error:
             if not settings.http or settings.drain:
                 raise

@@ -25,7 +25,7 @@ from sidecar.stores import explained
 from sidecar.wire.logbook import Log, keeper_of, register
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.urls import redact
-from store import Store, identity_of
+from store import Capability, Store, VersionedStore, capabilities, identity_of
 
 
 class FleetStore:
@@ -60,6 +60,22 @@ class FleetStore:
                 self._adopt(there, log, by)
             self._register(there.log)
 
+    def tell(self, source: Store, log: FilteringBoundLogger) -> None:
+        """Register the log in the source store, too, so that its gc asks what is unread here.
+
+        A store that collects no garbage need not know, and one that cannot be written keeps no
+        worker from its work. Call it after `join`.
+        """
+        keeper = keeper_of(source)
+        if keeper is None or Capability.COLLECT not in capabilities(source):
+            return
+        try:
+            with translated(self._redis_url):
+                self._write(keeper, self._log, reads=True)
+        except (SidecarError, OSError) as error:
+            detail = f"{error}; its gc does not miss this fleet: name its Redis there"
+            log.warning("not registered in the source store", detail=detail)
+
     def watch(self) -> UsageError | None:
         """Return what is wrong when another store was noted meanwhile.
 
@@ -89,18 +105,19 @@ class FleetStore:
 
     def _register(self, log_id: str | None) -> None:
         """Register the log in a store that keeps such records, once it has an id."""
-        keeper = keeper_of(self._store)
-        if log_id and keeper:
-            seconds, micros = self._client.time()
-            log = Log(
-                log_id,
-                self._keys.notifications,
-                _address(self._redis_url),
-                rfc3339(seconds * 10**6 + micros),
-            )
-            with explained(self._url):
-                register(keeper, log)
+        if keeper := keeper_of(self._store):
+            self._write(keeper, log_id, reads=False)
         self._log = log_id
+
+    def _write(self, keeper: VersionedStore, log_id: str | None, *, reads: bool) -> None:
+        if log_id is None:
+            return
+        seconds, micros = self._client.time()
+        at = rfc3339(seconds * 10**6 + micros)
+        address = _address(self._redis_url)
+        log = Log(log_id, self._keys.notifications, address, at, reads=reads)
+        with explained("" if reads else self._url):
+            register(keeper, log)
 
     def _adopt(self, there: Noted, log: FilteringBoundLogger, by: str) -> None:
         leases = [keys.lease for keys in self._all]

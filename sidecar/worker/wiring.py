@@ -16,6 +16,7 @@ from sidecar.errors import UsageError
 from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
 from sidecar.redis import takeovers, tenures
+from sidecar.redis.archived import hold, let_go
 from sidecar.redis.beside import second, was_read
 from sidecar.redis.client import Client, Side, check_server, check_stream, connect
 from sidecar.redis.errors import translated
@@ -289,7 +290,14 @@ class Wiring:
         notify = Side(self._connect(self.notify_url, keys.notifications), self.notify_url)
         control = Side(self._connect(self.redis_url, keys.control), self.redis_url)
         live = LiveHistory(control, notify, [keys], archive)
-        return Archiver(live, archive, notify.client, keys)
+        held = partial(hold, control.client, keys)
+        return Archiver(live, archive, notify.client, keys, hold=held)
+
+    def without_archive(self) -> None:
+        """Hold nothing back for an archive that was kept before. Raises as `connect`."""
+        for stream, keys in self.keys.items():
+            with connect(self.redis_url, key=stream) as client, translated(self.redis_url):
+                let_go(client, keys)
 
 
 def _record_takeover(client: Client, keys: Keys, observer: StreamMetrics, before: str) -> None:

@@ -109,7 +109,7 @@ def _works_again(sidecar: Cli) -> None:
 def test_the_table_has_all_keys() -> None:
     """What this module knows of, and the contract, are the same."""
     own = {getattr(KEYS, name) for name in dir(Keys) if isinstance(getattr(Keys, name), property)}
-    others = {KEYS.group, KEYS.records}
+    others = {KEYS.group, KEYS.archivers}
     assert set(TABLE) == {*(own - others), KEYS.dead, KEYS.archiving(STREAM), INDEX, READER}
     garbage = {key for key, _, _ in GARBAGE} - set(map(KEYS.archiving, streams_of(KEYS)[1:]))
     assert set(TABLE) == garbage | FREE_TEXT | {INDEX}

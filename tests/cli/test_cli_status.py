@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import redis
 
+from sidecar.ops.status import collect
+from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Lease
 from sidecar.redis.members import Members
+from sidecar.wire.ids import LAST
+from tests import servers
 from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, STREAM, Cli
 from tests.sidecar.harness import eventually
 
@@ -147,6 +151,19 @@ def test_an_id_that_can_be_no_time_has_no_age(sidecar: Cli, ms: int) -> None:
     sidecar.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     (stream,) = sidecar("status", "--json").object()["streams"]
     assert (stream["oldest_pending"], stream["oldest_pending_age_s"]) == (f"{ms}-0", None)
+
+
+@pytest.mark.parametrize("kind", ["valkey", "redis-6.2"])
+def test_nothing_waits_behind_the_highest_id(kind: str) -> None:
+    """An entry with the highest ID that was read is not unread, where the server counts no lag."""
+    with servers.running(kind) as server, redis.Redis.from_url(server.url) as client:
+        keys = Keys.of(STREAM, NOTIFICATIONS)
+        client.xadd(STREAM, {"event": "{}"}, id=LAST)
+        client.xgroup_create(STREAM, GROUP, "0")
+        side = Side.open(server.url, STREAM)
+        assert collect(side, side, [keys]).to_json()["streams"][0]["lag"] == 1
+        client.xreadgroup(GROUP, "worker", {STREAM: ">"})
+        assert collect(side, side, [keys]).to_json()["streams"][0]["lag"] == 0
 
 
 def test_an_unknown_lag_is_not_zero(sidecar: Cli, redis_url: str) -> None:

@@ -350,6 +350,26 @@ def test_a_log_that_was_not_asked(shared: tuple[Cli, str]) -> None:
     assert sidecar("store", "exists", "e2", "--checksum", checksum_of(b"two")).code == 0
 
 
+def test_a_fleet_that_only_reads_from_the_store(known: Cli) -> None:
+    """Of a source store of two fleets nothing is removed until both are asked what is unread."""
+    source = ("--store", (known.directory / "data-dir" / "source").as_uri())
+    with servers.running(servers.usual()) as server, redis.Redis.from_url(server.url) as client:
+        other = replace(known, url=server.url, client=client)
+        for one, fleet in ((known, "fleet"), (other, "their-fleet")):
+            one.bring(f"done-{fleet}", "done", b"done")
+            one.work(fleet_store=(known.directory / "data-dir" / fleet).as_uri())
+        other.bring("unread", "row", b"old")
+        known.bring("read", "row", b"new")
+        known.work()
+        ran = known("store", "gc", *NOW, *source)
+        assert (ran.code, ran.raw) == (2, b"")
+        assert "was not asked" in ran.err
+        servers_ = ("--notify-redis", known.url, "--notify-redis", server.url)
+        assert known("store", "gc", *NOW, *source, *servers_).code == 0
+    pinned = ("row", "--checksum", checksum_of(b"old"))
+    assert known("store", "exists", *pinned, *source).code == 0
+
+
 def test_a_log_that_is_forgotten(shared: tuple[Cli, str]) -> None:
     """One that is gone for good is forgotten by its id, with a reason that is kept."""
     sidecar, other = shared

@@ -21,6 +21,7 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import KINDS, Retention, Trimmed
 from sidecar.redis.scan import server_time_us
 from sidecar.redis.source import ControlStream
+from sidecar.wire.event import RESERVED
 from sidecar.worker.host import Host, Route
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
@@ -130,7 +131,9 @@ class Recorder:
 
 
 class SpyStore(MemoryStore):
-    """A memory store that counts, and that a test can make fail or wait."""
+    """A memory store that counts, and that a test can make fail or wait; not for records of logs,
+    which a worker puts there as it starts.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,8 +144,9 @@ class SpyStore(MemoryStore):
 
     def get(self, ref: str, **how: Any) -> Artifact:
         """Get, after the test's hook."""
-        self.gets.append(ref)
-        self.on_get(ref)
+        if not ref.startswith(RESERVED):
+            self.gets.append(ref)
+            self.on_get(ref)
         return super().get(ref, **how)
 
     def open(self, ref: str, **how: Any) -> ArtifactReader:

@@ -23,6 +23,7 @@ from sidecar.history.live import LiveHistory
 from sidecar.history.segments import Damaged, ahead
 from sidecar.history.state import state_at
 from sidecar.redis.client import Side
+from sidecar.redis.keys import records_of
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import Entry
 from sidecar.replay import moment
@@ -49,14 +50,14 @@ def fleet(tmp_path: Path) -> VersionedStore:
     return opened
 
 
-def archiver(rig: Rig, fleet: VersionedStore, **options: int) -> Archiver:
+def archiver(rig: Rig, fleet: VersionedStore, **options: Any) -> Archiver:
     """Return what archives the rig's streams."""
     return Archiver(live(rig), fleet, rig.client, rig.keys, **{"rows": ROWS, **options})
 
 
 def archive(rig: Rig, fleet: VersionedStore, *, rest: bool = True) -> int:
     """Archive all streams; return how many segments came."""
-    streams = (rig.control, rig.notify, rig.keys.dead, *rig.keys.records)
+    streams = (rig.control, rig.notify, rig.keys.dead, *records_of(rig.keys))
     return sum(len(list(archiver(rig, fleet).archive(stream, rest=rest))) for stream in streams)
 
 
@@ -172,15 +173,15 @@ def test_records_lie_in_the_archive_and_in_bundles(
     """Of redrives, of halts, and of what Redis forgot: also when Redis has forgotten them."""
     rig.emit("a")
     rig.drain()
-    for stream in rig.keys.records:
+    for stream in records_of(rig.keys):
         rig.client.xadd(stream, {"what": "something", "stream": rig.control})
     archive(rig, fleet)
     export(joined(rig, fleet), Window(0, 2**62), tmp_path / "b.zip", artifacts=False)
-    rig.client.delete(*rig.keys.records)
+    rig.client.delete(*records_of(rig.keys))
     bundle = BundleHistory(tmp_path / "b.zip")
-    for stream in rig.keys.records[1:]:
+    for stream in records_of(rig.keys)[1:]:
         assert len(list(bundle.entries(stream))) == 1
-    for stream in rig.keys.records:
+    for stream in records_of(rig.keys):
         assert len(list(joined(rig, fleet).entries(stream))) == 1
 
 

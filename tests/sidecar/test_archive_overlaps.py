@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from sidecar.history.rows import to_line
 from sidecar.history.segments import Segment, entries_back_of, entries_of, lines_of
 from sidecar.redis.archived import CLAIM_S, is_due
 from sidecar.redis.damage import Damaged
+from sidecar.redis.groups import group_of
+from sidecar.redis.keys import Keys
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -89,7 +94,7 @@ def add(rig: Rig, first: int, count: int, word: str, step: int = 1) -> list[Entr
     return entries
 
 
-def trim_all(rig: Rig) -> None:
+def trim_all(rig: Rig, *, archived_first: bool = True) -> None:
     """Trim what an archive allows to be trimmed."""
     policies = {name: Policy(length=0) for name in ("control", "notifications", "dead")}
     info: Any = rig.client.xinfo_stream(rig.control)
@@ -99,7 +104,7 @@ def trim_all(rig: Rig) -> None:
     rig.client.xgroup_setid(rig.control, rig.keys.group, last)
     rig.client.set(rig.keys.low, last.after)
     retention = Retention(
-        rig.client, rig.client, rig.keys, policies, dedup_window_s=0, archived_first=True
+        rig.client, rig.client, rig.keys, policies, dedup_window_s=0, archived_first=archived_first
     )
     trim_once(retention)
 
@@ -381,6 +386,20 @@ def test_the_time_of_the_last_segment_outlives_the_worker(rig: Rig, fleet: Fleet
     assert archiver(rig, fleet).is_due(rig.control, 3600)
 
 
+@contextmanager
+def working(redis_url: str, directory: Path, **options: Any) -> Iterator[None]:
+    """Run a worker meanwhile."""
+    chosen = build(redis=redis_url, **named_stores(directory), **options)
+    stop = threading.Event()
+    thread = threading.Thread(target=app.run, args=(chosen, logs.configure("error"), stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_a_worker_that_just_started_archives_what_is_due(
     rig: Rig, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,15 +407,36 @@ def test_a_worker_that_just_started_archives_what_is_due(
     monkeypatch.setattr("sidecar.worker.archiving.LOOK_EVERY_S", 0.05)
     rig.emit("e0")
     rig.client.hset(rig.keys.segments, rig.control, "0-0 - 1")
-    chosen = build(redis=redis_url, **named_stores(tmp_path), archive=True, archive_every_s="3600")
-    stop = threading.Event()
-    thread = threading.Thread(target=app.run, args=(chosen, logs.configure("error"), stop))
-    thread.start()
-    try:
+    with working(redis_url, tmp_path, archive=True, archive_every_s="3600"):
         eventually(lambda: rig.client.hget(rig.keys.archived, rig.control))
-    finally:
-        stop.set()
-        thread.join()
     opened = versioned(store.open_url((tmp_path / "fleet").as_uri()), Capability.STREAM)
     assert opened
     assert len(names_of(opened, rig.notify, rig.control)) == 1
+
+
+def test_another_fleet_trims_nothing_that_is_not_archived(
+    rig: Rig, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two fleets on one control stream each leaves there what the other has yet to archive,
+    as long as the other archives at all.
+    """
+    monkeypatch.setattr("sidecar.worker.archiving.LOOK_EVERY_S", 0.05)
+    theirs = Keys.of(rig.control, "theirs")
+    group = partial(group_of, rig.client, rig.control, theirs.archivers)
+    other: Any = {"notify_stream": "theirs", "second_deployment": True}
+    rig.emit("e0")
+    rig.drain()
+    with working(redis_url, tmp_path, **other, archive=True, archive_every_s="3600"):
+        eventually(lambda: rig.client.xlen("theirs") == 1 and group())
+    trim_all(rig, archived_first=False)
+    assert rig.client.xlen(rig.control) == 1
+    with working(redis_url, tmp_path, **other, archive=True, archive_every_s="1"):
+        eventually(lambda: (found := group()) and found["last-delivered-id"] != b"0-0")
+    trim_all(rig, archived_first=False)
+    assert rig.client.xlen(rig.control) == 0
+    rig.emit("e1")
+    rig.drain()
+    with working(redis_url, tmp_path, **other):
+        eventually(lambda: rig.client.xlen("theirs") == 2)
+    trim_all(rig, archived_first=False)
+    assert rig.client.xlen(rig.control) == 0

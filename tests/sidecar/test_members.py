@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -76,6 +77,9 @@ def test_the_dead_are_forgotten(server: redis.Redis) -> None:
 
 def test_what_is_no_workers_is_left_out(server: redis.Redis) -> None:
     """Lines that no worker wrote are ignored."""
-    for raw in ("", "{", "[]", "{}", '{"name":"x","serves":1,"owns":2}'):
+    held = {"entry": "s/1-0", "tenant_id": "t", "event_id": "e", "error": "", "attempts": 1,
+            "since": 1, "next_at": "", "outage": False}  # fmt: skip
+    told = json.dumps({"name": "x", "serves": [], "owns": [], "held": [held]})
+    for raw in ("", "{", "[]", "{}", '{"name":"x","serves":1,"owns":2}', told):
         server.hset(KEYS.workers, f"x{raw}", raw)
     assert members(server, "one", Clock()).beat(set()) == []

@@ -147,11 +147,12 @@ def test_parse_reads_what_was_published(rig: Rig) -> None:
 
 
 def test_parse_without_a_trace(client: redis.Redis) -> None:
-    """Without a traceparent there is None, and odd bytes in one break nothing."""
+    """Without a traceparent there is None, and odd bytes in it, or in an origin, break nothing."""
     del client
     fields = {b"event": written(admit(json.dumps(FULL))), b"origin": ORIGIN.encode()}
     assert Notification.of_entry(fields).traceparent is None
     assert Notification.of_entry(fields | {b"traceparent": b"\xff"}).traceparent == "\ufffd"
+    assert Notification.of_entry(fields | {b"origin": b"\xff"}).to_json()["origin"] == r"\xff"
 
 
 @pytest.mark.parametrize("field", ["origin", "traceparent"])
