@@ -134,6 +134,13 @@ _SOMETHING_LOST: Final = Scene(
     (Deed.REPAIR, Deed.DELETE_NOTE), plan={"stacks": 0.7, "max_consecutive_dead": 0}
 )
 _AUDITED: Final = Scene((Deed.REPAIR,))
+_TRIMMED_AND_DELETED: Final = Scene(
+    (Deed.DELETE_NOTES, Deed.REDRIVE),
+    plan={"stacks": 0.7, "max_consecutive_dead": 0, "retry_budget_s": 0.0, "chaos_s": 6.0}
+    | {"dedup_window_s": 1.0, "trim_notifications": "length=2", "trim_dead": "never"}
+    | {"archive": False},
+    fleet={"events": 30},
+)
 
 _READING: Final = "sidecar.feed.reading:Reading"
 _RETENTION: Final = "sidecar.redis.retention"
@@ -240,6 +247,9 @@ MUTANTS: Final = (
     Mutant("redrive_takes_trimmed_for_nothing", f"{_OVERTAKERS}._read_trimmed",
            "if end < begin or end == FIRST:",
            "if True:", Area.REDRIVE, 2204),
+    Mutant("a_note_of_trimming_goes_with_its_stream", "publish",
+           "if gone == 0 or gone >= tonumber(first) then",
+           "if true then", Area.REDRIVE, 2077, _TRIMMED_AND_DELETED),
     Mutant("redrive_removes_and_appends_nothing", f"{_REDRIVE}:Redriver._append",
            "entry = overtakers.append(candidate, letter.to_entry())",
            "entry = f'{candidate.stream}/1-1'", Area.REDRIVE, 2042),
