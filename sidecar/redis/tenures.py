@@ -18,7 +18,8 @@ from sidecar.redis.scan import server_time_us, text
 TENURE: Final = "tenure"
 MOST_AN_HOUR: Final = 12
 """Of a control stream. One that passes from hand to hand must not push out what Redis forgot."""
-_LOOKED_AT: Final = 200
+MOST_OF_ALL: Final = 200
+"""Of all streams together: a worker may take thousands at once."""
 _HOUR_MS: Final = 3_600_000
 
 
@@ -44,17 +45,15 @@ def put_on_record(client: Client, keys: Keys, owner: Owner) -> None:
         "settings": owner.settings,
     }  # fmt: skip
     try:
-        if _lately(client, keys) < MOST_AN_HOUR:
+        if _has_room(client, keys):
             client.xadd(keys.tenures, record, maxlen=MAX_RECORDS)
     except Refused:
         return
 
 
-def _lately(client: Client, keys: Keys) -> int:
-    """Return how many tenures of the stream began within the hour."""
+def _has_room(client: Client, keys: Keys) -> bool:
+    """Tell whether few tenures began within the hour, of this stream and of all."""
     since_ms = max(0, server_time_us(client) // 1000 - _HOUR_MS)
-    found: Any = client.xrevrange(keys.tenures, "+", f"{since_ms}-0", count=_LOOKED_AT)
-    stream = keys.control
-    return sum(
-        text(fields, "what") == TENURE and text(fields, "stream") == stream for _, fields in found
-    )
+    found: Any = client.xrevrange(keys.tenures, "+", f"{since_ms}-0", count=MOST_OF_ALL)
+    began = [text(fields, "stream") for _, fields in found if text(fields, "what") == TENURE]
+    return len(began) < MOST_OF_ALL and began.count(keys.control) < MOST_AN_HOUR

@@ -9,11 +9,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from sidecar.redis.archived import archived_to
 from sidecar.redis.client import Client
-from sidecar.redis.damage import low_of
+from sidecar.redis.damage import low_of, or_else
 from sidecar.redis.groups import group_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.lag import is_beyond, is_doubtful, lag_of
@@ -51,15 +52,16 @@ class Streams:
     def gather(self) -> Iterator[Sample]:
         """Yield what is to be known of every stream."""
         if self._clock() >= self._look_at:
-            self._untimed = contradicted(self._notify, self._keys[0])
+            look = partial(contradicted, self._notify, self._keys[0])
+            self._untimed = or_else(set(), look)
             self._look_at = self._clock() + LOOK_AT_TIMES_S
         for keys in self._keys:
             client = self._controls[keys.control]
-            yield from _size(client, keys.control, "control")
-            yield from self._backlog(client, keys)
+            yield from _apart(_size(client, keys.control, "control"))
+            yield from _apart(self._backlog(client, keys))
         one = self._keys[0]
-        yield from _size(self._notify, one.notifications, "notifications")
-        yield from _size(self._notify, one.dead, "dead")
+        yield from _apart(_size(self._notify, one.notifications, "notifications"))
+        yield from _apart(_size(self._notify, one.dead, "dead"))
 
     def _backlog(self, client: Client, keys: Keys) -> Iterator[Sample]:
         stream, group = keys.control, group_of(client, keys.control, keys.group)
@@ -88,6 +90,11 @@ class Streams:
         if low is not None and is_doubtful(client, keys.control, low, position, oldest):
             return None
         return lag_of(client, keys, group)
+
+
+def _apart(samples: Iterator[Sample]) -> list[Sample]:
+    """Return samples; none where a key is damaged: who needs it tells, and it hides no other."""
+    return or_else([], partial(list[Sample], samples))
 
 
 def _size(client: Client, stream: str, kind: str) -> Iterator[Sample]:
@@ -163,9 +170,13 @@ def archive(
     one = all_keys[0]
     streams |= dict.fromkeys((one.notifications, one.dead), (notify, one))
     for stream, (client, keys) in streams.items():
-        mark = archived_to(client, notify, keys, stream)
-        first = _first(client, stream, mark.after if mark else FIRST)
-        yield from _age(c.ARCHIVE_LAG, stream, first, server_time_us(client))
+        yield from _apart(_archived(client, notify, keys, stream))
+
+
+def _archived(client: Client, notify: Client, keys: Keys, stream: str) -> Iterator[Sample]:
+    mark = archived_to(client, notify, keys, stream)
+    first = _first(client, stream, mark.after if mark else FIRST)
+    yield from _age(c.ARCHIVE_LAG, stream, first, server_time_us(client))
 
 
 def disks(urls: Mapping[str, str]) -> Iterator[Sample]:

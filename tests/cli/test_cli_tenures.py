@@ -9,7 +9,7 @@ import redis
 
 from sidecar import __version__
 from sidecar.redis.keys import Keys
-from sidecar.redis.tenures import MOST_AN_HOUR, Owner, put_on_record
+from sidecar.redis.tenures import MOST_AN_HOUR, MOST_OF_ALL, Owner, put_on_record
 from sidecar.worker.settings import Settings, build, recorded
 from sidecar.worker.wiring import whoami
 from tests.cli.harness import KEYS, Cli
@@ -43,6 +43,16 @@ def test_tenures_do_not_push_out_what_else_is_on_record(client: redis.Redis) -> 
     assert len(_tenures(client)) == MOST_AN_HOUR
     put_on_record(client, Keys.of("other", KEYS.notifications), OWNER)
     assert len(_tenures(client, "other")) == 1
+
+
+def test_many_streams_do_not_push_out_what_else_is_on_record(client: redis.Redis) -> None:
+    """All streams together have a bounded number of records an hour, however many they are."""
+    client.xadd(KEYS.tenures, {"what": "forgot"})
+    for number in range(MOST_OF_ALL + 20):
+        put_on_record(client, Keys.of(f"s{number}", KEYS.notifications), OWNER)
+    assert client.xlen(KEYS.tenures) == 1 + MOST_OF_ALL
+    put_on_record(client, KEYS, OWNER)
+    assert not _tenures(client)
 
 
 def test_a_key_of_another_kind_keeps_no_worker_from_serving(client: redis.Redis) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidecar.redis import readers
 from sidecar.redis.client import connect
 from sidecar.redis.ends import look
+from sidecar.redis.keys import Keys
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.scan import StreamInfo
 from sidecar.telemetry import catalogue, outside
@@ -244,6 +245,21 @@ def test_an_unknown_lag_is_absent(rig: Rig) -> None:
     assert f"sidecar_lag_entries/{keys.control}" not in found_in(streams.gather())
     client.xgroup_create(keys.control, keys.group, id="99999999999999-0")
     assert f"sidecar_lag_entries/{keys.control}" not in found_in(streams.gather())
+
+
+@pytest.mark.parametrize("wrong", ["control", "notifications", "dead", "low"])
+def test_a_key_that_is_damaged_hides_no_other_stream(rig: Rig, wrong: str) -> None:
+    """Who needs the key tells of it; what waits in another stream is gathered all the same."""
+    client, keys, other = connect(rig.url), rig.keys, Keys.of("other", rig.notify)
+    for stream in (keys, other):
+        client.xgroup_create(stream.control, stream.group, id="0", mkstream=True)
+    client.xadd(other.control, {"event": "x"})
+    client.set(getattr(keys, wrong), "x")
+    controls = {keys.control: client, other.control: client}
+    found = found_in(outside.Streams(controls, client, [keys, other]).gather())
+    assert found["sidecar_lag_entries/other"] == 1
+    lags = found_in(outside.archive(controls, client, [keys, other], every_s=60))
+    assert lags["sidecar_archive_lag_seconds/other"] >= 0
 
 
 def test_ids_that_are_no_times_have_no_age(rig: Rig) -> None:
