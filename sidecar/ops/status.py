@@ -238,7 +238,7 @@ def _read_side(client: Client, keys: Keys, now_us: int) -> dict[str, Any]:
         return found
     found["position"] = position = EntryId(group["last-delivered-id"].decode())
     found["position_beyond_end"] = is_beyond(position, info.last_id)
-    found["lag"] = None if found["position_beyond_end"] else lag_of(client, keys, group)
+    found["lag"] = None if found["position_beyond_end"] else lag_of(client, keys, group, info)
     return found | _pending(client, keys, now_us)
 
 

@@ -135,8 +135,8 @@ def _refusal(url: str, error: Exception) -> SidecarError:
         return outage(url, named(error))
     if isinstance(error, NotPermitted):
         return UsageError(
-            f"{redact(url)}: the user lacks a permission ({error}); deploy/redis/users.acl lists"
-            " what the sidecar needs"
+            f"{redact(url)}: the user lacks a permission ({error}); is the name of each stream"
+            " right? If so, deploy/redis/users.acl lists what the sidecar needs"
         )
     if is_misplaced(error):
         return UsageError(
@@ -148,7 +148,10 @@ def _refusal(url: str, error: Exception) -> SidecarError:
 def outage(url: str, error: Exception) -> SidecarError:
     """Return what an outage means: to wait is no fix when the URL is wrong."""
     if isinstance(error, LoginRefused):
-        return UsageError(f"{redact(url)} refuses the login: {error}")
+        return UsageError(
+            f"{redact(url)} refuses the login: {str(error).rstrip('.')}; correct user and password"
+            " in the URL, or in the file that holds it"
+        )
     if isinstance(error, WrongNode):
         return UsageError(f"{redact(url)} {error}")
     if isinstance(error, WrongService):

@@ -13,6 +13,8 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.scripts import run_for_people
 
 FIELDS: Final = ("reason", "since", "by")
+BY_ITSELF: Final = "sidecar"
+"""Who halts a stream where dead letters come in a row (`bury.lua`)."""
 MAX_HALT_RECORDS: Final = 10_000
 """So many records are kept, or a few more."""
 

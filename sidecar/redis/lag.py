@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
+from sidecar.redis.scan import StreamInfo
 from sidecar.wire.ids import LAST, EntryId
 
 MAX_COUNTED: Final = 100
@@ -21,17 +22,20 @@ def is_beyond(position: EntryId, generated: EntryId) -> bool:
     return position > generated
 
 
-def lag_of(client: Client, keys: Keys, group: Mapping[str, Any]) -> int | None:
+def lag_of(client: Client, keys: Keys, group: Mapping[str, Any], info: StreamInfo) -> int | None:
     """Return how many entries wait unread; None when the server cannot say (Redis 6.2, or after
     deletes) and there are too many to count here.
 
-    `group` is what XINFO GROUPS says of it. Raises `RedisError`.
+    `group` and `info` are from XINFO. Redis 7 counts for ever what was trimmed before it was read.
+    Raises `RedisError`.
     """
+    position = EntryId(group["last-delivered-id"].decode())
+    if not info.length or position >= info.last_id:
+        return 0
+    if info.first_id and info.first_id > position:
+        return info.length
     if group.get("lag") is not None:
         return int(group["lag"])
-    position = EntryId(group["last-delivered-id"].decode())
-    if position == LAST:
-        return 0  # nothing can come after it
     waiting: Any = client.xrange(keys.control, position.after, "+", count=MAX_COUNTED + 1)
     return len(waiting) if len(waiting) <= MAX_COUNTED else None
 

@@ -89,7 +89,7 @@ class Streams:
             return None
         if low is not None and is_doubtful(client, keys.control, low, position, oldest):
             return None
-        return lag_of(client, keys, group)
+        return lag_of(client, keys, group, info)
 
 
 def _apart(samples: Iterator[Sample]) -> list[Sample]:

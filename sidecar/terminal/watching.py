@@ -25,7 +25,7 @@ def again_and_again(show: Callable[[], None], *, draw: bool) -> None:
     """
     if draw and not output.on_terminal():
         raise UsageError(
-            "--watch draws on a terminal, and standard output is none; with --json it prints a"
+            "--watch draws on a terminal, and standard output is not one; with --json it prints a"
             " line each time"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -212,9 +213,9 @@ RIGHTS: Final = (
     Broken("no INFO", "right-lacks", "may not send: info", as_user("-info")),
     Broken("no TIME", "right-lacks", "may not send: time", as_user("-time")),
     Broken("no XGROUP CREATE", "right-lacks", "xgroup|create", as_user("-xgroup")),
-    Broken("no control stream", "right-lacks", "type on control:events", as_user(
+    Broken("no control stream", "right-lacks", "xclaim on control:events", as_user(
         "resetkeys", f"~{NOTIFICATIONS}", "~{control:notifications}:*")),
-    Broken("nothing beside", "right-lacks", "get on {control:notifications}:doctor", as_user(
+    Broken("nothing beside", "right-lacks", ", del on {control:notifications}:doctor", as_user(
         "resetkeys", f"~{NOTIFICATIONS}", f"~{STREAM}")),
     Broken("no notifications", "right-lacks", "xadd on control:notifications", as_user(
         "resetkeys", f"~{STREAM}", "~{control:notifications}:*")),
@@ -234,6 +235,12 @@ def _foreign_group(stream: str) -> Callable[[Place], None]:
 def _foreign_consumer(place: Place) -> None:
     place.append()
     place.client.xreadgroup(KEYS.group, "debugger", {STREAM: ">"})
+
+
+def _trimmed_unread(place: Place) -> None:
+    for _ in range(3):
+        place.append()
+    place.client.xtrim(STREAM, maxlen=0, approximate=False)
 
 
 def _row_numbers(place: Place) -> None:
@@ -298,6 +305,8 @@ STREAMS: Final = (
     Broken("a position beyond the end", "position-beyond-end", STREAM,
            sent("XGROUP", "SETID", STREAM, KEYS.group, "9999999999999-0")),
     Broken("a foreign consumer", "foreign-consumer", "'debugger'", _foreign_consumer),
+    Broken("trimmed before it was read", "lost-unread", "3 entries of control:events",
+           _trimmed_unread),
     Broken("a foreign group on S", "foreign-group", "'theirs'", _foreign_group(STREAM)),
     Broken("a foreign group on N", "foreign-group", "'theirs'", _foreign_group(NOTIFICATIONS)),
     Broken("row numbers as IDs", "ids-no-times", STREAM, _row_numbers, is_live=False),
@@ -383,8 +392,10 @@ def _no_longer(name: str, left: int) -> Callable[[Place], object]:
 
 
 def _readable(place: Place) -> None:
-    secret = place.cli.directory / "redis-url"
+    outside = tempfile.TemporaryDirectory()  # all directories above it are open to others
+    secret = Path(place.stack.enter_context(outside)) / "redis-url"
     secret.write_text(place.cli.url)
+    secret.parent.chmod(0o755)
     secret.chmod(0o644)
     place.cli.env = {"SIDECAR_REDIS_FILE": str(secret), **place.cli.stores(wanted=True)}
     place.cli.url = ""

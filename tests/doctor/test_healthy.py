@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.redis import rights
 from tests.deploy.harness import WAY, granted
-from tests.doctor.harness import Place
+from tests.doctor.harness import STREAM, Place
 from tests.doctor_page import PAGE, page
 
 
@@ -78,3 +78,36 @@ def test_an_unknown_variable_is_named(place: Place) -> None:
 def test_the_page_of_findings_is_true() -> None:
     """docs/doctor.md lists what the checks look for; `make pages` writes it."""
     assert PAGE.read_text() == page(), "run make pages"
+
+
+def test_a_secret_in_a_closed_directory_is_safe(place: Place) -> None:
+    """A file that all may read, as deploy/secrets.sh makes it, where others cannot get to it."""
+    place.live()
+    closed = place.root.parent / "secrets"
+    closed.mkdir(mode=0o700)
+    secret = closed / "redis-url"
+    secret.write_text(place.cli.url)
+    secret.chmod(0o444)
+    place.cli.env = {"SIDECAR_REDIS_FILE": str(secret), **place.cli.stores(wanted=True)}
+    place.cli.url = ""
+    ran, found = place.doctor()
+    assert (ran.code, found) == (0, []), ran.err
+
+
+def test_who_paused_is_to_be_asked(place: Place) -> None:
+    """A stream that a person halted has no dead letters that would explain it."""
+    place.live()
+    place.cli("pause", "--reason", "we move")
+    _, (found,) = place.doctor()
+    assert found["fix"].startswith("ask them")
+
+
+def test_what_was_trimmed_unread_is_forgotten_by_its_fix(place: Place) -> None:
+    """The command that the finding names ends it, and nothing is read twice."""
+    place.live()
+    place.append()
+    place.client.xtrim(STREAM, maxlen=0, approximate=False)
+    _, (found,) = place.doctor()
+    place.send(*found["fix"].partition("`")[2].partition("`")[0].split())
+    place.append()
+    assert place.doctor()[1] == []

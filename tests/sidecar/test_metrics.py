@@ -262,6 +262,23 @@ def test_a_key_that_is_damaged_hides_no_other_stream(rig: Rig, wrong: str) -> No
     assert lags["sidecar_archive_lag_seconds/other"] >= 0
 
 
+def test_what_was_trimmed_unread_is_no_lag(rig: Rig) -> None:
+    """Entries that somebody trimmed before they were read do not wait, and never will."""
+    client, keys = connect(rig.url), rig.keys
+    streams = outside.Streams({keys.control: client}, client, [keys])
+    lag = f"sidecar_lag_entries/{keys.control}"
+    client.xgroup_create(keys.control, keys.group, id="0", mkstream=True)
+    for _ in range(2):
+        client.xadd(keys.control, {"event": "x"})
+    client.xreadgroup(keys.group, "worker", {keys.control: ">"}, count=1)
+    client.xtrim(keys.control, maxlen=0, approximate=False)
+    assert found_in(streams.gather())[lag] == 0
+    client.xadd(keys.control, {"event": "x"})
+    assert found_in(streams.gather())[lag] == 1
+    client.xreadgroup(keys.group, "worker", {keys.control: ">"}, count=1)
+    assert found_in(streams.gather())[lag] == 0
+
+
 def test_ids_that_are_no_times_have_no_age(rig: Rig) -> None:
     """Entries whose IDs count rows have no age, not that of 1970."""
     client, keys = connect(rig.url), rig.keys

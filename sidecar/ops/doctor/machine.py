@@ -13,6 +13,8 @@ from sidecar.ops.doctor.finding import Check, Level, Told
 
 _PREFIX: Final = "SIDECAR_"
 _FILE: Final = "_FILE"
+_MOUNTED: Final = Path("/run/secrets")
+"""Where Compose mounts secrets as they are, in a container that has no other users."""
 
 
 def _secret_files(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
@@ -25,17 +27,25 @@ def _secret_files(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
                 yield f"ssl_keyfile of {name}", Path(path)
 
 
+def _is_open(path: Path) -> bool:
+    """Tell whether others may read the file, and go through each directory that leads to it."""
+    above = path.absolute().parents
+    return bool(path.stat().st_mode & stat.S_IROTH) and all(
+        directory.stat().st_mode & stat.S_IXOTH for directory in above
+    )
+
+
 def _readable(environment: Mapping[str, str]) -> Iterator[Told]:
     for name, path in sorted(_secret_files(environment)):
         with suppress(OSError):
-            if path.stat().st_mode & stat.S_IROTH:
+            if _MOUNTED not in path.parents and _is_open(path):
                 yield Told(
                     f"{path} ({name}) can be read by every user of this host",
-                    f"chmod o-rwx {path}; in Kubernetes, defaultMode: 0440",
+                    f"chmod o-rwx {path}, or its directory",
                 )
 
 
 CHECKS: Final[tuple[Check[Mapping[str, str]], ...]] = (
-    Check("readable-secret", Level.WARNING, "every user of this host can read the password",
+    Check("readable-secret", Level.WARNING, "others may do with the password what its user may",
           _readable),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -16,17 +16,29 @@ from sidecar.redis.client import Side, check_stream
 from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
 from sidecar.redis.errors import translated
 from sidecar.redis.fitness import check_letters, check_owner
+from sidecar.redis.groups import group_of
+from sidecar.redis.halts import BY_ITSELF
 from sidecar.redis.keys import CONSUMER, Keys
+from sidecar.redis.lag import lag_of
 from sidecar.redis.members import damaged_workers
 from sidecar.redis.readers import Reader, Readers, registered
 from sidecar.redis.rights import LACKS, UNKNOWN, refused
 from sidecar.redis.room import no_room
-from sidecar.redis.scan import server_time_us
+from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.moments import rfc3339, span
 from sidecar.wire.urls import redact
 from sidecar.worker.settings import Settings
 
 CLOCK_BACK_S: Final = 60.0
+_GRANT: Final = (
+    "correct a stream's name that is mistyped; else grant what the user `sidecar` has in"
+    " deploy/redis/users.acl, then ACL LOAD"
+)
+_WHOLE: Final = "do not rename or forbid commands; use Redis 6.2, Valkey 7.2 or newer, whole"
+_AGAIN: Final = (
+    "find out who did it, and have producers send again what is not published; then end this"
+    " warning, while they rest:"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,15 @@ class Seen:
 # --- what has to be right before more can be asked ------------------------------------------------
 
 
+def _by_key(names: Iterable[str]) -> str:
+    """Return commands with their keys, each key once."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        command, _, key = name.partition(" on ")
+        found.setdefault(key, []).append(command)
+    return "; ".join(", ".join(each) + (key and f" on {key}") for key, each in found.items())
+
+
 def _rights(streams: Streams, wanted: str) -> Iterator[Told]:
     found: dict[str, list[str]] = {}
     for one in streams.keys:
@@ -62,13 +83,11 @@ def _rights(streams: Streams, wanted: str) -> Iterator[Told]:
             if why == wanted:
                 found.setdefault(redact(url), []).append(what)
     for url, names in found.items():
-        each = ", ".join(dict.fromkeys(names))
+        each = _by_key(dict.fromkeys(names))
         if wanted == LACKS:
-            grant = "grant what the user `sidecar` has in deploy/redis/users.acl, then ACL LOAD"
-            yield Told(f"the user of {url} {LACKS}: {each}", grant)
+            yield Told(f"the user of {url} {LACKS}: {each}", _GRANT)
         else:
-            fix = "do not rename or forbid commands; use Redis 6.2, Valkey 7.2 or newer, whole"
-            yield Told(f"{url} {UNKNOWN}: {each}", fix)
+            yield Told(f"{url} {UNKNOWN}: {each}", _WHOLE)
 
 
 def _kinds(streams: Streams) -> Iterator[Told]:
@@ -198,13 +217,29 @@ def _times(seen: Seen) -> Iterator[Told]:
             )
 
 
+def _lost_unread(seen: Seen) -> Iterator[Told]:
+    for one in seen.streams.keys:
+        client, name = seen.streams.control.at(one.control), one.control
+        group = group_of(client, name, one.group)  # before the other: what comes after is no loss
+        info = stream_info(client, name)
+        if group and info and group.get("lag"):
+            waiting = lag_of(client, one, group, info) or 0
+            position, read = group["last-delivered-id"].decode(), (info.added or 0) - waiting
+            if (lost := int(group["lag"]) - waiting) > 0:
+                yield Told(
+                    f"{lost:,} entries of {name} were trimmed or deleted before a worker read them",
+                    f"{_AGAIN} `XGROUP SETID {name} {one.group} {position} ENTRIESREAD {read}`",
+                )
+
+
 def _halted(seen: Seen) -> Iterator[Told]:
+    letters = "see `sidecar dead ls`, set right what it says, then `sidecar resume`"
     for one in seen.status.streams:
         if one.halt:
             yield Told(
                 f"{one.stream} is halted since {one.halt.since} by {one.halt.by}:"
                 f" {one.halt.reason}",
-                "see `sidecar dead ls`, set right what it says, then `sidecar resume`",
+                letters if one.halt.by == BY_ITSELF else "ask them; then `sidecar resume`",
             )
 
 
@@ -238,7 +273,7 @@ def _expired_readers(seen: Seen) -> Iterator[Told]:
         if one.expired:
             yield Told(
                 f"the reader {one.name!r} was last heard of at {rfc3339(one.seen_us)}, and expired",
-                "start it, or DEL its key and SREM its name if it is gone for good",
+                "start it, or DEL its key if it is gone for good",
             )
 
 
@@ -316,6 +351,8 @@ CHECKS: Final[tuple[Check[Seen], ...]] = (
           _position),
     Check("foreign-consumer", _WARNING, "what another program reads in the workers' group is late",
           _consumers),
+    Check("lost-unread", _WARNING, "their events are not published, and have no dead letter",
+          _lost_unread),
     Check("foreign-group", _WARNING, "the stream grows: what a group has not finished is not"
           " trimmed", _groups),
     Check("ids-no-times", _WARNING, "trimming by age takes them for old, or for new for ever",
