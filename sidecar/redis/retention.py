@@ -183,11 +183,12 @@ class Retention:
         if self._archived_first:
             floors["archive"] = self._archive_floor(client, stream)
         kept = min([wanted, *floors.values()])
-        below = _below(client, stream, kept, trim=False)
+        group = self._keys.group if policy == "control" else ""
+        below = _below(client, stream, kept, group, trim=False)
         if below.last is None:
             return Trimmed(stream, 0, False, _blockers(client, stream, wanted, floors))  # noqa: FBT003 -- no more
         note_trimmed(self._notify, self._keys, stream, below.last)
-        removed = _below(client, stream, below.last.after, trim=True).removed
+        removed = _below(client, stream, below.last.after, group, trim=True).removed
         return Trimmed(stream, removed, more=removed > 0 and below.more)
 
     def _archive_floor(self, client: Client, stream: str) -> EntryId:
@@ -234,9 +235,13 @@ class _Below(NamedTuple):
     """Whether more may go in another round."""
 
 
-def _below(client: Client, stream: str, kept: EntryId, *, trim: bool) -> _Below:
-    """Trim a round of what lies below `kept` and no group needs, or only look."""
-    answer: Any = script_of(client, "trim")(keys=[stream], args=[kept, ROUND, int(trim)])
+def _below(client: Client, stream: str, kept: EntryId, group: str, *, trim: bool) -> _Below:
+    """Trim a round of what lies below `kept` and no group needs, or only look.
+
+    A stream without `group`, if that is given, is another than the one that was looked at.
+    """
+    args = [kept, ROUND, int(trim), group]
+    answer: Any = script_of(client, "trim")(keys=[stream], args=args)
     return _Below(int(answer[0]), EntryId.read(answer[1]), bool(answer[2]))
 
 

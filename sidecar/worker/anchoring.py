@@ -66,12 +66,14 @@ class Anchoring:
         if self._reading.recovers:
             return  # what comes next may have ended long ago
         known = self._mark.anchor if self._mark else self._anchors[0]
+        mark, self._mark = self._mark or self._new_mark(), None
+        # Only now: another stream may have come while this worker stalled, and the mark be of that.
         if not has(self._control, known, self._control.look(known.id)):
             raise ReadAgain(f"the control stream is another: it has not the entry {known.id}")
-        self._mark = self._mark or self._new_mark()
-        if low < self._mark.next_new:
+        if low < mark.next_new:
+            self._mark = mark
             return
-        newest, self._mark = self._mark.anchor, None
+        newest = mark.anchor
         self._anchors = followed(self._anchors, newest, apart_us=self._apart_us)
         self._publisher.stand(anchors=self._anchors)
 

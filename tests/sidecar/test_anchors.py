@@ -211,6 +211,25 @@ def test_another_stream_has_no_anchor_of_this_one() -> None:
     assert not tenure.noted
 
 
+def test_a_stream_put_in_place_while_its_end_is_read_gives_no_anchor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its entries were never read, however long the worker stalled before it asked for the last."""
+    tenure = Tenure()
+    tenure.anchoring.move_on(EntryId("5-0"))
+    (of_this_stream,) = tenure.noted
+    tenure.next_new = EntryId("9-0")
+
+    def last_of_another(entry_id: EntryId) -> Entry | None:
+        tenure.entries, tenure.content = ["2-0", "4-0"], b"new"
+        return Tenure.last_to(tenure, entry_id)
+
+    monkeypatch.setattr(tenure, "last_to", last_of_another)
+    with pytest.raises(ReadAgain):
+        tenure.anchoring.move_on(EntryId("9-0"))
+    assert tenure.noted == [of_this_stream]
+
+
 def test_no_mark_while_the_group_delivers_again() -> None:
     """What it delivers may have ended long ago."""
     tenure = Tenure()

@@ -290,6 +290,24 @@ def test_the_note_comes_first_and_never_goes_back(
 
 
 @pytest.mark.server
+def test_a_stream_that_comes_in_place_of_the_one_looked_at_is_not_trimmed(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has read it, however low its IDs are."""
+    fill(server, KEYS.control, 5, first=10)
+    finished(server, 15)
+
+    def replace() -> None:
+        server.delete(KEYS.control)
+        fill(server, KEYS.control, 3)
+
+    after_noting(monkeypatch, replace)
+    retention = Retention(server, server, KEYS, {"control": EVERYTHING}, dedup_window_s=0)
+    assert retention.trim_one("control").removed == 0
+    assert ids(server, KEYS.control) == [1, 2, 3]
+
+
+@pytest.mark.server
 @pytest.mark.parametrize("position", ["0-0", "2-0", "5-0"])
 def test_a_group_that_comes_meanwhile_is_not_trimmed_over(
     server: redis.Redis, monkeypatch: pytest.MonkeyPatch, position: str

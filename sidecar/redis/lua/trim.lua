@@ -1,8 +1,10 @@
 -- Trim a stream below what its consumer groups need, or only return what would go. Both in one: so
--- no group is trimmed over that somebody makes, or sets back, at the same time.
+-- no group is trimmed over that somebody makes, or sets back, at the same time, and no stream is
+-- trimmed that came in place of the one that was looked at: the group is not there.
 --
 -- KEYS  1 stream
 -- ARGV  1 the lowest entry that stays in any case   2 so many go at most   3 1 trim, 0 only look
+--       4 the group that must be there; empty: none need
 -- Answer { how many go, the highest of them; empty without any, 1 there may be more }
 local function less(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
@@ -17,7 +19,7 @@ local function first_after(id)
   return found[1] and found[1][1]
 end
 
-local keep = ARGV[1]
+local keep, missing = ARGV[1], ARGV[4] ~= ''
 local function needs(id) if id and less(id, keep) then keep = id end end
 if redis.call('EXISTS', KEYS[1]) == 0 then return {0, '', 0} end
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -26,10 +28,11 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     if group[i] == 'name' then name = group[i + 1] end
     if group[i] == 'last-delivered-id' then delivered = group[i + 1] end
   end
+  if name == ARGV[4] then missing = false end
   needs(redis.call('XPENDING', KEYS[1], name)[2])
   needs(first_after(delivered))
 end
-if keep == '0-0' then return {0, '', 0} end
+if missing or keep == '0-0' then return {0, '', 0} end
 
 -- Of entries that may be huge only so many are held at once, or go in one round, as have few bytes.
 local ENOUGH = 8 * 1024 * 1024
