@@ -240,7 +240,7 @@ def _below(client: Client, stream: str, kept: EntryId, group: str, *, trim: bool
 
     A stream without `group`, if that is given, is another than the one that was looked at.
     """
-    args = [kept, ROUND, int(trim), group]
+    args: list[str | int] = [kept, ROUND, int(trim), group]
     answer: Any = script_of(client, "trim")(keys=[stream], args=args)
     return _Below(int(answer[0]), EntryId.read(answer[1]), bool(answer[2]))
 
