@@ -1,7 +1,7 @@
-"""What metrics ask of Redis and of disks, at an interval, in a thread of its own.
+"""What metrics ask of Redis and of disks, at an interval, each step in a thread of its own.
 
-A scrape asks nobody, however often it comes; and a disk that hangs keeps no worker from telling
-the others that it lives.
+A scrape asks nobody, however often it comes; a disk that hangs keeps no worker from telling the
+others that it lives, nor what waits in the streams from being told: that is when one looks there.
 """
 
 from __future__ import annotations
@@ -36,27 +36,32 @@ class Gathering:
         self, steps: Mapping[str, Step], gathered: Gathered, supervisor: Supervisor
     ) -> None:
         """`steps` by what they gather (`catalogue.GATHERINGS`)."""
-        self._steps, self._gathered, self._supervisor = steps, gathered, supervisor
-        self._due = dict.fromkeys(steps, 0.0)
+        self._gathered, self._supervisor = gathered, supervisor
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=one, name=f"metrics {one[0]}", daemon=True)
+            for one in steps.items()
+        ]
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """End, without waiting long for what hangs."""
         self._stop.set()
-        self._thread.join(LEAVE_S)
+        until = time.monotonic() + LEAVE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            for what, step in self._steps.items():
-                if time.monotonic() >= self._due[what]:
-                    self._supervisor.attempt(METRICS, what, partial(self._gather, what, step))
-            self._stop.wait(EVERY_S)
+    def _run(self, what: str, step: Step) -> None:
+        gather = partial(self._gather, what, step)
+        is_stopped = False
+        while not is_stopped:
+            done = self._supervisor.attempt(METRICS, what, gather)
+            is_stopped = self._stop.wait(step.every_s if done else EVERY_S)
 
-    def _gather(self, what: str, step: Step) -> None:
+    def _gather(self, what: str, step: Step) -> bool:
         self._gathered.put(what, step.gather(), step.every_s)
-        self._due[what] = time.monotonic() + step.every_s - EVERY_S / 2
+        return True

@@ -31,6 +31,7 @@ from sidecar.wire.ids import FIRST, EntryId
 from sidecar.worker import app, gathering
 from sidecar.worker.metrics import Metrics, StreamMetrics
 from sidecar.worker.settings import build
+from sidecar.worker.supervision import Supervisor
 from tests.metrics_page import ROOT, metrics_page
 from tests.sidecar.harness import PATIENCE_S, Rig, eventually, silent_log
 
@@ -464,6 +465,28 @@ def test_gathering_costs_so_many_commands(rig: Rig, client: redis.Redis) -> None
     assert rounds
     assert made <= 35, stats
     assert look(mine, keys.control, FIRST)
+
+
+def test_a_disk_that_hangs_hides_nothing_else() -> None:
+    """What waits in the streams is gathered again and again while the disks' step stands still."""
+    go_on, rounds = threading.Event(), list[Sample]()
+
+    def gather() -> list[Sample]:
+        rounds.append(Sample(catalogue.LAG_ENTRIES, 1, ("s",)))
+        return rounds[-1:]
+
+    steps = {
+        "stores": gathering.Step(lambda: rounds[:0] if go_on.wait(60) else []),
+        "streams": gathering.Step(gather, every_s=0.01),
+    }
+    metrics = Metrics()
+    one = gathering.Gathering(steps, metrics.gathered, Supervisor(metrics, silent_log()))
+    one.start()
+    try:
+        eventually(lambda: len(rounds) > 1)
+    finally:
+        go_on.set()
+        one.close()
 
 
 def test_a_scrape_asks_nobody(rig: Rig, tmp_path: Path, client: redis.Redis) -> None:
