@@ -388,7 +388,12 @@ class Recovery:
         return low, anchors
 
     def _first_anchor(self, low: EntryId) -> Anchor:
-        """Return an anchor below `low`; what ended after it, the index knows for its window."""
+        """Return an anchor below `low`; what ended after it, the index knows for its window.
+
+        Raises `GroupLost` where its entry may be of another stream that came meanwhile.
+        """
         since_us = self._memory.now_us() - int(self._memory.window_s * 1e6)
         entry = self._control.last_to(low.before)
+        if entry:
+            self._control.last_delivered()
         return Anchor.of(entry.id if entry else low.before, entry, max(0, since_us))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.redis.anchors import SHORTEST_HOLD_US, parse, written
-from sidecar.redis.source import ControlStream
+from sidecar.redis.source import ControlStream, Entry
 from sidecar.wire.ids import EntryId
 from tests.sidecar.harness import CONTROL, Rig, data_of, eventually, ref_of
 from tests.sidecar.test_attack import forgotten, given, held, outlast_the_window, remembers
@@ -135,6 +135,25 @@ def test_a_stalled_workers_late_read_while_another_begins_loses_nothing(
     with rig.relay():
         eventually(lambda: rig.published() == ["v0", "v1", "v2"])
         eventually(lambda: rig.pending() == 0)
+
+
+def test_the_first_anchor_is_of_the_stream_that_was_looked_at(rig: Rig) -> None:
+    """A stream that comes while a worker without anchors stalls is read from its beginning."""
+    client: Any = rig.client
+    given(rig, "old", 9)
+    rig.drain()
+    client.delete(rig.keys.anchors)
+
+    class Raced(ControlStream):
+        def last_to(self, entry_id: EntryId) -> Entry | None:
+            if client.exists(CONTROL) and not client.exists("aside"):
+                client.rename(CONTROL, "aside")
+                given(rig, "new", 1)
+            return super().last_to(entry_id)
+
+    rig.stream_class = Raced
+    with rig.relay():
+        eventually(lambda: rig.published() == ["old", "new"])
 
 
 def stand_still(rig: Rig) -> None:
