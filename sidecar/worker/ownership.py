@@ -245,7 +245,7 @@ class Ownership:
     def _cannot_serve(self, error: Exception) -> None:
         """Give the lease back, for another worker may be able to serve, and wait a while."""
         told = isinstance(error, SidecarError | OSError)
-        detail = (str(error) if told else f"Redis: {error}") + self._fix_of(error)
+        detail = (str(error) if told else f"Redis: {str(error).rstrip('.')}") + self._fix_of(error)
         if not isinstance(error, NotReplicated | Damaged):  # these keep every worker from serving
             self._share.cannot_serve(self._stream)
             detail += self._yield_lease()

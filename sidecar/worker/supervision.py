@@ -123,6 +123,6 @@ def _detail(error: Exception) -> str:
     if isinstance(error, SidecarError):
         return str(error)
     if isinstance(error, RedisError):
-        return f"Redis: {error}{fix_of(error)}"
+        return f"Redis: {str(error).rstrip('.')}{fix_of(error)}"
     detail = f"{type(error).__name__}: {error}"
     return detail if isinstance(error, EXPECTED) else f"{detail}; a bug, please report it"

@@ -31,8 +31,8 @@ from sidecar.worker.settings import Settings
 
 CLOCK_BACK_S: Final = 60.0
 _GRANT: Final = (
-    "correct a stream's name that is mistyped; else grant what the user `sidecar` has in"
-    " deploy/redis/users.acl, then ACL LOAD"
+    "ask as the worker's user, correct a mistyped stream's name, or grant what the user `sidecar`"
+    " has in deploy/redis/users.acl, then ACL LOAD"
 )
 _WHOLE: Final = "do not rename or forbid commands; use Redis 6.2, Valkey 7.2 or newer, whole"
 _AGAIN: Final = (
