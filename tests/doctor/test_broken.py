@@ -238,6 +238,8 @@ def _foreign_consumer(place: Place) -> None:
 
 
 def _trimmed_unread(place: Place) -> None:
+    if "lag" not in place.client.xinfo_groups(STREAM)[0]:
+        pytest.skip("before Redis 7 no server counts what was never read")
     for _ in range(3):
         place.append()
     place.client.xtrim(STREAM, maxlen=0, approximate=False)
