@@ -233,7 +233,7 @@ READER_LAG_ENTRIES: Final = _gauge(
     "sidecar_reader_lag_entries", "reader",
     "About how many notifications a reader has not passed: exact at 0, else told by how the stream"
     " grew. Of the readers that are furthest behind. Absent while unknown, and before Redis 7.",
-    "See what that controller does; until it goes on or expires nothing is trimmed.",
+    "See what that controller does; until it continues or expires, nothing is trimmed.",
 )  # fmt: skip
 READER_LAG: Final = _gauge(
     "sidecar_reader_lag_seconds", "reader",

@@ -45,7 +45,7 @@ FACES: Final[dict[str, Callable[[str], Any]]] = {
 def test_what_may_not_be_given_is_refused_by_name(
     open_: Callable[[str], Any], query: str, why: str
 ) -> None:
-    """Whoever connects: the option is named, with the nearest that there is, or all."""
+    """Whichever face connects, the option is named, with the nearest that there is, or all."""
     with pytest.raises(UsageError, match=why):
         open_(f"redis://127.0.0.1:1/0?{query}")
 

@@ -108,7 +108,7 @@ local function incarnate(found, first)
 end
 
 -- Note again what was noted before an incarnation was begun that nothing is published into: else
--- the next run would take it for one that goes on, and publish below its first control_version.
+-- the next run would take it for one that continues, and publish below its first control_version.
 local function undo(found)
   for i, field in ipairs({'server', 'last', 'list'}) do
     if found.noted[i] then redis.call('HSET', KEYS[5], field, found.noted[i])
