@@ -25,6 +25,12 @@ class Unreachable(SidecarError):
     exit_code = 4
 
 
+class Unwritable(SidecarError):
+    """Standard output does not take what the command has to say."""
+
+    exit_code = 4
+
+
 class NothingThere(SidecarError):
     """The window never held anything."""
 

@@ -16,7 +16,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TextIO, cast
+from typing import TYPE_CHECKING, Final, TextIO, cast
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MAX_BYTES: Final = 1 << 20
 """What may wait."""
@@ -202,7 +205,8 @@ def keep_descriptors() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            # The lowest number that is free: this one. Data must not vanish in it unnoticed.
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
 
 
 def _writer(stream: TextIO | None) -> Callable[[memoryview], int]:
@@ -218,10 +222,10 @@ def _writer(stream: TextIO | None) -> Callable[[memoryview], int]:
             return len(raw)
 
         return to_text
-    return lambda raw: _write(number, raw)
+    return lambda raw: write_waiting(number, raw)
 
 
-def _write(number: int, raw: memoryview) -> int:
+def write_waiting(number: int, raw: ReadableBuffer) -> int:
     """Write to a descriptor, waiting also where somebody has made it non-blocking."""
     while True:
         try:

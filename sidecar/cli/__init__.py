@@ -11,7 +11,6 @@ import typer
 
 from sidecar import __version__
 from sidecar.errors import SidecarError
-from sidecar.lines import keep_descriptors
 from sidecar.terminal import environment, output
 from sidecar.terminal.commands import lazy
 
@@ -96,7 +95,7 @@ def _root(
 
 def main() -> None:
     """Run a command; exit as docs/contract.md, "Command line", says, without a traceback."""
-    keep_descriptors()
+    output.stand_in()
     gc.set_threshold(50_000)  # what commands read by the million has no cycles to look for
     try:
         environment.prepare(os.environ, app, sys.argv[1:])
@@ -104,5 +103,3 @@ def main() -> None:
     except SidecarError as error:
         output.hint(str(error))
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        output.reader_left()

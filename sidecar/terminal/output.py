@@ -1,23 +1,27 @@
 """What commands print: data on standard output, hints on standard error.
 
-Everything printed goes through here, so that a reader who has had enough (`sidecar tail | head`)
-ends a command quietly, and a string out of an event can neither colour nor steer a terminal.
+Everything printed goes through here, so that a string out of an event can neither colour nor steer
+a terminal. And through `Standard`, help and version too, so that a reader who has had enough
+(`sidecar tail | head`) ends a command quietly, and what cannot be written is one clear error.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from sidecar import lines
+from sidecar.errors import Unwritable
 from sidecar.lines import write_now
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from rich.console import Console
     from rich.text import Text
 
@@ -41,9 +45,8 @@ def to_json(value: object, *, indent: int | None = None) -> str:
 
 def line(text: str = "") -> None:
     """Print a line, at once."""
-    with _reader_may_leave():
-        sys.stdout.write(_encodable(text) + "\n")
-        sys.stdout.flush()
+    sys.stdout.write(_encodable(text) + "\n")
+    sys.stdout.flush()
 
 
 def json_line(value: object) -> None:
@@ -53,10 +56,9 @@ def json_line(value: object) -> None:
 
 def raw(data: bytes) -> None:
     """Print bytes as they are."""
-    with _reader_may_leave():
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def hint(text: str) -> None:
@@ -141,8 +143,7 @@ def styled(parts: Sequence[tuple[str, str]]) -> None:
 
     joined = Text("  ").join(Text(visible(text), style) for text, style in parts)
     joined.rstrip()
-    with _reader_may_leave():
-        _console().print(joined, soft_wrap=True)
+    _console().print(joined, soft_wrap=True)
 
 
 def _print(shown: object, width: int | None = None) -> None:
@@ -170,18 +171,47 @@ def _encodable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-@contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        reader_left()
+class Standard(io.FileIO):
+    """Standard output, or error: what it does not take ends the command, or is dropped."""
+
+    def write(self, raw: ReadableBuffer, /) -> int:
+        """Write it, waiting where others made it non-blocking.
+
+        Raises `Unwritable`, and SystemExit when the reader of our output has had enough.
+        """
+        try:
+            return lines.write_waiting(self.fileno(), raw)
+        except OSError as error:
+            if self.fileno() == 1:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered comes once more
+                raise _end(error) from None
+        return memoryview(raw).nbytes
 
 
-def reader_left() -> None:
-    """End quietly: the reader of our output has had enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(0) from None
+def _end(error: OSError) -> BaseException:
+    if isinstance(error, BrokenPipeError):
+        return SystemExit(0)
+    why = "it is closed" if error.errno == errno.EBADF else error.strerror
+    return Unwritable(
+        f"cannot write to standard output: {why}; send it to a file or a pipe that takes it. What"
+        " the command did besides printing is done"
+    )
+
+
+def stand_in() -> None:
+    """Let what is printed in this process go through `Standard`, whoever prints it."""
+    lines.keep_descriptors()
+    if sys.stdout is sys.__stdout__:  # else a caller in this process reads it
+        sys.stdout = _through_standard(1, sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _through_standard(2, sys.stderr)
+
+
+def _through_standard(number: int, before: TextIO | None) -> TextIO:
+    """Return what writes as `before` did; None is one that was closed at the start."""
+    raw = io.BufferedWriter(Standard(number, "w", closefd=False))
+    encoding = before.encoding if before else "utf-8"
+    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
 
 
 def jsonable(fields: dict[bytes, bytes]) -> dict[str, Any]:
