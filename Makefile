@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-slow test-servers test-python mutants fire failovers simulate check format bench bench-store bench-million lock pages sbom audit-deps fuzz limits clean
+.PHONY: help demo test unit test-slow test-servers test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages sbom audit-deps fuzz limits clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -49,6 +49,9 @@ test-servers: $(VENV)/dev.stamp ## Run all that needs a server on Redis 6.2, the
 	@for kind in redis-6.2 path; do \
 	  SIDECAR_TEST_SERVER=$$kind $(BIN)/pytest -q -m "server and not slow" $(SERVER_TESTS) || exit 1; \
 	done
+
+upgrade: $(VENV)/dev.stamp ## Replace workers of an earlier commit one by one under load, there and back: FROM=COMMIT
+	@SIDECAR_TEST_FROM=$(FROM) $(BIN)/pytest -q -n 0 -m slow tests/faults/test_upgrade.py
 
 FAILOVERS ?= 10
 

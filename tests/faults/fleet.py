@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tests import servers
 from tests.faults import outside
-from tests.faults.zygote import Zygote
 
 OPTIONS: Final = ("--max-consecutive-dead", "0", "--store-threads", "4")
 LEASE_KEY: Final = "{control:notifications}:lease:control:events"
@@ -68,11 +67,24 @@ class Worker:
         return self.log.read_text(errors="replace")[-2000:]
 
 
+class Starter(Protocol):
+    """Starts workers and says what became of them, as `Zygote` does."""
+
+    def start(self, arguments: list[str], log: Path) -> int:
+        """Start `sidecar` with these arguments, its standard error in `log`; return its PID."""
+
+    def poll(self, pid: int) -> int | None:
+        """Return a worker's exit code, minus the signal that killed it, None while it lives."""
+
+    def wait(self, pid: int, timeout_s: float) -> int | None:
+        """Return a worker's exit code, None when it lives on after `timeout_s`."""
+
+
 @dataclass
 class Fleet:
     """So many workers, kept alive; every one that is gone is replaced."""
 
-    zygote: Zygote
+    zygote: Starter
     client: Any
     url: str
     """Through the proxy, if there is one."""
