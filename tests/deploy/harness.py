@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import redis
+import yaml
 
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
+from tests import servers
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 STREAM: Final = "control:events"
@@ -128,3 +134,37 @@ def unused(server: Server, user: str) -> set[str]:
     if not any("|" in name for name in used):  # 6.2 counts a command and all below it as one
         used |= {grant for grant in granted(user) if grant.split("|")[0] in used}
     return granted(user) - used - {"ping"} - (set() if server.is_cluster else WAY)
+
+
+def tool(name: str) -> str:
+    """Find a program; without it, skip here and fail in CI, where it must be."""
+    venv = Path(sys.executable).parent
+    found = shutil.which(name, path=os.pathsep.join([str(venv), os.environ.get("PATH", "")]))
+    return found or servers.missing(name)
+
+
+@cache
+def manifests(overlay: str) -> str:
+    """Return what `kubectl apply -k` would send for an overlay of deploy/kubernetes."""
+    command = [tool("kubectl"), "kustomize", str(DEPLOY / "kubernetes" / overlay)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def manifest(overlay: str, kind: str) -> Any:
+    """Return the one object of a kind that an overlay has."""
+    (found,) = (one for one in yaml.safe_load_all(manifests(overlay)) if one["kind"] == kind)
+    return found
+
+
+def pod(overlay: str) -> Any:
+    """Return the pod in which an overlay has the worker."""
+    kind = {"sidecar": "StatefulSet", "standalone": "Deployment"}[overlay]
+    return manifest(overlay, kind)["spec"]["template"]["spec"]
+
+
+def containers(overlay: str) -> dict[str, Any]:
+    """Return the containers of that pod, also the native sidecars, by their names."""
+    spec = pod(overlay)
+    return {one["name"]: one for one in [*spec.get("initContainers", []), *spec["containers"]]}

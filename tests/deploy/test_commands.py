@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from sidecar.feed import Feed
 from sidecar.worker.settings import file_url
 from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli
-from tests.deploy.harness import Server, unused
+from tests.deploy.harness import DEPLOY, Server, unused
 
 As = Callable[[str], Cli]
 
@@ -211,6 +212,19 @@ def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
     assert ran.objects()[-1]["summary"]["versions"] == 1
     assert unused(server, "collector") == set()
     assert run_as("controller")("tail", "--resolve", "--json").object()["resolved"]["ok"] is True
+    assert server.denials() == set()
+
+
+@pytest.mark.parametrize(("name", "user"), [("audit", "operator"), ("gc", "collector")])
+def test_a_timers_command_works(server: Server, run_as: As, name: str, user: str) -> None:
+    """What a unit of systemd runs by the clock ends with 0, as the user whose URL it loads."""
+    unit = (DEPLOY / "systemd" / f"sidecar-{name}.service").read_text()
+    assert f"LoadCredential=redis-url:/etc/sidecar/{user}-redis-url" in unit
+    (command,) = re.findall(r"^ExecStart=/opt/sidecar/bin/sidecar (.*)", unit, re.MULTILINE)
+    _emit(run_as, 1, "stacks/t_1/web")
+    _work(server)
+    ran = run_as(user)(*command.split())
+    assert ran.code == 0, ran.err
     assert server.denials() == set()
 
 

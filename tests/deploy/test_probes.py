@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 
 from sidecar.errors import Unreachable, UsageError
 from tests import servers
-from tests.deploy.harness import DEPLOY, Server
+from tests.deploy.harness import Server, containers
 
 WAIT_S: Final = 60.0
 
@@ -59,12 +58,8 @@ def _wait_for(port: int, path: str, status: int, process: subprocess.Popen[bytes
 
 
 def _probes() -> dict[str, Any]:
-    manifests = (DEPLOY / "kubernetes" / "sidecar.yaml").read_text()
-    for document in yaml.safe_load_all(manifests):
-        if document["kind"] == "StatefulSet":
-            (worker,) = document["spec"]["template"]["spec"]["initContainers"]
-            return {name: probe for name, probe in worker.items() if name.endswith("Probe")}
-    pytest.fail("there is no StatefulSet")
+    worker = containers("sidecar")["sidecar"]
+    return {name: probe for name, probe in worker.items() if name.endswith("Probe")}
 
 
 def test_a_worker_whose_redis_is_away_waits(tmp_path: Path) -> None:
