@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _LOCK_POLL_S = 0.002
 _DURABLE_MAX = 1 << 14
+_BLOCK_BYTES = 512
+_SOLID_BYTES = 64 << 20
+_HOLLOW = 1024
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a planted FIFO must not hang the reader; it means nothing for a regular file.
@@ -152,7 +155,7 @@ class Root:
     def open(self, name: str, flags: int, directory_fd: int, path: str) -> int:
         """Return a descriptor of `name`. Raises `Corrupt` when it is a link or misplaced."""
         try:
-            return os.open(name, flags, dir_fd=directory_fd)
+            return os.open(name, flags, 0o666, dir_fd=directory_fd)
         except OSError as error:
             if error.errno in MISPLACED:
                 raise misplaced(path) from error
@@ -210,6 +213,14 @@ class explained:  # noqa: N801 - it is used as a function; as a generator it wou
 def misplaced(path: str) -> Corrupt:
     """Return the error for what is no plain file or directory."""
     return Corrupt(f"{path} is a link, or of the wrong kind; links are not followed: remove it")
+
+
+def is_hollow(found: os.stat_result) -> bool:
+    """Tell whether a file claims far more bytes than it takes on disk.
+
+    Reading it would cost the reader without end what cost its writer nothing.
+    """
+    return found.st_size > _SOLID_BYTES + _HOLLOW * found.st_blocks * _BLOCK_BYTES
 
 
 def identity_of(found: os.stat_result) -> Identity:

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from store.file.copying import Copied
     from store.streams import Readable
 
+_SWEPT_MAX = 1000
+"""Files under tmp/ that opening a store looks at; garbage collection looks at all."""
+
 _T = TypeVar("_T")
 
 
@@ -86,7 +89,7 @@ class FileStore:
         self.location = "file:{}:{}".format(*self._tree.identity)
         self._identity: str | None = None
         with contextlib.suppress(OSError):  # a reader who may not, or a race, is no trouble
-            for name, _ in self._tree.leftovers():
+            for name, _ in self._tree.leftovers(_SWEPT_MAX):
                 self._tree.discard(name)
 
     @property
@@ -158,7 +161,9 @@ class FileStore:
             found = _accepted(ref, digest, checksum)
             # Garbage collection waits here: the object has to stay until its record is there.
             with self._tree.locked(upkeep.lock_of_object(digest), shared=True):
-                self._names.name_object(temporary, digest)  # first the object, last its record
+                self._names.name_object(
+                    temporary, digest, size
+                )  # first the object, last its record
                 self._names.put_record(describe(ref, digest, size, manifest, position), manifest)
         return found
 
@@ -250,11 +255,9 @@ class FileStore:
 
     def _opened_object(self, found: Found) -> io.FileIO:
         """Open the object that the record names. Raises FileNotFoundError."""
-        digest = found.record.data_digest
-        directory_fd = self._tree.enter(object_of(digest))
+        directory_fd = self._tree.enter(object_of(found.record.data_digest))
         try:
-            path = records.data_path(self._tree, found)
-            return io.FileIO(self._tree.open_plain(digest, directory_fd, path)[0])
+            return io.FileIO(records.open_object(self._tree, directory_fd, found))
         finally:
             os.close(directory_fd)
 

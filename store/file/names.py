@@ -25,11 +25,11 @@ class Names:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
 
-    def name_object(self, temporary: str, digest: str) -> None:
+    def name_object(self, temporary: str, digest: str, size: int) -> None:
         """Give an object, which is flushed, its name; heal what is there and damaged."""
         directory_fd = self._tree.enter_durable(object_of(digest))
         try:
-            if self._freshened(directory_fd, digest):
+            if self._freshened(directory_fd, digest, size):
                 self._tree.discard(temporary)
             else:
                 self._tree.rename(temporary, directory_fd, digest)
@@ -38,7 +38,7 @@ class Names:
         finally:
             os.close(directory_fd)
 
-    def _freshened(self, directory_fd: int, digest: str) -> bool:
+    def _freshened(self, directory_fd: int, digest: str, size: int) -> bool:
         """Tell whether the object is there and intact, and is now marked as in use.
 
         A corrupt one is kept in quarantine: a link, not a rename, so that readers of its name
@@ -46,7 +46,7 @@ class Names:
         """
         try:
             path = self._tree.path(*object_of(digest), digest)
-            if records.digest_of(self._tree, directory_fd, digest, path) == digest:
+            if records.digest_of(self._tree, directory_fd, digest, path, size) == digest:
                 os.utime(digest, dir_fd=directory_fd, follow_symlinks=False)
                 return True
         except (FileNotFoundError, PermissionError, Corrupt):

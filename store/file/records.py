@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from store.errors import Corrupt
 from store.file.layout import REFS, Found, Place, object_of, place_of
 from store.healing import Aim, Left, aim, aim_blind, heir_of
-from store.posix import read_all
+from store.posix import is_hollow, read_all
 from store.record import (
     FIRST_BYTES,
     HEADER_MAX_BYTES,
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
     from store.file.tree import Tree
     from store.healing import Pair
+
+_HEALED_MAX_BYTES = 64 << 20
+"""A record that is read without anybody having asked for it is no larger."""
+_LEVELS_MAX = 512
+"""A ref has no more segments."""
 
 _PAIR = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{64})")
 
@@ -97,7 +102,14 @@ def _found(place: Place, path: str, content: bytes, file: os.stat_result) -> Fou
     record, body_at = parse(content, path)
     if record.ref != place.ref:
         raise Corrupt(f"{path} holds the record of another ref, {record.ref!r}: put both again")
+    check_version(place, record, path)
     return Found(record, content, body_at, path, file.st_ino, file.st_size, file.st_nlink)
+
+
+def check_version(place: Place, record: Record, path: str) -> None:
+    """Raise `Corrupt` when the file's name is that of another version of the ref."""
+    if path.rpartition("/")[2] not in (place.leaf, place.version(record)):
+        raise Corrupt(f"{path} holds the record of another version: put both again")
 
 
 def header(tree: Tree, directory_fd: int, place: Place, name: str) -> Record:
@@ -106,11 +118,16 @@ def header(tree: Tree, directory_fd: int, place: Place, name: str) -> Record:
 
 
 def intact(tree: Tree, directory_fd: int, place: Place, name: str) -> Found | None:
-    """Return a record that is whole, its inline data too; None when it is damaged, or absent."""
+    """Return a record that is whole, its inline data too; None when it is damaged, or absent.
+
+    Or so large that it is not read for this: a forged header claims any size.
+    """
     with contextlib.suppress(FileNotFoundError, PermissionError, Corrupt):
-        found = whole(tree, read(tree, directory_fd, place, name))
-        check_body(tree, found)
-        return found
+        found = read(tree, directory_fd, place, name)
+        if found.size <= _HEALED_MAX_BYTES:
+            found = whole(tree, found)
+            check_body(tree, found)
+            return found
     return None
 
 
@@ -159,6 +176,7 @@ def _header_left(tree: Tree, directory_fd: int, place: Place, name: str) -> Reco
         content, _ = tree.read_file(directory_fd, name, path, FIRST_BYTES)
         record = header_left(content)
         if record and record.ref == place.ref:
+            check_version(place, record, path)
             return record
     return None
 
@@ -195,9 +213,35 @@ def data_path(tree: Tree, found: Found) -> str:
     return found.path if found.record.inline else tree.path(*object_of(digest), digest)
 
 
-def digest_of(tree: Tree, directory_fd: int, name: str, path: str) -> str:
-    """Return a file's SHA-256 in hex, in constant memory. Raises FileNotFoundError."""
-    with open(tree.open_plain(name, directory_fd, path)[0], "rb", buffering=0) as file:
+def open_object(tree: Tree, directory_fd: int, found: Found) -> int:
+    """Open the object that a record names.
+
+    Raises FileNotFoundError, and `Corrupt` when it has another size: that is not read.
+    """
+    path, size = data_path(tree, found), found.record.data_size
+    fd, file = tree.open_plain(found.record.data_digest, directory_fd, path)
+    if file.st_size == size:
+        return fd
+    os.close(fd)
+    raise Corrupt(f"{path} is damaged: it has {file.st_size} bytes, and its record says {size}")
+
+
+def digest_of(
+    tree: Tree, directory_fd: int, name: str, path: str, size: int | None = None
+) -> str | None:
+    """Return a file's SHA-256 in hex, in constant memory; None when it has not this `size`.
+
+    Raises FileNotFoundError, and `Corrupt` for a file that is mostly holes: that is not read.
+    """
+    fd, found = tree.open_plain(name, directory_fd, path)
+    with open(fd, "rb", buffering=0) as file:
+        if size not in (None, found.st_size):
+            return None
+        if is_hollow(found):
+            raise Corrupt(
+                f"{path} claims {found.st_size} bytes and has next to nothing on disk:"
+                " it is not read; remove it, and put it again if it was needed"
+            )
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -224,7 +268,11 @@ def walk(
                 levels.pop()
             elif entry.name.startswith("."):
                 continue  # the file system's own: no encoded name begins so
-            elif "@" in entry.name or not entry.is_dir(follow_symlinks=False):
+            elif (
+                "@" in entry.name
+                or not entry.is_dir(follow_symlinks=False)
+                or len(directories) >= _LEVELS_MAX
+            ):
                 yield directories, entry
             else:
                 below = (*directories, entry.name)

@@ -193,10 +193,12 @@ class Tree(Root):
             self.discard(temporary)
             raise
 
-    def discard(self, temporary: str) -> None:
-        """Remove a file from tmp/; if that fails, the sweep does it later."""
+    def discard(self, temporary: str) -> bool:
+        """Remove a file from tmp/, and tell whether that was done; else the sweep does it later."""
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=self.tmp_fd)
+            return True
+        return False
 
     def rename(self, temporary: str, directory_fd: int, name: str) -> None:
         """Give a file under tmp/ its name, in place of what has it."""
@@ -212,14 +214,17 @@ class Tree(Root):
         """Return a name that no other write has: not in a forked child, nor on another host."""
         return f"{self._writer}.{os.getpid()}.{next(self._writes)}"
 
-    def leftovers(self) -> Iterator[tuple[str, int]]:
-        """Yield name and size of what crashed writers left under tmp/ more than a day ago."""
+    def leftovers(self, most: int | None = None) -> Iterator[tuple[str, int]]:
+        """Yield name and size of what crashed writers left under tmp/ more than a day ago.
+
+        At `most` so many files are looked at. Directories are of no writer, and stay.
+        """
         oldest = time.time() - _LEFTOVER_AGE_S
         with os.scandir(self.tmp_fd) as entries:
-            for entry in entries:
+            for entry in itertools.islice(entries, most):
                 with contextlib.suppress(FileNotFoundError):
                     found = entry.stat(follow_symlinks=False)
-                    if found.st_mtime < oldest:
+                    if found.st_mtime < oldest and not stat.S_ISDIR(found.st_mode):
                         yield entry.name, found.st_size
 
     # Locks.
@@ -227,10 +232,11 @@ class Tree(Root):
     @contextlib.contextmanager
     def locked(self, name: str, *, shared: bool = False) -> Iterator[None]:
         """Hold a lock among all processes. Raises `Unavailable` after `timeout_s`."""
-        fd = os.open(name, LOCK, 0o666, dir_fd=self._locks_fd)
+        path = self.path("locks", name)
+        fd = self.open(name, LOCK, self._locks_fd, path)
         try:
             kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            wait_for_lock(fd, kind, self.path("locks", name), self._timeout_s)
+            wait_for_lock(fd, kind, path, self._timeout_s)
             yield
         finally:
             os.close(fd)  # lets go of the lock, too

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import time
 import zlib
 from collections import defaultdict
@@ -128,6 +129,7 @@ def _checked(
         record, body_at = parse(content, path)
         ref, size = record.ref, file.st_size
         records.ref_at(tree, directories, name, ref)
+        records.check_version(place_of(ref), record, path)
         found = Found(record, content, body_at, path, file.st_ino, file.st_size, file.st_nlink)
         _check_body(tree, found, with_object=with_object)
         size += record.data_size if with_object and not record.inline else 0
@@ -155,9 +157,9 @@ def _check_body(tree: Tree, found: Found, *, with_object: bool) -> None:
     try:
         directory_fd = tree.enter(object_of(digest))
         try:
+            os.close(records.open_object(tree, directory_fd, found))
             if with_object and records.digest_of(tree, directory_fd, digest, path) != digest:
                 raise Corrupt(f"{path} is damaged: the data fails its checksum: put it again")
-            os.close(tree.open_plain(digest, directory_fd, path)[0])
         finally:
             os.close(directory_fd)
     except FileNotFoundError:
@@ -183,9 +185,14 @@ def _quarantine_record(
         if again is None or again.error is None or again.quarantined or "@" not in name:
             return checked
         damaged = _stat(directory_fd, name)
-        os.link(
-            name, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd, follow_symlinks=False
-        )
+        try:
+            os.link(
+                name, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd, follow_symlinks=False
+            )
+        except PermissionError:
+            if stat.S_ISDIR(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
+                return checked  # it has no second name, and there would be a gap without any
+            raise
         os.fsync(quarantine_fd)
         note = tree.write(note_of_damage(path, _header_left(tree, directory_fd, name)))
         for each in records.names(directory_fd, current):
@@ -290,9 +297,8 @@ def collect(
         if dry_run or _remove_object(tree, each):
             yield Collected("object", tree.path(*object_of(each.name), each.name), None, each.size)
     for name, size in tree.leftovers():
-        if not dry_run:
-            tree.discard(name)
-        yield Collected("leftover", tree.path("tmp", name), None, size)
+        if dry_run or tree.discard(name):
+            yield Collected("leftover", tree.path("tmp", name), None, size)
 
 
 def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
