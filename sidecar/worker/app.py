@@ -25,7 +25,6 @@ from sidecar.worker.probing import Probing
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Settings
 from sidecar.worker.statuspage import Collect, StatusPage
-from sidecar.worker.storepool import StorePool
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.threads import Threads
 from sidecar.worker.wiring import Wiring, whoami
@@ -93,7 +92,7 @@ class _Worker:
             if self._stop.wait(WAIT_TO_JOIN_S):
                 return _left_undone(settings)
         pipeline = wiring.pipeline()
-        pool = StorePool(settings.store_threads * len(settings.streams))
+        pool = wiring.pool(pipeline)
         stack.callback(pool.close)
         relays: list[Relay] = []
         housekeeper = wiring.housekeeper(

@@ -17,7 +17,9 @@ from sidecar.errors import SidecarError
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.storepool import Pool
 from sidecar.worker.turns import Turns
+from sidecar.worker.width import STALL_WIDTH, Width
 from sidecar.worker.window import Item
+from store import Unavailable
 
 Finished = SimpleQueue[Item]
 
@@ -30,20 +32,20 @@ class Carrying:
     """Gives items to the pool, one after another, and takes back what it is done with."""
 
     def __init__(
-        self, pool: Pool, carry: Callable[[Item], None], at_once: int,
+        self, pool: Pool, carry: Callable[[Item], None], width: Width,
         finished: Callable[[], Finished] = SimpleQueue,
     ) -> None:  # fmt: skip
-        """`carry` is run in the pool, for at most `at_once` items at a time.
+        """`carry` is run in the pool, for so many items at a time as `width` lets.
 
         `finished` makes the queue of one tenure.
         """
         self._pool = pool
         self._carry = carry
-        self._at_once = at_once
+        self._width = width
         self._make_finished = finished
         self._finished = finished()
         self._out = 0
-        self._turns = Turns(share_of(at_once))
+        self._turns = Turns(share_of(width.at_once))
         self._under_way = 0
         self._lock = threading.Lock()
 
@@ -60,16 +62,16 @@ class Carrying:
         self._out += 1
         with self._lock:
             self._turns.join(item)
-            if not self._turns or self._under_way == self._at_once:
-                return
-            self._under_way += 1
-        try:
-            self._next()
-        except RuntimeError as error:
-            raise Unable(f"the stores' threads: {error}") from error
+            begin = self._begin(1)
+        self._next(begin)
 
     def collect(self, wait_s: float) -> Iterator[Item]:
-        """Yield what the stores are done with, waiting up to `wait_s` for the first."""
+        """Yield what the stores are done with, waiting up to `wait_s` for the first.
+
+        Raises `Unable` as `carry` does.
+        """
+        if self._out:
+            self._hurry()
         try:
             item = self._finished.get(timeout=wait_s) if wait_s else self._finished.get_nowait()
             while True:
@@ -92,14 +94,32 @@ class Carrying:
                 self._finished.get_nowait()
         self._finished, self._out = self._make_finished(), 0
 
-    def _next(self) -> None:
-        """Queue up behind what the other relays have in the pool."""
+    def _hurry(self) -> None:
+        """Have more carried at once where none came through for long."""
+        with self._lock:
+            begin = self._begin(STALL_WIDTH) if self._width.stalled() else 0
+        self._next(begin)
+
+    def _begin(self, most: int) -> int:
+        """Return how many more of `most` begin now, and count them as under way. Locked."""
+        free = min(most, len(self._turns), self._width.at_once - self._under_way)
+        begin = max(0, free)
+        self._under_way += begin
+        return begin
+
+    def _next(self, begin: int) -> None:
+        """Queue up behind what the other relays have in the pool.
+
+        Raises `Unable` when no thread can be started, or the pool is closed.
+        """
         try:
-            self._pool.submit(self._carry_one)
-        except RuntimeError:
+            while begin:
+                self._pool.submit(self._carry_one)
+                begin -= 1
+        except RuntimeError as error:
             with self._lock:
-                self._under_way -= 1
-            raise
+                self._under_way -= begin
+            raise Unable(f"the stores' threads: {error}") from error
 
     def _carry_one(self) -> None:
         """Run in the pool."""
@@ -112,13 +132,19 @@ class Carrying:
             self._carry(item)
         with self._lock:
             self._turns.done(item)
-            # For the end of one, two may go on: of its ref, and of its tenant.
-            two_go_on = len(self._turns) > 1 and self._under_way < self._at_once
-            self._under_way += two_go_on
+            self._adapt(item)
+            self._under_way -= 1
+            # For the end of one, two may begin: of its ref, and of its tenant.
+            begin = self._begin(2)
         finished.put(item)
-        with suppress(RuntimeError):  # the relay is told at the next item that it gives
-            for _ in range(1 + two_go_on):
-                self._next()
+        with suppress(Unable):  # the relay is told at the next item that it gives
+            self._next(begin)
+
+    def _adapt(self, item: Item) -> None:
+        """Follow what comes through: absence and refusals are answers, outages are not."""
+        came_through = not isinstance(item.error, Unavailable)
+        self._width.done(waiting=self._turns.waits, came_through=came_through)
+        self._turns.deal(share_of(self._width.at_once))
 
 
 def share_of(at_once: int) -> int:

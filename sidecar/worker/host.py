@@ -11,6 +11,7 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import Pool
+from sidecar.worker.width import STALL_WIDTH
 from sidecar.worker.window import Item
 
 
@@ -51,3 +52,5 @@ class Host:
     """In seconds since the epoch."""
     finished: Callable[[], SimpleQueue[Item]] = SimpleQueue
     """Makes the queue in which a tenure gets items back from the pool."""
+    most_at_once: int = STALL_WIDTH
+    """How many artifacts of the relay `pool` has threads for."""

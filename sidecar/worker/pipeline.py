@@ -23,6 +23,7 @@ from sidecar.wire.event import (
     decode,
 )
 from sidecar.wire.scope import Scope, refuse_reserved
+from sidecar.worker.inflight import InFlight
 from sidecar.worker.policy import Mismatch
 from store import (
     CHUNK_BYTES,
@@ -102,6 +103,9 @@ class Pipeline:
         self._orders_fleet = Capability.POSITION in capabilities(fleet)
         self.keeps_versions = Capability.PINNED_GET in capabilities(fleet)
         """Whether what is put at a ref can be resolved when something else is put there."""
+        self.streams = bool(self._streaming_source and self._streaming_fleet)
+        """Whether an artifact takes no more memory than `inflight.BUFFERED_BYTES`."""
+        self._in_flight = InFlight()
         self._rules = rules
         self._scope = Scope(rules.tenant_scope)
         self._spelled: Callable[[str], str] = getattr(source, "spelled", str)
@@ -158,10 +162,11 @@ class Pipeline:
         with self._open(event) as artifact:
             self._check_size(event, artifact)
             manifest_checksum = _check_manifest(event, artifact)
-            if self._one_store:
-                _check_data(event, artifact)
-            else:
-                self._put(event, artifact, position)
+            with self._in_flight.hold(event.tenant_id, artifact.size_bytes):
+                if self._one_store:
+                    _check_data(event, artifact)
+                else:
+                    self._put(event, artifact, position)
         return manifest_checksum
 
     def _check_ref(self, event: Event) -> None:

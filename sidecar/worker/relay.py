@@ -42,6 +42,7 @@ from sidecar.worker.recovery import Left, Recovery
 from sidecar.worker.rows import parted
 from sidecar.worker.settings import Options
 from sidecar.worker.timing import Took
+from sidecar.worker.width import width_of
 from sidecar.worker.window import Item, Window
 
 BATCH: Final = 500
@@ -111,8 +112,9 @@ class Relay:
         )
         self._admission = Admission(stream, pipeline, publisher, host.wall_clock)
         self._carrying = Carrying(
-            host.pool, partial(carry, pipeline, host.clock), options.store_threads, host.finished
-        )
+            host.pool, partial(carry, pipeline, host.clock),
+            width_of(options.store_threads, host.most_at_once, host.clock), host.finished,
+        )  # fmt: skip
         self._committing = Committing(
             publisher, self._watch, Conflicts(publisher, observer.conflict_of_tenants, log),
             Deaths(log, host.clock), host.wall_clock,

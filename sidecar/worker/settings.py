@@ -23,12 +23,14 @@ from sidecar.wire.scope import check_id_pattern
 from sidecar.wire.units import seconds, size_bytes
 from sidecar.wire.urls import redact
 from sidecar.worker.logs import LEVELS
+from sidecar.worker.width import AUTO, Threads, store_threads
 
 _METAVAR: Final = "metavar"
 
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(size_bytes)]
 Trimming = Annotated[Policy, BeforeValidator(parse_policy)]
+StoreThreads = Annotated[Threads, BeforeValidator(store_threads)]
 IdPattern = Annotated[str, AfterValidator(check_id_pattern)]
 StreamName = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -68,10 +70,12 @@ class Options(BaseModel):
     max_consecutive_dead: int = _option(
         100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0
     )
-    store_threads: int = _option(
-        8, "Artifacts carried at the same time, for each control stream; of one tenant not all.",
-        ge=2, le=256,
-    )  # fmt: skip
+    store_threads: StoreThreads = _option(
+        AUTO,
+        "Artifacts carried at the same time, for each control stream; of one tenant not all. auto:"
+        " as many as make it faster.",
+        metavar="N|auto",
+    )
     drain: bool = _option(False, "Finish what is there, then exit.")  # noqa: FBT003 -- the default
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Final, Protocol
 
 Task = Callable[[], None]
 
@@ -25,8 +25,10 @@ class Pool(Protocol):
 class StorePool:
     """Runs tasks in up to a number of threads; one is started when a task finds none idle."""
 
-    def __init__(self, threads: int) -> None:
-        self._most = threads
+    def __init__(self, each: int, relays: int = 1) -> None:
+        """`each` relay may have so many tasks at a time in it, and none waits for another's."""
+        self.each: Final = each
+        self._most = each * relays
         self._threads: list[threading.Thread] = []
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._own = threading.local()

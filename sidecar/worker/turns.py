@@ -32,6 +32,18 @@ class Turns:
         """Return how many may have their turn now."""
         return len(self._next)
 
+    @property
+    def waits(self) -> bool:
+        """Whether something waits for its turn, or for its tenant's."""
+        return bool(self._next or self._over)
+
+    def deal(self, share: int) -> None:
+        """Let so many items of one tenant be at the stores at a time, from now on."""
+        if share > self._share:
+            self._next.extendleft(item for over in self._over.values() for item in reversed(over))
+            self._over.clear()
+        self._share = share
+
     def join(self, item: Item) -> None:
         """Put an item at the end of the line."""
         if self._refs.claim(item, (item.ref,)):

@@ -44,9 +44,10 @@ from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Settings, recorded
 from sidecar.worker.share import Share
-from sidecar.worker.storepool import Pool
+from sidecar.worker.storepool import StorePool
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.takeovers import Takeovers
+from sidecar.worker.width import most_at_once
 from store import Capability, Store
 
 
@@ -202,8 +203,14 @@ class Wiring:
             )
         self.log.warning("unpinned", detail=detail)
 
+    def pool(self, pipeline: Pipeline) -> StorePool:
+        """Return the threads that carry artifacts."""
+        streams = len(self.settings.streams)
+        each = most_at_once(self.settings.store_threads, streams, streaming=pipeline.streams)
+        return StorePool(each, streams)
+
     def relay(
-        self, pipeline: Pipeline, pool: Pool, observer: StreamMetrics, beat: Callable[[], None]
+        self, pipeline: Pipeline, pool: StorePool, observer: StreamMetrics, beat: Callable[[], None]
     ) -> Relay:
         """Return the relay of the observer's stream."""
         one, stream, keys = self.settings, observer.stream, self.keys[observer.stream]
@@ -220,7 +227,10 @@ class Wiring:
         took_over = partial(self._takeovers.say, stream, record)
         owner = tenures.Owner(whoami(), __version__, json.dumps(recorded(one)))
         began = partial(tenures.put_on_record, notify, keys, owner)
-        host = Host(pool, self.share, beat, fitness.check, took_over, began)
+        host = Host(
+            pool, self.share, beat, fitness.check, took_over, began,
+            most_at_once=pool.each,
+        )  # fmt: skip
         return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
 
     def housekeeper(

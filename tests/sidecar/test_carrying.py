@@ -13,6 +13,7 @@ from typing import Any
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.carrying import Carrying
+from sidecar.worker.width import Fixed
 from sidecar.worker.window import Item, Trouble, Window
 from tests.sidecar.harness import PlainStore, Rig, eventually
 
@@ -47,7 +48,7 @@ def test_tenures_under_hung_stores_leave_only_what_hangs() -> None:
         go_on.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
-        carrying = Carrying(pool, hang, at_once=2)
+        carrying = Carrying(pool, hang, Fixed(2))
         for _ in range(TENURES):
             for number in range(EVENTS):
                 carrying.carry(item(number))
@@ -61,7 +62,7 @@ def test_the_next_tenure_goes_on_where_a_store_is_free() -> None:
     """What a later tenure has carried is carried, each once, though an earlier one left some."""
     with ThreadPoolExecutor(3) as pool:
         carried: SimpleQueue[Item] = SimpleQueue()
-        carrying = Carrying(pool, carried.put, at_once=2)
+        carrying = Carrying(pool, carried.put, Fixed(2))
         for number in range(EVENTS):
             carrying.carry(item(number))
         carrying.forget()
@@ -79,7 +80,7 @@ def test_what_left_the_window_is_not_carried() -> None:
     """An item that is put off while it waits for a thread costs the stores nothing."""
     carried: list[Item] = []
     with ThreadPoolExecutor(1) as pool:
-        carrying = Carrying(pool, carried.append, at_once=1)
+        carrying = Carrying(pool, carried.append, Fixed(1))
         gone, there = item(1), item(2)
         window = Window()
         window.add(gone)
@@ -106,7 +107,7 @@ def test_the_next_of_a_ref_and_of_a_tenant_both_go_on() -> None:
             both.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
-        carrying = Carrying(pool, carry, at_once=2)  # of which a tenant has one
+        carrying = Carrying(pool, carry, Fixed(2))  # of which a tenant has one
         for one in (first, of_ref, of_tenant):
             carrying.carry(one)
         eventually(lambda: not carrying._turns)
@@ -132,7 +133,7 @@ def test_no_more_are_carried_at_once_than_was_said() -> None:
             busy -= 1
 
     with ThreadPoolExecutor(8) as pool:
-        carrying = Carrying(pool, watch, at_once=3)
+        carrying = Carrying(pool, watch, Fixed(3))
         for number in range(EVENTS):
             carrying.carry(item(number))
         while carrying.out:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.worker.carrying import Carrying, share_of
+from sidecar.worker.width import Fixed
 from sidecar.worker.window import Item
 from store import Unavailable, checksum_of
 from store.chassis import ChassisStore
@@ -93,7 +94,7 @@ def test_a_tenant_leaves_threads_to_others() -> None:
         carried.append(one.tenant)
 
     with ThreadPoolExecutor(4) as pool:
-        carrying = Carrying(pool, carry, at_once=4)
+        carrying = Carrying(pool, carry, Fixed(4))
         for n in range(50):
             one = item(n)
             one.tenant = "slow" if n < 49 else "quick"

@@ -162,6 +162,7 @@ class Worker:
                 lease_s=plan.lease_s,
                 retry_budget_s=plan.retry_budget_s,
                 max_consecutive_dead=plan.max_consecutive_dead,
+                store_threads=8,
             ),
             self,
             QUIET,
