@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -23,7 +24,7 @@ from sidecar.wire.event import (
     decode,
 )
 from sidecar.wire.scope import Scope, refuse_reserved
-from sidecar.worker.inflight import InFlight
+from sidecar.worker import inflight
 from sidecar.worker.policy import Mismatch
 from store import (
     CHUNK_BYTES,
@@ -98,14 +99,15 @@ class Pipeline:
         self._pins_source = Capability.PINNED_GET in capabilities(source)
         self._limit = Limit(rules.max_artifact_bytes, MAX_MANIFEST_BYTES)
         self._limits = bounded(source, self._limit)
+        self._small = bounded(source, Limit(rules.max_artifact_bytes, inflight.SMALL_BYTES))
         self._fleet = fleet
         self._streaming_fleet = versioned(fleet, Capability.STREAM)
         self._orders_fleet = Capability.POSITION in capabilities(fleet)
         self.keeps_versions = Capability.PINNED_GET in capabilities(fleet)
         """Whether what is put at a ref can be resolved when something else is put there."""
-        self.streams = bool(self._streaming_source and self._streaming_fleet)
+        self.streams = bool(self._streaming_source and self._streaming_fleet and self._limits)
         """Whether an artifact takes no more memory than `inflight.BUFFERED_BYTES`."""
-        self._in_flight = InFlight()
+        self._in_flight = inflight.InFlight()
         self._rules = rules
         self._scope = Scope(rules.tenant_scope)
         self._spelled: Callable[[str], str] = getattr(source, "spelled", str)
@@ -159,15 +161,32 @@ class Pipeline:
         admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
 
     def _carry(self, event: Event, position: Position) -> str:
-        with self._open(event) as artifact:
+        with self._counted(event) as artifact:
             self._check_size(event, artifact)
             manifest_checksum = _check_manifest(event, artifact)
-            with self._in_flight.hold(event.tenant_id, artifact.size_bytes):
-                if self._one_store:
-                    _check_data(event, artifact)
-                else:
-                    self._put(event, artifact, position)
+            if self._one_store:
+                _check_data(event, artifact)
+            else:
+                self._put(event, artifact, position)
         return manifest_checksum
+
+    @contextmanager
+    def _counted(self, event: Event) -> Iterator[ArtifactReader]:
+        """Open the artifact, and count what it takes of memory; wait where that is too much."""
+        with ExitStack() as stack:
+            artifact = None
+            with suppress(TooLarge):
+                artifact = stack.enter_context(self._open(event, self._small))
+            # Only a large manifest has to be counted before it is read: data streams.
+            size = artifact.size_bytes if artifact else inflight.BUFFERED_BYTES
+            stack.enter_context(self._in_flight.hold(event.tenant_id, size))
+            yield artifact or stack.enter_context(self._open_large(event))
+
+    def _open_large(self, event: Event) -> ArtifactReader:
+        try:
+            return self._open(event, self._limits)
+        except TooLarge as error:
+            raise _too_large(str(error)) from error
 
     def _check_ref(self, event: Event) -> None:
         try:
@@ -192,16 +211,14 @@ class Pipeline:
             f"artifact_ref: --tenant-scope does not let tenant {tenant!r} name {ref!r}{also}",
         )
 
-    def _open(self, event: Event) -> ArtifactReader:
+    def _open(self, event: Event, limits: Mapping[str, Any]) -> ArtifactReader:
         """Open the version that the event pins; what is there, if the source keeps no versions."""
         try:
             if self._streaming_source:
                 opened = self._streaming_source.open
-                return opened(event.artifact_ref, **self._pins(event), **self._limits)
+                return opened(event.artifact_ref, **self._pins(event), **limits)
             get: Any = self._source.get
-            return _in_memory(get(event.artifact_ref, **self._pins(event), **self._limits))
-        except TooLarge as error:
-            raise _too_large(str(error)) from error
+            return _in_memory(get(event.artifact_ref, **self._pins(event), **limits))
         except NotFound:
             if self._pins_source and self._source.exists(event.artifact_ref):
                 raise Mismatch(

@@ -23,7 +23,7 @@ from sidecar import cli
 from sidecar.errors import Unreachable, UsageError
 from sidecar.terminal.environment import prepare, read_secret_files
 from sidecar.wire.units import size_bytes
-from sidecar.worker import app, logs
+from sidecar.worker import app, inflight, logs
 from sidecar.worker.health import HealthServer
 from sidecar.worker.settings import Settings
 from tests.deploy.harness import containers, manifest, manifests, pod, tool
@@ -198,17 +198,14 @@ def test_the_program_takes_the_configuration(
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_artifacts_fit_in_the_memory_that_is_granted(flavour: str) -> None:
-    """The largest artifacts, one a thread and copied once, fit under the memory limit."""
+    """The worker with all the artifacts that may be on their way fits under the memory limit."""
     if flavour == "compose":
         limit = _compose()["services"]["sidecar"]["mem_limit"]
     elif flavour in OVERLAYS:
         limit = containers(flavour)["sidecar"]["resources"]["limits"]["memory"] + "B"
     else:
         (limit,) = _unit("MemoryMax")
-    environment = _environment(flavour)
-    threads = int(environment["SIDECAR_STORE_THREADS"])
-    artifact = size_bytes(environment["SIDECAR_MAX_ARTIFACT_SIZE"])
-    assert 256 * MIB + 2 * threads * artifact <= size_bytes(limit)
+    assert size_bytes(limit) >= 256 * MIB + inflight.MOST_BYTES
 
 
 def test_probes_ask_what_the_worker_serves() -> None:

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import store
 from sidecar.wire.bounds import MAX_MANIFEST_BYTES
 from sidecar.wire.event import Rejected
+from sidecar.worker import inflight
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.policy import Mismatch
 from store import (
@@ -246,6 +249,33 @@ def test_a_manifest_that_is_too_large_is_never_read(
         assert tracemalloc.get_traced_memory()[1] < MAX_MANIFEST_BYTES
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("backend", ["file", "chassis-file", "memory"])
+def test_a_large_manifest_waits_for_room_before_it_is_read(
+    tmp_path: Path, fleet: store.Store, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many large manifests come at once, only so many are in memory."""
+    (tmp_path / "source").mkdir()
+    source = store.open(backend, StoreConfig(file_dir=tmp_path / "source"))
+    manifest = bytes(1 << 20)
+    source.put(REF, b"data", manifest)
+    held: list[int] = []
+
+    @contextmanager
+    def hold(_self: object, _tenant: str, size_bytes: int) -> Iterator[None]:
+        held.append(size_bytes)
+        assert tracemalloc.get_traced_memory()[1] < len(manifest) // 2
+        yield
+
+    monkeypatch.setattr(inflight.InFlight, "hold", hold)
+    tracemalloc.start()
+    try:
+        carry(source, fleet, b"data")
+    finally:
+        tracemalloc.stop()
+    assert held == [inflight.BUFFERED_BYTES]
+    assert fleet.get(REF) == (b"data", manifest)
 
 
 @pytest.mark.parametrize("manifest", [b"", b"another"])

@@ -83,7 +83,7 @@ def test_any_text_is_a_value_or_refused(text: str) -> None:
         ({"dedup_window_s": "1ms"}, "--dedup-window"),
         ({"max_artifact_bytes": "0"}, "--max-artifact-size"),
         ({"max_consecutive_dead": -1}, "--max-consecutive-dead"),
-        ({"store_threads": 1}, "--store-threads: Input should be greater than or equal to 2"),
+        ({"store_threads": 1}, "--store-threads: write auto, or a number from 2 to 256"),
         ({"log_level": "loud"}, "--log-level"),
         ({"notify_stream": ""}, "--notify-stream"),
         ({"streams": ("a", "")}, "--stream"),
