@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-slow test-servers test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages sbom audit-deps fuzz limits clean
+.PHONY: help demo test unit test-slow test-servers test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -91,6 +91,10 @@ pages: $(VENV)/dev.stamp ## Write the pages that are made from code
 	@$(BIN)/python -m tests.metrics_page
 	@$(BIN)/python -m tests.doctor_page
 	@$(BIN)/python -m tests.dashboard
+
+site: $(VENV)/docs.stamp ## Build the pages as a site: build/site/html/index.html
+	@$(BIN)/python -m tests.site build/site
+	@$(BIN)/zensical build --strict --config-file build/site/zensical.toml
 
 sbom: $(VENV)/run.stamp ## Print the bill of materials (CycloneDX) of what requirements/run.txt pins
 	@$(BIN)/python requirements/sbom.py

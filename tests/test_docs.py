@@ -3,50 +3,98 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[1]
-README: Final = ROOT / "README.md"
+from tests import servers, site
+from tests.commands_in_pages import complaint, written
+from tests.pages import INDEX, PAGES, README, ROOT, anchors, targets
+
 MAP: Final = ROOT / "docs/architecture.md"
-INDEX: Final = ROOT / "docs/README.md"
-PAGES: Final = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *chain.from_iterable((ROOT / room).rglob("*.md") for room in ("docs", "deploy", "examples")),
-]
 MAX_README_LINES: Final = 130
-LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
-FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def _named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def _targets(page: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the file and the anchor of each link that stays in the repository."""
-    for link in LINK.findall(FENCED.sub("", page.read_text())):
-        if "://" not in link:
-            path, _, anchor = link.partition("#")
-            yield ((page.parent / path).resolve() if path else page), anchor
-
-
-def _anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=_named)
 def test_links_lead_somewhere(page: Path) -> None:
     """Each link of a page leads to a file of this repository, and to a heading that it has."""
-    for target, anchor in _targets(page):
+    for target, anchor in targets(page):
         assert target.exists(), f"{_named(page)} links to {target}, which is not there"
         if anchor:
-            assert anchor in _anchors(target), f"{_named(page)}: {_named(target)} has no #{anchor}"
+            assert anchor in anchors(target), f"{_named(page)}: {_named(target)} has no #{anchor}"
+
+
+@pytest.mark.parametrize("page", [one for one in PAGES if one.name != "CHANGELOG.md"], ids=_named)
+def test_commands_are_those_that_there_are(page: Path) -> None:
+    """Each `sidecar` command line of a page names a command, options and arguments that it has."""
+    wrong = {line: said for line in written(page) if (said := complaint(line))}
+    assert not wrong
+
+
+def test_commands_are_found_and_compared() -> None:
+    """Commands are found in blocks and in sentences; a wrong option, word or number is named."""
+    assert len({line for page in PAGES for line in written(page)}) > 100
+    for wrong in ("dead lss", "tail --folow", "pause --reason", "store get a b c", "nothing"):
+        assert complaint(wrong), wrong
+
+
+def test_the_site_has_every_page(tmp_path: Path) -> None:
+    """Each page of docs/ is in the site, and its navigation leads to all, decisions included."""
+    site.stage(tmp_path / "site")
+    staged = tmp_path / "site/pages"
+    navigation = str(site.navigation())
+    for page in (ROOT / "docs").glob("*.md"):
+        assert _named(page) in navigation
+        assert (staged / page.relative_to(ROOT)).is_file()
+    for page in (ROOT / "docs/decisions").glob("*.md"):
+        assert f"({page.name})" in (staged / "docs/decisions/README.md").read_text()
+
+
+class _Links(HTMLParser):
+    """The links and the anchors of a page that was built."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what it has of both."""
+        given = dict(attrs)
+        self.ids.add(given.get("id") or "")
+        self.links += [given[key] or "" for key in ("href", "src") if key in given]
+
+
+@pytest.mark.slow
+def test_the_site_is_built(tmp_path: Path) -> None:
+    """`make site` finds nothing wrong, and each link of its HTML leads to a file and an anchor."""
+    program = shutil.which("zensical", path=str(Path(sys.executable).parent))
+    if program is None:
+        servers.missing("zensical (make site installs it)")
+    site.stage(tmp_path)
+    config = str(tmp_path / "zensical.toml")
+    subprocess.run([program, "build", "--strict", "--config-file", config], check=True, cwd=ROOT)
+    pages = {page: _Links(page) for page in (tmp_path / "html").rglob("*.html")}
+    assert len(pages) > len(PAGES)
+    for page in (one for one in pages if one.name != "404.html"):
+        for link in pages[page].links:
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            if "://" not in link and not link.startswith(("data:", "mailto:")):
+                assert target.is_file(), f"{page} links to {link}"
+                assert not anchor or target not in pages or anchor in pages[target].ids, link
 
 
 def test_the_readme_is_short() -> None:
@@ -65,7 +113,7 @@ def test_the_readmes_make_targets_exist() -> None:
 
 def test_every_page_is_in_the_index() -> None:
     """docs/README.md links to every page of docs/; the decisions are one link."""
-    linked = {target for target, _ in _targets(INDEX)}
+    linked = {target for target, _ in targets(INDEX)}
     for page in (ROOT / "docs").glob("*.md"):
         if page != INDEX:
             line = f"- [What it is for]({page.name})"
