@@ -58,7 +58,9 @@ def complaint(line: str) -> str:
     command, words = _program(), shlex.split(line)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
-    if hasattr(command, "commands") and words not in ([], ["…"]) and words[0][0] != "-":
+    if words == ["…"]:
+        return ""
+    if words and not words[0].startswith("-") and hasattr(command, "commands"):
         return f"there is no command {words[0]}"
     try:
         _, rest, _ = command.make_parser(command.context_class(command)).parse_args(words)

@@ -1,14 +1,18 @@
-"""The tutorial's commands, as somebody pastes them."""
+"""The commands of the tutorial and of README.md, as somebody pastes them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import servers
+from tests.pages import README, ROOT
 
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorial.md"
 
@@ -30,3 +34,22 @@ def test_the_tutorial_works_when_it_is_pasted(tmp_path: Path) -> None:
     assert large[1].endswith("/" + large[0])
     assert re.search(r"redriven  evt_\w+  as control:events/", ran.stdout)
     assert "G1 to G4 hold" in ran.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_readme_works_when_it_is_pasted(tmp_path: Path) -> None:
+    """In a fresh checkout and an empty home: installed, and the first notification is read."""
+    for name in ("sidecar", "store", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / "home").mkdir()
+    (pasted,) = re.findall(r"```sh\n(python3 .*?)```", README.read_text(), re.DOTALL)
+    script = "trap 'kill $(jobs -p) || true' EXIT\n" + pasted
+    path = f"{sys.base_prefix}/bin:/usr/bin:/bin"
+    ran = subprocess.run(
+        ["bash", "-e", "-c", script], check=False, cwd=tmp_path, capture_output=True, text=True,
+        env={"HOME": str(tmp_path / "home"), "PATH": path},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"^\d{16} .* stack\.activated +t_1/web@1", ran.stdout, re.MULTILINE)
