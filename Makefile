@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-slow test-servers test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits clean
+.PHONY: help demo test unit test-proofs test-slow test-servers test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -19,7 +19,10 @@ demo: $(VENV)/run.stamp ## Run the whole path on real snapshots: DEMO="--keep de
 	@$(BIN)/python -m examples.demo $(DEMO)
 
 test: $(VENV)/dev.stamp ## Run the tests, in parallel and in random order
-	@$(BIN)/pytest -q -m "not slow"
+	@$(BIN)/pytest -q -m "not slow and not proof"
+
+test-proofs: $(VENV)/dev.stamp ## Run the longer proofs, of which `make test` has a sample
+	@$(BIN)/pytest -q -m "proof and not slow"
 
 unit: $(VENV)/dev.stamp ## Run the tests that need no server, in seconds
 	@$(BIN)/pytest -q -n 0 -m unit tests/sidecar tests/store
@@ -32,7 +35,7 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 SAME_ON_EACH := report simulation deploy store/crash store/test_object.py
 
 test-python: $(VENV)/dev.stamp ## Run what may depend on the Python: PYTHON=python3.13 VENV=.venv-3.13
-	@$(BIN)/pytest -q -m "not slow" $(addprefix --ignore tests/,$(SAME_ON_EACH))
+	@$(BIN)/pytest -q -m "not slow and not proof" $(addprefix --ignore tests/,$(SAME_ON_EACH))
 
 mutants: $(VENV)/dev.stamp ## Break the relay on purpose, and see each break caught
 	@$(BIN)/python -m tests.mutants

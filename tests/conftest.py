@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
-from typing import Any
-from unittest import mock
-from weakref import WeakSet
+from typing import Any, Final
 
 import pytest
 import redis
 import redis.utils
 import structlog
 from hypothesis import HealthCheck, settings
-from redis.connection import AbstractConnection
 
-from tests import servers
+from tests import leaks, servers
 from tests.servers import PATIENCE_S, Server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -60,6 +58,19 @@ _UNIT = {
 """Modules that need neither a server nor another process: what `make unit` runs."""
 
 
+def pytest_sessionstart() -> None:
+    """Look for no garbage while tests are collected: there is none, in a quarter of a million
+    objects.
+    """
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage again, but not among what was collected."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what runs against a server of `tests.servers`, by a fixture or by itself; and units."""
     for item in items:
@@ -72,6 +83,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 Servers = Callable[[str], Server]
+_CLOSED_FOR_THEM: Final = (
+    "tests/cli/", "tests/demo/", "tests/doctor/", "tests/faults/", "tests/report/",
+    "tests/sidecar/", "tests/topology/",
+)  # fmt: skip
+"""Rooms of which not every test closes what it opens yet: to be shortened."""
 
 
 @pytest.fixture(autouse=True)
@@ -82,23 +98,17 @@ def _each_test_has_logs_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_connection_outlives_its_test() -> Iterator[None]:
-    """Close what a test left connected.
+def _no_connection_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a connection open, with the place where that was opened.
 
-    An error that came through a client keeps it, by its traceback, until the garbage is collected.
-    That may be in another test, which then fails: an open socket is a warning, and that an error.
+    An error that came through a client keeps it, by its traceback, until the garbage is collected:
+    what is not closed on the way out stays open for as long as chance will have it.
     """
-    made = WeakSet[Any]()
-    make = AbstractConnection.__init__
-
-    def noted(self: AbstractConnection, *args: Any, **options: Any) -> None:
-        make(self, *args, **options)
-        made.add(self)
-
-    with mock.patch.object(AbstractConnection, "__init__", noted):
+    with leaks.watched() as left_open:
         yield
-    for connection in list(made):
-        connection.disconnect()
+    found = left_open()
+    if found and not request.node.nodeid.startswith(_CLOSED_FOR_THEM):
+        pytest.fail("\n".join(["a connection was left open; it was made", *found]), pytrace=False)
 
 
 @pytest.fixture(scope="session")

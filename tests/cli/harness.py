@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import random
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from sidecar import cli
 from sidecar.redis.keys import Keys
 from sidecar.worker import app, settings
 from sidecar.worker.settings import file_url
+from tests import leaks
 from tests.sidecar.harness import note_nothing_to_prune
 
 TIMEOUT_S: Final = 120.0
@@ -38,6 +40,8 @@ REDRIVEN: Final = "{control:notifications}:redriven"
 _MAKERS: Final = {"run", "emit"}
 """Commands that make a store which is not there."""
 _COLOURS: Final = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
+LARGE: Final = random.Random(1).randbytes(1 << 20)
+"""More than lies in a record: a store keeps it as an object."""
 HOSTILE: Final = "\x1b[31mred\x07 [bold]x[/bold] \u202egnp.exe"
 
 
@@ -87,6 +91,7 @@ class Cli:
             mock.patch.object(sys, "stdout", out),
             mock.patch.object(sys, "stderr", err),
             _signals_kept(),
+            leaks.closed(),  # as the end of a process does
         ):
             code = _exit_code()
             out.flush()
@@ -200,6 +205,29 @@ class Cli:
         """Plant a notification under the ID `at`, caused by the entry `origin`."""
         fields: dict[Any, Any] = {"event": json.dumps(event), "origin": origin}
         self.client.xadd(NOTIFICATIONS, fields, id=at)
+
+    def add(self, event_id: str, tenant: str = "t1", **more: Any) -> str:
+        """Append an event without an artifact, behind the commands' back; return the entry's ID."""
+        event = {"event_id": event_id, "type": "key.changed", "tenant_id": tenant, **more}
+        fields: dict[Any, Any] = {"event": json.dumps(event), "traceparent": "00-x"}
+        added: Any = self.client.xadd(STREAM, fields)
+        return str(added.decode())
+
+    def end_in_every_way(self) -> None:
+        """Have events end: with and without artifact, as a duplicate, as dead letters."""
+        self.bring("a", "ref/a", b"data a", "--tenant", "t1")
+        self.bring("large", "ref/large", LARGE, "--tenant", "t1")
+        for event_id in ("b", "c"):
+            self.add(event_id)
+        self.add("b", id=7)
+        self.add("b", stack_id="other content")
+        self.client.xadd(STREAM, {"event": "not JSON"})
+        self.work()
+
+    def notifications(self) -> list[tuple[str, dict[Any, Any]]]:
+        """Return the notifications, each with its ID."""
+        found: Any = self.client.xrange(NOTIFICATIONS)
+        return [(entry_id.decode(), fields) for entry_id, fields in found]
 
     def trim(self, stream: str, keep: int) -> None:
         """Trim a stream as a worker does: how far is noted first."""

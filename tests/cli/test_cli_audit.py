@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 import threading
@@ -37,18 +36,6 @@ OVERLAPPING: Final = 3
 DEADLINE_S: Final = 60.0
 
 
-def _add(sidecar: Cli, event_id: str, tenant: str = "t1", **more: Any) -> str:
-    """Append an event without artifact; return the entry's ID."""
-    event = {"event_id": event_id, "type": "key.changed", "tenant_id": tenant, **more}
-    added: Any = sidecar.client.xadd(STREAM, {"event": json.dumps(event)})
-    return str(added.decode())
-
-
-def _notifications(sidecar: Cli) -> list[tuple[str, dict[Any, Any]]]:
-    found: Any = sidecar.client.xrange(NOTIFICATIONS)
-    return [(entry_id.decode(), fields) for entry_id, fields in found]
-
-
 def _audit(sidecar: Cli, *args: str) -> tuple[Ran, list[dict[str, Any]], dict[str, Any]]:
     ran = sidecar("audit", "--json", *args)
     *culprits, summary = ran.objects() or [{}]
@@ -69,14 +56,7 @@ def fresh(sidecar: Cli) -> Cli:
 @pytest.fixture
 def drained(sidecar: Cli) -> Cli:
     """Every kind of end: with and without artifact, a duplicate, dead letters."""
-    sidecar.bring("a", "ref/a", b"data a", "--tenant", "t1")
-    sidecar.bring("large", "ref/large", random.Random(1).randbytes(3 << 20), "--tenant", "t1")
-    for event_id in ("b", "c"):
-        _add(sidecar, event_id)
-    _add(sidecar, "b", id=7)
-    _add(sidecar, "b", stack_id="other content")
-    sidecar.client.xadd(STREAM, {"event": "not JSON"})
-    sidecar.work()
+    sidecar.end_in_every_way()
     return sidecar
 
 
@@ -98,7 +78,7 @@ def test_what_a_worker_did_is_clean(drained: Cli) -> None:
 def test_a_person_gets_a_verdict(drained: Cli) -> None:
     """Without --json it says that they hold, or which one does not."""
     assert "G1 to G4 hold" in drained("audit").out
-    drained.client.xdel(NOTIFICATIONS, _notifications(drained)[1][0])
+    drained.client.xdel(NOTIFICATIONS, drained.notifications()[1][0])
     ran = drained("audit")
     assert ran.code == 1
     assert "broken: G3 1" in ran.out
@@ -106,9 +86,9 @@ def test_a_person_gets_a_verdict(drained: Cli) -> None:
 
 def test_unread_and_pending_entries_are_waiting(drained: Cli) -> None:
     """Neither is lost: a worker will come."""
-    read = _add(drained, "read")
+    read = drained.add("read")
     drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"}, count=1)
-    _add(drained, "unread")
+    drained.add("unread")
     ran, culprits, summary = _audit(drained)
     assert (ran.code, culprits, summary["waiting"]) == (0, [], 2)
     drained.client.xack(STREAM, GROUP, read)
@@ -117,7 +97,7 @@ def test_unread_and_pending_entries_are_waiting(drained: Cli) -> None:
 
 def test_a_stream_that_nobody_has_read_is_waiting(fresh: Cli) -> None:
     """Without group there is nothing lost."""
-    _add(fresh, "x")
+    fresh.add("x")
     ran, culprits, summary = _audit(fresh)
     assert (ran.code, culprits, summary["waiting"]) == (0, [], 1)
 
@@ -183,7 +163,7 @@ def _wait_for(happened: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("which", [0, 2, -1])
 def test_a_deleted_notification_is_a_lost_entry(drained: Cli, which: int) -> None:
     """The oldest, one in between, the newest: named with where it had been."""
-    notification, fields = _notifications(drained)[which]
+    notification, fields = drained.notifications()[which]
     drained.client.xdel(NOTIFICATIONS, notification)
     ran, culprits, _ = _audit(drained)
     event = json.loads(fields[b"event"])
@@ -195,17 +175,17 @@ def test_a_deleted_notification_is_a_lost_entry(drained: Cli, which: int) -> Non
 
 def test_duplicates_of_a_deleted_notification_are_lost_too(drained: Cli) -> None:
     """Every entry of that event is named."""
-    drained.client.xdel(NOTIFICATIONS, _notifications(drained)[2][0])
+    drained.client.xdel(NOTIFICATIONS, drained.notifications()[2][0])
     assert _told(_audit(drained)[1]) == [("G3", "lost", "b")] * 2
 
 
 def test_what_overtook_an_entry_under_another_consumer_is_told(drained: Cli) -> None:
     """A later event of its tenant that is published breaks G4, and who has the entry is named."""
-    entry = _add(drained, "taken")
+    entry = drained.add("taken")
     drained.client.xreadgroup(GROUP, "debug", {STREAM: ">"}, count=1)
     ran, culprits, summary = _audit(drained)
     assert (ran.code, culprits, summary["pending"]) == (0, [], {STREAM: {"debug": 1}})
-    later = _add(drained, "later")
+    later = drained.add("later")
     drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"}, count=1)
     drained.client.xack(STREAM, GROUP, later)
     event = {"event_id": "later", "type": "key.changed", "tenant_id": "t1"}
@@ -227,7 +207,7 @@ def test_what_a_position_beyond_the_end_passed_over_is_lost(drained: Cli) -> Non
     assert (ran.code, culprits) == (0, [])
     assert summary["covered"][0]["position_beyond_end"] == "9999999999999-0"
     assert "beyond the end" in drained("audit").out
-    _add(drained, "passed")
+    drained.add("passed")
     ran, culprits, _ = _audit(drained)
     assert (ran.code, _told(culprits)) == (1, [("G3", "lost", "passed")])
     assert "beyond the end" in culprits[0]["detail"]
@@ -237,7 +217,7 @@ def test_what_a_position_beyond_the_end_passed_over_is_lost(drained: Cli) -> Non
 
 def test_an_entry_acknowledged_by_hand_is_lost(drained: Cli) -> None:
     """It was handed out, and nothing came of it; a valid event and one that cannot be decoded."""
-    entries = [_add(drained, "skipped"), _add(drained, "")]
+    entries = [drained.add("skipped"), drained.add("")]
     drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     drained.client.xack(STREAM, GROUP, *entries)
     ran, culprits, summary = _audit(drained)
@@ -264,7 +244,7 @@ def test_garbage_in_the_index_is_named(bare: Cli, garbage: bytes) -> None:
 
 def test_other_content_is_no_duplicate(drained: Cli) -> None:
     """An event_id that was published with other content does not cover for a lost entry."""
-    entry = _add(drained, "b", stack_id="again other content")
+    entry = drained.add("b", stack_id="again other content")
     drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     drained.client.xack(STREAM, GROUP, entry)
     assert [one["entry"] for one in _audit(drained)[1]] == [entry]
@@ -303,7 +283,7 @@ def test_a_redriven_event_is_clean(sidecar: Cli) -> None:
 
 def test_both_ends_are_one_too_many(drained: Cli) -> None:
     """A notification and a dead letter of one entry."""
-    _, fields = _notifications(drained)[2]
+    _, fields = drained.notifications()[2]
     drained.letter(fields[b"event"], fields[b"origin"].decode().rpartition("/")[2])
     ran, culprits, _ = _audit(drained)
     assert ran.code == 1
@@ -313,10 +293,10 @@ def test_both_ends_are_one_too_many(drained: Cli) -> None:
 
 def test_two_notifications_of_one_event_id(drained: Cli) -> None:
     """G2, though each has an entry of its own; not when the worker remembers for less long."""
-    entry = _add(drained, "c", base_version=1)
+    entry = drained.add("c", base_version=1)
     drained.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     drained.client.xack(STREAM, GROUP, entry)
-    last = _notifications(drained)[-1][0]
+    last = drained.notifications()[-1][0]
     ms = int(last.partition("-")[0]) + 5000
     event = {"id": 0, "event_id": "c", "type": "key.changed", "tenant_id": "t1", "base_version": 1}
     drained.notification(event, f"{ms}-0", f"{STREAM}/{entry}")
@@ -331,7 +311,7 @@ def test_two_notifications_of_one_event_id(drained: Cli) -> None:
 def test_a_tenants_notifications_in_the_wrong_order(fresh: Cli, tenant: str) -> None:
     """G4, no tenant is a tenant too; another tenant's may come in between."""
     first, other, second = (
-        _add(fresh, event_id, of) for event_id, of in (("1", tenant), ("o", "x"), ("2", tenant))
+        fresh.add(event_id, of) for event_id, of in (("1", tenant), ("o", "x"), ("2", tenant))
     )
     for number, (event_id, of, entry) in enumerate(
         (("2", tenant, second), ("o", "x", other), ("1", tenant, first))
@@ -372,7 +352,7 @@ def test_ends_without_an_entry(drained: Cli) -> None:
     """A notification and a letter of entries that never were; a foreign entry."""
     for event_id, at in (("ghost", "1-1"), ("far", "99999999999999-1")):
         event = {"id": 0, "event_id": event_id, "type": "key.changed"}
-        ms = int(_notifications(drained)[-1][0].partition("-")[0]) + 1
+        ms = int(drained.notifications()[-1][0].partition("-")[0]) + 1
         drained.notification(event, f"{ms}-0", f"{STREAM}/{at}")
     drained.letter(b"{}", "1-2")
     drained.client.xadd(NOTIFICATIONS, {"odd": "entry"})
@@ -435,7 +415,7 @@ def test_a_sample_reads_so_many_and_tells_its_seed(drained: Cli) -> None:
 @counts_deletions
 def test_what_was_trimmed_is_no_culprit(drained: Cli) -> None:
     """Notifications that trimming took are expired ends; the control stream's start is told."""
-    notifications = _notifications(drained)
+    notifications = drained.notifications()
     drained.client.xtrim(NOTIFICATIONS, minid=notifications[2][0], approximate=False)
     ran, culprits, summary = _audit(drained)
     assert (ran.code, culprits) == (0, [])
@@ -455,7 +435,7 @@ def trimmed(redis_url: str, tmp_path: Path) -> Iterator[Cli]:
         made.lay_out()
         own.xgroup_create(STREAM, GROUP, "0", mkstream=True)
         for number in range(6):
-            entry = _add(made, f"e{number}")
+            entry = made.add(f"e{number}")
             event = {"id": 0, "event_id": f"e{number}", "type": "key.changed", "tenant_id": "t1"}
             if number < 4:
                 made.notification(event, f"{number + 1}-0", f"{STREAM}/{entry}")
@@ -469,7 +449,7 @@ def trimmed(redis_url: str, tmp_path: Path) -> Iterator[Cli]:
 def _remember(sidecar: Cli) -> None:
     """Have the deduplication index know all that was published and buried, as a worker would."""
     keys = Keys.of(STREAM, NOTIFICATIONS)
-    for at, fields in _notifications(sidecar):
+    for at, fields in sidecar.notifications():
         identity, content = identity_of(fields)
         stamp = str(int(at.partition("-")[0]) * 1000).encode()
         sidecar.client.hset(keys.seen(identity), identity[2:], content + stamp)
@@ -757,8 +737,8 @@ def test_a_group_that_goes_between_two_commands_is_no_verdict(drained: Cli) -> N
 
 def test_a_window_judges_what_lies_in_it(drained: Cli) -> None:
     """--since and --until are inclusive, and take IDs; a culprit outside is nobody's business."""
-    origin = _notifications(drained)[2][1][b"origin"].decode().rpartition("/")[2]
-    drained.client.xdel(NOTIFICATIONS, _notifications(drained)[2][0])
+    origin = drained.notifications()[2][1][b"origin"].decode().rpartition("/")[2]
+    drained.client.xdel(NOTIFICATIONS, drained.notifications()[2][0])
     ran, culprits, summary = _audit(drained, "--since", origin, "--until", origin)
     assert (ran.code, summary["entries"], len(culprits)) == (1, 1, 1)
     ms, _, seq = origin.partition("-")

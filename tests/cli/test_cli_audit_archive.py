@@ -261,7 +261,7 @@ def test_what_is_trimmed_while_it_is_read_is_read_once(sidecar: Cli) -> None:
     append(sidecar, PAGE // 2)
     archive(sidecar)
     keys = Keys.of(STREAM, NOTIFICATIONS)
-    side = Side.open(sidecar.url, STREAM)
+    side = Side(sidecar.client, sidecar.url)
     kept = ArchiveHistory(fleet, LiveHistory(side, side, [keys]).streams)
     assert kept.reach(STREAM)
     append(sidecar, 5 * PAGE)

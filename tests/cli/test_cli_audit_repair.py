@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import threading
 import time
@@ -26,38 +25,18 @@ from tests.servers import counts_deletions
 
 GROUP: Final = f"sidecar:{NOTIFICATIONS}"
 KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
-LARGE: Final = random.Random(1).randbytes(1 << 20)
 DEADLINE_S: Final = 60.0
-
-
-def _add(sidecar: Cli, event_id: str, **more: Any) -> str:
-    """Append an event without artifact; return the entry's ID."""
-    event = {"event_id": event_id, "type": "key.changed", "tenant_id": "t1", **more}
-    added: Any = sidecar.client.xadd(STREAM, {"event": json.dumps(event), "traceparent": "00-x"})
-    return str(added.decode())
 
 
 @pytest.fixture
 def worked(sidecar: Cli) -> Cli:
     """Every kind of end: with and without artifact, a duplicate, dead letters."""
-    sidecar.bring("a", "ref/a", b"data a", "--tenant", "t1")
-    sidecar.bring("large", "ref/large", LARGE, "--tenant", "t1")
-    for event_id in ("b", "c"):
-        _add(sidecar, event_id)
-    _add(sidecar, "b", id=7)
-    _add(sidecar, "b", stack_id="other content")
-    sidecar.client.xadd(STREAM, {"event": "not JSON"})
-    sidecar.work()
+    sidecar.end_in_every_way()
     return sidecar
 
 
-def _notifications(sidecar: Cli) -> list[tuple[str, dict[Any, Any]]]:
-    found: Any = sidecar.client.xrange(NOTIFICATIONS)
-    return [(entry_id.decode(), fields) for entry_id, fields in found]
-
-
 def _event_ids(sidecar: Cli) -> list[str]:
-    return [decode(fields)[0].event_id for _, fields in _notifications(sidecar)]
+    return [decode(fields)[0].event_id for _, fields in sidecar.notifications()]
 
 
 def _audit(sidecar: Cli, *args: str) -> tuple[Ran, list[dict[str, Any]], dict[str, Any]]:
@@ -88,14 +67,14 @@ def _state(sidecar: Cli) -> dict[Any, Any]:
 @pytest.mark.parametrize("which", [0, 1, 2, -1])
 def test_a_deleted_notification_is_published_again(worked: Cli, which: int) -> None:
     """With an artifact or without, with duplicates or none: once, as it was but for its version."""
-    notification, before = _notifications(worked)[which]
+    notification, before = worked.notifications()[which]
     worked.client.xdel(NOTIFICATIONS, notification)
     ran, culprits = _repair(worked)
     assert ran.code == 0, ran.err
     assert set(_results(culprits)) == {"fixed"}
     worked.work()
     assert _is_clean(worked)
-    at, after = _notifications(worked)[-1]
+    at, after = worked.notifications()[-1]
     same = {"control_version": 0}
     assert json.loads(after[b"event"]) | same == json.loads(before[b"event"]) | same
     assert after.get(b"traceparent") == before.get(b"traceparent")
@@ -106,9 +85,9 @@ def test_a_deleted_notification_is_published_again(worked: Cli, which: int) -> N
 
 def test_what_is_refused_by_now_and_sent_again_is_dead(sidecar: Cli) -> None:
     """It has no notification and will have none: it is no duplicate, and a redrive publishes it."""
-    _add(sidecar, "mine", type="mine")
+    sidecar.add("mine", type="mine")
     sidecar.work(allow_type=("mine",))
-    sidecar.client.xdel(NOTIFICATIONS, _notifications(sidecar)[0][0])
+    sidecar.client.xdel(NOTIFICATIONS, sidecar.notifications()[0][0])
     assert _results(_repair(sidecar)[1]) == ["fixed"]
     sidecar.work()
     (letter,) = sidecar.entries(DEAD)
@@ -123,8 +102,8 @@ def test_what_is_refused_by_now_and_sent_again_is_dead(sidecar: Cli) -> None:
 
 def test_what_was_repaired_is_recorded(worked: Cli) -> None:
     """Who, when, why, and which entry was appended; a repair before the worker came adds none."""
-    entry = _notifications(worked)[-1][1][b"origin"].decode()
-    worked.client.xdel(NOTIFICATIONS, _notifications(worked)[-1][0])
+    entry = worked.notifications()[-1][1][b"origin"].decode()
+    worked.client.xdel(NOTIFICATIONS, worked.notifications()[-1][0])
     _, culprits = _repair(worked)
     assert _repair(worked)[1] == []
     (record,) = worked.entries(REDRIVEN)
@@ -152,7 +131,7 @@ def test_a_deleted_dead_letter_is_written_again(worked: Cli, which: int) -> None
 
 def test_entries_acknowledged_by_hand_are_done_after_all(worked: Cli) -> None:
     """In entry order: a valid event is published, one that cannot be decoded is buried."""
-    entries = [_add(worked, "skipped"), _add(worked, ""), _add(worked, "second")]
+    entries = [worked.add("skipped"), worked.add(""), worked.add("second")]
     worked.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     worked.client.xack(STREAM, GROUP, *entries)
     ran, culprits = _repair(worked)
@@ -167,9 +146,9 @@ def test_entries_acknowledged_by_hand_are_done_after_all(worked: Cli) -> None:
 def test_a_failover_that_lost_the_tail(worked: Cli) -> None:
     """Notifications and what the index knew of them are gone: published again, in their order."""
     for number in range(5):
-        _add(worked, f"tail {number}")
+        worked.add(f"tail {number}")
     worked.work()
-    lost = _notifications(worked)[-4:]
+    lost = worked.notifications()[-4:]
     for at, fields in lost:
         worked.client.xdel(NOTIFICATIONS, at)
         identity, _ = identity_of(fields)
@@ -183,7 +162,7 @@ def test_a_failover_that_lost_the_tail(worked: Cli) -> None:
 
 def test_a_deleted_group_needs_no_repair(worked: Cli) -> None:
     """What is done is done, and the worker makes the group again: nothing is named or appended."""
-    _add(worked, "new")
+    worked.add("new")
     worked.client.xgroup_destroy(STREAM, GROUP)
     ran, culprits, summary = _audit(worked, "--repair", "--reason", "x")
     assert (ran.code, culprits, summary["waiting"]) == (0, [], 1)
@@ -198,7 +177,7 @@ def test_a_deleted_control_entry(worked: Cli) -> None:
     done: Any = worked.client.xrange(STREAM)
     worked.client.xdel(STREAM, done[2][0])
     assert _is_clean(worked)
-    pending = _add(worked, "pending")
+    pending = worked.add("pending")
     worked.client.xreadgroup(GROUP, "worker", {STREAM: ">"})
     worked.client.xdel(STREAM, pending)
     worked.work()
@@ -208,7 +187,7 @@ def test_a_deleted_control_entry(worked: Cli) -> None:
 
 def test_a_lost_entry_that_goes_before_it_is_repaired(worked: Cli) -> None:
     """It remains, and nothing is appended in its place."""
-    worked.client.xdel(NOTIFICATIONS, _notifications(worked)[-1][0])
+    worked.client.xdel(NOTIFICATIONS, worked.notifications()[-1][0])
     culprits = _culprits(worked)
     worked.client.xdel(STREAM, str(culprits[0].entry))
     before = _state(worked)
@@ -309,7 +288,7 @@ def test_every_notification_of_one_artifact_is_mended_at_once(sidecar: Cli) -> N
 @counts_deletions
 def test_what_readers_may_have_seen_is_not_taken_back(worked: Cli) -> None:
     """A second notification, one in the wrong order, a foreign one, two ends, an end of nothing."""
-    (_, first), (last_at, _) = _notifications(worked)[2], _notifications(worked)[-1]
+    (_, first), (last_at, _) = worked.notifications()[2], worked.notifications()[-1]
     ms = int(last_at.partition("-")[0]) + 1
     origin = first[b"origin"].decode()
     worked.notification(json.loads(first[b"event"]), f"{ms}-0", origin)
@@ -333,9 +312,9 @@ def test_what_readers_may_have_seen_is_not_taken_back(worked: Cli) -> None:
 def _stacks(sidecar: Cli) -> str:
     """Publish two versions of a stack; delete the first's notification; return the second's."""
     for version in (1, 2):
-        _add(sidecar, f"v{version}", type="stack.activated", stack_id="web", version=version)
+        sidecar.add(f"v{version}", type="stack.activated", stack_id="web", version=version)
     sidecar.work()
-    sidecar.client.xdel(NOTIFICATIONS, _notifications(sidecar)[0][0])
+    sidecar.client.xdel(NOTIFICATIONS, sidecar.notifications()[0][0])
     return "v2"
 
 
@@ -371,7 +350,7 @@ def test_of_two_control_streams_the_older_event_is_sent_first(sidecar: Cli) -> N
 
 def test_a_dry_run_changes_nothing(worked: Cli) -> None:
     """It tells what would be done, without a reason."""
-    worked.client.xdel(NOTIFICATIONS, _notifications(worked)[-1][0])
+    worked.client.xdel(NOTIFICATIONS, worked.notifications()[-1][0])
     _harm(_stored(worked, "ref/a"), "removed")
     before = _state(worked)
     ran, culprits, summary = _audit(worked, "--repair", "--dry-run")
@@ -403,12 +382,12 @@ def _fleet(sidecar: Cli) -> store.Store:
 
 def test_an_event_that_is_published_meanwhile_is_left_alone(worked: Cli) -> None:
     """Between audit and repair a worker published it: the index keeps it, nothing is appended."""
-    at, fields = _notifications(worked)[-1]
+    at, fields = worked.notifications()[-1]
     worked.client.xdel(NOTIFICATIONS, at)
     culprits = _culprits(worked)
     identity, _ = identity_of(fields)
     worked.client.hdel(KEYS.seen(identity), identity[2:])
-    _add(worked, "c")
+    worked.add("c")
     worked.work()
     before = _state(worked)
     ((_, outcome),) = _fix(worked, culprits)
@@ -421,9 +400,9 @@ def test_an_event_that_is_published_meanwhile_is_left_alone(worked: Cli) -> None
 def test_beside_a_worker_and_a_producer(worked: Cli) -> None:
     """Repaired while both continue: all is published once, and soon an audit is clean."""
     for number in range(300):
-        _add(worked, f"e{number}", tenant_id=f"t{number % 3}")
+        worked.add(f"e{number}", tenant_id=f"t{number % 3}")
     worked.work()
-    gone = [at for at, _ in _notifications(worked)[4::2]]
+    gone = [at for at, _ in worked.notifications()[4::2]]
     worked.client.xdel(NOTIFICATIONS, *gone)
     with redis.Redis.from_url(worked.url) as own, worked.running("run") as worker:
 
@@ -449,7 +428,7 @@ def test_beside_a_worker_and_a_producer(worked: Cli) -> None:
 
 def test_a_halt_is_told(worked: Cli) -> None:
     """Nothing that was appended is published before the stream is resumed."""
-    worked.client.xdel(NOTIFICATIONS, _notifications(worked)[-1][0])
+    worked.client.xdel(NOTIFICATIONS, worked.notifications()[-1][0])
     worked.client.hset(HALT, "reason", "maintenance")
     ran, _ = _repair(worked)
     assert "halted (maintenance)" in ran.err

@@ -16,6 +16,7 @@ from sidecar.redis.members import Members
 from sidecar.wire.ids import LAST
 from tests import servers
 from tests.cli.harness import DEAD, HALT, HOSTILE, NOTIFICATIONS, STREAM, Cli
+from tests.proofs import sampled
 from tests.sidecar.harness import eventually
 
 GROUP = f"sidecar:{NOTIFICATIONS}"
@@ -160,7 +161,7 @@ def test_nothing_waits_behind_the_highest_id(kind: str) -> None:
         keys = Keys.of(STREAM, NOTIFICATIONS)
         client.xadd(STREAM, {"event": "{}"}, id=LAST)
         client.xgroup_create(STREAM, GROUP, "0")
-        side = Side.open(server.url, STREAM)
+        side = Side(client, server.url)
         assert collect(side, side, [keys]).to_json()["streams"][0]["lag"] == 1
         client.xreadgroup(GROUP, "worker", {STREAM: ">"})
         assert collect(side, side, [keys]).to_json()["streams"][0]["lag"] == 0
@@ -303,7 +304,7 @@ def test_help_has_examples(sidecar: Cli) -> None:
         assert f"sidecar {command}" in ran.out.split("Examples:")[1]
 
 
-@pytest.mark.parametrize("kill", [True, False])
+@pytest.mark.parametrize("kill", sampled([True, False], ["True"]))
 def test_a_takeover_is_told(sidecar: Cli, *, kill: bool) -> None:
     """When, by whom and from whom: of a worker that was killed, and of one that was stopped."""
     sidecar.lay_out()

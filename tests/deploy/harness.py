@@ -21,6 +21,7 @@ import yaml
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
 from tests import servers
+from tests.proofs import sampled
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 STREAM: Final = "control:events"
@@ -31,6 +32,8 @@ USERS: Final = (
     "collector", "rescuer", "health",
 )  # fmt: skip
 
+ALSO_ON_A_CLUSTER: Final = sampled([servers.usual(), "cluster"], [servers.usual()])
+ON_EACH_SERVER: Final = sampled(["valkey", "redis-6.2", "path"], ["valkey"])
 WAY: Final = {"role", "cluster|slots"}
 """What is sent only where a Sentinel or a Cluster tells the way."""
 

@@ -26,6 +26,7 @@ from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from sidecar.worker import app, settings
 from tests import servers
 from tests.deploy.harness import (
+    ALSO_ON_A_CLUSTER,
     DEPLOY,
     KEYS,
     NOTIFY_STREAM,
@@ -135,7 +136,7 @@ def _keep_house(server: Server, client: redis.Redis, trimming: redis.Redis) -> N
     assert not client.exists(KEYS.seen((0).to_bytes(2)))
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_each_user_does_its_job(server: Server) -> None:
     """Events go from producer to controller, a malformed one to the dead letters, none denied."""
     _duties(server)
@@ -198,7 +199,7 @@ def test_a_halter_halts_and_resumes(server: Server) -> None:
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_the_worker_may_do_nothing_that_it_does_not_do(server: Server) -> None:
     """Every command granted to `sidecar` is one that the worker's code or scripts really send."""
     server.call("admin", "CONFIG", "RESETSTAT")

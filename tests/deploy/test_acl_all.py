@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.deploy.harness import DEPLOY, USERS, Server, granted, only_on
+from tests.proofs import sampled
 
 pytestmark = pytest.mark.server
 
@@ -32,6 +33,7 @@ BELOW: Final = {
     "xgroup": "create createconsumer delconsumer destroy setid", "xinfo": "consumers groups stream",
 }  # fmt: skip
 """What Redis 6.2 does not tell of: the commands below one."""
+SAMPLE: Final = ("sidecar", "halter")
 REFUSED: Final = ("to run the", "command not allowed")
 """To this user; to all, as DEBUG and MODULE are from 7.0 on."""
 
@@ -101,7 +103,7 @@ def refused(server: Server, user: str, all_of_them: list[list[str]]) -> Iterator
             client.connection_pool.disconnect()  # it may wait in a transaction
 
 
-@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("user", sampled(USERS, SAMPLE))
 def test_of_all_commands_a_user_may_send_those_of_its_line(server: Server, user: str) -> None:
     """Each other one is refused, whatever the server can do."""
     with closing(server.client("admin")) as admin:
@@ -148,7 +150,7 @@ keys: Final = st.builds(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("user", sampled(USERS, SAMPLE))
 def test_a_user_reaches_the_keys_of_its_patterns(server: Server, user: str) -> None:
     """Whatever a key is called: what the patterns take is let through, all else is refused.
 

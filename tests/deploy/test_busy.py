@@ -15,6 +15,7 @@ from sidecar.feed import Feed
 from sidecar.worker.settings import file_url
 from tests.cli.harness import STREAM, Cli
 from tests.deploy.harness import Server
+from tests.proofs import sampled
 
 pytestmark = pytest.mark.server
 
@@ -58,7 +59,7 @@ def _cli(server: Server, user: str) -> Cli:
     return Cli("", server.root, server.client("admin"), own)
 
 
-@pytest.mark.parametrize("server", ["valkey", "redis-6.2"], indirect=True)
+@pytest.mark.parametrize("server", sampled(["valkey", "redis-6.2"], ["valkey"]), indirect=True)
 def test_all_wait_while_a_script_keeps_the_server_busy(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

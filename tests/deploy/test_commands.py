@@ -16,9 +16,8 @@ import redis
 import store
 from sidecar.feed import Feed
 from sidecar.worker.settings import file_url
-from tests import servers
 from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli
-from tests.deploy.harness import DEPLOY, Server, unused
+from tests.deploy.harness import ALSO_ON_A_CLUSTER, DEPLOY, ON_EACH_SERVER, Server, unused
 
 As = Callable[[str], Cli]
 
@@ -85,7 +84,7 @@ def _bury(server: Server, run_as: As, version: int, ref: str) -> str:
     return str(letters[0]["id"])
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> None:
     """`emit`, `run` and `tail --resolve` do their jobs as their users, and nothing is denied."""
     controller = run_as("controller")
@@ -120,7 +119,7 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_an_operator_looks_and_a_halter_halts(server: Server, run_as: As) -> None:
     """Each command works as the user who is there for it, and nothing is denied."""
     operator, halter = run_as("operator"), run_as("halter")
@@ -148,7 +147,7 @@ def test_an_operator_looks_and_a_halter_halts(server: Server, run_as: As) -> Non
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     """`dead redrive` works as `redriver`, which is granted nothing that it does not send."""
     _bury(server, run_as, 1, "stacks/t_1/web/1")
@@ -176,7 +175,7 @@ def test_a_redriver_puts_letters_back(server: Server, run_as: As) -> None:
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> None:
     """`audit` works as `operator`; with --repair as `repairer`, which is granted nothing else."""
     _emit(run_as, 1, "stacks/t_1/web/1")
@@ -197,7 +196,7 @@ def test_a_repairer_has_lost_events_done_again(server: Server, run_as: As) -> No
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
     """`store gc` works as `collector`, which is granted nothing that it does not send."""
     _emit(run_as, 1, "stacks/t_1/web")
@@ -285,7 +284,7 @@ FORGED: Final = {
 """What these users once could write, though it is nothing that their commands write."""
 
 
-@pytest.mark.parametrize("server", ["valkey", "redis-6.2", "path"], indirect=True)
+@pytest.mark.parametrize("server", ON_EACH_SERVER, indirect=True)
 def test_redrive_and_repair_with_rights_for_their_keys_alone(server: Server, run_as: As) -> None:
     """On each server a letter is redriven and an event done again, by users who may write what
     that takes, and nothing else.
@@ -307,7 +306,7 @@ def test_redrive_and_repair_with_rights_for_their_keys_alone(server: Server, run
     assert server.denials() == set()
 
 
-@pytest.mark.parametrize("server", ["valkey", "redis-6.2", "path"], indirect=True)
+@pytest.mark.parametrize("server", ON_EACH_SERVER, indirect=True)
 def test_nobody_writes_what_is_not_theirs(server: Server) -> None:
     """What a user may read it may not write, on the oldest server, too."""
     for user, commands in FORGED.items():

@@ -10,13 +10,12 @@ import redis
 
 from sidecar.ops.remake import Remake
 from sidecar.redis.client import Side
-from tests import servers
-from tests.deploy.harness import DEPLOY, KEYS, NOTIFY_STREAM, STREAM, Server
+from tests.deploy.harness import ALSO_ON_A_CLUSTER, DEPLOY, KEYS, NOTIFY_STREAM, STREAM, Server
 
 pytestmark = pytest.mark.server
 
 
-@pytest.mark.parametrize("server", [servers.usual(), "cluster"], indirect=True)
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
 def test_the_remaker_remakes(server: Server) -> None:
     """With these rights, and no more, a stream without room for IDs is made anew."""
     (line,) = re.findall(r"^ +ACL SETUSER (remaker .*)$", (DEPLOY / "README.md").read_text(), re.M)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -23,11 +22,17 @@ from sidecar.redis.scripts import noting
 from sidecar.redis.source import ControlStream, Entry
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
-from sidecar.worker import app, housekeeping
+from sidecar.worker import housekeeping
 from sidecar.worker.settings import build, file_url
 from tests import servers
 from tests.cli.harness import Cli
-from tests.sidecar.harness import CONTROL, Rig, eventually, silent_log, trim_once
+from tests.sidecar.harness import (
+    CONTROL,
+    Rig,
+    at_work,
+    eventually,
+    trim_once,
+)
 
 PADDING: Final = "x" * 6_000
 MIB: Final = 1 << 20
@@ -189,15 +194,8 @@ def _worker(rig: Rig, directory: Path, **options: Any) -> Iterator[int]:
         "fleet_store": file_url(directory / "fleet"),
     }
     settings = build(redis=rig.url, lease_s=1, http=f"127.0.0.1:{port}", **stores, **options)
-    stop = threading.Event()
-    thread = threading.Thread(target=app.run, args=(settings, silent_log(), stop))
-    thread.start()
-    try:
+    with at_work(settings):
         yield port
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
 
 
 def _get(port: int, path: str) -> bytes:

@@ -22,11 +22,12 @@ from sidecar.redis.retention import KINDS, Retention, Trimmed
 from sidecar.redis.scan import server_time_us
 from sidecar.redis.source import ControlStream
 from sidecar.wire.event import RESERVED
+from sidecar.worker import app
 from sidecar.worker.host import Host, Route
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
-from sidecar.worker.settings import Options
+from sidecar.worker.settings import Options, Settings
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import StorePool
 from sidecar.worker.timing import Took
@@ -219,6 +220,36 @@ class Running:
         """Stop it and wait for its end."""
         self._stop.set()
         self.finish()
+
+
+class AtWork:
+    """A whole worker in a thread of its own."""
+
+    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+        self.codes: list[int] = []
+        """Where its exit code will be."""
+        self.stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(settings, log), daemon=True)
+        self._thread.start()
+
+    def _run(self, settings: Settings, log: FilteringBoundLogger) -> None:
+        self.codes.append(app.run(settings, log, self.stop))
+
+    def end(self) -> None:
+        """Stop it and wait for its end."""
+        self.stop.set()
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "the worker does not end"
+
+
+@contextmanager
+def at_work(settings: Settings, log: FilteringBoundLogger | None = None) -> Iterator[AtWork]:
+    """Run a worker for as long as the block lasts; silent, unless there is a log."""
+    worker = AtWork(settings, log or silent_log())
+    try:
+        yield worker
+    finally:
+        worker.end()
 
 
 @dataclass

@@ -351,6 +351,7 @@ def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("stores", "roomy_disk")
 def test_alerts_live(rig: Rig, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,10 @@ from store import Unavailable
 from tests import servers
 from tests.sidecar.harness import (
     PATIENCE_S,
+    AtWork,
     Rig,
     SpyStore,
+    at_work,
     data_of,
     eventually,
     manifest_of,
@@ -45,21 +46,9 @@ def drained(rig: Rig, stores: dict[str, str], **options: Any) -> int:
     return app.run(settings, silent_log(), threading.Event())
 
 
-@contextmanager
-def worker(rig: Rig, stores: dict[str, str], **options: Any) -> Iterator[list[int]]:
-    """Run the worker for as long as the block lasts; yields where its exit code will be."""
-    settings = build(redis=rig.url, **stores, **({"lease_s": 1} | options))
-    stop, codes = threading.Event(), list[int]()
-    thread = threading.Thread(
-        target=lambda: codes.append(app.run(settings, silent_log(), stop)), daemon=True
-    )
-    thread.start()
-    try:
-        yield codes
-    finally:
-        stop.set()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
+def worker(rig: Rig, stores: dict[str, str], **options: Any) -> AbstractContextManager[AtWork]:
+    """Run the worker for as long as the block lasts."""
+    return at_work(build(redis=rig.url, **stores, **({"lease_s": 1} | options)))
 
 
 def test_a_complete_drain_ends_with_0(rig: Rig, stores: dict[str, str]) -> None:
@@ -136,11 +125,11 @@ def test_a_drain_whose_redis_dies_ends_with_4(
         with redis.Redis.from_url(node.url, protocol=2) as client:
             here = Rig(node.url, client, rig.source, rig.fleet)
             here.emit_artifact("held")
-            with worker(here, stores, drain=True, retry_budget_s=1) as codes:
-                eventually(lambda: codes)
+            with worker(here, stores, drain=True, retry_budget_s=1) as ran:
+                eventually(lambda: ran.codes)
     finally:
         node.kill()
-    assert codes == [4]
+    assert ran.codes == [4]
 
 
 def test_a_drain_whose_redis_freezes_gives_up(rig: Rig, tmp_path: Path) -> None:
@@ -175,23 +164,21 @@ def test_a_drain_that_can_finish_nothing_ends_with_3(
     if trouble == "full":
         rig.client.config_set("maxmemory", 1)
     try:
-        with worker(
-            rig, stores, drain=True, retry_budget_s=1, wait_replicas=wait_replicas
-        ) as codes:
-            eventually(lambda: codes)
+        with worker(rig, stores, drain=True, retry_budget_s=1, wait_replicas=wait_replicas) as ran:
+            eventually(lambda: ran.codes)
     finally:
         rig.client.config_set("maxmemory", 0)
-    assert codes == [3]
+    assert ran.codes == [3]
 
 
 def test_a_graceful_stop_ends_with_0(rig: Rig, stores: dict[str, str]) -> None:
     """A stop by signal ends with 0, whatever is left."""
     rig.emit("a")
-    with worker(rig, stores) as codes:
+    with worker(rig, stores) as ran:
         eventually(lambda: rig.published() == ["a"])
         rig.emit_artifact("held", put=False)
         eventually(lambda: rig.source.gets)
-    assert codes == [0]
+    assert ran.codes == [0]
     assert not rig.client.exists(rig.keys.lease)
 
 
@@ -312,7 +299,7 @@ def test_a_server_that_goes_away_and_comes_back(rig: Rig, stores: dict[str, str]
     ):
         here = Rig(own.url, client, rig.source, rig.fleet)
         here.emit("a")
-        with worker(here, stores) as codes:
+        with worker(here, stores) as ran:
             eventually(lambda: here.published() == ["a"])
             own.process.kill()
             own.process.wait()
@@ -328,7 +315,7 @@ def test_a_server_that_goes_away_and_comes_back(rig: Rig, stores: dict[str, str]
                 eventually(lambda: _answers(client))
                 here.emit("b")
                 eventually(lambda: here.published() == ["b"])
-                assert codes == []
+                assert ran.codes == []
             finally:
                 again.kill()
                 again.wait()
@@ -463,18 +450,12 @@ def test_a_reader_that_stays_away_expires_visibly(
     rig.client.set(rig.keys.reader("gone"), "1000 1000 60")
     rig.client.set(rig.keys.reader("bad"), "1000")
     settings = build(redis=rig.url, lease_s=0.3, **stores)
-    stop, log = threading.Event(), logs.configure("warning")
-    thread = threading.Thread(target=app.run, args=(settings, log, stop))
-    thread.start()
-    try:
+    with at_work(settings, logs.configure("warning")):
         said = io.StringIO()
         eventually(
             lambda: said.write(capsys.readouterr().err) and "not believed" in said.getvalue()
         )
         assert "reader expired" in said.getvalue()
-    finally:
-        stop.set()
-        thread.join(60)
 
 
 def test_what_was_done_is_summed_up_at_the_end(

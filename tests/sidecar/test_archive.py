@@ -36,7 +36,13 @@ from sidecar.worker import app, logs
 from sidecar.worker.settings import build
 from store import Capability, VersionedStore, versioned
 from tests.servers import named_stores
-from tests.sidecar.harness import Rig, eventually, trim_once
+from tests.sidecar.harness import (
+    AtWork,
+    Rig,
+    at_work,
+    eventually,
+    trim_once,
+)
 from tests.sidecar.test_history import live
 
 ROWS = 7
@@ -402,28 +408,24 @@ def test_trimming_waits_for_the_archive(rig: Rig, fleet: VersionedStore) -> None
 
 
 @pytest.fixture
-def worker(redis_url: str, tmp_path: Path) -> Iterator[threading.Event]:
+def worker(redis_url: str, tmp_path: Path) -> Iterator[AtWork]:
     """A worker that archives every second."""
     settings = build(
         redis=redis_url, **named_stores(tmp_path), archive=True, archive_every_s="1",
         trim_control="length=1", trim_notifications="length=1", dedup_window_s="1",
     )  # fmt: skip
-    stop = threading.Event()
-    thread = threading.Thread(target=app.run, args=(settings, logs.configure("error"), stop))
-    thread.start()
-    yield stop
-    stop.set()
-    thread.join()
+    with at_work(settings, logs.configure("error")) as worker:
+        yield worker
 
 
 def test_a_worker_archives_what_it_relays(
-    worker: threading.Event, rig: Rig, redis_url: str, tmp_path: Path, client: redis.Redis
+    worker: AtWork, rig: Rig, redis_url: str, tmp_path: Path, client: redis.Redis
 ) -> None:
     """Control entries, notifications and dead letters come into the store while it runs."""
     del worker
     for n in range(5):
         rig.emit(f"e{n}", kind=("run.abort", "odd.type")[n == 4])
-    side = Side.open(redis_url, "control:events")
+    side = Side(client, redis_url)
     here = LiveHistory(side, side, [rig.keys], None)
 
     def archived() -> bool:

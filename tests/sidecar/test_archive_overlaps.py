@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +27,18 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
-from sidecar.worker import app, logs
+from sidecar.worker import logs
 from sidecar.worker.settings import build
 from store import Capability, VersionedStore, versioned
 from store.memory import MemoryStore
 from tests.servers import named_stores
-from tests.sidecar.harness import Rig, eventually, trim_once
+from tests.sidecar.harness import (
+    AtWork,
+    Rig,
+    at_work,
+    eventually,
+    trim_once,
+)
 from tests.sidecar.test_history import live
 
 ROWS = 4
@@ -386,18 +390,10 @@ def test_the_time_of_the_last_segment_outlives_the_worker(rig: Rig, fleet: Fleet
     assert archiver(rig, fleet).is_due(rig.control, 3600)
 
 
-@contextmanager
-def working(redis_url: str, directory: Path, **options: Any) -> Iterator[None]:
+def working(redis_url: str, directory: Path, **options: Any) -> AbstractContextManager[AtWork]:
     """Run a worker meanwhile."""
     chosen = build(redis=redis_url, **named_stores(directory), **options)
-    stop = threading.Event()
-    thread = threading.Thread(target=app.run, args=(chosen, logs.configure("error"), stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return at_work(chosen, logs.configure("error"))
 
 
 def test_a_worker_that_just_started_archives_what_is_due(

@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-import socketserver
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import check_server, connect
 from sidecar.wire.urls import redact
+from tests.sidecar.test_topology import speaker
 
 INFO = b"redis_version:5.0.14\r\nrole:master\r\nmaxmemory_policy:noeviction\r\n"
 
 
-class OldServer(socketserver.StreamRequestHandler):
-    """Speaks as much of the protocol as a Redis 5 would before it is refused."""
-
-    def handle(self) -> None:
-        """Answer INFO, and every other command with an error."""
-        while header := self.rfile.readline():
-            words = []
-            for _ in range(int(header[1:])):
-                length = int(self.rfile.readline()[1:])
-                words.append(self.rfile.read(length + 2)[:-2])
-            known = words[0].upper() == b"INFO"
-            self.wfile.write(b"$%d\r\n%s\r\n" % (len(INFO), INFO) if known else b"-ERR unknown\r\n")
-
-
-@contextmanager
-def old_server() -> Iterator[str]:
-    """Run one on a free port."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), OldServer) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"redis://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+def old(words: Sequence[bytes]) -> bytes:
+    """Answer INFO as a Redis 5 does, and every other command with an error."""
+    if words[0].upper() == b"INFO":
+        return b"$%d\r\n%s\r\n" % (len(INFO), INFO)
+    return b"-ERR unknown\r\n"
 
 
 def test_a_server_that_is_too_old_is_refused() -> None:
     """Redis before 6.2 is refused, with its version and the one that is needed."""
     with (
-        old_server() as url,
-        connect(url) as client,
+        speaker(old) as port,
+        connect(url := f"redis://127.0.0.1:{port}") as client,
         pytest.raises(UsageError, match=r"5\.0\.14.*6\.2 or newer"),
     ):
         check_server(client, url, writes=True)

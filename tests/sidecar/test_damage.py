@@ -28,7 +28,7 @@ def retention(rig: Rig, *, archived_first: bool = False) -> Retention:
 
 def damaged(rig: Rig) -> list[str]:
     """Return what `status` calls damaged."""
-    side = Side.open(rig.url, rig.control)
+    side = Side(rig.client, rig.url)
     found = collect(side, side, [rig.keys])
     assert found.to_json()["damaged"] == found.damaged
     return found.damaged
@@ -57,7 +57,7 @@ def test_a_mark_of_trimming_that_is_none(published: Rig, garbage: bytes) -> None
             feed.poll(versions[0])
     (told,) = damaged(rig)
     assert f"HDEL its field {rig.notify}" in told
-    side = Side.open(rig.url, rig.control)
+    side = Side(rig.client, rig.url)
     with pytest.raises(Damaged):
         LiveHistory(side, side, [rig.keys], None).trimmed_to(rig.notify)
     assert retention(rig).trim_one("notifications").removed == 1
@@ -72,7 +72,7 @@ def test_an_audit_names_a_mark_of_trimming_that_is_none(published: Rig, garbage:
     rig = published
     rig.client.hset(rig.keys.trimmed, rig.notify, garbage)
     rig.client.xtrim(rig.notify, maxlen=1, approximate=False)
-    side = Side.open(rig.url, rig.control)
+    side = Side(rig.client, rig.url)
     with pytest.raises(Damaged, match=f"HDEL its field {rig.notify}"):
         list(Audit(side, side, rig.fleet, AuditOrder([rig.keys])).run())
 

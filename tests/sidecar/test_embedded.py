@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +22,12 @@ from sidecar.redis.client import connect
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.groups import group_of
 from sidecar.redis.keys import Keys
-from sidecar.worker import app
 from sidecar.worker.settings import build
 from tests import servers
-from tests.sidecar.harness import eventually, silent_log
+from tests.sidecar.harness import (
+    at_work,
+    eventually,
+)
 
 OWNER = """
 import sys, time
@@ -283,11 +284,7 @@ def test_a_server_that_hangs_is_not_started_twice(tmp_path: Path) -> None:
 
 def test_a_worker_whose_embedded_server_is_killed_continues(tmp_path: Path) -> None:
     """It starts the server again, and publishes what comes then."""
-    stop = threading.Event()
-    settings = build(data_dir=tmp_path, lease_s="1")
-    worker = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
-    worker.start()
-    try:
+    with at_work(build(data_dir=tmp_path, lease_s="1")):
         eventually((tmp_path / "redis" / "endpoint").exists)
         url = embedded.find(tmp_path)
         with connection(url) as client:
@@ -297,10 +294,6 @@ def test_a_worker_whose_embedded_server_is_killed_continues(tmp_path: Path) -> N
             eventually(lambda: _answers(url), "the server is started again")
             client.xadd("control:events", {"event": '{"event_id": "a", "type": "run.abort"}'})
             eventually(lambda: client.xlen("control:notifications") == 1)
-    finally:
-        stop.set()
-        worker.join(60)
-    assert not worker.is_alive()
 
 
 def test_who_joined_takes_over(tmp_path: Path) -> None:

@@ -20,7 +20,13 @@ from sidecar.redis.keys import Keys
 from sidecar.worker import app
 from sidecar.worker.settings import build
 from tests import servers
-from tests.sidecar.harness import CONTROL, Rig, eventually, silent_log
+from tests.sidecar.harness import (
+    CONTROL,
+    Rig,
+    at_work,
+    eventually,
+    silent_log,
+)
 
 pytestmark = pytest.mark.server
 
@@ -32,15 +38,8 @@ def worker(rig: Rig, stores: dict[str, str]) -> Iterator[int]:
     """Run the worker for as long as the block lasts; yield the port of its health."""
     port = servers.free_port()
     settings = build(redis=rig.url, lease_s=1, http=f"127.0.0.1:{port}", **stores)
-    stop = threading.Event()
-    thread = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
-    thread.start()
-    try:
+    with at_work(settings):
         yield port
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
 
 
 def state(port: int) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from sidecar.worker import app
 from sidecar.worker.settings import build
 from store.memory import MemoryStore
 from tests.sidecar.harness import PlainStore, Rig, SpyStore, eventually, ref_of, silent_log
+from tests.sidecar.test_app import worker
 
 
 def drained(rig: Rig, stores: dict[str, str], **options: Any) -> int:
@@ -33,23 +33,6 @@ def noted(rig: Rig) -> dict[str, str]:
     """Return what Redis has noted of the fleet's store."""
     found: Any = rig.client.hgetall(rig.keys.fleet)
     return {name.decode(): value.decode() for name, value in found.items()}
-
-
-@contextmanager
-def at_work(rig: Rig, stores: dict[str, str]) -> Iterator[list[int]]:
-    """Run the worker for as long as the block lasts; yields where its exit code will be."""
-    stop, codes = threading.Event(), list[int]()
-    settings = build(redis=rig.url, **stores, lease_s=1)
-    thread = threading.Thread(
-        target=lambda: codes.append(app.run(settings, silent_log(), stop)), daemon=True
-    )
-    thread.start()
-    try:
-        yield codes
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
 
 
 def test_the_first_worker_notes_the_store_and_registers_the_log(
@@ -123,33 +106,33 @@ def test_a_move_is_adopted_and_recorded(rig: Rig, stores: dict[str, str]) -> Non
 
 def test_nothing_is_adopted_under_a_worker_at_work(rig: Rig, stores: dict[str, str]) -> None:
     """While one publishes into the store that is noted, a move is refused."""
-    with at_work(rig, stores) as codes:
+    with worker(rig, stores) as ran:
         eventually(lambda: rig.client.exists(rig.keys.lease))
         before, rig.fleet = noted(rig), SpyStore()
         with pytest.raises(UsageError, match="stop all workers"):
             drained(rig, stores, adopt_fleet_store=True)
         assert noted(rig) == before
-        assert codes == []
+        assert ran.codes == []
 
 
 def test_a_worker_whose_store_is_another_meanwhile_ends_with_2(
     rig: Rig, stores: dict[str, str]
 ) -> None:
     """A standby, or whoever was not stopped for the move, does not continue with the old store."""
-    with at_work(rig, stores) as codes:
+    with worker(rig, stores) as ran:
         eventually(lambda: rig.client.exists(rig.keys.lease))
         rig.client.hset(rig.keys.fleet, "store", "0" * 32)
-        eventually(lambda: codes == [2])
+        eventually(lambda: ran.codes == [2])
 
 
 def test_a_redis_that_forgot_gets_the_note_back(rig: Rig, stores: dict[str, str]) -> None:
     """A worker that lives on notes its store and its log again: the same ones."""
-    with at_work(rig, stores) as codes:
+    with worker(rig, stores) as ran:
         eventually(lambda: rig.client.exists(rig.keys.lease))  # whoever serves has joined
         before = noted(rig)
         rig.client.flushall()
         eventually(lambda: noted(rig) == before)
-        assert codes == []
+        assert ran.codes == []
 
 
 def test_the_noted_url_is_of_the_noted_store(rig: Rig, stores: dict[str, str]) -> None:
@@ -190,14 +173,14 @@ def test_a_full_redis_keeps_no_worker_from_its_work(rig: Rig, stores: dict[str, 
     """On a full server nothing is noted, and nobody ends; with room again it is, and registered."""
     rig.client.config_set("maxmemory", 1)
     try:
-        with at_work(rig, stores) as codes:
+        with worker(rig, stores) as ran:
             eventually(lambda: rig.client.exists(rig.keys.workers))
             assert noted(rig) == {}
             rig.client.config_set("maxmemory", 0)
             eventually(lambda: list(registered(rig.fleet)))
             assert registered(rig.fleet)[0].id == noted(rig)["log"]
             rig.client.config_set("maxmemory", 1)
-            assert codes == []
+            assert ran.codes == []
         assert drained(rig, stores) == 0
     finally:
         rig.client.config_set("maxmemory", 0)

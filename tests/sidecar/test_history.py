@@ -20,7 +20,7 @@ from tests.sidecar.harness import Rig
 
 def live(rig: Rig) -> LiveHistory:
     """Return the history of the rig's streams."""
-    side = Side.open(rig.url, rig.control)
+    side = Side(rig.client, rig.url)
     return LiveHistory(side, side, [rig.keys], None)
 
 

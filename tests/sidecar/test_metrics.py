@@ -28,12 +28,18 @@ from sidecar.telemetry.growth import MOST_MARKS, Growth
 from sidecar.telemetry.timings import Timings
 from sidecar.wire.event import Reason
 from sidecar.wire.ids import FIRST, EntryId
-from sidecar.worker import app, gathering
+from sidecar.worker import gathering
 from sidecar.worker.metrics import Metrics, StreamMetrics
 from sidecar.worker.settings import build
 from sidecar.worker.supervision import Supervisor
 from tests.metrics_page import ROOT, metrics_page
-from tests.sidecar.harness import PATIENCE_S, Rig, eventually, silent_log
+from tests.sidecar.harness import (
+    PATIENCE_S,
+    Rig,
+    at_work,
+    eventually,
+    silent_log,
+)
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -54,19 +60,14 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def worker(rig: Rig, fleet: Path, **options: Any) -> Iterator[int]:
     """Run a worker with --http; yield its port."""
-    port, stop = free_port(), threading.Event()
+    port = free_port()
     urls = {name: f"file://{fleet}/{name}" for name in ("source", "fleet")}
     settings = build(
         redis=rig.url, source_store=urls["source"], fleet_store=urls["fleet"],
         http=f"127.0.0.1:{port}", lease_s=1, **options,
     )  # fmt: skip
-    thread = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
-    thread.start()
-    try:
+    with at_work(settings):
         yield port
-    finally:
-        stop.set()
-        thread.join(PATIENCE_S)
 
 
 def scraped(port: int) -> Series:

@@ -38,7 +38,7 @@ def candidate(letter: str, entry: str) -> Candidate:
 
 def overtaker_of_6(server: redis.Redis, redis_url: str, *besides: Candidate) -> str:
     """Say what has overtaken the event of the entry 6-0, redriven together with others."""
-    control, batch = Side.open(redis_url, KEYS.control), [candidate("1-0", "6-0"), *besides]
+    control, batch = Side(server, redis_url), [candidate("1-0", "6-0"), *besides]
     overtakers = Overtakers(control, server, KEYS, [KEYS.control], batch)
     overtakers.advance()
     return overtakers.of("1-0")

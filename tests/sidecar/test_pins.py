@@ -15,7 +15,7 @@ from sidecar.ops.pins import Pins
 from sidecar.redis.census import Named, Registrar
 from sidecar.redis.client import Side, connect
 from store import Pin, checksum_of
-from tests import servers
+from tests import leaks, servers
 
 CONTROL, DEAD, NOTIFICATIONS = "c", "{n}:dead", "n"
 CHECKSUM = checksum_of(b"")
@@ -138,7 +138,11 @@ def test_a_stream_made_anew_meanwhile_is_told(client: redis.Redis, redis_url: st
 
 def test_a_server_that_goes_away_half_way_is_told() -> None:
     """The pins end with an error, never early."""
-    with servers.running(servers.usual()) as server, redis.Redis.from_url(server.url) as client:
+    with (
+        servers.running(servers.usual()) as server,
+        redis.Redis.from_url(server.url) as client,
+        leaks.closed(),
+    ):
         _fill(client, CONTROL, NOTIFICATIONS)
         pins = _pins(server.url)()
         _until(pins, f"{CONTROL}/0")

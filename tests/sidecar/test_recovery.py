@@ -270,7 +270,7 @@ def test_the_status_names_the_consumer(rig: Rig) -> None:
 
 def status_of(rig: Rig) -> Any:
     """Return what `sidecar status` tells."""
-    side = Side.open(rig.url, CONTROL)
+    side = Side(rig.client, rig.url)
     return collect(side, side, [rig.keys])
 
 

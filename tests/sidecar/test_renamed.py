@@ -73,6 +73,6 @@ def test_back_over_what_was_published_meanwhile_is_told(published: Rig) -> None:
     with pytest.raises(FeedGap) as gap:
         after(rig, meanwhile)
     assert gap.value.kind == "made_anew"
-    side = Side.open(rig.url, rig.control)
+    side = Side(rig.client, rig.url)
     found = list(Audit(side, side, rig.fleet, AuditOrder([rig.keys])).run())
     assert [(one.problem, one.event_id) for one in found] == [("lost", "d")]

@@ -54,7 +54,7 @@ def set_right(rig: Rig, stream: str, before: str) -> None:
 
 def told(rig: Rig) -> list[str]:
     """Return what `status` calls damaged."""
-    side = Side.open(rig.url, rig.control)
+    side = Side(rig.client, rig.url)
     return collect(side, side, [rig.keys]).damaged
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from sidecar.redis.client import connect
@@ -14,35 +13,28 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.members import Member, registered_workers
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.source import ControlStream
-from sidecar.worker import app
 from sidecar.worker.host import Host, Route
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.relay import Relay
 from sidecar.worker.settings import Options, build
 from sidecar.worker.share import Share
-from tests.sidecar.harness import NOTIFICATIONS, Recorder, Rig, eventually, silent_log
+from tests.sidecar.harness import (
+    NOTIFICATIONS,
+    AtWork,
+    Recorder,
+    Rig,
+    at_work,
+    eventually,
+    silent_log,
+)
 
 STREAMS = [f"control:{number}" for number in range(6)]
 KEYS = Keys.of(STREAMS[0], NOTIFICATIONS)
 
 
-@contextmanager
-def worker(rig: Rig, stores: dict[str, str]) -> Iterator[Callable[[], None]]:
-    """Run a worker of all streams; yields what stops it."""
-    settings = build(redis=rig.url, streams=tuple(STREAMS), lease_s=0.6, **stores)
-    stop = threading.Event()
-    thread = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
-    thread.start()
-
-    def end() -> None:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
-
-    try:
-        yield end
-    finally:
-        end()
+def worker(rig: Rig, stores: dict[str, str]) -> AbstractContextManager[AtWork]:
+    """Run a worker of all streams for as long as the block lasts."""
+    return at_work(build(redis=rig.url, streams=tuple(STREAMS), lease_s=0.6, **stores))
 
 
 def loads(rig: Rig) -> list[int]:
@@ -93,9 +85,9 @@ def test_streams_are_spread_as_workers_come_and_go(rig: Rig, stores: dict[str, s
         eventually(lambda: loads(rig) == [3, 3], "two workers")
         stack.enter_context(worker(rig, stores))
         eventually(lambda: loads(rig) == [2, 2, 2], "three workers")
-        first()
+        first.end()
         eventually(lambda: loads(rig) == [3, 3], "one left")
-        second()
+        second.end()
         eventually(lambda: loads(rig) == [6], "two left")
         eventually(lambda: None not in owners(rig))
         sent = sender.count

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -12,11 +11,17 @@ import redis
 
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import registered_workers
-from sidecar.worker import app
 from sidecar.worker.settings import build
 from tests import servers
 from tests.faults.proxy import CALM, Proxy, Weather
-from tests.sidecar.harness import CONTROL, NOTIFICATIONS, Rig, eventually, silent_log
+from tests.sidecar.harness import (
+    CONTROL,
+    NOTIFICATIONS,
+    AtWork,
+    Rig,
+    at_work,
+    eventually,
+)
 
 STREAMS = (CONTROL, "control:other")
 CUT = Weather(drop=1, cut=0, half_open=0, delay=0)
@@ -31,23 +36,16 @@ def notify() -> Iterator[redis.Redis]:
         yield client
 
 
-@contextmanager
-def worker(control_port: int, notify: redis.Redis, stores: dict[str, str]) -> Iterator[None]:
+def worker(
+    control_port: int, notify: redis.Redis, stores: dict[str, str]
+) -> AbstractContextManager[AtWork]:
     """Run a worker of both streams."""
     port = notify.connection_pool.connection_kwargs["port"]
     settings = build(
         redis=f"redis://127.0.0.1:{control_port}/0", notify_redis=f"redis://127.0.0.1:{port}/0",
         streams=STREAMS, lease_s=1.0, **stores,
     )  # fmt: skip
-    stop = threading.Event()
-    thread = threading.Thread(target=app.run, args=(settings, silent_log(), stop), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
+    return at_work(settings)
 
 
 def owners(notify: redis.Redis) -> list[Any]:

@@ -14,7 +14,9 @@ from tests.simulation.stores import sha256
 from tests.simulation.streams import Id, parse_id, show_id
 
 if TYPE_CHECKING:
-    from tests.simulation.schedule import Process
+    from collections.abc import Callable
+
+    from tests.simulation.schedule import Process, Schedule
     from tests.simulation.world import World
 
 MAX_NOTIFICATION_BYTES: Final = 8192
@@ -23,6 +25,18 @@ DEATHS_OF_POISON: Final = 3
 
 class Violation(Exception):
     """A guarantee was broken."""
+
+
+def guarded(schedule: Schedule, check: Callable[..., None]) -> Callable[..., None]:
+    """Return a check whose violation ends the run: a worker would take it for a fault."""
+
+    def guarded(*args: Any) -> None:
+        try:
+            check(*args)
+        except Violation as violation:
+            schedule.fail(violation)
+
+    return guarded
 
 
 class Watch:

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from sidecar.redis import scripts
+from tests.proofs import sampled
 from tests.servers import usual
 from tests.simulation.server import Server
 
@@ -87,7 +88,7 @@ def both(client: redis.Redis) -> Both:
     return Both(client)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", sampled(range(4), ["0"]))
 def test_random_commands_have_the_answers_of_a_real_server(both: Both, seed: int) -> None:
     """Fifteen hundred commands on few keys are answered as Valkey answers them, errors too."""
     chance = random.Random(seed)
@@ -172,7 +173,7 @@ def _command(chance: random.Random, number: int) -> list[Any]:
     return chance.choice(choices)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", sampled(range(4), ["0"]))
 def test_the_scripts_have_the_answers_of_a_real_server(both: Both, seed: int) -> None:
     """The shipped scripts, run in any order, answer and write alike in both servers."""
     chance = random.Random(seed)

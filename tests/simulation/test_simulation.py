@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
+from tests.proofs import sampled
 from tests.simulation.__main__ import Summary, main, summarise
 from tests.simulation.faults import Fault
 from tests.simulation.mutants import MUTANTS
@@ -15,6 +12,7 @@ from tests.simulation.world import simulate
 
 SEEDS = 1000
 PARTS = 4
+SOME = 30
 QUIET_SEED = 7
 MUTANT_SEEDS = 5000
 RARE = {Fault.NO_LETTER, Fault.NO_NOTIFICATION}
@@ -29,6 +27,15 @@ def test_the_guarantees_hold_under_every_seed(part: int) -> None:
         assert not result.violation, result.story()
 
 
+def test_the_guarantees_hold_under_some_seeds() -> None:
+    """Thirty seeds of faults break nothing, and notifications and dead letters are made."""
+    summary = summarise(map(simulate, range(1000, 1000 + SOME)), SOME, last=SOME)
+    assert not summary.failed
+    assert summary.published
+    assert summary.buried
+
+
+@pytest.mark.proof
 def test_all_faults_happen() -> None:
     """Within 120 seeds every kind of fault happens, but those that need a rare moment, and nothing
     breaks; all ends in time.
@@ -42,12 +49,12 @@ def test_all_faults_happen() -> None:
     )
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", sampled(range(4), ["0"]))
 def test_a_crash_at_any_step_breaks_nothing(part: int) -> None:
     """A worker that dies at one of its steps, whichever it is, breaks no guarantee."""
     steps = simulate(QUIET_SEED, quiet=True).steps
     assert steps > 100
-    for step in range(1 + 8 * part, steps, 16):
+    for step in range(1 + 8 * part, steps, 32):
         result = simulate(QUIET_SEED, crash_at_step=step, quiet=True)
         assert not result.violation, f"crash at step {step}: {result.story()}"
         assert result.happened == {Fault.CRASH: 1}
@@ -60,23 +67,6 @@ def test_a_crash_at_every_step_breaks_nothing(seed: int) -> None:
     for step in range(1, simulate(seed, quiet=True).steps):
         result = simulate(seed, crash_at_step=step, quiet=True)
         assert not result.violation, f"crash at step {step}: {result.story()}"
-
-
-def test_a_seed_replays_exactly() -> None:
-    """One seed gives the same steps, one for one, in this process and under another hash seed."""
-    seeds = [3, 11, 42]
-    here = [simulate(seed).digest() for seed in seeds]
-    assert [simulate(seed).digest() for seed in seeds] == here
-    assert len(set(here)) == len(seeds)
-    program = (
-        "from tests.simulation.world import simulate\n"
-        f"print(*[simulate(seed).digest() for seed in {seeds}])"
-    )
-    env = os.environ | {"PYTHONHASHSEED": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True
-    )
-    assert ran.stdout.split() == here
 
 
 def test_a_failure_is_told_with_its_seed_and_steps(capsys: pytest.CaptureFixture[str]) -> None:

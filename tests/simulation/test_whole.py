@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import pytest
 
-from tests.simulation.whole.world import run_lean, simulate
+from tests.proofs import sampled
+from tests.simulation.whole.world import run_lean
 
-COUNT = 16
+SEEDS = [range(4), range(4, 10), range(10, 16)]
 
 
-def test_the_guarantees_hold_under_whole_seeds() -> None:
+@pytest.mark.parametrize("seeds", sampled(SEEDS, ["range(0, 4)"]))
+def test_the_guarantees_hold_under_whole_seeds(seeds: range) -> None:
     """Fleets, people, operators and controllers together break no guarantee."""
-    for seed in range(COUNT):
+    for seed in seeds:
         result = run_lean(seed)
         assert not result.violation, result.story()
-
-
-def test_a_whole_seed_replays_exactly() -> None:
-    """One seed gives the same steps, one for one, in this process and under another hash seed."""
-    seeds = [6]
-    here = [simulate(seed).digest() for seed in seeds]
-    assert [simulate(seed).digest() for seed in seeds] == here
-    program = (
-        "from tests.simulation.whole.world import simulate\n"
-        f"print(*[simulate(seed).digest() for seed in {seeds}])"
-    )
-    env = os.environ | {"PYTHONHASHSEED": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True
-    )
-    assert ran.stdout.split() == here

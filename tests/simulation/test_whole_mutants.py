@@ -12,6 +12,7 @@ from sidecar.redis.scripts import script_of
 from tests.simulation.whole.hunt import meets, violation_of, violation_without
 from tests.simulation.whole.mutants import MUTANTS, SOUGHT, Area, Mutant, broken
 
+SAMPLE: Final = frozenset({"feed_moves_its_cursor_to_the_end", "nothing_is_given_back"})
 QUICK: Final = frozenset({
     "feed_moves_its_cursor_to_the_end",
     "trims_what_the_relay_needs",
@@ -21,7 +22,7 @@ QUICK: Final = frozenset({
     "gc_asks_one_log_of_two",
     "nothing_is_given_back",
 })  # fmt: skip
-"""In the ordinary suite, one of each area; all together take a minute."""
+"""Proofs, one of each area; a sample of them is in `make test`."""
 FEW: Final = 40
 """On so many seeds, from its own on, a break is looked for: other code has other timing."""
 LEAST: Final = 24
@@ -29,7 +30,8 @@ LEAST: Final = 24
 
 
 def _marked(mutant: Mutant) -> object:
-    marks = () if mutant.name in QUICK else (pytest.mark.slow,)
+    proof = pytest.mark.proof if mutant.name in QUICK else pytest.mark.slow
+    marks = () if mutant.name in SAMPLE else (proof,)
     return pytest.param(mutant, id=mutant.name, marks=marks)
 
 

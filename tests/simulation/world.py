@@ -14,7 +14,7 @@ from typing import Any, Final
 from sidecar.redis import halts
 from sidecar.worker import caution, relay
 from tests.simulation.faults import PROCESS, WORLD, Fault, Faults
-from tests.simulation.invariants import Violation, Watch
+from tests.simulation.invariants import Violation, Watch, guarded
 from tests.simulation.producer import Book, Producer
 from tests.simulation.schedule import Killed, Process, Schedule
 from tests.simulation.server import Server
@@ -124,8 +124,8 @@ class World:
         self.remember: Callable[..., None] = lambda *_: None
         self.server = Server(self._server_time_us)
         self.watch = Watch(self)
-        self.server.appended = self._guarded(self.watch.appended)
-        self.server.acknowledged = self._guarded(self.watch.acknowledged)
+        self.server.appended = guarded(self.schedule, self.watch.appended)
+        self.server.acknowledged = guarded(self.schedule, self.watch.acknowledged)
         self.server.delivered = self.watch.delivered
         self.server.refuse = self._refuse
         self.wire = Wire(self.schedule, self.server, self.faults, self.step, self.note, self._serve)
@@ -150,16 +150,6 @@ class World:
 
     def _server_time_us(self) -> int:
         return int((self.epoch_s + self.schedule.now) * 1e6) + self.server_offset_us
-
-    def _guarded(self, check: Callable[..., None]) -> Callable[..., None]:
-        def guarded(*args: Any) -> None:
-            try:
-                check(*args)
-            except Violation as violation:
-                # Not raised here: a worker would take it for a fault, and handle it.
-                self.schedule.fail(violation)
-
-        return guarded
 
     def _serve(self, process: Process, command: tuple[bytes, ...], run: Callable[[], Any]) -> Any:
         self.commands += 1

@@ -22,7 +22,7 @@ from sidecar.redis.client import TIMEOUT_S
 from sidecar.redis.keys import Keys
 from sidecar.worker import caution, housekeeping, relay
 from tests.simulation.faults import PROCESS, Fault
-from tests.simulation.invariants import Violation
+from tests.simulation.invariants import Violation, guarded
 from tests.simulation.producer import Sent
 from tests.simulation.schedule import Killed, Process, Schedule
 from tests.simulation.streams import parse_id
@@ -146,15 +146,8 @@ class World:
         return self._numbers
 
     def guarded(self, check: Callable[..., None]) -> Callable[..., None]:
-        """Return a check whose violation ends the run: a worker would take it for a fault."""
-
-        def guarded(*args: Any) -> None:
-            try:
-                check(*args)
-            except Violation as violation:
-                self.schedule.fail(violation)
-
-        return guarded
+        """Return a check whose violation ends the run."""
+        return guarded(self.schedule, check)
 
     def serve(self, process: Process, command: tuple[bytes, ...], run: Callable[[], Any]) -> Any:
         """Run a command of a process, and write it into the trace."""

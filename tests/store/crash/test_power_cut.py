@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from tests.proofs import sampled
 from tests.store.crash.cases import CASES, RACES
 from tests.store.crash.stories import (
     judge_case,
@@ -21,7 +22,7 @@ TELLING: Final = ("new ref", "large overwrite", "shared object", "new root")
 """One case of each kind, where all take long."""
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled(CASES, TELLING))
 def test_one_writer(
     name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
 ) -> None:
@@ -31,7 +32,7 @@ def test_one_writer(
     record_property("states", judge.states)
 
 
-@pytest.mark.parametrize("name", RACES)
+@pytest.mark.parametrize("name", sampled(RACES, ("same ref", "new root", "same object")))
 def test_two_writers(
     name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
 ) -> None:
@@ -41,7 +42,7 @@ def test_two_writers(
     record_property("states", judge.states)
 
 
-@pytest.mark.parametrize("name", TELLING)
+@pytest.mark.parametrize("name", sampled(TELLING, ("new ref", "new root")))
 def test_failing_flush(
     name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
 ) -> None:
@@ -51,14 +52,11 @@ def test_failing_flush(
     record_property("states", judge.states)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in TELLING else pytest.mark.slow)
-        for name, case in CASES.items()
-        if not case.planted and name != "collect"
-    ],
-)
+AGAIN: Final = [n for n, case in CASES.items() if not case.planted and n != "collect"]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", sampled(AGAIN, TELLING, mark=pytest.mark.slow))
 def test_power_cut_after_power_cut(
     name: str, memory: Path, monkeypatch: pytest.MonkeyPatch, record_property: Count
 ) -> None:

@@ -1,0 +1,71 @@
+"""Connections to Redis that a test made and left open, each with the place where it was opened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+from unittest import mock
+from weakref import WeakKeyDictionary
+
+from redis.connection import AbstractConnection
+
+ROOT: Final = str(Path(__file__).parents[1])
+OTHERS: Final = ("/.venv", __file__)
+DEEPEST: Final = 8
+"""So many of our own lines are noted of a place, from the innermost on."""
+
+LeftOpen = Callable[[], list[str]]
+_Line = tuple[str, int, str]
+
+
+@contextmanager
+def watched() -> Iterator[LeftOpen]:
+    """Note the connections that are made meanwhile; yield what closes those that are open still.
+
+    It returns the place where each of them was opened.
+    """
+    made: WeakKeyDictionary[Any, list[_Line]] = WeakKeyDictionary()
+    make = AbstractConnection.__init__
+
+    def noted(self: AbstractConnection, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        made[self] = _place()
+
+    def left_open() -> list[str]:
+        left = [(one, place) for one, place in list(made.items()) if one._sock is not None]
+        for one, _ in left:
+            one.disconnect()
+        return [_shown(place) for _, place in left]
+
+    with mock.patch.object(AbstractConnection, "__init__", noted):
+        yield left_open
+
+
+@contextmanager
+def closed() -> Iterator[None]:
+    """Close what was made meanwhile, and is open still."""
+    with watched() as left_open:
+        try:
+            yield
+        finally:
+            left_open()
+
+
+def _place() -> list[_Line]:
+    """Return our own lines that led here: no text is read, for hundreds are made in a second."""
+    lines: list[_Line] = []
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and len(lines) < DEEPEST:
+        name = frame.f_code.co_filename
+        if name.startswith(ROOT) and not any(other in name for other in OTHERS):
+            lines.append((name.removeprefix(ROOT + "/"), frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return lines
+
+
+def _shown(place: list[_Line]) -> str:
+    return "\n".join(f"  {name}:{line} in {function}" for name, line, function in place)

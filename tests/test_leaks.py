@@ -1,0 +1,19 @@
+"""A test that leaves a connection open fails, and is told where that was opened."""
+
+from __future__ import annotations
+
+import redis
+
+from tests import leaks
+
+
+def test_what_was_left_open_is_named_by_its_place(redis_url: str) -> None:
+    """The place is the line that opened it, and it is closed; what was closed is not named."""
+    with leaks.watched() as left_open:
+        with redis.Redis.from_url(redis_url) as closed:
+            closed.ping()
+        left = redis.Redis.from_url(redis_url)
+        left.ping()
+        (place,) = left_open()
+        assert place.startswith("  tests/test_leaks.py:16 in test_what_was_left_open_is")
+        assert left_open() == []
