@@ -15,7 +15,9 @@ def sampled(
     mark: pytest.MarkDecorator = pytest.mark.proof,
 ) -> list[Any]:
     """Return the cases as parameters, by name; those outside the sample are marked."""
+    cases = list(cases)
     named = {name(case): case for case in cases}
+    assert len(named) == len(cases), "two cases have one name"
     assert sample, "a proof without a sample is a test of its own: mark that"
     assert named.keys() >= set(sample), f"no such cases: {set(sample) - named.keys()}"
     return [

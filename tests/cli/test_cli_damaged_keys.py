@@ -12,6 +12,7 @@ from sidecar.feed import Feed
 from sidecar.redis.keys import Keys, streams_of
 from sidecar.wire.identity import identity_digest
 from tests.cli.harness import NOTIFICATIONS, STREAM, Cli
+from tests.proofs import sampled
 
 pytestmark = pytest.mark.server
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -115,7 +116,10 @@ def test_the_table_has_all_keys() -> None:
     assert set(TABLE) == garbage | FREE_TEXT | {INDEX}
 
 
-@pytest.mark.parametrize("key", sorted(set(TABLE) - {INDEX, READER, *STREAMS}))
+@pytest.mark.parametrize(
+    "key",
+    sampled(sorted(set(TABLE) - {INDEX, READER, *STREAMS}), (KEYS.low, KEYS.fence, KEYS.halt)),
+)
 def test_a_key_of_another_kind_is_named_with_its_fix(drained: Cli, key: str) -> None:
     """By `status`; no reader takes it for something else, and without it all continues."""
     client, kind = drained.client, TABLE[key]
@@ -145,9 +149,18 @@ def test_another_key_in_a_streams_place_is_named(drained: Cli, key: str) -> None
         assert "is a string, not a stream" in " ".join(ran.err.split())
 
 
-@pytest.mark.parametrize(("key", "field", "value"), GARBAGE)
-def test_garbage_is_named_with_its_fix(drained: Cli, key: str, field: str, value: bytes) -> None:
+SOME_GARBAGE: Final = [
+    f"{KEYS.lease}, , b'by hand'", f"{KEYS.low}, , b'x'", f"{KEYS.halt}, unclean, b'x'",
+    f"{KEYS.workers}, id, b'x'", f"{KEYS.pruned}, , b'x'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "garbage", sampled(GARBAGE, SOME_GARBAGE, lambda one: f"{one[0]}, {one[1]}, {one[2]!r}")
+)
+def test_garbage_is_named_with_its_fix(drained: Cli, garbage: tuple[str, str, bytes]) -> None:
     """By `status`; no reader takes it for something else, and fixed as said all continues."""
+    key, field, value = garbage
     client: Any = drained.client
     client.sadd(KEYS.registered, "NAME")
     if field:
