@@ -234,11 +234,11 @@ def test_the_keys_types_are_those_of_the_scripts() -> None:
 
 def test_the_register_of_workers_is_listed() -> None:
     """The row of `{N}:workers` names what a worker writes there, and nothing else."""
-    client = fakeredis.FakeRedis()
     keys, name = Keys.of("S", "N"), "{N}:workers"
     held = Held("S/1-0", "t", "e", "error", 1, "since", "next", outage=False)
-    Members(client, keys, name="me", serves=["S"], lease_s=5).beat(["S"], held=[held])
-    (written,) = client.hvals(keys.workers)
+    with fakeredis.FakeRedis() as client:
+        Members(client, keys, name="me", serves=["S"], lease_s=5).beat(["S"], held=[held])
+        (written,) = client.hvals(keys.workers)
     row = table("Keys in Redis", "key")[name][1]
     made = {*json.loads(written), *held._fields}
     agree(f"Keys in Redis, {name}", re.findall(r"`(\w+)`", row), made, "`{}`")
