@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 from types import FrameType
 from typing import Any, Final
 from unittest import mock
@@ -36,7 +37,8 @@ def watched() -> Iterator[LeftOpen]:
         made[self] = _place()
 
     def left_open() -> list[str]:
-        left = [(one, place) for one, place in list(made.items()) if one._sock is not None]
+        left = [(one, place) for one, place in list(made.items())
+                if isinstance(one._sock, socket)]  # fmt: skip
         for one, _ in left:
             one.disconnect()
         return [_shown(place) for _, place in left]
