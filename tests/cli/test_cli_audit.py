@@ -24,7 +24,7 @@ from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, EntryId
 from tests import servers
-from tests.cli.harness import DEAD, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran, on_terminal
+from tests.cli.harness import DEAD, LARGE, NOTIFICATIONS, REDRIVEN, STREAM, Cli, Ran, on_terminal
 from tests.servers import counts_deletions
 
 GROUP: Final = f"sidecar:{NOTIFICATIONS}"
@@ -69,7 +69,7 @@ def test_what_a_worker_did_is_clean(drained: Cli) -> None:
     assert summary.pop("forgotten") == []
     assert summary == {
         "entries": 7, "notifications": 4, "duplicates": 1, "dead_letters": 2, "waiting": 0,
-        "expired": 0, "artifacts": 2, "size_bytes": 6 + (3 << 20), "sample_seed": None,
+        "expired": 0, "artifacts": 2, "size_bytes": 6 + len(LARGE), "sample_seed": None,
         "culprits": {"G1": 0, "G2": 0, "G3": 0, "G4": 0}, "complete": True,
     }  # fmt: skip
     assert [(one["stream"], one["trimmed"]) for one in covered] == [(STREAM, False)]
