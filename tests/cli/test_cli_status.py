@@ -316,7 +316,7 @@ def test_a_takeover_is_told(sidecar: Cli, *, kill: bool) -> None:
     def taken_over() -> list[dict[str, str]]:
         return list(sidecar("status", "--json").object()["takeovers"])
 
-    args = ("run", "--lease", "1", "--log-level", "error")
+    args = ("run", "--lease", "3", "--log-level", "error")  # a busy machine beats late
     with sidecar.running(*args) as first:
         eventually(lambda: (owner() or "").endswith(f":{first.pid}"))
         assert not taken_over()

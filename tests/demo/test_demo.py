@@ -72,6 +72,7 @@ def tables(path: Path) -> dict[str, list[Any]]:
         }
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_all_of_it_holds(tmp_path: Path) -> None:
     """With --json every line is an object, every claim holds, and the kept directory agrees."""
@@ -172,6 +173,7 @@ class Damaged(Demo):
         return super()._judge()
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_damage_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
