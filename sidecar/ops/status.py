@@ -199,7 +199,7 @@ def collect(control: Side, notify: Side, keys: list[Keys], *, letters: int = MAX
             or_else([], partial(newest_takeovers, notify.client, keys, MAX_TAKEOVERS)),
             or_else(Noted(None, None, None), partial(noted, notify.client, keys[0])),
             newest_records(notify.client, keys, MAX_FORGOTTEN),
-            [*damaged, *map(str, readers.bad)], _kept(control, notify, keys),
+            [*damaged, *map(str, readers.bad), *_uncounted(readers)], _kept(control, notify, keys),
             unknown(control, notify, keys), _memories(control, notify, keys),
         )  # fmt: skip
 
@@ -329,6 +329,14 @@ def _dead(client: Client, keys: Keys, limit: int) -> DeadStatus:
     letters = DeadLetters(client, keys)
     by_reason, counted = letters.by_reason(limit)
     return DeadStatus(keys.dead, len(letters), by_reason, counted)
+
+
+def _uncounted(readers: Readers) -> Iterator[str]:
+    if readers.more:
+        yield (
+            f"{readers.more:,} more readers are registered than are shown here: see whose ACL lets"
+            " it register them, and DEL their keys"
+        )
 
 
 def _readers(client: Client, readers: Readers) -> list[ReaderStatus]:

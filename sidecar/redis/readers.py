@@ -18,8 +18,9 @@ there counts until it expires, or until the reader of that name has a key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import Client
@@ -29,6 +30,8 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.scan import server_time_us
 from sidecar.redis.scripts import script_of
 
+K = TypeVar("K")
+V = TypeVar("V")
 DEFAULT_TTL_S: Final = 7 * 86400
 LONGEST_TTL_S: Final = 30 * 86400
 """A reader that wrote more expires after this long."""
@@ -38,6 +41,8 @@ AHEAD_US: Final = 86400 * 10**6
 """Who says to have been heard of further ahead of the server's clock than this is not believed."""
 MOST_PAGES: Final = 1000
 """So many pages of names are read at a time, of a thousand each."""
+MOST: Final = 1000
+"""So many readers are told of by name: those that hold back most. Of the others, their number."""
 _LONGEST_VALUE: Final = 64
 _VALUE: Final = re.compile(rb"(\d{1,17}) (\d{1,17}) (\d{1,9})")
 
@@ -54,12 +59,14 @@ class Reader(NamedTuple):
 
 
 class Readers(NamedTuple):
-    """All that is registered."""
+    """All that is registered, but of each kind no more than `MOST`."""
 
     good: list[Reader]
-    """By name."""
+    """By name. Where there are more, those that have passed least, expired ones last."""
     bad: list[Damaged]
     """Of whom nobody can tell what they have passed. They protect nothing."""
+    more: int = 0
+    """How many others are registered."""
 
 
 class _Line(NamedTuple):
@@ -107,8 +114,7 @@ def value(control_version: int, now_us: int, ttl_s: int) -> str:
 
 def registered(client: Client, keys: Keys) -> Readers:
     """Return all readers, for a person's command, which may run no script. Raises `RedisError`."""
-    lines = [*_old(client, keys), *_own(client, keys)]
-    return _judged(lines, server_time_us(client) if lines else 0)
+    return _judged(chain(_old(client, keys), _own(client, keys)), server_time_us(client))
 
 
 def swept(client: Client, keys: Keys) -> Readers:
@@ -117,19 +123,27 @@ def swept(client: Client, keys: Keys) -> Readers:
     Nothing longer than a reader may write comes here. Raises `RedisError`, and `Damaged` when
     somebody adds names faster than they are swept.
     """
+    return _judged(chain(_old(client, keys), _swept(client, keys)), server_time_us(client))
+
+
+def _swept(client: Client, keys: Keys) -> Iterator[_Line]:
     script, cursor = script_of(client, "readers"), b"0"
-    lines = list(_old(client, keys))
     for _ in range(MOST_PAGES):
         args: list[Any] = [cursor, keys.reader(""), LONGEST_NAME, _LONGEST_VALUE]
         cursor, *found = script(keys=[keys.registered], args=args)
-        lines += [_line(keys, *pair) for pair in zip(found[::2], found[1::2], strict=True)]
+        yield from (_line(keys, *pair) for pair in zip(found[::2], found[1::2], strict=True))
         if cursor == b"0":
-            return _judged(lines, server_time_us(client) if lines else 0)
+            return
     raise Damaged(keys.registered, b"more names than readers", "see whose ACL lets it add them")
 
 
 def _own(client: Client, keys: Keys) -> Iterator[_Line]:
-    names: list[bytes] = [name for name in client.sscan_iter(keys.registered, count=1000) if name]
+    names: Iterator[bytes] = filter(None, client.sscan_iter(keys.registered, count=1000))
+    while page := list(islice(names, 1000)):
+        yield from _lines_of(client, keys, page)
+
+
+def _lines_of(client: Client, keys: Keys, names: list[bytes]) -> Iterator[_Line]:
     with client.pipeline(transaction=False) as pipeline:
         for name in names:
             pipeline.exists(_key(keys, name))
@@ -152,23 +166,45 @@ def _key(keys: Keys, name: bytes) -> bytes:
 
 
 def _old(client: Client, keys: Keys) -> Iterator[_Line]:
-    found: Any = client.hgetall(keys.readers)
-    for name, text in found.items():
+    found: Iterable[tuple[bytes, bytes]] = client.hscan_iter(keys.readers, count=1000)
+    for name, text in found:
         fix = f"have the reader {_shown(name)!r} register again, and HDEL its field"
         yield _Line(name, keys.readers, text, fix)
 
 
-def _judged(lines: list[_Line], now_us: int) -> Readers:
+def _judged(lines: Iterable[_Line], now_us: int) -> Readers:
+    """Judge what stands there, in memory for `MOST` of each kind."""
     good: dict[str, Reader] = {}
-    bad: list[Damaged] = []
+    bad: dict[bytes, Damaged] = {}
+    more = 0
     for line in lines:  # those of the keys come last, and count in place of the hash's
         reader = _reader(line, now_us)
-        if reader is not None:
-            good[reader.name] = reader
+        if reader is None:
+            bad[line.name] = _not_believed(line)
         else:
-            fix = f"{line.fix}; until then it protects nothing from trimming"
-            bad.append(Damaged(line.key, line.value or b"no string", fix))
-    return Readers(sorted(good.values()), sorted(bad, key=str))
+            good[reader.name] = reader
+        if len(good) + len(bad) == 4 * MOST:
+            more += _shed(good, _held_back) + _shed(bad, str)
+    more += _shed(good, _held_back) + _shed(bad, str)
+    return Readers(sorted(good.values()), sorted(bad.values(), key=str), more)
+
+
+def _not_believed(line: _Line) -> Damaged:
+    fix = f"{line.fix}; until then it protects nothing from trimming"
+    return Damaged(line.key, line.value or b"no string", fix)
+
+
+def _held_back(reader: Reader) -> tuple[bool, int]:
+    """Return what sorts those first that hold back most."""
+    return reader.expired, reader.control_version
+
+
+def _shed(found: dict[K, V], key: Callable[[V], Any]) -> int:
+    """Drop all but the first `MOST` by `key`; return how many went."""
+    last = sorted(found.items(), key=lambda one: key(one[1]))[MOST:]
+    for name, _ in last:
+        del found[name]
+    return len(last)
 
 
 def _reader(line: _Line, now_us: int) -> Reader | None:

@@ -30,6 +30,7 @@ from sidecar.wire.subject import CLOCK_SLACK_MS
 from store import Version
 
 MAX_FOLLOWED: Final = 16
+MOST_NAMED: Final = 20
 """So many times is it followed what became of a letter that was redriven."""
 _CONTROL_VERSION: Final = re.compile(r"[0-9]{13,17}")
 
@@ -364,8 +365,8 @@ def _read(control_version: int, readers: dict[str, int]) -> Hop:
     """Return which registered readers have passed it."""
     passed = [name for name, at in readers.items() if at >= control_version]
     left = [name for name in readers if name not in passed]
-    said = [f"passed by {', '.join(passed)}"] if passed else []
-    said += [f"not yet by {', '.join(left)}"] if left else []
+    said = [f"passed by {_some(passed)}"] if passed else []
+    said += [f"not yet by {_some(left)}"] if left else []
     return Hop("readers", Mark.WAITS if left else Mark.OK, None, "; ".join(said))
 
 
@@ -381,3 +382,9 @@ def _overtaker(history: History, life: Life, event: Event) -> Hop | None:
         f" control_version {entry.id.control_version}",
         LEAVE_IT,
     )  # fmt: skip
+
+
+def _some(names: list[str]) -> str:
+    """Return names for a sentence: a line of them, and how many others."""
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

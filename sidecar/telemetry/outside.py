@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+from sidecar.lines import visible
 from sidecar.redis.archived import archived_to
 from sidecar.redis.client import Client
 from sidecar.redis.damage import low_of, or_else
@@ -127,7 +128,7 @@ class ReadersBehind:
         """Yield how many readers there are, and how far the last of them are behind."""
         readers = swept(self._notify, self._keys)
         alive = [one for one in readers.good if not one.expired]
-        counts = {"good": len(alive), "expired": len(readers.good) - len(alive),
+        counts = {"good": len(alive) + readers.more, "expired": len(readers.good) - len(alive),
                   "damaged": len(readers.bad)}  # fmt: skip
         yield from (Sample(c.READERS, count, (state,)) for state, count in counts.items())
         info = stream_info(self._notify, self._keys.notifications)
@@ -140,10 +141,11 @@ class ReadersBehind:
     def _lag(self, reader: Reader, now_us: int) -> Iterator[Sample]:
         after = EntryId.of_version(reader.control_version + 1)
         first = _first(self._notify, self._keys.notifications, after)
-        yield from _age(c.READER_LAG, reader.name, first, now_us)
+        name = visible(reader.name)
+        yield from _age(c.READER_LAG, name, first, now_us)
         count = self._growth.since(reader.control_version) if first else 0
         if count is not None:
-            yield Sample(c.READER_LAG_ENTRIES, count, (reader.name,))
+            yield Sample(c.READER_LAG_ENTRIES, count, (name,))
 
 
 def servers(

@@ -20,6 +20,8 @@ from sidecar.worker.supervision import IDLE, Supervisor
 TRIM_EVERY_S: Final = 10.0
 GROUPS_EVERY_S: Final = 600.0
 TRIMMING: Final = "trimming"
+MOST_TOLD: Final = 20
+"""Of readers that expire, or that are not believed, so many are named at a time."""
 ROOM: Final = "room"
 """Whether streams take more entries."""
 
@@ -142,13 +144,13 @@ class Housekeeper:
     def _warn_of_readers(self, retention: Retention) -> None:
         readers = retention.readers()
         expired = {reader.name for reader in readers.good if reader.expired}
-        for name in sorted(expired - self._expired):
+        for name in sorted(expired - self._expired)[:MOST_TOLD]:
             self._log.warning(
                 "reader expired", reader=name,
                 detail="silent for longer than its time: what it has not read may be trimmed",
             )  # fmt: skip
         self._expired = expired
         bad = set(map(str, readers.bad))
-        for said in sorted(bad - self._bad_readers):
+        for said in sorted(bad - self._bad_readers)[:MOST_TOLD]:
             self._log.warning("reader not believed", detail=said)
         self._bad_readers = bad

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from sidecar.redis.errors import NotPermitted
 
 T = TypeVar("T")
+
+
+MOST: Final = 20
+"""So many findings of one kind are listed."""
 
 
 class Level(StrEnum):
@@ -51,7 +55,11 @@ class Check(Generic[T]):
     def findings(self, about: T) -> Iterator[Finding]:
         """Yield what it finds. What this user may not ask is not known to be wrong."""
         with suppress(NotPermitted):
-            for what, fix in self.look(about):
+            for number, (what, fix) in enumerate(self.look(about)):
+                if number == MOST:
+                    more = f"there is more of this kind than the {MOST} that are listed"
+                    yield Finding(self.kind, self.level, more, self.why, "fix those first")
+                    return
                 yield Finding(self.kind, self.level, what, self.why, fix)
 
 
