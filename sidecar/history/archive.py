@@ -17,8 +17,9 @@ import hashlib
 import re
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Final, NamedTuple
 
 import orjson
@@ -211,14 +212,10 @@ class ArchiveHistory:
         names = self.names(stream)
         if not names:
             return None
-        gaps = [
-            Gap(first, last, "trimmed before it was archived")
-            for name in names
-            if name.gap
-            for first, last in _uncovered(name.gap, names)
-        ]
-        gaps.sort(key=lambda gap: (gap.first, gap.last))
-        return Reach(names[0].first, self.last(stream), tuple(dict.fromkeys(gaps)))
+        there = _united((name.first, name.last) for name in names)
+        gone = _united(name.gap for name in names if name.gap)
+        gaps = [Gap(*ends, "trimmed before it was archived") for ends in _uncovered(gone, there)]
+        return Reach(names[0].first, self.last(stream), tuple(gaps))
 
     def last(self, stream: str, *, anew: bool = False) -> EntryId:
         """Return the highest ID in its segments; FIRST without any."""
@@ -278,16 +275,18 @@ class ArchiveHistory:
 
     def _pieces(self, stream: str, about: About) -> list[_Piece]:
         return [
-            _Piece(name.first, name.last, partial(self._segment, name, about))
+            _Piece(name.first, name.last, partial(self._segment, stream, name, about))
             for name in self.names(stream)
         ]
 
-    def _segment(self, name: Name, about: About) -> Segment | None:
+    def _segment(self, stream: str, name: Name, about: About) -> Segment | None:
         """Return a segment, unless it cannot mention `about`. Raises `Damaged`, `UsageError`."""
         where = f"the archive's segment {name.ref}"
         try:
             with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
                 header = Header.read(reader.manifest, where, FORMAT)
+                if (header.stream, header.first, header.last) != (stream, name.first, name.last):
+                    raise Damaged(f"{where} is damaged: its header is that of another")
                 if not may_mention(header, about):
                     return None
                 data = reader.readall()
@@ -327,19 +326,34 @@ def _unpacked(where: str, data: bytes) -> bytes:
     return raw
 
 
-def _uncovered(gap: Ends, names: Sequence[Name]) -> Iterator[Ends]:
-    """Yield what no segment has of a gap: another archiver may have been in time."""
-    first, last = gap
-    for name in names:
-        if name.last < first:
-            continue
-        if name.first > last:
-            break
-        if first < name.first:
-            yield first, name.first.before
-        first = name.last.after
-    if first <= last:
-        yield first, last
+def _united(stretches: Iterable[Ends]) -> list[Ends]:
+    """Return what the stretches cover, in order; those that overlap as one."""
+    found: list[Ends] = []
+    for first, last in sorted(stretches):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], last)
+        else:
+            found.append((first, last))
+    return found
+
+
+def _uncovered(gone: Iterable[Ends], there: Sequence[Ends]) -> Iterator[Ends]:
+    """Yield what no segment has of what was gone: another archiver may have been in time.
+
+    Both are in order, and apart: a store may have any number of names.
+    """
+    at = 0
+    for first, last in gone:
+        while at < len(there) and there[at][1] < first:
+            at += 1
+        for begin, end in islice(there, at, None):
+            if begin > last:
+                break
+            if first < begin:
+                yield first, begin.before
+            first = end.after  # noqa: PLW2901 -- what is left of it
+        if first <= last:
+            yield first, last
 
 
 def _event_id_of(entry: Entry) -> str:

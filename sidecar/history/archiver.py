@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
 from sidecar.history.checkpoints import write_checkpoint
-from sidecar.history.contract import get
 from sidecar.history.live import LiveHistory
 from sidecar.history.places import archive_of_another
 from sidecar.history.state import state_at
@@ -201,5 +200,7 @@ class Archiver:
         reach = self._live.reach(stream)
         if reach is None or reach.first is None or reach.first > last:
             return last
-        there = get(self._live, stream, last)
-        return last if there is not None and there in archive.entries(stream, last, last) else FIRST
+        there = archive.lines(stream, reach.first, last)
+        # A name says nothing: each row that Redis has is looked for, in order.
+        has_all = all(line in there for line in self._live.lines(stream, reach.first, last))
+        return last if has_all else FIRST

@@ -15,9 +15,10 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import IO, Final, cast
+from typing import IO, Annotated, Final, cast
 
 import orjson
+from pydantic import Field
 
 from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
@@ -33,7 +34,7 @@ MAX_ROW_BYTES: Final = 16 << 20
 
 
 class _Header(BaseHeader):
-    rows: int
+    rows: Annotated[int, Field(ge=0)]
     sha256: str
     """Of the rows, not compressed."""
     gaps: list[tuple[IdText, IdText, str]]
@@ -105,9 +106,9 @@ def _keyed(
         for chunk in ahead(_chunks(store, ref)):
             digest.update(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > MAX_ROW_BYTES:
-                break  # no notification makes such a row, and the digest shows it
             rows += len(lines)
+            if len(rest) > MAX_ROW_BYTES or rows > header.rows:
+                break  # no notification makes such a row, and the digest shows it
             for line in lines:
                 key, _, row = line.partition(b"\t")
                 yield orjson.loads(key), row

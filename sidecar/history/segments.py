@@ -98,9 +98,12 @@ class Segment(NamedTuple):
         if rows != self.rows:
             raise Damaged(f"{self.name} is damaged: {rows} rows instead of {self.rows}")
         found = raw.split(b"\n")[:-1]
-        if low <= self.first.pair and self.last.pair <= high:
-            return found
         try:
+            ends = [id_of_line(line) for line in (*found[:1], *found[-1:])]
+            if ends != [self.first.pair, self.last.pair]:
+                raise Damaged(f"{self.name} is damaged: it begins or ends elsewhere")
+            if low <= self.first.pair and self.last.pair <= high:
+                return found
             return [line for line in found if low <= id_of_line(line) <= high]
         except ValueError as error:
             raise Damaged(f"{self.name} is damaged: {error}") from error

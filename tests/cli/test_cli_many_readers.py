@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 from unittest.mock import Mock
 
 import pytest
@@ -32,7 +32,9 @@ def _registered(sidecar: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = {"good": f"{{}} {now_us} 60", "expired": f"{{}} {now_us - 61 * 10**6} 60",
              "bad": "{} x"}  # fmt: skip
     for kind, line in lines.items():
-        mapping = {f"{kind}-{name}": line.format(1000 + at) for at, name in enumerate(NAMES)}
+        mapping: dict[Any, Any] = {
+            f"{kind}-{name}": line.format(1000 + at) for at, name in enumerate(NAMES)
+        }
         sidecar.client.hset(KEYS.readers, mapping=mapping)
     sidecar.client.sadd(KEYS.registered, *(f"nobody-{name}" for name in NAMES))
 

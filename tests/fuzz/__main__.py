@@ -7,10 +7,10 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from tests.fuzz import bundles, entries, refs, roots, urls
+from tests.fuzz import bundles, entries, faces, refs, roots, urls
 from tests.fuzz.running import Fuzzer, Totals, run
 
-FUZZERS = {one.FUZZER.name: one.FUZZER for one in (entries, refs, urls, roots, bundles)}
+FUZZERS = {one.FUZZER.name: one.FUZZER for one in (entries, refs, urls, roots, faces, bundles)}
 MAX_GROWTH_BYTES = 20 << 20
 
 

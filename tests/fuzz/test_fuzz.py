@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.__main__ import FUZZERS
 from tests.fuzz.running import Totals, run_batch
 
-DRAWN = {"entries": 60, "refs": 150, "urls": 30, "roots": 12, "bundles": 6}
+DRAWN = {"entries": 60, "refs": 150, "urls": 30, "roots": 12, "faces": 40, "bundles": 6}
 
 
 @pytest.mark.parametrize("name", FUZZERS)
