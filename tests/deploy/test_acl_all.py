@@ -41,7 +41,7 @@ KEYED: Final[dict[str, tuple[str, ...]]] = {
     "persist": ("KEY",), "type": ("KEY",), "exists": ("KEY",),
     "get": ("KEY",), "pttl": ("KEY",), "del": ("KEY",),
     "set": ("KEY", "v"), "expire": ("KEY", "1000"), "hget": ("KEY", "f"), "hmget": ("KEY", "f"),
-    "hgetall": ("KEY",), "hexists": ("KEY", "f"), "hset": ("KEY", "f", "v"), "hdel": ("KEY", "f"),
+    "hgetall": ("KEY",), "hscan": ("KEY", "0"), "hexists": ("KEY", "f"), "hset": ("KEY", "f", "v"), "hdel": ("KEY", "f"),
     "hsetnx": ("KEY", "f", "v"), "hincrby": ("KEY", "f", "1"), "getset": ("KEY", "v"),
     "getrange": ("KEY", "0", "9"), "sadd": ("KEY", "m"), "srem": ("KEY", "m"),
     "sscan": ("KEY", "0"), "xlen": ("KEY",), "xrange": ("KEY", "-", "+"),
