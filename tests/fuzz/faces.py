@@ -40,9 +40,12 @@ _targets = st.sampled_from([
 ]) | _odd.map(lambda text: f"/{text}")  # fmt: skip
 _versions = st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/2", "HTTP/9999999999", ""])
 _headers = st.sampled_from([
-    "", "Host: a\r\n", "Host: a\r\nHost: b\r\n", "Content-Length: -1\r\n", "X: y\r\n" * 900,
-    "Content-Length: 99999999999999999999\r\n", "Transfer-Encoding: chunked\r\n", ": \r\n",
-    "X: " + "y" * MAX_REQUEST_BYTES + "\r\n", " folded\r\n", "X:\ty\n\n", "Expect: 100-continue\r\n",
+    "", "Host: a\r\n", "Host: a\r\nHost: b\r\n", "Content-Length: -1\r\n",
+    "X: y\r\n" * 900,
+    "Content-Length: 99999999999999999999\r\n", "Transfer-Encoding: chunked\r\n",
+    ": \r\n",
+    "X: " + "y" * MAX_REQUEST_BYTES + "\r\n", " folded\r\n", "X:\ty\n\n",
+    "Expect: 100-continue\r\n",
     "Upgrade: h2c\r\nConnection: Upgrade\r\n", "Range: bytes=0-,0-,0-,0-\r\n", "\x00\r\n",
 ])  # fmt: skip
 _ends = st.sampled_from(["\r\n", "\n", "", "\r", "\r\n\r\n", "\r\nGET /livez HTTP/1.1\r\n\r\n"])
