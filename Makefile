@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-proofs test-slow test-servers test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits clean
+.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -55,6 +55,12 @@ test-servers: $(VENV)/dev.stamp ## Run all that needs a server on Redis 6.2, the
 
 upgrade: $(VENV)/dev.stamp ## Replace workers of an earlier commit one by one under load, there and back: FROM=COMMIT
 	@SIDECAR_TEST_FROM=$(FROM) $(BIN)/pytest -q -n 0 -m slow tests/faults/test_upgrade.py
+
+stores: ## Install the object stores for test-stores, as far as this machine lets us
+	@requirements/stores
+
+test-stores: $(VENV)/dev.stamp ## Run the object backend on real object stores: Ceph's radosgw, Azurite
+	@$(BIN)/pytest -q -n 2 --dist loadgroup --timeout 900 tests/store/services
 
 FAILOVERS ?= 10
 

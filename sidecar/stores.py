@@ -58,6 +58,15 @@ def open_store(url: str, *, create: bool = True) -> Store:
         return store.open_url(url, create=create)
 
 
+def caveats(opened: Store) -> tuple[str, ...]:
+    """Return what the storage behind a store cannot do, what that means, and the fix.
+
+    A backend that has something to tell tries, which may write. Raises `Unavailable`.
+    """
+    tell = getattr(opened, "caveats", None)
+    return tell() if tell else ()
+
+
 def open_existing(option: str, url: str | None, default: Path, server: str | None = None) -> Store:
     """Open a store to read from: `url`, else the one in the directory `default`.
 

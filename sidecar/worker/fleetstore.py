@@ -21,7 +21,7 @@ from sidecar.redis.client import Client
 from sidecar.redis.errors import Failed, Full, NotPermitted, translated
 from sidecar.redis.fleet import Noted
 from sidecar.redis.keys import Keys
-from sidecar.stores import explained
+from sidecar.stores import caveats, explained
 from sidecar.wire.logbook import Log, keeper_of, register
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.urls import redact
@@ -52,6 +52,8 @@ class FleetStore:
         """
         with explained(self._url):
             self._identity = identity_of(self._store)
+            for caveat in caveats(self._store):
+                log.warning("the fleet store has a limit", detail=caveat)
         with translated(self._redis_url):
             there = self._note()
             if there.is_other(self._identity):

@@ -40,8 +40,9 @@ from store.contract import (
 )
 from store.errors import ConfigError, Corrupt, NotFound, Unavailable, no_store
 from store.object import reading
-from store.object.client import Bucket, Conflict, NotAllowed
+from store.object.client import Bucket
 from store.object.collect import collect
+from store.object.errors import Conflict, NotAllowed
 from store.object.layout import (
     CURRENTS,
     FORMAT,
@@ -72,6 +73,12 @@ if TYPE_CHECKING:
     from store.streams import Readable
 
 _T = TypeVar("_T")
+
+_UNCONDITIONAL = (
+    "{}: the service has no conditional writes, or takes none of its own tags: of two that write a"
+    " ref at the same moment the earlier may win, and a write that was given up may arrive late and"
+    " move the ref back; use a release of the service that has If-Match, and let one worker write"
+)
 
 SHORTEST_GRACE_S = 3600.0
 """Garbage collection refuses a shorter grace: a Put may rely on what is a sixth as old."""
@@ -153,6 +160,15 @@ class ObjectStore:
                 found = self._bucket.get(IDENTITY_KEY)
             self._identity = found and self._identity_in(found.content)
         return self._identity
+
+    def caveats(self) -> tuple[str, ...]:
+        """Return what the service cannot do, what that means, and the fix. It tries, by writing.
+
+        Raises `Unavailable`.
+        """
+        if self._bucket.conditions.hold():
+            return ()
+        return (_UNCONDITIONAL.format(self._bucket.location),)
 
     def _create_identity(self) -> None:
         """Create the identity, unless there is one.

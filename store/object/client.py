@@ -3,20 +3,33 @@
 Retries are obstore's: a request is repeated, with backoff, while `timeout_s` has not passed since
 it began (5xx, 429, refused and broken connections; a hanging one that may be repeated). What
 obstore does not repeat is done here: a listing, or a body, that breaks off continues where it was.
+Whether a write that failed was applied all the same is for who wrote it to find out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from store.errors import ConfigError, Unavailable
-from store.object.layout import CLOCK, CLOCK_KEY, FORMAT, FORMAT_KEY
+from store.object.conditions import Conditions
+from store.object.errors import (
+    ABSENT,
+    EMPTY,
+    NO_BUCKET,
+    UNKNOWN_HEADER,
+    Absent,
+    BrokenOff,
+    Conflict,
+    Failed,
+    failed,
+    reason,
+)
+from store.object.layout import CLOCK, CLOCK_KEY
 from store.record import FIRST_BYTES
 
 if TYPE_CHECKING:
@@ -32,56 +45,8 @@ PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 2
 _PAGE_KEYS = 1000
 _PAUSE_S = 0.1
-_NO_BUCKET = "the bucket does not exist: make it, or name another one"
-
-_EMPTY = 416  # no range of an empty object can be had
-_UNKNOWN_HEADER = 501
-_MAY_NOT = {401, 403}
-
-_STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_FIXES = (
-    (r"status code: 401", "it does not accept the credentials: check them, and the clock"),
-    (
-        r"status code: 403",
-        "let the credentials read, write, list and delete there (without list, S3 hides absence)",
-    ),
-    (r"status code: 404", _NO_BUCKET),
-    (r"status code: 3\d\d|redirect", "the bucket lies elsewhere: set AWS_REGION or the endpoint"),
-    (r"status code: 4\d\d", "it does not accept the request: look at the settings"),
-    (r"dns error", "its name does not resolve: check the endpoint, and DNS"),
-    (r"kind: Connect", "it does not let us connect: check the endpoint, and the network"),
-    (r"TimedOut|kind: Timeout", "it does not answer in time"),
-    (r"Missing(AccessKeyId|SecretAccessKey|Account)|[Cc]redential", "set its credentials, whole"),
-    (r"BadScheme", "it is not https: write http:// in the endpoint if that is meant"),
-)
-
 
 _Answer = TypeVar("_Answer")
-
-
-class Conflict(Exception):
-    """The key changed, or came to be, since it was looked at."""
-
-
-class Absent(Exception):
-    """There is no such key, or no such bucket."""
-
-
-class _Failed(Unavailable):
-    """A request failed; `status` is the answer's, 0 when none came."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class NotAllowed(_Failed):
-    """The credentials do not allow the request."""
-
-
-class BrokenOff(_Failed):
-    """The answer's body did not come to its end."""
 
 
 class Got(NamedTuple):
@@ -94,7 +59,7 @@ class Got(NamedTuple):
 class Bucket:
     """One prefix of one bucket. Keys are relative to it; every method raises `Unavailable`."""
 
-    def __init__(self, location: Location, timeout_s: float) -> None:
+    def __init__(self, location: Location, timeout_s: float, *, retries: bool = True) -> None:
         """Connect nowhere yet. Raises `ConfigError` for settings that cannot be."""
         self.location = location
         self.timeout_s = timeout_s
@@ -106,8 +71,8 @@ class Bucket:
             ) from None
         self._obstore = obstore
         self._errors = obstore.exceptions
-        self._store = self._connect(retry_s=timeout_s)
-        self._conditional: bool | None = None
+        self._store = self._connect(retry_s=timeout_s if retries else 0)
+        self.conditions = Conditions(self)
 
     def _connect(self, *, retry_s: float) -> S3Store | GCSStore | AzureStore:
         from obstore import store as stores
@@ -126,7 +91,7 @@ class Bucket:
                 settings["endpoint"] = self.location.endpoint
             return stores.S3Store(bucket, **settings)
         except Exception as error:  # noqa: BLE001 - whatever obstore says of its settings
-            raise ConfigError(f"cannot open {self.location}: {_reason(error)}") from None
+            raise ConfigError(f"cannot open {self.location}: {reason(error)}") from None
 
     def _client_options(self) -> ClientConfig:
         timeout = timedelta(seconds=self.timeout_s)
@@ -163,14 +128,17 @@ class Bucket:
 
         def get() -> Got:
             result = self._obstore.get(self._store, key, options=options)
-            return Got(result.bytes().to_bytes(), result.meta)
+            content, (begin, end) = result.bytes().to_bytes(), result.range
+            if len(content) != end - begin:
+                raise self._cut(key)
+            return Got(content, result.meta)
 
         try:
             return self._request(f"read {key}", get)
         except Absent:
             return None
-        except _Failed as error:
-            if error.status != _EMPTY:
+        except Failed as error:
+            if error.status != EMPTY:
                 raise
             meta = self.head(key)
             return meta and Got(b"", meta)
@@ -185,12 +153,18 @@ class Bucket:
     def start(self, key: str, options: GetOptions | None) -> GetResult:
         """Ask for `key`, to read it piece by piece. Raises `Absent` and `Conflict`."""
         get = partial(self._obstore.get, self._store, key, options=options)
-        return self._request(f"read {key}", get)
+        return self._request(f"read {key}", get, has_condition=True)
 
     def next_chunk(self, chunks: BytesStream, key: str) -> bytes:
-        """Return the next piece of an answer; empty at its end."""
+        """Return the next piece of an answer, which has one left. Raises `BrokenOff`."""
         with self._explained(f"read {key}"):
-            return bytes(next(chunks, b""))
+            chunk = bytes(next(chunks, b""))
+        if not chunk:
+            raise self._cut(key)
+        return chunk
+
+    def _cut(self, key: str) -> BrokenOff:
+        return BrokenOff(f"cannot read {key} at {self.location}: the answer ends before its end", 0)
 
     def keys(self, folder: str) -> Iterator[ObjectMeta]:
         """Yield what lies in `folder`, at every depth, in the order of the keys."""
@@ -215,8 +189,10 @@ class Bucket:
         try:
             with self._explained(f"list {folder}/"):
                 return next(pages, ())
-        except Absent:
-            raise Unavailable(f"cannot list {self.location}: {_NO_BUCKET}") from None
+        except Failed as error:
+            if error.status != ABSENT:
+                raise
+            raise Unavailable(f"cannot list {self.location}: {NO_BUCKET}") from None
 
     # Writing.
 
@@ -231,31 +207,36 @@ class Bucket:
             chunk_size=PART_BYTES,
             max_concurrency=_PARTS_AT_ONCE,
         )
-        with self._in_bucket():
-            self._request(f"write {key}", put)
+        try:
+            with self._in_bucket(f"write {key}"):
+                self._request(f"write {key}", put, has_condition=mode is not None)
+        except Absent as error:
+            # What a condition spoke of is gone.
+            raise Conflict if mode else Unavailable(str(error)) from None
 
     def upload(self, key: str, chunks: Iterator[bytes]) -> None:
         """Write `key` from chunks, in constant memory. What `chunks` raises comes through.
 
-        Then, and when it fails, nothing was written, and the parts are thrown away.
+        Then nothing was written, and the parts are thrown away. Where the last step fails, it may
+        have been written all the same.
         """
         writer = self._obstore.open_writer(
             self._store, key, buffer_size=PART_BYTES, max_concurrency=_PARTS_AT_ONCE
         )
         try:
             for chunk in chunks:
-                with self._in_bucket(), self._explained(f"write {key}"):
+                with self._writing(key):
                     writer.write(chunk)
         except BaseException as error:
             with contextlib.suppress(OSError, self._errors.BaseError):
                 writer.__exit__(type(error), error, error.__traceback__)
             raise
-        with self._in_bucket(), self._explained(f"write {key}"):
+        with self._writing(key):
             writer.close()
 
     def copy(self, key: str, target: str) -> None:
-        """Copy `key` to `target`, on the service's side."""
-        with self._in_bucket():
+        """Copy `key` to `target`, on the service's side. Raises `Absent` when it is gone."""
+        with self._in_bucket(f"copy {key}"):
             self._request(f"copy {key}", partial(self._obstore.copy, self._store, key, target))
 
     def delete(self, key: str) -> None:
@@ -264,12 +245,21 @@ class Bucket:
             self._request(f"remove {key}", partial(self._obstore.delete, self._store, key))
 
     @contextlib.contextmanager
-    def _in_bucket(self) -> Iterator[None]:
-        """A write is answered with absence where there is no bucket."""
+    def _in_bucket(self, doing: str) -> Iterator[None]:
+        """Tell a 404 that means the bucket, and is `Unavailable`, from one that means a key."""
         try:
             yield
-        except Absent:
-            raise Unavailable(f"cannot write to {self.location}: {_NO_BUCKET}") from None
+        except Absent as error:
+            next(self.keys(""), None)  # raises when the bucket is gone
+            raise Absent(f"cannot {doing} at {self.location}: {error}") from None
+
+    @contextlib.contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        try:
+            with self._in_bucket(f"write {key}"), self._explained(f"write {key}"):
+                yield
+        except Absent as error:
+            raise Unavailable(str(error)) from None
 
     # What the service can do, and its clock.
 
@@ -278,30 +268,11 @@ class Bucket:
 
         None, which writes whatever is there, where the service has no conditional writes.
         """
-        if not self._is_conditional():
-            return None
-        return _condition(meta["e_tag"], meta["version"]) if meta else "create"
+        return self.conditions.unchanged(meta)
 
-    def _is_conditional(self) -> bool:
-        """Find out, once, by a write to STORE that must fail, and changes nothing otherwise."""
-        if self._conditional is None:
-            try:
-                # Once without retries: those who answer 501 would do so until the time is over.
-                self._conditional = self._refuses(self._connect(retry_s=0))
-            except Unavailable:
-                self._conditional = self._refuses(self._store)
-        return self._conditional
-
-    def _refuses(self, store: S3Store | GCSStore | AzureStore) -> bool:
-        try:
-            with self._in_bucket(), self._explained("try a conditional write"):
-                self._obstore.put(store, FORMAT_KEY, FORMAT, mode=_condition('"0"', "1"))
-        except Conflict:
-            return True
-        except _Failed as error:
-            if error.status != _UNKNOWN_HEADER:
-                raise
-        return False
+    def hasty(self, *, retries: bool = True) -> Bucket:
+        """Return the same one for who does not wait for long."""
+        return Bucket(self.location, self.timeout_s / 4, retries=retries)
 
     def now(self) -> float:
         """Return the service's time in seconds since the epoch, not later than it is."""
@@ -312,12 +283,14 @@ class Bucket:
 
     # What goes wrong.
 
-    def _request(self, doing: str, request: Callable[[], _Answer]) -> _Answer:
+    def _request(
+        self, doing: str, request: Callable[[], _Answer], *, has_condition: bool = False
+    ) -> _Answer:
         """Do what may be done twice, again if its answer breaks off, while `timeout_s` lasts."""
         deadline = time.monotonic() + self.timeout_s
         while True:
             try:
-                with self._explained(doing):
+                with self._explained(doing, has_condition=has_condition):
                     return request()
             except BrokenOff:
                 if time.monotonic() > deadline:
@@ -325,36 +298,20 @@ class Bucket:
             time.sleep(_PAUSE_S)
 
     @contextlib.contextmanager
-    def _explained(self, doing: str) -> Iterator[None]:
-        """Turn obstore's errors into the contract's, `Conflict` or `Absent`.
+    def _explained(self, doing: str, *, has_condition: bool = False) -> Iterator[None]:
+        """Turn obstore's errors into the contract's, `Absent`, or `Conflict` if it can be one.
 
         The original is not chained: its text repeats what the service said, whatever that is.
         """
         try:
             yield
-        except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
-            raise Conflict from None
+        except (self._errors.AlreadyExistsError, self._errors.PreconditionError) as error:
+            if has_condition:
+                raise Conflict from None
+            raise failed(error, doing, self.location) from None
         except self._errors.NotSupportedError:
-            raise _Failed(f"cannot {doing} at {self.location}", _UNKNOWN_HEADER) from None
-        except FileNotFoundError:
-            raise Absent from None
+            raise Failed(f"cannot {doing} at {self.location}", UNKNOWN_HEADER) from None
+        except FileNotFoundError as error:
+            raise Absent(reason(error)) from None
         except (self._errors.BaseError, OSError) as error:
-            found = _STATUS.search(str(error))
-            status = int(found[1][:3]) if found else 0
-            kind = BrokenOff if "response body" in str(error) else _Failed
-            message = f"cannot {doing} at {self.location}: {_reason(error)}"
-            raise (NotAllowed if status in _MAY_NOT else kind)(message, status) from None
-
-
-def _condition(e_tag: str | None, version: str | None) -> PutMode:
-    condition: Any = {"e_tag": e_tag, "version": version}
-    return {name: value for name, value in condition.items() if value is not None}  # type: ignore[return-value]
-
-
-def _reason(error: Exception) -> str:
-    """Say what happened, and the fix, in words that hold no secret."""
-    text = str(error)
-    fix = next((fix for pattern, fix in _FIXES if re.search(pattern, text)), "try again later")
-    status, code = _STATUS.search(text), _CODE.search(text)
-    said = [found[1].strip() for found in (status, code) if found]
-    return f"{' '.join(said)}: {fix}" if said else fix
+            raise failed(error, doing, self.location) from None

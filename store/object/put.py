@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.errors import ChecksumMismatch, Corrupt, Unavailable
 from store.healing import Left, aim, aim_blind, heir_of, later
-from store.object.client import Bucket, Conflict
+from store.object.client import Bucket
+from store.object.errors import Conflict
 from store.object.layout import (
     VERSIONS,
     Place,
@@ -31,13 +32,14 @@ from store.object.layout import (
     version_key,
 )
 from store.object.reading import begun, fault, whole
+from store.object.stream import digest_of, open_stream
 from store.record import INLINE_MAX_BYTES, Record, describe
 from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from obstore import ObjectMeta
+    from obstore import ObjectMeta, PutMode
 
     from store.contract import Position
     from store.object.client import Got
@@ -88,7 +90,7 @@ class Writer:
         if current is None or not self._holds(current, record, manifest + data):
             put = _Pending(place, record, new_nonce(record.stored), manifest, data)
             if not record.inline:
-                self._bucket.put(place.object(put.nonce), data)
+                self._write(place.object(put.nonce), data)
             self._finish(put, current)
         return digest
 
@@ -115,7 +117,9 @@ class Writer:
             _check_digest(ref, digest.hexdigest(), checksum)
 
         nonce = new_nonce(stored)
-        self._bucket.upload(place.object(nonce), chunks())
+        key = place.object(nonce)
+        with self._or_arrived(key, lambda: (size, digest.hexdigest())):
+            self._bucket.upload(key, chunks())
         record = describe(ref, digest.hexdigest(), size, manifest, position)
         put = _Pending(place, record._replace(stored=stored), nonce, manifest, b"")
         self._finish(put, self._current(place))
@@ -127,7 +131,7 @@ class Writer:
         position = record.position
         if current and current.record and current.record.is_version(*pair_of(record)):
             position = aim(record, current.record).position
-        self._bucket.put(place.version(record, put.nonce), put.content(position))
+        self._write(place.version(record, put.nonce), put.content(position))
         if not record.inline and self._bucket.head(place.object(put.nonce)) is None:
             raise Unavailable(
                 f"{self._bucket.where(place.object(put.nonce))} was collected before it had its"
@@ -145,20 +149,54 @@ class Writer:
         delay_s = 0.01
         while (content := self._next(put, current)) is not None:
             mode = self._bucket.unchanged(current and current.meta)
-            try:
-                return self._bucket.put(put.place.current, content, mode)
-            except Conflict:
-                if time.monotonic() > deadline:
-                    raise Unavailable(
-                        f"other writers kept moving {put.record.ref!r} for"
-                        f" {self._bucket.timeout_s:g} s: try again"
-                    ) from None
+            with contextlib.suppress(Conflict):
+                return self._write(put.place.current, content, mode)
             time.sleep(random.uniform(0, delay_s))  # noqa: S311 - to part the writers, no secret
             delay_s = min(2 * delay_s, 1.0)
-            current = self._current(put.place)
+            before, current = current, self._current(put.place)
             if current and current.stored and current.stored.nonce == put.nonce:
                 return None  # it was written, and only the answer was lost
+            if is_same := _is_same(before, current):
+                self._bucket.conditions.doubt()
+            if time.monotonic() > deadline:
+                raise self._refused(put, by_service=is_same)
         return None
+
+    def _refused(self, put: _Pending, *, by_service: bool) -> Unavailable:
+        """Say who kept the ref from moving: others, or the service."""
+        if by_service:
+            return Unavailable(
+                f"cannot write {self._bucket.where(put.place.current)}: the service says again and"
+                " again that it changed, and it did not: try again later, or report it there"
+            )
+        return Unavailable(
+            f"other writers kept moving {put.record.ref!r} for {self._bucket.timeout_s:g} s:"
+            " try again"
+        )
+
+    def _write(self, key: str, content: bytes, mode: PutMode | None = None) -> None:
+        """Write a key whose content is this Put's own, by its nonce. Raises `Conflict`."""
+        with self._or_arrived(key, lambda: (len(content), hashlib.sha256(content).hexdigest())):
+            self._bucket.put(key, content, mode)
+
+    @contextlib.contextmanager
+    def _or_arrived(self, key: str, sent: Callable[[], tuple[int, str]]) -> Iterator[None]:
+        """Look at a key whose write failed: it may be there, and only the answer be lost.
+
+        Size and digest tell. Nobody else writes this content.
+        """
+        try:
+            yield
+        except Unavailable:
+            if not self._has(key, *sent()):
+                raise
+
+    def _has(self, key: str, size: int, digest: str) -> bool:
+        """Tell whether exactly this lies at a key, as far as that can be told soon."""
+        with contextlib.suppress(Unavailable, Corrupt, Conflict):
+            stream = open_stream(self._bucket.hasty(), key)
+            return stream is not None and stream.size_bytes == size and digest_of(stream) == digest
+        return False
 
     def _next(self, put: _Pending, current: _Current | None) -> bytes | None:
         """Return what the current record is to be, None when it stays as it is."""
@@ -251,6 +289,12 @@ class Writer:
         if self._clock is None or abs(ours - self._clock[0]) > _CLOCK_AGE_S:
             self._clock = ours, self._bucket.now() - ours
         return ours + self._clock[1]
+
+
+def _is_same(one: _Current | None, other: _Current | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.meta["e_tag"] == other.meta["e_tag"]
 
 
 def _read_head(reader: Readable) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from store.errors import Corrupt, Unavailable
-from store.object.client import Absent, BrokenOff, Conflict
+from store.object.errors import Absent, BrokenOff, Conflict
+from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
@@ -29,7 +31,7 @@ class DataStream:
         self._key = key
         self._offset = offset
         self._e_tag: str | None = None
-        self._size_bytes = 0
+        self.size_bytes = 0
         self._rest = memoryview(b"")
         self._chunks: BytesStream | None = None
 
@@ -45,7 +47,7 @@ class DataStream:
             result = self._bucket.start(self._key, options)
         except Absent:
             return False
-        self._e_tag, self._size_bytes = result.meta["e_tag"], result.meta["size"]
+        self._e_tag, self.size_bytes = result.meta["e_tag"], result.meta["size"]
         self._chunks = result.stream(min_chunk_size=_READ_BYTES)
         return True
 
@@ -58,7 +60,7 @@ class DataStream:
         return chunk
 
     def _next(self) -> bytes:
-        while self._chunks is not None and self._offset < self._size_bytes:
+        while self._chunks is not None and self._offset < self.size_bytes:
             try:
                 chunk = self._bucket.next_chunk(self._chunks, self._key)
             except BrokenOff:
@@ -74,7 +76,7 @@ class DataStream:
     def close(self) -> None:
         """Let go of the connection."""
         self._chunks = None
-        self._size_bytes = 0
+        self.size_bytes = 0
 
     def _resume(self) -> None:
         where = self._bucket.where(self._key)
@@ -83,3 +85,11 @@ class DataStream:
                 raise Unavailable(f"{where} was removed while it was read: get it again")
         except Conflict:
             raise Corrupt(f"{where} was replaced while it was read: get it again") from None
+
+
+def digest_of(stream: DataStream) -> str:
+    """Read to the end; return the SHA-256 in hex."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from store.contract import Checked
 from store.errors import Corrupt
-from store.object.client import Conflict
+from store.object.errors import Absent, Conflict
 from store.object.layout import (
     CURRENTS,
     QUARANTINE,
@@ -112,7 +112,10 @@ class _Reading:
         if ref is not None and not is_under(ref, self._prefix):
             return
         if error and not aside:
-            aside = self._set_aside(key, got.meta, record_left(got.content, key))
+            try:
+                aside = self._set_aside(key, got.meta, record_left(got.content, key))
+            except Absent:
+                return  # as above
         yield Checked(where, ref, got.meta["size"], error, aside)
         if stored and not stored.record.inline and version_key(key):
             yield from self._data(stored)
@@ -138,13 +141,19 @@ class _Reading:
         except Quarantined as damage:
             error, aside = str(damage), damage.kept
         except Corrupt:
-            aside = self._set_aside(key, self._bucket.head(key))
+            try:
+                aside = self._set_aside(key, self._bucket.head(key))
+            except Absent:
+                return  # collected since it was read
         yield Checked(where, record.ref, size, error, aside)
 
     def _set_aside(
         self, key: str, meta: ObjectMeta | None, record: Record | None = None
     ) -> str | None:
-        """Copy what is damaged, and leave a note in its place: reading it stays `Corrupt`."""
+        """Copy what is damaged, and leave a note in its place: reading it stays `Corrupt`.
+
+        Raises `Absent` when it is gone.
+        """
         if not self._quarantine or meta is None:
             return None
         aside = f"{QUARANTINE}/{new_nonce(now_text())}/{key}"

@@ -25,6 +25,7 @@ from sidecar.ops.doctor.examine import KINDS
 from sidecar.ops.doctor.finding import Level
 from sidecar.redis import keepers, scan
 from sidecar.redis.memory import memories
+from store.file.backend import FileStore
 from tests import servers
 from tests.doctor.harness import KEYS, NOTIFICATIONS, STREAM, Place
 from tests.proofs import sampled
@@ -354,6 +355,11 @@ def _moved(name: str) -> Callable[[Place], object]:
     return lambda place: shutil.move(place.root / name, place.root / f"{name}-gone")
 
 
+def _unconditional(place: Place) -> None:
+    told = ("it takes no conditions; use another",)
+    place.monkeypatch.setattr(FileStore, "caveats", lambda _: told, raising=False)
+
+
 def _misplaced_file(place: Place) -> None:
     place.doctor()
     (made,) = {path.parent for path in place.root.rglob("doctor@*")}
@@ -415,6 +421,7 @@ STORES: Final = (
     Broken("no archive", "no-archive", "cannot hold the archive",
            _chassis("--allow-unpinned", "--archive"), is_live=False),
     Broken("a file in the way", "store-round-trip", "--fleet-store", _misplaced_file),
+    Broken("no conditional writes", "weak-storage", "takes no conditions", _unconditional),
     Broken("fsync fails", "file-operations", "fsync of a file", refusing("fsync", errno.EIO),
            also=frozenset({"store-round-trip"})),
     Broken("no hard links", "file-operations", "a hard link", refusing("link", errno.EPERM),

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any, Final, Protocol
+from urllib.parse import SplitResult, quote, urlsplit
 from xml.etree import ElementTree
 
 from tests.servers import START_TIMEOUT_S, free_port, missing
@@ -38,12 +38,21 @@ class S3Server:
     """A moto server that runs."""
 
     endpoint: str
+    scheme: str = "s3"
 
     def new_bucket(self) -> str:
         """Make an empty bucket and return its name."""
         name = f"b{uuid.uuid4().hex}"
-        self.request("PUT", name)
+        self.make(name)
         return name
+
+    def make(self, bucket: str) -> None:
+        """Make a bucket."""
+        self.request("PUT", bucket)
+
+    def remove(self, bucket: str) -> None:
+        """Remove a bucket, which is empty."""
+        self.request("DELETE", bucket)
 
     def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send a request behind the store's back and return the answer's body."""
@@ -105,6 +114,15 @@ def _wait_for(server: S3Server, process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.02)
     raise RuntimeError("moto's server does not start")
+
+
+class HasEndpoint(Protocol):
+    """Any server."""
+
+    @property
+    def endpoint(self) -> str:
+        """Its URL on the loopback interface."""
+        ...
 
 
 class Exchange(BaseHTTPRequestHandler):
@@ -181,9 +199,9 @@ def trickling(pieces: int, pause_s: float) -> Fault:
     return fault
 
 
-def status(code: int, name: str = "Injected") -> Fault:
+def status(code: int, name: str = "Injected", message: str = "injected") -> Fault:
     """Answer with this status in the server's stead."""
-    body = f"<Error><Code>{name}</Code><Message>injected</Message></Error>".encode()
+    body = f"<Error><Code>{name}</Code><Message>{message}</Message></Error>".encode()
     return lambda exchange: exchange.answer(code, [("Content-Type", "application/xml")], body)
 
 
@@ -196,6 +214,43 @@ def lost_reply(exchange: Exchange) -> None:
     """Have the request applied, then cut the connection without an answer."""
     exchange.fetch()
     exchange.close_connection = True
+
+
+def lost_in_the_service(exchange: Exchange) -> None:
+    """Have the request applied, then answer as if it had failed."""
+    exchange.fetch()
+    status(500, "InternalError")(exchange)
+
+
+def said_in_the_body(exchange: Exchange) -> None:
+    """Apply nothing, and say so after the status was sent, as S3 does of slow requests."""
+    status(200, "InternalError")(exchange)
+
+
+def twice(exchange: Exchange) -> None:
+    """Have the request applied two times, and pass on the second answer."""
+    exchange.fetch()
+    passed(exchange)
+
+
+def late(delay_s: float) -> Fault:
+    """Answer after a while."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.server.over.wait(delay_s)
+        passed(exchange)
+
+    return fault
+
+
+def cut_short(size_bytes: int) -> Fault:
+    """Answer with the beginning of the body, and a Content-Length that says that this is all."""
+
+    def fault(exchange: Exchange) -> None:
+        code, headers, body = exchange.fetch()
+        exchange.answer(code, headers, body[:size_bytes])
+
+    return fault
 
 
 def refused(exchange: Exchange) -> None:
@@ -228,6 +283,23 @@ def unconditional(exchange: Exchange) -> None:
     passed(exchange)
 
 
+def unquoted_only(exchange: Exchange) -> None:
+    """Do as Ceph does: refuse each condition on a tag in quotes."""
+    tag = exchange.headers.get("If-Match", "")
+    if tag.startswith('"'):
+        status(412, "PreconditionFailed")(exchange)
+        return
+    if tag:
+        exchange.headers.replace_header("If-Match", f'"{tag}"')
+    passed(exchange)
+
+
+def no_tag_fits(exchange: Exchange) -> None:
+    """Refuse each condition on a tag."""
+    refuses = "If-Match" in exchange.headers
+    (status(412, "PreconditionFailed") if refuses else passed)(exchange)
+
+
 def silent_after(size_bytes: int) -> Fault:
     """Send so many bytes of the answer's body, and then no more."""
 
@@ -258,10 +330,10 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, upstream_port: int) -> None:
+    def __init__(self, upstream: SplitResult) -> None:
         super().__init__(("127.0.0.1", 0), Exchange)
-        self.upstream_port = upstream_port
-        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        self.upstream_port = upstream.port
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}{upstream.path}"
         self.over = threading.Event()
         self.late = threading.Semaphore(0)
         """Counts the requests that were held and are applied by now."""
@@ -302,9 +374,9 @@ class Proxy(ThreadingHTTPServer):
 
 
 @contextmanager
-def proxy_before(server: S3Server) -> Iterator[Proxy]:
+def proxy_before(server: HasEndpoint) -> Iterator[Proxy]:
     """Run a proxy before `server`, on a port of its own."""
-    with Proxy(int(server.endpoint.rpartition(":")[2])) as proxy:
+    with Proxy(urlsplit(server.endpoint)) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -18,7 +17,6 @@ from hypothesis.stateful import run_state_machine_as_test
 import store
 from store import ConfigError, Corrupt, Pin, Retention, Unavailable, checksum_of
 from store.object import ObjectStore, collect
-from store.object.client import Bucket
 from store.object.layout import PREFIX_MAX_BYTES, folder_of, place_of, ref_of, version_key
 from store.object.urls import location_of
 from store.testing import (
@@ -37,7 +35,8 @@ from store.testing import (
     VerifyConformance,
 )
 from store.testing.samples import wait_out
-from tests.store.planted import BUCKET_DAMAGES, plant_in_bucket
+from tests.store.buckets import InBucket, open_bucket
+from tests.store.planted import BUCKET_DAMAGES, TELLING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,62 +46,11 @@ if TYPE_CHECKING:
 
 REF = "stacks/t_1/web/42"
 BIG = b"b" * 100_000
-TELLING = (
-    "current: garbled header", "version: removed", "both: empty", "object: flipped",
-)  # fmt: skip
-"""Damage of each place, one kind of it: the other kinds take twenty seconds of processor."""
-
-
-def open_bucket(bucket: str, *, timeout_s: float = 20.0, **options: Any) -> ObjectStore:
-    return ObjectStore(Bucket(location_of(f"s3://{bucket}/fleet"), timeout_s), **options)
 
 
 def keys_of(s3: S3Server, bucket: str) -> list[str]:
     """Return every key of the store, without its prefix, as the service lists them."""
     return [key.removeprefix("fleet/") for key in s3.keys(bucket)]
-
-
-class InBucket:
-    """What the suite needs to run on a bucket."""
-
-    @pytest.fixture
-    def store(self, s3: S3Server) -> store.Store:
-        """Open a new bucket."""
-        self.s3, self.bucket = s3, s3.new_bucket()
-        return open_bucket(self.bucket, timeout_s=5.0, shortest_grace_s=0.0)
-
-    def another(self) -> VersionedStore:
-        """Open another bucket."""
-        return open_bucket(self.s3.new_bucket())
-
-    def again(self, store: VersionedStore) -> VersionedStore:  # noqa: ARG002 - the bucket is it
-        """Open the bucket once more."""
-        return open_bucket(self.bucket)
-
-    def damage(self, store: VersionedStore, ref: str) -> None:  # noqa: ARG002 - the bucket is enough
-        """Flip the last bit of the data, else of the records."""
-        keys = [key for key in self.s3.keys(self.bucket) if f"/{ref}@" in key]
-        objects = [key for key in keys if "/objects/" in key]
-        for key in objects or keys:
-            content = bytearray(self.s3.read(self.bucket, key))
-            content[-1] ^= 1
-            self.s3.write(self.bucket, key, bytes(content))
-
-    def plant(self, store: VersionedStore, ref: str, kind: str) -> None:  # noqa: ARG002 - as above
-        """Harm the current record, the version's own, both, or the data."""
-        plant_in_bucket(self.s3, self.bucket, ref, kind)
-
-    @contextlib.contextmanager
-    def outage(self, store: VersionedStore) -> Iterator[None]:  # noqa: ARG002
-        """Remove the bucket and bring it back."""
-        kept = {key: self.s3.read(self.bucket, key) for key in self.s3.keys(self.bucket)}
-        for key in kept:
-            self.s3.delete(self.bucket, key)
-        self.s3.request("DELETE", self.bucket)
-        yield
-        self.s3.request("PUT", self.bucket)
-        for key, content in kept.items():
-            self.s3.write(self.bucket, key, content)
 
 
 class TestObject(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,39 +23,45 @@ from store import (
 from store.object import ObjectStore
 from store.object.client import Bucket
 from store.object.urls import location_of
-from store.testing.samples import Interrupted, Trickle, blob_of
+from store.testing.samples import Interrupted, Trickle
 from tests.servers import START_TIMEOUT_S
 from tests.store import object_server
 from tests.store.object_server import (
     cut_at,
+    cut_short,
     held,
+    lost_in_the_service,
     lost_reply,
+    no_tag_fits,
     refused,
+    said_in_the_body,
     silent,
     silent_after,
     status,
     trickling,
     unconditional,
+    unquoted_only,
+)
+from tests.store.working import (
+    BIG,
+    HUGE,
+    PART_BYTES,
+    PASSING,
+    REF,
+    WORK,
+    put_at_a_position,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from obstore import ObjectMeta
+
     from tests.store.object_server import Fault, Proxy, S3Server
 
-REF = "stacks/t_1/web/42"
-BIG = blob_of(3 << 20)
-PART_BYTES = 5 << 20
-HUGE = blob_of(PART_BYTES + 12_345)
-
-PASSING: list[Fault] = [
-    status(500, "InternalError"),
-    status(503, "SlowDown"),
-    status(429, "TooManyRequests"),
-    refused,
-    lost_reply,
-    cut_at(0),
-]
+HEAD: ObjectMeta = {
+    "path": "", "last_modified": datetime.now(UTC), "size": 0, "e_tag": None, "version": None,
+}  # fmt: skip
 OUTAGES: list[Fault] = [
     status(500, "InternalError"),
     status(503, "SlowDown"),
@@ -88,43 +96,6 @@ def opened(bucket: str, proxy: Proxy) -> ObjectStore:
 def open_bucket(bucket: str, *, timeout_s: float = 3.0) -> ObjectStore:
     location = location_of(f"s3://{bucket}/fleet")
     return ObjectStore(Bucket(location, timeout_s), shortest_grace_s=0.0)
-
-
-def put_small(opened: ObjectStore) -> None:
-    opened.put(REF, b"small", b"m")
-    assert opened.get(REF) == (b"small", b"m")
-
-
-def put_at_a_position(opened: ObjectStore) -> None:
-    opened.put(REF, b"old", b"m", position=(1, 0))
-    opened.put(REF, b"new", b"m", position=(3, 0))
-    opened.put(REF, b"late", b"m", position=(2, 0))
-    assert opened.get(REF) == (b"new", b"m")
-    assert opened.get(REF, checksum=checksum_of(b"late")) == (b"late", b"m")
-
-
-def put_large(opened: ObjectStore) -> None:
-    opened.put(REF, BIG, b"m")
-    assert opened.get(REF) == (BIG, b"m")
-
-
-def put_stream(opened: ObjectStore) -> None:
-    opened.put_from(REF, io.BytesIO(HUGE), b"m")
-    with opened.open(REF) as reader:
-        assert reader.read() == HUGE
-
-
-def look(opened: ObjectStore) -> None:
-    opened.put(REF, b"1", b"m")
-    opened.put(REF, b"2", b"m")
-    assert not opened.exists("absent")
-    assert list(opened.list()) == [REF]
-    assert len(list(opened.versions(REF))) == 2
-    assert [each.error for each in opened.verify()] == [None] * 3
-    assert len(list(opened.collect(Retention(0.0), lambda: ()))) == 1
-
-
-WORK = [put_small, put_at_a_position, put_large, put_stream, look]
 
 
 # One fault, at any request.
@@ -415,7 +386,186 @@ def test_copies_from_store_to_store(s3: S3Server, opened: ObjectStore) -> None:
     assert opened.get(REF) == (HUGE, b"m")
 
 
-# Services without conditional writes.
+# Ambiguous writes: the answer is lost, or says what is not so.
+
+
+@pytest.mark.parametrize(
+    "fault", [lost_reply, lost_in_the_service, said_in_the_body], ids=lambda fault: fault.__name__
+)
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_completed_upload_whose_answer_is_lost(
+    s3: S3Server, bucket: str, opened: ObjectStore, proxy: Proxy, fault: Fault, is_stream: bool
+) -> None:
+    """An upload that is complete, though its answer says otherwise or nothing, is not repeated."""
+    proxy.plan("POST", "uploadId=", fault)
+    if is_stream:
+        opened.put_from(REF, io.BytesIO(HUGE), b"m")
+    else:
+        opened.put(REF, HUGE, b"m")
+    assert opened.get(REF) == (HUGE, b"m")
+    assert len([key for key in s3.keys(bucket) if "/objects/" in key]) == 1
+    assert proxy.seen("PUT", "partNumber=") == 2
+    assert b"<UploadId>" not in s3.request("GET", f"{bucket}?uploads")
+
+
+def test_another_content_at_the_key_is_no_success(opened: ObjectStore, proxy: Proxy) -> None:
+    """What lies at a key after a write that failed counts only if it is what was sent."""
+
+    def garbled(exchange: object_server.Exchange) -> None:
+        exchange.body = exchange.body[::-1]
+        exchange.fetch()
+        status(403, "AccessDenied")(exchange)
+
+    proxy.plan("PUT", "/objects/", garbled)
+    with pytest.raises(Unavailable, match="AccessDenied"):
+        opened.put(REF, BIG, b"m")
+    assert not opened.exists(REF)
+
+
+@pytest.mark.parametrize("where", ["/versions/", "/refs/", "/objects/"])
+def test_a_write_is_found_after_an_outage_of_answers(
+    s3: S3Server, bucket: str, proxy: Proxy, where: str
+) -> None:
+    """A write of which each answer fails, for as long as it is asked, is found to be done."""
+    opened = open_bucket(bucket, timeout_s=4.0)
+    proxy.plan("PUT", where, lost_in_the_service, times=9999)
+    opened.put(REF, BIG, b"m")
+    assert opened.get(REF) == (BIG, b"m")
+    assert len([key for key in s3.keys(bucket) if "/objects/" in key]) == 1
+
+
+@pytest.mark.parametrize(("method", "where"), [("PUT", "/versions/"), ("POST", "uploadId=")])
+def test_absence_on_a_write_is_not_always_the_bucket(
+    opened: ObjectStore, proxy: Proxy, method: str, where: str
+) -> None:
+    """A 404 for a write into a bucket that is there does not send people to make the bucket."""
+    proxy.plan(method, where, status(404, "NoSuchUpload"), times=99)
+    with pytest.raises(Unavailable, match="NoSuchUpload") as raised:
+        opened.put_from(REF, io.BytesIO(HUGE), b"m")
+    assert "bucket does not exist" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size_bytes", [10, 100_000])
+@pytest.mark.parametrize("when", ["copy", "note"])
+def test_a_collection_beside_quarantine(
+    s3: S3Server, bucket: str, opened: ObjectStore, proxy: Proxy, size_bytes: int, when: str
+) -> None:
+    """Damage that is collected before it was moved aside, or as it is, stops no verification."""
+    opened.put(REF, b"d" * size_bytes, b"m")
+    opened.put("other", b"data", b"m")
+    (damaged,) = (
+        key for key in s3.keys(bucket) if "/versions/" in key and REF in key
+        and ("/objects/" in key or size_bytes == 10)
+    )  # fmt: skip
+    s3.write(bucket, damaged, s3.read(bucket, damaged)[:-1] + b"X")
+
+    def collected(exchange: object_server.Exchange) -> None:
+        s3.delete(bucket, damaged)
+        object_server.passed(exchange)
+
+    proxy.plan("PUT", "/quarantine/" if when == "copy" else f"/{damaged}", collected)
+    checked = list(opened.verify(quarantine=True))
+    assert [each.quarantined for each in checked if each.where.endswith(damaged)] in ([], [None])
+    assert sum(each.error is None for each in checked) == (3 if size_bytes == 10 else 4)
+
+
+# Answers that end early without saying so.
+
+
+def test_an_answer_that_is_shorter_than_it_says(opened: ObjectStore, proxy: Proxy) -> None:
+    """A body that ends before what its header promises is asked for again, and no damage."""
+    opened.put("small", b"data", b"m")
+    opened.put(REF, BIG, b"m")
+    for part, size_bytes in (("/small@", 30), ("/refs/", 30), ("/objects/", 1_000_000)):
+        proxy.plan("GET", part, cut_short(size_bytes))
+    assert opened.get("small") == (b"data", b"m")
+    assert opened.get(REF) == (BIG, b"m")
+
+
+def test_a_listing_that_is_cut(opened: ObjectStore, proxy: Proxy) -> None:
+    """A page of a listing that ends in its middle is `Unavailable` or asked for again, not less."""
+    for i in range(3):
+        opened.put(f"a/{i}", b"", b"")
+    proxy.plan("GET", "list-type", cut_short(400), times=1)
+    assert sorted(opened.list()) == ["a/0", "a/1", "a/2"]
+
+
+# What services say.
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message", "fix"),
+    [
+        (403, "RequestTimeTooSkewed", "", "clock of this host"),
+        (403, "InvalidAccessKeyId", "", "knows no such key"),
+        (403, "SignatureDoesNotMatch", "", "not that of the key"),
+        (400, "ExpiredToken", "", "renew it"),
+        (403, "QuotaExceeded", "", "raise the quota"),
+        (503, "SlowDown", "", "fewer store threads"),
+        (400, "KMS.DisabledException", "", "key that encrypts"),
+        (403, "AccessDenied", "not allowed to perform: kms:GenerateDataKey", "key that encrypts"),
+        (400, "InvalidRequest", "a header is required with Object Lock parameters",
+         "AWS_CHECKSUM_ALGORITHM=SHA256"),
+        (409, "BlobImmutableDueToPolicy", "", "retention rule"),
+        (403, "AccessDenied", "Access Denied because object protected by object lock.",
+         "retention rule"),
+        (400, "UserProjectMissing", "requester pays bucket", "AWS_REQUEST_PAYER"),
+        (403, "AccessDenied", "", "let the credentials read, write"),
+    ],
+)  # fmt: skip
+def test_what_a_service_says_has_its_fix(
+    bucket: str, proxy: Proxy, code: int, name: str, message: str, fix: str
+) -> None:
+    """Each refusal is told with its own fix, whatever the refs are called."""
+    opened = open_bucket(bucket)
+    proxy.plan("PUT", "versions/", status(code, name, message), times=9999)
+    with pytest.raises(Unavailable, match=f"{name}: .*{fix}"):
+        opened.put("object-lock/retention/SlowDown", b"data", b"m")
+
+
+# Services without conditional writes, or with some of their own.
+
+
+def test_a_service_that_wants_no_quotes(bucket: str, proxy: Proxy) -> None:
+    """Where each tag in quotes is refused, the right one, too, they are left out: refs move."""
+    proxy.plan("PUT", "", unquoted_only, times=9999)
+    opened = open_bucket(bucket)
+    put_at_a_position(opened)
+    assert opened.caveats() == ()
+    assert opened._bucket.unchanged({**HEAD, "e_tag": '"tag"'}) == {"e_tag": "tag"}
+
+
+def test_a_service_that_takes_no_tag(bucket: str, proxy: Proxy) -> None:
+    """Where no tag is ever right, Puts do without condition, and what that means is told."""
+    proxy.plan("PUT", "", no_tag_fits, times=9999)
+    opened = open_bucket(bucket)
+    put_at_a_position(opened)
+    (caveat,) = opened.caveats()
+    assert re.search("move the ref back; use a release", caveat)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_conflict_without_a_change(bucket: str, proxy: Proxy, is_new: bool) -> None:
+    """A refusal of what nobody changed is tried again, and then told as the service's."""
+    opened = open_bucket(bucket)
+    if not is_new:
+        opened.put(REF, b"old", b"m")
+    conflict = status(412, "PreconditionFailed")
+    proxy.plan("PUT", "/refs/", conflict, times=2)
+    opened.put(REF, b"new", b"m")
+    assert opened.get(REF) == (b"new", b"m")
+    proxy.plan("PUT", "/refs/", conflict, times=9999)
+    with pytest.raises(Unavailable, match="says again and again that it changed"):
+        opened.put(REF, b"newer", b"m")
+
+
+def test_a_service_that_changes_its_mind(bucket: str, proxy: Proxy) -> None:
+    """Where conditions come to be refused while a worker runs, it finds the form that is taken."""
+    opened = open_bucket(bucket)
+    put_at_a_position(opened)
+    proxy.plan("PUT", "", unquoted_only, times=9999)
+    opened.put(REF, b"newer", b"m", position=(4, 0))
+    assert opened.get(REF) == (b"newer", b"m")
 
 
 @pytest.mark.parametrize("fault", [unconditional, status(501, "NotImplemented")], ids=range(2))
@@ -429,13 +579,14 @@ def test_without_conditional_writes(bucket: str, proxy: Proxy, fault: Fault) -> 
     opened.put(REF, b"plain", b"m")
     assert opened.get(REF) == (b"plain", b"m")
     assert proxy.seen("PUT", "/STORE") <= 2
+    assert len(opened.caveats()) == 1
 
 
 def test_conditional_writes_are_used(opened: ObjectStore, proxy: Proxy) -> None:
     """Where a service knows conditions, it is asked once, and they are used."""
     put_at_a_position(opened)
     assert opened._bucket.unchanged(None) == "create"
-    assert proxy.seen("PUT", "/STORE") == 1
+    assert proxy.seen("PUT", "/STORE") == 3
 
 
 def test_absence_is_told_by_the_storage(opened: ObjectStore, proxy: Proxy) -> None:

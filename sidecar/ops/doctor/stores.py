@@ -15,7 +15,7 @@ import store
 from sidecar.errors import SidecarError, UsageError
 from sidecar.ops.doctor.finding import Check, Level, Told, parted
 from sidecar.redis.fleet import Noted
-from sidecar.stores import explained, open_store
+from sidecar.stores import caveats, explained, open_store
 from sidecar.wire.event import RESERVED
 from sidecar.wire.urls import redact
 from sidecar.worker.fleetstore import mismatch
@@ -151,6 +151,14 @@ def _round_trip(place: Place) -> Iterator[Told]:
         yield Told(f"{place.name} returns other data than was put", "do not use it; see its disk")
 
 
+def _weak(place: Place) -> Iterator[Told]:
+    opened = place.open()
+    if opened is None or not place.is_fleet:
+        return
+    with suppress(store.StoreError):  # which `_round_trip` tells
+        yield from (parted(caveat) for caveat in caveats(opened))
+
+
 # --- file systems ---------------------------------------------------------------------------------
 
 
@@ -256,6 +264,7 @@ CHECKS: Final[tuple[Check[Place], ...]] = (
           _unpinned),
     Check("no-archive", _ERROR, "a worker refuses to start", _archive),
     Check("store-round-trip", _ERROR, "nothing with an artifact is published", _round_trip),
+    Check("weak-storage", _WARNING, "a ref may go back to an older artifact", _weak),
     Check("file-operations", _ERROR, "the store's promises rest on these", _files),
     Check("shared-file-system", _WARNING, "fsync, rename and locks may mean less there than on a"
           " local disk", _shared),
