@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import threading
@@ -479,6 +480,25 @@ def test_an_answer_that_is_shorter_than_it_says(opened: ObjectStore, proxy: Prox
     for part, size_bytes in (("/small@", 30), ("/refs/", 30), ("/objects/", 1_000_000)):
         proxy.plan("GET", part, cut_short(size_bytes))
     assert opened.get("small") == (b"data", b"m")
+    assert opened.get(REF) == (BIG, b"m")
+
+
+@pytest.mark.parametrize("part", ["/refs/", "/objects/"])
+def test_an_answer_to_another_request(
+    s3: S3Server, bucket: str, opened: ObjectStore, proxy: Proxy, part: str
+) -> None:
+    """What was asked for by somebody else is never taken for what was asked for."""
+    opened.put(REF, BIG, b"m")
+    opened.put("other", BIG[::-1], b"m")
+    (key,) = (key for key in s3.keys(bucket) if part in key and "other" in key)
+
+    def mistaken(exchange: object_server.Exchange) -> None:
+        exchange.path = f"/{bucket}/{key}"
+        object_server.passed(exchange)
+
+    proxy.plan("GET", part, mistaken)
+    with contextlib.suppress(Corrupt):  # another copy may be there to read
+        assert opened.get(REF) == (BIG, b"m")
     assert opened.get(REF) == (BIG, b"m")
 
 
