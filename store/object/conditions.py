@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from store.errors import Unavailable
 from store.object.errors import UNKNOWN_HEADER, Conflict, Failed
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from obstore import ObjectMeta, PutMode
-
-    from store.object.client import Bucket
 
 _Tag = Mapping[str, str | None]
 """What a service tells of a key, as far as it makes a condition."""
@@ -41,10 +39,24 @@ def _tag(meta: ObjectMeta) -> _Tag:
     return {"e_tag": meta["e_tag"], "version": meta["version"]}
 
 
+class _Bucket(Protocol):
+    """What is needed of a `Bucket`, which has its conditions in turn."""
+
+    timeout_s: float
+
+    def where(self, key: str) -> str: ...
+
+    def head(self, key: str) -> ObjectMeta | None: ...
+
+    def put(self, key: str, content: bytes, mode: PutMode | None = None) -> None: ...
+
+    def hasty(self, *, retries: bool = True) -> _Bucket: ...
+
+
 class Conditions:
     """What one service takes as the condition of a write. It is asked when that is first needed."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: _Bucket) -> None:
         self._bucket = bucket
         self._known = False
         self._form: Callable[[_Tag], dict[str, str]] | None = None
@@ -86,7 +98,7 @@ class Conditions:
         except Unavailable:
             return self._is_refused(self._bucket, mode)
 
-    def _is_refused(self, bucket: Bucket, mode: PutMode) -> bool:
+    def _is_refused(self, bucket: _Bucket, mode: PutMode) -> bool:
         try:
             bucket.put(FORMAT_KEY, FORMAT, mode)
         except Conflict:
