@@ -34,6 +34,9 @@ from sidecar.redis.embedded import EmbeddedServer
 COUNTS = {
     "bare_loop": 100_000,
     "relay": 100_000,
+    "relay_not_traced": 100_000,
+    "relay_traced": 100_000,
+    "relay_traced_all": 20_000,
     "relay_beside_trouble": 100_000,
     "decoding_loop": 100_000,
     "faststream_relay_batches": 20_000,
@@ -55,6 +58,8 @@ RATIOS = [
     ("relay", "faststream_relay_batches", 1.3),
     ("relay", "faststream_relay", 15),
     ("relay_beside_trouble", "relay", 0.8),
+    ("relay_traced", "relay_not_traced", 0.8),
+    ("relay_traced_all", "relay_not_traced", 0.1),
     ("full_job", "by_hand", 1.0),
     ("full_job", "by_hand_async", 1.0),
     ("full_job", "faststream_batches", 1.3),

@@ -24,6 +24,7 @@ import redis
 from bench import rivals
 from bench.events import CONTROL, MANIFEST, NOTIFICATIONS, artifact, fill, ref_of
 from bench.lap import Cost, Lap
+from bench.sink import sink
 
 # --- limits --------------------------------------------------------------------------------------
 
@@ -69,6 +70,22 @@ def relay(url: str, directory: Path, count: int) -> Cost:
     """`sidecar run --drain`, events without artifact, default log level."""
     fill(url, count, artifacts=False)
     return _drain(url, directory)
+
+
+def relay_not_traced(url: str, directory: Path, count: int) -> Cost:
+    """The same of events with a traceparent, without `--traces`."""
+    fill(url, count, artifacts=False, sampled_every=100)
+    return _drain(url, directory)
+
+
+def relay_traced(url: str, directory: Path, count: int) -> Cost:
+    """The same with `--traces`, each hundredth event sampled, a collector beside it."""
+    return _traced(url, directory, count, sampled_every=100)
+
+
+def relay_traced_all(url: str, directory: Path, count: int) -> Cost:
+    """The same with each event sampled."""
+    return _traced(url, directory, count, sampled_every=1)
 
 
 def relay_beside_trouble(url: str, directory: Path, count: int) -> Cost:
@@ -268,10 +285,17 @@ def _prune(url: str) -> None:
     client.close()
 
 
-def _drain(url: str, directory: Path) -> Cost:
+def _traced(url: str, directory: Path, count: int, sampled_every: int) -> Cost:
+    fill(url, count, artifacts=False, sampled_every=sampled_every)
+    with sink() as collector:
+        os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector
+        return _drain(url, directory, traces=True)
+
+
+def _drain(url: str, directory: Path, *, traces: bool = False) -> Cost:
     from sidecar.worker import app, logs, settings
 
-    chosen = settings.build(redis=url, **_stores(directory), drain=True)
+    chosen = settings.build(redis=url, **_stores(directory), drain=True, traces=traces)
     log = logs.configure("info")
     _prune(url)
     lap = Lap()
@@ -287,6 +311,9 @@ CONTENDERS: dict[str, Callable[[str, Path, int], Cost]] = {
         bare_loop,
         raw_writer,
         relay,
+        relay_not_traced,
+        relay_traced,
+        relay_traced_all,
         relay_beside_trouble,
         full_job,
         *rivals.RIVALS,

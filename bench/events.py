@@ -22,10 +22,13 @@ def ref_of(i: int) -> str:
     return f"stacks/t_{i % 20}/web/{i}"
 
 
-def fill(url: str, count: int, *, artifacts: bool, trouble: bool = False) -> None:
+def fill(
+    url: str, count: int, *, artifacts: bool, trouble: bool = False, sampled_every: int = 0
+) -> None:
     """Append `count` events of 20 tenants to the control stream.
 
-    With `trouble`, a tenant more has one beside each tenth, whose artifact is not there.
+    With `sampled_every`, each has a traceparent, and one in so many is sampled. With `trouble`, a
+    tenant more has one beside each tenth, whose artifact is not there.
     """
     pipeline = redis.Redis.from_url(url).pipeline(transaction=False)
     for i in range(count):
@@ -39,7 +42,7 @@ def fill(url: str, count: int, *, artifacts: bool, trouble: bool = False) -> Non
         if artifacts:
             checksum = hashlib.sha256(artifact(i)).hexdigest()
             event |= {"artifact_ref": ref_of(i), "checksum": f"sha256:{checksum}"}
-        pipeline.xadd(CONTROL, {"event": json.dumps(event)})
+        pipeline.xadd(CONTROL, {"event": json.dumps(event), **_trace(i, sampled_every)})
         if trouble and i % 10 == 0:
             missing = {"artifact_ref": "missing", "checksum": "sha256:" + "0" * 64}
             event |= {"event_id": f"trouble_{i}", "tenant_id": "t_trouble", **missing}
@@ -47,3 +50,9 @@ def fill(url: str, count: int, *, artifacts: bool, trouble: bool = False) -> Non
         if i % 5000 == 0:
             pipeline.execute()
     pipeline.execute()
+
+
+def _trace(i: int, sampled_every: int) -> dict[str, str]:
+    if not sampled_every:
+        return {}
+    return {"traceparent": f"00-{i + 1:032x}-{i + 1:016x}-0{int(i % sampled_every == 0)}"}

@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,8 @@ from typing import Any, Final
 from sidecar.errors import UsageError
 from sidecar.redis.client import connect, url_of
 from sidecar.redis.errors import translated
+from sidecar.telemetry.traceparent import TracerProvider
+from sidecar.telemetry.tracing import spans_of
 from sidecar.wire import notification
 from sidecar.wire.event import Event, Reason, Rejected, decode
 from sidecar.wire.ids import LAST, Origin
@@ -35,9 +38,14 @@ class Producer:
     With a path in place of the URL, that of a file that has it, each new connection reads the login
     there again. Safe to use from several threads. Raises `UsageError` for a URL that is none, and
     for a store that is none.
+
+    With an OpenTelemetry `tracer_provider`, each event has a span, whose traceparent is sent.
     """
 
-    def __init__(self, redis_url: str | Path, stream: str, store: Store) -> None:
+    def __init__(
+        self, redis_url: str | Path, stream: str, store: Store, *,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:  # fmt: skip
         if not callable(getattr(store, "put", None)):
             raise UsageError(
                 f"store: a store is wanted, and not {type(store).__name__}: store.open_url(…) opens"
@@ -47,6 +55,7 @@ class Producer:
         self._client = connect(self._url, key=stream)
         self._stream = stream
         self._store = store
+        self._spans = spans_of(tracer_provider)
 
     def publish(
         self,
@@ -86,6 +95,21 @@ class Producer:
             body["artifact_ref"] = ref
             body["checksum"] = checksum_of(data if isinstance(data, _BLOBS) else b"")
             body["manifest_checksum"] = checksum_of(manifest)
+        with self._span(body, traceparent) as context:
+            return self._send(body, context, ref, data, manifest)
+
+    def _span(
+        self, body: Mapping[str, object], traceparent: str | None
+    ) -> AbstractContextManager[str | None]:
+        """Return what lasts as long as the event is sent, and yields the traceparent to send."""
+        if self._spans is None:
+            return nullcontext(traceparent)
+        return self._spans.sending(self._stream, body, traceparent)
+
+    def _send(
+        self, body: dict[str, Any], traceparent: str | None, ref: str,
+        data: bytes | Readable | None, manifest: bytes,
+    ) -> Event:  # fmt: skip
         event, entry = _checked(body, traceparent, self._stream)
         if isinstance(data, _BLOBS):
             self._store.put(ref, data, manifest)

@@ -81,8 +81,9 @@ class Feed(Face[Client]):
         another one than the notifications name, and `ValueError` for a notification without an
         artifact.
         """
-        self._compare_store()
-        return self._get(notification)
+        with self._span(notification):
+            self._compare_store()
+            return self._get(notification)
 
     def open(self, notification: Notification) -> ArtifactReader:
         """Open what `resolve` would return, to be read in constant memory and closed.
@@ -90,8 +91,9 @@ class Feed(Face[Client]):
         What was read is verified when its end is met, not before: damage is raised then. A store
         that does not declare `stream` reads it at once. Raises as `resolve`.
         """
-        self._compare_store()
-        return self._open(notification)
+        with self._span(notification):
+            self._compare_store()
+            return self._open(notification)
 
     def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` any more; 0 at the beginning.

@@ -65,16 +65,18 @@ class AsyncFeed(Face[AsyncClient]):
 
     async def resolve(self, notification: Notification) -> Artifact:
         """Return the artifact that the notification pins, verified; see `Feed.resolve`."""
-        await self._compare_store()
-        return await asyncio.to_thread(self._get, notification)
+        with self._span(notification):
+            await self._compare_store()
+            return await asyncio.to_thread(self._get, notification)
 
     async def open(self, notification: Notification) -> ArtifactReader:
         """Open what `resolve` would return; see `Feed.open`.
 
         Reading it blocks: `await asyncio.to_thread(reader.read, size)`.
         """
-        await self._compare_store()
-        return await asyncio.to_thread(self._open, notification)
+        with self._span(notification):
+            await self._compare_store()
+            return await asyncio.to_thread(self._open, notification)
 
     async def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` more; see `Feed.passed`."""

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -16,6 +17,8 @@ from sidecar.redis.client import url_of
 from sidecar.redis.errors import LoginRefused, NotPermitted, Refused, outage
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import DEFAULT_TTL_S, check
+from sidecar.telemetry.traceparent import TracerProvider
+from sidecar.telemetry.tracing import spans_of
 from sidecar.wire.bounds import bounded
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
@@ -94,6 +97,7 @@ class Face(Generic[Client]):
         tenant: str | Collection[str] | None = None,
         type: str | Collection[str] | None = None,  # noqa: A002 -- the contract's name
         ref_prefix: str = "",
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         """Connect lazily: nothing is sent yet. Raises `UsageError` for what cannot be meant.
 
@@ -107,6 +111,9 @@ class Face(Generic[Client]):
 
         `tenant` and `type`, one or several but not none, and `ref_prefix` leave out what is not of
         these. A prefix `stacks/t_1` takes that ref and all under it.
+
+        With an OpenTelemetry `tracer_provider`, each `resolve` and `open` has a span in the trace
+        of its event.
         """
         if reader is not None:
             check(reader, reader_ttl_s)
@@ -117,6 +124,7 @@ class Face(Generic[Client]):
         self._is_fleets = store is None or not versioned(store, Capability.IDENTITY)
         """Whether nothing is left to compare: the store is theirs, or nobody can tell."""
         self._keys = Keys.of("", notify_stream)
+        self._spans = spans_of(tracer_provider)
         self._reader = reader or ""
         self._reader_ttl_s = reader_ttl_s
         self.position: int = 0
@@ -129,6 +137,13 @@ class Face(Generic[Client]):
         self._client: Client = self._connect(self._url, key=notify_stream, block_s=BLOCK_S)
         # redis-py's own parsing of entries costs more than the rest of reading them.
         self._client.set_response_callback("XREAD", lambda answer, **_: answer)
+
+    def _span(self, notification: Notification) -> AbstractContextManager[None]:
+        """Return what lasts as long as a notification is resolved."""
+        if self._spans is None:
+            return nullcontext()
+        stream, traceparent = self._keys.notifications, notification.traceparent
+        return self._spans.resolving(stream, vars(notification), traceparent)
 
     def _get(self, notification: Notification) -> Artifact:
         store, pin = self._pinned(notification)

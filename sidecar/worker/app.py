@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from structlog.typing import FilteringBoundLogger
 
 from sidecar import __version__
 from sidecar.errors import SidecarError, Unreachable
 from sidecar.redis.embedded import EmbeddedServer
+from sidecar.telemetry.tracing import exporting
 from sidecar.wire.urls import redact
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
@@ -28,6 +29,9 @@ from sidecar.worker.statuspage import Collect, StatusPage
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.threads import Threads
 from sidecar.worker.wiring import Wiring, whoami
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.exporting import Exporting
 
 SUMMARY_EVERY_S: Final = 10.0
 WAIT_TO_JOIN_S: Final = 2.0
@@ -80,12 +84,13 @@ class _Worker:
     def run(self, stack: ExitStack) -> int:
         """Start all, in the order in which each needs the others; `stack` ends it."""
         settings, log = self._settings, self._log
+        traces = self._traces(stack) if settings.traces else None
         if settings.http:
             stack.callback(self._health(settings.http).close)
         own = None if settings.redis else stack.enter_context(_embedded(settings.data_dir, log))
         redis_url = own.url if own else settings.redis or ""
         notify_url = settings.notify_redis or redis_url
-        wiring = Wiring(settings, redis_url, notify_url, self._supervisor, log)
+        wiring = Wiring(settings, redis_url, notify_url, self._supervisor, log, traces)
         stack.callback(wiring.close)
         self._begin_page(wiring, stack)
         while not self._is_joined(wiring):
@@ -122,6 +127,13 @@ class _Worker:
         self._threads.start(relays)
         self._watch(own, housekeeper, wiring.fleet_store)
         return self._threads.exit_code(drain=settings.drain)
+
+    def _traces(self, stack: ExitStack) -> Exporting | None:
+        """Return what sends traces, if the OTEL_… variables allow it; `stack` ends it."""
+        traces = exporting(whoami(), lambda detail: self._log.warning("traces", detail=detail))
+        if traces:
+            stack.callback(traces.close)
+        return traces
 
     def _show(self, wiring: Wiring, stack: ExitStack) -> None:
         """Fill the metrics with what is not counted, if anybody can see them."""

@@ -15,6 +15,7 @@ from sidecar.worker import outcomes
 from sidecar.worker.conflicts import Conflicts
 from sidecar.worker.deaths import Deaths
 from sidecar.worker.forgetting import Watch
+from sidecar.worker.host import Traces
 from sidecar.worker.letter import letter
 from sidecar.worker.outcomes import Finished
 from sidecar.worker.timing import Took, took
@@ -51,6 +52,7 @@ class Committing:
         self, publisher: Publisher, watch: Watch, conflicts: Conflicts, deaths: Deaths,
         wall_clock: Callable[[], float], *,
         max_in_a_row: int, clock: Callable[[], float], timed: Callable[[Took, float], None],
+        traces: Traces | None,
     ) -> None:  # fmt: skip
         """`max_in_a_row` dead letters halt the stream. `timed` hears how long a run took: its
         events, and Redis to publish it.
@@ -61,18 +63,21 @@ class Committing:
         self._deaths = deaths
         self._wall_clock = wall_clock
         self._max_in_a_row = max_in_a_row
-        self._clock, self._timed = clock, timed
+        self._clock, self._timed, self._traces = clock, timed, traces
         self._run: _Run | None = None
 
     def bury(self, items: Sequence[Item], low: EntryId) -> tuple[list[Finished], bool]:
         """Write dead letters; return what is finished, and whether the stream is halted now."""
         self._conflicts.mark(items)
+        began = self._clock()
         now = rfc3339(self._wall_clock() * 1e6)
         answers = self._publisher.bury(
             [letter(item, now) for item in items], low, max_in_a_row=self._max_in_a_row, now=now
         )
         finished = outcomes.buried(items, answers)
         self._deaths.say(finished)
+        if self._traces:
+            self._traces.buried(finished, began)
         return finished, Buried.HALTED_NOW in answers
 
     def begin(self, items: Sequence[Item], low: EntryId, *, row_ends_from: int) -> None:
@@ -90,6 +95,8 @@ class Committing:
         self._watch.published(self._publisher.found, verdicts)
         self._timed(took(run.items, verdicts), self._clock() - run.began)
         finished, forgotten, repeated = outcomes.published(run.items, verdicts)
+        if self._traces:
+            self._traces.published(run.items, verdicts, finished, run.began)
         return Committed(finished, forgotten, len(finished) == len(run.items), run.low, repeated)
 
     def forget(self) -> None:

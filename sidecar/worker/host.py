@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Protocol
 
-from sidecar.redis.publisher import Publisher
+from sidecar.redis.publisher import Publisher, Verdict
 from sidecar.redis.source import ControlStream
+from sidecar.worker.outcomes import Finished
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import Pool
 from sidecar.worker.width import STALL_WIDTH
@@ -26,6 +28,19 @@ class Route:
     stream: str
     control: ControlStream
     publisher: Publisher
+
+
+class Traces(Protocol):
+    """What makes spans of what is finished. Raises nothing, and waits for nobody."""
+
+    def published(
+        self, run: Sequence[Item], verdicts: Sequence[Verdict], finished: Sequence[Finished],
+        began: float,
+    ) -> None:  # fmt: skip
+        """A run was published that was sent at `began`, by the relay's clock."""
+
+    def buried(self, finished: Sequence[Finished], began: float) -> None:
+        """Dead letters were written that were sent at `began`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +69,4 @@ class Host:
     """Makes the queue in which a tenure gets items back from the pool."""
     most_at_once: int = STALL_WIDTH
     """How many artifacts of the relay `pool` has threads for."""
+    traces: Traces | None = None

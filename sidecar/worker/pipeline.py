@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from sidecar.wire import notification
 from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
@@ -75,6 +75,14 @@ class Rules:
         return cls(types, tuple(tenant_scope or ()), limit, tuple(event_id_scope or ()))
 
 
+class Carried(NamedTuple):
+    """When the steps of an artifact's way were over, by the relay's clock."""
+
+    resolved_at: float
+    """It was found at the source; 0 when it was not."""
+    ended_at: float
+
+
 @dataclass(slots=True)
 class Admitted:
     """An event that keeps the rules."""
@@ -85,6 +93,8 @@ class Admitted:
     traceparent: bytes
     unstamped: bytes
     """The notification's JSON, complete but for the checksum of the manifest, if it has one."""
+    carried: Carried | None = None
+    """Of the last attempt; only noted for traces."""
 
 
 class Pipeline:
@@ -92,7 +102,8 @@ class Pipeline:
 
     def __init__(self, source: Store, fleet: Store, rules: Rules) -> None:
         """A source that would make a thread wait for its files to rest is asked again instead."""
-        self._one_store = _same_storage(source, fleet)
+        self.one_store = _same_storage(source, fleet)
+        """Whether an artifact is verified where it is, and nothing is put."""
         source = getattr(source, "impatient", lambda: source)()
         self._source = source
         self._streaming_source = versioned(source, Capability.STREAM)
@@ -164,7 +175,7 @@ class Pipeline:
         with self._counted(event) as artifact:
             self._check_size(event, artifact)
             manifest_checksum = _check_manifest(event, artifact)
-            if self._one_store:
+            if self.one_store:
                 _check_data(event, artifact)
             else:
                 self._put(event, artifact, position)

@@ -119,6 +119,7 @@ class Relay:
             publisher, self._watch, Conflicts(publisher, observer.conflict_of_tenants, log),
             Deaths(log, host.clock), host.wall_clock,
             max_in_a_row=options.max_consecutive_dead, clock=host.clock, timed=observer.published,
+            traces=host.traces,
         )  # fmt: skip
         self._keeps_refs = not pipeline.keeps_versions
         self._window, self._holds = Window(), Holds()

@@ -104,6 +104,11 @@ class Settings(Options):
         "Serve a status page at / there, too. It changes nothing; who reaches the port sees names"
         " of streams, tenants and events.",
     )
+    traces: bool = _option(
+        False,  # noqa: FBT003 -- the default
+        "Send the spans of each event whose producer sampled it, by OTLP. The OTEL_… variables say"
+        " where to. Needs the extra otel.",
+    )
     allow_type: tuple[str, ...] = _option(
         (), "Let this event type through, too. Repeatable.", metavar="TYPE"
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
@@ -36,7 +38,7 @@ from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.gathering import SELDOM_S, Gathering, Step
-from sidecar.worker.host import Host, Route
+from sidecar.worker.host import Host, Route, Traces
 from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.metrics import StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S
@@ -50,6 +52,9 @@ from sidecar.worker.takeovers import Takeovers
 from sidecar.worker.width import most_at_once
 from store import Capability, Store
 
+if TYPE_CHECKING:
+    from sidecar.telemetry.exporting import Exporting
+
 
 def whoami() -> str:
     """Return the name of this worker: its host and its process."""
@@ -61,14 +66,15 @@ class Wiring:
 
     def __init__(
         self, settings: Settings, redis_url: str, notify_url: str, supervisor: Supervisor,
-        log: FilteringBoundLogger,
+        log: FilteringBoundLogger, exporting: Exporting | None = None,
     ) -> None:  # fmt: skip
-        """`redis_url` is the server with the control streams."""
+        """`redis_url` is the server with the control streams; `exporting` sends traces."""
         self.settings = settings
         self.redis_url = redis_url
         self.notify_url = notify_url
         self.supervisor = supervisor
         self.log = log
+        self._exporting = exporting
         self._id = new_id()
         self._opened: list[Client] = []
         self.share = Share(settings.streams)
@@ -187,7 +193,11 @@ class Wiring:
             max_artifact_bytes=self.settings.max_artifact_bytes,
             event_id_scope=self.settings.event_id_scope,
         )
-        return Pipeline(self.source, self.fleet, rules)
+        if self._exporting is None:
+            return Pipeline(self.source, self.fleet, rules)
+        from sidecar.worker.tracing import TimedPipeline
+
+        return TimedPipeline(self.source, self.fleet, rules, clock=time.monotonic)
 
     def _check_pins(self, fleet: Store) -> None:
         if Capability.PINNED_GET in store.capabilities(fleet):
@@ -230,8 +240,20 @@ class Wiring:
         host = Host(
             pool, self.share, beat, fitness.check, took_over, began,
             most_at_once=pool.each,
+            traces=self._traces(keys, "verify" if pipeline.one_store else "put"),
         )  # fmt: skip
         return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
+
+    def _traces(self, keys: Keys, second_step: str) -> Traces | None:
+        if self._exporting is None:
+            return None
+        from sidecar.worker import tracing
+
+        return tracing.Traces(
+            self._exporting.spans, keys, self.log.bind(stream=keys.control),
+            second_step=second_step, take=self._exporting.take, clock=time.monotonic,
+            wall_clock=time.time,
+        )  # fmt: skip
 
     def housekeeper(
         self, beat_s: float, held: Callable[[], Sequence[Held]],

@@ -383,8 +383,10 @@ def test_the_image_holds_only_what_is_pinned() -> None:
     """Dependencies come by hash, the project without any, and the Python is a supported one."""
     installs = [i for i in _instructions("RUN") if "pip install" in i]
     assert len(installs) == 2
-    assert "--require-hashes --only-binary :all: -r requirements/run.txt" in installs[0]
-    assert (ROOT / "requirements" / "run.txt").is_file()
+    pinned = "--require-hashes --only-binary :all: -r requirements/${REQUIREMENTS}.txt"
+    assert pinned in installs[0]
+    assert _instructions("ARG") == ["REQUIREMENTS=run"]
+    assert all((ROOT / "requirements" / f"{name}.txt").is_file() for name in ("run", "otel"))
     assert "pip install --no-deps --no-build-isolation ." in installs[1]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for image in _instructions("FROM"):

@@ -23,7 +23,7 @@ from sidecar.redis.scan import server_time_us
 from sidecar.redis.source import ControlStream
 from sidecar.wire.event import RESERVED
 from sidecar.worker import app
-from sidecar.worker.host import Host, Route
+from sidecar.worker.host import Host, Route, Traces
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
@@ -321,8 +321,9 @@ class Rig:
 
     @contextmanager
     def relay(
-        self, pipeline: Pipeline | None = None, publisher_url: str | None = None, **options: Any
-    ) -> Iterator[Running]:
+        self, pipeline: Pipeline | None = None, publisher_url: str | None = None,
+        traces: Traces | None = None, **options: Any,
+    ) -> Iterator[Running]:  # fmt: skip
         """Run a relay for as long as the block lasts."""
         options = {"lease_s": self.lease_s, "retry_budget_s": 0.0} | options
         keys = self.keys
@@ -345,7 +346,7 @@ class Rig:
             relay = Relay(
                 Route(self.control, self.stream_class(clients[0], clients[1], keys), publisher),
                 pipeline or Pipeline(self.source, self.fleet, self.rules),
-                Host(pool, Share([self.control]), observer.beat),
+                Host(pool, Share([self.control]), observer.beat, traces=traces),
                 Options(**options),
                 observer,
                 silent_log(),
