@@ -113,7 +113,7 @@ audit-deps: $(VENV)/run.stamp ## Ask the OSV database for known vulnerabilities 
 
 SECONDS ?= 3600
 
-fuzz: $(VENV)/dev.stamp ## Fuzz entries, refs, URLs and bundles: SECONDS=3600 in all, FUZZ="--only refs"
+fuzz: $(VENV)/dev.stamp ## Fuzz entries, refs, URLs, roots, faces, screens and bundles: SECONDS=3600 in all, FUZZ="--only refs"
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ)
 
 limits: $(VENV)/dev.stamp ## One worker with little of everything, beside every hostile input: prints the ratio

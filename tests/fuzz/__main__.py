@@ -7,10 +7,12 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from tests.fuzz import bundles, entries, faces, refs, roots, urls
+from tests.fuzz import bundles, entries, faces, refs, roots, screens, urls
 from tests.fuzz.running import Fuzzer, Totals, run
 
-FUZZERS = {one.FUZZER.name: one.FUZZER for one in (entries, refs, urls, roots, faces, bundles)}
+FUZZERS = {
+    one.FUZZER.name: one.FUZZER for one in (entries, refs, urls, roots, faces, screens, bundles)
+}
 MAX_GROWTH_BYTES = 20 << 20
 
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 BATCH: Final = 200
 WARM: Final = 20
-"""Batches after which memory is looked at for the first time: by then all is imported, and caches
-are full."""
+WARM_INPUTS: Final = 10_000
+"""Batches, or inputs, after which memory is looked at for the first time: by then all is imported,
+and caches are full."""
 
 
 class Fuzzer(NamedTuple):
@@ -86,7 +87,7 @@ def run(
 
 
 def _measure(totals: Totals, batches: int) -> None:
-    if batches < WARM:
+    if batches < WARM and totals.inputs < WARM_INPUTS:
         return
     gc.collect()
     size_bytes = psutil.Process().memory_info().rss
