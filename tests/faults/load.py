@@ -60,6 +60,7 @@ class Load:
         finally:
             self._stop.set()
             thread.join()
+            self._client.close()
 
     def emit(self) -> None:
         """Append one entry."""
