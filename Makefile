@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits clean
+.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits healthy clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -118,6 +118,11 @@ fuzz: $(VENV)/dev.stamp ## Fuzz entries, refs, URLs, roots, faces, screens and b
 
 limits: $(VENV)/dev.stamp ## One worker with little of everything, beside every hostile input: prints the ratio
 	@$(BIN)/pytest -q -s -n 0 -m slow tests/faults/test_limits.py
+
+MINUTES ?= 60
+
+healthy: $(VENV)/dev.stamp ## Watch a healthy worker with the shipped alerts for MINUTES=60: none fires
+	@HEALTHY_MINUTES=$(MINUTES) $(BIN)/pytest -q -n 0 -m slow tests/sidecar/test_alerts_live.py -k healthy_day
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) .sidecar .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, URL
 from bench.lap import Cost
 from bench.neighbours import Directories
 from bench.rivals import PROMISES
@@ -215,7 +215,8 @@ def _measure(name: str, count: int, directories: Directories) -> Cost:
     work = str(directories.fresh())
     with _server(directories.fresh()) as url:
         done = subprocess.run(
-            [sys.executable, "-m", "bench.contenders", name, url, work, str(count)],
+            [sys.executable, "-m", "bench.contenders", name, work, str(count)],
+            env=os.environ | {URL: url},
             capture_output=True,
             timeout=600,
             check=False,

@@ -1,7 +1,7 @@
 """What is measured. Each contender is one function, run in a process of its own.
 
-`python -m bench.contenders NAME REDIS_URL DIRECTORY COUNT` prints what COUNT events
-cost (`bench.lap.Cost`), with Redis filled and artifacts put before the clock starts.
+`python -m bench.contenders NAME DIRECTORY COUNT` prints what COUNT events cost (`bench.lap.Cost`),
+with Redis, whose URL is in `BENCH_REDIS`, filled and artifacts put before the clock starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import redis
 
@@ -25,6 +25,9 @@ from bench import rivals
 from bench.events import CONTROL, MANIFEST, NOTIFICATIONS, artifact, fill, ref_of
 from bench.lap import Cost, Lap
 from bench.sink import sink
+
+URL: Final = "BENCH_REDIS"
+"""The variable with the URL: its password is nobody else's to read off a list of processes."""
 
 # --- limits --------------------------------------------------------------------------------------
 
@@ -327,5 +330,5 @@ CONTENDERS: dict[str, Callable[[str, Path, int], Cost]] = {
 }
 
 if __name__ == "__main__":
-    name, url, directory, count = sys.argv[1:]
-    print(json.dumps(CONTENDERS[name](url, Path(directory), int(count))))
+    name, directory, count = sys.argv[1:]
+    print(json.dumps(CONTENDERS[name](os.environ[URL], Path(directory), int(count))))

@@ -27,6 +27,15 @@ CHUNK_BYTES: Final = 1 << 20
 
 
 @contextmanager
+def named(option: str) -> Iterator[None]:
+    """Let the message of a `UsageError` begin with the option that is wrong."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+@contextmanager
 def explained(url: str = "") -> Iterator[None]:
     """Turn a store's errors into ours, by the exit code that each deserves.
 
@@ -76,7 +85,8 @@ def open_existing(option: str, url: str | None, default: Path, server: str | Non
     """
     if not has_store(url, default, server):
         raise UsageError(no_store(option, default, server))
-    return open_store(url or default.absolute().as_uri(), create=False)
+    with named(option):
+        return open_store(url or default.absolute().as_uri(), create=False)
 
 
 def has_store(url: str | None, default: Path, server: str | None) -> bool:

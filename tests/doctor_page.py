@@ -25,6 +25,11 @@ one object a line: `kind`, `level`, `what`, `why`, `fix`.
   meant: exit 0 where there are no errors.
 - Exit 4 says that something could not be asked, and that nothing else is wrong.
 
+With `--role ROLE` it asks as the user of another role (`producer`, `controller`, `operator`,
+`halter`, `redriver`, `repairer`, `collector`: those of `deploy/redis/users.acl`), and shows which
+commands on which keys that lacks: exit 1 where any do. `--role any` shows what each role lacks, and
+so what a login may do. Of a Cluster each node is looked at.
+
 What the user may not ask (`CONFIG GET`, `ACL GETUSER`) is not looked at: ask as a user who may, now
 and then. Doctor changes nothing, but it puts a few bytes at the ref `.sidecar/doctor` of the fleet
 store, writes and removes a file beside it, and makes and removes the key `{N}:doctor`.

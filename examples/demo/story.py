@@ -1,7 +1,9 @@
 """The script of the demo, chapter by chapter. Every figure in it is measured."""
 
 import json
+import os
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -366,15 +368,15 @@ def _compare(path: Path, snapshot: Snapshot, ref: str) -> Claim:
 
 
 def _looks(kept: Path | None) -> list[str]:
-    """Return commands to look around with."""
+    """Return commands to look around with, fit to be pasted all in one go."""
+    sidecar = os.path.relpath(Path(sys.executable).with_name("sidecar"))
     if kept is None:
-        return [
-            'make demo DEMO="--keep demo"   # the same, and all of it stays to be looked at',
-            ".venv/bin/sidecar run   # a worker of your own: embedded server, stores in .sidecar",
-        ]
-    at = f"--data-dir {quote(str(kept))}"
+        return ['make demo DEMO="--keep demo"', f"{sidecar} run"]
+    directory = quote(str(kept))
+    at = f"--data-dir {directory}"
     return [
-        f".venv/bin/sidecar run {at} &   # the server and a worker, again; then",
-        *(f".venv/bin/sidecar {name} {at}" for name in ("status", "audit", "tail -n 5", "dead ls")),
-        f"sqlite3 {quote(str(kept))}/fleet.db   # and control-plane.db beside it",
+        f"{sidecar} run {at} 2>{directory}/worker.log &",
+        f"until {sidecar} status {at} 2>{directory}/status.log; do sleep 1; done",
+        *(f"{sidecar} {name} {at}" for name in ("audit", "tail -n 5", "dead ls")),
+        f"sqlite3 {directory}/fleet.db .tables",
     ]

@@ -38,6 +38,7 @@ _STORE: Final = {
 _REVIEW: Final = """\
 Incident review: what happened in a window, the fleet as it was, and all of it offline.
 
+\b
 Reviewing an incident?
   sidecar replay export incident.zip --since 2h
   sidecar replay report incident.html --bundle incident.zip
@@ -56,8 +57,8 @@ def _group(
         epilog=epilog,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
-        rich_markup_mode="rich",
+        add_completion=name is not None,  # the root's alone
+        rich_markup_mode=None,  # what draws the help of commands is slow to import
     )
 
 
@@ -87,7 +88,10 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 -- typer calls it so
 def _root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -99,7 +103,7 @@ def main() -> None:
     gc.set_threshold(50_000)  # what commands read by the million has no cycles to look for
     try:
         environment.prepare(os.environ, app, sys.argv[1:])
-        app()
+        app(prog_name="sidecar")
     except SidecarError as error:
         output.hint(str(error))
         sys.exit(error.exit_code)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from sidecar.errors import UsageError
+from sidecar.redis.client import check_url
 from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import option
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
@@ -31,7 +32,13 @@ def url(help_: str, **more: Any) -> Any:  # noqa: ANN401 -- as option
 
 def redis_at(help_: str) -> Any:  # noqa: ANN401 -- as option
     """Declare the URL of a Redis: out of a file, its login is read there again."""
-    return url(help_, unit=filed)
+    return url(help_, unit=_redis_url)
+
+
+def _redis_url(text: str) -> str:
+    """Return the URL. Raises `UsageError` for one that is none."""
+    check_url(text)
+    return filed(text)
 
 
 # What several groups have.

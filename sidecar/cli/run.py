@@ -47,7 +47,7 @@ def run(where: Everything, told: Annotated[object, Told], *, check: _Check = Fal
         signal.signal(number, lambda *_: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)  # what came meanwhile stops it now
     with logs.beside_the_work() as lines:
-        log = logs.configure(chosen.log_level)
+        log = logs.configure(chosen.log_level, chosen.log_format)
         try:
             code = app.run(chosen, log, stop, log_dropped=lambda: lines.dropped, collect=_collected)
         except SidecarError as error:

@@ -12,7 +12,7 @@ from sidecar.cli.options import connection
 from sidecar.errors import UsageError
 from sidecar.redis import embedded
 from sidecar.redis.client import Side, check_stream
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import Keys, check_name
 from sidecar.stores import has_store, open_existing
 from sidecar.wire.defaults import STREAM
 from store import Capability, Store, VersionedStore, versioned
@@ -125,6 +125,11 @@ def keys_of(streams: Sequence[str], notify_stream: str, dead_stream: str | None)
     names = list(dict.fromkeys(streams))
     if not all((*names, notify_stream)):
         raise UsageError("--stream and --notify-stream need a name")
+    try:
+        for name in (*names, notify_stream, dead_stream or ""):
+            check_name(name)
+    except ValueError as error:
+        raise UsageError(f"--stream, --notify-stream or --dead-stream: {error}") from None
     return [Keys.of(stream, notify_stream, dead_stream or None) for stream in names]
 
 

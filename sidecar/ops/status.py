@@ -24,7 +24,7 @@ from sidecar.redis.members import Member, damaged_workers, holder, registered_wo
 from sidecar.redis.memory import Memory, memories
 from sidecar.redis.readers import Readers
 from sidecar.redis.readers import registered as registered_readers
-from sidecar.redis.room import no_room
+from sidecar.redis.room import without_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.takeovers import Takeover, newest_takeovers
 from sidecar.redis.times import age_s, contradicted
@@ -161,8 +161,8 @@ class Status:
 def _no_times(stream: str) -> str:
     return (
         f"the newest entry IDs of {stream} are not of the server's clock, for a producer gives its"
-        " own: --trim-control age=… takes them for old, or for new for ever; use length=…, or have"
-        " the producer append with *"
+        " own (row numbers, seconds, microseconds): --trim-control age=… trims none of them; use"
+        " length=…, or have the producer append with *"
     )
 
 
@@ -318,11 +318,7 @@ def _damaged(control: Side, notify: Side, keys: list[Keys]) -> list[str]:
         for each in keys:
             found += [*misplaced(client, each), *garbage(client, each)]
         found += or_else([], partial(damaged_workers, client, one))
-        found += no_room(client, one.notifications, versions=True)
-        found += no_room(client, one.dead, versions=False)
-    with translated(control.url):
-        for each in keys:
-            found += no_room(control.at(each.control), each.control, versions=False)
+    found += without_room(control, notify, keys)
     return list(dict.fromkeys(map(str, found)))
 
 

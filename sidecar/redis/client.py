@@ -78,6 +78,12 @@ def connect_async(url: str, *, key: str | bytes | None = None, block_s: float = 
     return AsyncClient.from_pool(pool)
 
 
+def check_url(url: str) -> None:
+    """Raise `UsageError` for what is no URL of a Redis."""
+    with _explained(url):
+        read_url(url, _defaults())
+
+
 def _client(url: str, slot: int | None, block_s: float = 0.0) -> Client:
     with _explained(url):
         place = read_url(url, _defaults(), block_s=block_s)
@@ -137,15 +143,17 @@ class Side:
         return self._by_slot[slot]
 
     def nodes(self) -> dict[str, Client]:
-        """Return a client for each node that has keys, by what it owns.
+        """Return a client for each node that has keys, by its address and what it owns.
 
         Raises `RedisError`.
         """
         route = _route(self.client)
         if route is None:
             return {"": self.client}
-        owners = route.owners()
-        return {str(slots): _client(self.url, slots[0].start) for slots in owners.values()}
+        return {
+            f"{node.host}:{node.port} {slots}": _client(self.url, slots[0].start)
+            for node, slots in route.owners().items()
+        }
 
 
 def _route(client: Client) -> SlotRoute | None:

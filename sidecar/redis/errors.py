@@ -142,7 +142,7 @@ def _refusal(url: str, error: Exception) -> SidecarError:
         return UsageError(
             f"{redact(url)}: a key is not what its name says ({error}); `sidecar status` names it"
         )
-    return SidecarError(f"{redact(url)} answers: {error}")
+    return SidecarError(f"{redact(url)} answers: {error}{fix_of(error)}")
 
 
 def outage(url: str, error: Exception) -> SidecarError:

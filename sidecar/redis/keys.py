@@ -32,6 +32,15 @@ def hash_tagged(stream: str) -> str:
     )
 
 
+def check_name(stream: str) -> str:
+    """Return a stream's name. Raises `ValueError` for a URL: names are in logs and records, and it
+    may have a password.
+    """
+    if "://" in stream:
+        raise ValueError("a stream's name is wanted, and that is a URL")
+    return stream
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The names of everything that belongs to one pair of control and notification stream."""

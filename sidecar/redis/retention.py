@@ -31,7 +31,8 @@ from sidecar.redis.room import check_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
 from sidecar.redis.source import Entry
-from sidecar.wire.ids import FIRST, EntryId
+from sidecar.redis.times import age_s
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.units import seconds
 
 KINDS: Final = ("control", "notifications", "dead")
@@ -58,13 +59,13 @@ def parse_policy(text: str) -> Policy:
     policy = Policy()
     for part in text.split(",") if text.strip() != "never" else ():
         name, _, value = part.strip().partition("=")
-        if name == "age":
+        if name == "age" and re.search("[a-z]", value):
             policy = replace(policy, age_s=seconds(value))
         elif name == "length" and re.fullmatch("[0-9]{1,15}", value):
             policy = replace(policy, length=int(value))
         else:
             raise ValueError(
-                f"{part.strip()!r} is no limit; write age=7d, length=1000000, both with a comma,"
+                "that is no limit; write age=7d (with the unit), length=1000000, both with a comma,"
                 " or never"
             )
     return policy
@@ -79,7 +80,7 @@ class Trimmed(NamedTuple):
     """Whether there is more to trim at once."""
     blocked_by: frozenset[str] = frozenset()
     """Who needs what the policy would trim now: a consumer `group`, a `reader`, the `archive`,
-    `unfinished` entries, or the deduplication `window`."""
+    `unfinished` entries, or the deduplication `window`; or `ids` that tell no age."""
 
 
 class Retention:
@@ -111,7 +112,7 @@ class Retention:
 
     def check_room(self, kind: str) -> None:
         """Raise `NoRoom` where one stream takes no more entries."""
-        check_room(self._client_of(kind), self.streams[kind], versions=kind == "notifications")
+        check_room(self._client_of(kind), self.streams[kind], kind)
 
     def keepers(self, kind: str) -> list[Keeper]:
         """Return whose groups keep one stream from being trimmed."""
@@ -177,9 +178,11 @@ class Retention:
 
         `floors` are the lowest entries that are needed, by whom, whatever groups need.
         """
-        wanted = max(_wanted(client, stream, self._policies[policy]), default=None)
+        limits = self._policies[policy]
+        wanted = max(_wanted(client, stream, limits), default=None)
         if wanted is None:
-            return Trimmed(stream, 0, more=False)
+            untold = {"ids"} if limits.age_s is not None and limits.length is None else ()
+            return Trimmed(stream, 0, False, frozenset(untold))  # noqa: FBT003 -- no more
         if self._archived_first:
             floors["archive"] = self._archive_floor(client, stream)
         kept = min([wanted, *floors.values()])
@@ -211,13 +214,25 @@ def _blockers(
 def _wanted(client: Client, stream: str, policy: Policy) -> Iterator[EntryId]:
     """Yield by each limit of a policy the lowest ID that it keeps."""
     if policy.age_s is not None:
-        cutoff_us = server_time_us(client) - int(policy.age_s * 1e6)
-        yield EntryId.of(max(0, cutoff_us) // 1000)
+        now_us = server_time_us(client)
+        cutoff = EntryId.of(max(0, now_us - int(policy.age_s * 1e6)) // 1000)
+        if _tells_age(client, stream, cutoff, now_us):
+            yield cutoff
     if policy.length is not None:
         length: Any = client.xlen(stream)
         last = _oldest(client, stream, int(length) - policy.length)
         if last:
             yield last.after
+
+
+def _tells_age(client: Client, stream: str, cutoff: EntryId, now_us: int) -> bool:
+    """Tell whether an ID below `cutoff` is of something old. Of an empty stream all are.
+
+    A producer's row numbers and seconds are not of 1970. What comes before an old entry is older.
+    """
+    found: Any = client.xrevrange(stream, cutoff.before, FIRST, count=1)
+    found = found or client.xrange(stream, FIRST, LAST, count=1)
+    return not found or age_s(EntryId(found[0][0].decode()), now_us) is not None
 
 
 def note_trimmed(notify: Client, keys: Keys, stream: str, last: EntryId) -> None:

@@ -1,4 +1,4 @@
-"""Whether this user may send what a worker sends, asked command by command.
+"""Whether this user may send what a worker sends, or another role, asked command by command.
 
 Each command is sent in a form that changes nothing: it reads, or it is refused for its arguments,
 which a server looks at after the rights. Two have no such form: their key is removed again. So it
@@ -8,7 +8,7 @@ to ask (`ACL DRYRUN` and `ACL GETUSER` do).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sidecar.redis.client import Client, Side
@@ -34,6 +34,51 @@ _BESIDE: Final = (
 )  # fmt: skip
 _ANYWHERE: Final = ("PING", "INFO", "TIME")
 _SCRIPTS: Final = (f"SCRIPT EXISTS {_NO_SHA}", "SCRIPT LOAD return(1)", "WAIT 0 1")
+_READ: Final = (
+    "TYPE {}", "XINFO STREAM {}", "XRANGE {} - - COUNT 1", "XREVRANGE {} - - COUNT 1",
+)  # fmt: skip
+_TAIL: Final = (*_READ, "XREAD COUNT 1 STREAMS {} $")
+_QUEUE: Final = (*_READ, "XINFO GROUPS {}", "XPENDING {} none")
+_APPEND: Final = ("XADD {} none field value",)
+_SCRIPT: Final = (f"EVALSHA {_NO_SHA} 1 {{}}",)
+_FIELD: Final = ("HGET {} f",)
+_FIELDS: Final = ("HMGET {} f",)
+_KEY: Final = ("GET {}", "EXISTS {}")
+ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "producer": {"control": ("TYPE {}", *_APPEND)},
+    "controller": {
+        "": ("TIME",), "notifications": _TAIL, "trimmed": (*_FIELD, "EXISTS {}"),
+        "incarnations": _FIELD, "fleet": _FIELD, "registered": ("SADD {} ''",),
+    },
+    "operator": {
+        "": ("INFO", "TIME"), "control": (*_QUEUE, "XLEN {}", "XREAD COUNT 1 STREAMS {} $"),
+        "notifications": (*_TAIL, "XLEN {}"), "dead": (*_TAIL, "XLEN {}"),
+        "lease": (*_KEY, "PTTL {}"), "low": _KEY, "workers": ("HGETALL {}", "HSCAN {} 0"),
+        "trimmed": (*_FIELD, *_FIELDS), "registered": ("SSCAN {} 0",), "halt": _FIELDS,
+        "stream": ("GETRANGE {} 0 0",),
+    },
+    "halter": {
+        "halt": ("TYPE {}", *_FIELDS, "HSET {} f v f", "HDEL {} f", *_SCRIPT), "halts": _APPEND,
+        "fence": ("EXISTS {}",),
+    },
+    "redriver": {
+        "": ("TIME",), "control": (*_QUEUE, *_APPEND, *_SCRIPT), "notifications": _READ,
+        "dead": (*_READ, "XLEN {}", "XDEL {} 0-0"), "redriven": _APPEND, "trimmed": _FIELD,
+        "low": _KEY, "resent": _FIELDS,
+    },
+    "repairer": {
+        "": ("TIME",), "control": (*_QUEUE, *_APPEND, *_SCRIPT), "notifications": _READ,
+        "dead": _READ, "redriven": _APPEND, "resent": (*_FIELDS, "HSET {} f v f"), "low": _KEY,
+        "workers": ("HGETALL {}", "HSCAN {} 0"), "trimmed": _FIELD,
+    },
+    "collector": {
+        "": ("INFO", "SCAN 0 COUNT 1"), "control": ("TYPE {}", "XRANGE {} - - COUNT 1",
+        "XINFO STREAM {}", "XINFO GROUPS {}"), "notifications": ("XRANGE {} - - COUNT 1",),
+        "dead": ("XRANGE {} - - COUNT 1",), "fleet": (*_FIELD, "EXISTS {}"),
+    },
+}  # fmt: skip
+"""By the users of deploy/redis/users.acl, and by key, what each sends, but for what has no form
+that changes nothing (`GETSET`, `HSETNX`, `MULTI`)."""
 _WITH_COMMANDS_BELOW: Final = ("XINFO", "XGROUP", "SCRIPT")
 LACKS: Final = "may not send"
 UNKNOWN: Final = "does not know"
@@ -59,9 +104,23 @@ def refused(control: Side, notify: Side, keys: Keys) -> Iterator[tuple[str, str,
                 yield side.url, why, _named(command) + (f" on {key}" if "{}" in command else "")
 
 
-def commands() -> set[str]:
-    """Return all commands that are asked for, as an ACL names them."""
-    every = (*_ANYWHERE, *_SCRIPTS, *_CONTROL, *_OUTBOUND, *_BESIDE)
+def lacking(role: str, control: Side, notify: Side, keys: Keys) -> Iterator[str]:
+    """Yield what this user may not send, and one of `ROLES` does: which command on which key.
+
+    May raise `RedisError`.
+    """
+    for attribute, commands in ROLES[role].items():
+        key = str(getattr(keys, attribute)) if attribute else ""
+        client = control.at(key) if attribute == "control" else notify.client
+        for command in commands:
+            if _refusal(client, command, key):
+                yield _named(command) + (f" on {key}" if key else "")
+
+
+def commands(role: str = "") -> set[str]:
+    """Return all commands that are asked for, as an ACL names them; of a worker, or a role."""
+    of_worker = (*_ANYWHERE, *_SCRIPTS, *_CONTROL, *_OUTBOUND, *_BESIDE)
+    every = (one for each in ROLES[role].values() for one in each) if role else of_worker
     return {_named(command) for command in every}
 
 
@@ -71,7 +130,7 @@ def _named(command: str) -> str:
 
 
 def _refusal(client: Client, command: str, key: str) -> str:
-    words = [key if word == "{}" else word for word in command.split()]
+    words = [{"{}": key, "''": ""}.get(word, word) for word in command.split()]
     try:
         client.execute_command(*words)  # type: ignore[no-untyped-call]
     except NotPermitted:

@@ -6,40 +6,59 @@ dead letters, until somebody sets the stream right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from sidecar.errors import SidecarError
-from sidecar.redis.client import Client
+from sidecar.redis.client import Client, Side
+from sidecar.redis.errors import translated
+from sidecar.redis.keys import Keys
 from sidecar.redis.scan import stream_info
 from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION
 
 _VERSIONS: Final = "nothing can be published"
 _ENTRIES: Final = "no entry, or hardly any, can be appended"
+_COPY: Final = (
+    "copy its other entries into a stream that takes its name (docs/operating.md, `A stream that"
+    " takes no more entries`)"
+)
 
 
 class NoRoom(SidecarError):
     """A stream takes no more entries until somebody sets it right."""
 
 
-def no_room(client: Client, stream: str, *, versions: bool) -> list[NoRoom]:
+def no_room(client: Client, stream: str, kind: str) -> list[NoRoom]:
     """Return why a stream takes no more entries, if it does not. Raises `RedisError`.
 
-    `versions`: its IDs are control_versions.
+    `kind` is one of `retention.KINDS`: the IDs of notifications are control_versions.
     """
     info = stream_info(client, stream)
     if info is None:
         return []
-    is_last_version = versions and info.last_id.control_version >= HIGHEST_VERSION
+    is_last_version = kind == "notifications" and info.last_id.control_version >= HIGHEST_VERSION
     if not is_last_version and info.last_id.ms < HIGHEST:
         return []
-    what = _VERSIONS if versions else _ENTRIES
+    what = _VERSIONS if kind == "notifications" else _ENTRIES
+    remake = f'stop its workers, then `sidecar stream remake {stream} --reason "…"`'
     return [NoRoom(
-        f"the stream {stream} was given the ID {info.last_id}, after which {what}, until its other"
-        " entries are copied into a stream that takes its name (docs/operating.md)"
+        f"the stream {stream} was given the ID {info.last_id}, after which {what};"
+        f" {remake if kind == 'control' else _COPY}"
     )]  # fmt: skip
 
 
-def check_room(client: Client, stream: str, *, versions: bool) -> None:
+def without_room(control: Side, notify: Side, keys: Sequence[Keys]) -> list[NoRoom]:
+    """Return why streams of a deployment take no more entries. Raises as `translated`."""
+    with translated(notify.url):
+        found = no_room(notify.client, keys[0].notifications, "notifications")
+        found += no_room(notify.client, keys[0].dead, "dead")
+    with translated(control.url):
+        for one in keys:
+            found += no_room(control.at(one.control), one.control, "control")
+    return found
+
+
+def check_room(client: Client, stream: str, kind: str) -> None:
     """Raise `NoRoom` where a stream takes no more entries. Raises `RedisError`."""
-    for found in no_room(client, stream, versions=versions):
+    for found in no_room(client, stream, kind):
         raise found

@@ -284,7 +284,9 @@ def _appended(life: Life) -> Hop:
     size = sum(map(len, life.entry.fields)) + sum(map(len, life.entry.fields.values()))
     parent = text(life.entry.fields, "traceparent")
     traced = f", traceparent {parent}" if parent else ""
-    return Hop("entry", Mark.OK, life.begun_us or None, f"{life.origin}, {size:,} bytes{traced}")
+    timed = "" if life.begun_us else ", an ID that is taken for no time"
+    said = f"{life.origin}, {size:,} bytes{traced}{timed}"
+    return Hop("entry", Mark.OK, life.begun_us or None, said)
 
 
 def _stored(life: Life, put: Put | None) -> Hop:

@@ -17,7 +17,7 @@ STATES: Final = ("active", "standby", "halted", "waiting", "recovering", "stoppe
 OUTCOMES: Final = ("published", "duplicate", "dead", "dead already")
 STAGES: Final = ("wait", "store", "publish")
 ERRORS: Final = ("Unavailable", "NotFound", "Corrupt", "Mismatch", "other")
-BLOCKERS: Final = ("group", "reader", "archive", "unfinished", "window")
+BLOCKERS: Final = ("group", "reader", "archive", "unfinished", "window", "ids")
 SERVERS: Final = ("control", "notify")
 STORES: Final = ("source", "fleet")
 WORKS: Final = (
@@ -172,9 +172,9 @@ BACKGROUND_FAILING: Final = _gauge(
 TRIM_BLOCKED: Final = _gauge(
     "sidecar_trim_blocked", "stream by",
     "1 while the policy would trim more of a stream than is allowed, by who needs it: a consumer"
-    " group, a registered reader, the archive, unfinished entries, the deduplication window. 0 on"
-    " workers that own nothing.",
-    "`sidecar status` names the group and the readers (`NOT TRIMMED`).",
+    " group, a registered reader, the archive, unfinished entries, the deduplication window; or by"
+    " `ids` that tell no age. 0 on workers that own nothing.",
+    "`sidecar status` names the group and the readers (`NOT TRIMMED`), and such IDs (`NO TIMES`).",
 )  # fmt: skip
 LOG_DROPPED: Final = _counter(
     "sidecar_log_lines_dropped_total", "",

@@ -100,7 +100,7 @@ def _apart(samples: Iterator[Sample]) -> list[Sample]:
 
 def _size(client: Client, stream: str, kind: str) -> Iterator[Sample]:
     yield Sample(c.STREAM_ENTRIES, int(client.xlen(stream)), (stream, kind))
-    is_full = bool(no_room(client, stream, versions=kind == "notifications"))
+    is_full = bool(no_room(client, stream, kind))
     yield Sample(c.NO_ROOM, is_full, (stream,))
 
 

@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -17,6 +16,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from sidecar.errors import UsageError
 from sidecar.terminal.groups import flattened
 
 
@@ -63,6 +63,15 @@ def _without_urls() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Say of a wrong value what it is of and what is wanted, without a box around it."""
+    try:
+        yield
+    except typer.BadParameter as error:
+        raise UsageError(error.format_message()) from None
+
+
 class _LazyGroup(TyperGroup):
     table: Mapping[str, Place]
 
@@ -80,11 +89,10 @@ class _LazyGroup(TyperGroup):
         """Return the names of the commands."""
         return list(self.commands)
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 -- click's, or typer's
-        """Show the help, in which a command is its name and what it does."""
-        listed = copy(self)
-        listed.commands = self.commands.listed()
-        TyperGroup.format_help(listed, ctx, formatter)
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002 -- as above
+        """List the commands, each with what it does."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.commands.listed().items()))
 
 
 class _NothingEmpty(TyperCommand):
@@ -93,8 +101,8 @@ class _NothingEmpty(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- click's, or typer's
-        """Parse the arguments. Raises `typer.BadParameter`."""
-        with _without_urls():
+        """Parse the arguments. Raises `UsageError` for one that lacks, or has a wrong value."""
+        with _in_one_line(), _without_urls():
             return self._parsed(ctx, args)
 
     def _parsed(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- as above
@@ -125,10 +133,10 @@ class _Commands(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._table) + len(self._groups)
 
-    def listed(self) -> dict[str, Any]:
-        """Return commands that have no more than what they do."""
-        told = {name: TyperCommand(name, help=one.does()) for name, one in self._table.items()}
-        return {**told, **self._groups}
+    def listed(self) -> dict[str, str]:
+        """Return what each does."""
+        told = {name: one.does() for name, one in self._table.items()}
+        return told | {name: one.help.partition("\n\n")[0] for name, one in self._groups.items()}
 
 
 @cache

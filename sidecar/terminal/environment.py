@@ -19,6 +19,8 @@ from sidecar.terminal.groups import PREFIX
 from sidecar.wire.names import nearest
 
 FILE: Final = "_FILE"
+_COMPLETES: Final = "_SIDECAR_COMPLETE"
+"""What a shell sets that asks for a completion, in the middle of a line: nothing else is said."""
 
 _SERVICE_LINK: Final = re.compile(
     r"SIDECAR_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -39,7 +41,7 @@ def prepare(
     is given both ways.
     """
     names = ours(environment)
-    if names:
+    if names and _COMPLETES not in environment:
         _check_names(names, app, words)
         _check_values(environment, names)
         read_secret_files(environment)

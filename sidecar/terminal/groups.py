@@ -98,8 +98,8 @@ def read(unit: Callable[[str], Any], name: str, text: str) -> Any:  # noqa: ANN4
     """Return what the text of an option means in its unit. Raises `UsageError`."""
     try:
         return unit(text)
-    except ValueError as error:
-        raise UsageError(f"{name}: {error}") from error
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def _group_of(hint: Any) -> Any:  # noqa: ANN401 -- a type, or None

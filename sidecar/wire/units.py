@@ -13,7 +13,11 @@ _UNITS_BYTES: Final = {
 }  # fmt: skip
 
 
-def _said(value: object) -> str:
+LONGEST_S: Final = 100 * 366 * 86400.0
+"""Above that, clocks and waits overflow."""
+
+
+def said(value: object) -> str:
     """Repeat a value, unless it may be a URL that was typed in the wrong place."""
     return repr(value) if re.fullmatch(r"[\w. +-]{0,24}", str(value)) else "that"
 
@@ -22,15 +26,16 @@ def seconds(value: str | float) -> float:
     """Read a duration: a number of seconds, or one with a unit (500ms, 90s, 5m, 12h, 7d)."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     if not match or match[2] not in _UNITS_S:
-        raise ValueError(
-            f"{_said(value)} is no duration; write seconds, or 500ms, 90s, 5m, 12h, 7d"
-        )
-    return float(match[1]) * _UNITS_S[match[2]]
+        raise ValueError(f"{said(value)} is no duration; write seconds, or 500ms, 90s, 5m, 12h, 7d")
+    found = float(match[1]) * _UNITS_S[match[2]]
+    if found > LONGEST_S:
+        raise ValueError("that is longer than a hundred years; write seconds, or 12h, 7d")
+    return found
 
 
 def size_bytes(value: str | int) -> int:
     """Read a size: a number of bytes, or one with a unit (512KiB, 64M, 1GiB, 10GB)."""
     match = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", str(value))
     if not match or match[2].upper() not in _UNITS_BYTES:
-        raise ValueError(f"{_said(value)} is no size; write bytes, or 512KiB, 64M, 1GiB")
+        raise ValueError(f"{said(value)} is no size; write bytes, or 512KiB, 64M, 1GiB")
     return int(match[1]) * _UNITS_BYTES[match[2].upper()]

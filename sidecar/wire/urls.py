@@ -52,6 +52,8 @@ def check_form(url: str) -> None:
     scheme, _, rest = url.partition("://")
     authority, hosts, after = parts_of(rest)
     path, question, query = after.partition("?")
+    if scheme == "unix" and not path:
+        raise Unclear("it names no socket")
     if scheme == "unix":
         hosts = "" if authority.endswith("@") else hosts
         fits = not hosts and not re.search("[@&=]", path)

@@ -1,22 +1,24 @@
-"""Logs: to standard error; JSON, one object a line, unless a person looks at them."""
+"""Logs: to standard error; JSON, one object a line, unless a person looks at them or asks."""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
 from sidecar.lines import Lines, Unblocked, is_terminal, unblocked, visible, write_now
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["json", "console"]
 
 
 @contextmanager
@@ -26,13 +28,14 @@ def beside_the_work() -> Iterator[Lines]:
         yield lines
 
 
-def configure(level: str) -> FilteringBoundLogger:
+def configure(level: Level, shape: Format | None = None) -> FilteringBoundLogger:
     """Set structlog up for this process and return its logger.
 
-    `level` is one of `LEVELS`; at debug there is one canonical line an event.
+    At debug there is one canonical line an event. `shape` None is what a terminal or a pipe wants.
     """
+    person = shape == "console" if shape else is_terminal(sys.stderr)
     structlog.configure(
-        processors=_processors(person=is_terminal(sys.stderr)),
+        processors=_processors(person=person),
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=_Sink,
         cache_logger_on_first_use=True,
@@ -49,7 +52,9 @@ def _processors(*, person: bool) -> list[Processor]:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if person else "iso", utc=not person),
     ]
     if person:
-        return [*shared, _harmless, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
+        colors = is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
+        line = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback)
+        return [*shared, _harmless, line]
     return [*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 

@@ -16,13 +16,13 @@ from pydantic import (
 )
 
 from sidecar.errors import UsageError
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import Keys, check_name
 from sidecar.redis.retention import KINDS, Policy, parse_policy
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
 from sidecar.wire.scope import check_id_pattern
 from sidecar.wire.units import seconds, size_bytes
 from sidecar.wire.urls import redact
-from sidecar.worker.logs import LEVELS
+from sidecar.worker.logs import Format, Level
 from sidecar.worker.width import AUTO, Threads, store_threads
 
 _METAVAR: Final = "metavar"
@@ -32,7 +32,7 @@ Size = Annotated[int, BeforeValidator(size_bytes)]
 Trimming = Annotated[Policy, BeforeValidator(parse_policy)]
 StoreThreads = Annotated[Threads, BeforeValidator(store_threads)]
 IdPattern = Annotated[str, AfterValidator(check_id_pattern)]
-StreamName = Annotated[str, Field(min_length=1, max_length=512)]
+StreamName = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(check_name)]
 
 
 def _option(
@@ -68,7 +68,7 @@ class Options(BaseModel):
         "retry_budget", "SECONDS", ge=0,
     )  # fmt: skip
     max_consecutive_dead: int = _option(
-        100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0
+        100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0, le=10**9
     )
     store_threads: StoreThreads = _option(
         AUTO,
@@ -123,7 +123,12 @@ class Settings(Options):
         metavar="PATTERN",
     )
     max_artifact_bytes: Size = _option(
-        "1GiB", "Larger artifacts end as dead letters.", "max_artifact_size", "SIZE", gt=0
+        "1GiB",
+        "Larger artifacts end as dead letters.",
+        "max_artifact_size",
+        "SIZE",
+        gt=0,
+        le=1 << 60,
     )
     dedup_window_s: Seconds = _option(
         "7d", "How long an event_id is remembered.", "dedup_window", "TIME",
@@ -147,8 +152,9 @@ class Settings(Options):
         "Acknowledge an entry only once N replicas have its notification (WAIT).",
         metavar="N", ge=0, le=100,
     )  # fmt: skip
-    log_level: str = _option(
-        "info", "debug, info, warning or error.", pattern=f"^({'|'.join(LEVELS)})$"
+    log_level: Level = _option("info", "debug, info, warning or error.")
+    log_format: Format | None = _option(
+        None, "json or console. Default: console at a terminal, else json."
     )
     allow_unpinned: bool = _option(
         False,  # noqa: FBT003 -- the default

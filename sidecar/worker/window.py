@@ -12,7 +12,7 @@ from itertools import dropwhile, islice
 from typing import Any
 
 from sidecar.redis.source import Entry
-from sidecar.wire.event import Reason
+from sidecar.wire.event import Reason, named
 from sidecar.wire.ids import EntryId
 from sidecar.worker.claims import Claims
 from sidecar.worker.pipeline import Admitted
@@ -102,10 +102,12 @@ class Item:
     def described(self) -> dict[str, Any]:
         """Return what the log says of it."""
         event = self.admitted.event if self.admitted else None
+        tenant, event_id = named(event, self.entry.fields)
         return {
             "entry": self.id, "attempts": self.trouble.attempts,
-            "event_id": event and event.event_id, "type": event and event.type,
-            "tenant_id": event and event.tenant_id, "artifact_ref": event and event.artifact_ref,
+            "event_id": event_id or None, "type": event and event.type,
+            "tenant_id": tenant if event or tenant else None,
+            "artifact_ref": event and event.artifact_ref,
             "detail": self.bury and self.bury.detail,
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 import store
 from sidecar import __version__
-from sidecar.errors import UsageError
+from sidecar.errors import Unreachable, UsageError
 from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
 from sidecar.redis import takeovers, tenures
@@ -23,6 +23,7 @@ from sidecar.redis.beside import second, was_read
 from sidecar.redis.client import Client, Side, check_server, check_stream, connect
 from sidecar.redis.errors import translated
 from sidecar.redis.fitness import Fitness, check_letters, check_owner
+from sidecar.redis.fleet import noted
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members, new_id
 from sidecar.redis.pruning import Pruning
@@ -30,7 +31,7 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.redis.source import ControlStream
-from sidecar.stores import open_store
+from sidecar.stores import named, open_store
 from sidecar.telemetry import outside
 from sidecar.telemetry.gathered import Gathered
 from sidecar.wire.logbook import keeper_of
@@ -142,7 +143,8 @@ class Wiring:
         except UsageError as error:
             if is_named and self._was_read():
                 raise UsageError(f"--source-store: {error}; is it mounted?") from error
-        made = open_store(url)
+        with named("--source-store"):
+            made = open_store(url)
         if is_named:
             detail = f"there was none at {redact(url)}; do producers put into that one?"
             self.log.warning("source store made", detail=detail)
@@ -176,14 +178,40 @@ class Wiring:
 
     @cached_property
     def fleet(self) -> Store:
-        """The fleet's store, opened.
+        """The fleet's store, opened. Where none is noted it is made, and where it is to be another.
 
         Raises as `open_store`, and `UsageError` for one that keeps no versions, unless that is
         accepted.
         """
-        fleet = open_store(self.settings.fleet_url)
+        with named("--fleet-store"):
+            fleet = self._fleet()
         self._check_pins(fleet)
         return fleet
+
+    def _fleet(self) -> Store:
+        url = self.settings.fleet_url
+        try:
+            return open_store(url, create=False)
+        except UsageError as error:
+            if not self.settings.adopt_fleet_store and (there := self._noted_store()):
+                raise UsageError(
+                    f"{error}; is it mounted? the notifications name the store {there}; correct"
+                    " the option, or say --adopt-fleet-store if the fleet has moved"
+                ) from error
+        return open_store(url)
+
+    def _noted_store(self) -> str:
+        """Return which store the notifications name; empty without any, or while Redis is away."""
+        first = next(iter(self.keys.values()))
+        try:
+            with (
+                connect(self.notify_url, key=first.notifications) as client,
+                translated(self.notify_url),
+            ):
+                there = noted(client, first)
+        except Unreachable:
+            return ""
+        return f"{there.store} (noted as {there.url or 'unknown'})" if there.store else ""
 
     def pipeline(self) -> Pipeline:
         """Return the way of an artifact from store to store."""

@@ -282,9 +282,11 @@ def install(site: Path, name: str, source: str) -> dict[str, str]:
     return {"PYTHONPATH": str(site)}
 
 
-def on_terminal(sidecar: Cli, *args: str, stream: str = "stdout") -> tuple[int, str]:
+def on_terminal(
+    sidecar: Cli, *args: str, stream: str = "stdout", env: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Run a command with a terminal as its standard output, or error; return what that showed."""
-    return _on_terminal(sidecar, args, (stream,), "")
+    return _on_terminal(sidecar, args, (stream,), "", env or {})
 
 
 def dialogue(sidecar: Cli, *args: str, answer: str) -> tuple[int, str]:
@@ -293,14 +295,15 @@ def dialogue(sidecar: Cli, *args: str, answer: str) -> tuple[int, str]:
 
 
 def _on_terminal(
-    sidecar: Cli, args: tuple[str, ...], streams: tuple[str, ...], answer: str
-) -> tuple[int, str]:
+    sidecar: Cli, args: tuple[str, ...], streams: tuple[str, ...], answer: str,
+    more: dict[str, str] | None = None,
+) -> tuple[int, str]:  # fmt: skip
     ours, theirs = pty.openpty()
     env = {k: v for k, v in sidecar._environment(None, *args).items() if k not in _COLOURS}
     away = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     with subprocess.Popen(
         sidecar.argv(*args),
-        env=env | {"TERM": "xterm"},
+        env=env | {"TERM": "xterm"} | (more or {}),
         **(away | dict.fromkeys(streams, theirs)),  # type: ignore[call-overload]
     ) as process:
         os.close(theirs)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import store
+from sidecar.wire.ids import LAST
 from tests.cli.harness import HOSTILE, STREAM, Cli
 
 
@@ -124,3 +125,11 @@ def test_without_a_server_the_embedded_one_is_looked_for(sidecar: Cli) -> None:
         ran = sidecar(*command, env={"SIDECAR_REDIS": ""})
         assert ran.code == 4
         assert "start `sidecar run`, or name a server with --redis" in ran.err
+
+
+def test_emit_into_a_stream_without_room_leads_to_the_fix(sidecar: Cli) -> None:
+    """Where somebody gave the highest ID, `status` is named, which names the fix."""
+    sidecar.client.xadd(STREAM, {"event": "x"}, id=LAST)
+    ran = sidecar("emit", "--type", "tenant.created", "--tenant", "t")
+    assert (ran.code, "`sidecar status` names the fix" in ran.err) == (1, True)
+    assert f"sidecar stream remake {STREAM}" in sidecar("status").out

@@ -131,3 +131,12 @@ def test_a_store_that_was_not_needed_is_not_made(published: Cli, command: str) -
     more = ("--reason", "why") if command == "redrive" else ()
     published("dead", command, _letter(published), "--fleet-store", typo.as_uri(), *more)
     assert not typo.exists()
+
+
+def test_a_store_that_is_not_there_is_not_made_once_one_is_noted(published: Cli) -> None:
+    """A mistyped --fleet-store, or one that is not mounted, leaves nothing behind."""
+    missing = published.directory / "flet"
+    ran = published("run", "--drain", "--fleet-store", missing.as_uri())
+    assert (ran.code, "is it mounted?" in ran.err) == (2, True)
+    assert _identity(published) in ran.err
+    assert not missing.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -17,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests import servers
-from tests.cli.harness import NOTIFICATIONS, Cli
+from tests.cli.harness import HALT, NOTIFICATIONS, Cli, on_terminal
 from tests.sidecar.harness import eventually
 
 EVENTS = 30
@@ -221,3 +222,32 @@ def test_no_other_write_to_standard_error_blocks(way: Callable[[], int]) -> None
         assert done.returncode == 0
     finally:
         os.close(stderr)
+
+
+@pytest.mark.parametrize("way", ["flag", "variable"])
+def test_the_form_of_the_log_can_be_chosen(sidecar: Cli, way: str) -> None:
+    """Lines for a person in a pipe, without colours there, and JSON at a terminal."""
+    words = ("--log-format", "console") if way == "flag" else ()
+    env = {"SIDECAR_LOG_FORMAT": "console"} if way == "variable" else {}
+    ran = sidecar("run", "--drain", *words, env=env)
+    assert ran.code == 0
+    assert re.search(r"^\d\d:\d\d:\d\d \[info +\] started ", ran.err, re.MULTILINE)
+    assert "\x1b" not in ran.err
+    if way == "flag":
+        _, seen = on_terminal(sidecar, "run", "--drain", "--log-format", "json", stream="stderr")
+        assert all(json.loads(line) for line in seen.splitlines())
+
+
+@pytest.mark.parametrize("words", [
+    ("run", "--drain"),
+    pytest.param(("status",), marks=pytest.mark.slow),
+    pytest.param(("run", "--help"), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_no_color_is_honoured(sidecar: Cli, words: tuple[str, ...]) -> None:
+    """With NO_COLOR set nothing that is shown at a terminal has a colour; without, it has some."""
+    stream = "stderr" if "--drain" in words else "stdout"
+    sidecar.client.hset(HALT, mapping={"reason": "a red one", "by": "x", "since": "y"})
+    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        _, seen = on_terminal(sidecar, *words, stream=stream, env=env)
+        assert seen
+        assert bool(re.search(r"\x1b\[(?:[\d;]*;)?(?:3[0-8]|9[0-7])[;m]", seen)) == coloured

@@ -86,7 +86,7 @@ def test_the_owner_is_who_holds_the_fence(sidecar: Cli) -> None:
     [("*", True), ("7-0", False), ("1700000000-0", False), ("1700000000000000-0", False)],
 )
 def test_ids_that_are_no_times_are_named(sidecar: Cli, entry_id: str, *, are_times: bool) -> None:
-    """Row numbers, seconds and microseconds: age-trimming takes them for something else."""
+    """Row numbers, seconds and microseconds, which are of no age."""
     sidecar.client.xadd(STREAM, {"event": "{}"}, id=entry_id)
     (stream,) = sidecar("status", "--json").object()["streams"]
     assert stream["ids_are_times"] == are_times

@@ -279,4 +279,5 @@ def test_an_entry_id_that_is_no_time_tells_none(sidecar: Cli, days: int | None) 
         (event,) = traced(sidecar, f"{STREAM}/{at + n}-0")
         assert [hop["hop"] for hop in event["hops"]] == ["entry", end]
         assert event["hops"][0]["at"] is None
+        assert "an ID that is taken for no time" in event["hops"][0]["detail"]
         assert (event["entry_at"], event["delay_s"]) == (None, None)

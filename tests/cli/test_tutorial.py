@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidecar.feed import Feed
 from tests import servers
+from tests.cli.harness import Cli
 from tests.pages import README, ROOT
 
-TUTORIAL = Path(__file__).parents[2] / "docs/tutorial.md"
+TUTORIAL = ROOT / "docs/tutorial.md"
 
 
 def test_the_tutorial_works_when_it_is_pasted(tmp_path: Path) -> None:
@@ -53,3 +56,20 @@ def test_the_readme_works_when_it_is_pasted(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert re.search(r"^\d{16} .* stack\.activated +t_1/web@1", ran.stdout, re.MULTILINE)
+
+
+def test_the_readmes_program_runs(sidecar: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, but for the two URLs: events with an artifact, and one without."""
+    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    sidecar.emit("e-1")
+    sidecar.bring("e-2", "rows/a", b"whole")
+    sidecar.work()
+    fleet = f"{sidecar.directory.as_uri()}/data-dir/fleet"
+    program = program.replace("redis://…", sidecar.url).replace("file:///var/lib/fleet", fleet)
+    monkeypatch.setattr(Feed, "follow", Feed.poll)  # which would wait for more
+    names: dict[str, Any] = {"cursor": 0}
+    exec(compile(program, README, "exec"), names)
+    names["feed"].close()
+    assert names["data"] == b"whole"
+    assert names["cursor"] == names["feed"].position
+    assert names["n"].event_id == "e-2"

@@ -247,3 +247,29 @@ def test_keep_wants_an_empty_directory(tmp_path: Path) -> None:
     assert demo.returncode == 2
     assert "something is there" in err
     assert [path.name for path in full.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+def test_the_closing_hints_work_when_they_are_pasted(tmp_path: Path) -> None:
+    """All in one go, without a pause: the worker serves, and each command finds it."""
+    kept = tmp_path / "kept it"
+    kept.mkdir()
+    with closing(sqlite3.connect(kept / "fleet.db")) as db:
+        db.execute("CREATE TABLE tenants (id)")
+    run, until, *others = story._looks(kept)
+    emit = until.partition("status")[0].removeprefix("until ") + "emit --type key.changed"
+    emit += f" --tenant t --data-dir '{kept}'"  # the demo has left events there
+    script = "\n".join(["trap 'kill $(jobs -p)' EXIT", run, until, emit, *others])
+    ran = subprocess.run(
+        ["bash", "-e", "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "G1 to G4 hold" in ran.stdout
+    assert "tenants" in ran.stdout
+
+
+def test_without_a_kept_directory_the_hints_are_commands_too() -> None:
+    """What is suggested then is there: a target of the Makefile, and the command beside Python."""
+    make, run = story._looks(None)
+    assert make.startswith("make demo ")
+    assert Path(run.removesuffix(" run")).samefile(Path(sys.executable).with_name("sidecar"))

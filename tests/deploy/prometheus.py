@@ -82,9 +82,11 @@ class Prometheus:
             raise NoAnswer from error
         return found
 
-    def firing(self) -> set[str]:
-        """Return which alerts fire."""
-        return {one["metric"]["alertname"] for one in self.query('ALERTS{alertstate="firing"}')}
+    def firing(self, since_s: float = 0) -> set[str]:
+        """Return which alerts fire, or did in the last seconds."""
+        asked = 'ALERTS{alertstate="firing"}'
+        found = self.query(f"max_over_time({asked}[{since_s:.0f}s])" if since_s else asked)
+        return {one["metric"]["alertname"] for one in found}
 
     def has_looked(self) -> bool:
         """Tell whether it scraped a worker that has gathered, and evaluated rules."""
@@ -106,9 +108,10 @@ class Prometheus:
 
 
 @contextmanager
-def watching(where: Path, worker_port: int) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes one worker, with the shipped rules, hurried."""
-    (where / "rules.yml").write_text(hurried(RULES.read_text()))
+def watching(where: Path, worker_port: int, *, hurry: bool = True) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes one worker, with the shipped rules, hurried or as they are."""
+    text = RULES.read_text()
+    (where / "rules.yml").write_text(hurried(text) if hurry else text)
     config = {
         "global": {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE,
                    "evaluation_interval": SCRAPE},

@@ -89,13 +89,13 @@ class Place:
         self.cli.client = self.stack.enter_context(redis.Redis.from_url(server.url, protocol=2))
         return server
 
-    def as_user(self, *more: str) -> None:
-        """Ask as a user with the rights of a worker, then changed by `more`."""
+    def as_user(self, *more: str, user: str = "sidecar") -> None:
+        """Ask as a user with the rights of a worker, or another, then changed by `more`."""
         lines = (DEPLOY / "redis" / "users.acl").read_text().splitlines()
-        words = next(line for line in lines if line.startswith("user sidecar ")).split()[2:]
+        words = next(line for line in lines if line.startswith(f"user {user} ")).split()[2:]
         rights = [word for word in words if not word.startswith("#")]
-        self.send("ACL", "SETUSER", "sidecar", *rights, ">pass", *more)
-        self.cli.url = f"redis://sidecar:pass@127.0.0.1:{urlsplit(self.cli.url).port}/0"
+        self.send("ACL", "SETUSER", user, *rights, ">pass", *more)
+        self.cli.url = f"redis://{user}:pass@127.0.0.1:{urlsplit(self.cli.url).port}/0"
 
     def reader(self, name: str, age_s: float, silent_s: float, ttl_s: int = 600) -> None:
         """Plant a registered reader."""

@@ -47,6 +47,8 @@ class Scene:
     rig: Rig
     prometheus: Prometheus
     where: Path
+    port: int
+    """Of the worker's metrics."""
 
     @property
     def keys(self) -> Keys:
@@ -85,7 +87,9 @@ class _Quiet:
 
 
 @contextmanager
-def scene(rig: Rig, where: Path, fleet: str, **options: Any) -> Iterator[Scene]:
+def scene(
+    rig: Rig, where: Path, fleet: str, *, hurry: bool = True, **options: Any
+) -> Iterator[Scene]:
     """Run both, with a producer that sends now and then, and a reader that keeps up."""
     (where / "prometheus").mkdir()
     port, stop = free_port(), threading.Event()
@@ -103,10 +107,10 @@ def scene(rig: Rig, where: Path, fleet: str, **options: Any) -> Iterator[Scene]:
             thread.start()
         stack.callback(stop.set)
         _until_it_serves(port, rig.control)
-        prometheus = stack.enter_context(watching(where / "prometheus", port))
+        prometheus = stack.enter_context(watching(where / "prometheus", port, hurry=hurry))
         prometheus.wait_for(prometheus.has_looked, "a first scrape")
         prometheus.wait_for(lambda: not prometheus.firing(), "begun")  # it was absent until then
-        yield Scene(rig, prometheus, where)
+        yield Scene(rig, prometheus, where, port)
 
 
 def _until_it_serves(port: int, stream: str) -> None:
@@ -362,6 +366,28 @@ def test_alerts_live(rig: Rig, tmp_path: Path) -> None:
         bring_about(on, [(halted, {"SidecarHalted"})])
         with dead_letters(on):
             on.fires({"SidecarDeadLettersGrowing"})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.usefixtures("stores", "roomy_disk")
+def test_no_alarm_on_a_healthy_day(rig: Rig, tmp_path: Path) -> None:
+    """Nothing fires in as many minutes as `HEALTHY_MINUTES` says, with the rules as they are
+    shipped, while events with and without artifacts come and a reader keeps up.
+    """
+    lasts_s = 60 * float(os.environ.get("HEALTHY_MINUTES", "1"))
+    with scene(rig, tmp_path, f"file://{tmp_path}/fleet", hurry=False) as on:
+        began, number = time.monotonic(), 0
+        while (spent_s := time.monotonic() - began) < lasts_s:
+            number += 1
+            rig.emit_artifact(f"day{number}", data=b"%d" % number * 1000)
+            time.sleep(1)
+        eventually(lambda: value(scraped(on.port), "sidecar_lag_entries", stream=rig.control) == 0)
+        assert on.prometheus.firing(spent_s) == set()
+        samples = on.prometheus.query(f"count_over_time(sidecar_build_info[{spent_s:.0f}s])")
+        assert float(samples[0]["value"][1]) > spent_s / 2, "it was hardly looked at"
+        published = len(rig.published())
+    assert published > number
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, URL
 from bench.events import NOTIFICATIONS
 from tests.proofs import sampled
 
@@ -26,7 +26,8 @@ def test_a_contender_does_its_job(name: str, redis_url: str, tmp_path: Path) -> 
     if name.startswith("faststream") and importlib.util.find_spec("faststream") is None:
         pytest.skip("FastStream is installed by `make bench`")
     done = subprocess.run(
-        [sys.executable, "-m", "bench.contenders", name, redis_url, str(tmp_path), str(FEW)],
+        [sys.executable, "-m", "bench.contenders", name, str(tmp_path), str(FEW)],
+        env=os.environ | {URL: redis_url},
         capture_output=True, check=False, timeout=120, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

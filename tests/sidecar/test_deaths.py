@@ -14,10 +14,10 @@ from sidecar.worker.outcomes import DEAD_ALREADY, Finished
 from sidecar.worker.window import Item, Trouble
 
 
-def _dead(number: int, outcome: str = "malformed") -> Finished:
+def _dead(number: int, outcome: str = "malformed", event: bytes = b"") -> Finished:
     entry_id = EntryId.of(number)
     origin = Origin.of("control:events", entry_id)
-    item = Item(Entry(entry_id, {}), entry_id, origin, Trouble(0.0))
+    item = Item(Entry(entry_id, {b"event": event}), entry_id, origin, Trouble(0.0))
     item.end(Reason.MALFORMED, "no JSON")
     return Finished(item, outcome)
 
@@ -37,3 +37,12 @@ def test_dead_letters_are_named_and_a_flood_is_summed_up() -> None:
         now = EVERY_S
         deaths.say([_dead(7)])
     assert [line.get("count") for line in lines[MOST:]] == [1001 - MOST, None]
+
+
+def test_an_event_that_is_refused_is_named_as_far_as_it_can_be_read() -> None:
+    """By its event_id and tenant, though nothing admitted it."""
+    event = b'{"event_id": "e-1", "tenant_id": "t", "type": "no.such"}'
+    with structlog.testing.capture_logs() as lines:
+        log: Any = structlog.get_logger()
+        Deaths(log).say([_dead(1, event=event), _dead(2, event=b"no JSON")])
+    assert [(line["event_id"], line["tenant_id"]) for line in lines] == [("e-1", "t"), (None, None)]

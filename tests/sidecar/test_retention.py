@@ -18,7 +18,7 @@ from sidecar.wire.ids import LAST
 from tests.sidecar.harness import trim_once
 
 KEYS = Keys.of("control:events", "control:notifications")
-EVERYTHING = Policy(age_s=0)
+EVERYTHING = Policy(length=0)
 NOTHING = Policy()
 
 
@@ -41,7 +41,7 @@ def test_huge_entries_are_trimmed_in_rounds_of_few(server: redis.Redis) -> None:
     """Redis holds no more of them at once than have 8 MiB; in the end all go."""
     for _ in range(20):
         server.xadd(KEYS.dead, {"event": "x" * (3 << 20)})
-    for policy in (Policy(length=10), EVERYTHING):
+    for policy in (Policy(length=10), Policy(age_s=0)):
         retention = Retention(server, server, KEYS, {"dead": policy}, dedup_window_s=0)
         first = retention.trim_one("dead")
         assert (0 < first.removed < 8, first.more) == (True, True)
@@ -89,9 +89,10 @@ def finished(client: redis.Redis, up_to: int) -> None:
 
 def test_each_stream_is_trimmed_by_its_policy(server: redis.Redis) -> None:
     """By length or by age, whichever takes more; how far it went is noted; the rest stays."""
+    old_ms = 1_500_000_000_000
     for stream in (KEYS.control, KEYS.notifications, KEYS.dead):
-        fill(server, stream, 10)
-    finished(server, 11)
+        fill(server, stream, 10, old_ms + 1)
+    finished(server, old_ms + 11)
     now_ms = server_time_us(server) // 1000
     server.xadd(KEYS.dead, {"event": "{}"}, id=f"{now_ms}-0")
     trim(
@@ -100,12 +101,32 @@ def test_each_stream_is_trimmed_by_its_policy(server: redis.Redis) -> None:
         notifications=Policy(age_s=3600, length=20),
         dead=Policy(age_s=3600),
     )
-    assert ids(server, KEYS.control) == [7, 8, 9, 10]
+    assert ids(server, KEYS.control) == [old_ms + number for number in (7, 8, 9, 10)]
     assert ids(server, KEYS.notifications) == []
     assert ids(server, KEYS.dead) == [now_ms]
     assert [noted(server, s) for s in (KEYS.control, KEYS.notifications, KEYS.dead)] == [
-        "6-0", "10-0", "10-0",
+        f"{old_ms + 6}-0", f"{old_ms + 10}-0", f"{old_ms + 10}-0",
     ]  # fmt: skip
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("first", [1, 1_700_000_000, 1_700_000_000_000_000])
+def test_ids_that_are_no_times_are_of_no_age(server: redis.Redis, first: int) -> None:
+    """Row numbers, seconds and microseconds are not trimmed by age until something old follows
+    them, and that is told; by length they are.
+    """
+    fill(server, KEYS.control, 10, first)
+    finished(server, first + 10)
+    age = {"control": Policy(age_s=60)}
+    trimmed = Retention(server, server, KEYS, age, dedup_window_s=0).trim_one("control")
+    assert trimmed.removed == 0
+    assert trimmed.blocked_by == {"ids"}
+    assert trim(server, control=Policy(age_s=60, length=4)) == 6
+    if first < (old_ms := 1_500_000_000_000):
+        fill(server, KEYS.control, 1, old_ms)
+        server.xgroup_setid(KEYS.control, KEYS.group, f"{old_ms}-0")
+        server.set(KEYS.low, f"{old_ms}-1")
+        assert trim(server, control=age["control"]) == 5
 
 
 def test_never_trims_nothing(server: redis.Redis) -> None:
@@ -144,16 +165,13 @@ def test_what_the_relay_has_not_finished_stays(server: redis.Redis) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("low", [None, "4-0", "10-1", "5000-0"])
-@pytest.mark.parametrize("policy", [EVERYTHING, Policy(length=0)])
-def test_without_the_relays_group_all_stays(
-    server: redis.Redis, low: str | None, policy: Policy
-) -> None:
+def test_without_the_relays_group_all_stays(server: redis.Redis, low: str | None) -> None:
     """A stream that was made anew is unread, whatever was noted of the one before it."""
     fill(server, KEYS.control, 10)
     server.xgroup_create(KEYS.control, "other", "10-0")
     if low:
         server.set(KEYS.low, low)
-    assert trim(server, control=policy) == 0
+    assert trim(server, control=EVERYTHING) == 0
 
 
 @pytest.mark.server

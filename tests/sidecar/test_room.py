@@ -77,6 +77,7 @@ def test_it_is_told_until_it_is_set_right(filled: Rig, kind: str, how: str) -> N
     before = give(rig, stream, how, LAST)
     (line,) = told(rig)
     assert f"the stream {stream} was given the ID" in line
+    assert ("sidecar stream remake" in line) == (kind == "control")
     policies = dict.fromkeys(KINDS, Policy())
     retention = Retention(rig.client, rig.client, rig.keys, policies, dedup_window_s=60)
     with pytest.raises(NoRoom, match=LAST):

@@ -46,6 +46,17 @@ def test_a_worker_outlives_a_slot_that_moves_and_a_master_that_dies(tmp_path: Pa
         assert work.troubles == []
 
 
+def test_doctor_looks_at_each_node(three: Cluster, tmp_path: Path) -> None:
+    """Whichever node is set up wrongly is named, also one without a stream: a slot may move."""
+    sidecar = Cli(three.url, tmp_path, mock.Mock())
+    for node in three.masters:
+        node.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        found = sidecar("doctor", "--json", env=sidecar.stores(wanted=True)).objects()
+        node.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        (said,) = (one["what"] for one in found if one["kind"] == "eviction")
+        assert f"(its node 127.0.0.1:{node.port})" in said
+
+
 @pytest.mark.parametrize("face", FACES)
 def test_a_follower_goes_where_its_slot_goes(three: Cluster, face: str) -> None:
     """Both faces of the feed follow a stream from node to node, without a gap or a repeat."""

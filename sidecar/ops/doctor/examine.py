@@ -14,7 +14,7 @@ from sidecar.ops.doctor.stores import Place
 from sidecar.ops.doctor.streams import Seen, Streams
 from sidecar.ops.status import collect
 from sidecar.redis.beside import was_read
-from sidecar.redis.client import Side
+from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import or_else
 from sidecar.redis.errors import NotPermitted, RedisError, translated
 from sidecar.redis.fleet import Noted, noted
@@ -90,11 +90,12 @@ def _servers(about: Streams, report: Report) -> bool:
 def _server(about: Streams, side: Side, report: Report) -> bool:
     try:
         with translated(side.url):
-            info = _info(side)
-            server = Server(
-                side.client, side.url, info, about.settings, side.url == about.notify.url
-            )
-            _found(report, servers.CHECKS, server)
+            for node, client in side.nodes().items():
+                server = Server(
+                    client, side.url, _info(client), about.settings,
+                    side.url == about.notify.url, node.partition(" ")[0],
+                )  # fmt: skip
+                _found(report, servers.CHECKS, server)
     except Unreachable as error:
         report.unasked.append(str(error))
         return False
@@ -105,11 +106,11 @@ def _server(about: Streams, side: Side, report: Report) -> bool:
     return not any(one.kind in _NOT_TO_BE_ASKED for one in report.findings)
 
 
-def _info(side: Side) -> Mapping[str, Any]:
+def _info(client: Client) -> Mapping[str, Any]:
     """Return what INFO says; where it is denied, that is a right that lacks."""
     unknown: dict[str, Any] = {"redis_version": "999.0"}
     try:
-        found: dict[str, Any] = side.client.info()
+        found: dict[str, Any] = client.info()
     except NotPermitted:
         return unknown
     return found

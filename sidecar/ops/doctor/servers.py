@@ -34,11 +34,13 @@ class Server:
     info: Mapping[str, Any]
     settings: Settings
     is_for_notifications: bool
+    node: str = ""
+    """Where it is, of the nodes of a Cluster."""
 
     @property
     def name(self) -> str:
-        """Its URL, without secrets."""
-        return redact(self.url)
+        """Its URL, without secrets, and which of the nodes there it is."""
+        return redact(self.url) + (f" (its node {self.node})" if self.node else "")
 
     def config(self, name: str) -> str | None:
         """Return a setting of the server; None where this user may not ask."""
@@ -56,7 +58,8 @@ def _text(value: Any) -> str:  # noqa: ANN401 -- redis-py's
 def _fault(kind: str, server: Server) -> Iterator[Told]:
     """Yield what a worker refuses at its start."""
     found = faults(server.client, server.url, server.info, writes=True)
-    yield from (parted(said) for name, said in found if name == kind)
+    said = (one.replace(redact(server.url), server.name, 1) for name, one in found if name == kind)
+    yield from map(parted, said)
 
 
 def _unfit(server: Server) -> Iterator[Told]:

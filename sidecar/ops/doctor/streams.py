@@ -23,8 +23,9 @@ from sidecar.redis.lag import lag_of
 from sidecar.redis.members import damaged_workers
 from sidecar.redis.readers import Reader, Readers, registered
 from sidecar.redis.rights import LACKS, UNKNOWN, refused
-from sidecar.redis.room import no_room
+from sidecar.redis.room import without_room
 from sidecar.redis.scan import server_time_us, stream_info
+from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION
 from sidecar.wire.moments import rfc3339, span
 from sidecar.wire.urls import redact
 from sidecar.worker.settings import Settings
@@ -118,16 +119,8 @@ def _damaged(seen: Seen) -> Iterator[Told]:
 
 
 def _no_room(seen: Seen) -> Iterator[Told]:
-    streams, notify = seen.streams, seen.streams.notify.client
-    found = [*no_room(notify, streams.first.notifications, versions=True),
-             *no_room(notify, streams.first.dead, versions=False)]  # fmt: skip
-    for one in streams.keys:
-        found += no_room(streams.control.at(one.control), one.control, versions=False)
-    for said in found:
-        fix = (
-            'copy its other entries into a stream that takes its name: docs/operating.md, "A stream'
-        )
-        yield Told(str(said).partition(", until")[0], fix + ' that takes no more entries"')
+    streams = seen.streams
+    yield from map(parted, without_room(streams.control, streams.notify, streams.keys))
 
 
 def _owner(seen: Seen) -> Iterator[Told]:
@@ -210,7 +203,7 @@ def _groups(seen: Seen) -> Iterator[Told]:
 
 def _times(seen: Seen) -> Iterator[Told]:
     for one in seen.status.streams:
-        if not one.ids_are_times:
+        if not one.ids_are_times and not (one.last_id and one.last_id.ms >= HIGHEST):  # no room
             yield Told(
                 f"the newest entry IDs of {one.stream} are not of the server's clock",
                 "have the producer append with *, or trim by length: --trim-control length=…",
@@ -251,8 +244,9 @@ def _forgot(seen: Seen) -> Iterator[Told]:
 
 
 def _clock_back(seen: Seen) -> Iterator[Told]:
-    age_s = seen.status.notifications.last_age_s
-    if age_s is not None and age_s < -CLOCK_BACK_S:
+    last = seen.status.notifications
+    age_s = last.last_age_s or 0
+    if age_s < -CLOCK_BACK_S and (last.last_control_version or 0) < HIGHEST_VERSION:
         yield Told(
             f"the newest notification is {span(-age_s)} ahead of Redis's clock",
             "set Redis's clock right; versions go on rising by one a notification until it has"
@@ -355,8 +349,8 @@ CHECKS: Final[tuple[Check[Seen], ...]] = (
           _lost_unread),
     Check("foreign-group", _WARNING, "the stream grows: what a group has not finished is not"
           " trimmed", _groups),
-    Check("ids-no-times", _WARNING, "trimming by age takes them for old, or for new for ever",
-          _times),
+    Check("ids-no-times", _WARNING, "they tell no age: trimming by age leaves them, and the stream"
+          " grows", _times),
     Check("halted", _ERROR, "nothing of the stream is published", _halted),
     Check("redis-forgot", _WARNING, "events may be missing", _forgot),
     Check("clock-went-back", _WARNING, "times of notifications are wrong, and trimming by age late",
