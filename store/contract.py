@@ -111,6 +111,8 @@ class Checked(NamedTuple):
     """What is wrong with it, and the fix; None when it is intact."""
     quarantined: str | None = None
     """Where the damaged bytes lie now; None when they were left where they are."""
+    is_foreign: bool = False
+    """Whether it is none of the store's own, told by its name: neither read nor damaged."""
 
 
 class Pin(NamedTuple):

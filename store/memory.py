@@ -29,6 +29,7 @@ from store.contract import (
     rank,
 )
 from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
+from store.forked import OneProcess
 from store.refs import check_ref
 from store.streams import CHUNK_BYTES, ArtifactReader, Readable
 from store.urls import shown
@@ -76,6 +77,21 @@ class _Entry:
     versions: dict[_Key, _Stored] = field(default_factory=dict)
 
 
+class _OwnLock:
+    """The lock of a store: between the threads of the process that made it, and for no other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process = OneProcess("what it puts nobody else would see")
+
+    def __enter__(self) -> None:
+        self._process.check()  # first: another thread may have held it while it was forked
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def open_memory(config: StoreConfig) -> MemoryStore:
     """Open a new, empty store. Raises `ConfigError` for a URL that says more than `memory:`."""
     if config.url not in ("", "memory:", "memory://"):
@@ -95,7 +111,7 @@ class MemoryStore:
         self.location = f"memory:{id(self)}"
         self.identity = secrets.token_hex(16)
         self._entries: dict[str, _Entry] = {}
-        self._lock = threading.Lock()
+        self._lock = _OwnLock()
 
     def put(
         self, ref: str, data: Blob, manifest: Blob, *, position: Position | None = None

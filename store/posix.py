@@ -9,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
+import stat
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from store.errors import Corrupt, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _LOCK_POLL_S = 0.002
+_LEFTOVER_AGE_S = 24 * 3600.0
+_HELD = ".held"
 _DURABLE_MAX = 1 << 14
 _BLOCK_BYTES = 512
 _SOLID_BYTES = 64 << 20
@@ -45,14 +50,30 @@ _FIXES = {
     errno.ESTALE: "the network mount went away: mount it again",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EXDEV: "everything under the root must be one file system",
+    errno.EMLINK: "a directory or file there has as many links as it can: spread refs under more"
+    " prefixes, or use a file system that allows more (XFS, btrfs)",
+    errno.EOPNOTSUPP: "its file system lacks hard links, locks or flushing: put the store on one"
+    " that has them (ext4, XFS, btrfs)",
+    errno.EINVAL: "its file system cannot flush, lock or link this: put the store on one that can"
+    " (ext4, XFS, btrfs)",
+    errno.ENOLCK: "its file system grants no locks: mount NFS with a lock service (NFSv4)",
+    errno.ENOTCONN: "what served this mount has died: mount it again",
+    errno.ETIMEDOUT: "the network mount does not answer: look at its server",
+    errno.EUCLEAN: "the file system is damaged: check it (fsck)",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or use another file system",
+    errno.ENAMETOOLONG: "its file system has names of fewer than 255 bytes, or the root's path is"
+    " too long: put the store elsewhere",
 }
 
 
 class Root:
     """A directory that is open as `fd`. Its methods raise OSError, for `explained`.
 
-    Any number of threads and processes may use it at once.
+    Any number of threads and processes may use it at once, forked ones too.
     """
+
+    held_in: tuple[str, ...] = ()
+    """Where files below the root lie that are locked as long as they are open."""
 
     def __init__(self, root: str, fd: int) -> None:
         self.root = root
@@ -62,6 +83,11 @@ class Root:
         # Directories that are known to survive a power cut: no Put flushes them again.
         self._durable: dict[str, Identity] = {}
         self._root_is_durable = False
+        _roots.add(self)
+
+    def held(self) -> Iterator[str]:
+        """Yield what the paths of files begin with that are locked as long as they are open."""
+        return (f"{self._real_root}/{name}/" for name in self.held_in)
 
     def path(self, *names: str) -> str:
         """Return the path of ROOT/names, for messages."""
@@ -162,6 +188,25 @@ class Root:
             raise
 
 
+_roots: weakref.WeakSet[Root] = weakref.WeakSet()
+
+
+def _let_go_of_inherited() -> None:
+    """Close, in a forked child, what other threads of its parent had locked at that moment.
+
+    The descriptors are shared: each lock would last as long as the child.
+    """
+    held = tuple(path for root in _roots for path in root.held())
+    with contextlib.suppress(OSError):  # no /proc
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # that of the listing
+                if os.readlink(f"/proc/self/fd/{fd}").startswith(held):
+                    os.close(int(fd))
+
+
+os.register_at_fork(after_in_child=_let_go_of_inherited)
+
+
 def wait_for_lock(fd: int, kind: int, path: str, timeout_s: float) -> None:
     """Take the lock LOCK_SH or LOCK_EX; closing lets it go. Raises `Unavailable` in the end."""
     deadline = time.monotonic() + timeout_s
@@ -174,6 +219,72 @@ def wait_for_lock(fd: int, kind: int, path: str, timeout_s: float) -> None:
                     f"another process has held {path} for {timeout_s:g} s: is it stopped?"
                 ) from None
             time.sleep(_LOCK_POLL_S)
+
+
+def create_held(tmp_fd: int, name: str, mode: int = 0o666) -> tuple[str, int]:
+    """Create a temporary file that is locked for as long as it is open; return its name, too.
+
+    So the living are told from the dead: see `leftovers`.
+    """
+    name += _HELD
+    while True:
+        fd = os.open(name, CREATE, mode, dir_fd=tmp_fd)
+        with _discarding(tmp_fd, name, fd):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return name, fd
+        os.close(fd)  # a sweep came between the two calls
+
+
+@contextlib.contextmanager
+def _discarding(tmp_fd: int, name: str, fd: int) -> Iterator[None]:
+    """Close and remove a file when the block fails."""
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        os.unlink(name, dir_fd=tmp_fd)
+        raise
+
+
+def leftovers(tmp_fd: int, *, remove: bool, most: int | None = None) -> Iterator[tuple[str, int]]:
+    """Yield name and size of what dead writers left in a directory of temporary files.
+
+    A file that tells by its lock is left when nobody holds that; others after a day. At `most` so
+    many are looked at. Directories are of no writer, and stay.
+    """
+    with os.scandir(tmp_fd) as entries:
+        for entry in itertools.islice(entries, most):
+            with contextlib.suppress(OSError):  # it went, or its writer lives
+                found = entry.stat(follow_symlinks=False)
+                with _left(entry.name, tmp_fd, found):
+                    if remove:
+                        os.unlink(entry.name, dir_fd=tmp_fd)
+                yield entry.name, found.st_size
+
+
+@contextlib.contextmanager
+def _left(name: str, tmp_fd: int, found: os.stat_result) -> Iterator[None]:
+    """Hold the lock that its writer would have, for the block. Raises OSError while he lives."""
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError
+    if found.st_mtime < time.time() - _LEFTOVER_AGE_S:  # whatever its lock
+        yield
+    elif name.endswith(_HELD):
+        with _held(name, tmp_fd):
+            yield
+    else:
+        raise BlockingIOError
+
+
+@contextlib.contextmanager
+def _held(name: str, tmp_fd: int) -> Iterator[None]:
+    fd = os.open(name, READ, dir_fd=tmp_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # NFS lets no reader have LOCK_EX
+        yield
+    finally:
+        os.close(fd)
 
 
 class CallerFailed(Exception):
@@ -208,6 +319,16 @@ class explained:  # noqa: N801 - it is used as a function; as a generator it wou
         raise Unavailable(
             f"cannot {self._doing} under {self._root}: {error.strerror or error}: {fix}"
         ) from error
+
+
+def missing(path: str) -> Unavailable:
+    """Return the error for a directory of a store that is not there; to make it is no one's but
+    an operator's, since it would be empty.
+    """
+    return Unavailable(
+        f"{path} is missing from the store: restore it; or, if it was empty and the copy left empty"
+        " directories out, make it (mkdir)"
+    )
 
 
 def misplaced(path: str) -> Corrupt:

@@ -28,6 +28,7 @@ _PLAIN_REF = re.compile(rf"{_PLAIN}(?:/{_PLAIN})*")
 _TO_ESCAPE = re.compile(rb"\A\.|[^a-z0-9._-]")
 _ESCAPED = re.compile(rb"%([0-9a-f]{2})")
 _HASHED = "%%"
+_HASHED_NAME = re.compile(r"%%[0-9a-f]{64}")
 
 
 def check_ref(ref: object) -> None:
@@ -114,7 +115,9 @@ def decode_name(name: str) -> str | None:
     Raises ValueError when `encode_segment` cannot have made it.
     """
     if name.startswith(_HASHED):
-        return None
+        if _HASHED_NAME.fullmatch(name):
+            return None
+        raise ValueError(f"{name!r} is no hashed segment")
     raw = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), name.encode("ascii"))
     segment = raw.decode()
     if encode_segment(segment) != name:

@@ -18,6 +18,7 @@ from sidecar.stores import explained, no_store, open_store
 from sidecar.terminal import files, output
 from sidecar.terminal.groups import option
 from sidecar.terminal.person import utf8
+from sidecar.terminal.stopping import cleaned_up
 from sidecar.wire.defaults import STREAM
 from sidecar.wire.event import KNOWN_TYPES, Event, Rejected
 
@@ -138,7 +139,7 @@ def emit(
     url = where.control_url
     check_stream(connect(url, key=where.stream), url, where.stream)
     file = files.opened("--data", data) if data else nullcontext()
-    with explained(), file as opened:
+    with cleaned_up(), explained(), file as opened:
         # Without an artifact no store is touched: a producer of events alone needs none.
         producer = Producer(url, where.stream, open_store(where.target() if data else "memory:"))
         try:

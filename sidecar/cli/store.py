@@ -24,6 +24,7 @@ from sidecar.stores import (
 )
 from sidecar.terminal import files, output
 from sidecar.terminal.groups import REQUIRED, option
+from sidecar.terminal.stopping import cleaned_up
 from sidecar.wire.moments import rfc3339
 from store import Capability, Store, checksum_of
 
@@ -95,7 +96,7 @@ def put(ref: Ref, given: From, where: Place) -> None:
     files.check_one_standard(given.data, given.manifest, "input")
     manifest_blob = files.read("--manifest", given.manifest) if given.manifest else b""
     opened = open_store(where.url)
-    with explained(), files.opened("--data", given.data) as file:
+    with cleaned_up(), explained(), files.opened("--data", given.data) as file:
         checksum, size_bytes = put_file(opened, ref, file, manifest_blob)
     output.json_line({
         "ref": ref,
@@ -137,7 +138,7 @@ def get(ref: Ref, version: Version, where: Place, into: Into) -> None:
     files.check_one_standard(into.data, into.manifest, "output")
     opened = where.opened()
     pin = version.pin(opened)
-    with explained(), open_reader(opened, ref, pin) as artifact:
+    with cleaned_up(), explained(), open_reader(opened, ref, pin) as artifact:
         chunks, data = verified_chunks(artifact), into.data
         if data is None and into.manifest is None:
             chunks = files.no_binary(chunks, artifact.size_bytes)

@@ -47,7 +47,8 @@ def verify(where: Place, how: Verifying, prefix: Prefix = "", *, json: Json = Fa
     """Read all that is stored, and report what is damaged.
 
     What is damaged is moved aside: reading it stays an error, and the next put of the same
-    content heals it. With --json a line for each damaged piece, then a summary.
+    content heals it. What no store has written (`.DS_Store`, `.nfs…`, a console's folder marker) is
+    named, and left alone. With --json a line for each of these, then a summary.
 
     Exit codes: 1 something is damaged, 2 the backend cannot verify, 3 stopped before the end, 4
     the store is out of reach, or not all of it was verified.
@@ -73,7 +74,7 @@ def verify(where: Place, how: Verifying, prefix: Prefix = "", *, json: Json = Fa
         closing(verified(order)) as reports,
     ):
         for report in reports:
-            found.add(report.pieces, report.size_bytes, report.damaged)
+            found.add(report.pieces, report.size_bytes, report.found)
             show(found.text())
         if prefix and not found.pieces:
             raise SidecarError(f"nothing lies at or under {prefix!r}")
@@ -237,15 +238,16 @@ class _Verified:
     def __init__(self, *, json: bool) -> None:
         self._json = json
         self._since = time.monotonic()
-        self.pieces = self.size_bytes = self.damaged = self.quarantined = 0
+        self.pieces = self.size_bytes = self.damaged = self.quarantined = self.foreign = 0
 
-    def add(self, pieces: int, size_bytes: int, damaged: Checked | None) -> None:
+    def add(self, pieces: int, size_bytes: int, found: Checked | None) -> None:
         self.pieces += pieces
         self.size_bytes += size_bytes
-        if damaged:
-            self.damaged += 1
-            self.quarantined += damaged.quarantined is not None
-            self._print(damaged)
+        if found:
+            self.foreign += found.is_foreign
+            self.damaged += found.error is not None
+            self.quarantined += found.quarantined is not None
+            self._print(found)
 
     def text(self) -> str:
         rate = self.size_bytes / max(time.monotonic() - self._since, 0.001)
@@ -260,24 +262,26 @@ class _Verified:
         if self._json:
             output.json_line({"summary": {
                 "pieces": self.pieces, "size_bytes": self.size_bytes, "damaged": self.damaged,
-                "quarantined": self.quarantined, "complete": complete,
+                "quarantined": self.quarantined, "foreign": self.foreign, "complete": complete,
             }})  # fmt: skip
             return
         verdict = f"{self.damaged:,} damaged, {self.quarantined:,} of them moved aside"
         if not self.damaged:
             verdict = "all intact" if complete else "intact so far"
         output.line(f"{self.pieces:,} checked, {self.size_bytes:,} bytes: {verdict}")
+        if self.foreign:
+            output.hint(f"{self.foreign:,} names are no store's own, and were passed over")
 
-    def _print(self, damaged: Checked) -> None:
+    def _print(self, found: Checked) -> None:
         if self._json:
-            output.json_line(damaged._asdict())
+            output.json_line(found._asdict())
             return
-        error = damaged.error or ""
-        where = "" if damaged.where in error else damaged.where
-        moved = f"(moved to {damaged.quarantined})" if damaged.quarantined else ""
+        error = found.error or ""
+        where = "" if found.where in error else found.where
+        moved = f"(moved to {found.quarantined})" if found.quarantined else ""
+        kind = ("foreign", "dim") if found.is_foreign else ("damaged", "bold red")
         output.styled([
-            ("damaged", "bold red"), (where, ""), (damaged.ref or "", "bold"), (error, "red"),
-            (moved, "dim"),
+            kind, (where, ""), (found.ref or "", "bold"), (error, "red"), (moved, "dim"),
         ])  # fmt: skip
 
 

@@ -33,7 +33,8 @@ class Report:
 
     pieces: int
     size_bytes: int
-    damaged: Checked | None = None
+    found: Checked | None = None
+    """What is damaged, or foreign."""
     last: bool = False
     """Whether its share is done."""
 
@@ -160,10 +161,11 @@ def _share(order: VerifyOrder, number: int) -> Iterator[Report]:
         for checked in opened.verify(
             order.prefix, quarantine=order.quarantine, part=(number, order.processes)
         ):
-            pieces += 1
+            pieces += not checked.is_foreign
             size_bytes += checked.size_bytes
-            if checked.error or time.monotonic() >= due:
-                yield Report(pieces, size_bytes, checked if checked.error else None)
+            told = checked.error or checked.is_foreign
+            if told or time.monotonic() >= due:
+                yield Report(pieces, size_bytes, checked if told else None)
                 pieces = size_bytes = 0
                 due = time.monotonic() + REPORT_EVERY_S
     yield Report(pieces, size_bytes, last=True)

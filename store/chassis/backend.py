@@ -34,12 +34,13 @@ from store.errors import (
     Unavailable,
 )
 from store.posix import (
-    CREATE,
     LOCK,
     MISPLACED,
     READ,
     Root,
+    create_held,
     explained,
+    leftovers,
     misplaced,
     wait_for_lock,
     write_all,
@@ -56,7 +57,6 @@ _LOCKS = 64
 _POLL_S = 0.005
 _IMPATIENT_S = 0.1
 """More than what an artifact that was just written whole must lie still."""
-_LEFTOVER_AGE_S = 24 * 3600.0
 
 _T = TypeVar("_T")
 
@@ -370,12 +370,9 @@ class ChassisStore:
 
     def _sweep(self) -> None:
         """Remove what crashed writers left. A reader who may not, or a race, is no trouble."""
-        oldest = time.time() - _LEFTOVER_AGE_S
         with contextlib.suppress(OSError, StoreError), contextlib.ExitStack() as opened:
-            tmp_fd = self._enter_own("tmp", opened, create=False)
-            for entry in opened.enter_context(os.scandir(tmp_fd)):
-                if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                    os.unlink(entry.name, dir_fd=tmp_fd)
+            for _ in leftovers(self._enter_own("tmp", opened, create=False), remove=True):
+                pass
 
     def _where(self, place: Place, name: str | None = None) -> str:
         return where(self._path, place, name)
@@ -386,6 +383,8 @@ class ChassisStore:
 
 class _Shared(Root):
     """A root that is not ours alone: where a directory should be, another ref's file may lie."""
+
+    held_in = tuple(f"{OWN}/{name}" for name in ("locks", "tmp"))
 
     def open(self, name: str, flags: int, directory_fd: int, path: str) -> int:
         """As `Root.open`, but for such a file, which is NotADirectoryError."""
@@ -412,7 +411,7 @@ class _Stage:
         self._staged = staged
 
     def create(self, name: str) -> _Temporary:
-        fd = os.open(name, CREATE, 0o666, dir_fd=self._tmp_fd)
+        name, fd = create_held(self._tmp_fd, name)
         self._staged.callback(self._discard, name)
         self._staged.callback(os.close, fd)
         return _Temporary(name, fd)

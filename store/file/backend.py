@@ -38,11 +38,11 @@ from store.contract import (
 from store.errors import ChecksumMismatch, Corrupt, NotFound
 from store.file import finding, records, upkeep
 from store.file.copying import copy_blob, copy_reader, read_up_to, source_of
-from store.file.layout import REFS, Found, object_of, place_of
+from store.file.layout import Found, object_of, place_of
 from store.file.names import Names
 from store.file.root import open_root
 from store.file.tree import Tree
-from store.posix import explained, misplaced
+from store.posix import explained
 from store.record import FIRST_BYTES, HEADER_MAX_BYTES, INLINE_MAX_BYTES, describe
 from store.refs import check_ref, encode
 from store.streams import ArtifactReader
@@ -89,8 +89,8 @@ class FileStore:
         self.location = "file:{}:{}".format(*self._tree.identity)
         self._identity: str | None = None
         with contextlib.suppress(OSError):  # a reader who may not, or a race, is no trouble
-            for name, _ in self._tree.leftovers(_SWEPT_MAX):
-                self._tree.discard(name)
+            for _ in self._tree.leftovers(remove=True, most=_SWEPT_MAX):
+                pass
 
     @property
     def identity(self) -> str | None:
@@ -161,9 +161,7 @@ class FileStore:
             found = _accepted(ref, digest, checksum)
             # Garbage collection waits here: the object has to stay until its record is there.
             with self._tree.locked(upkeep.lock_of_object(digest), shared=True):
-                self._names.name_object(
-                    temporary, digest, size
-                )  # first the object, last its record
+                self._names.name_object(temporary, digest, size)  # first it, last its record
                 self._names.put_record(describe(ref, digest, size, manifest, position), manifest)
         return found
 
@@ -295,8 +293,6 @@ class FileStore:
             for directories, entry in records.walk(self._tree, start):
                 if records.is_current(entry.name):
                     yield records.ref_at(self._tree, directories, entry.name)
-                elif "@" not in entry.name:
-                    raise misplaced(self._tree.path(REFS, *directories, entry.name))
 
     def versions(self, ref: str) -> Iterator[Version]:
         """See `VersionedStore.versions`. It scans the ref's directory and reads every header."""

@@ -52,7 +52,7 @@ def _newest(
     for name in names:
         with contextlib.suppress(FileNotFoundError):  # never there, or just collected
             found.append(records.read(tree, directory_fd, place, name, first_bytes))
-    return max(found, key=lambda each: each.record.stored, default=None)
+    return max(found, key=lambda each: each.record.order, default=None)
 
 
 def own_record(tree: Tree, found: Found) -> Found | None:
@@ -75,5 +75,5 @@ def versions(tree: Tree, directory_fd: int, place: Place) -> list[Version]:
             digests = (record.data_digest, record.manifest_digest)
             if current or digests not in found:
                 found[digests] = (record, current)
-    newest_first = sorted(found.values(), key=lambda each: each[0].stored, reverse=True)
+    newest_first = sorted(found.values(), key=lambda each: each[0].order, reverse=True)
     return [version_of(record, current=current) for record, current in newest_first]

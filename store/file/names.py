@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from store.errors import Corrupt
-from store.file import records, upkeep
+from store.file import aside, records, upkeep
 from store.file.layout import QUARANTINE, Place, object_of, place_of
 from store.healing import later
 from store.record import Record, header_of
@@ -54,7 +54,7 @@ class Names:
         with self._tree.directory((QUARANTINE,)) as quarantine_fd:
             if quarantine_fd is not None:
                 kept = f"{digest}.{self._tree.unique()}"
-                os.link(digest, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd)
+                aside.keep(self._tree, directory_fd, digest, kept, quarantine_fd)
         return False
 
     def put_record(self, record: Record, body: bytes) -> None:
@@ -92,16 +92,25 @@ class Names:
             self._tree.discarding(temporary),
             self._tree.locked(upkeep.lock_of_records(place.path)),
         ):
-            aim, current, links = records.aim_at(self._tree, directory_fd, place, record)
-            if not aim.moves:
-                self._tree.rename(temporary, directory_fd, place.version(record))
-                if current:
-                    self._restore(directory_fd, place, current)
-            elif aim.position == record.position:
-                self._point(directory_fd, place, record, temporary, links)
-            else:
-                self._renew(directory_fd, place, record._replace(position=aim.position), body)
-                self._tree.discard(temporary)
+            aimed = records.aim_at(self._tree, directory_fd, place, record)
+            settled = aimed.settled(record)
+            if settled == record:
+                self._name(directory_fd, place, record, temporary, aimed)
+                return
+            again = self._tree.write(header_of(settled), body)
+            with self._tree.discarding(again):
+                self._name(directory_fd, place, settled, again, aimed)
+            self._tree.discard(temporary)
+
+    def _name(
+        self, directory_fd: int, place: Place, record: Record, temporary: str, aimed: records.Aimed
+    ) -> None:
+        if aimed.aim.moves:
+            self._point(directory_fd, place, record, temporary, aimed.links)
+        else:
+            self._tree.rename(temporary, directory_fd, place.version(record))
+            if aimed.current:
+                self._restore(directory_fd, place, aimed.current)
 
     def _restore(self, directory_fd: int, place: Place, current: Record) -> None:
         """Write the current record anew, if it is damaged and its version's own is intact."""

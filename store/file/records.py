@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.errors import Corrupt
 from store.file.layout import REFS, Found, Place, object_of, place_of
+from store.foreign import is_segment, record_name
 from store.healing import Aim, Left, aim, aim_blind, heir_of
-from store.posix import is_hollow, read_all
+from store.posix import is_hollow, misplaced, read_all
 from store.record import (
     FIRST_BYTES,
     HEADER_MAX_BYTES,
@@ -139,13 +140,21 @@ class Aimed(NamedTuple):
     """What the ref's current record is; None when nothing tells."""
     links: int | None = None
     """How many names the current record's file has, 0 for none; None when that is not known."""
+    newest: int = 0
+    """The highest number that the ref's versions are known to have; see `Record.order`."""
+
+    def settled(self, put: Record) -> Record:
+        """Return the record as it is to be written: what holds the ref, and what it comes after."""
+        settled = put.after(self.newest, moves=self.aim.moves)
+        return settled._replace(position=self.aim.position) if self.aim.moves else settled
 
 
 def aim_at(tree: Tree, directory_fd: int, place: Place, put: Record) -> Aimed:
     """Say where `put` leaves the ref. Only under the lock of its records does that stay true."""
     try:
         current = read(tree, directory_fd, place, place.leaf, HEADER_MAX_BYTES)
-        return Aimed(aim(put, current.record), current.record, current.links)
+        record = current.record
+        return Aimed(aim(put, record), record, current.links, record.order[0])
     except FileNotFoundError:
         return Aimed(aim(put, None), None, links=0)
     except (PermissionError, Corrupt):
@@ -153,7 +162,9 @@ def aim_at(tree: Tree, directory_fd: int, place: Place, put: Record) -> Aimed:
     left, twin = _left(tree, directory_fd, place)
     said = _header_left(tree, directory_fd, place, place.leaf)
     heir = Left((said.data_digest, said.manifest_digest), said) if said else heir_of(left, twin)
-    return Aimed(aim_blind(put, left, heir), heir and heir.record)
+    known = (each.record.order[0] for each in (*left, heir) if each and each.record)
+    newest = max(known, default=0)
+    return Aimed(aim_blind(put, left, heir), heir and heir.record, newest=newest)
 
 
 def _left(tree: Tree, directory_fd: int, place: Place) -> tuple[list[Left], Pair | None]:
@@ -246,16 +257,45 @@ def digest_of(
 
 
 def names(directory_fd: int, prefix: str) -> list[str]:
-    """Return the names in a directory that begin with `prefix`."""
+    """Return the names of records in a directory that begin with `prefix`."""
     with os.scandir(directory_fd) as entries:
-        return [entry.name for entry in entries if entry.name.startswith(prefix)]
+        return [
+            entry.name
+            for entry in entries
+            if entry.name.startswith(prefix) and record_name(entry.name)
+        ]
 
 
 def walk(
     tree: Tree, start: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
-    """Yield every record's file under refs/`start`, with the directories that it lies in; and
-    whatever else is no directory.
+    """Yield every record's file under refs/`start`, with the directories that it lies in.
+
+    Raises `Corrupt` for a link in a directory's place: what lies behind it would be missing.
+    """
+    for directories, entry in everything(tree, start):
+        if record_name(entry.name):
+            yield directories, entry
+        elif not is_foreign(directories, entry):
+            raise misplaced(tree.path(REFS, *directories, entry.name))
+
+
+def is_foreign(directories: tuple[str, ...], entry: os.DirEntry[str]) -> bool:
+    """Tell whether this is none of the store's; a link where a directory may have been is."""
+    if record_name(entry.name):
+        return False
+    return not may_lead_on(directories, entry.name) or entry.is_file(follow_symlinks=False)
+
+
+def may_lead_on(directories: tuple[str, ...], name: str) -> bool:
+    """Tell whether refs may lie under a directory of that name."""
+    return is_segment(name) and len(directories) < _LEVELS_MAX
+
+
+def everything(
+    tree: Tree, start: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
+    """Yield what lies under refs/`start` but the directories of refs, with the way there.
 
     Memory is constant; one descriptor a level of directories is open.
     """
@@ -266,17 +306,11 @@ def walk(
             entry = next(entries, None)
             if entry is None:
                 levels.pop()
-            elif entry.name.startswith("."):
-                continue  # the file system's own: no encoded name begins so
-            elif (
-                "@" in entry.name
-                or not entry.is_dir(follow_symlinks=False)
-                or len(directories) >= _LEVELS_MAX
-            ):
-                yield directories, entry
-            else:
+            elif may_lead_on(directories, entry.name) and entry.is_dir(follow_symlinks=False):
                 below = (*directories, entry.name)
                 levels.append((below, tree.scan((REFS, *below))))
+            else:
+                yield directories, entry
     finally:
         for _, entries in levels:
             entries.close()

@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from store.errors import ConfigError, Corrupt, no_store
+from store.foreign import is_of_tools
 from store.posix import MISPLACED, READ, misplaced
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _IDENTITY_FILE = "IDENTITY"
 _IDENTITY = re.compile(rb"[0-9a-f]{32}\n")
 _MAY_NOT = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DIRECTORIES = ("refs", "objects", "locks", "quarantine", "tmp")
-_NOT_FOREIGN = {_FORMAT_FILE, _IDENTITY_FILE, "lost+found", *_DIRECTORIES}
+_MADE_ANEW = ("locks", "quarantine", "tmp")
+_NOT_FOREIGN = {_FORMAT_FILE, _IDENTITY_FILE, *_DIRECTORIES}
 
 
 def open_root(root: str, *, create: bool = True) -> int:
@@ -41,10 +43,21 @@ def open_root(root: str, *, create: bool = True) -> int:
     try:
         if not _has_format(fd, root):
             _create(fd, root, allowed=create)
+        _restore_empty(fd)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _restore_empty(root_fd: int) -> None:
+    """Make the directories that no store misses anything in, if a copy left them out as empty.
+
+    Who may not, or needs them all the same, is told by what he does then.
+    """
+    for name in _MADE_ANEW:
+        with contextlib.suppress(OSError):
+            os.mkdir(name, dir_fd=root_fd)
 
 
 def _open_directory(path: str) -> int:
@@ -160,13 +173,13 @@ def _create_file(root_fd: int, name: str, content: bytes) -> None:
 
 def _is_foreign(root_fd: int) -> bool:
     """Tell whether there is more in the root than an interrupted creation leaves."""
-    names = set(os.listdir(root_fd))
+    names = {name for name in os.listdir(root_fd) if not is_of_tools(name)}
     if not names <= _NOT_FOREIGN:
         return True
     if "refs" not in names:
         return False
     refs_fd = os.open("refs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
     try:
-        return bool(os.listdir(refs_fd))
+        return not all(map(is_of_tools, os.listdir(refs_fd)))
     finally:
         os.close(refs_fd)

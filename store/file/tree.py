@@ -7,11 +7,9 @@ import fcntl
 import itertools
 import os
 import stat
-import time
 import weakref
 from typing import TYPE_CHECKING
 
-from store.errors import Unavailable
 from store.file import root as roots
 from store.posix import (
     CREATE,
@@ -19,8 +17,11 @@ from store.posix import (
     LOCK,
     READ,
     Root,
+    create_held,
     identity_of,
+    leftovers,
     misplaced,
+    missing,
     read_all,
     wait_for_lock,
     write_all,
@@ -29,14 +30,14 @@ from store.posix import (
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-_LEFTOVER_AGE_S = 24 * 3600.0
-
 
 class Tree(Root):
     """The directories and files of a root, with `tmp` and `locks` in it.
 
     Its methods raise OSError, for `explained`, and `Corrupt` for what is no plain file.
     """
+
+    held_in = ("locks", "tmp")
 
     def __init__(self, root: str, root_fd: int, *, timeout_s: float) -> None:
         super().__init__(root, root_fd)
@@ -105,7 +106,7 @@ class Tree(Root):
             os.stat(names[0], dir_fd=self._root_fd, follow_symlinks=False)
         except FileNotFoundError:  # never made anew: it would be empty
             path = self.path(names[0])
-            raise Unavailable(f"{path} is missing from the store: restore it") from None
+            raise missing(path) from None
         return super()._walk_down(names, create=create)
 
     def scan(self, names: Sequence[str]) -> Generator[os.DirEntry[str], None, None]:
@@ -173,9 +174,11 @@ class Tree(Root):
 
     @contextlib.contextmanager
     def temporary(self, mode: int = 0o666) -> Iterator[tuple[str, int]]:
-        """Open a new file under tmp/ for the block; it stays, unless the block fails."""
-        temporary = self.unique()
-        fd = os.open(temporary, CREATE, mode, dir_fd=self.tmp_fd)
+        """Open a new file under tmp/ for the block; it stays, unless the block fails.
+
+        What is large is written so: who dies meanwhile leaves nothing for long.
+        """
+        temporary, fd = create_held(self.tmp_fd, self.unique(), mode)
         try:
             yield temporary, fd
         except BaseException:
@@ -214,18 +217,9 @@ class Tree(Root):
         """Return a name that no other write has: not in a forked child, nor on another host."""
         return f"{self._writer}.{os.getpid()}.{next(self._writes)}"
 
-    def leftovers(self, most: int | None = None) -> Iterator[tuple[str, int]]:
-        """Yield name and size of what crashed writers left under tmp/ more than a day ago.
-
-        At `most` so many files are looked at. Directories are of no writer, and stay.
-        """
-        oldest = time.time() - _LEFTOVER_AGE_S
-        with os.scandir(self.tmp_fd) as entries:
-            for entry in itertools.islice(entries, most):
-                with contextlib.suppress(FileNotFoundError):
-                    found = entry.stat(follow_symlinks=False)
-                    if found.st_mtime < oldest and not stat.S_ISDIR(found.st_mode):
-                        yield entry.name, found.st_size
+    def leftovers(self, *, remove: bool, most: int | None = None) -> Iterator[tuple[str, int]]:
+        """See `store.posix.leftovers`."""
+        return leftovers(self.tmp_fd, remove=remove, most=most)
 
     # Locks.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 import time
 import zlib
 from collections import defaultdict
@@ -22,8 +21,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.contract import Checked, Collected, Pin
 from store.errors import Corrupt, InvalidRef, Unavailable
-from store.file import records
+from store.file import aside, records
 from store.file.layout import OBJECTS, QUARANTINE, REFS, Found, object_of, place_of
+from store.foreign import foreign
 from store.posix import CallerFailed
 from store.record import (
     FIRST_BYTES,
@@ -32,18 +32,18 @@ from store.record import (
     header_left,
     note_of_damage,
     parse,
-    version_of,
 )
 from store.refs import check_ref, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from store.contract import Retention
+    from store.contract import Position, Retention
     from store.file.tree import Tree
     from store.record import Record
 
 _LOCKS = 64
+_SHELF = re.compile(r"[0-9a-f]{2}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"(.+@)([0-9a-f]{64})\.([0-9a-f]{64})")
 
@@ -61,7 +61,7 @@ def lock_of_object(digest: str) -> str:
 
 
 def _is_mine(path: str, part: tuple[int, int]) -> bool:
-    return zlib.crc32(path.encode()) % part[1] == part[0]
+    return zlib.crc32(os.fsencode(path)) % part[1] == part[0]
 
 
 # Verification.
@@ -75,28 +75,33 @@ def verify(
     With a prefix each record's object is read with it: shared ones as often as they are named.
     """
     tree.check_root()
-    for directories, name in _record_names(tree, prefix):
+    for directories, name, is_foreign in _names(tree, prefix):
         path = tree.path(REFS, *directories, name)
-        if _is_mine(tree.path(*directories, name.partition("@")[0]), part):
-            checked = _check_record(tree, directories, name, path, with_object=bool(prefix))
-            if quarantine and checked and checked.error and not checked.quarantined:
-                checked = _quarantine_record(tree, directories, name, checked)
-            if checked:
-                yield checked
+        if not _is_mine(tree.path(*directories, name.partition("@")[0]), part):
+            continue
+        if is_foreign:
+            yield foreign(path)
+            continue
+        checked = _check_record(tree, directories, name, path, with_object=bool(prefix))
+        if quarantine and checked and checked.error and not checked.quarantined:
+            checked = _quarantine_record(tree, directories, name, checked)
+        if checked:
+            yield checked
     if not prefix:
         yield from _verify_objects(tree, part, quarantine=quarantine)
 
 
-def _record_names(tree: Tree, prefix: str) -> Iterator[tuple[tuple[str, ...], str]]:
+def _names(tree: Tree, prefix: str) -> Iterator[tuple[tuple[str, ...], str, bool]]:
+    """Yield what lies at and under `prefix`, and whether it is foreign."""
     start: tuple[str, ...] = ()
     if prefix:
         place = place_of(prefix)
         with tree.directory(place.way) as directory_fd:
             found = [] if directory_fd is None else records.names(directory_fd, place.leaf)
-        yield from ((place.directories, name) for name in found)
+        yield from ((place.directories, name, False) for name in found)
         start = tuple(encode(prefix))
-    for directories, entry in records.walk(tree, start):
-        yield directories, entry.name
+    for directories, entry in records.everything(tree, start):
+        yield directories, entry.name, records.is_foreign(directories, entry)
 
 
 def _check_record(
@@ -186,13 +191,9 @@ def _quarantine_record(
             return checked
         damaged = _stat(directory_fd, name)
         try:
-            os.link(
-                name, kept, src_dir_fd=directory_fd, dst_dir_fd=quarantine_fd, follow_symlinks=False
-            )
-        except PermissionError:
-            if stat.S_ISDIR(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
-                return checked  # it has no second name, and there would be a gap without any
-            raise
+            aside.keep(tree, directory_fd, name, kept, quarantine_fd)
+        except Corrupt:
+            return checked  # it can have no second name, and there would be a gap without any
         os.fsync(quarantine_fd)
         note = tree.write(note_of_damage(path, _header_left(tree, directory_fd, name)))
         for each in records.names(directory_fd, current):
@@ -210,8 +211,12 @@ def _header_left(tree: Tree, directory_fd: int, name: str) -> Record | None:
 
 
 def _verify_objects(tree: Tree, part: tuple[int, int], *, quarantine: bool) -> Iterator[Checked]:
-    for directories, entry in _objects(tree):
-        if _is_mine(entry.name, part):
+    for directories, entry in _shelved(tree):
+        if not _is_mine(entry.name, part):
+            continue
+        if not _is_object(directories, entry):
+            yield foreign(tree.path(*directories, entry.name))
+        else:
             with (
                 tree.directory(directories) as directory_fd,
                 contextlib.suppress(FileNotFoundError),  # collected meanwhile
@@ -253,10 +258,18 @@ def _quarantine_object(
     return tree.path(QUARANTINE, kept)
 
 
-def _objects(tree: Tree) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
+def _shelved(tree: Tree) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
+    """Yield what lies on the shelves of objects, and beside them."""
     for shelf in tree.scan(OBJECTS):
+        if not (_SHELF.fullmatch(shelf.name) and shelf.is_dir(follow_symlinks=False)):
+            yield OBJECTS, shelf
+            continue
         for entry in tree.scan((*OBJECTS, shelf.name)):
             yield (*OBJECTS, shelf.name), entry
+
+
+def _is_object(directories: tuple[str, ...], entry: os.DirEntry[str]) -> bool:
+    return bool(_DIGEST.fullmatch(entry.name)) and directories == object_of(entry.name)
 
 
 # Garbage collection.
@@ -296,9 +309,8 @@ def collect(
     for each in objects.values():
         if dry_run or _remove_object(tree, each):
             yield Collected("object", tree.path(*object_of(each.name), each.name), None, each.size)
-    for name, size in tree.leftovers():
-        if dry_run or tree.discard(name):
-            yield Collected("leftover", tree.path("tmp", name), None, size)
+    for name, size in tree.leftovers(remove=not dry_run):
+        yield Collected("leftover", tree.path("tmp", name), None, size)
 
 
 def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
@@ -315,7 +327,7 @@ def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
     for (directories, current), files in found.items():
         kept = max(retention.keep_last - 1, 0)
         if kept:
-            files.sort(key=lambda each: _stored(tree, directories, each), reverse=True)
+            files.sort(key=lambda each: _order(tree, directories, each), reverse=True)
         old = [each for each in files[kept:] if _is_old(each, retention, now)]
         with contextlib.suppress(Corrupt, FileNotFoundError):
             if old:
@@ -324,8 +336,8 @@ def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
     return refs
 
 
-def _stored(tree: Tree, directories: tuple[str, ...], file: _File) -> float:
-    """Return when a version was stored: its record knows it better than the kernel's clock."""
+def _order(tree: Tree, directories: tuple[str, ...], file: _File) -> tuple[int, Position]:
+    """Return what versions compare by: the record knows it better than the kernel's clock."""
     with (
         contextlib.suppress(Corrupt, FileNotFoundError),
         tree.directory((REFS, *directories)) as directory_fd,
@@ -333,8 +345,8 @@ def _stored(tree: Tree, directories: tuple[str, ...], file: _File) -> float:
         if directory_fd is not None:
             path = tree.path(REFS, *directories, file.name)
             content, _ = tree.read_file(directory_fd, file.name, path, HEADER_MAX_BYTES)
-            return version_of(parse(content, path)[0], current=False).stored_at
-    return file.stored_s
+            return parse(content, path)[0].order
+    return round(file.stored_s * 1e6), (0, 0)
 
 
 def _is_current(tree: Tree, directories: tuple[str, ...], version: re.Match[str]) -> bool:
@@ -366,11 +378,11 @@ def _is_old(file: _File, retention: Retention, now: float) -> bool:
 
 def _old_objects(tree: Tree, retention: Retention) -> dict[str, _File]:
     now, found = time.time(), {}
-    for _, entry in _objects(tree):
+    for directories, entry in _shelved(tree):
         with contextlib.suppress(FileNotFoundError):
             file = _file(entry.name, entry.stat(follow_symlinks=False))
             in_use_s = max(file.stored_s, file.changed_ns / 1e9)
-            if _DIGEST.fullmatch(entry.name) and now - in_use_s >= retention.grace_s:
+            if _is_object(directories, entry) and now - in_use_s >= retention.grace_s:
                 found[entry.name] = file
     return found
 

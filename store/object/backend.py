@@ -39,6 +39,7 @@ from store.contract import (
     check_position,
 )
 from store.errors import ConfigError, Corrupt, NotFound, Unavailable, no_store
+from store.foreign import is_of_tools
 from store.object import reading
 from store.object.client import Bucket
 from store.object.collect import collect
@@ -52,6 +53,7 @@ from store.object.layout import (
     Place,
     Stored,
     folder_of,
+    is_path,
     is_under,
     pair_of,
     place_of,
@@ -138,6 +140,8 @@ class ObjectStore:
         if not allowed:
             raise no_store(str(self._bucket.location))
         for meta in self._bucket.keys(""):
+            if meta["size"] == 0 or is_of_tools(meta["path"].rpartition("/")[2]):
+                continue  # a folder's marker, as consoles leave them
             if self._has_format():  # another process was faster
                 return
             raise ConfigError(
@@ -388,13 +392,9 @@ class ObjectStore:
     def _ref_at(self, key: str) -> str | None:
         """Return the ref whose current record this is. Only a hashed name needs the record."""
         path = key.removeprefix(f"{CURRENTS}/")
-        if not path.endswith("@"):
-            return None  # a folder's marker, as some tools leave them
-        try:
-            ref = ref_of(path)
-        except ValueError as error:
-            where = self._bucket.where(key)
-            raise Corrupt(f"{where} is no key of this store: {error}; move it away") from None
+        if not is_path(path):
+            return None  # foreign
+        ref = ref_of(path)
         if ref is None:
             found = self._read(key, header_only=True)
             ref = found and found.record.ref

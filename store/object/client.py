@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from store.errors import ConfigError, Unavailable
+from store.forked import OneProcess
 from store.object.conditions import Conditions
 from store.object.errors import (
     ABSENT,
@@ -62,6 +63,7 @@ class Bucket:
     def __init__(self, location: Location, timeout_s: float, *, retries: bool = True) -> None:
         """Connect nowhere yet. Raises `ConfigError` for settings that cannot be."""
         self.location = location
+        self._process = OneProcess("it lacks the threads that carry requests")
         self.timeout_s = timeout_s
         try:
             import obstore
@@ -303,6 +305,7 @@ class Bucket:
 
         The original is not chained: its text repeats what the service said, whatever that is.
         """
+        self._process.check()  # it would wait for ever
         try:
             yield
         except (self._errors.AlreadyExistsError, self._errors.PreconditionError) as error:

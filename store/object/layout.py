@@ -16,6 +16,7 @@ versions/, and nonces sort by age.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import secrets
@@ -38,8 +39,10 @@ PREFIX_MAX_BYTES = 200
 _PATH_MAX_BYTES = 400
 _PATH_MAX_NAMES = 40
 _HASHED_REF = "==="  # no encoded segment begins so
+_HASHED_NAME = re.compile(r"===[0-9a-f]{64}")
 _NONCE_LINE = re.compile(rb"nonce ([0-9a-f]{32})\n")
 _NONCE_LINE_BYTES = 39
+_TIME_DIGITS = 14
 _VERSION_KEY = re.compile(
     rf"{VERSIONS}/(?P<path>.*@)/(?:(?P<data>[0-9a-f]{{64}})/(?P<manifest>[0-9a-f]{{64}})|{OBJECTS})"
     r"/(?P<nonce>[0-9a-f]{32})"
@@ -128,9 +131,10 @@ def ref_of(path: str) -> str | None:
 
     Raises ValueError when it is no ref's.
     """
-    *folders, leaf = path.split("/")
-    names = [*folders, leaf.removesuffix("@")]
-    if names[-1].startswith(_HASHED_REF):
+    if not path.endswith("@"):
+        raise ValueError(f"{path!r} is no ref's path")
+    names = path[:-1].split("/")
+    if _HASHED_NAME.fullmatch(names[-1]):
         return None
     segments = [decode_name(_dotted(name).replace("=", "%")) for name in names]
     plain = [segment for segment in segments if segment is not None]
@@ -142,6 +146,16 @@ def ref_of(path: str) -> str | None:
     return ref
 
 
+@functools.lru_cache(maxsize=64)  # keys of one ref are listed one after the other
+def is_path(path: str) -> bool:
+    """Tell whether a ref may have its keys there."""
+    try:
+        ref_of(path)
+    except ValueError:
+        return False
+    return True
+
+
 def is_under(ref: str, prefix: str) -> bool:
     """Tell whether `ref` is `prefix` or lies under it; all do with an empty one."""
     return not prefix or ref == prefix or ref.startswith(f"{prefix}/")
@@ -150,14 +164,19 @@ def is_under(ref: str, prefix: str) -> bool:
 def version_key(key: str) -> VersionKey | None:
     """Take a key below versions/ apart; None when it is none of this layout."""
     found = _VERSION_KEY.fullmatch(key)
-    if found is None:
+    if found is None or not is_path(found["path"]):
         return None
     return VersionKey(found["path"], found["data"], found["manifest"], found["nonce"], key)
 
 
-def new_nonce(stored: str) -> str:
-    """Return a nonce for what is stored at that time, as a record says it."""
-    return f"{round(datetime.fromisoformat(stored).timestamp() * 1e6):014x}{secrets.token_hex(9)}"
+def new_nonce(stored: str, after: str = "", step: int = 1) -> str:
+    """Return a nonce for what is stored at that time, as a record says it.
+
+    It is higher than `after`, a nonce of what was stored before, by `step` if the clock went back.
+    """
+    number = round(datetime.fromisoformat(stored).timestamp() * 1e6)
+    number = max(number, int(after[:_TIME_DIGITS] or "0", 16) + step)
+    return f"{number:0{_TIME_DIGITS}x}{secrets.token_hex(9)}"
 
 
 def now_text() -> str:

@@ -24,7 +24,6 @@ from store.object.layout import (
     VersionKey,
     content_of,
     new_nonce,
-    now_text,
     pair_of,
     place_of,
     record_left,
@@ -74,6 +73,13 @@ class _Current(NamedTuple):
     record: Record | None
 
 
+def _nonce_for(put: Record, current: _Current | None) -> str:
+    """Return a nonce that is above the current record's; what moves the ref is higher still."""
+    if current is None or current.stored is None or current.record is None:
+        return new_nonce(put.stored)
+    return new_nonce(put.stored, current.stored.nonce, 1 + aim(put, current.record).moves)
+
+
 class Writer:
     """Puts into one bucket. `reliable_s` is how old what a Put relies on may be."""
 
@@ -88,7 +94,7 @@ class Writer:
         record = describe(ref, digest, len(data), manifest, position)
         current = self._current(place)
         if current is None or not self._holds(current, record, manifest + data):
-            put = _Pending(place, record, new_nonce(record.stored), manifest, data)
+            put = _Pending(place, record, _nonce_for(record, current), manifest, data)
             if not record.inline:
                 self._write(place.object(put.nonce), data)
             self._finish(put, current)
@@ -103,7 +109,8 @@ class Writer:
         if len(head) <= INLINE_MAX_BYTES:
             _check_digest(ref, hashlib.sha256(head).hexdigest(), checksum)
             return self.put(ref, head, manifest, position)
-        place, stored, digest, size = place_of(ref), now_text(), hashlib.sha256(), 0
+        place, digest, size = place_of(ref), hashlib.sha256(), 0
+        draft = describe(ref, "", 0, manifest, position)
 
         def chunks() -> Iterator[bytes]:
             nonlocal size
@@ -116,12 +123,12 @@ class Writer:
             # Before the upload is completed: then nothing was written.
             _check_digest(ref, digest.hexdigest(), checksum)
 
-        nonce = new_nonce(stored)
+        nonce = _nonce_for(draft, self._current(place))
         key = place.object(nonce)
         with self._or_arrived(key, lambda: (size, digest.hexdigest())):
             self._bucket.upload(key, chunks())
         record = describe(ref, digest.hexdigest(), size, manifest, position)
-        put = _Pending(place, record._replace(stored=stored), nonce, manifest, b"")
+        put = _Pending(place, record._replace(stored=draft.stored), nonce, manifest, b"")
         self._finish(put, self._current(place))
         return record.data_digest
 

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from store.contract import Checked
 from store.errors import Corrupt
+from store.foreign import foreign
 from store.object.errors import Absent, Conflict
 from store.object.layout import (
     CURRENTS,
     QUARANTINE,
     VERSIONS,
+    VersionKey,
     folder_of,
+    is_path,
     is_under,
     new_nonce,
     now_text,
@@ -30,7 +33,7 @@ from store.record import Quarantined, note_of_damage, parse
 from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from obstore import ObjectMeta
 
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from store.record import Record
 
 _NOTE_MAX_BYTES = 2048
+_FOREIGN = ""
+"""In place of the path of a key that has none."""
 
 
 def verify(
@@ -50,7 +55,7 @@ def verify(
     reading = _Reading(bucket, prefix, quarantine=quarantine)
     for path, key in itertools.chain(_currents(bucket, prefix), _versions(bucket, prefix)):
         if zlib.crc32(path.encode()) % shares == share:
-            yield from reading.record(path, key)
+            yield from reading.record(path, key) if is_path(path) else [foreign(bucket.where(key))]
 
 
 def _currents(bucket: Bucket, prefix: str) -> Iterator[tuple[str, str]]:
@@ -62,7 +67,7 @@ def _currents(bucket: Bucket, prefix: str) -> Iterator[tuple[str, str]]:
         folder = f"{CURRENTS}/{folder_of(prefix)}"
     for meta in bucket.keys(folder):
         path = meta["path"].removeprefix(f"{CURRENTS}/")
-        if path.endswith("@") and not (prefix and path == place_of(prefix).path):
+        if not (prefix and path == place_of(prefix).path):
             yield path, meta["path"]
 
 
@@ -74,15 +79,19 @@ def _versions(bucket: Bucket, prefix: str) -> Iterator[tuple[str, str]]:
         own = place_of(prefix).path
         folders = [f"{VERSIONS}/{own}", f"{VERSIONS}/{folder_of(prefix)}"]
     for folder in folders:
-        keys = (version_key(meta["path"]) for meta in bucket.keys(folder))
-        records = (key for key in keys if key and key.data_digest)
-        for path, found in itertools.groupby(records, key=lambda key: key.path):
-            if path == own and folder != folders[0]:
-                continue  # its folder was the first
-            in_order = sorted(found, key=lambda key: key.nonce)
-            newest = {(key.data_digest, key.manifest_digest): key for key in in_order}
-            for key in newest.values():
-                yield path, key.text
+        keys = ((meta["path"], version_key(meta["path"])) for meta in bucket.keys(folder))
+        for path, found in itertools.groupby(keys, key=lambda each: each[1] and each[1].path):
+            if path is None:
+                yield from ((_FOREIGN, key) for key, _ in found)
+            elif path != own or folder == folders[0]:  # else its folder was the first
+                for key in _newest(key for _, key in found if key):
+                    yield path, key.text
+
+
+def _newest(keys: Iterable[VersionKey]) -> Iterable[VersionKey]:
+    """Return the newest record of each version."""
+    in_order = sorted((key for key in keys if key.data_digest), key=lambda key: key.nonce)
+    return {(key.data_digest, key.manifest_digest): key for key in in_order}.values()
 
 
 class _Reading:

@@ -114,7 +114,9 @@ def test_a_sound_store_is_exit_0(filled: Cli, processes: str) -> None:
     summary = filled("store", "verify", "--json", "--processes", processes).object()["summary"]
     size_bytes = summary.pop("size_bytes")
     assert size_bytes > 20 * len(LARGE)
-    assert summary == {"pieces": 60, "damaged": 0, "quarantined": 0, "complete": True}
+    assert summary == {
+        "pieces": 60, "damaged": 0, "quarantined": 0, "foreign": 0, "complete": True
+    }  # fmt: skip
 
 
 def test_damage_is_told_and_moved_aside(filled: Cli) -> None:

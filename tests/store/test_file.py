@@ -340,13 +340,14 @@ def test_damaged_version_beside_a_good_record(files: FileStore, root: Path) -> N
 
 
 def test_foreign_files(files: FileStore, root: Path) -> None:
-    """List passes hidden files over, and names what else does not belong there."""
+    """List passes over what no Put has written, and names a link where refs may lie behind."""
     files.put("a/b", b"1", b"m")
     (root / "refs/.snapshot").mkdir()
     (root / "refs/a/.nfs01").touch()
-    assert list(files.list()) == ["a/b"]
     (root / "refs/a/UPPER@").touch()
-    with pytest.raises(Corrupt, match="refs/a/UPPER@"):
+    assert list(files.list()) == ["a/b"]
+    (root / "refs/a/link").symlink_to("/")
+    with pytest.raises(Corrupt, match="refs/a/link"):
         list(files.list())
 
 

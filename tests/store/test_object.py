@@ -280,7 +280,7 @@ def test_a_foreign_prefix_is_refused(s3: S3Server, bucket: str) -> None:
     """A prefix that holds something else is not taken over; what lies beside it is no matter."""
     s3.write(bucket, "fleet2/something", b"")
     open_bucket(bucket)
-    s3.write(bucket, "other/something", b"")
+    s3.write(bucket, "other/something", b"x")  # an empty one may be a folder's marker
     with pytest.raises(ConfigError, match="not empty"):
         store.open_url(f"s3://{bucket}/other")
 
@@ -555,13 +555,11 @@ def test_a_record_of_another_ref_is_corrupt(s3: S3Server, bucket: str, opened: O
 
 
 def test_foreign_keys_among_the_refs(s3: S3Server, bucket: str, opened: ObjectStore) -> None:
-    """A key that no ref has is told when refs are listed; a folder's marker is no matter."""
+    """A key that no ref has, and a folder's marker, are no matter when refs are listed."""
     opened.put(REF, b"data", b"m")
-    s3.write(bucket, "fleet/refs/stacks/", b"")
+    for key in ("stacks/", "UPPER@"):
+        s3.write(bucket, f"fleet/refs/{key}", b"")
     assert list(opened.list()) == [REF]
-    s3.write(bucket, "fleet/refs/UPPER@", b"")
-    with pytest.raises(Corrupt, match="UPPER@"):
-        list(opened.list())
 
 
 def test_the_current_version_counts_without_its_own_record(

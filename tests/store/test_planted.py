@@ -166,5 +166,5 @@ def test_directories_deeper_than_any_ref_are_not_walked(
     files.put("/".join(["d"] * 20), b"data", b"m")
     assert len(list(files.list())) == 1
     tmp_path.joinpath("refs", *["d"] * 30).mkdir(parents=True)
-    (told,) = [each for each in files.verify() if each.error]
+    (told,) = [each for each in files.verify() if each.is_foreign]
     assert told.where == str(tmp_path.joinpath("refs", *["d"] * 21))

@@ -112,7 +112,7 @@ def test_damaged_object_is_moved_aside(files: FileStore, root: Path) -> None:
 
 
 def test_strange_files_are_told(files: FileStore, root: Path) -> None:
-    """Links, foreign files and records in another's place are damage; the walk continues."""
+    """Links and records in another's place are damage, other files foreign; the walk continues."""
     files.put("a", b"1", b"m")
     files.put("z", b"2", b"m")
     (root / "refs/link").symlink_to("/")
@@ -120,11 +120,11 @@ def test_strange_files_are_told(files: FileStore, root: Path) -> None:
     (root / "refs/wrong@").write_bytes((root / "refs/a@").read_bytes())
     (root / "objects/sha256/ab").mkdir(parents=True)
     (root / "objects/sha256/ab/short").write_text("x")
-    damaged = {each.where for each in files.verify() if each.error}
-    assert damaged == {
-        str(root / name)
-        for name in ("refs/link", "refs/note", "refs/wrong@", "objects/sha256/ab/short")
-    }
+    found = list(files.verify())
+    damaged = {each.where for each in found if each.error}
+    assert damaged == {str(root / name) for name in ("refs/link", "refs/wrong@")}
+    foreign = {each.where for each in found if each.is_foreign}
+    assert foreign == {str(root / name) for name in ("refs/note", "objects/sha256/ab/short")}
 
 
 def test_a_copied_store_is_whole(files: FileStore, root: Path, tmp_path: Path) -> None:

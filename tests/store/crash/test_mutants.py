@@ -120,10 +120,12 @@ OTHERS = {
     "record before its object": Mutant(
         "case: large",
         (
-            Change(FileStore, "_put_large", "self._names.name_object(temporary, digest)", "pass"),
+            Change(
+                FileStore, "_put_large", "self._names.name_object(temporary, digest, size)", "pass"
+            ),
             Change(
                 FileStore, "_put_large", "    return found",
-                "            self._names.name_object(temporary, digest)\n    return found",
+                "            self._names.name_object(temporary, digest, size)\n    return found",
             ),
         ),
     ),
@@ -191,14 +193,14 @@ OTHERS = {
         (
             Change(
                 Names, "_freshened",
-                "records.digest_of(self._tree, directory_fd, digest, path) == digest",
+                "records.digest_of(self._tree, directory_fd, digest, path, size) == digest",
                 "os.stat(digest, dir_fd=directory_fd)",
             ),
         ),
     ),
     "positions not looked at": Mutant(
         "case: position overtaken",
-        (Change(Names, "_publish", "if not aim.moves:", "if False:"),),
+        (Change(Names, "_name", "if aimed.aim.moves:", "if True:"),),
     ),
     "no lock of records": Mutant(
         "race: positions",
