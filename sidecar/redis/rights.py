@@ -28,8 +28,8 @@ _CONTROL: Final = (
 _OUTBOUND: Final = (*_STREAM, "XADD {} none field value")
 _BESIDE: Final = (
     "GET {}", "SET {} value none", "EXISTS {}", "EXPIRE {} 1", "PERSIST {}", "PTTL {}",
-    "HGET {} f", "HMGET {} f", "HGETALL {}", "HEXISTS {} f", "HSET {} f v f", "HINCRBY {} f none",
-    "HDEL {} f", "GETRANGE {} 0 0", "SREM {} m", "SSCAN {} 0", f"EVALSHA {_NO_SHA} 1 {{}}",
+    "HGET {} f", "HMGET {} f", "HGETALL {}", "HSCAN {} 0", "HEXISTS {} f", "HSET {} f v f",
+    "HINCRBY {} f none", "HDEL {} f", "GETRANGE {} 0 0", "SREM {} m", "SSCAN {} 0", f"EVALSHA {_NO_SHA} 1 {{}}",
     "SADD {} m", "HSETNX {} f v", "DEL {}",
 )  # fmt: skip
 _ANYWHERE: Final = ("PING", "INFO", "TIME")
