@@ -29,8 +29,8 @@ _OUTBOUND: Final = (*_STREAM, "XADD {} none field value")
 _BESIDE: Final = (
     "GET {}", "SET {} value none", "EXISTS {}", "EXPIRE {} 1", "PERSIST {}", "PTTL {}",
     "HGET {} f", "HMGET {} f", "HGETALL {}", "HSCAN {} 0", "HEXISTS {} f", "HSET {} f v f",
-    "HINCRBY {} f none", "HDEL {} f", "GETRANGE {} 0 0", "SREM {} m", "SSCAN {} 0", f"EVALSHA {_NO_SHA} 1 {{}}",
-    "SADD {} m", "HSETNX {} f v", "DEL {}",
+    "HINCRBY {} f none", "HDEL {} f", "GETRANGE {} 0 0", "SREM {} m", "SSCAN {} 0",
+    f"EVALSHA {_NO_SHA} 1 {{}}", "SADD {} m", "HSETNX {} f v", "DEL {}",
 )  # fmt: skip
 _ANYWHERE: Final = ("PING", "INFO", "TIME")
 _SCRIPTS: Final = (f"SCRIPT EXISTS {_NO_SHA}", "SCRIPT LOAD return(1)", "WAIT 0 1")
