@@ -97,13 +97,18 @@ class Carrying:
     def _hurry(self) -> None:
         """Have more carried at once where none came through for long."""
         with self._lock:
-            begin = self._begin(STALL_WIDTH) if self._width.stalled() else 0
+            begin = 0
+            if self._width.stalled():
+                self._turns.deal(share_of(self._width.at_once))
+                begin = self._begin(STALL_WIDTH)
         self._next(begin)
 
     def _begin(self, most: int) -> int:
         """Return how many more of `most` begin now, and count them as under way. Locked."""
         free = min(most, len(self._turns), self._width.at_once - self._under_way)
         begin = max(0, free)
+        if begin and not self._under_way:
+            self._width.begins()
         self._under_way += begin
         return begin
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
@@ -124,6 +125,12 @@ class Pipeline:
         self._spelled: Callable[[str], str] = getattr(source, "spelled", str)
         self._ids = Scope(rules.event_id_scope, neighbours_part=True)
 
+    def apart(self, most_bytes: int) -> Self:
+        """Return the same with a bound of its own on the bytes that are on their way."""
+        other = copy(self)
+        other._in_flight = inflight.InFlight(most_bytes)  # noqa: SLF001 -- of the same class
+        return other
+
     def admit(
         self, fields: Mapping[bytes, bytes], origin: str, size_bytes: int | None = None
     ) -> Admitted:
@@ -185,6 +192,9 @@ class Pipeline:
     def _counted(self, event: Event) -> Iterator[ArtifactReader]:
         """Open the artifact, and count what it takes of memory; wait where that is too much."""
         with ExitStack() as stack:
+            if not self.streams:  # it is in memory, whole, before anybody can count it
+                yield stack.enter_context(self._open_large(event))
+                return
             artifact = None
             with suppress(TooLarge):
                 artifact = stack.enter_context(self._open(event, self._small))

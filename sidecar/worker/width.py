@@ -37,11 +37,14 @@ and what comes back must not be overrun."""
 
 
 class Width(Protocol):
-    """How many items may be under way at once. Whoever uses it locks."""
+    """How many items may be under way at once. Its user locks."""
 
     @property
     def at_once(self) -> int:
         """How many may be under way now."""
+
+    def begins(self) -> None:
+        """An item begins, and none is under way."""
 
     def done(self, *, waiting: bool, came_through: bool) -> None:
         """One item is done; `waiting`: another could have been under way beside it."""
@@ -55,6 +58,9 @@ class Fixed:
 
     def __init__(self, at_once: int) -> None:
         self.at_once: Final = at_once
+
+    def begins(self) -> None:
+        """See `Width`."""
 
     def done(self, *, waiting: bool, came_through: bool) -> None:
         """See `Width`."""
@@ -83,6 +89,10 @@ class Tried:
     def at_once(self) -> int:
         """See `Width`."""
         return self._tried
+
+    def begins(self) -> None:
+        """See `Width`. Where nothing was asked for, nothing hung."""
+        self._last = self._clock()
 
     def done(self, *, waiting: bool, came_through: bool) -> None:
         """See `Width`. A lap counts while something waits: else the width is not what limits."""
@@ -114,7 +124,9 @@ class Tried:
         self._began = self._clock()
 
     def _end_lap(self, rate: float) -> None:
-        if self._tried == self._kept:
+        if not rate:
+            self._kept = self._tried = max(1, self._kept // 2)  # an outage: there is no better
+        elif self._tried == self._kept:
             self._rate = rate
             self._try_another()
         else:

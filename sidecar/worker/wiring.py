@@ -41,6 +41,7 @@ from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.gathering import SELDOM_S, Gathering, Step
 from sidecar.worker.host import Host, Route, Traces
 from sidecar.worker.housekeeping import Chores, Housekeeper
+from sidecar.worker.inflight import most_bytes_each
 from sidecar.worker.metrics import StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
@@ -270,7 +271,8 @@ class Wiring:
             most_at_once=pool.each,
             traces=self._traces(keys, "verify" if pipeline.one_store else "put"),
         )  # fmt: skip
-        return Relay(route, pipeline, host, one, observer, self.log.bind(stream=stream))
+        apart = pipeline.apart(most_bytes_each(len(one.streams)))
+        return Relay(route, apart, host, one, observer, self.log.bind(stream=stream))
 
     def _traces(self, keys: Keys, second_step: str) -> Traces | None:
         if self._exporting is None:

@@ -325,7 +325,8 @@ class Rig:
         traces: Traces | None = None, **options: Any,
     ) -> Iterator[Running]:  # fmt: skip
         """Run a relay for as long as the block lasts."""
-        options = {"lease_s": self.lease_s, "retry_budget_s": 0.0} | options
+        usual = {"lease_s": self.lease_s, "retry_budget_s": 0.0, "store_threads": 8}
+        options = usual | options
         keys = self.keys
         with ExitStack() as stack:
             pool = StorePool(self.threads)

@@ -13,7 +13,7 @@ from typing import Any
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.worker.carrying import Carrying
-from sidecar.worker.width import Fixed
+from sidecar.worker.width import STALL_S, STALL_WIDTH, Fixed, Tried
 from sidecar.worker.window import Item, Trouble, Window
 from tests.sidecar.harness import PlainStore, Rig, eventually
 
@@ -218,3 +218,25 @@ def test_events_that_waited_for_a_ref_leave_no_count(rig: Rig) -> None:
         )  # fmt: skip
         eventually(lambda: not any(left), "nothing is left")
     rig.audit()
+
+
+def test_what_hangs_alone_leaves_the_rest_of_its_tenant() -> None:
+    """When nothing came through for long, more are carried, also of the tenant of what hangs."""
+    now, go_on, carried = [0.0], threading.Event(), SimpleQueue[str]()
+
+    def carry(at: Item) -> None:
+        if at.ref == "r/0":
+            go_on.wait(60)
+        carried.put(at.ref)
+
+    with ThreadPoolExecutor(STALL_WIDTH) as pool:
+        carrying = Carrying(pool, carry, Tried(STALL_WIDTH, lambda: now[0]))
+        for number in range(10):
+            carrying.carry(item(number))
+        assert list(carrying.collect(wait_s=0)) == []
+        now[0] += STALL_S
+        done = 0
+        while done < 9:
+            done += len(list(carrying.collect(wait_s=60)))
+        go_on.set()
+        assert [one.ref for one in carrying.collect(wait_s=60)] == ["r/0"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from sidecar.worker.inflight import BUFFERED_BYTES, SMALL_BYTES, InFlight
+from sidecar.worker.inflight import BUFFERED_BYTES, SMALL_BYTES, InFlight, most_bytes_each
 from tests.sidecar.harness import eventually
 
 LARGE = BUFFERED_BYTES
@@ -62,6 +62,33 @@ def test_one_tenant_leaves_a_quarter_to_the_others() -> None:
     first = [one for one in slow if one.passed.is_set()]
     for one in (*first, *(one for one in slow if one not in first)):
         one.end()
+
+
+def test_a_large_one_is_not_passed_by_for_ever() -> None:
+    """What came later waits for what waits for room, and not for what waits for its tenant."""
+    bytes_ = InFlight(EIGHT)
+    there = [Holder(bytes_, f"t{n}", LARGE) for n in range(7)]
+    half = Holder(bytes_, "half", LARGE // 2)
+    assert all(one.passed.wait(60) for one in (*there, half))
+    large = Holder(bytes_, "large", LARGE)
+    eventually(lambda: len(bytes_._line) == 1)
+    later = Holder(bytes_, "later", LARGE // 2)  # it would fit
+    eventually(lambda: len(bytes_._line) == 2)
+    assert not later.passed.is_set()
+    half.end()
+    assert large.passed.wait(60)
+    assert not later.passed.is_set()
+    there.pop().end()
+    assert later.passed.wait(60)
+    for one in (*there, large, later):
+        one.end()
+
+
+def test_each_stream_has_room_for_what_is_let_pass() -> None:
+    """However many streams there are, a tenant's largest artifact fits in its share of each."""
+    for streams in (1, 2, 3, 1000):
+        with InFlight(most_bytes_each(streams)).hold("t", 1 << 40):
+            pass
 
 
 def test_an_artifact_counts_as_what_is_held_of_it_and_a_small_one_passes() -> None:

@@ -99,6 +99,16 @@ def test_a_store_that_is_away_is_asked_by_one() -> None:
     assert stores.width._kept == MOST
 
 
+def test_an_outage_makes_the_width_no_wider() -> None:
+    """While nothing comes through, no lap looks better than another."""
+    stores = Stores()
+    widest = 0
+    for _ in range(100):
+        stores.carry(0.5, over_a_network, fails=lambda _: True)
+        widest = max(widest, stores.width.at_once)
+    assert widest == 1
+
+
 def test_nothing_is_tried_while_nothing_waits() -> None:
     """A stream that is not behind keeps its width: its rate says nothing of the stores."""
     stores = Stores()
@@ -113,6 +123,8 @@ def test_nothing_is_tried_while_nothing_waits() -> None:
 def test_what_hangs_leaves_threads_to_the_rest() -> None:
     """When nothing comes through for a second, as many may begin as a fixed width would have."""
     stores = Stores()
+    stores.now += STALL_S
+    stores.width.begins()
     assert not stores.width.stalled()
     stores.now += STALL_S
     assert stores.width.stalled()
