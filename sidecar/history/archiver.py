@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError
@@ -19,6 +20,7 @@ from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.live import LiveHistory
 from sidecar.history.places import archive_of_another
+from sidecar.history.segments import Damaged
 from sidecar.history.state import state_at
 from sidecar.redis.archived import Claim, is_due, note_archived
 from sidecar.redis.client import Client
@@ -33,6 +35,8 @@ SEGMENT_ROWS: Final = 20_000
 SEGMENT_BYTES: Final = 8 << 20
 CHECKPOINT_ROWS: Final = 100_000
 LOOK_EVERY_S: Final = 0.2
+RENEW_ROWS: Final = 10_000
+"""A claim is renewed at so many rows that are compared."""
 
 
 class Archived(NamedTuple):
@@ -68,7 +72,7 @@ class Archiver:
         self._counted: dict[str, tuple[int, EntryId]] = {}
 
     def is_due(self, stream: str, every_s: float) -> bool:
-        """Tell whether the stream's last segment was closed so long ago, by whomever."""
+        """Tell whether the stream's last segment was closed so long ago, by any worker."""
         with translated(self._live.describe()):
             return is_due(self._notify, self._keys, stream, every_s)
 
@@ -102,9 +106,8 @@ class Archiver:
     def _claimed(self, claim: Claim, stream: str, wait_s: float) -> bool:
         ends_at = time.monotonic() + wait_s
         while True:
-            with translated(self._live.describe()):
-                if claim.hold():
-                    return True
+            if self._holds(claim):
+                return True
             if not wait_s:
                 return False
             if time.monotonic() >= ends_at:
@@ -112,7 +115,7 @@ class Archiver:
             time.sleep(LOOK_EVERY_S)
 
     def _archive(self, claim: Claim, stream: str, *, rest: bool) -> Iterator[Archived]:
-        reached = self._reached(stream)
+        reached = self._reached(stream, partial(self._holds, claim))
         self._held(stream, reached)
         while reached < LAST and (batch := self._batch(stream, reached.after)):
             entries, full = batch
@@ -123,12 +126,16 @@ class Archiver:
                 continue  # trimmed by hand while it was read: read again what is left
             reached = entries[-1].id
             done = self._write(stream, entries, before)
+            if not self._holds(claim):
+                return  # another took over meanwhile, and its mark may be higher
             with translated(self._live.describe()):
-                if not claim.hold():
-                    return  # another took over meanwhile, and its mark may be higher
                 note_archived(self._notify, self._keys, stream, entries[-1])
             self._held(stream, reached)
             yield done
+
+    def _holds(self, claim: Claim) -> bool:
+        with translated(self._live.describe()):
+            return claim.hold()
 
     def _held(self, stream: str, reached: EntryId) -> None:
         if stream == self._keys.control:
@@ -190,8 +197,11 @@ class Archiver:
         self._counted = {r: one for r, one in self._counted.items() if one[1] > begin}
         return sum(rows for rows, _ in self._counted.values())
 
-    def _reached(self, stream: str) -> EntryId:
-        """Return the last entry that is archived; of a stream made anew, none is."""
+    def _reached(self, stream: str, renew: Callable[[], object] = lambda: None) -> EntryId:
+        """Return the last entry that is archived; of a stream made anew, none is.
+
+        Calls `renew` now and then: it may have to read the whole stream.
+        """
         noted = self._live.archived_to(stream)
         if noted is not None:
             return noted
@@ -200,7 +210,17 @@ class Archiver:
         reach = self._live.reach(stream)
         if reach is None or reach.first is None or reach.first > last:
             return last
-        there = archive.lines(stream, reach.first, last)
         # A name says nothing: each row that Redis has is looked for, in order.
-        has_all = all(line in there for line in self._live.lines(stream, reach.first, last))
+        there = _between(archive.lines(stream, reach.first, last), renew)
+        try:
+            has_all = all(line in there for line in self._live.lines(stream, reach.first, last))
+        except Damaged:
+            has_all = False  # what Redis still has is archived anew
         return last if has_all else FIRST
+
+
+def _between(lines: Iterator[bytes], renew: Callable[[], object]) -> Iterator[bytes]:
+    for number, line in enumerate(lines, 1):
+        if number % RENEW_ROWS == 0:
+            renew()
+        yield line

@@ -1,6 +1,6 @@
 """Sends the spans of this process by OTLP. Imported behind `tracing` alone.
 
-The SDK has the queue, which is bounded, and the thread that sends: who makes spans never waits. It
+The SDK has the queue, which is bounded, and the thread that sends: nobody waits for a collector. It
 reads the OTEL_… variables; those that it leaves to others are read here. A full queue would drop
 single spans, each after it was made: so events are left out whole, before, while it is full.
 """
@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -26,6 +27,8 @@ from sidecar.telemetry.spans import SCOPE, Spans
 CLOSE_S: Final = 2.0
 """How long the end of a process waits for what is not sent yet."""
 SAY_EVERY_S: Final = 60.0
+MOST_SAID: Final = 20
+"""Different complaints in that time."""
 MOST_QUEUED: Final = 2048
 SPANS_EACH: Final = 7
 """Of one event at most, with its share of the batch's."""
@@ -51,15 +54,21 @@ class Exporting:
             self._heard.stop()
             raise
         self._provider.add_span_processor(self._queue)
+        self._making = threading.Lock()
         self.spans = Spans(self._provider)
 
-    def take(self, wanted: int) -> int:
-        """Return of how many events, of so many, spans may be made now; the others have none."""
-        room = self._most - self._queue.given + self._exporter.taken
-        fit = min(wanted, max(0, room) // SPANS_EACH)
-        if fit < wanted:
-            self._heard.say("events are left out: the collector does not keep up")
-        return fit
+    @contextmanager
+    def room(self, wanted: int) -> Iterator[int]:
+        """Yield of how many events, of so many, spans may be made now; the others have none.
+
+        Relays make theirs one after another: so two of them never fill the same room.
+        """
+        with self._making:
+            room = self._most - self._queue.given + self._exporter.taken
+            fit = min(wanted, max(0, room) // SPANS_EACH)
+            if fit < wanted:
+                self._heard.say("events are left out: the collector does not keep up")
+            yield fit
 
     def close(self) -> None:
         """Send what is not sent yet, for as long as `CLOSE_S`."""
@@ -83,7 +92,7 @@ class _Exporter(OTLPSpanExporter):
 
 
 class _Queue(BatchSpanProcessor):
-    """Counts what is put into it."""
+    """Counts what is put into it: what the sampler left out is not."""
 
     def __init__(self, exporter: _Exporter, most: int) -> None:
         super().__init__(exporter, most)
@@ -91,8 +100,9 @@ class _Queue(BatchSpanProcessor):
         self._lock = threading.Lock()
 
     def on_end(self, span: ReadableSpan) -> None:
-        with self._lock:
-            self.given += 1
+        if span.context and span.context.trace_flags.sampled:
+            with self._lock:
+                self.given += 1
         super().on_end(span)
 
 
@@ -156,9 +166,11 @@ class _Heard(logging.Handler):
         self.say(_without_values(record))
 
     def say(self, told: str) -> None:
-        """Say it, unless it was said a moment ago."""
-        if time.monotonic() - self._said_at.get(told, -SAY_EVERY_S) >= SAY_EVERY_S:
-            self._said_at[told] = time.monotonic()
+        """Say it, unless it was said a moment ago, or much else was."""
+        now = time.monotonic()
+        recent = {one: at for one, at in self._said_at.items() if now - at < SAY_EVERY_S}
+        if told not in recent and len(recent) < MOST_SAID:
+            self._said_at = recent | {told: now}  # anew: another thread may be looking at the other
             self._say(told)
 
 

@@ -55,7 +55,7 @@ class Made:
 
 
 def text(value: str) -> str:
-    """Return a text as it may stand in a span, whoever wrote it."""
+    """Return a text as it may stand in a span, of any origin."""
     return value[:LONGEST].encode(errors="replace").decode()
 
 

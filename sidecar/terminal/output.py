@@ -199,7 +199,7 @@ def _end(error: OSError) -> BaseException:
 
 
 def stand_in() -> None:
-    """Let what is printed in this process go through `Standard`, whoever prints it."""
+    """Let what is printed in this process go through `Standard`, also what a library prints."""
     lines.keep_descriptors()
     if sys.stdout is sys.__stdout__:  # else a caller in this process reads it
         sys.stdout = _through_standard(1, sys.stdout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,16 +63,16 @@ class Traces:
 
     def __init__(
         self, spans: Spans, keys: Keys, log: FilteringBoundLogger, *,
-        second_step: str, take: Callable[[int], int], clock: Callable[[], float],
-        wall_clock: Callable[[], float],
+        second_step: str, room: Callable[[int], AbstractContextManager[int]],
+        clock: Callable[[], float], wall_clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        """`second_step` is what follows when an artifact is resolved. `take` says of how many
-        events, of so many, spans may be made.
+        """`second_step` is what follows when an artifact is resolved. `room` says of how many
+        events, of so many, spans may be made within it.
         """
         self._spans = spans
         self._keys = keys
         self._log = log
-        self._second_step, self._take = second_step, take
+        self._second_step, self._room = second_step, room
         self._clock, self._wall_clock = clock, wall_clock
         self._epoch = 0.0
         """When the relay's clock was at 0, in seconds since the epoch."""
@@ -83,8 +83,8 @@ class Traces:
         began: float,
     ) -> None:  # fmt: skip
         """See `host.Traces`."""
-        with self._harmless():
-            if ends := self._sampled(finished):
+        with self._harmless(), self._sampled(finished) as ends:
+            if ends:
                 versions = {
                     item.id: verdict.control_version
                     for item, verdict in zip(run, verdicts, strict=False)
@@ -93,19 +93,21 @@ class Traces:
 
     def buried(self, finished: Sequence[Finished], began: float) -> None:
         """See `host.Traces`."""
-        with self._harmless():
-            if ends := self._sampled(finished):
+        with self._harmless(), self._sampled(finished) as ends:
+            if ends:
                 self._make(ends, began, self._keys.dead, len(finished), {})
 
-    def _sampled(self, finished: Sequence[Finished]) -> list[_End]:
-        """Return what belongs to a trace that its producer sampled, as many as may be made."""
+    @contextmanager
+    def _sampled(self, finished: Sequence[Finished]) -> Iterator[list[_End]]:
+        """Yield what belongs to a trace that its producer sampled, as many as may be made."""
         ends = []
         for item, outcome in finished:
             traceparent = item.entry.fields.get(b"traceparent")
             parent = parent_of(traceparent) if traceparent else None
             if parent and parent.is_sampled:
                 ends.append(_End(item, outcome, parent))
-        return ends[: self._take(len(ends))] if ends else ends
+        with self._room(len(ends)) if ends else nullcontext(0) as fit:
+            yield ends[:fit]
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:

@@ -281,7 +281,7 @@ class Wiring:
 
         return tracing.Traces(
             self._exporting.spans, keys, self.log.bind(stream=keys.control),
-            second_step=second_step, take=self._exporting.take, clock=time.monotonic,
+            second_step=second_step, room=self._exporting.room, clock=time.monotonic,
             wall_clock=time.time,
         )  # fmt: skip
 

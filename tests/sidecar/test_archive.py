@@ -15,6 +15,7 @@ import redis
 import store
 from sidecar.errors import UsageError
 from sidecar.history import About, Gap, History
+from sidecar.history import archiver as archiver_module
 from sidecar.history.archive import ArchiveHistory, names_of, pack
 from sidecar.history.archiver import Archiver
 from sidecar.history.bundle import BundleHistory
@@ -22,6 +23,7 @@ from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.history.segments import Damaged, ahead
 from sidecar.history.state import state_at
+from sidecar.redis.archived import Claim
 from sidecar.redis.client import Side
 from sidecar.redis.keys import records_of
 from sidecar.redis.retention import Policy, Retention
@@ -202,6 +204,40 @@ def test_to_archive_again_changes_nothing(rig: Rig, fleet: VersionedStore) -> No
     rig.client.delete(rig.keys.archived)
     assert archive(rig, fleet) == 0
     assert names_of(fleet, rig.notify, rig.control) == names
+
+
+def test_a_damaged_segment_does_not_end_archiving(rig: Rig, fleet: VersionedStore) -> None:
+    """With the mark lost, what Redis still has of it is archived anew, and trimming continues."""
+    emit(rig, 20)
+    archive(rig, fleet)
+    first = names_of(fleet, rig.notify, rig.control)[0]
+    data, manifest = fleet.get(first.ref)[:2]
+    fleet.put(first.ref, data[:-9], manifest)
+    rig.client.delete(rig.keys.archived)
+    assert archive(rig, fleet)
+    assert rig.client.hget(rig.keys.archived, rig.control)
+    found = [entry.id for entry in ArchiveHistory(fleet, live(rig).streams).entries(rig.control)]
+    assert found == [entry.id for entry in live(rig).entries(rig.control)]
+
+
+def test_a_claim_is_renewed_while_a_lost_mark_is_looked_for(
+    rig: Rig, fleet: VersionedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compare all that Redis has with the archive may take longer than a claim lasts."""
+    emit(rig, 20)
+    archive(rig, fleet)
+    rig.client.delete(rig.keys.archived)
+    renewed: list[str] = []
+    monkeypatch.setattr(archiver_module, "RENEW_ROWS", 5)
+    real = Claim.hold
+
+    def hold(claim: Claim) -> bool:
+        renewed.append(claim._key)
+        return real(claim)
+
+    monkeypatch.setattr(Claim, "hold", hold)
+    assert not list(archiver(rig, fleet).archive(rig.control, rest=True))
+    assert renewed == [rig.keys.archiving(rig.control)] * 5
 
 
 def test_two_archivers_do_not_double_anything(rig: Rig, fleet: VersionedStore) -> None:

@@ -8,8 +8,8 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Final
 from unittest import mock
 
@@ -30,7 +30,7 @@ from sidecar.producer import Producer
 from sidecar.redis.keys import Keys
 from sidecar.telemetry import exporting as sender
 from sidecar.telemetry import tracing
-from sidecar.telemetry.spans import LONGEST, Spans, text
+from sidecar.telemetry.spans import LONGEST, Made, Spans, text
 from sidecar.telemetry.traceparent import parent_of
 from sidecar.worker import app
 from sidecar.worker.settings import build
@@ -339,7 +339,7 @@ def test_while_the_queue_is_full_events_are_left_out_whole(
         sending = real(instance, said.append)
         assert sending
         stack.callback(sending.close)
-        return mock.Mock(spec_set=sending, spans=sending.spans, take=sending.take)
+        return mock.Mock(spec_set=sending, spans=sending.spans, room=sending.room)
 
     monkeypatch.setattr("sidecar.worker.app.exporting", exporting)
     stack = ExitStack()
@@ -376,6 +376,60 @@ def test_what_the_sdk_complains_of_is_said_once_and_without_values(
     assert logging.getLogger("opentelemetry").propagate
 
 
+def test_two_relays_never_fill_the_same_room(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one makes its spans another waits, and finds what is left; nothing is dropped."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "70")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "70")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+    said: list[str] = []
+    sending = tracing.exporting("me", said.append)
+    assert sending
+
+    def make(wanted: int, before: Callable[[], object] = lambda: None) -> None:
+        with sending.room(wanted) as fit:
+            before()
+            steps = [Made("one", 1, 2) for _ in range(fit * sender.SPANS_EACH)]
+            sending.spans.make(steps, trace.INVALID_SPAN_CONTEXT)
+
+    other = threading.Thread(target=make, args=(9,))
+
+    def meanwhile() -> None:
+        other.start()
+        other.join(0.1)  # it waits
+
+    make(8, meanwhile)
+    other.join(PATIENCE_S)
+    assert sending._queue.given == 70
+    sending.close()
+    assert len(collector.named("one")) == 70
+    assert said == ["events are left out: the collector does not keep up"]
+
+
+@pytest.mark.usefixtures("collector")
+def test_what_a_sampler_leaves_out_takes_no_room() -> None:
+    """Room is counted of what is in the queue: a span that is not sampled never is."""
+    sending = tracing.exporting("me", lambda _: None)
+    assert sending
+    with sending.room(10**6) as before:
+        sending._queue.on_end(mock.Mock(context=mock.Mock(trace_flags=mock.Mock(sampled=False))))
+        for _ in range(sender.SPANS_EACH):
+            sending._queue.on_end(mock.Mock(context=None))
+    with sending.room(10**6) as after:
+        assert after == before
+    sending.close()
+
+
+def test_complaints_of_the_sdk_are_bounded() -> None:
+    """However many different ones there are, some are said and kept in mind."""
+    said: list[str] = []
+    heard = sender._Heard(said.append)
+    for number in range(1000):
+        heard.say(f"complaint {number}")
+    assert len(said) == len(heard._said_at) == sender.MOST_SAID
+
+
 def _some_spans(count: int) -> Sequence[Any]:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
     return [tracer.start_span("one") for _ in range(count)]
@@ -393,7 +447,7 @@ def test_a_provider_that_breaks_ends_no_relay(rig: Rig) -> None:
 
     traces = Traces(
         Spans(Broken()), Keys.of("c", "n"), silent_log(),
-        second_step="put", take=int, clock=lambda: 0.0, wall_clock=lambda: 0.0,
+        second_step="put", room=nullcontext, clock=lambda: 0.0, wall_clock=lambda: 0.0,
     )  # fmt: skip
     traced(rig)
     with rig.relay(drain=True, traces=traces) as running:
