@@ -6,6 +6,7 @@ Import direction and circles are import-linter's (`make check`).
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,11 @@ ROOM_LINES: Final = {
     "store/chassis": 910, "store/file": 2170, "store/object": 2260, "store/testing": 2320,
 }  # fmt: skip
 """How large each room may be, in lines: to let one grow is a decision (0027)."""
+
+COMMAND: Final = re.compile(r"\bsidecar [a-z ]*--\S+ $|\b(add|with) --\S+ $")
+"""How a command line ends that a value is put into, where it is not between backquotes."""
+OURS: Final = {"context.command_path", "position", "read"}
+"""Values in command lines that nobody else chose."""
 
 
 class Found(NamedTuple):
@@ -51,6 +57,29 @@ def found(*kinds: type[ast.AST]) -> Iterator[Found]:
 def methods_of(one: Found) -> int:
     """Return how many methods a class has."""
     return sum(isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) for n in one.node.body)
+
+
+def typed(text: ast.JoinedStr) -> Iterator[str]:
+    """Yield what a message puts into a command line that somebody may type."""
+    said = ""
+    for part in text.values:
+        if isinstance(part, ast.FormattedValue):
+            if said.count("`") % 2 or COMMAND.search(said):
+                yield ast.unparse(part.value)
+            said += "…"
+        elif isinstance(part, ast.Constant):
+            said += str(part.value)
+
+
+def test_what_is_put_into_a_command_line_is_quoted() -> None:
+    """Others choose the names of streams, refs and stacks: a shell may be given the line."""
+    lines = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {value}"
+        for path in sorted((ROOT / "sidecar").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.JoinedStr)
+        for value in typed(node) if not value.startswith("shlex.") and value not in OURS
+    ]  # fmt: skip
+    assert not lines
 
 
 def test_few_modules_lie_at_the_root() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -152,7 +153,7 @@ def emit(
     if type_ not in KNOWN_TYPES:
         output.hint(
             f"the type {type_!r} is not one of the contract's: workers dead-letter it unless they"
-            f" run with --allow-type {type_}"
+            f" run with --allow-type {shlex.quote(type_)}"
         )
     output.hints(unserved(url, where.stream, where.notify_stream))
     output.json_line(_as_appended(event))

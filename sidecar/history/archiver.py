@@ -9,6 +9,7 @@ entry once.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -100,7 +101,8 @@ class Archiver:
             raise SidecarError(
                 f"the archive of {self._keys.notifications} in this store is that of the log"
                 f" {other}; give one of the two another --notify-stream or a store of its own or,"
-                f" if that log is gone for good, sidecar store gc --forget {other.id} --reason …"
+                f" if that log is gone for good, sidecar store gc --forget {shlex.quote(other.id)}"
+                " --reason …"
             )
 
     def _claimed(self, claim: Claim, stream: str, wait_s: float) -> bool:

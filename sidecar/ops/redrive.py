@@ -9,6 +9,7 @@ So is what would only end as a letter again (`predictions`).
 
 from __future__ import annotations
 
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -157,7 +158,7 @@ class Redriver:
         if letter.origin.entry is None:
             return f"its origin {letter.origin!r} names no entry of a control stream"
         if stream not in self._order.streams:
-            return f"it came from another control stream: add --stream {stream}"
+            return f"it came from another control stream: add --stream {shlex.quote(stream)}"
         return ""
 
     def _one(self, candidate: Candidate, overtakers: Overtakers) -> Outcome:

@@ -331,8 +331,8 @@ def _dead(client: Client, keys: Keys, limit: int) -> DeadStatus:
 def _uncounted(readers: Readers) -> Iterator[str]:
     if readers.more:
         yield (
-            f"{readers.more:,} more readers are registered than are shown here: see whose ACL lets"
-            " it register them, and DEL their keys"
+            f"up to {readers.more:,} more readers are registered than are shown here: see whose ACL"
+            " lets it register them, and DEL their keys"
         )
 
 

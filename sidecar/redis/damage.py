@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -167,7 +168,7 @@ def trimmed_id(
 
     Where trimming can only be noted up to `last`, a note above is none.
     """
-    fix = f"HDEL its field {stream}; trimming notes it again"
+    fix = f"HDEL its field {shlex.quote(stream)}; trimming notes it again"
     mark = _entry_id(keys.trimmed, noted, fix)
     if mark and noted and last and mark > last:
         raise Damaged(keys.trimmed, noted, fix)
@@ -176,18 +177,18 @@ def trimmed_id(
 
 def check_archived(client: Client, keys: Keys, stream: str) -> None:
     """Raise `Damaged` unless up to where the stream is archived is an entry ID, or not noted."""
-    fix = f"HDEL its field {stream}; the archive notes it again"
+    fix = f"HDEL its field {shlex.quote(stream)}; the archive notes it again"
     _entry_id(keys.archived, _mark(client, keys.archived, stream), fix)
 
 
 def _check_segment(client: Client, keys: Keys, stream: str) -> None:
-    fix = f"HDEL its field {stream}; the archive notes it again"
+    fix = f"HDEL its field {shlex.quote(stream)}; the archive notes it again"
     _check(keys.segments, _mark(client, keys.segments, stream), _SEGMENT, fix)
 
 
 def _check_anchors(client: Client, keys: Keys) -> None:
     noted = _mark(client, keys.anchors, keys.control)
-    fix = f"HDEL its field {keys.control}; a worker that starts notes it again"
+    fix = f"HDEL its field {shlex.quote(keys.control)}; a worker that starts notes it again"
     _check(keys.anchors, noted, _ANCHORS, fix)
 
 

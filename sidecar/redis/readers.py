@@ -66,7 +66,7 @@ class Readers(NamedTuple):
     bad: list[Damaged]
     """Of whom nobody can tell what they have passed. They protect nothing."""
     more: int = 0
-    """How many others are registered."""
+    """How many others are registered, at most: one with an old field and a key may count twice."""
 
 
 class _Line(NamedTuple):

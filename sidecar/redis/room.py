@@ -6,6 +6,7 @@ dead letters, until somebody sets the stream right.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,7 +41,7 @@ def no_room(client: Client, stream: str, kind: str) -> list[NoRoom]:
     if not is_last_version and info.last_id.ms < HIGHEST:
         return []
     what = _VERSIONS if kind == "notifications" else _ENTRIES
-    remake = f'stop its workers, then `sidecar stream remake {stream} --reason "…"`'
+    remake = f'stop its workers, then `sidecar stream remake {shlex.quote(stream)} --reason "…"`'
     return [NoRoom(
         f"the stream {stream} was given the ID {info.last_id}, after which {what};"
         f" {remake if kind == 'control' else _COPY}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Final, NamedTuple
 
 from sidecar.errors import Incomplete, SidecarError
@@ -88,7 +89,8 @@ def absent(history: History, window: Window, asked: Asked) -> SidecarError:
         )
     never = ", and there never was" if window == Window() else ""
     under = _lies_under(history, what)
-    fix = f"; refs lie under it: `sidecar replay show --ref {what}` shows them" if under else ""
+    show = f"`sidecar replay show --ref {shlex.quote(what)}`"
+    fix = f"; refs lie under it: {show} shows them" if under else ""
     return SidecarError(
         f"there is no {asked.kind or 'event, ref or stack'} {what!r} in {history.describe()},"
         f" {window}{never}{fix}"

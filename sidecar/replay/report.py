@@ -10,6 +10,7 @@ import base64
 import gzip
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -189,7 +190,7 @@ def _numbers(life: Life) -> dict[str, int]:
 def _shortened(found: Comparison, ref: str) -> list[str]:
     lines = found.lines or ["the same, in another order"]
     left = len(lines) - MAX_DIFF_LINES
-    more = [f"… {left:,} lines more: sidecar diff {ref}"] if left > 0 else []
+    more = [f"… {left:,} lines more: sidecar diff {shlex.quote(ref)}"] if left > 0 else []
     return [*lines[:MAX_DIFF_LINES], *more]
 
 

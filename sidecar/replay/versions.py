@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Final, NamedTuple
 
 from sidecar.errors import Incomplete, UsageError
@@ -63,7 +64,7 @@ def _named(history: History, store: VersionedStore, name: str) -> _Named:
     if event is None:
         raise Incomplete(
             f"there is no ref {name!r}, and no notification of such a stack and version in"
-            f" {history.describe()}; `sidecar trace {name}` shows whether it died"
+            f" {history.describe()}; `sidecar trace {shlex.quote(name)}` shows whether it died"
         )
     return _Named(event.artifact_ref, event.checksum, event.manifest_checksum)
 
@@ -93,7 +94,7 @@ def _before(versions: list[Version], newest: Chosen) -> Chosen:
     if not versions[1:]:
         words += (
             ". It is the only one there; where each version has a ref of its own, name two:"
-            f" `sidecar diff OTHER_REF {newest.ref}`"
+            f" `sidecar diff OTHER_REF {shlex.quote(newest.ref)}`"
         )
     raise Incomplete(words)
 

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from sidecar.redis.members import Held, Members
 from sidecar.redis.pruning import Pruning
+from sidecar.redis.readers import MOST, Readers
 from sidecar.redis.retention import KINDS, Retention
 from sidecar.redis.scripts import Shelf
 from sidecar.worker.share import Share
@@ -144,13 +145,19 @@ class Housekeeper:
     def _warn_of_readers(self, retention: Retention) -> None:
         readers = retention.readers()
         expired = {reader.name for reader in readers.good if reader.expired}
+        alive = {reader.name for reader in readers.good} - expired
         for name in sorted(expired - self._expired)[:MOST_TOLD]:
             self._log.warning(
                 "reader expired", reader=name,
                 detail="silent for longer than its time: what it has not read may be trimmed",
             )  # fmt: skip
-        self._expired = expired
+        self._expired = _in_mind(self._expired - alive, expired, readers)
         bad = set(map(str, readers.bad))
         for said in sorted(bad - self._bad_readers)[:MOST_TOLD]:
             self._log.warning("reader not believed", detail=said)
-        self._bad_readers = bad
+        self._bad_readers = _in_mind(self._bad_readers, bad, readers)
+
+
+def _in_mind(told: set[str], now: set[str], readers: Readers) -> set[str]:
+    """Return what is not told again. Of a crowd others are seen each time: so some stay in it."""
+    return told | now if readers.more and len(told) < 4 * MOST else now

@@ -101,6 +101,8 @@ def test_versions_of_a_stack_are_compared(sidecar: Cli) -> None:
         assert sidecar("diff", "t/web@2", "stacks/t/web/2", *args, env=env).code == 0
         ran = sidecar("diff", "t/web@1", "t/web@3", *args, env=env)
         assert (ran.code, "`sidecar trace t/web@3`" in ran.err) == (3, True)
+    ran = sidecar("diff", "t/web@1", "$(t)/web@3")
+    assert "`sidecar trace '$(t)/web@3'`" in ran.err.replace("\n", " ")
 
 
 def test_a_ref_with_an_at_sign_comes_before_a_stack(sidecar: Cli) -> None:

@@ -204,6 +204,10 @@ def test_an_absence_claims_no_more_than_was_looked_at(sidecar: Cli) -> None:
     assert (ran.code, "never was" in ran.err) == (1, False)
     ran = sidecar("trace", "rows")
     assert (ran.code, "`sidecar replay show --ref rows`" in ran.err) == (1, True)
+    sidecar.bring("e2", "odd; rows/a", b"two")
+    sidecar.work()
+    ran = sidecar("trace", "odd; rows")
+    assert "`sidecar replay show --ref 'odd; rows'`" in ran.err.replace("\n", " ")
     path = sidecar.directory / "b.zip"
     assert sidecar("replay", "export", path).code == 0
     ran = sidecar("trace", "rows/", "--bundle", path, env={"SIDECAR_REDIS": ""})

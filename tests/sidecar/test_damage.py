@@ -9,7 +9,7 @@ from sidecar.history.live import LiveHistory
 from sidecar.ops.audit import Audit, AuditOrder
 from sidecar.ops.status import collect
 from sidecar.redis.client import Side
-from sidecar.redis.damage import Damaged
+from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.members import Members
 from sidecar.redis.readers import passed
 from sidecar.redis.retention import Policy, Retention
@@ -147,3 +147,9 @@ def test_a_worker_that_is_none(published: Rig, garbage: bytes) -> None:
     members = Members(rig.client, rig.keys, name="n", serves=["s"], lease_s=60)
     assert members.beat([]) == []
     assert [rig.keys.workers in told for told in damaged(rig)] == [True]
+
+
+def test_a_field_is_named_as_a_shell_takes_it(rig: Rig) -> None:
+    """Others chose the name of a stream: what is to be typed has it in quotes."""
+    with pytest.raises(Damaged, match=r"HDEL its field 'a; b'; trimming"):
+        trimmed_id(rig.keys, "a; b", b"garbage")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -221,7 +222,8 @@ def _lost_unread(seen: Seen) -> Iterator[Told]:
             if (lost := int(group["lag"]) - waiting) > 0:
                 yield Told(
                     f"{lost:,} entries of {name} were trimmed or deleted before a worker read them",
-                    f"{_AGAIN} `XGROUP SETID {name} {one.group} {position} ENTRIESREAD {read}`",
+                    f"{_AGAIN} `XGROUP SETID {shlex.join((name, one.group))} {position}"
+                    f" ENTRIESREAD {read}`",
                 )
 
 
