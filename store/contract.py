@@ -93,7 +93,10 @@ class Version(NamedTuple):
     size_bytes: int
     manifest_size_bytes: int
     stored_at: float
-    """Seconds since the epoch, by the clock of the process that stored it."""
+    """Seconds since the epoch, by the clock of the process that stored it.
+
+    Where that stood before the time of the put before, a microsecond after it.
+    """
     current: bool
     """Whether the ref points at this version now."""
 

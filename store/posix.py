@@ -192,16 +192,21 @@ _roots: weakref.WeakSet[Root] = weakref.WeakSet()
 
 
 def _let_go_of_inherited() -> None:
-    """Close, in a forked child, what other threads of its parent had locked at that moment.
+    """Replace, in a forked child, what its parent had locked at that moment.
 
-    The descriptors are shared: each lock would last as long as the child.
+    The descriptors are shared: each lock would last as long as the child. Their numbers stay taken,
+    by a directory, that nobody can write: the thread that forked may yet close some of them.
     """
     held = tuple(path for root in _roots for path in root.held())
     with contextlib.suppress(OSError):  # no /proc
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):  # that of the listing
-                if os.readlink(f"/proc/self/fd/{fd}").startswith(held):
-                    os.close(int(fd))
+        listing = os.open("/proc/self/fd", DIRECTORY)
+        try:
+            for fd in os.listdir(listing):
+                with contextlib.suppress(FileNotFoundError):  # that of listdir
+                    if os.readlink(fd, dir_fd=listing).startswith(held):
+                        os.dup2(listing, int(fd), inheritable=False)
+        finally:
+            os.close(listing)
 
 
 os.register_at_fork(after_in_child=_let_go_of_inherited)
@@ -339,7 +344,8 @@ def misplaced(path: str) -> Corrupt:
 def is_hollow(found: os.stat_result) -> bool:
     """Tell whether a file claims far more bytes than it takes on disk.
 
-    Reading it would cost the reader without end what cost its writer nothing.
+    Reading it would cost the reader without end what cost its writer nothing. It need not be
+    damaged: zeros may have no blocks, and some file systems tell of none at all.
     """
     return found.st_size > _SOLID_BYTES + _HOLLOW * found.st_blocks * _BLOCK_BYTES
 

@@ -7,7 +7,6 @@ A record is a header of text, a blank line, the manifest and, `at inline`, the d
     data sha256:… SIZE
     manifest sha256:… SIZE
     position MILLISECONDS-SEQUENCE      only when the Put carried one
-    sequence NUMBER                     only where the clock had gone back since the Put before
     stored 2026-11-22T15:18:22.123456+00:00
     at inline                           or: at object
     header sha256:…                     of the lines above
@@ -17,10 +16,11 @@ Data lies last, so `tail -c SIZE record | sha256sum` checks it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from store.contract import Position, Version
@@ -36,6 +36,9 @@ HEADER_MAX_BYTES = 2048
 FIRST_BYTES = 128 * 1024
 """What is read of a record before its header has told its size: most records are read whole."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
 _ANY_HEADER = re.compile(
     rb"(artifact-record \d+\n(?:[^\n]+\n){1,99}?)header sha256:([0-9a-f]{64})\n\n"
 )
@@ -46,7 +49,6 @@ _HEADER = re.compile(
     rb"data sha256:([0-9a-f]{64}) (\d{1,19})\n"
     rb"manifest sha256:([0-9a-f]{64}) (\d{1,19})\n"
     rb"(?:position (\d{1,20})-(\d{1,20})\n)?"
-    rb"(?:sequence (\d{1,20})\n)?"
     rb"stored ([0-9T:.+-]{32})\n"
     rb"at (inline|object)\n)"
     rb"header sha256:([0-9a-f]{64})\n\n"
@@ -62,6 +64,16 @@ class Quarantined(Corrupt):
         self.record = record
 
 
+class Newer(Unavailable):
+    """A whole record says what this release does not know: it is neither read nor damaged."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} was written by a newer release of this software: read and write this store"
+            " with that"
+        )
+
+
 class Record(NamedTuple):
     """A record's header, taken apart. Digests are hex."""
 
@@ -73,28 +85,28 @@ class Record(NamedTuple):
     position: Position | None
     stored: str
     inline: bool
-    sequence: int | None = None
 
     @property
     def order(self) -> tuple[int, Position]:
         """What the versions of a ref compare by: that of a later Put is greater.
 
-        Microseconds by the clock, as long as it rises. Two Puts that moved nothing may have one
-        number; then their positions tell.
+        Microseconds since the epoch. Two Puts that moved nothing may have one number; then their
+        positions tell.
         """
-        number = self.sequence
-        if number is None:
-            number = round(datetime.fromisoformat(self.stored).timestamp() * 1e6)
-        return number, self.position or (0, 0)
+        since = datetime.fromisoformat(self.stored) - _EPOCH
+        return since // _MICROSECOND, self.position or (0, 0)
 
     def after(self, before: int, *, moves: bool) -> Record:
         """Return it as the Put that comes after the one with the number `before`.
 
-        What does not move the ref comes before the next Put that does.
+        Where the clock went back, it is stored a microsecond later than that: older releases read
+        this, too. What does not move the ref comes before the next Put that does.
         """
-        if self.order[0] > before:
-            return self
-        return self._replace(sequence=before + 1 + moves)
+        if self.order[0] <= before:
+            with contextlib.suppress(OverflowError):  # somebody planted the end of time
+                later = _EPOCH + _MICROSECOND * (before + 1 + moves)
+                return self._replace(stored=_text(later))
+        return self
 
     def is_version(self, data_digest: str | None, manifest_digest: str | None) -> bool:
         """Tell whether this is the version asked for; None asks for any."""
@@ -114,9 +126,13 @@ def describe(
         hashlib.sha256(manifest).hexdigest(),
         len(manifest),
         position,
-        datetime.now(UTC).isoformat(timespec="microseconds"),
+        _text(datetime.now(UTC)),
         data_size <= INLINE_MAX_BYTES,
     )
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds")
 
 
 def body_bytes(record: Record) -> int:
@@ -158,40 +174,31 @@ def header_of(record: Record) -> bytes:
         f"stored {record.stored}",
         f"at {'inline' if record.inline else 'object'}",
     ]
-    _insert_optional(lines, record)
+    if record.position:
+        lines.insert(4, "position {}-{}".format(*record.position))
     text = "".join(f"{line}\n" for line in lines).encode()
     # The header has a checksum of its own: nothing else covers the position.
     return b"%bheader sha256:%b\n\n" % (text, hashlib.sha256(text).hexdigest().encode())
 
 
-def _insert_optional(lines: list[str], record: Record) -> None:
-    if record.sequence is not None:
-        lines.insert(4, f"sequence {record.sequence}")
-    if record.position:
-        lines.insert(4, "position {}-{}".format(*record.position))
-
-
 def parse(content: bytes, path: str) -> tuple[Record, int]:
-    """Return a record and where its body starts. Raises `Corrupt`; `Unavailable` if it is newer."""
+    """Return a record and where its body starts. Raises `Corrupt`, `Newer`."""
     if content.startswith(_DAMAGED):
         _, kept, header = (content + b"\n\n").split(b"\n", 2)
         raise Quarantined(path, os.fsdecode(kept), _record_of(_HEADER.match(header)))
     found = _HEADER.match(content)
     record = _record_of(found)
+    if found is None and _is_whole(content):
+        raise Newer(path)
     if found is None or record is None:
-        _check_format(content, path)
         raise Corrupt(f"{path} is damaged: its header is cut short or fails its checksum")
     return record, found.end()
 
 
-def _check_format(content: bytes, path: str) -> None:
-    """Raise `Unavailable` for a whole header that says what this release does not know."""
+def _is_whole(content: bytes) -> bool:
+    """Tell whether it begins with a header, of any release, that passes its own checksum."""
     found = _ANY_HEADER.match(content)
-    if found and hashlib.sha256(found[1]).hexdigest().encode() == found[2]:
-        raise Unavailable(
-            f"{path} was written by a newer release of this software: read and write this store"
-            " with that"
-        )
+    return found is not None and hashlib.sha256(found[1]).hexdigest().encode() == found[2]
 
 
 def header_left(content: bytes) -> Record | None:
@@ -205,10 +212,12 @@ def header_left(content: bytes) -> Record | None:
 
 
 def _record_of(found: re.Match[bytes] | None) -> Record | None:
-    if found is None or hashlib.sha256(found[1]).hexdigest().encode() != found[12]:
+    if found is None or hashlib.sha256(found[1]).hexdigest().encode() != found[11]:
         return None
-    if found[11] == b"inline" and int(found[4]) > INLINE_MAX_BYTES:
+    if found[10] == b"inline" and int(found[4]) > INLINE_MAX_BYTES:
         return None  # nobody writes such a record
+    if not _is_time(found[9]):
+        return None
     return Record(
         found[2].decode(),
         found[3].decode(),
@@ -216,10 +225,15 @@ def _record_of(found: re.Match[bytes] | None) -> Record | None:
         found[5].decode(),
         int(found[6]),
         (int(found[7]), int(found[8])) if found[7] else None,
-        found[10].decode(),
-        found[11] == b"inline",
-        int(found[9]) if found[9] else None,
+        found[9].decode(),
+        found[10] == b"inline",
     )
+
+
+def _is_time(text: bytes) -> bool:
+    with contextlib.suppress(ValueError):
+        return _TIME.fullmatch(text) is not None and bool(datetime.fromisoformat(text.decode()))
+    return False
 
 
 def version_of(record: Record, *, current: bool) -> Version:

@@ -12,7 +12,7 @@ from store.errors import Corrupt
 from store.file.layout import REFS, Found, Place, object_of, place_of
 from store.foreign import is_segment, record_name
 from store.healing import Aim, Left, aim, aim_blind, heir_of
-from store.posix import is_hollow, misplaced, read_all
+from store.posix import misplaced, read_all
 from store.record import (
     FIRST_BYTES,
     HEADER_MAX_BYTES,
@@ -242,17 +242,12 @@ def digest_of(
 ) -> str | None:
     """Return a file's SHA-256 in hex, in constant memory; None when it has not this `size`.
 
-    Raises FileNotFoundError, and `Corrupt` for a file that is mostly holes: that is not read.
+    Raises FileNotFoundError, and `Corrupt` for what is no plain file.
     """
     fd, found = tree.open_plain(name, directory_fd, path)
     with open(fd, "rb", buffering=0) as file:
         if size not in (None, found.st_size):
             return None
-        if is_hollow(found):
-            raise Corrupt(
-                f"{path} claims {found.st_size} bytes and has next to nothing on disk:"
-                " it is not read; remove it, and put it again if it was needed"
-            )
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

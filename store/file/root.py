@@ -23,7 +23,7 @@ _IDENTITY_FILE = "IDENTITY"
 _IDENTITY = re.compile(rb"[0-9a-f]{32}\n")
 _MAY_NOT = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DIRECTORIES = ("refs", "objects", "locks", "quarantine", "tmp")
-_MADE_ANEW = ("locks", "quarantine", "tmp")
+_MADE_ANEW = ("quarantine", "tmp")
 _NOT_FOREIGN = {_FORMAT_FILE, _IDENTITY_FILE, *_DIRECTORIES}
 
 
@@ -53,11 +53,14 @@ def open_root(root: str, *, create: bool = True) -> int:
 def _restore_empty(root_fd: int) -> None:
     """Make the directories that no store misses anything in, if a copy left them out as empty.
 
-    Who may not, or needs them all the same, is told by what he does then.
+    Never `locks`: who still has the one before would share no lock with who opens the new one.
+    They belong to whom the store belongs. Who may not make them is told by what he does then.
     """
     for name in _MADE_ANEW:
         with contextlib.suppress(OSError):
             os.mkdir(name, dir_fd=root_fd)
+            owner = os.stat("refs", dir_fd=root_fd, follow_symlinks=False)
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=root_fd, follow_symlinks=False)
 
 
 def _open_directory(path: str) -> int:

@@ -46,11 +46,17 @@ class Tree(Root):
         self._writes = itertools.count()
         with contextlib.ExitStack() as opened:
             opened.callback(os.close, root_fd)
-            self.tmp_fd = self.open("tmp", DIRECTORY, root_fd, self.path("tmp"))
+            self.tmp_fd = self._part("tmp")
             opened.callback(os.close, self.tmp_fd)
-            self._locks_fd = self.open("locks", DIRECTORY, root_fd, self.path("locks"))
+            self._locks_fd = self._part("locks")
             opened.callback(os.close, self._locks_fd)
             weakref.finalize(self, opened.pop_all().close)
+
+    def _part(self, name: str) -> int:
+        try:
+            return self.open(name, DIRECTORY, self._root_fd, self.path(name))
+        except FileNotFoundError:
+            raise missing(self.path(name)) from None
 
     def store_identity(self) -> str | None:
         """See `store.file.root.identity`; what it returns survives a power cut."""

@@ -24,10 +24,11 @@ from store.errors import Corrupt, InvalidRef, Unavailable
 from store.file import aside, records
 from store.file.layout import OBJECTS, QUARANTINE, REFS, Found, object_of, place_of
 from store.foreign import foreign
-from store.posix import CallerFailed
+from store.posix import CallerFailed, is_hollow
 from store.record import (
     FIRST_BYTES,
     HEADER_MAX_BYTES,
+    Newer,
     Quarantined,
     header_left,
     note_of_damage,
@@ -82,9 +83,12 @@ def verify(
         if is_foreign:
             yield foreign(path)
             continue
-        checked = _check_record(tree, directories, name, path, with_object=bool(prefix))
-        if quarantine and checked and checked.error and not checked.quarantined:
-            checked = _quarantine_record(tree, directories, name, checked)
+        try:
+            checked = _check_record(tree, directories, name, path, with_object=bool(prefix))
+            if quarantine and checked and checked.error and not checked.quarantined:
+                checked = _quarantine_record(tree, directories, name, checked)
+        except Newer as newer:
+            checked = Checked(path, None, 0, str(newer))
         if checked:
             yield checked
     if not prefix:
@@ -211,33 +215,75 @@ def _header_left(tree: Tree, directory_fd: int, name: str) -> Record | None:
 
 
 def _verify_objects(tree: Tree, part: tuple[int, int], *, quarantine: bool) -> Iterator[Checked]:
+    hollow: dict[str, int] = {}
     for directories, entry in _shelved(tree):
         if not _is_mine(entry.name, part):
             continue
         if not _is_object(directories, entry):
             yield foreign(tree.path(*directories, entry.name))
+            continue
+        with contextlib.suppress(FileNotFoundError):  # collected meanwhile
+            found = entry.stat(follow_symlinks=False)
+            if is_hollow(found):
+                hollow[entry.name] = found.st_size
+            else:
+                yield from _check_object(tree, entry.name, quarantine=quarantine)
+    named = _named(tree, hollow)
+    for name, size in hollow.items():
+        if (name, size) in named:
+            yield from _check_object(tree, name, quarantine=quarantine)
         else:
+            yield _not_read(tree.path(*object_of(name), name), size)
+
+
+def _named(tree: Tree, hollow: dict[str, int]) -> set[tuple[str, int]]:
+    """Return which of these objects have a record that names them with a size, and that size."""
+    named: set[tuple[str, int]] = set()
+    for directories, entry in records.everything(tree) if hollow else ():
+        version = _VERSION.fullmatch(entry.name)
+        if not records.is_foreign(directories, entry) and (not version or version[2] in hollow):
             with (
-                tree.directory(directories) as directory_fd,
-                contextlib.suppress(FileNotFoundError),  # collected meanwhile
+                contextlib.suppress(Corrupt, Newer, FileNotFoundError),
+                tree.directory((REFS, *directories)) as directory_fd,
             ):
                 if directory_fd is not None:
-                    path = tree.path(*directories, entry.name)
-                    yield _check_object(tree, directory_fd, entry, path, quarantine=quarantine)
+                    record = _header(tree, directories, directory_fd, entry.name)
+                    named.add((record.data_digest, record.data_size))
+    return named
 
 
-def _check_object(
-    tree: Tree, directory_fd: int, entry: os.DirEntry[str], path: str, *, quarantine: bool
+def _not_read(path: str, size: int) -> Checked:
+    return Checked(
+        path, None, 0,
+        f"{path} claims {size} bytes, has next to nothing on disk, and no record names it with that"
+        " size: it was not read, and stays; collection removes it (sidecar store gc)",
+    )  # fmt: skip
+
+
+def _check_object(tree: Tree, name: str, *, quarantine: bool) -> Iterator[Checked]:
+    """Read an object and yield what was found; nothing when it was collected meanwhile."""
+    directories = object_of(name)
+    with (
+        tree.directory(directories) as directory_fd,
+        contextlib.suppress(FileNotFoundError),
+    ):
+        if directory_fd is not None:
+            path = tree.path(*directories, name)
+            yield _object_read(tree, directory_fd, name, path, quarantine=quarantine)
+
+
+def _object_read(
+    tree: Tree, directory_fd: int, name: str, path: str, *, quarantine: bool
 ) -> Checked:
-    found = entry.stat(follow_symlinks=False)
+    found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     try:
-        intact = records.digest_of(tree, directory_fd, entry.name, path) == entry.name
+        intact = records.digest_of(tree, directory_fd, name, path) == name
         error = None if intact else f"{path} is damaged: it fails its checksum: put it again"
     except Corrupt as misplaced:
         error = str(misplaced)
     kept = None
     if error and quarantine:
-        kept = _quarantine_object(tree, directory_fd, entry.name, _identity(found))
+        kept = _quarantine_object(tree, directory_fd, name, _identity(found))
     return Checked(path, None, found.st_size, error, kept)
 
 
@@ -329,7 +375,7 @@ def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
         if kept:
             files.sort(key=lambda each: _order(tree, directories, each), reverse=True)
         old = [each for each in files[kept:] if _is_old(each, retention, now)]
-        with contextlib.suppress(Corrupt, FileNotFoundError):
+        with contextlib.suppress(Corrupt, Newer, FileNotFoundError):
             if old:
                 ref = records.ref_at(tree, directories, old[0].name)
                 refs[directories, current] = _Ref(ref, old)
@@ -339,13 +385,11 @@ def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
 def _order(tree: Tree, directories: tuple[str, ...], file: _File) -> tuple[int, Position]:
     """Return what versions compare by: the record knows it better than the kernel's clock."""
     with (
-        contextlib.suppress(Corrupt, FileNotFoundError),
+        contextlib.suppress(Corrupt, Newer, FileNotFoundError),
         tree.directory((REFS, *directories)) as directory_fd,
     ):
         if directory_fd is not None:
-            path = tree.path(REFS, *directories, file.name)
-            content, _ = tree.read_file(directory_fd, file.name, path, HEADER_MAX_BYTES)
-            return parse(content, path)[0].order
+            return _header(tree, directories, directory_fd, file.name).order
     return round(file.stored_s * 1e6), (0, 0)
 
 
@@ -357,13 +401,18 @@ def _is_current(tree: Tree, directories: tuple[str, ...], version: re.Match[str]
         if _is_twin_of_current(directory_fd, version[0]):
             return True
         try:
-            path = tree.path(REFS, *directories, version[1])
-            content, _ = tree.read_file(directory_fd, version[1], path, HEADER_MAX_BYTES)
-            return parse(content, path)[0].is_version(version[2], version[3])
+            record = _header(tree, directories, directory_fd, version[1])
+            return record.is_version(version[2], version[3])
         except FileNotFoundError:
             return False
-        except Corrupt:
+        except (Corrupt, Newer):
             return True
+
+
+def _header(tree: Tree, directories: tuple[str, ...], directory_fd: int, name: str) -> Record:
+    """Read a record's header. Raises FileNotFoundError, `Corrupt`, `Newer`."""
+    path = tree.path(REFS, *directories, name)
+    return parse(tree.read_file(directory_fd, name, path, HEADER_MAX_BYTES)[0], path)[0]
 
 
 def _is_old(file: _File, retention: Retention, now: float) -> bool:
@@ -467,14 +516,15 @@ def _spare_named(
             continue
         # A record that cannot be read, or that went meanwhile, is healed or superseded by a Put
         # that names or freshens its object itself.
-        with (
-            contextlib.suppress(Corrupt, FileNotFoundError),
-            tree.directory((REFS, *directories)) as directory_fd,
-        ):
-            if directory_fd is not None:
-                path = tree.path(REFS, *directories, entry.name)
-                content, _ = tree.read_file(directory_fd, entry.name, path, HEADER_MAX_BYTES)
-                objects.pop(parse(content, path)[0].data_digest, None)
+        try:
+            with tree.directory((REFS, *directories)) as directory_fd:
+                if directory_fd is not None:
+                    record = _header(tree, directories, directory_fd, entry.name)
+                    objects.pop(record.data_digest, None)
+        except Newer:
+            objects.clear()  # any of them may be what it names
+        except (Corrupt, FileNotFoundError):
+            pass
 
 
 def _remove_object(tree: Tree, file: _File) -> bool:

@@ -75,6 +75,7 @@ class Bucket:
         self._errors = obstore.exceptions
         self._store = self._connect(retry_s=timeout_s if retries else 0)
         self.conditions = Conditions(self)
+        self._hasty: dict[bool, Bucket] = {}
 
     def _connect(self, *, retry_s: float) -> S3Store | GCSStore | AzureStore:
         from obstore import store as stores
@@ -191,8 +192,8 @@ class Bucket:
         try:
             with self._explained(f"list {folder}/"):
                 return next(pages, ())
-        except Failed as error:
-            if error.status != ABSENT:
+        except (Absent, Failed) as error:
+            if isinstance(error, Failed) and error.status != ABSENT:
                 raise
             raise Unavailable(f"cannot list {self.location}: {NO_BUCKET}") from None
 
@@ -274,7 +275,9 @@ class Bucket:
 
     def hasty(self, *, retries: bool = True) -> Bucket:
         """Return the same one for who does not wait for long."""
-        return Bucket(self.location, self.timeout_s / 4, retries=retries)
+        if retries not in self._hasty:
+            self._hasty[retries] = Bucket(self.location, self.timeout_s / 4, retries=retries)
+        return self._hasty[retries]
 
     def now(self) -> float:
         """Return the service's time in seconds since the epoch, not later than it is."""

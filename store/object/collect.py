@@ -22,7 +22,7 @@ from store.object.layout import (
     version_key,
 )
 from store.object.reading import begun
-from store.record import HEADER_MAX_BYTES
+from store.record import HEADER_MAX_BYTES, Newer
 from store.refs import check_ref
 
 if TYPE_CHECKING:
@@ -168,11 +168,11 @@ def _remove(
 
 
 def _current_of(bucket: Bucket, path: str) -> _Current | None:
-    """Return what the ref points at; None when that is damaged: it may be anything."""
+    """Return what the ref points at; None when that cannot be read: it may be anything."""
     key = Place(path).current
     try:
         found = begun(bucket, key, HEADER_MAX_BYTES)
-    except Corrupt:
+    except (Corrupt, Newer):
         return None
     if found is None:
         return _Current("", 0.0)
@@ -192,7 +192,7 @@ def _ref_of(bucket: Bucket, path: str, found: list[_Candidate]) -> str | None:
     keys = [Place(path).current, *(each.key.text for each in found if each.kind != _OBJECT)]
     while ref is None and keys:
         key = keys.pop(0)
-        with contextlib.suppress(Corrupt):
+        with contextlib.suppress(Corrupt, Newer):
             record = begun(bucket, key, HEADER_MAX_BYTES)
             ref = record and record[1].record.ref
     return ref

@@ -173,9 +173,11 @@ def new_nonce(stored: str, after: str = "", step: int = 1) -> str:
     """Return a nonce for what is stored at that time, as a record says it.
 
     It is higher than `after`, a nonce of what was stored before, by `step` if the clock went back.
+    Only the highest is not exceeded: a longer one would be no nonce.
     """
     number = round(datetime.fromisoformat(stored).timestamp() * 1e6)
     number = max(number, int(after[:_TIME_DIGITS] or "0", 16) + step)
+    number = min(number, 16**_TIME_DIGITS - 1)
     return f"{number:0{_TIME_DIGITS}x}{secrets.token_hex(9)}"
 
 

@@ -29,7 +29,7 @@ from store.object.layout import (
 )
 from store.object.reading import fault as fault_in
 from store.object.stream import open_stream
-from store.record import Quarantined, note_of_damage, parse
+from store.record import Newer, Quarantined, note_of_damage, parse
 from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -55,7 +55,11 @@ def verify(
     reading = _Reading(bucket, prefix, quarantine=quarantine)
     for path, key in itertools.chain(_currents(bucket, prefix), _versions(bucket, prefix)):
         if zlib.crc32(path.encode()) % shares == share:
-            yield from reading.record(path, key) if is_path(path) else [foreign(bucket.where(key))]
+            where = bucket.where(key)
+            try:
+                yield from reading.record(path, key) if is_path(path) else [foreign(where)]
+            except Newer as newer:
+                yield Checked(where, _ref_or_none(path), 0, str(newer))
 
 
 def _currents(bucket: Bucket, prefix: str) -> Iterator[tuple[str, str]]:
@@ -149,7 +153,7 @@ class _Reading:
             parse(start, where)
         except Quarantined as damage:
             error, aside = str(damage), damage.kept
-        except Corrupt:
+        except (Corrupt, Newer):
             try:
                 aside = self._set_aside(key, self._bucket.head(key))
             except Absent:

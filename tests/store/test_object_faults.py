@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import threading
 from datetime import UTC, datetime
@@ -282,6 +283,23 @@ def test_a_listing_that_breaks_off_goes_on(opened: ObjectStore, proxy: Proxy) ->
         opened.put(f"a/{i}", b"", b"")
     proxy.plan("GET", "list-type", cut_at(100), times=2)
     assert sorted(opened.list()) == ["a/0", "a/1", "a/2"]
+
+
+def test_a_listing_of_nothing_is_a_missing_bucket(
+    opened: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where obstore finds nothing to list, that is an error of the store."""
+    gone = (os.stat("/nowhere") for _ in "1")
+    monkeypatch.setattr(opened._bucket._obstore, "list", lambda *_, **__: gone)
+    with pytest.raises(Unavailable, match="bucket does not exist"):
+        list(opened._bucket.keys("refs"))
+
+
+def test_who_does_not_wait_for_long_has_one_client(opened: ObjectStore) -> None:
+    """Each failed write asks by the same client: one of its own has connections of its own."""
+    bucket = opened._bucket
+    assert bucket.hasty() is bucket.hasty()
+    assert bucket.hasty() is not bucket.hasty(retries=False)
 
 
 def test_a_long_listing(opened: ObjectStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from store import Corrupt, Limit, Retention, TooLarge, checksum_of
+from store import Corrupt, Limit, Retention, TooLarge, checksum_of, posix
 from store.file import backend, records
 from store.file.backend import FileStore
 from store.record import Record, header_of
@@ -115,6 +115,40 @@ def test_an_object_larger_than_its_record_says_is_not_read(
     assert files.get("a").data == LARGE
     (kept,) = (tmp_path / "quarantine").iterdir()
     assert kept.stat().st_size == HUGE_BYTES
+
+
+def object_at(root: Path, digest: str) -> Path:
+    return root / "objects/sha256" / digest[:2] / digest
+
+
+def hollow(path: Path, size_bytes: int) -> None:
+    """Make it a file of holes."""
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.touch()
+    os.truncate(path, size_bytes)
+
+
+def test_a_file_of_holes_is_no_damage(
+    files: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read if a record names that size, and is damaged if that says so; else it stays."""
+    monkeypatch.setattr(posix, "_SOLID_BYTES", 1 << 16)
+    for ref, data in (("zeros", bytes(70_000)), ("else", LARGE)):
+        files.put(ref, data, b"m")
+    zeros, other = (
+        object_at(tmp_path, checksum_of(data).removeprefix("sha256:"))
+        for data in (bytes(70_000), LARGE)
+    )
+    nobodys = object_at(tmp_path, "0" * 64)
+    for path, size in ((zeros, 70_000), (other, 70_000), (nobodys, HUGE_BYTES)):
+        hollow(path, size)
+    told = {each.where: each.quarantined for each in files.verify(quarantine=True) if each.error}
+    assert told.keys() == {str(other), str(nobodys)}
+    assert told[str(other)]
+    assert told[str(nobodys)] is None
+    assert nobodys.stat().st_size == HUGE_BYTES
+    assert files.get("zeros").data == bytes(70_000)
 
 
 def test_a_directory_in_a_records_place_stops_no_quarantine(

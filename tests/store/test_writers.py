@@ -17,10 +17,11 @@ import pytest
 
 import store.object.layout
 import store.record
-from store import Retention, Unavailable, VersionedStore, checksum_of
+from store import Corrupt, Retention, Unavailable, VersionedStore, checksum_of
 from store.chassis.backend import ChassisStore
 from store.file import FileStore
-from store.record import describe, header_of, parse
+from store.object.layout import new_nonce, version_key
+from store.record import Record, describe, header_of, parse
 
 REF: Final = "stacks/t_1/web/42"
 BIG: Final = b"b" * 100_000
@@ -98,6 +99,28 @@ def test_a_fork_keeps_no_lock(kind: str, tmp_path: Path) -> None:
     with child(LOCKED, tmp_path / "root", kind) as process:
         out, err = process.communicate(timeout=PATIENCE_S)
     assert (out, err) == (b"b'3'\n", b"")
+
+
+INSIDE: Final = """
+import os, sys
+from store.file import FileStore
+opened = FileStore(sys.argv[1], timeout_s=20)
+with opened._tree.locked("00"):
+    child = os.fork()
+    if child == 0:
+        own = os.open("/dev/null", os.O_RDONLY)
+if child == 0:
+    os.fstat(own)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_a_child_forked_inside_a_lock_keeps_its_files(tmp_path: Path) -> None:
+    """Leaving the block closes nothing that the child has opened since."""
+    with child(INSIDE, tmp_path / "root") as process:
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert (out, err) == (b"7\n", b"")
 
 
 @pytest.mark.parametrize("kind", ["memory", "object"])
@@ -225,29 +248,102 @@ def test_the_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_newer_release_is_told_from_damage(tmp_path: Path) -> None:
-    """A whole header that this release does not know is neither read, moved aside nor replaced."""
+    """A whole header that this release does not know is neither read, moved aside nor replaced.
+
+    Verification tells of it, and of what else is wrong; collection takes it for in use.
+    """
     files = FileStore(str(tmp_path))
-    files.put(REF, b"data", b"m")
+    for data in (BIG, b"data"):
+        files.put(REF, data, b"m")
+    for ref in ("a", "z"):
+        files.put(ref, b"data", b"m")
+        (tmp_path / f"refs/{ref}@").write_bytes(b"damaged")
     current = tmp_path / f"refs/{REF}@"
-    newer = header_of(describe(REF, "0" * 64, 1, b"m", None)).replace(b"record 1", b"record 2")
-    lines, _, _ = newer.rpartition(b"header ")
-    newer = lines + b"header %b\n\n" % checksum_of(lines).encode()
+    newer = with_line(describe(REF, "0" * 64, 1, b"m", None), b"record 1", b"record 2")
+    current.unlink()
     current.write_bytes(newer)
-    for attempt in (
-        lambda: files.get(REF), lambda: files.put(REF, b"2", b"m"),
-        lambda: list(files.verify(quarantine=True)),
-    ):  # fmt: skip
+    for attempt in (lambda: files.get(REF), lambda: files.put(REF, b"2", b"m")):
         with pytest.raises(Unavailable, match="newer release"):
             attempt()
+    told = {each.where: each for each in files.verify(quarantine=True) if each.error}
+    assert told.keys() == {str(tmp_path / f"refs/{name}@") for name in (REF, "a", "z")}
+    assert told[str(current)].quarantined is None
+    assert list(files.collect(Retention(grace_s=0), tuple)) == []
     assert current.read_bytes() == newer
 
 
-def test_a_record_is_as_before_where_the_clock_rises() -> None:
-    """A sequence is written only where the clock alone would mislead, and is read back."""
+def test_a_newer_record_in_a_bucket_is_told(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verification tells of it and goes on to the next; collection takes it for in use."""
+    s3 = request.getfixturevalue("s3")
+    bucket = s3.new_bucket()
+    opened = store.versioned(store.open_url(f"s3://{bucket}/fleet"))
+    assert opened
+    for ref, data in ((REF, b"1"), (REF, b"2"), ("z", b"3")):
+        opened.put(ref, data, b"m")
+    key = f"fleet/refs/{REF}@"
+    newer = with_line(describe(REF, "0" * 64, 1, b"m", None), b"record 1", b"record 2")
+    s3.write(bucket, key, s3.read(bucket, key)[:39] + newer)
+    s3.write(bucket, "fleet/refs/z@", b"damaged")
+    told = {each.where: each for each in opened.verify(quarantine=True) if each.error}
+    assert len(told) == 2
+    assert [each.quarantined for where, each in told.items() if where.endswith(key)] == [None]
+    monkeypatch.setattr(opened, "_shortest_grace_s", 0.0)
+    assert list(opened.collect(Retention(grace_s=0), tuple)) == []
+
+
+def with_line(record: Record, old: bytes, new: bytes) -> bytes:
+    """Return a record's header with something else in it, and with a checksum that is right."""
+    lines, _, _ = header_of(record).replace(old, new).rpartition(b"header ")
+    return lines + b"header %b\n\n" % checksum_of(lines).encode()
+
+
+@pytest.mark.parametrize(
+    "time", [b"9999-99-99T99:99:99.999999+00:00", b"2026-11-30T12:00:00.0000000+1:00"]
+)
+def test_a_time_that_is_none_is_damage(tmp_path: Path, time: bytes) -> None:
+    """Such a record is told as damaged, by every way to it, and healed by a put."""
+    files = FileStore(str(tmp_path))
+    files.put(REF, b"data", b"m")
+    current = tmp_path / f"refs/{REF}@"
+    record = parse(current.read_bytes(), "")[0]
+    current.write_bytes(with_line(record, record.stored.encode(), time) + b"mdata")
+    for attempt in (lambda: files.get(REF), lambda: files.versions(REF)):
+        with pytest.raises(Corrupt, match="damaged"):
+            attempt()
+    files.put(REF, b"data", b"m")
+    assert files.get(REF) == (b"data", b"m")
+    assert len(list(files.versions(REF))) == 1
+
+
+@pytest.mark.parametrize("stored", ["9999-12-31T23:59:59.999999", "9999-12-31T23:59:59.999997"])
+def test_a_put_after_the_end_of_time_is_read(tmp_path: Path, stored: str) -> None:
+    """Whatever time a planted record says, what is put next can be read."""
+    files = FileStore(str(tmp_path))
+    files.put(REF, b"1", b"m")
+    current = tmp_path / f"refs/{REF}@"
+    record = parse(current.read_bytes(), "")[0]
+    current.write_bytes(header_of(record._replace(stored=f"{stored}+00:00")) + b"m1")
+    for data in (b"2", b"3"):
+        files.put(REF, data, b"m")
+        assert files.get(REF, checksum=checksum_of(data)).data == data
+    assert len(list(files.versions(REF))) == 3
+
+
+def test_a_nonce_is_never_longer_than_a_nonce() -> None:
+    """After the highest there can be, a version is still seen."""
+    nonce = new_nonce("2026-11-30T12:00:00.000000+00:00", "f" * 32, 2)
+    assert version_key(f"versions/a@/{'0' * 64}/{'0' * 64}/{nonce}")
+
+
+def test_the_time_of_a_put_is_its_own_where_the_clock_rises() -> None:
+    """It is moved, by a microsecond, only where the clock alone would mislead, and read back."""
     record = describe(REF, "0" * 64, 1, b"m", (1, 2))
-    assert record.after(0, moves=True) is record
+    assert record.after(record.order[0] - 1, moves=True) is record
     moved = record.after(record.order[0], moves=True)
-    assert b"sequence" not in header_of(record)
+    assert moved == record._replace(stored=moved.stored)
+    assert moved.order[0] == record.order[0] + 2
     assert parse(header_of(moved), "")[0] == moved
     assert moved.order > record.after(record.order[0], moves=False).order > record.order
 
@@ -284,19 +380,36 @@ def test_damage_that_cannot_be_linked_is_healed(
     assert not any((tmp_path / "tmp").iterdir())
 
 
-def test_a_copy_without_its_empty_directories_works(tmp_path: Path) -> None:
-    """Those that hold nothing of anybody's are made again; others are named, with the fix."""
+def test_a_copy_without_its_empty_directories_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that hold nothing of anybody's are made again, and are its owner's.
+
+    Others are named, with the fix.
+    """
     files = FileStore(str(tmp_path))
     files.put(REF, b"data", b"m")
-    for name in ("locks", "tmp", "quarantine", "objects"):
-        for path in (tmp_path / name).iterdir():
-            path.unlink()
+    for name in ("tmp", "quarantine", "objects"):
         (tmp_path / name).rmdir()
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(os, "chown", lambda *how, **_: given.append(how))
+    owner = os.stat(tmp_path / "refs")
     again = FileStore(str(tmp_path))
     again.put(REF, b"2", b"m")
     assert again.get(REF) == (b"2", b"m")
     with pytest.raises(Unavailable, match=r"objects is missing from the store.*mkdir"):
         again.put(REF, BIG, b"m")
+    assert given == [(name, owner.st_uid, owner.st_gid) for name in ("quarantine", "tmp")]
+
+
+def test_locks_are_never_made_anew(tmp_path: Path) -> None:
+    """They are asked for by name: two processes with two directories of them share no lock."""
+    files = FileStore(str(tmp_path))
+    (tmp_path / "locks").rename(tmp_path / ".moved")
+    with pytest.raises(Unavailable, match=r"locks is missing from the store.*mkdir"):
+        FileStore(str(tmp_path))
+    (tmp_path / ".moved").rename(tmp_path / "locks")
+    files.put(REF, b"data", b"m")
 
 
 def test_a_root_of_any_bytes(tmp_path: Path) -> None:
