@@ -14,6 +14,7 @@ from typing import Any, Final
 from sidecar.errors import UsageError
 from sidecar.redis.client import connect, url_of
 from sidecar.redis.errors import translated
+from sidecar.redis.keys import named
 from sidecar.telemetry.traceparent import TracerProvider
 from sidecar.telemetry.tracing import spans_of
 from sidecar.wire import notification
@@ -36,8 +37,8 @@ class Producer:
                          ref="stacks/t_1/web/7", data=dump, manifest=manifest)
 
     With a path in place of the URL, that of a file that has it, each new connection reads the login
-    there again. Safe to use from several threads. Raises `UsageError` for a URL that is none, and
-    for a store that is none.
+    there again. Safe to use from several threads. Raises `UsageError` for a URL that is none, for a
+    store that is none, and for a stream's name that is a URL.
 
     With an OpenTelemetry `tracer_provider`, each event has a span, whose traceparent is sent.
     """
@@ -52,8 +53,8 @@ class Producer:
                 " one"
             )
         self._url = url_of(redis_url)
+        self._stream = named("stream", stream)
         self._client = connect(self._url, key=stream)
-        self._stream = stream
         self._store = store
         self._spans = spans_of(tracer_provider)
 

@@ -85,12 +85,13 @@ def _origin(how: str, option: str, variable: str) -> tuple[str, str]:
 def _meant(chosen: settings.Settings) -> dict[str, object]:
     """Return what is meant by what was not given."""
     keys = Keys.of(chosen.streams[0], chosen.notify_stream, chosen.dead_stream)
-    redis = chosen.redis or f"the embedded server under {chosen.data_dir}"
-    found = {
-        "redis": redis, "notify_redis": chosen.notify_redis or redis, "dead_stream": keys.dead,
-        "source_store": chosen.source_url, "fleet_store": chosen.fleet_url,
+    urls = {"source_store": chosen.source_url, "fleet_store": chosen.fleet_url}
+    redis = settings.shown("redis", chosen.redis) or f"the embedded server under {chosen.data_dir}"
+    notify_redis = settings.shown("notify_redis", chosen.notify_redis) or redis
+    return {
+        "redis": redis, "notify_redis": notify_redis, "dead_stream": keys.dead,
+        **{name: settings.shown(name, url) for name, url in urls.items()},
     }  # fmt: skip
-    return {name: settings.shown(name, value) for name, value in found.items()}
 
 
 def _text(value: object) -> str:

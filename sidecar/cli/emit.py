@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from sidecar.cli.options import connection, notify_stream
+from sidecar.cli import options
 from sidecar.cli.servers import Control, Source
 from sidecar.errors import UsageError
 from sidecar.ops.missing import unserved
@@ -35,8 +35,8 @@ _OPTIONS: Final = {
 class _Stream(Control):
     """A control stream to append to."""
 
-    stream: str = connection(STREAM, "Control stream.", "NAME")
-    notify_stream: str = notify_stream()
+    stream: str = options.stream(STREAM, "Control stream.")
+    notify_stream: str = options.notify_stream()
 
 
 @dataclass(frozen=True)

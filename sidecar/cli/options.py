@@ -15,6 +15,7 @@ import typer
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import check_url
+from sidecar.redis.keys import check_name
 from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import option
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
@@ -57,15 +58,19 @@ def redis_url() -> Any:  # noqa: ANN401 -- as option
     )
 
 
+def stream(default: str | list[str] | None, help_: str, *flags: str) -> Any:  # noqa: ANN401 -- as option
+    """Declare the name of a stream."""
+    return connection(default, help_, "NAME", *flags, unit=check_name)
+
+
 def notify_stream() -> Any:  # noqa: ANN401 -- as option
     """Declare --notify-stream."""
-    return connection(NOTIFY_STREAM, "Notification stream.", "NAME")
+    return stream(NOTIFY_STREAM, "Notification stream.")
 
 
 def dead_stream() -> Any:  # noqa: ANN401 -- as option
     """Declare --dead-stream."""
-    help_ = "Dead-letter stream. Default: {NOTIFY_STREAM}:dead."
-    return connection(None, help_, "NAME")
+    return stream(None, "Dead-letter stream. Default: {NOTIFY_STREAM}:dead.")
 
 
 def fleet_store() -> Any:  # noqa: ANN401 -- as option

@@ -18,6 +18,7 @@ from sidecar.history import History
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Side
+from sidecar.redis.keys import check_name
 from sidecar.replay.check import Checked
 from sidecar.replay.check import check as check_window
 from sidecar.replay.rerun import check_target, left_after, publish, speed_of, wanted
@@ -32,7 +33,9 @@ class Lab:
     """The options that say where the window is published again, and how fast."""
 
     to_redis: str = option(REQUIRED, "The lab's Redis.", "URL")
-    to_stream: str = option("replay:notifications", "The stream that it publishes to.", "NAME")
+    to_stream: str = option(
+        "replay:notifications", "The stream that it publishes to.", "NAME", unit=check_name
+    )
     speed: float | None = option("1", "So many times as fast as it was.", "N|max", unit=speed_of)
 
 

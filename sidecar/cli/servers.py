@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from sidecar.cli import options
-from sidecar.cli.options import connection
 from sidecar.errors import UsageError
 from sidecar.redis import embedded
 from sidecar.redis.client import Side, check_stream
-from sidecar.redis.keys import Keys, check_name
+from sidecar.redis.keys import Keys
 from sidecar.stores import has_store, open_existing
 from sidecar.wire.defaults import STREAM
 from store import Capability, Store, VersionedStore, versioned
@@ -81,7 +80,7 @@ class Letters(Servers):
 class ControlStreams(Servers):
     """Control streams, and the notification stream that they lead to."""
 
-    streams: list[str] = connection([STREAM], "Control stream. Repeatable.", "NAME", "--stream")
+    streams: list[str] = options.stream([STREAM], "Control stream. Repeatable.", "--stream")
     notify_stream: str = options.notify_stream()
 
     @cached_property
@@ -125,11 +124,6 @@ def keys_of(streams: Sequence[str], notify_stream: str, dead_stream: str | None)
     names = list(dict.fromkeys(streams))
     if not all((*names, notify_stream)):
         raise UsageError("--stream and --notify-stream need a name")
-    try:
-        for name in (*names, notify_stream, dead_stream or ""):
-            check_name(name)
-    except ValueError as error:
-        raise UsageError(f"--stream, --notify-stream or --dead-stream: {error}") from None
     return [Keys.of(stream, notify_stream, dead_stream or None) for stream in names]
 
 

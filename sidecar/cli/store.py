@@ -56,7 +56,8 @@ class Place:
 
         Raises as `open_existing`.
         """
-        return open_existing("--fleet-store", self.store or self.fleet_store, self._default, server)
+        option = "--store" if self.store else "--fleet-store"
+        return open_existing(option, self.store or self.fleet_store, self._default, server)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sidecar.ops.asking import all_pins, check_all_asked, forget_all, to_ask
 from sidecar.ops.verifying import VerifyOrder, cores
 from sidecar.ops.verifying import verify as verified
 from sidecar.redis.census import Named
+from sidecar.redis.keys import check_name
 from sidecar.stores import explained, needs
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option, read
@@ -141,14 +142,13 @@ class Logs(Place):
         " store. Default: the same.",
         "URL",
     )
-    stream: list[str] | None = connection(
+    stream: list[str] | None = options.stream(
         None,
         "Control stream besides those that are found. Repeatable. Default:"
         f" {STREAM}, if there is one.",
-        "NAME",
     )
-    dead_stream: list[str] | None = connection(
-        None, "Dead-letter stream besides those that are found. Repeatable.", "NAME"
+    dead_stream: list[str] | None = options.stream(
+        None, "Dead-letter stream besides those that are found. Repeatable."
     )
 
     @property
@@ -172,8 +172,9 @@ class Registered:
     """The options that say whose events name the store."""
 
     keep_from_stream: list[str] | None = option(
-        None, "Notification stream besides those that are found. Repeatable.", "NAME"
-    )
+        None, "Notification stream besides those that are found. Repeatable.", "NAME",
+        unit=check_name,
+    )  # fmt: skip
     without_stream: bool = flag("No log names this store: ask no Redis.")
 
 

@@ -11,6 +11,7 @@ from sidecar.cli.servers import Notifications, keys_of
 from sidecar.errors import UsageError
 from sidecar.ops.remake import Remake
 from sidecar.redis.client import Side, check_stream
+from sidecar.redis.keys import named
 from sidecar.terminal import output
 from sidecar.terminal.person import utf8, whoami
 
@@ -34,7 +35,7 @@ def remake(
     """
     if not reason.strip():
         raise UsageError("--reason: say why; it is kept with what was done")
-    keys = keys_of([stream], where.notify_stream, None)[0]
+    keys = keys_of([named("STREAM", stream)], where.notify_stream, None)[0]
     control = Side.open(where.control_url, stream)
     notify = Side.open(where.notify_url, keys.notifications)
     check_stream(control.client, control.url, stream)

@@ -15,7 +15,7 @@ from sidecar.errors import UsageError
 from sidecar.feed.reading import Batch, Reading, wanted
 from sidecar.redis.client import url_of
 from sidecar.redis.errors import LoginRefused, NotPermitted, Refused, outage
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import Keys, named
 from sidecar.redis.readers import DEFAULT_TTL_S, check
 from sidecar.telemetry.traceparent import TracerProvider
 from sidecar.telemetry.tracing import spans_of
@@ -123,7 +123,7 @@ class Face(Generic[Client]):
         self._lack = _lack(store)
         self._is_fleets = store is None or not versioned(store, Capability.IDENTITY)
         """Whether nothing is left to compare: the store is theirs, or nobody can tell."""
-        self._keys = Keys.of("", notify_stream)
+        self._keys = Keys.of("", named("notify_stream", notify_stream))
         self._spans = spans_of(tracer_provider)
         self._reader = reader or ""
         self._reader_ttl_s = reader_ttl_s

@@ -41,6 +41,14 @@ def check_name(stream: str) -> str:
     return stream
 
 
+def named(option: str, stream: str) -> str:
+    """Return the stream's name that `option` gives. Raises `UsageError` as `check_name`."""
+    try:
+        return check_name(stream)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The names of everything that belongs to one pair of control and notification stream."""

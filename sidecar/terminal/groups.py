@@ -36,8 +36,8 @@ def option(
 ) -> Any:  # noqa: ANN401 -- as dataclasses.field
     """Declare an option as a field of a group.
 
-    `flags` are its own where they do not follow from its name. `unit` reads its text, and raises
-    `ValueError` for one that means nothing.
+    `flags` are its own where they do not follow from its name. `unit` reads its text, or each of
+    several, and raises `ValueError` for one that means nothing.
     """
     return _field(default, typer.Option(*flags, metavar=metavar, help=help_, **more), unit)
 
@@ -91,7 +91,10 @@ def _read(one: Field[Any], value: Any) -> Any:  # noqa: ANN401 -- of the field's
     unit = one.metadata[_UNIT]
     if unit is None or value is None:
         return value
-    return read(unit, _flag_of(one.name, one.metadata[_ABOUT]), value)
+    flag_ = _flag_of(one.name, one.metadata[_ABOUT])
+    if isinstance(value, list):
+        return [read(unit, flag_, text) for text in value]
+    return read(unit, flag_, value)
 
 
 def read(unit: Callable[[str], Any], name: str, text: str) -> Any:  # noqa: ANN401 -- of the unit
@@ -112,10 +115,14 @@ def _fields_of(group: Any) -> Iterator[inspect.Parameter]:  # noqa: ANN401 -- a 
     for one in fields(group):
         default = one.default if one.default_factory is MISSING else one.default_factory()
         shape = hints[one.name]
-        if one.metadata[_UNIT]:
+        if one.metadata[_UNIT] and not _is_repeatable(shape):
             shape = str | None if default is None else str
         default = inspect.Parameter.empty if default is REQUIRED else default
         yield _parameter(one.name, default, shape, one.metadata[_ABOUT])
+
+
+def _is_repeatable(hint: Any) -> bool:  # noqa: ANN401 -- a type
+    return any(get_origin(one) is list for one in (hint, *get_args(hint)))
 
 
 def _parted(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401 -- a type

@@ -176,13 +176,31 @@ def named(event: Event | None, fields: Mapping[bytes, bytes]) -> tuple[str, str]
     if event:
         return event.tenant_id, event.event_id
     try:
-        body = json.loads(fields.get(b"event", b""))
+        tenant, event_id = _texts(fields, "tenant_id", "event_id")
     except (ValueError, RecursionError):  # a record of redriving has no event
         return "", fields.get(b"event_id", b"").decode(errors="backslashreplace")
-    if not isinstance(body, dict):
+    return tenant, event_id
+
+
+def type_and_ref(event: Event | None, fields: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """Return type and ref as `named` does."""
+    if event:
+        return event.type, event.artifact_ref
+    try:
+        type_, ref = _texts(fields, "type", "artifact_ref")
+    except (ValueError, RecursionError):
         return "", ""
-    tenant, event_id = body.get("tenant_id"), body.get("event_id")
-    return tenant if isinstance(tenant, str) else "", event_id if isinstance(event_id, str) else ""
+    return type_, ref
+
+
+def _texts(fields: Mapping[bytes, bytes], *names: str) -> list[str]:
+    """Return these texts of an entry's event; each empty where it is no text.
+
+    Raises `ValueError` or `RecursionError` where the event is no JSON.
+    """
+    body = json.loads(fields.get(b"event", b""))
+    found = [body.get(name) if isinstance(body, dict) else None for name in names]
+    return [one if isinstance(one, str) else "" for one in found]
 
 
 def _plainly_valid(raw: bytes) -> Event | None:

@@ -142,7 +142,8 @@ def _bound(address: str) -> socket.socket:
     Raises `UsageError`.
     """
     host, _, port = address.rpartition(":")
-    if ":" not in address or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the highest port
+    is_place = ":" in address and not {"/", "@"} & set(host)  # of a URL the login would be told
+    if not is_place or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the highest port
         raise UsageError("--http: that is no address; write HOST:PORT, say 127.0.0.1:9464")
     host = host.strip("[]")
     is_both = host in ("", "::") and socket.has_dualstack_ipv6()

@@ -203,10 +203,10 @@ LONGEST_SHOWN: Final = 256
 
 def shown(name: str, value: object) -> object:
     """Return a value of a setting as it may be shown: a URL without its login, text cut short."""
-    if name in _URLS and isinstance(value, str):
-        return _cut(redact(value))
     if isinstance(value, tuple | list):
-        return _cut(", ".join(map(str, value)))
+        return _cut(", ".join(str(shown(name, one)) for one in value))
+    if isinstance(value, str) and (name in _URLS or "://" in value):
+        return _cut(redact(value))
     return value if isinstance(value, bool | int | float | None) else _cut(str(value))
 
 

@@ -12,7 +12,7 @@ from itertools import dropwhile, islice
 from typing import Any
 
 from sidecar.redis.source import Entry
-from sidecar.wire.event import Reason, named
+from sidecar.wire.event import Reason, named, type_and_ref
 from sidecar.wire.ids import EntryId
 from sidecar.worker.claims import Claims
 from sidecar.worker.pipeline import Admitted
@@ -103,11 +103,12 @@ class Item:
         """Return what the log says of it."""
         event = self.admitted.event if self.admitted else None
         tenant, event_id = named(event, self.entry.fields)
+        type_, ref = type_and_ref(event, self.entry.fields)
         return {
             "entry": self.id, "attempts": self.trouble.attempts,
-            "event_id": event_id or None, "type": event and event.type,
+            "event_id": event_id or None, "type": type_ or None,
             "tenant_id": tenant if event or tenant else None,
-            "artifact_ref": event and event.artifact_ref,
+            "artifact_ref": ref if event or ref else None,
             "detail": self.bury and self.bury.detail,
         }  # fmt: skip
 

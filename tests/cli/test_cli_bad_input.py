@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
 import typer
 
+import store
 from sidecar import cli
+from sidecar.errors import UsageError
+from sidecar.feed import Feed
+from sidecar.producer import Producer
 from tests.cli.harness import Cli
 
 SECRET: Final = "hunter2"
@@ -120,3 +125,34 @@ def test_every_setting_has_wrong_values() -> None:
     with_value = {max(one.opts, key=len) for one in root.commands["run"].params
                   if one.envvar and not one.is_flag}  # fmt: skip
     assert with_value == WRONG.keys()
+
+
+URL_AS_NAME: Final = (
+    "emit --type key.changed --stream", "emit --type key.changed --notify-stream",
+    "tail --notify-stream", "trace e-1 --stream", "status --stream", "doctor --stream",
+    "audit --dead-stream", "pause --reason r --stream", "resume --stream", "dead ls --dead-stream",
+    "dead redrive --all --reason r --notify-stream", "archive --stream",
+    "stream remake --reason r", "replay show --stream", "config show --stream",
+    f"replay run --to-redis redis://{LOGIN}@lab --to-stream", "store gc --stream",
+    "store gc --dead-stream", "store gc --keep-from-stream", "replay report r.html --bundle",
+    "dead ls --bundle", "run --http",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", URL_AS_NAME)
+def test_a_url_in_another_place_tells_no_password(sidecar: Cli, words: str) -> None:
+    """As a stream's name, a bundle or an address it is refused before anything is written."""
+    ran = sidecar(*words.split(), ODD[2], env=sidecar.stores(wanted=True))
+    assert (ran.code, SECRET in ran.out + ran.err) == (2, False), ran.out + ran.err
+    assert re.search("that is a URL|write HOST:PORT", ran.err), ran.err
+
+
+@pytest.mark.parametrize("made", [
+    lambda url: Producer("redis://h", url, store.open_url("memory:")),
+    lambda url: Feed("redis://h", notify_stream=url),
+])  # fmt: skip
+def test_a_url_as_a_name_is_refused_by_the_library(made: Callable[[str], object]) -> None:
+    """Before anything is sent, and without its password."""
+    with pytest.raises(UsageError, match="a stream's name is wanted") as caught:
+        made(ODD[2])
+    assert SECRET not in str(caught.value)

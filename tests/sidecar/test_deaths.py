@@ -40,9 +40,11 @@ def test_dead_letters_are_named_and_a_flood_is_summed_up() -> None:
 
 
 def test_an_event_that_is_refused_is_named_as_far_as_it_can_be_read() -> None:
-    """By its event_id and tenant, though nothing admitted it."""
-    event = b'{"event_id": "e-1", "tenant_id": "t", "type": "no.such"}'
+    """By event_id, tenant, type and ref, though nothing admitted it."""
+    event = b'{"event_id": "e-1", "tenant_id": "t", "type": "no.such", "artifact_ref": "r/1"}'
     with structlog.testing.capture_logs() as lines:
         log: Any = structlog.get_logger()
         Deaths(log).say([_dead(1, event=event), _dead(2, event=b"no JSON")])
-    assert [(line["event_id"], line["tenant_id"]) for line in lines] == [("e-1", "t"), (None, None)]
+    named = ("event_id", "tenant_id", "type", "artifact_ref")
+    found = [tuple(line[name] for name in named) for line in lines]
+    assert found == [("e-1", "t", "no.such", "r/1"), (None,) * 4]
