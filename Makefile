@@ -125,7 +125,7 @@ healthy: $(VENV)/dev.stamp ## Watch a healthy worker with the shipped alerts for
 	@HEALTHY_MINUTES=$(MINUTES) $(BIN)/pytest -q -n 0 -m slow tests/sidecar/test_alerts_live.py -k healthy_day
 
 clean: ## Remove what the targets above made
-	rm -rf $(VENV) .sidecar .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-3.* .stores .sidecar .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -33,6 +33,7 @@ so what a login may do. Of a Cluster each node is looked at.
 What the user may not ask (`CONFIG GET`, `ACL GETUSER`) is not looked at: ask as a user who may, now
 and then. Doctor changes nothing, but it puts a few bytes at the ref `.sidecar/doctor` of the fleet
 store, writes and removes a file beside it, and makes and removes the key `{N}:doctor`.
+Of a bucket it rewrites `STORE` with the same content, to see which conditions the service keeps.
 
 | kind | level | why it matters |
 | --- | --- | --- |

@@ -30,8 +30,8 @@ from sidecar.wire.subject import CLOCK_SLACK_MS
 from store import Version
 
 MAX_FOLLOWED: Final = 16
-MOST_NAMED: Final = 20
 """So many times is it followed what became of a letter that was redriven."""
+MOST_NAMED: Final = 20
 _CONTROL_VERSION: Final = re.compile(r"[0-9]{13,17}")
 
 

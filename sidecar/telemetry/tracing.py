@@ -35,7 +35,7 @@ def exporting(instance: str, say: Callable[[str], None]) -> Exporting | None:
         from sidecar.telemetry.exporting import opened
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--traces needs OpenTelemetry ({error.name} is not there): pip install"
-            " 'artifact-sidecar[otel]'"
+            f"--traces needs OpenTelemetry ({error.name} is not there): in a checkout, pip"
+            " install '.[otel]'"
         ) from None
     return opened(instance, say)
