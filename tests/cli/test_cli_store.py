@@ -218,7 +218,7 @@ def test_damage_of_what_is_large_is_told_at_its_end(sidecar: Cli, tmp_path: Path
     _put(sidecar, "r", data)
     (blob,) = (path for path in (tmp_path / "data-dir/fleet/objects").rglob("*") if path.is_file())
     blob.chmod(0o644)
-    blob.write_bytes(data[:-1])
+    blob.write_bytes(data[:-1] + b"\0")
     ran = sidecar("store", "get", "r")
     assert ran.code == 1
     assert 0 < len(ran.raw) < len(data)

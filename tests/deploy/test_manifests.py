@@ -183,7 +183,7 @@ def test_the_program_takes_the_configuration(
         return 0
 
     monkeypatch.setattr(app, "run", run)
-    monkeypatch.setattr(logs, "configure", lambda _: None)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     result = CliRunner().invoke(cli.app, ["run"], env=environment)
