@@ -111,7 +111,7 @@ def opened(instance: str, say: Callable[[str], None]) -> Exporting | None:
     if not _is_wanted():
         return None
     for name in _ENDPOINTS:
-        if not os.environ.get(name, "http://").startswith(("http://", "https://")):
+        if not (os.environ.get(name) or "http://").startswith(("http://", "https://")):
             raise UsageError(f"{name}: a URL is wanted that begins with http:// or https://")
     try:
         return Exporting(instance, say)
@@ -126,9 +126,9 @@ def _is_wanted() -> bool:
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
     if exporter not in ("otlp", "none"):
         raise UsageError("OTEL_TRACES_EXPORTER: otlp and none are what is there")
-    protocols = filter(None, map(os.environ.get, _PROTOCOLS))
-    if next(protocols, _ONLY_PROTOCOL) != _ONLY_PROTOCOL:
-        raise UsageError(f"{_PROTOCOLS[1]}: {_ONLY_PROTOCOL} is what is there")
+    given = next(filter(os.environ.get, _PROTOCOLS), "")
+    if given and os.environ[given] != _ONLY_PROTOCOL:
+        raise UsageError(f"{given}: {_ONLY_PROTOCOL} is what is there")
     return exporter != "none"
 
 

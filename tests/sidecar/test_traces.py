@@ -465,7 +465,7 @@ def test_without_the_extra_traces_are_refused_in_words(
     """`--traces` without OpenTelemetry's packages is refused, with what to install; exit code 2."""
     monkeypatch.delitem(sys.modules, "sidecar.telemetry.exporting")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(UsageError, match=r"pip install 'artifact-sidecar\[otel\]'") as refused:
+    with pytest.raises(UsageError, match=r"pip install '\.\[otel\]'") as refused:
         run(rig, stores)
     assert refused.value.exit_code == 2
     traced(rig)
