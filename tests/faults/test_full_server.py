@@ -100,7 +100,7 @@ def test_what_is_finished_is_trimmed(rig: Rig) -> None:
     noting(rig.client)(keys=[rig.keys.archived], args=[rig.notify, "1-0"])
     rig.client.config_set("maxmemory", 1)
 
-    policies = {"control": Policy(0, None), "notifications": Policy(), "dead": Policy()}
+    policies = {"control": Policy(None, 0), "notifications": Policy(), "dead": Policy()}
     retention = Retention(rig.client, rig.client, rig.keys, policies, dedup_window_s=60)
     assert trim_once(retention)[0].removed == 5
     assert rig.client.hget(rig.keys.trimmed, rig.control) == b"5-0"

@@ -179,7 +179,7 @@ def test_a_stopped_put_cleans_up(number: signal.Signals, tmp_path: Path) -> None
         assert process.stdin
         process.stdin.write(BIG)
         process.stdin.flush()
-        wait_until(lambda: any((tmp_path / "tmp").iterdir()))
+        wait_until(lambda: any(one.stat().st_size for one in (tmp_path / "tmp").iterdir()))
         process.send_signal(number)
         assert process.wait(PATIENCE_S) == -number
         assert process.stderr

@@ -398,8 +398,8 @@ SOUGHT: Final = (
            "pass", Area.ARCHIVE, NEVER),
     # Rare: Redis has to lose its mark, and the stream to give its ID again.
     Mutant("archive_trusts_the_last_name_of_another_life", f"{_ARCHIVER}._reached",
-           "there is not None and there in archive.entries(stream, last, last)",
-           "True", Area.ARCHIVE, NEVER),
+           "return last if has_all else FIRST",
+           "return last", Area.ARCHIVE, NEVER),
     # Rare: the worker has to die between the two.
     Mutant("archive_is_noted_before_it_is_written", f"{_ARCHIVER}._archive",
            "reached = entries[-1].id\n",
@@ -408,7 +408,7 @@ SOUGHT: Final = (
            Area.ARCHIVE, NEVER),
     # Harmless: what is archived twice is read once.
     Mutant("archive_marks_over_anothers_mark", f"{_ARCHIVER}._archive",
-           "if not claim.hold():",
+           "if not self._holds(claim):",
            "if False:", Area.ARCHIVE, NEVER),
     # Rare: two have to archive the same entries in other pieces.
     Mutant("overlapping_segments_are_not_merged", "sidecar.history.segments:overlapping",
