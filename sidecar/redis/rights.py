@@ -69,7 +69,7 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "repairer": {
         "": ("TIME",), "control": (*_QUEUE, *_APPEND, *_SCRIPT), "notifications": _READ,
         "dead": _READ, "redriven": _APPEND, "resent": (*_FIELDS, "HSET {} f v f"), "low": _KEY,
-        "workers": ("HGETALL {}", "HSCAN {} 0"), "trimmed": _FIELD,
+        "workers": ("HGETALL {}",), "trimmed": _FIELD,
     },
     "collector": {
         "": ("INFO", "SCAN 0 COUNT 1"), "control": ("TYPE {}", "XRANGE {} - - COUNT 1",
