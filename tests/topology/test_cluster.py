@@ -102,7 +102,9 @@ def test_a_node_named_alone_is_refused_with_the_url_to_write(
     three: Cluster, tmp_path: Path
 ) -> None:
     """redis:// of a Cluster's node: exit code 2, and the message has redis+cluster://."""
-    ran = Cli(three.masters[0].url, tmp_path, mock.Mock()).process("run", "--drain", "--notify-stream", "n")
+    ran = Cli(three.masters[0].url, tmp_path, mock.Mock()).process(
+        "run", "--drain", "--notify-stream", "n"
+    )
     assert ran.code == 2
     assert "redis+cluster://" in ran.err
     for node in three.masters:
