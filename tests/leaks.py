@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,17 +25,18 @@ _Line = tuple[str, int, str]
 
 
 @contextmanager
-def watched() -> Iterator[LeftOpen]:
+def watched(thread: int | None = None) -> Iterator[LeftOpen]:
     """Note the connections that are made meanwhile; yield what closes those that are open still.
 
-    It returns the place where each of them was opened.
+    It returns the place where each of them was opened. Those of one thread alone, if it is given.
     """
     made: WeakKeyDictionary[Any, list[_Line]] = WeakKeyDictionary()
     make = AbstractConnection.__init__
 
     def noted(self: AbstractConnection, *args: Any, **options: Any) -> None:
         make(self, *args, **options)
-        made[self] = _place()
+        if thread in (None, threading.get_ident()):
+            made[self] = _place()
 
     def left_open() -> list[str]:
         left = [(one, place) for one, place in list(made.items())
@@ -49,8 +51,8 @@ def watched() -> Iterator[LeftOpen]:
 
 @contextmanager
 def closed() -> Iterator[None]:
-    """Close what was made meanwhile, and is open still."""
-    with watched() as left_open:
+    """Close what this thread made meanwhile, and is open still: others may use theirs."""
+    with watched(threading.get_ident()) as left_open:
         try:
             yield
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import redis
 
 from tests import leaks
@@ -15,5 +17,15 @@ def test_what_was_left_open_is_named_by_its_place(redis_url: str) -> None:
         left = redis.Redis.from_url(redis_url)
         left.ping()
         (place,) = left_open()
-        assert place.startswith("  tests/test_leaks.py:16 in test_what_was_left_open_is")
+        assert place.startswith("  tests/test_leaks.py:18 in test_what_was_left_open_is")
         assert left_open() == []
+
+
+def test_what_another_thread_uses_stays_open(redis_url: str) -> None:
+    """A command that ends in one thread closes no connection that another made meanwhile."""
+    with leaks.closed(), ThreadPoolExecutor(1) as pool:
+        other = redis.Redis.from_url(redis_url)
+        pool.submit(other.ping).result()
+        (used,) = other.connection_pool._available_connections
+    assert used._sock is not None
+    other.close()
