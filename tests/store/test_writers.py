@@ -29,10 +29,14 @@ PATIENCE_S: Final = 60.0
 
 
 def child(script: str, *args: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Start Python on a script; its standard streams are pipes."""
+    """Start Python on a script; its standard streams are pipes.
+
+    From 3.12 on Python warns of a fork beside threads: that is what these scripts are about.
+    """
     pipe = subprocess.PIPE
+    quiet = ("-W", "ignore::DeprecationWarning")
     return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, args)], stdin=pipe, stdout=pipe, stderr=pipe,
+        [sys.executable, *quiet, "-c", script, *map(str, args)], stdin=pipe, stdout=pipe, stderr=pipe,
         **options,
     )  # fmt: skip
 
