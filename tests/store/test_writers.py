@@ -36,8 +36,8 @@ def child(script: str, *args: str | Path, **options: Any) -> subprocess.Popen[by
     pipe = subprocess.PIPE
     quiet = ("-W", "ignore::DeprecationWarning")
     return subprocess.Popen(
-        [sys.executable, *quiet, "-c", script, *map(str, args)], stdin=pipe, stdout=pipe, stderr=pipe,
-        **options,
+        [sys.executable, *quiet, "-c", script, *map(str, args)],
+        stdin=pipe, stdout=pipe, stderr=pipe, **options,
     )  # fmt: skip
 
 
