@@ -34,7 +34,7 @@ base() {  # NAME: what FROM begins with
     mkdir "$1" "$1/upper" "$1/work" "$1/root"
     mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
     mount --bind /dev "$1/root/dev" && mount --bind /proc "$1/root/proc"
-    chmod 711 "$1/root/root"  # where this machine's Python may lie
+    chmod 711 "$1/root/root"  # where a Python may lie
 }
 within() {  # NAME DIRECTORY USER ENVIRONMENT… -- COMMAND…
     chroot --userspec="$3" "$1/root" env --ignore-environment --chdir="$2" "${@:4}"

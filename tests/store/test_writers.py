@@ -279,7 +279,7 @@ def test_a_newer_release_is_told_from_damage(tmp_path: Path) -> None:
 def test_a_newer_record_in_a_bucket_is_told(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Verification tells of it and goes on to the next; collection takes it for in use."""
+    """Verification names it and continues; collection takes it for in use."""
     s3 = request.getfixturevalue("s3")
     bucket = s3.new_bucket()
     opened = store.versioned(store.open_url(f"s3://{bucket}/fleet"))
