@@ -197,7 +197,10 @@ def at(
 ) -> None:  # fmt: skip
     """Print the fleet as it was: each stack's version, what waited, what was dead, and each ref.
 
-    Before these come the halts that were in force, whatever the filters.
+    Of each subject it is the newest notification: of a tenant's stack where an event names one,
+    else of a ref. The refs of stacks' events are with the stacks. Before these come the halts that
+    were in force, whatever the filters.
+
     The notification at POSITION counts, as for a controller that has it as its cursor. A line says
     since when it has been so: when the stack or ref was published, when what waited entered the
     control stream, or when what was dead died; in JSON all of these are `since`.

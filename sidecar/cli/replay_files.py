@@ -43,10 +43,10 @@ def export(
     """Write the window into a bundle that opens on any machine, without Redis and the stores.
 
     `replay`, `trace` and `diff` take it with --bundle. It holds the control entries, notifications
-    and dead letters of the window, what began or ended these, the newest notification of each stack
-    and ref before it, and each artifact once. What the store no longer has is named. It
-    appears whole or not at all, and its parts have checksums. Artifacts and events are not
-    encrypted: keep it as you keep the store.
+    and dead letters of the window, what began or ended these, the newest notification of each
+    subject (tenant and stack, else the ref) before it, and each artifact once. What the store no
+    longer has is named. It appears whole or not at all, and its parts have checksums. Artifacts
+    and events are not encrypted: keep it as you keep the store.
 
     Exit codes: 3 a part of the window has expired (the bundle has the rest), 5 the window never
     held anything, and there is no bundle.

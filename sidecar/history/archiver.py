@@ -34,7 +34,7 @@ from store import VersionedStore
 
 SEGMENT_ROWS: Final = 20_000
 SEGMENT_BYTES: Final = 8 << 20
-CHECKPOINT_ROWS: Final = 100_000
+CHECKPOINT_ROWS: Final = SEGMENT_ROWS
 LOOK_EVERY_S: Final = 0.2
 RENEW_ROWS: Final = 10_000
 """A claim is renewed at so many rows that are compared."""
@@ -175,7 +175,8 @@ class Archiver:
 
     def keep_state(self) -> None:
         """Write a checkpoint once it is worth it: so that a state is soon found, whatever its size,
-        and all checkpoints together have no more than twice the rows of the log.
+        and all checkpoints together have no more than twice the rows of the log. What it takes to
+        read a state is in proportion to the state then, never to the history.
 
         Call it after each segment of the notifications. Raises `OSError` besides: what it makes
         may need room on the disk.

@@ -2,9 +2,9 @@
 
     .sidecar/archive/<notification stream>@state/<ID of the last notification in it>
 
-The data is gzip of lines, the newest notification of each ref and of each stack: what it is the
-newest of, [ref] or [tenant, stack] in JSON, a tab, and its row. So a row need not be decoded where
-a newer one is known. A checkpoint only saves reading: one of another format is as good as none.
+The data is gzip of lines, the newest notification of each subject: the subject in JSON, as [tenant,
+stack, ref], a tab, and its row. So a row need not be decoded where a newer one is known. A
+checkpoint only saves reading: one of another format is as good as none.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from sidecar.history.segments import BaseHeader, Damaged, ahead
 from sidecar.stores import explained
 from sidecar.wire.bounds import bounded
 from sidecar.wire.ids import EntryId, IdText
+from sidecar.wire.subject import Subject
 from store import VersionedStore
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 CHUNK_BYTES: Final = 1 << 20
 MAX_ROW_BYTES: Final = 16 << 20
 
@@ -70,7 +71,7 @@ def _ids(store: VersionedStore, place: str) -> list[EntryId]:
 
 def write_checkpoint(
     store: VersionedStore, notifications: str, last: EntryId,
-    keyed: Iterable[tuple[Sequence[str], bytes]], gaps: Sequence[Gap],
+    keyed: Iterable[tuple[Subject, bytes]], gaps: Sequence[Gap],
 ) -> None:  # fmt: skip
     """Write the state as of the notification `last`, in constant memory. Raises `SidecarError`."""
     with tempfile.TemporaryFile() as file:
@@ -85,21 +86,19 @@ def write_checkpoint(
             store.put_from(f"{_place_of(notifications)}/{last}", file, manifest)
 
 
-def _pack(file: IO[bytes], keyed: Iterable[tuple[Sequence[str], bytes]]) -> tuple[int, str]:
+def _pack(file: IO[bytes], keyed: Iterable[tuple[Subject, bytes]]) -> tuple[int, str]:
     """Write keys and rows, compressed; return how many there are, and the SHA-256 of the lines."""
     digest, rows = hashlib.sha256(), 0
     with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0) as packed:
         for key, row in keyed:
-            line = b"%s\t%s\n" % (orjson.dumps(key), row)
+            line = b"%s\t%s\n" % (orjson.dumps(tuple(key)), row)
             digest.update(line)
             packed.write(line)
             rows += 1
     return rows, digest.hexdigest()
 
 
-def _keyed(
-    store: VersionedStore, ref: str, header: _Header
-) -> Iterator[tuple[Sequence[str], bytes]]:
+def _keyed(store: VersionedStore, ref: str, header: _Header) -> Iterator[tuple[Subject, bytes]]:
     """Yield keys and rows; at their end raise `Damaged` unless they are what was written."""
     digest, rows, rest = hashlib.sha256(), 0, b""
     try:
@@ -111,8 +110,8 @@ def _keyed(
                 break  # no notification makes such a row, and the digest shows it
             for line in lines:
                 key, _, row = line.partition(b"\t")
-                yield orjson.loads(key), row
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+                yield Subject(*orjson.loads(key)), row
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
         raise Damaged(f"the archive's checkpoint {ref} is damaged: {error}") from error
     if (rows, digest.hexdigest()) != (header.rows, header.sha256):
         raise Damaged(f"the archive's checkpoint {ref} is damaged: it is not what was written")

@@ -12,6 +12,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
+from sidecar.wire.subject import Subject
 from store import VersionedStore
 
 
@@ -45,7 +46,7 @@ class Gap(NamedTuple):
     why: str
     """For a person: `trimmed`, `not exported`."""
     folded: bool = False
-    """Whether the newest notification of each stack and of each ref in it is there all the same."""
+    """Whether the newest notification of each subject in it is there all the same."""
 
 
 class Reach(NamedTuple):
@@ -91,8 +92,8 @@ class Checkpoint(NamedTuple):
     rows: int
     gaps: tuple[Gap, ...]
     """What was missing already before it."""
-    keyed: Callable[[], Iterator[tuple[Sequence[str], bytes]]]
-    """Return the newest notification of each [ref] and of each [tenant, stack], as rows."""
+    keyed: Callable[[], Iterator[tuple[Subject, bytes]]]
+    """Return each subject and its newest notification, as a row."""
 
 
 class History(Protocol):

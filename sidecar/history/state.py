@@ -1,33 +1,34 @@
-"""The fleet as a position saw it: the newest notification of each stack, and of each ref.
+"""The state of the fleet as a position saw it: the newest notification of each subject.
 
 Notifications are kept as rows, as they lie in segments: most give way to a newer one before anybody
-wants to read them. Memory is bounded: a state of many keys lies in a temporary SQLite file.
+wants to read them. Memory is bounded: a state of many subjects lies in a temporary SQLite file.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import orjson
 
 from sidecar.history import Gap, History
-from sidecar.history.rows import of_line
+from sidecar.history.rows import id_of_line, of_line
 from sidecar.history.scratch import scratch
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.notification import Notification
+from sidecar.wire.subject import Subject, subject_of
 
-KEYS_IN_MEMORY: Final = 250_000
+SUBJECTS_IN_MEMORY: Final = 250_000
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-CREATE TABLE newest (kind, a, b, line, PRIMARY KEY (kind, a, b)) WITHOUT ROWID;
+CREATE TABLE newest (
+    tenant, stack, ref, at, line, PRIMARY KEY (tenant, stack, ref)
+) WITHOUT ROWID;
 """
-_REPLACE: Final = "INSERT OR REPLACE INTO newest VALUES (?, ?, ?, ?)"
-_KEEP: Final = "INSERT OR IGNORE INTO newest VALUES (?, ?, ?, ?)"
-_STACK: Final = "stack"
-_REF: Final = "ref"
+_REPLACE: Final = "INSERT OR REPLACE INTO newest VALUES (?, ?, ?, ?, ?)"
+_KEEP: Final = "INSERT OR IGNORE INTO newest VALUES (?, ?, ?, ?, ?)"
 
 
 class FleetState:
@@ -36,96 +37,87 @@ class FleetState:
     def __init__(self, gaps: list[Gap]) -> None:
         self.gaps = gaps
         """What nobody can tell: notifications that have expired. Empty when the state is whole."""
-        self._refs: dict[str, bytes] = {}
-        self._stacks: dict[tuple[str, str], bytes] = {}
+        self._here: dict[Subject, bytes] = {}
         self._spilt: sqlite3.Connection | None = None
         self._older = False
         """Whether what comes is older than what is here."""
 
     def stacks(self) -> Iterator[Notification]:
         """Yield the newest of each tenant and stack, in their order."""
-        here = (self._stacks[key] for key in sorted(self._stacks))
-        lines = self._of_kind(_STACK) if self._spilt else here
-        return (note for _, note in _written(lines))
+        return self._notes(is_stack=True)
 
     def refs(self) -> Iterator[Notification]:
-        """Yield the newest of each artifact_ref, in their order."""
-        here = (self._refs[key] for key in sorted(self._refs))
-        lines = self._of_kind(_REF) if self._spilt else here
-        return (note for _, note in _written(lines))
+        """Yield the newest of each artifact_ref that is no stack's, in their order."""
+        return self._notes(is_stack=False)
 
-    def keyed(self) -> Iterator[tuple[Sequence[str], bytes]]:
-        """Yield what each is the newest of, [ref] or [tenant, stack], and its row, in order."""
+    def keyed(self) -> Iterator[tuple[Subject, bytes]]:
+        """Yield each subject and its row, in the order of the subjects."""
         if self._spilt:
             self._spill()
-            for kind, a, b, row in self._spilt.execute(
-                "SELECT kind, a, b, line FROM newest ORDER BY kind, a, b"
-            ):
-                yield ([a] if kind == _REF else [a, b]), row
+            rows = self._spilt.execute(
+                "SELECT tenant, stack, ref, line FROM newest ORDER BY tenant, stack, ref"
+            )
+            yield from ((Subject(tenant, stack, ref), line) for tenant, stack, ref, line in rows)
             return
-        yield from (([ref], self._refs[ref]) for ref in sorted(self._refs))
-        yield from ((stack, self._stacks[stack]) for stack in sorted(self._stacks))
+        yield from ((subject, self._here[subject]) for subject in sorted(self._here))
+
+    def rows(self) -> Iterator[bytes]:
+        """Yield the rows as they were published, the oldest first."""
+        if self._spilt:
+            self._spill()
+            yield from (line for (line,) in self._spilt.execute(
+                "SELECT line FROM newest ORDER BY at"
+            ))  # fmt: skip
+            return
+        yield from sorted(self._here.values(), key=id_of_line)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the entries of them all; of what is the newest in two ways, twice."""
+        """Yield the entries of them all."""
         return (entry for entry, _ in _written(row for _, row in self.keyed()))
 
     def __len__(self) -> int:
         if not self._spilt:
-            return len(self._refs) + len(self._stacks)
+            return len(self._here)
         self._spill()
         return int(self._spilt.execute("SELECT count(*) FROM newest").fetchone()[0])
 
     def fold(self, lines: Iterable[bytes]) -> None:
         """Take in notifications, in order."""
-        refs, stacks = self._refs, self._stacks
+        here = self._here
         for line in lines:
-            ref, stack = _keys(line)
-            if ref:
-                refs[ref] = line
-            if stack:
-                stacks[stack] = line
-            if len(refs) + len(stacks) >= KEYS_IN_MEMORY:
-                self._spill()
+            subject = _subject(line)
+            if subject:
+                here[subject] = line
+                if len(here) >= SUBJECTS_IN_MEMORY:
+                    self._spill()
 
-    def fold_older(self, keyed: Iterable[tuple[Sequence[str], bytes]]) -> None:
+    def fold_older(self, keyed: Iterable[tuple[Subject, bytes]]) -> None:
         """Take in what a state before had, where nothing newer is here."""
         if self._spilt:
             self._spill()
         self._older = True
-        refs, stacks = self._refs, self._stacks
-        for key, row in keyed:
-            if len(key) == 1:
-                refs.setdefault(key[0], row)
-            else:
-                stacks.setdefault((key[0], key[1]), row)
-            if len(refs) + len(stacks) >= KEYS_IN_MEMORY:
+        here = self._here
+        for subject, row in keyed:
+            here.setdefault(subject, row)
+            if len(here) >= SUBJECTS_IN_MEMORY:
                 self._spill()
 
-    def _of_kind(self, kind: str) -> Iterator[bytes]:
-        assert self._spilt  # noqa: S101 -- looked at before
-        self._spill()
-        return _read(self._spilt, "WHERE kind = ? ORDER BY a, b", kind)
+    def _notes(self, *, is_stack: bool) -> Iterator[Notification]:
+        lines = (line for subject, line in self.keyed() if bool(subject.stack_id) is is_stack)
+        return (note for _, note in _written(lines))
 
     def _spill(self) -> None:
         """Move what is in memory into a temporary file."""
         if self._spilt is None:
             self._spilt = scratch(_SCHEMA)
-        keyed = [
-            *(((_REF, ref, ""), line) for ref, line in self._refs.items()),
-            *(((_STACK, *stack), line) for stack, line in self._stacks.items()),
-        ]
         self._spilt.executemany(
             _KEEP if self._older else _REPLACE,
-            [(*key, line) for key, line in keyed],
+            [
+                (*subject, EntryId.of(*id_of_line(line)).key, line)
+                for subject, line in self._here.items()
+            ],
         )
-        self._refs.clear()
-        self._stacks.clear()
-
-
-def _read(db: sqlite3.Connection, which: str, *arguments: str) -> Iterator[bytes]:
-    for (line,) in db.execute(f"SELECT line FROM newest {which}", arguments):  # noqa: S608
-        yield line
+        self._here.clear()
 
 
 def _written(lines: Iterable[bytes]) -> Iterator[tuple[Entry, Notification]]:
@@ -160,18 +152,13 @@ def state_at(history: History, position: int) -> FleetState:
     return state
 
 
-def _keys(line: bytes) -> tuple[str | None, tuple[str, str] | None]:
-    """Return what a notification is the newest of: its ref, its tenant and stack."""
+def _subject(line: bytes) -> Subject | None:
+    """Return what a notification replaces; None for what replaces nothing, or no sidecar wrote."""
     try:
         row = orjson.loads(line)
         body = orjson.loads(row[row.index("event", 1) + 1])
         row.index("origin", 1)
-        ref, tenant, stack, version = map(
-            body.get, ("artifact_ref", "tenant_id", "stack_id", "version")
-        )
+        named = [body.get(name) or "" for name in ("tenant_id", "stack_id", "artifact_ref")]
     except (ValueError, IndexError, AttributeError):
-        return None, None  # no sidecar wrote it
-    return (
-        ref if isinstance(ref, str) else None,
-        (str(tenant or ""), str(stack)) if stack and version else None,
-    )
+        return None
+    return subject_of(*named) if all(isinstance(one, str) for one in named) else None

@@ -10,7 +10,7 @@ from sidecar.wire.notification import Notification
 
 
 class Change(NamedTuple):
-    """One stack or ref that is not the same in both."""
+    """One subject that is not the same in both: a stack, or a ref that is no stack's."""
 
     what: Literal["stack", "ref"]
     name: str

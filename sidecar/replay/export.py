@@ -81,7 +81,7 @@ def export(
     """Write what the window holds, with all that explains it, into a bundle at `path`.
 
     Besides the window's own entries, those are taken that began or ended one of them, and the
-    newest notification of each stack and ref before it. Memory does not grow with the window: what
+    newest notification of each subject before it. Memory does not grow with the window: what
     must be sorted lies in a temporary SQLite file. The bundle appears whole, or not at all.
 
     Raises `UsageError` when there is something at `path`, and as the history and its store do.

@@ -359,7 +359,7 @@ def test_a_state_is_the_same_from_a_checkpoint(
         return found
 
     plain = states(live(rig))
-    monkeypatch.setattr("sidecar.history.state.KEYS_IN_MEMORY", 5 if seed else 10**6)
+    monkeypatch.setattr("sidecar.history.state.SUBJECTS_IN_MEMORY", 5 if seed else 10**6)
     monkeypatch.setattr("sidecar.history.checkpoints.CHUNK_BYTES", 7 if seed else 1 << 20)
     writer = archiver(rig, fleet, checkpoint_rows=10)
     assert archive_with_states(writer, rig.notify) == 9
@@ -382,13 +382,36 @@ def test_a_checkpoint_of_an_older_format_is_as_good_as_none(
     for n in range(8):
         rig.emit_artifact(f"e{n}", ref=f"rows/{n % 3}")
     rig.drain()
-    monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 1)
+    monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 2)
     assert archive_with_states(archiver(rig, fleet, checkpoint_rows=4), rig.notify)
     assert joined(rig, fleet).checkpoint(EntryId("9999999999999-0"))
-    monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 2)
+    monkeypatch.setattr("sidecar.history.checkpoints.FORMAT", 3)
     history = joined(rig, fleet)
     assert history.checkpoint(EntryId("9999999999999-0")) is None
     assert [note.event_id for note in state_at(history, 2**52).refs()] == ["e6", "e7", "e5"]
+
+
+def test_a_state_has_one_notification_of_each_subject(rig: Rig, fleet: VersionedStore) -> None:
+    """Versions of a stack, each at a ref of its own, replace one another; so a state grows with the
+    subjects and not with the history, also in its checkpoint, and is there once all is trimmed.
+    """
+    for n in range(1, 41):
+        rig.emit_artifact(f"v{n}", tenant=f"t{n % 2}", stack_id="web", version=n,
+                          ref=f"stacks/t{n % 2}/web/{n}")  # fmt: skip
+        rig.emit_artifact(f"r{n}", ref=f"rows/{n % 3}")
+        rig.emit(f"nothing{n}")
+    rig.emit_artifact("bound", tenant="t1", stack_id="web", ref="rows/host")
+    rig.drain()
+    archive_with_states(archiver(rig, fleet, checkpoint_rows=7), rig.notify)
+    rig.client.xtrim(rig.notify, maxlen=0)
+    history = joined(rig, fleet)
+    checkpoint = history.checkpoint(EntryId("9999999999999-0"))
+    assert checkpoint
+    assert checkpoint.rows == len(list(checkpoint.keyed())) == 5
+    state = state_at(history, 2**52)
+    assert not state.gaps
+    assert [note.event_id for note in state.stacks()] == ["v40", "bound"]
+    assert [note.event_id for note in state.refs()] == ["r39", "r40", "r38"]
 
 
 def test_what_no_sidecar_wrote_is_of_no_state(rig: Rig, fleet: VersionedStore) -> None:

@@ -95,8 +95,8 @@ def test_gaps_by_the_thousand_are_each_told(rig: Rig, fleet: VersionedStore) -> 
 
 def test_a_checkpoint_ends_where_its_header_says(rig: Rig, fleet: VersionedStore) -> None:
     """A state with more rows than it claims is not read to its end, however far that is."""
-    raw = b'["r"]\t["1-0","event","{}"]\n' * 200_000
-    header = {"format": 2, "rows": 10, "sha256": hashlib.sha256(raw).hexdigest(), "gaps": []}
+    raw = b'["","","r"]\t["1-0","event","{}"]\n' * 200_000
+    header = {"format": 3, "rows": 10, "sha256": hashlib.sha256(raw).hexdigest(), "gaps": []}
     place = f"{place_of(rig.notify, 'x').rpartition('/')[0]}@state"
     fleet.put(f"{place}/5-0", gzip.compress(raw, 1), orjson.dumps(header))
     found = newest_checkpoint(fleet, rig.notify, EntryId("9-0"))
