@@ -32,7 +32,7 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 0 --timeout 1800 -k "test_race or test_beside" tests/store
 
 # What these look at is the same on each Python: pages, orders of steps, rights, a disk, a service.
-SAME_ON_EACH := report simulation deploy store/crash store/test_object.py
+SAME_ON_EACH := report simulation deploy store/crash store/services store/test_object.py
 
 test-python: $(VENV)/dev.stamp ## Run what may depend on the Python: PYTHON=python3.13 VENV=.venv-3.13
 	@$(BIN)/pytest -q -m "not slow and not proof" $(addprefix --ignore tests/,$(SAME_ON_EACH))
@@ -59,7 +59,7 @@ upgrade: $(VENV)/dev.stamp ## Replace workers of an earlier commit one by one un
 stores: ## Install the object stores for test-stores, as far as this machine lets us
 	@requirements/stores
 
-test-stores: $(VENV)/dev.stamp ## Run the object backend on real object stores: Ceph's radosgw, Azurite
+test-stores: $(VENV)/dev.stamp ## Run the object backend on object stores: Ceph's radosgw, Azurite, fake-gcs-server
 	@$(BIN)/pytest -q -n 2 --dist loadgroup --timeout 900 tests/store/services
 
 FAILOVERS ?= 10

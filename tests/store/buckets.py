@@ -24,6 +24,11 @@ class Buckets(Protocol):
 
     scheme: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads the backend there."""
+        ...
+
     def new_bucket(self) -> str:
         """Make an empty bucket and return its name."""
         ...

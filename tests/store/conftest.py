@@ -20,11 +20,10 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, empty, and an environment that leads to it."""
-    for name, value in object_server.CREDENTIALS.items():
+    for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
     yield s3_server
-    s3_server.request("POST", "moto-api/reset", b"")  # it keeps large objects in open files
+    s3_server.forget()
 
 
 @pytest.fixture

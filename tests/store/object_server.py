@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Protocol
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 from tests.servers import START_TIMEOUT_S, free_port, missing
@@ -39,6 +39,15 @@ class S3Server:
 
     endpoint: str
     scheme: str = "s3"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads the backend here."""
+        return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.endpoint}
+
+    def forget(self) -> None:
+        """Empty it: it keeps large objects in open files."""
+        self.request("POST", "moto-api/reset", b"")
 
     def new_bucket(self) -> str:
         """Make an empty bucket and return its name."""
@@ -359,7 +368,7 @@ class Proxy(ThreadingHTTPServer):
 
     def fault_for(self, exchange: Exchange) -> Fault:
         """Return what is to be done with a request."""
-        path = exchange.path.replace("%40", "@").replace("%3D", "=")
+        path = unquote(exchange.path)
         with self._lock:
             self._state.seen.append((exchange.command, path))
             for planned in self._state.plan:

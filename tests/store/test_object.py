@@ -7,41 +7,23 @@ import os
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
 
 import store
 from store import ConfigError, Corrupt, Pin, Retention, Unavailable, checksum_of
 from store.object import ObjectStore, collect
 from store.object.layout import PREFIX_MAX_BYTES, folder_of, place_of, ref_of, version_key
 from store.object.urls import location_of
-from store.testing import (
-    CollectConformance,
-    CorruptionConformance,
-    HealingConformance,
-    IdentityConformance,
-    LimitConformance,
-    ListConformance,
-    OutageConformance,
-    PinnedGetConformance,
-    PositionConformance,
-    StoreConformance,
-    StoreModel,
-    StreamConformance,
-    VerifyConformance,
-)
 from store.testing.samples import wait_out
-from tests.store.buckets import InBucket, open_bucket
-from tests.store.planted import BUCKET_DAMAGES, TELLING
+from tests.store.buckets import open_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from store import VersionedStore
     from tests.store.object_server import S3Server
 
 REF = "stacks/t_1/web/42"
@@ -51,59 +33,6 @@ BIG = b"b" * 100_000
 def keys_of(s3: S3Server, bucket: str) -> list[str]:
     """Return every key of the store, without its prefix, as the service lists them."""
     return [key.removeprefix("fleet/") for key in s3.keys(bucket)]
-
-
-class TestObject(
-    InBucket,
-    StoreConformance,
-    PinnedGetConformance,
-    PositionConformance,
-    ListConformance,
-    StreamConformance,
-    VerifyConformance,
-    CollectConformance,
-    IdentityConformance,
-    LimitConformance,
-    CorruptionConformance,
-    HealingConformance,
-    OutageConformance,
-):
-    """The object backend against S3."""
-
-    damages: ClassVar = {kind: BUCKET_DAMAGES[kind] for kind in TELLING}
-
-    @pytest.mark.slow
-    def test_racing_writers_lose_nothing(self, store: VersionedStore) -> None:
-        """As in the suite, with a grace that is longer than a Put takes: it has to be."""
-        assert isinstance(store, ObjectStore)
-        self.smallest_grace_s = 3.0  # type: ignore[misc]
-        super().test_racing_writers_lose_nothing(open_bucket(self.bucket, shortest_grace_s=3.0))
-
-
-@pytest.mark.slow
-class TestObjectUnderOtherDamage(InBucket, HealingConformance):
-    """The kinds of damage that take other ways to the same end."""
-
-    damages: ClassVar = {
-        kind: known for kind, known in BUCKET_DAMAGES.items() if kind not in TELLING
-    }
-
-
-class ObjectModel(StoreModel):
-    """The object backend against a dict."""
-
-    s3: ClassVar[S3Server]
-
-    def open_store(self) -> VersionedStore:
-        """Open a new bucket."""
-        return open_bucket(self.s3.new_bucket(), shortest_grace_s=0.0)
-
-
-def test_model(s3: S3Server) -> None:
-    """Whatever is put, read, listed and collected in whatever order, a dict would do the same."""
-    ObjectModel.s3 = s3
-    few = settings(max_examples=5, stateful_step_count=16)
-    run_state_machine_as_test(ObjectModel, settings=few)
 
 
 @pytest.fixture

@@ -255,6 +255,8 @@ def test_a_wrong_key(
     s3: Service, bucket: str, large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A secret that is not the key's is told as that, and not repeated."""
+    if s3.scheme == "gs":
+        pytest.skip("the stand-in takes any")
     opened = open_bucket(bucket, scheme=s3.scheme)
     name = "AZURE_STORAGE_ACCOUNT_KEY" if s3.scheme == "az" else "AWS_SECRET_ACCESS_KEY"
     monkeypatch.setenv(name, "d3Jvbmc=")
