@@ -199,6 +199,22 @@ def test_four_processes_on_one_ref(s3: Service, bucket: str, opened: ObjectStore
     assert len(list(opened.versions("one/ref"))) == 80
 
 
+def test_refs_that_are_taken_for_new(
+    s3: Service, bucket: str, opened: ObjectStore, proxy: Proxy
+) -> None:
+    """New refs take two requests each in the end; one that was not new moves as it should."""
+    eager = open_bucket(bucket, scheme=s3.scheme)
+    for i in range(8):
+        eager.put(f"warm/{i}", b"warm", b"m")
+    proxy.heal()
+    eager.put("warm/8", b"warm", b"m")
+    assert proxy.seen() == 2
+    opened.put(REF, b"old", b"m", position=(1, 0))
+    eager.put(REF, b"new", b"m", position=(2, 0))
+    assert eager.get(REF) == (b"new", b"m")
+    assert eager.get(REF, checksum=checksum_of(b"old")) == (b"old", b"m")
+
+
 def test_odd_refs(opened: ObjectStore) -> None:
     """Whatever a ref looks like, it is kept apart from all others, and listed as it is."""
     for ref in ODD_REFS:
