@@ -26,15 +26,14 @@ def apply(db: sqlite3.Connection, feed: Feed, n: Notification) -> None:
 
 
 def bootstrap(db: sqlite3.Connection, feed: Feed, applied: Applied) -> int:
-    """Begin with the newest snapshot, all rows in an artifact, or with the oldest notification."""
-    newest = None
-    while page := feed.poll(feed.position):
-        newest = next((n for n in reversed(page) if n.type == SNAPSHOT), newest)
+    """Begin with the state: the newest snapshot, and the newest of each row."""
+    state = feed.state()
     with db:
         db.execute("CREATE TABLE IF NOT EXISTS rows (ref TEXT PRIMARY KEY, value TEXT)")
-        applied.move_to(newest.control_version if newest else 0)
-        if newest:
-            apply(db, feed, newest)
+        applied.move_to(0)
+        for n in (n for n in state if applied.is_news(n) and n.artifact_ref):
+            apply(db, feed, n)
+        applied.advance(state.cursor)
     return applied.cursor
 
 

@@ -16,10 +16,12 @@ from sidecar.feed.blocking import Feed
 from sidecar.feed.coroutines import AsyncFeed
 from sidecar.feed.cursors import Applied, FileCursor, RedisCursor
 from sidecar.feed.reading import Batch, FeedGap, ForeignEntry
+from sidecar.feed.state import State, StateBegins, StateEnds
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 
 __all__ = [
     "Applied", "AsyncFeed", "Batch", "Cursor", "Feed", "FeedGap", "FileCursor", "ForeignEntry",
-    "Notification", "RedisCursor", "SidecarError", "Unreachable", "UsageError",
+    "Notification", "RedisCursor", "SidecarError", "State", "StateBegins", "StateEnds",
+    "Unreachable", "UsageError",
 ]  # fmt: skip

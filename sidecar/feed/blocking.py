@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, overload
 
 from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following
-from sidecar.feed.reading import Batch
+from sidecar.feed.reading import Batch, FeedGap
+from sidecar.feed.state import Followed, State, StateBegins, StateEnds
 from sidecar.redis import readers
 from sidecar.redis.client import Client, connect
 from sidecar.redis.errors import NotPermitted, Outage, Refused, translated
@@ -40,14 +41,70 @@ class Feed(Face[Client]):
         self.position = batch.cursor
         return batch
 
-    def follow(self, since: int = 0) -> Iterator[Notification]:
+    def state(self) -> State:
+        """Return the newest notification of each subject, as of about now.
+
+        From the archive in the feed's store, if there is one, and from what Redis has; without an
+        archive, `State.complete_since` tells since when nothing is missing. Of a subject whose
+        newest notification the feed leaves out (`tenant`, `type`, `ref_prefix`) there is none.
+        Raises `Unreachable` when Redis or the store is away, `UsageError` for a store that is
+        another than the notifications name, and `SidecarError` for a damaged archive.
+        """
+        self._compare_store()
+        with translated(self._url):
+            found = self._read_state(self._client)
+        self.position = found.cursor
+        return found
+
+    @overload
+    def follow(self, since: int = 0) -> Iterator[Notification]: ...
+    @overload
+    def follow(self, since: int = 0, *, state: bool, again: bool = False) -> Iterator[Followed]: ...
+    def follow(
+        self, since: int = 0, *, state: bool = False, again: bool = False
+    ) -> Iterator[Followed]:
         """Yield notifications above `since` as they come, for ever.
 
         Wakes at once, and outlives a Redis that goes away and comes back, of which it logs both
         (`sidecar.feed`). Registers the reader, if it has a name, as one that needs nothing up to
         `since`. Raises `FeedGap`, `ForeignEntry`, and `UsageError` when Redis refuses the login or
         a command.
+
+        With `state`, one that begins at 0 begins with what `state()` returns, between a
+        `StateBegins` and a `StateEnds`; and raises what that does, but waits for Redis. With
+        `again`, a gap is not raised: it yields the state again, and its `StateBegins` has the gap.
         """
+        gap: FeedGap | None = None
+        while True:
+            if state and not since:
+                found = self._state_in_time()
+                yield StateBegins(gap)
+                yield from found
+                since = self.position = found.cursor
+                yield StateEnds(found.cursor, found.complete_since)
+            try:
+                yield from self._follow(since)
+            except FeedGap as error:
+                gap, since = self._again(error, allowed=state and again), 0
+
+    def _state_in_time(self) -> State:
+        """Return the state once Redis is there; what comes after it is kept for the reader."""
+        at = Following(0)
+        while True:
+            with translated(self._url):
+                try:
+                    self._compare_store()
+                    found = self._read_state(self._client)
+                except Outage as error:
+                    self._away(error)
+                    time.sleep(at.failed())
+                    continue
+            self._back()
+            if self._reader:
+                self.passed(found.cursor)
+            return found
+
+    def _follow(self, since: int) -> Iterator[Notification]:
         for batch in self.batches(since):
             for notification in batch:
                 self.position = self._at(notification, batch)

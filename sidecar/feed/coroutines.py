@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Any
+from typing import Any, overload
 
-from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following
-from sidecar.feed.reading import Batch
+from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following, as_it_comes
+from sidecar.feed.reading import Batch, FeedGap
+from sidecar.feed.state import Followed, State, StateBegins, StateEnds
 from sidecar.redis import readers
-from sidecar.redis.client import AsyncClient, connect_async
+from sidecar.redis.client import AsyncClient, connect, connect_async
 from sidecar.redis.errors import NotPermitted, Outage, Refused, translated
 from sidecar.redis.fleet import STORE
 from sidecar.wire.notification import Notification
@@ -38,8 +39,64 @@ class AsyncFeed(Face[AsyncClient]):
         self.position = batch.cursor
         return batch
 
-    async def follow(self, since: int = 0) -> AsyncGenerator[Notification, None]:
+    async def state(self) -> State:
+        """Return the newest notification of each subject; see `Feed.state`.
+
+        A thread reads it, on a connection of its own. To iterate it blocks where it is large.
+        """
+        await self._compare_store()
+        with translated(self._url):
+            found = await asyncio.to_thread(self._read_apart)
+        self.position = found.cursor
+        return found
+
+    @overload
+    def follow(self, since: int = 0) -> AsyncGenerator[Notification, None]: ...
+    @overload
+    def follow(
+        self, since: int = 0, *, state: bool, again: bool = False
+    ) -> AsyncGenerator[Followed, None]: ...
+    async def follow(
+        self, since: int = 0, *, state: bool = False, again: bool = False
+    ) -> AsyncGenerator[Followed, None]:
         """Yield notifications above `since` as they come, for ever; see `Feed.follow`."""
+        gap: FeedGap | None = None
+        while True:
+            if state and not since:
+                found = await self._state_in_time()
+                yield StateBegins(gap)
+                for notification in found:
+                    yield notification
+                since = self.position = found.cursor
+                yield StateEnds(found.cursor, found.complete_since)
+            try:
+                async for notification in self._follow(since):
+                    yield notification
+            except FeedGap as error:
+                gap, since = self._again(error, allowed=state and again), 0
+
+    async def _state_in_time(self) -> State:
+        """Return the state once Redis is there; what comes after it is kept for the reader."""
+        at = Following(0)
+        while True:
+            with translated(self._url):
+                try:
+                    await self._compare_store()
+                    found = await asyncio.to_thread(self._read_apart)
+                except Outage as error:
+                    self._away(error)
+                    await asyncio.sleep(at.failed())
+                    continue
+            self._back()
+            if self._reader:
+                await self.passed(found.cursor)
+            return found
+
+    def _read_apart(self) -> State:
+        with connect(self._url, key=self._keys.notifications, block_s=BLOCK_S) as client:
+            return self._read_state(as_it_comes(client))
+
+    async def _follow(self, since: int) -> AsyncGenerator[Notification, None]:
         async for batch in self.batches(since):
             for notification in batch:
                 self.position = self._at(notification, batch)

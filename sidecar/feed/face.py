@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from sidecar.errors import UsageError
-from sidecar.feed.reading import Batch, Reading, wanted
+from sidecar.feed.reading import Batch, FeedGap, Reading, wanted
+from sidecar.feed.state import State, archive_of, read_state
+from sidecar.redis import client as redis_client
 from sidecar.redis.client import url_of
 from sidecar.redis.errors import LoginRefused, NotPermitted, Refused, outage
 from sidecar.redis.keys import Keys, named
@@ -51,6 +53,14 @@ def _lack(store: Store | None) -> str:
     if store is None:
         return "the fleet's store, and was given none; pass store=store.open_url(URL, create=False)"
     return f"a store that declares pinned-get, and the backend {store.name!r} does not"
+
+
+def as_it_comes(client: Any) -> Any:  # noqa: ANN401 -- either client
+    """Return the client, which leaves entries as they come: redis-py's own parsing of them costs
+    more than the rest of reading them.
+    """
+    client.set_response_callback("XREAD", lambda answer, **_: answer)
+    return client
 
 
 class Following:
@@ -134,9 +144,8 @@ class Face(Generic[Client]):
         self._is_refused = False
         self._was_in = False
         """Whether the login was taken."""
-        self._client: Client = self._connect(self._url, key=notify_stream, block_s=BLOCK_S)
-        # redis-py's own parsing of entries costs more than the rest of reading them.
-        self._client.set_response_callback("XREAD", lambda answer, **_: answer)
+        client = self._connect(self._url, key=notify_stream, block_s=BLOCK_S)
+        self._client: Client = as_it_comes(client)
 
     def _span(self, notification: Notification) -> AbstractContextManager[None]:
         """Return what lasts as long as a notification is resolved."""
@@ -169,6 +178,18 @@ class Face(Generic[Client]):
             "checksum": notification.checksum,
             "manifest_checksum": notification.manifest_checksum or None,
         }
+
+    def _read_state(self, client: redis_client.Client) -> State:
+        """Return the state; `client` is one for threads. Raises as `read_state`."""
+        archive = archive_of(self._store, client, self._keys)
+        return read_state(client, self._keys, archive, self._reading.wants)
+
+    def _again(self, gap: FeedGap, *, allowed: bool) -> FeedGap:
+        """Log that a follower begins again with the state; raise the gap unless that is allowed."""
+        if not allowed:
+            raise gap
+        _log.warning("the state is read again, and followed from there: %s", gap)
+        return gap
 
     def _check_store(self, noted: Any) -> None:  # noqa: ANN401 -- of either client
         """Raise `UsageError` when the store is not the one whose identity is noted, if any is."""

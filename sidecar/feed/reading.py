@@ -6,13 +6,14 @@ Nothing here sends or waits: the two faces of the feed do, each in its own way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final, Literal
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.errors import UsageError
 from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced, named
 from sidecar.redis.keys import Keys
+from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, doubt_of, incarnation_of, is_lost, parse
 from sidecar.wire.notification import Notification
@@ -49,7 +50,16 @@ class FeedGap(Exception):
 
 
 class ForeignEntry(ValueError):
-    """The notification stream has an entry that is no notification."""
+    """The notification stream has an entry that is no notification.
+
+    Attributes:
+        cursor: the control_version that passes it.
+
+    """
+
+    def __init__(self, words: str, cursor: int) -> None:
+        super().__init__(words)
+        self.cursor = cursor
 
 
 class _NoCursor(ValueError):
@@ -71,6 +81,16 @@ class Batch(list[Notification]):
         super().__init__(found)
         self.cursor = cursor
         self.more = more
+
+
+class _Found(NamedTuple):
+    """What was found of the stream beside its entries."""
+
+    info: dict[str, Any] | None
+    """None where there was no such stream."""
+    noted: bytes | None
+    """How far was trimmed."""
+    incarnations: Sequence[Incarnation]
 
 
 Filter = Callable[[Notification], bool]
@@ -112,11 +132,14 @@ class Reading:
     def __init__(self, stream: str, wants: Filter | None) -> None:
         self._stream = stream
         self._keys = Keys.of("", stream)
-        self._wants = wants
+        self.wants = wants
         self._is_blind = False
         self._is_warned = False
         self.is_there = True
         """Whether there was such a stream when it was read last."""
+        self.at_cursor: Entry | None = None
+        """The entry that the cursor named, when it was read last."""
+        self._found = _Found(None, None, ())
 
     def ask(self, pipeline: Any, since: int, limit: int, wait_s: float) -> None:  # noqa: ANN401 -- of either client
         """Put the commands into `pipeline`: to read, and only then to look for a gap.
@@ -145,6 +168,8 @@ class Reading:
             answers[2] = b"another kind of key"
         read, info, noted, there = _without_errors(answers)
         self._see(is_there=info is not None)
+        self._found = _Found(info, noted, after or ())
+        self.at_cursor = Entry(EntryId.of_version(since), there[0][1]) if there else None
         if since:
             lost = after is not None and is_lost(since, after, is_there=bool(there))
             doubt = doubt_of(since, after or (), _end(info))
@@ -156,7 +181,32 @@ class Reading:
             own = own or incarnation_of(since)
         cursor = Cursor(found[-1].control_version if found else since, own)
         more = bool(found) and cursor < _end(info)
-        return Batch(filter(self._wants, found) if self._wants else found, cursor, more=more)
+        return Batch(filter(self.wants, found) if self.wants else found, cursor, more=more)
+
+    @property
+    def first(self) -> int:
+        """The control_version of the oldest notification when it was read last; `end + 1` without
+        any.
+        """
+        return _first(self._found.info)
+
+    @property
+    def end(self) -> int:
+        """The control_version that was given last when it was read last; 0 without a stream."""
+        return _end(self._found.info)
+
+    def complete_since(self, page: Batch) -> int:
+        """Return after which control_version nothing is missing of what was read from 0.
+
+        `page` is what that brought first. 0 where there never was anything before it.
+        """
+        info, noted, incarnations = self._found
+        if info is None or not page:
+            return self.end
+        trimmed, is_told = self._trimmed(noted, EntryId(info["last-generated-id"].decode()))
+        is_whole = is_told and not trimmed and info.get("entries-added") == info["length"]
+        has_lost = any(not one.kept for one in incarnations[1:])
+        return 0 if is_whole and not has_lost else page[0].control_version - 1
 
     def _see(self, *, is_there: bool) -> None:
         """Note whether there is such a stream; log that there is none, once until there is."""
@@ -215,8 +265,7 @@ class Reading:
             raise FeedGap(words, "tail_lost", cursor=since, first=1, end=0)
         trimmed, is_told = self._trimmed(noted, EntryId(info["last-generated-id"].decode()))
         end = _end(info)
-        oldest = info["first-entry"]
-        first = EntryId(oldest[0].decode()).control_version if oldest else end + 1
+        first = _first(info)
         if since > end:
             words = f"the cursor is {since}, and the stream ends at {end}: its tail is lost{doubt}"
             raise FeedGap(words, "tail_lost", cursor=since, first=first, end=end)
@@ -238,7 +287,8 @@ class Reading:
         name = EntryId(entry_id.decode())
         return ForeignEntry(
             f"{self._stream} has an entry that no sidecar wrote, {name} ({type(error).__name__});"
-            f" since={name.control_version} passes it"
+            f" since={name.control_version} passes it",
+            name.control_version,
         )
 
 
@@ -248,6 +298,12 @@ def _without_errors(answers: list[Any]) -> list[Any]:
         if isinstance(answer, RedisError) and NO_STREAM not in str(answer):
             raise answer
     return [None if isinstance(answer, RedisError) else answer for answer in answers]
+
+
+def _first(info: dict[str, Any] | None) -> int:
+    """Return the control_version of the oldest notification; without any, what follows the end."""
+    oldest = info["first-entry"] if info else None
+    return EntryId(oldest[0].decode()).control_version if oldest else _end(info) + 1
 
 
 def _end(info: dict[str, Any] | None) -> int:

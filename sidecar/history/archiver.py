@@ -162,7 +162,9 @@ class Archiver:
         reach = self._live.reach(stream)
         if reach is None:
             return None, False
-        before = reach.missing(reached.after, entries[0].id.before)
+        # Where trimming ended with the archive, what comes next may be much later: no gap.
+        in_step = self._live.trimmed_to(stream) == reached
+        before = [] if in_step else reach.missing(reached.after, entries[0].id.before)
         within = reach.missing(entries[0].id.after, entries[-1].id)
         return ((before[0].first, before[-1].last) if before else None), bool(within)
 

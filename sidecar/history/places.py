@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sidecar.redis.client import Client
 from sidecar.redis.errors import NotPermitted
-from sidecar.redis.fleet import noted
+from sidecar.redis.fleet import log_of
 from sidecar.redis.keys import Keys
 from sidecar.wire.event import RESERVED
 from sidecar.wire.logbook import Log, archiving, keeper_of, registered
@@ -35,7 +35,7 @@ def archive_of_another(store: Store, client: Client, keys: Keys) -> Log | None:
     """
     keeper = keeper_of(store)
     try:
-        own = noted(client, keys).log if keeper else None
+        own = log_of(client, keys) if keeper else None
     except NotPermitted:
         return None
     logs = registered(keeper) if keeper and own else []

@@ -20,15 +20,17 @@ from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.notification import Notification
 from sidecar.wire.subject import Subject, subject_of
 
-SUBJECTS_IN_MEMORY: Final = 250_000
+SUBJECTS_IN_MEMORY: Final = 20_000
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE newest (
     tenant, stack, ref, at, line, PRIMARY KEY (tenant, stack, ref)
-) WITHOUT ROWID;
+);
 """
-_REPLACE: Final = "INSERT OR REPLACE INTO newest VALUES (?, ?, ?, ?, ?)"
-_KEEP: Final = "INSERT OR IGNORE INTO newest VALUES (?, ?, ?, ?, ?)"
+_KEEP_NEWEST: Final = """
+INSERT INTO newest VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+SET at = excluded.at, line = excluded.line WHERE excluded.at >= at
+"""
 
 
 class FleetState:
@@ -39,8 +41,6 @@ class FleetState:
         """What nobody can tell: notifications that have expired. Empty when the state is whole."""
         self._here: dict[Subject, bytes] = {}
         self._spilt: sqlite3.Connection | None = None
-        self._older = False
-        """Whether what comes is older than what is here."""
 
     def stacks(self) -> Iterator[Notification]:
         """Yield the newest of each tenant and stack, in their order."""
@@ -82,25 +82,19 @@ class FleetState:
         return int(self._spilt.execute("SELECT count(*) FROM newest").fetchone()[0])
 
     def fold(self, lines: Iterable[bytes]) -> None:
-        """Take in notifications, in order."""
+        """Take in notifications, in any order: of each subject the highest ID counts."""
+        subjects = ((_subject(line), line) for line in lines)
+        self.fold_keyed((subject, line) for subject, line in subjects if subject)
+
+    def fold_keyed(self, keyed: Iterable[tuple[Subject, bytes]]) -> None:
+        """Take in notifications whose subjects are known, in any order."""
         here = self._here
-        for line in lines:
-            subject = _subject(line)
-            if subject:
+        for subject, line in keyed:
+            held = here.get(subject)
+            if held is None or id_of_line(held) <= id_of_line(line):
                 here[subject] = line
                 if len(here) >= SUBJECTS_IN_MEMORY:
                     self._spill()
-
-    def fold_older(self, keyed: Iterable[tuple[Subject, bytes]]) -> None:
-        """Take in what a state before had, where nothing newer is here."""
-        if self._spilt:
-            self._spill()
-        self._older = True
-        here = self._here
-        for subject, row in keyed:
-            here.setdefault(subject, row)
-            if len(here) >= SUBJECTS_IN_MEMORY:
-                self._spill()
 
     def _notes(self, *, is_stack: bool) -> Iterator[Notification]:
         lines = (line for subject, line in self.keyed() if bool(subject.stack_id) is is_stack)
@@ -111,11 +105,11 @@ class FleetState:
         if self._spilt is None:
             self._spilt = scratch(_SCHEMA)
         self._spilt.executemany(
-            _KEEP if self._older else _REPLACE,
-            [
+            _KEEP_NEWEST,
+            (
                 (*subject, EntryId.of(*id_of_line(line)).key, line)
                 for subject, line in self._here.items()
-            ],
+            ),
         )
         self._here.clear()
 
@@ -148,7 +142,7 @@ def state_at(history: History, position: int) -> FleetState:
     gaps += [gap for gap in missing if not gap.folded]
     state.fold(history.lines(stream, first, last))
     if checkpoint is not None:
-        state.fold_older(checkpoint.keyed())
+        state.fold_keyed(checkpoint.keyed())
     return state
 
 

@@ -42,6 +42,12 @@ def noted(client: Client, keys: Keys) -> Noted:
     return read(client.hmget(keys.fleet, [LOG.decode(), STORE.decode(), STORE_URL.decode()]))
 
 
+def log_of(client: Client, keys: Keys) -> str | None:
+    """Return the log's id alone, as a controller may ask. Raises `RedisError`."""
+    found: Any = client.hget(keys.fleet, LOG.decode())
+    return found.decode(errors="replace") if found else None
+
+
 def read(values: Any) -> Noted:  # noqa: ANN401 -- redis-py's answer
     """Return what the values of `log`, `store` and `store_url` say."""
     return Noted(*(value.decode(errors="replace") if value else None for value in values))

@@ -90,6 +90,10 @@ class Notification(Event):
         body = self.model_dump(mode="json") | told
         return {name: value for name, value in body.items() if value or name not in _OPTIONAL}
 
+    def to_fields(self) -> Mapping[bytes, bytes]:
+        """Return the fields of its entry, as they came; nothing for one that came from none."""
+        return self._entry
+
     @property
     def _entry(self) -> Mapping[bytes, bytes]:
         entry: Any = self.__pydantic_private__ or {}

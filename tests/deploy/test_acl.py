@@ -14,9 +14,11 @@ import structlog
 
 import store
 from sidecar.feed import Feed
+from sidecar.history.archiver import Archiver
+from sidecar.history.live import LiveHistory
 from sidecar.producer import Producer
 from sidecar.redis import halts, scan
-from sidecar.redis.client import check_stream, connect
+from sidecar.redis.client import Side, check_stream, connect
 from sidecar.redis.members import Members
 from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import Halted, NotReplicated, Outbound, Publisher
@@ -24,6 +26,7 @@ from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import ControlStream
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from sidecar.worker import app, settings
+from store import Capability, versioned
 from tests import servers
 from tests.deploy.harness import (
     ALSO_ON_A_CLUSTER,
@@ -70,6 +73,18 @@ def _produce(server: Server, count: int) -> None:
 
 def _fleet(server: Server) -> store.Store:
     return store.open_url(settings.file_url(server.root / "fleet"))
+
+
+def _archive(server: Server) -> None:
+    """Archive the notifications as `sidecar`, with a state."""
+    fleet = versioned(_fleet(server), Capability.STREAM)
+    assert fleet
+    with closing(server.client("sidecar")) as client:
+        side = Side(client, server.url("sidecar"))
+        live = LiveHistory(side, side, [KEYS], fleet)
+        archiver = Archiver(live, fleet, client, KEYS, rows=100, checkpoint_rows=100)
+        for _ in archiver.archive(NOTIFY_STREAM, rest=True):
+            archiver.keep_state()
 
 
 def _duties(server: Server) -> None:
@@ -147,6 +162,10 @@ def test_each_user_does_its_job(server: Server) -> None:
         assert feed.poll(since=found[0].control_version) == found[1:]
         assert feed.poll(since=found[-1].control_version, wait_s=0.01) == []
         assert feed.resolve(found[0]) == store.Artifact(b"dump", b"{}")
+        assert [n.event_id for n in feed.state()] == ["stack"]
+        _archive(server)  # of it, too, a controller may read all that it needs
+        assert [n.event_id for n in feed.state()] == ["stack"]
+        assert feed.state().complete_since == 0
     assert [n.event_id for n in found] == ["stack", *(f"e{i}" for i in range(1, 300))]
     for reader in ("controller", "operator"):
         with closing(server.client(reader)) as client:

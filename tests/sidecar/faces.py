@@ -16,10 +16,15 @@ class Driven:
         self._runner = asyncio.Runner()
         self._feed = AsyncFeed(*args, **options)
 
+    @property
+    def position(self) -> int:
+        """That of the feed."""
+        return self._feed.position
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._feed, name)
         if name in ("follow", "batches"):
-            return lambda *args: self._each(method(*args))
+            return lambda *args, **options: self._each(method(*args, **options))
         return lambda *args, **options: self._runner.run(method(*args, **options))
 
     def _each(self, each: AsyncIterator[Any]) -> Iterator[Any]:

@@ -414,6 +414,23 @@ def test_a_state_has_one_notification_of_each_subject(rig: Rig, fleet: Versioned
     assert [note.event_id for note in state.refs()] == ["r39", "r40", "r38"]
 
 
+def test_nothing_is_missing_where_trimming_ended_with_the_archive(
+    rig: Rig, fleet: VersionedStore
+) -> None:
+    """What comes after all was archived and trimmed comes later, and no gap is before it."""
+    for n in range(2):
+        rig.emit_artifact(f"e{n}", ref="rows/1")
+        rig.drain()
+        archive(rig, fleet)
+        found: Any = rig.client.xrevrange(rig.notify, count=1)
+        rig.client.hset(rig.keys.trimmed, rig.notify, found[0][0])
+        rig.client.xtrim(rig.notify, maxlen=0, approximate=False)
+    reach = joined(rig, fleet).reach(rig.notify)
+    assert reach
+    assert not reach.gaps
+    assert not state_at(joined(rig, fleet), 2**52).gaps
+
+
 def test_what_no_sidecar_wrote_is_of_no_state(rig: Rig, fleet: VersionedStore) -> None:
     """Notifications of odd shapes are passed over, live and archived, and the rest is told."""
     rig.emit_artifact("good", ref="rows/1")

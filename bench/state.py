@@ -1,0 +1,94 @@
+"""`python -m bench.state [SUBJECTS]`: how long a controller takes to get the fleet's state.
+
+A history of ten notifications a subject, archived as a worker does it and trimmed, and a tenth of
+that live after it. A process of its own imports the feed, reads the state and looks at each
+notification of it; what counts is its processor time and the most memory that it had.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import store
+from sidecar.history.archiver import Archiver
+from sidecar.history.live import LiveHistory
+from sidecar.redis.client import Client, Side
+from sidecar.redis.embedded import EmbeddedServer
+from sidecar.redis.keys import Keys
+from sidecar.wire.ids import EntryId
+from store import Capability, versioned
+
+KEYS = Keys.of("control:events", "control:notifications")
+BASE = 1_790_000_000_000_000
+TENANTS = 200
+CHUNK = 10_000
+READER = """
+import sys, time
+from pathlib import Path
+import store
+from sidecar.feed import Feed
+began, imported = time.perf_counter(), time.process_time()
+with Feed(sys.argv[1], store=store.open_url(sys.argv[2], create=False)) as feed:
+    state = feed.state()
+    count = sum(1 for _ in state)
+most = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+print(f"{count:,} subjects, complete since {state.complete_since}:"
+      f" {time.process_time() - imported:.2f} s of processor,"
+      f" {time.perf_counter() - began:.2f} s by the clock;"
+      f" the process had {int(most) / 1024:.0f} MiB at most")
+"""
+
+
+def publish(client: Client, first: int, count: int, subjects: int, chance: random.Random) -> None:
+    """Append so many notifications, each of some subject."""
+    for begin in range(first, first + count, CHUNK):
+        pipeline = client.pipeline(transaction=False)
+        for n in range(begin, min(begin + CHUNK, first + count)):
+            # Each subject once, and then any.
+            subject = n if n < subjects else chance.randrange(subjects)
+            tenant, cv = f"t_{subject % TENANTS:03}", BASE + 1000 * n
+            event = {
+                "id": n, "event_id": f"evt_{n:032x}", "type": "key.changed", "tenant_id": tenant,
+                "artifact_ref": f"rows/{tenant}/{subject}",
+                "checksum": f"sha256:{chance.getrandbits(256):064x}",
+                "created_at": "2026-11-02T10:00:00Z", "manifest_checksum": "sha256:" + "ab" * 32,
+                "control_version": cv,
+            }  # fmt: skip
+            origin = f"control:events/{cv // 1000}-0"
+            fields: dict[Any, Any] = {"event": json.dumps(event), "origin": origin}
+            pipeline.xadd(KEYS.notifications, fields, id=EntryId.of_version(cv))
+        pipeline.execute()
+
+
+def main(subjects: int) -> None:
+    """Make the history, then read its state."""
+    chance = random.Random(1)
+    with tempfile.TemporaryDirectory() as directory:
+        fleet = versioned(store.open_url((Path(directory) / "fleet").as_uri()), Capability.STREAM)
+        assert fleet
+        server = EmbeddedServer(Path(directory) / "redis")
+        try:
+            side = Side.open(server.url, KEYS.notifications)
+            client, live = side.client, LiveHistory(side, side, [KEYS], fleet)
+            archiver = Archiver(live, fleet, client, KEYS)
+            for part in range(10):
+                publish(client, part * subjects, subjects, subjects, chance)
+                for _ in archiver.archive(KEYS.notifications, rest=True):
+                    archiver.keep_state()
+                client.hset(KEYS.trimmed, KEYS.notifications, live.reach(KEYS.notifications).last)
+                client.xtrim(KEYS.notifications, maxlen=0, approximate=False)
+            publish(client, 10 * subjects, subjects // 10, subjects, chance)
+            where = (server.url, (Path(directory) / "fleet").as_uri())
+            subprocess.run([sys.executable, "-c", READER, *where], check=True)
+        finally:
+            server.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
