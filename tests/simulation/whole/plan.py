@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from sidecar.worker.width import AUTO, STALL_WIDTH, Threads
 from tests.simulation.whole.kinds import Deed
 
 LONG_S: Final = 7 * 86400.0
@@ -56,6 +57,8 @@ class Plan:
     """How many of the events activate a stack."""
     operator_s: float
     """How long an operator's command takes between two steps, at most."""
+    store_threads: Threads = STALL_WIDTH
+    """How many artifacts a relay carries at once. `threads` is how many run at a time."""
     sends_again: bool = False
     """Whether producers send an event again when its artifact comes late: only in a scene."""
 
@@ -143,3 +146,20 @@ class Scene:
 
 DRAWN: Final = Scene()
 """All as the seed draws it."""
+WIDE: Final = Scene(
+    plan={
+        "store_threads": AUTO,
+        "threads": STALL_WIDTH,
+        "window": 1000,
+        "batch": 500,
+        "pauses": 0.1,
+    },
+    fleet={"events": 120},
+)  # fmt: skip
+"""How many artifacts are carried at once follows what comes through, and enough come at once."""
+WIDE_EVERY: Final = 8
+
+
+def scene_of(seed: int) -> Scene:
+    """Return what a seed is run in where nobody says."""
+    return WIDE if seed % WIDE_EVERY == WIDE_EVERY - 1 else DRAWN

@@ -168,7 +168,7 @@ class WholeWorker:
                 lease_s=plan.lease_s,
                 retry_budget_s=plan.retry_budget_s,
                 max_consecutive_dead=plan.max_consecutive_dead,
-                store_threads=8,
+                store_threads=plan.store_threads,
             ),
             _Observer(self, keys.control),
             QUIET,

@@ -20,7 +20,7 @@ from sidecar.ops import audit
 from sidecar.redis import pruning
 from sidecar.redis.client import TIMEOUT_S
 from sidecar.redis.keys import Keys
-from sidecar.worker import caution, housekeeping, relay
+from sidecar.worker import caution, housekeeping, relay, width
 from tests.simulation.faults import PROCESS, Fault
 from tests.simulation.invariants import Violation, guarded
 from tests.simulation.producer import Sent
@@ -33,7 +33,7 @@ from tests.simulation.whole.depot import Depot
 from tests.simulation.whole.feeds import Controller
 from tests.simulation.whole.kinds import Deed, WholeFaults
 from tests.simulation.whole.oracle import Oracle
-from tests.simulation.whole.plan import DRAWN, FleetPlan, Plan, Scene
+from tests.simulation.whole.plan import DRAWN, FleetPlan, Plan, Scene, scene_of
 from tests.simulation.whole.producers import WholeProducer
 from tests.simulation.whole.truth import Place
 from tests.simulation.whole.worker import WholeWorker
@@ -42,6 +42,8 @@ from tests.simulation.world import EPOCH_S, Result
 MAX_WORKERS: Final = 10
 TRIM_EVERY_S: Final = 2.0
 LONGEST_STALL: Final = 3.0
+LAP_S: Final = 0.005
+"""A run has some dozens of artifacts, and each takes half a millisecond."""
 MAX_COMMANDS: Final = 40_000
 """A run sends about a thousand."""
 COLLECT_EVERY: Final = 10
@@ -391,6 +393,7 @@ class World:
             (relay, "BUSY_WAIT_S", 0.1), (housekeeping, "TRIM_EVERY_S", TRIM_EVERY_S),
             (audit, "tempfile", finish.Nowhere), (audit, "sqlite3", finish.InMemory),
             (logging.getLogger("sidecar.feed"), "disabled", True),
+            (width, "LAP_S", LAP_S),
             (pruning, "SHARDS", plan.shards), (Keys, "seen", _few_shards(plan.shards)),
         ]  # fmt: skip
         with ExitStack() as stack:
@@ -422,9 +425,9 @@ def _few_shards(count: int) -> Callable[[Keys, bytes], str]:
     return seen
 
 
-def simulate(seed: int, *, keeps_trace: bool = True, scene: Scene = DRAWN) -> Result:
-    """Run one whole seed."""
-    return World(seed, keeps_trace=keeps_trace, scene=scene).run(seed)
+def simulate(seed: int, *, keeps_trace: bool = True, scene: Scene | None = None) -> Result:
+    """Run one whole seed, in a scene of its own unless one is given."""
+    return World(seed, keeps_trace=keeps_trace, scene=scene or scene_of(seed)).run(seed)
 
 
 def run_lean(seed: int) -> Result:
