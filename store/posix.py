@@ -369,10 +369,10 @@ def read_all(fd: int, size: int) -> bytes:
 
 def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
     """Write `parts`, one after the other."""
-    rest = [memoryview(part) for part in parts]
+    rest = list(parts)
     while rest:
         written = os.writev(fd, rest)
         while rest and written >= len(rest[0]):
             written -= len(rest.pop(0))
         if rest:
-            rest[0] = rest[0][written:]
+            rest[0] = memoryview(rest[0])[written:]

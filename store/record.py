@@ -166,17 +166,16 @@ def note_of_damage(quarantined: str, record: Record | None = None) -> bytes:
 
 def header_of(record: Record) -> bytes:
     """Return the text that `parse` reads, the blank line included."""
-    lines = [
-        "artifact-record 1",
-        f"ref {record.ref}",
-        f"data sha256:{record.data_digest} {record.data_size}",
-        f"manifest sha256:{record.manifest_digest} {record.manifest_size}",
-        f"stored {record.stored}",
-        f"at {'inline' if record.inline else 'object'}",
-    ]
-    if record.position:
-        lines.insert(4, "position {}-{}".format(*record.position))
-    text = "".join(f"{line}\n" for line in lines).encode()
+    position = "position {}-{}\n".format(*record.position) if record.position else ""
+    text = (
+        "artifact-record 1\n"
+        f"ref {record.ref}\n"
+        f"data sha256:{record.data_digest} {record.data_size}\n"
+        f"manifest sha256:{record.manifest_digest} {record.manifest_size}\n"
+        f"{position}"
+        f"stored {record.stored}\n"
+        f"at {'inline' if record.inline else 'object'}\n"
+    ).encode()
     # The header has a checksum of its own: nothing else covers the position.
     return b"%bheader sha256:%b\n\n" % (text, hashlib.sha256(text).hexdigest().encode())
 
@@ -231,9 +230,10 @@ def _record_of(found: re.Match[bytes] | None) -> Record | None:
 
 
 def _is_time(text: bytes) -> bool:
-    with contextlib.suppress(ValueError):
+    try:
         return _TIME.fullmatch(text) is not None and bool(datetime.fromisoformat(text.decode()))
-    return False
+    except ValueError:
+        return False
 
 
 def version_of(record: Record, *, current: bool) -> Version:

@@ -141,9 +141,15 @@ def remembered(client: Client, keys: Keys, event_digests: Sequence[bytes]) -> li
     pipeline = client.pipeline(transaction=False)
     for digest in event_digests:
         pipeline.hget(keys.seen(digest), digest[2:])
+    return _all_seen(keys, event_digests, pipeline.execute())
+
+
+def _all_seen(
+    keys: Keys, event_digests: Sequence[bytes], found: Sequence[bytes | None]
+) -> list[Seen | None]:
     return [
         _seen(keys, digest, known) if known is not None else None
-        for digest, known in zip(event_digests, pipeline.execute(), strict=True)
+        for digest, known in zip(event_digests, found, strict=True)
     ]
 
 
@@ -190,6 +196,7 @@ class Publisher(Lease):
         self._sent: Any = None
         """The connection on which a publish waits for its answer."""
         self._scripts = {name: script_of(client, name) for name in _SCRIPTS}
+        self._look_up = script_of(client, "seen")
 
     def acquire(self) -> int | None:
         """As `Lease.acquire`."""
@@ -199,8 +206,10 @@ class Publisher(Lease):
     # --- deduplication, publish, dead letters ----------------------------------------------
 
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
-        """Look event_ids up in the deduplication index. Raises `Damaged`."""
-        return remembered(self._client, self._keys, event_digests)
+        """Look event_ids up in the deduplication index, all in one. Raises `Damaged`."""
+        shards = [self._keys.seen(digest) for digest in event_digests]
+        found: Any = self._look_up(shards, [digest[2:] for digest in event_digests])
+        return _all_seen(self._keys, event_digests, found)
 
     def sent_again(self, event_digests: Sequence[bytes]) -> list[bytes | None]:
         """Return the content of those that a repair sent again; see `sent_again`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, NamedTuple
 
 MOST_BYTES: Final = 256 << 20
@@ -16,6 +16,7 @@ BUFFERED_BYTES: Final = 32 << 20
 """Of one artifact: a store of objects has three parts of 8 MiB, and what was read."""
 SMALL_BYTES: Final = 256 << 10
 """Not counted: as many as there can be take little."""
+_NOTHING: Final = nullcontext()
 
 
 class _Artifact(NamedTuple):
@@ -39,12 +40,12 @@ class InFlight:
         """What waits, in the order in which it came."""
         self._changed = threading.Condition()
 
-    @contextmanager
-    def hold(self, tenant: str, size_bytes: int) -> Iterator[None]:
+    def hold(self, tenant: str, size_bytes: int) -> AbstractContextManager[None]:
         """Wait until so many bytes of a tenant's may be on their way, and count them meanwhile."""
-        if size_bytes <= SMALL_BYTES:
-            yield
-            return
+        return _NOTHING if size_bytes <= SMALL_BYTES else self._hold(tenant, size_bytes)
+
+    @contextmanager
+    def _hold(self, tenant: str, size_bytes: int) -> Iterator[None]:
         one, place = _Artifact(tenant, min(size_bytes, BUFFERED_BYTES)), object()
         with self._changed:
             self._line[place] = one

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
@@ -179,29 +178,31 @@ class Pipeline:
         admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
 
     def _carry(self, event: Event, position: Position) -> str:
-        with self._counted(event) as artifact:
-            self._check_size(event, artifact)
-            manifest_checksum = _check_manifest(event, artifact)
-            if self.one_store:
-                _check_data(event, artifact)
-            else:
-                self._put(event, artifact, position)
-        return manifest_checksum
+        """Open the artifact, count what it takes of memory, and deliver it.
 
-    @contextmanager
-    def _counted(self, event: Event) -> Iterator[ArtifactReader]:
-        """Open the artifact, and count what it takes of memory; wait where that is too much."""
-        with ExitStack() as stack:
-            if not self.streams:  # it is in memory, whole, before anybody can count it
-                yield stack.enter_context(self._open_large(event))
-                return
-            artifact = None
-            with suppress(TooLarge):
-                artifact = stack.enter_context(self._open(event, self._small))
-            # Only a large manifest has to be counted before it is read: data streams.
-            size = artifact.size_bytes if artifact else inflight.BUFFERED_BYTES
-            stack.enter_context(self._in_flight.hold(event.tenant_id, size))
-            yield artifact or stack.enter_context(self._open_large(event))
+        It waits where that is too much.
+        """
+        hold, tenant = self._in_flight.hold, event.tenant_id
+        if not self.streams:  # it is in memory, whole, before anybody can count it
+            with self._open_large(event) as artifact:
+                return self._deliver(event, artifact, position)
+        try:
+            opened = self._open(event, self._small)
+        except TooLarge:  # only a large manifest has to be counted before it is read: data streams
+            with hold(tenant, inflight.BUFFERED_BYTES), self._open_large(event) as artifact:
+                return self._deliver(event, artifact, position)
+        with opened as artifact, hold(tenant, artifact.size_bytes):
+            return self._deliver(event, artifact, position)
+
+    def _deliver(self, event: Event, artifact: ArtifactReader, position: Position) -> str:
+        """Verify the artifact, and put it where it is not; return its manifest's checksum."""
+        self._check_size(event, artifact)
+        manifest_checksum = _check_manifest(event, artifact)
+        if self.one_store:
+            _check_data(event, artifact)
+        else:
+            self._put(event, artifact, position)
+        return manifest_checksum
 
     def _open_large(self, event: Event) -> ArtifactReader:
         try:
@@ -252,8 +253,9 @@ class Pipeline:
     def _pins(self, event: Event) -> dict[str, Any]:
         if not self._pins_source:
             return {}
-        pins = {"checksum": event.checksum, "manifest_checksum": event.manifest_checksum}
-        return {name: pin for name, pin in pins.items() if pin}
+        if event.manifest_checksum:
+            return {"checksum": event.checksum, "manifest_checksum": event.manifest_checksum}
+        return {"checksum": event.checksum}
 
     def _check_size(self, event: Event, artifact: ArtifactReader) -> None:
         """Look again, for a source that knows no limits."""

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 _SWEPT_MAX = 1000
 """Files under tmp/ that opening a store looks at; garbage collection looks at all."""
 
+_SCHEME = len("sha256:")
+
 _T = TypeVar("_T")
 
 
@@ -83,7 +85,7 @@ class FileStore:
 
     def __init__(self, root: str, *, timeout_s: float = 30.0, create: bool = True) -> None:
         self._root = root
-        with self._explained("open the store"):
+        with explained(self._root, "open the store"):
             self._tree = Tree(root, open_root(root, create=create), timeout_s=timeout_s)
         self._names = Names(self._tree)
         self.location = "file:{}:{}".format(*self._tree.identity)
@@ -96,7 +98,7 @@ class FileStore:
     def identity(self) -> str | None:
         """See `VersionedStore.identity`."""
         if self._identity is None:
-            with self._explained("read the identity"):
+            with explained(self._root, "read the identity"):
                 self._identity = self._tree.store_identity()
         return self._identity
 
@@ -109,7 +111,7 @@ class FileStore:
         check_ref(ref)
         check_position(position)
         blob, manifest_blob = as_bytes(data), as_bytes(manifest)
-        with self._explained(f"put {ref!r}"):
+        with explained(self._root, f"put {ref!r}"):
             if len(blob) > INLINE_MAX_BYTES:
                 self._put_large(ref, lambda fd: copy_blob(fd, blob), manifest_blob, None, position)
             else:
@@ -128,7 +130,7 @@ class FileStore:
         check_position(position)
         check_pin(checksum, None)
         manifest_blob = as_bytes(manifest)
-        with self._explained(f"put {ref!r}"):
+        with explained(self._root, f"put {ref!r}"):
             source = source_of(reader)
             head = read_up_to(reader, INLINE_MAX_BYTES + 1)
             if len(head) <= INLINE_MAX_BYTES:
@@ -175,7 +177,7 @@ class FileStore:
 
         An earlier version pinned by `checksum` alone costs a scan of the ref's directory.
         """
-        with self._explained(f"get {ref!r}"):
+        with explained(self._root, f"get {ref!r}"):
             return self._read(ref, checksum, manifest_checksum, limit, self._artifact)
 
     def open(
@@ -183,7 +185,7 @@ class FileStore:
         limit: Limit | None = None,
     ) -> ArtifactReader:  # fmt: skip
         """See `VersionedStore.open`."""
-        with self._explained(f"open {ref!r}"):
+        with explained(self._root, f"open {ref!r}"):
             return self._read(ref, checksum, manifest_checksum, limit, self._reader)
 
     def exists(
@@ -193,7 +195,7 @@ class FileStore:
 
         Raises `Corrupt` when the record cannot be read at all.
         """
-        with self._explained(f"look for {ref!r}"):
+        with explained(self._root, f"look for {ref!r}"):
             return self._find(ref, checksum, manifest_checksum, HEADER_MAX_BYTES) is not None
 
     def _read(
@@ -238,8 +240,7 @@ class FileStore:
 
     def _reader(self, found: Found) -> ArtifactReader:
         record = found.record
-        records.check_body(self._tree, found)
-        manifest, data = records.body_of(found)
+        manifest, data = records.checked_body(self._tree, found)
         raw = io.BytesIO(data) if record.inline else self._opened_object(found)
         return ArtifactReader(
             raw,
@@ -266,11 +267,14 @@ class FileStore:
         """Return the beginning of the version's record."""
         check_ref(ref)
         check_pin(checksum, manifest_checksum)
-        place, pin = place_of(ref), (_hex_of(checksum), _hex_of(manifest_checksum))
-        with contextlib.suppress(Corrupt):  # the longer way finds the version, or says it again
+        place = place_of(ref)
+        pin = checksum and checksum[_SCHEME:], manifest_checksum and manifest_checksum[_SCHEME:]
+        try:
             found = records.current(self._tree, place, first_bytes)
             if found is not None and found.record.is_version(*pin):
                 return found
+        except Corrupt:
+            pass  # the longer way finds the version, or says it again
         with self._tree.directory(place.way) as directory_fd:
             if directory_fd is not None:
                 found = finding.select(self._tree, directory_fd, place, *pin, first_bytes)
@@ -283,7 +287,7 @@ class FileStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list`. Memory is constant; one descriptor a level of directories."""
-        with self._explained(f"list {prefix!r}"):
+        with explained(self._root, f"list {prefix!r}"):
             self._tree.check_root()
             start: tuple[str, ...] = ()
             if prefix:
@@ -299,7 +303,7 @@ class FileStore:
         check_ref(ref)
         place = place_of(ref)
         with (
-            self._explained(f"list the versions of {ref!r}"),
+            explained(self._root, f"list the versions of {ref!r}"),
             self._tree.directory(place.way) as directory_fd,
         ):
             listed = (
@@ -318,18 +322,15 @@ class FileStore:
         """See `VersionedStore.verify`. Raises `Unavailable` when something cannot be read."""
         if prefix:
             check_ref(prefix)
-        with self._explained("verify the store"):
+        with explained(self._root, "verify the store"):
             yield from upkeep.verify(self._tree, prefix, part, quarantine=quarantine)
 
     def collect(
         self, retention: Retention, pins: Callable[[], Iterable[Pin]], *, dry_run: bool = False,
     ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.collect`."""
-        with self._explained("collect garbage"):
+        with explained(self._root, "collect garbage"):
             yield from upkeep.collect(self._tree, retention, pins, dry_run=dry_run)
-
-    def _explained(self, doing: str) -> explained:
-        return explained(self._root, doing)
 
 
 def _accepted(ref: str, digest: str, checksum: str | None) -> str:
@@ -340,7 +341,3 @@ def _accepted(ref: str, digest: str, checksum: str | None) -> str:
             f"the data to put at {ref!r} is {found}, not {checksum}; nothing was put"
         )
     return found
-
-
-def _hex_of(checksum: str | None) -> str | None:
-    return checksum and checksum.removeprefix("sha256:")

@@ -29,21 +29,19 @@ class Found(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a ref's records lie: under ROOT/refs, in `directories`, names starting with `leaf`."""
+    """Where a ref's records lie: in one directory, names starting with `leaf`."""
 
     ref: str
-    directories: tuple[str, ...]
+    way: tuple[str, ...]
+    """The directories from the root down."""
     leaf: str
+    path: str
+    """The current record's path, below the root."""
 
     @property
-    def way(self) -> tuple[str, ...]:
-        """The directories from the root down."""
-        return (REFS, *self.directories)
-
-    @property
-    def path(self) -> str:
-        """The current record's path, below the root."""
-        return "/".join((*self.way, self.leaf))
+    def directories(self) -> tuple[str, ...]:
+        """The directories under ROOT/refs."""
+        return self.way[1:]
 
     def version(self, record: Record) -> str:
         """Return the name of one version's record."""
@@ -52,9 +50,10 @@ class Place(NamedTuple):
 
 def place_of(ref: str) -> Place:
     """Return where the records of a legal ref lie."""
-    *directories, leaf = encode(ref)
     # The encoding never emits '@': the record of `a` cannot meet the directory of `a/b`.
-    return Place(ref, tuple(directories), f"{leaf}@")
+    path = f"{REFS}/{'/'.join(encode(ref))}@"
+    *way, leaf = path.split("/")
+    return Place(ref, tuple(way), leaf, path)
 
 
 def object_of(data_digest: str) -> tuple[str, ...]:

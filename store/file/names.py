@@ -63,8 +63,7 @@ class Names:
         directory_fd = self._tree.enter_durable(place.way)
         try:
             if not self._holds(directory_fd, place, record, body):
-                temporary = self._tree.write(header_of(record), body)
-                self._publish(directory_fd, place, record, body, temporary)
+                self._publish(directory_fd, place, record, body)
             # Also when nothing was written: another writer's names may not be durable yet.
             os.fsync(directory_fd)
         finally:
@@ -85,22 +84,32 @@ class Names:
         except (FileNotFoundError, PermissionError, Corrupt):
             return False  # written anew, and so healed
 
-    def _publish(
-        self, directory_fd: int, place: Place, record: Record, body: bytes, temporary: str
-    ) -> None:
-        with (
-            self._tree.discarding(temporary),
-            self._tree.locked(upkeep.lock_of_records(place.path)),
-        ):
-            aimed = records.aim_at(self._tree, directory_fd, place, record)
+    def _publish(self, directory_fd: int, place: Place, record: Record, body: bytes) -> None:
+        tree, lock_fd = self._tree, None
+        temporary = tree.write(header_of(record), body)
+        try:  # no context managers: each would cost every small Put
+            lock_fd = tree.lock(upkeep.lock_of_records(place.path))
+            aimed = records.aim_at(tree, directory_fd, place, record)
             settled = aimed.settled(record)
             if settled == record:
                 self._name(directory_fd, place, record, temporary, aimed)
-                return
-            again = self._tree.write(header_of(settled), body)
-            with self._tree.discarding(again):
-                self._name(directory_fd, place, settled, again, aimed)
-            self._tree.discard(temporary)
+            else:
+                self._rewrite(directory_fd, place, settled, body, aimed)
+                tree.discard(temporary)
+        except BaseException:
+            tree.discard(temporary)
+            raise
+        finally:
+            if lock_fd is not None:
+                os.close(lock_fd)
+
+    def _rewrite(
+        self, directory_fd: int, place: Place, settled: Record, body: bytes, aimed: records.Aimed
+    ) -> None:
+        """Write the record anew as it is to be, and name that."""
+        again = self._tree.write(header_of(settled), body)
+        with self._tree.discarding(again):
+            self._name(directory_fd, place, settled, again, aimed)
 
     def _name(
         self, directory_fd: int, place: Place, record: Record, temporary: str, aimed: records.Aimed

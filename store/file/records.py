@@ -44,8 +44,9 @@ def current(tree: Tree, place: Place, first_bytes: int) -> Found | None:
 
     Raises `Corrupt` for a wrong header.
     """
-    read = tree.read_directly(place.path, first_bytes)
-    return None if read is None else _found(place, tree.path(place.path), *read)
+    path = tree.path(place.path)
+    read = tree.read_directly(path, first_bytes)
+    return None if read is None else _found(place, path, *read)
 
 
 def read(
@@ -127,7 +128,7 @@ def intact(tree: Tree, directory_fd: int, place: Place, name: str) -> Found | No
         found = read(tree, directory_fd, place, name)
         if found.size <= _HEALED_MAX_BYTES:
             found = whole(tree, found)
-            check_body(tree, found)
+            checked_body(tree, found)
             return found
     return None
 
@@ -146,7 +147,9 @@ class Aimed(NamedTuple):
     def settled(self, put: Record) -> Record:
         """Return the record as it is to be written: what holds the ref, and what it comes after."""
         settled = put.after(self.newest, moves=self.aim.moves)
-        return settled._replace(position=self.aim.position) if self.aim.moves else settled
+        if self.aim.moves and self.aim.position != settled.position:
+            return settled._replace(position=self.aim.position)
+        return settled
 
 
 def aim_at(tree: Tree, directory_fd: int, place: Place, put: Record) -> Aimed:
@@ -210,12 +213,13 @@ def check_data(tree: Tree, found: Found, data: bytes) -> None:
         raise Corrupt(f"{data_path(tree, found)} is damaged: the data fails its checksum")
 
 
-def check_body(tree: Tree, found: Found) -> None:
-    """Raise `Corrupt` when manifest or inline data are not the record's."""
+def checked_body(tree: Tree, found: Found) -> tuple[bytes, bytes]:
+    """Return what `body_of` does. Raises `Corrupt` when it is not the record's."""
     manifest, data = body_of(found)
     check_manifest(found, manifest)
     if found.record.inline:
         check_data(tree, found, data)
+    return manifest, data
 
 
 def data_path(tree: Tree, found: Found) -> str:

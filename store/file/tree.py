@@ -79,27 +79,28 @@ class Tree(Root):
 
     def enter(self, names: Sequence[str]) -> int:
         """Return a descriptor of ROOT/names. Raises FileNotFoundError when it is absent."""
-        fd = self._open_path("/".join(names), DIRECTORY)
+        fd = self._open_path(self.path(*names), DIRECTORY)
         return self._walk_down(names, create=False) if fd is None else fd
 
     def enter_durable(self, names: Sequence[str]) -> int:
         """As `enter`, but make what is absent; on return, the way there survives a power cut."""
-        with contextlib.suppress(FileNotFoundError):
-            fd = self.enter(names)
+        path = self.path(*names)
+        fd = self._open_path(path, DIRECTORY)
+        if fd is not None:
             # Flushed before, and still the same directory: neither was any above it replaced.
-            if self._durable.get(self.path(*names)) == identity_of(os.fstat(fd)):
+            if self._durable.get(path) == identity_of(os.fstat(fd)):
                 return fd
             os.close(fd)
         return super().enter_durable(names)
 
     def _open_path(self, path: str, flags: int) -> int | None:
-        """Reach ROOT/path in one step, if the kernel says that this is where it led."""
+        """Reach a path under the root in one step, if the kernel says that this is where it led."""
         try:
-            fd = os.open(f"{self.root}/{path}", flags)
+            fd = os.open(path, flags)
         except OSError:
             return None  # the walk tells what is wrong, and where
         try:
-            if os.readlink(f"/proc/self/fd/{fd}") == f"{self._real_root}/{path}":
+            if os.readlink(f"/proc/self/fd/{fd}") == self._real_root + path[len(self.root) :]:
                 return fd
         except OSError:  # no /proc, or a path too long for it
             pass
@@ -150,7 +151,7 @@ class Tree(Root):
             os.close(fd)
 
     def read_directly(self, path: str, limit: int) -> tuple[bytes, os.stat_result] | None:
-        """As `read_file`, of ROOT/path in one step; None when only the walk can tell."""
+        """As `read_file`, in one step; None when only the walk can tell."""
         fd = self._open_path(path, READ)
         if fd is None:
             return None
@@ -231,15 +232,26 @@ class Tree(Root):
 
     @contextlib.contextmanager
     def locked(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Hold a lock among all processes. Raises `Unavailable` after `timeout_s`."""
+        """Hold a lock among all processes for the block. Raises as `lock`."""
+        fd = self.lock(name, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def lock(self, name: str, kind: int = fcntl.LOCK_EX) -> int:
+        """Return a descriptor that holds a lock among all processes until it is closed.
+
+        Raises `Unavailable` after `timeout_s`.
+        """
         path = self.path("locks", name)
         fd = self.open(name, LOCK, self._locks_fd, path)
         try:
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
             wait_for_lock(fd, kind, path, self._timeout_s)
-            yield
-        finally:
-            os.close(fd)  # lets go of the lock, too
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 def _plain(fd: int, path: str) -> os.stat_result:

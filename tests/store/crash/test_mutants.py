@@ -207,8 +207,8 @@ OTHERS = {
         (
             Change(
                 Names, "_publish",
-                "self._tree.locked(upkeep.lock_of_records(place.path))",
-                "contextlib.nullcontext()",
+                "tree.lock(upkeep.lock_of_records(place.path))",
+                "None",
             ),
         ),
     ),
