@@ -196,7 +196,6 @@ class Publisher(Lease):
         self._sent: Any = None
         """The connection on which a publish waits for its answer."""
         self._scripts = {name: script_of(client, name) for name in _SCRIPTS}
-        self._look_up = script_of(client, "seen")
 
     def acquire(self) -> int | None:
         """As `Lease.acquire`."""
@@ -208,7 +207,8 @@ class Publisher(Lease):
     def seen(self, event_digests: Sequence[bytes]) -> list[Seen | None]:
         """Look event_ids up in the deduplication index, all in one. Raises `Damaged`."""
         shards = [self._keys.seen(digest) for digest in event_digests]
-        found: Any = self._look_up(shards, [digest[2:] for digest in event_digests])
+        fields = [digest[2:] for digest in event_digests]
+        found: Any = self._scripts["seen"](keys=shards, args=fields)
         return _all_seen(self._keys, event_digests, found)
 
     def sent_again(self, event_digests: Sequence[bytes]) -> list[bytes | None]:
@@ -393,7 +393,7 @@ class Publisher(Lease):
         return self._keys.notifications
 
 
-_SCRIPTS: Final = ("publish", "bury")
+_SCRIPTS: Final = ("publish", "bury", "seen")
 
 
 def _tenant_in(found: list[tuple[bytes, dict[bytes, bytes]]]) -> str | None:

@@ -215,7 +215,8 @@ def _plainly_valid(raw: bytes) -> Event | None:
         event: Event = _VALIDATE_JSON(raw)
     except ValidationError:
         return None
-    if event.model_extra or not _LATER.isdisjoint(event.model_fields_set):
+    # Not by the names without underscores: these are properties, and cost each event.
+    if event.__pydantic_extra__ or not _LATER.isdisjoint(event.__pydantic_fields_set__):
         return None
     _agree(event)
     return event

@@ -10,6 +10,7 @@ from sidecar.worker.rows import Row
 from sidecar.worker.window import Item
 
 DEAD_ALREADY = "dead already"
+PUBLISHED, DUPLICATE = Outcome.PUBLISHED.value, Outcome.DUPLICATE.value
 
 
 class Finished(NamedTuple):
@@ -43,18 +44,19 @@ def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
     finished: list[Finished] = []
     repeated: list[int] = []
     row = Row()
-    for item, verdict in zip(run, verdicts, strict=False):
-        if verdict.outcome is Outcome.CONFLICT:
+    for item, (outcome, control_version) in zip(run, verdicts, strict=False):
+        if outcome is Outcome.PUBLISHED:
+            row.event(is_new=True)
+            finished.append(Finished(item, PUBLISHED))
+        elif outcome is Outcome.DUPLICATE:
+            repeated.append(control_version)
+            already = item.known not in (b"", item.identity)  # its origin is known
+            finished.append(Finished(item, DEAD_ALREADY if already else DUPLICATE))
+        elif outcome is Outcome.CONFLICT:
             item.conflicts()
             item.begins_row = row.letter()
-        elif verdict.outcome is Outcome.FORGOTTEN:
-            return Published(finished, forgotten=True, repeated=min(repeated, default=0))
         else:
-            row.event(is_new=verdict.outcome is Outcome.PUBLISHED)
-            if verdict.outcome is Outcome.DUPLICATE:
-                repeated.append(verdict.control_version)
-            already = item.known not in (b"", item.identity)  # its origin is known
-            finished.append(Finished(item, DEAD_ALREADY if already else verdict.outcome.value))
+            return Published(finished, forgotten=True, repeated=min(repeated, default=0))
     return Published(finished, forgotten=False, repeated=min(repeated, default=0))
 
 
@@ -63,7 +65,7 @@ def buried(run: Sequence[Item], answers: Iterable[Buried]) -> list[Finished]:
     finished = []
     for item, answer in zip(run, answers, strict=False):
         if answer is Buried.PUBLISHED:
-            outcome = Outcome.DUPLICATE.value
+            outcome = DUPLICATE
         elif answer is Buried.ALREADY or item.bury is None:
             outcome = DEAD_ALREADY
         else:

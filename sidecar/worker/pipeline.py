@@ -122,7 +122,7 @@ class Pipeline:
         self._rules = rules
         self._scope = Scope(rules.tenant_scope)
         self._spelled: Callable[[str], str] = getattr(source, "spelled", str)
-        self._ids = Scope(rules.event_id_scope, neighbours_part=True)
+        self._ids = Scope(rules.event_id_scope, neighbours_part=True) or None
 
     def apart(self, most_bytes: int) -> Self:
         """Return the same with a bound of its own on the bytes that are on their way."""

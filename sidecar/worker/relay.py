@@ -39,7 +39,7 @@ from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.policy import Bury, Retry
 from sidecar.worker.reading import ReadAgain, Reading
 from sidecar.worker.recovery import Left, Recovery
-from sidecar.worker.rows import parted
+from sidecar.worker.rows import Parted, parted
 from sidecar.worker.settings import Options
 from sidecar.worker.timing import Took
 from sidecar.worker.width import width_of
@@ -375,12 +375,12 @@ class Relay:
         if not ready:
             return False
         self._reading.check_pending()
+        letters, events, row_ends_from = Parted([], ready, 1)
         if any(item.bury for item in ready):
             # Which of the events are duplicates, and end no row, must be known before they go.
             events = [item for item in ready if not (item.known or item.bury)]
             self._admission.look_up([item for item in events if not item.has_artifact])
-        letters, events, row_ends_from = parted(ready)
-        if letters:
+            letters, events, row_ends_from = parted(ready)
             finished, halted = self._committing.bury(letters, self._low_without(letters))
             self._acknowledge(finished)
             if halted:
@@ -411,10 +411,12 @@ class Relay:
             return
         self._reading.acknowledge([item.id for item, _ in finished])
         self._ownership.progressed()
+        any_held = bool(self._holds)
         for item, outcome in finished:
             self._window.drop(item)
             self._admission.forget(item)
-            self._through(item.tenant, item.id)
+            if any_held:
+                self._through(item.tenant, item.id)
             if self._debug:
                 self._log.debug("event", outcome=outcome, **item.described())
         for outcome, count in Counter(outcome for _, outcome in finished).items():

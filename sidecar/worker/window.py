@@ -75,7 +75,7 @@ class Item:
     @property
     def has_artifact(self) -> bool:
         """Whether there is something to store."""
-        return bool(self.ref)
+        return self.admitted is not None and bool(self.admitted.event.artifact_ref)
 
     @property
     def ref(self) -> str:
@@ -147,7 +147,8 @@ class Window:
         """Take an item out, and free what it claims."""
         del self._items[item.id]
         item.dropped = True
-        self._claims.release(item)
+        if item.has_artifact:
+            self._claims.release(item)
         if not self._items:
             self._in_order = True
 
@@ -183,7 +184,10 @@ class Window:
     # --- claims --------------------------------------------------------------------------------
 
     def claim(self, item: Item) -> bool:
-        """Claim what an item needs for itself, unless it has; False when it must wait for that."""
+        """Claim what an item with an artifact needs for itself, unless it has.
+
+        False when it must wait for that.
+        """
         event_id = item.identity[:16]
         return self._claims.claim(item, (event_id, item.ref) if self._keeps_refs else (event_id,))
 

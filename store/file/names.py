@@ -91,25 +91,16 @@ class Names:
             lock_fd = tree.lock(upkeep.lock_of_records(place.path))
             aimed = records.aim_at(tree, directory_fd, place, record)
             settled = aimed.settled(record)
-            if settled == record:
-                self._name(directory_fd, place, record, temporary, aimed)
-            else:
-                self._rewrite(directory_fd, place, settled, body, aimed)
+            if settled != record:
                 tree.discard(temporary)
+                temporary = tree.write(header_of(settled), body)
+            self._name(directory_fd, place, settled, temporary, aimed)
         except BaseException:
             tree.discard(temporary)
             raise
         finally:
             if lock_fd is not None:
                 os.close(lock_fd)
-
-    def _rewrite(
-        self, directory_fd: int, place: Place, settled: Record, body: bytes, aimed: records.Aimed
-    ) -> None:
-        """Write the record anew as it is to be, and name that."""
-        again = self._tree.write(header_of(settled), body)
-        with self._tree.discarding(again):
-            self._name(directory_fd, place, settled, again, aimed)
 
     def _name(
         self, directory_fd: int, place: Place, record: Record, temporary: str, aimed: records.Aimed
