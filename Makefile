@@ -83,8 +83,8 @@ simulate: $(VENV)/dev.stamp ## Simulate: SEEDS=1000 seeds [JOBS=2] [KIND=whole],
 	    --first $(or $(FIRST),0) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) || exit 1; \
 	done
 
-bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run
-	@$(BIN)/python -m bench
+bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run: BENCH="--dir /mnt --save FILE"
+	@$(BIN)/python -m bench $(BENCH)
 
 bench-store: $(VENV)/bench.stamp ## Measure the store by itself, beside limits and other libraries
 	@$(BIN)/python -m bench.store

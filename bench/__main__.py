@@ -27,7 +27,7 @@ from rich.table import Table
 
 from bench.contenders import CONTENDERS, URL
 from bench.lap import Cost
-from bench.neighbours import Directories
+from bench.neighbours import Directories, disk_at
 from bench.rivals import PROMISES
 from sidecar.redis.embedded import EmbeddedServer
 
@@ -115,11 +115,12 @@ def main() -> None:
         name: max(100, int(COUNTS[name] * options.scale)) for name in names if name not in skipped
     }
     found = Found(counts, _in_turns(counts, options.rounds, options.dir), _latencies(options.only))
+    if options.save:
+        options.save.write_text(json.dumps(found.report()))
     if options.json:
         print(json.dumps(found.report()))
         return
-    before = json.loads(options.against.read_text()) if options.against else {}
-    _show(found, before)
+    _show(found, options.against)
     for name in skipped:
         print(f"skipped: {name}: FastStream is not installed; `make bench` installs it")
 
@@ -129,10 +130,25 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of events")
     parser.add_argument("--only", action="append", choices=[*COUNTS, *LATENCIES], help="repeatable")
-    parser.add_argument("--dir", type=Path, default=None, help="the disk to measure on")
+    parser.add_argument("--dir", type=disk_at, default=None, help="the disk to measure on")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--against", type=Path, default=None, help="a run saved by --json")
+    parser.add_argument("--save", type=_new_file, metavar="FILE", help="write the run there, too")
+    parser.add_argument("--against", type=_saved, default={}, metavar="FILE", help="a saved run")
     return parser.parse_args()
+
+
+def _new_file(text: str) -> Path:
+    """Return the file that `--save` names; said before the run if it cannot be there."""
+    disk_at(os.path.dirname(text) or ".")
+    return Path(text)
+
+
+def _saved(text: str) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(Path(text).read_text())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} is no run that --save wrote: {error}") from error
+    return report
 
 
 def _lacks(name: str) -> bool:

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from bench.neighbours import Directories
+from bench.neighbours import Directories, disk_at
 from bench.store_contenders import Pair, pair, ref_of
 from store.contract import Capability
 from store.file import FileStore
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.million", description=__doc__)
     parser.add_argument("--refs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dir", type=Path, default=None, help="the disk to measure on")
+    parser.add_argument("--dir", type=disk_at, default=None, help="the disk to measure on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     directory = options.dir or MEMORY_DISK

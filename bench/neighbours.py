@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -52,6 +53,13 @@ class Measured:
     def ratios(self) -> list[float]:
         """The ratio of each round."""
         return [a / b for a, b in zip(self.subject_rates, self.limit_rates, strict=True)]
+
+
+def disk_at(text: str) -> Path:
+    """Return the directory that `--dir` names. Raises as argparse wants it."""
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is no directory: make it (mkdir)")
+    return Path(text)
 
 
 class Directories:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from bench.neighbours import Comparison, Directories, Measured, round_of, show
+from bench.neighbours import Comparison, Directories, Measured, disk_at, round_of, show
 from bench.slow_disk import NoSlowDiskError, slow_disk
 from store.contract import Capability
 from store.file import FileStore
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=cases, help="measure only this case")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of operations")
-    parser.add_argument("--dir", type=Path, default=None, help="the disk to measure on")
+    parser.add_argument("--dir", type=disk_at, default=None, help="the disk to measure on")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     chosen = [

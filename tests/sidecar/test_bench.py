@@ -7,13 +7,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
+from bench.__main__ import main
 from bench.contenders import CONTENDERS, URL
 from bench.events import NOTIFICATIONS
+from bench.million import main as million_main
+from bench.store import main as store_main
 from tests.proofs import sampled
 
 FEW = 40
@@ -52,11 +56,31 @@ def bench(*args: str) -> str:
 def test_a_run_is_compared_with_a_saved_one(tmp_path: Path) -> None:
     """The table has the ratio of the saved run, too, and says what each contender promises."""
     saved = tmp_path / "saved.json"
-    saved.write_text(bench("--json", "--dir", str(tmp_path)))
+    assert "[all guarantees]" in bench("--save", str(saved), "--dir", str(tmp_path))
     report = json.loads(saved.read_text())
     assert report["rates"].keys() == {"relay", "decoding_loop"}
     report["ratios"]["relay / decoding_loop"] = 123.45
     saved.write_text(json.dumps(report))
-    printed = bench("--against", str(saved), "--dir", str(tmp_path))
-    assert "123.45" in printed
-    assert "[all guarantees]" in printed
+    assert "123.45" in bench("--against", str(saved), "--dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("main", "option"),
+    [
+        (main, "--dir"), (main, "--save"), (main, "--against"),
+        (store_main, "--dir"), (million_main, "--dir"),
+    ],
+)  # fmt: skip
+def test_a_place_that_is_not_there_is_told_before_anything_is_measured(
+    main: Callable[[], None], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """One line names the option and the place, and there is no traceback."""
+    missing = tmp_path / "missing" / "place"
+    monkeypatch.setattr(sys, "argv", ["bench", option, str(missing)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert option in said
+    assert str(missing.parent) in said
