@@ -184,10 +184,7 @@ class Window:
     # --- claims --------------------------------------------------------------------------------
 
     def claim(self, item: Item) -> bool:
-        """Claim what an item with an artifact needs for itself, unless it has.
-
-        False when it must wait for that.
-        """
+        """Claim what an item with an artifact needs, unless it has; False: it must wait for it."""
         event_id = item.identity[:16]
         return self._claims.claim(item, (event_id, item.ref) if self._keeps_refs else (event_id,))
 
