@@ -31,11 +31,17 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 2 --timeout 1800 -m slow
 	@STORE_RACE_SECONDS=20 $(BIN)/pytest -q -n 0 --timeout 1800 -k "test_race or test_beside" tests/store
 
-# What these look at is the same on each Python: pages, orders of steps, rights, a disk, a service.
-SAME_ON_EACH := report simulation deploy store/crash store/services store/test_object.py
+# Another Python could find: a library that changed, a warning, an import, another order of threads.
+# Not these: they look at other programs, orders of steps, rights, a service, or the tests themselves.
+SAME_ON_EACH_PYTHON := deploy faults report simulation topology test_tidy.py cli/test_tutorial.py \
+  demo/test_incident.py sidecar/test_bench.py store/crash store/test_chassis.py \
+  store/services store/test_object.py store/test_object_faults.py
+
+PYTHON_TESTS ?= tests
 
 test-python: $(VENV)/dev.stamp ## Run what may depend on the Python: PYTHON=python3.13 VENV=.venv-3.13
-	@$(BIN)/pytest -q -m "not slow and not proof" $(addprefix --ignore tests/,$(SAME_ON_EACH))
+	@$(BIN)/pytest -q -m "not slow and not proof" \
+	  $(addprefix --ignore tests/,$(SAME_ON_EACH_PYTHON)) $(PYTHON_TESTS)
 
 mutants: $(VENV)/dev.stamp ## Break the relay on purpose, and see each break caught
 	@$(BIN)/python -m tests.mutants
@@ -46,11 +52,21 @@ FIRE ?= --redis-crashes $$(($(KILLS) / 50)) --clean-stops $$(($(KILLS) / 50))
 fire: $(VENV)/dev.stamp ## Kill real workers KILLS times at random, check the guarantees from outside
 	@$(BIN)/python -m tests.faults --kills $(KILLS) $(FIRE)
 
+# Another server could find: another answer to a command or a script, a field of INFO, a right.
+# Not these: they look at pages, terminals, logs, stores and memory, or name their servers themselves.
+SAME_ON_EACH_SERVER := demo fuzz report store cli/test_cli_embedded.py cli/test_cli_environment.py \
+  cli/test_cli_hostile_bundle.py cli/test_cli_log.py cli/test_cli_store.py \
+  cli/test_cli_store_verify.py cli/test_cli_watch.py cli/test_tutorial.py deploy/test_busy.py \
+  deploy/test_restart.py faults/test_disk.py faults/test_gc.py \
+  faults/test_generated.py faults/test_hostile.py sidecar/test_alerts_live.py sidecar/test_bench.py \
+  sidecar/test_controller_example.py sidecar/test_descriptors.py sidecar/test_embedded.py
+
 SERVER_TESTS ?= tests
 
-test-servers: $(VENV)/dev.stamp ## Run all that needs a server on Redis 6.2, then on redis-server
+test-servers: $(VENV)/dev.stamp ## Run what may depend on the server on Redis 6.2, then on redis-server
 	@for kind in redis-6.2 path; do \
-	  SIDECAR_TEST_SERVER=$$kind $(BIN)/pytest -q -m "server and not slow" $(SERVER_TESTS) || exit 1; \
+	  SIDECAR_TEST_SERVER=$$kind $(BIN)/pytest -q -m "server and not slow" \
+	    $(addprefix --ignore tests/,$(SAME_ON_EACH_SERVER)) $(SERVER_TESTS) || exit 1; \
 	done
 
 upgrade: $(VENV)/dev.stamp ## Replace workers of an earlier commit one by one under load, there and back: FROM=COMMIT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ from tests.servers import PATIENCE_S, Server
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background so, and the processes of tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests start Python hundreds of times: it would compile everything anew each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # An example may stand still for a second where others want the processor, too.
 settings.register_profile(

@@ -128,3 +128,12 @@ def test_no_room_grows_unnoticed() -> None:
     larger = {name: f"{lines[name]} of {most}" for name, most in ROOM_LINES.items()
               if lines[name] > most}  # fmt: skip
     assert not larger, "make it smaller, or raise ROOM_LINES and say why in the commit"
+
+
+def test_what_a_target_leaves_out_is_there() -> None:
+    """Each room and module that `make test-python` and `make test-servers` leave out exists."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    lists = re.findall(r"^SAME_ON_EACH_[A-Z]+ := (.*)", makefile, re.MULTILINE)
+    assert len(lists) == 2
+    names = [name for one in lists for name in one.split()]
+    assert [name for name in names if not (ROOT / "tests" / name).exists()] == []

@@ -32,6 +32,16 @@ _SIGNED: Final = (
     " SignedHeaders=host, Signature=0"
 )
 
+_MOTO: Final = """
+from moto import backends, server
+modules = tuple(backends.list_of_moto_modules())
+backends.list_of_moto_modules = lambda: modules
+server.MotoRequestHandler.log_request = lambda *_, **__: None
+server.main()
+"""
+"""Moto's server, which looks through a directory of 170 services at each request, and logs it: a
+quarter of its time, and it takes a tenth of what all tests do."""
+
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
@@ -101,7 +111,7 @@ def running() -> Iterator[S3Server]:
             missing(f"moto's server, or obstore ({module})")
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

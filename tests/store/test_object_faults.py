@@ -26,6 +26,7 @@ from store.object import ObjectStore
 from store.object.client import Bucket
 from store.object.urls import location_of
 from store.testing.samples import Interrupted, Trickle
+from tests.proofs import sampled
 from tests.servers import START_TIMEOUT_S
 from tests.store import object_server
 from tests.store.object_server import (
@@ -118,7 +119,9 @@ def test_one_fault_anywhere_is_not_noticed(
         assert proxy.seen() > i
 
 
-@pytest.mark.parametrize("fault", PASSING, ids=range(len(PASSING)))
+@pytest.mark.parametrize(
+    "fault", sampled(PASSING, ["4", "6"], lambda fault: str(PASSING.index(fault)))
+)
 def test_every_passing_fault_of_a_put(bucket: str, proxy: Proxy, fault: Fault) -> None:
     """Each kind of passing fault, at each request of a Put with a position."""
     for i in range(12):
