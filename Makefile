@@ -75,8 +75,10 @@ upgrade: $(VENV)/dev.stamp ## Replace workers of an earlier commit one by one un
 stores: ## Install the object stores for test-stores, as far as this machine lets us
 	@requirements/stores
 
+STORE_TESTS ?= tests/store/services
+
 test-stores: $(VENV)/dev.stamp ## Run the object backend on object stores: Ceph's radosgw, Azurite, fake-gcs-server
-	@$(BIN)/pytest -q -n 2 --dist loadgroup --timeout 900 tests/store/services
+	@$(BIN)/pytest -q -n 2 --dist loadgroup --timeout 900 $(STORE_TESTS)
 
 FAILOVERS ?= 10
 

@@ -170,6 +170,7 @@ def test_a_large_upload(opened: ObjectStore) -> None:
     assert size_bytes == 200 << 20
 
 
+@pytest.mark.proof
 def test_more_than_a_page_of_versions(opened: ObjectStore) -> None:
     """1,100 versions of a ref are listed, read by checksum, and collected but for pins."""
     opened.put(REF, b"current", b"m", position=(9, 0))
