@@ -87,8 +87,9 @@ class World:
     def trim(self, up_to: int) -> None:
         """Trim as a worker does: note first how far."""
         self.trimmed = max(self.trimmed, up_to)
-        self.client.hset(KEYS.trimmed, N, EntryId.of_version(up_to))
-        self.client.xtrim(N, minid=EntryId.of_version(up_to).after, approximate=False)
+        last = EntryId.of_version(self.trimmed)
+        self.client.hset(KEYS.trimmed, N, last)
+        self.client.xtrim(N, minid=last.after, approximate=False)
 
     def trim_archived(self) -> None:
         """Trim some of what is archived."""
@@ -399,7 +400,7 @@ def endured(world: World, feed: Any, monkeypatch: pytest.MonkeyPatch, *, archive
     page = state_module._Live._page
 
     def eventful(self: Any, since: int) -> Any:
-        if world.chance.random() < 0.4:
+        for _ in range(world.chance.choice([0, 0, 1, 4])):
             one_fate(world, archives=archives)
         return page(self, since)
 
