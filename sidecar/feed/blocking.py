@@ -74,7 +74,7 @@ class Feed(Face[Client]):
         `StateBegins` and a `StateEnds`; and raises what that does, but waits for Redis. With
         `again`, a gap is not raised: it yields the state again, and its `StateBegins` has the gap.
         """
-        gap: FeedGap | None = None
+        gap, allowed = None, self._may_again(state=state, again=again)
         while True:
             if state and not since:
                 found = self._state_in_time()
@@ -85,7 +85,7 @@ class Feed(Face[Client]):
             try:
                 yield from self._follow(since)
             except FeedGap as error:
-                gap, since = self._again(error, allowed=state and again), 0
+                gap, since = self._again(error, allowed=allowed), 0
 
     def _state_in_time(self) -> State:
         """Return the state once Redis is there; what comes after it is kept for the reader."""

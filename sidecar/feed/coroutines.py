@@ -60,7 +60,7 @@ class AsyncFeed(Face[AsyncClient]):
         self, since: int = 0, *, state: bool = False, again: bool = False
     ) -> AsyncGenerator[Followed, None]:
         """Yield notifications above `since` as they come, for ever; see `Feed.follow`."""
-        gap: FeedGap | None = None
+        gap, allowed = None, self._may_again(state=state, again=again)
         while True:
             if state and not since:
                 found = await self._state_in_time()
@@ -73,7 +73,7 @@ class AsyncFeed(Face[AsyncClient]):
                 async for notification in self._follow(since):
                     yield notification
             except FeedGap as error:
-                gap, since = self._again(error, allowed=state and again), 0
+                gap, since = self._again(error, allowed=allowed), 0
 
     async def _state_in_time(self) -> State:
         """Return the state once Redis is there; what comes after it is kept for the reader."""

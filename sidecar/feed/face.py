@@ -184,6 +184,12 @@ class Face(Generic[Client]):
         archive = archive_of(self._store, client, self._keys)
         return read_state(client, self._keys, archive, self._reading.wants)
 
+    def _may_again(self, *, state: bool, again: bool) -> bool:
+        """Tell whether a gap leads to the state again. Raises `UsageError` for half of a wish."""
+        if again and not state:
+            raise UsageError("again=True begins again with the state; pass state=True, too")
+        return again
+
     def _again(self, gap: FeedGap, *, allowed: bool) -> FeedGap:
         """Log that a follower begins again with the state; raise the gap unless that is allowed."""
         if not allowed:

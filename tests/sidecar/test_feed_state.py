@@ -334,6 +334,12 @@ def test_a_follower_that_has_a_cursor_continues_there(make: Make, world: World) 
     assert items[-1] == StateEnds(Cursor(world.end), world.all[9] - 1)
 
 
+def test_half_of_a_wish_is_refused(make: Make) -> None:
+    """To begin again there must be something to begin with."""
+    with pytest.raises(UsageError, match="pass state=True, too"):
+        next(make().follow(again=True))
+
+
 # --- whatever happens in between -----------------------------------------------------------------
 
 
