@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import redis
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.contenders import CONTENDERS, URL
 from bench.lap import Cost
@@ -74,6 +74,8 @@ LATENCIES = {
     "feed_wakeup": ("idle stream: notification appended to Feed.follow's yield", "5 ms"),
 }
 LATENCY_EVENTS = 200
+WIDTH = 160
+"""Of the tables in a file."""
 
 
 class Found(NamedTuple):
@@ -186,7 +188,7 @@ def machine() -> str:
 
 
 def _show(found: Found, before: Mapping[str, Any]) -> None:
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(machine())
     console.print(_rates_table(found))
     console.print(_ratios_table(found, before))
@@ -196,7 +198,7 @@ def _show(found: Found, before: Mapping[str, Any]) -> None:
 
 
 def _rates_table(found: Found) -> Table:
-    table = Table("contender", "what, and what it promises")
+    table = Table(Column("contender", no_wrap=True), "what, and what it promises")
     for column in ("events/s: median", "least", "most", "processor, µs each", "switches each"):
         table.add_column(column, justify="right")
     for name, costs in found.costs.items():

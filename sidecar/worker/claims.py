@@ -57,4 +57,7 @@ class Claims(Generic[T]):
         return found
 
     def _is_first(self, item: T) -> bool:
-        return all(next(iter(self._queues[one])) is item for one in self._made[item])
+        for one in self._made[item]:  # noqa: SIM110 -- the generator of `all` would cost each event
+            if next(iter(self._queues[one])) is not item:
+                return False
+        return True

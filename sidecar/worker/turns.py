@@ -7,7 +7,7 @@ takes longer for there being many that wait, or many of one tenant.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 
 from sidecar.worker.claims import Claims
 from sidecar.worker.window import Item
@@ -23,7 +23,7 @@ class Turns:
         self._refs = Claims[Item]()
         """Who is at the stores or waits for them, by ref."""
         self._at_stores: dict[Item, None] = {}
-        self._busy: Counter[str | None] = Counter()
+        self._busy: dict[str | None, int] = {}
         """Of each tenant, how many items are at the stores."""
         self._over: dict[str | None, deque[Item]] = {}
         """Of each tenant that has its share, what had its turn and waits for another one's end."""
@@ -53,8 +53,9 @@ class Turns:
         """Take the first item whose ref is free, and whose tenant has a thread left."""
         while self._next:
             item = self._next.popleft()
-            if self._busy[item.tenant] < self._share:
-                self._busy[item.tenant] += 1
+            busy = self._busy.get(item.tenant, 0)
+            if busy < self._share:
+                self._busy[item.tenant] = busy + 1
                 self._at_stores[item] = None
                 return item
             self._over.setdefault(item.tenant, deque()).append(item)

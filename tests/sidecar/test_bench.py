@@ -46,7 +46,6 @@ def bench(*args: str) -> str:
     command = [sys.executable, "-m", "bench", "--rounds", "1", "--scale", "0.001"]
     done = subprocess.run(
         [*command, "--only", "relay", "--only", "decoding_loop", *args],
-        env=os.environ | {"COLUMNS": "200"},
         capture_output=True, check=False, timeout=120, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
