@@ -178,7 +178,7 @@ class Pipeline:
         admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
 
     def _carry(self, event: Event, position: Position) -> str:
-        """Open the artifact, count what it takes of memory, wait where that is too much, deliver."""
+        """Open the artifact and deliver it; wait first where that takes too much of memory."""
         hold, tenant = self._in_flight.hold, event.tenant_id
         if not self.streams:  # it is in memory, whole, before anybody can count it
             with self._open_large(event) as artifact:
