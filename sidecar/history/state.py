@@ -106,10 +106,7 @@ class FleetState:
             self._spilt = scratch(_SCHEMA)
         self._spilt.executemany(
             _KEEP_NEWEST,
-            (
-                (*subject, EntryId.of(*id_of_line(line)).key, line)
-                for subject, line in self._here.items()
-            ),
+            ((*subject, _at(line), line) for subject, line in self._here.items()),
         )
         self._here.clear()
 
@@ -144,6 +141,12 @@ def state_at(history: History, position: int) -> FleetState:
     if checkpoint is not None:
         state.fold_keyed(checkpoint.keyed())
     return state
+
+
+def _at(line: bytes) -> str:
+    """Return text that compares as the IDs of lines do, for SQLite."""
+    ms, sequence = id_of_line(line)
+    return f"{ms:020}-{sequence:020}"
 
 
 def _subject(line: bytes) -> Subject | None:
