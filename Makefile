@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate check format bench bench-store bench-million lock pages site sbom audit-deps fuzz limits healthy clean
+.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate check format bench bench-store bench-remote bench-million lock pages site sbom audit-deps fuzz limits healthy clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -106,6 +106,9 @@ bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run: BENCH="--d
 
 bench-store: $(VENV)/bench.stamp ## Measure the store by itself, beside limits and other libraries
 	@$(BIN)/python -m bench.store
+
+bench-remote: $(VENV)/dev.stamp ## Measure a worker over a network, beside a bare client: REMOTE="--delay 0.05 --allowed 400"
+	@$(BIN)/python -m bench.remote $(REMOTE)
 
 bench-million: $(VENV)/bench.stamp ## Measure what a million refs cost
 	@$(BIN)/python -m bench.million

@@ -83,3 +83,14 @@ def test_a_place_that_is_not_there_is_told_before_anything_is_measured(
     said = capsys.readouterr().err.splitlines()[-1]
     assert option in said
     assert str(missing.parent) in said
+
+
+@pytest.mark.parametrize("allowed", ["0", "400"])
+def test_a_worker_over_a_network(allowed: str) -> None:
+    """Through a bucket that is slow, or tells to slow down, all is published; ratios are told."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.remote", "--count", "40", "--delay", "0.001", "--rounds", "1",
+         "--allowed", allowed],
+        check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ("all published" if allowed != "0" else "worker/bare") in done.stdout
