@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO, Final
 import store
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.wire.bounds import bounded
+from sidecar.wire.units import said
 from sidecar.wire.urls import redact
 from store import (
     Artifact,
@@ -22,6 +24,7 @@ from store import (
     checksum_of,
     versioned,
 )
+from store.registry import check_url
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -67,6 +70,12 @@ def open_store(url: str, *, create: bool = True) -> Store:
         return store.open_url(url, create=create)
 
 
+def check_store(url: str) -> None:
+    """Raise `UsageError` for what is no URL of a store, or of a backend that there is not."""
+    with explained(url):
+        check_url(url)
+
+
 def caveats(opened: Store) -> tuple[str, ...]:
     """Return what the storage behind a store cannot do, what that means, and the fix.
 
@@ -91,7 +100,7 @@ def open_existing(option: str, url: str | None, default: Path, server: str | Non
 
 def has_store(url: str | None, default: Path, server: str | None) -> bool:
     """Tell whether there is a store to read from: named, or beside the embedded server."""
-    return bool(url) or (not server and default.is_dir())
+    return bool(url) or (not server and os.path.isdir(default))  # whatever its name, no error
 
 
 def no_store(option: str, default: Path, server: str | None) -> str:
@@ -153,7 +162,9 @@ def check_pin(opened: Store, pin: dict[str, str]) -> None:
     for name, value in pin.items():
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
             option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option}: {value!r} is no checksum; write sha256: and 64 hex digits")
+            raise UsageError(
+                f"{option}: {said(value)} is no checksum; write sha256: and 64 hex digits"
+            )
     if "checksum" not in pin:
         raise UsageError("--manifest-checksum pins nothing alone; give --checksum, too")
 

@@ -52,10 +52,7 @@ def open(name: str, config: StoreConfig | None = None) -> Store:  # noqa: A001 -
     Raises `ConfigError` when it is unknown, doubly registered or cannot be opened as asked, and
     what the backend raises of `StoreError` when its storage is out of reach.
     """
-    load = _sources().get(name)
-    if load is None:
-        raise ConfigError(f"no backend is called {name!r}: {_known_names()}")
-    opened = _constructed(name, load, config or StoreConfig())
+    opened = _constructed(name, _loader(name), config or StoreConfig())
     if not isinstance(opened, Store):
         raise ConfigError(
             f"backend {name!r} returned {type(opened).__name__}, which is no store:"
@@ -80,13 +77,32 @@ def open_url(url: str, *, create: bool = True) -> Store:
     Where there is none it is made, unless not `create`: who only reads says so. Raises as `open`,
     and `ConfigError` for text that is no URL.
     """
+    return open(_scheme_of(url), StoreConfig(url=url, create=create))
+
+
+def check_url(url: str) -> None:
+    """Raise `ConfigError` for text that is no URL of a store, or of a backend that is unknown.
+
+    Nothing is opened: only its backend knows whether the rest of a URL fits.
+    """
+    _loader(_scheme_of(url))
+
+
+def _scheme_of(url: str) -> str:
     scheme, colon, _rest = url.partition(":")
     if not colon or not _NAME.fullmatch(scheme):
         raise ConfigError(
             f"{shown(url)} is no store URL: write file:///absolute/directory, memory:,"
             f" or NAME://… for another backend; {_known_names()}"
         )
-    return open(scheme, StoreConfig(url=url, create=create))
+    return scheme
+
+
+def _loader(name: str) -> Callable[[], Constructor]:
+    load = _sources().get(name)
+    if load is None:
+        raise ConfigError(f"no backend is called {name!r}: {_known_names()}")
+    return load
 
 
 def _check_name(name: str, source: str) -> None:

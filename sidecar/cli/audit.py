@@ -25,11 +25,11 @@ from sidecar.redis.scan import server_time_us
 from sidecar.stores import needs
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
-from sidecar.terminal.person import utf8, whoami
+from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import progress, seldom, summed_up
 from sidecar.wire.ids import FIRST
 from sidecar.wire.moments import parse_entry
-from sidecar.wire.units import seconds
+from sidecar.wire.units import window
 from store import Capability, VersionedStore
 
 
@@ -48,7 +48,7 @@ class Judged:
         None, "Read only so many artifacts, at random. Default: all.", "N", min=0
     )
     seed: int | None = option(None, "Choose the same sample as another time.", "N")
-    dedup_window: float = option("7d", "The one that the worker has.", "TIME", unit=seconds)
+    dedup_window: float = option("7d", "The one that the worker has.", "TIME", unit=window)
 
     def order(self, where: Everything, archive: ArchiveHistory | None) -> AuditOrder:
         """Return what to audit. Raises `UsageError`."""
@@ -91,7 +91,7 @@ class Mending:
         self, where: Everything, fleet: VersionedStore, archive: ArchiveHistory | None
     ) -> Repair:
         """Return what repairs."""
-        order = RepairOrder(utf8("--reason", self.reason), whoami(), force=self.force,
+        order = RepairOrder(self.reason, whoami(), force=self.force,
                         dry_run=self.dry_run, archive=archive)  # fmt: skip
         return Repair(where.control, where.notify, where.keys, where.source(), fleet, order)
 

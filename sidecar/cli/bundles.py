@@ -11,10 +11,8 @@ from sidecar.history.bundle import BundleHistory
 def in_bundle(bundle: Path, named: str | None) -> BundleHistory:
     """Return what lies in the bundle, unless a server or a store is `named` beside it.
 
-    Raises `UsageError`, also for a URL: it may have a password, and paths are printed.
+    Raises `UsageError`.
     """
-    if ":/" in str(bundle):  # a path keeps one slash of two
-        raise UsageError("--bundle: the path of a bundle is wanted, and that is a URL")
     if named:
         raise UsageError("--bundle stands in place of --redis and --fleet-store; drop either")
     return BundleHistory(bundle)

@@ -27,6 +27,7 @@ from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
 from sidecar.wire.event import Reason
 from sidecar.wire.ids import EntryId
+from sidecar.wire.units import said
 
 TABLE_ROWS: Final = 1000
 """Rows of one table; more begin another, so that memory does not grow with the stream."""
@@ -51,7 +52,9 @@ class Reasons:
         known = [reason.value for reason in Reason]
         for reason in self.only or ():
             if reason not in known:
-                raise UsageError(f"--only: {reason!r} is no reason; there are {', '.join(known)}")
+                raise UsageError(
+                    f"--only: {said(reason)} is no reason; there are {', '.join(known)}"
+                )
         return LetterSelection(**of.given(), reasons=tuple(self.only or ()), first=first, last=last)
 
 
@@ -162,7 +165,9 @@ def checked_id(text: str) -> EntryId:
     """Return the ID of a dead letter. Raises `UsageError`."""
     entry_id = EntryId.parse(text)
     if entry_id is None:
-        raise UsageError(f"{text!r} is no ID of a dead letter (1791234567890-0); see `dead ls`")
+        raise UsageError(
+            f"ID: {said(text)} is no ID of a dead letter (1791234567890-0); see `dead ls`"
+        )
     return entry_id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from sidecar.errors import UsageError
 from sidecar.ops.missing import unserved
 from sidecar.producer import Producer
 from sidecar.redis.client import check_stream, connect
-from sidecar.stores import explained, no_store, open_store
+from sidecar.stores import explained, named, no_store, open_store
 from sidecar.terminal import files, output
 from sidecar.terminal.groups import option
-from sidecar.terminal.person import utf8
 from sidecar.terminal.stopping import cleaned_up
 from sidecar.wire.defaults import STREAM
 from sidecar.wire.event import KNOWN_TYPES, Event, Rejected
+from sidecar.wire.units import said
+from store import Store
 
 INT64_MAX: Final = 2**63 - 1
 
@@ -43,18 +45,19 @@ class _Stream(Control):
 class Produced(Source, _Stream):
     """Where an artifact and its event go."""
 
-    def target(self) -> str:
-        """Return the URL of the store to put into. Raises `UsageError` when none is known."""
+    def opened(self) -> Store:
+        """Open the store to put into, or make it. Raises `UsageError` when none is known."""
         if self.redis and not self.source_store:
             raise UsageError(no_store("--source-store", self.source_default, self.redis))
-        return self.source_store or self.source_default.absolute().as_uri()
+        with named("--source-store" if self.source_store else "--data-dir"):
+            return open_store(self.source_store or self.source_default.absolute().as_uri())
 
 
 @dataclass(frozen=True)
 class Artifact:
     """The options that say which artifact an event brings, if any."""
 
-    ref: str = option("", "Where the artifact is put.", "REF")
+    ref: str = option("", "Where the artifact is put.", "REF", unit=options.checked_ref)
     data: str | None = option(
         None,
         "The artifact's data; - is standard input. Default: an event without artifact.",
@@ -75,6 +78,13 @@ class Artifact:
         files.check_one_standard(self.data, self.manifest, "input")
 
 
+def _traceparent(text: str) -> str:
+    """Return a trace context. Raises `ValueError` for what is none: nobody could follow it."""
+    if not re.fullmatch("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", text):
+        raise ValueError(f"{said(text)} is no trace context; write 00-TRACE_ID-SPAN_ID-01, in hex")
+    return text
+
+
 @dataclass(frozen=True)
 class Change:
     """The options that say what changed; the fields of an event that it may lack."""
@@ -89,15 +99,11 @@ class Change:
         "ID",
     )
     traceparent: str | None = option(
-        None, "Trace context; it is carried to the notification.", "W3C"
+        None, "Trace context; it is carried to the notification.", "W3C", unit=_traceparent
     )
 
     def check(self) -> None:
         """Raise `UsageError` for a value that no event can have."""
-        texts = {"--tenant": self.tenant, "--stack": self.stack, "--event-id": self.event_id,
-                 "--traceparent": self.traceparent}  # fmt: skip
-        for name, value in texts.items():
-            utf8(name, value or "")
         for name, number in (("--version", self.version), ("--base-version", self.base_version)):
             if not 0 <= number <= INT64_MAX:
                 raise UsageError(f"{name} {number}: an integer from 0 to {INT64_MAX}")
@@ -131,8 +137,6 @@ def emit(
       pg_dump app | sidecar emit --type actor.changed --ref rows/actors/9 --data -
 
     """
-    for name, value in (("--type", type_), ("--ref", artifact.ref)):
-        utf8(name, value)
     change.check()
     artifact.check()
     data, manifest = artifact.data, artifact.manifest
@@ -142,7 +146,7 @@ def emit(
     file = files.opened("--data", data) if data else nullcontext()
     with cleaned_up(), explained(), file as opened:
         # Without an artifact no store is touched: a producer of events alone needs none.
-        producer = Producer(url, where.stream, open_store(where.target() if data else "memory:"))
+        producer = Producer(url, where.stream, where.opened() if data else open_store("memory:"))
         try:
             event = producer.publish(
                 type=type_, ref=artifact.ref, data=opened, manifest=manifest_blob,

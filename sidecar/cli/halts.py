@@ -17,7 +17,7 @@ from sidecar.redis.errors import translated
 from sidecar.redis.halts import Change
 from sidecar.redis.keys import Keys
 from sidecar.terminal import output
-from sidecar.terminal.person import utf8, whoami
+from sidecar.terminal.person import whoami
 from sidecar.wire.moments import rfc3339
 
 
@@ -68,7 +68,7 @@ def _change(where: ControlStreams, act: Callable[..., Change], reason: str, *, j
     now = rfc3339(time.time() * 1e6)
     for keys in where.keys:
         with translated(url):
-            change = act(client, keys, reason=utf8("--reason", reason), by=by, now=now)
+            change = act(client, keys, reason=reason, by=by, now=now)
             known = client.exists(keys.fence)
         if not known:
             output.hint(

@@ -7,6 +7,7 @@ in `sidecar.worker.settings`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,7 +16,7 @@ import typer
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import check_url
-from sidecar.redis.keys import check_name
+from sidecar.redis.keys import check_control, check_name
 from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import option
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
@@ -26,20 +27,39 @@ connection: Final = partial(option, rich_help_panel=CONNECTION)
 """Declare an option that leads to servers or stores."""
 
 
-def url(help_: str, **more: Any) -> Any:  # noqa: ANN401 -- as option
-    """Declare a URL that need not be given."""
-    return connection(None, help_, "URL", **more)
+def store_at(help_: str) -> Any:  # noqa: ANN401 -- as option
+    """Declare the URL of a store that need not be given."""
+    return connection(None, help_, "URL", unit=_checked_store)
+
+
+def _checked_store(text: str) -> str:
+    """Return the URL. Raises `UsageError` where no backend would open it."""
+    from sidecar.stores import check_store  # with the backends: a help has no use for them
+
+    check_store(text)
+    return text
 
 
 def redis_at(help_: str) -> Any:  # noqa: ANN401 -- as option
     """Declare the URL of a Redis: out of a file, its login is read there again."""
-    return url(help_, unit=_redis_url)
+    return connection(None, help_, "URL", unit=checked_redis)
 
 
-def _redis_url(text: str) -> str:
+def checked_redis(text: str) -> str:
     """Return the URL. Raises `UsageError` for one that is none."""
     check_url(text)
     return filed(text)
+
+
+def checked_ref(text: str) -> str:
+    """Return a ref, or nothing. Raises `UsageError`."""
+    from sidecar.stores import explained  # as above
+    from store import check_ref
+
+    if text:
+        with explained():
+            check_ref(text)
+    return text
 
 
 # What several groups have.
@@ -58,24 +78,29 @@ def redis_url() -> Any:  # noqa: ANN401 -- as option
     )
 
 
-def stream(default: str | list[str] | None, help_: str, *flags: str) -> Any:  # noqa: ANN401 -- as option
+def stream(
+    default: str | list[str] | None,
+    help_: str,
+    *flags: str,
+    unit: Callable[[str], str] = check_control,
+) -> Any:  # noqa: ANN401 -- as option
     """Declare the name of a stream."""
-    return connection(default, help_, "NAME", *flags, unit=check_name)
+    return connection(default, help_, "NAME", *flags, unit=unit)
 
 
 def notify_stream() -> Any:  # noqa: ANN401 -- as option
     """Declare --notify-stream."""
-    return stream(NOTIFY_STREAM, "Notification stream.")
+    return stream(NOTIFY_STREAM, "Notification stream.", unit=check_name)
 
 
 def dead_stream() -> Any:  # noqa: ANN401 -- as option
     """Declare --dead-stream."""
-    return stream(None, "Dead-letter stream. Default: {NOTIFY_STREAM}:dead.")
+    return stream(None, "Dead-letter stream. Default: {NOTIFY_STREAM}:dead.", unit=check_name)
 
 
 def fleet_store() -> Any:  # noqa: ANN401 -- as option
     """Declare --fleet-store."""
-    return url("The fleet's store. Default: DATA_DIR/fleet.")
+    return store_at("The fleet's store. Default: DATA_DIR/fleet.")
 
 
 Json = Annotated[bool, typer.Option(help="One JSON object a line, for machines.")]
@@ -94,9 +119,9 @@ Bundle = Annotated[
 def _refuse_bundle(context: typer.Context, bundle: Path | None) -> None:
     if bundle is not None:
         raise UsageError(
-            f"`{context.command_path}` works on a live system only; of a bundle `sidecar replay`"
-            " and `sidecar dead ls` show what happened, and `sidecar trace ID` shows one event or"
-            " dead letter"
+            f"--bundle: `{context.command_path}` works on a live system only; of a bundle"
+            " `sidecar replay` and `sidecar dead ls` show what happened, and `sidecar trace ID`"
+            " shows one event or dead letter"
         )
 
 

@@ -22,7 +22,7 @@ from sidecar.redis.errors import translated
 from sidecar.redis.letters import DeadLetters, LetterSelection
 from sidecar.terminal import output
 from sidecar.terminal.groups import argument, flag, option
-from sidecar.terminal.person import utf8, whoami
+from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import counted
 
 
@@ -40,7 +40,7 @@ class Conduct:
     """The options that say with which care."""
 
     dry_run: bool = flag("Show what would be done.")
-    max_rate: float | None = option(None, "At most so many a second. Default: any.", "N")
+    max_rate: float | None = option(None, "At most so many a second. Default: any.", "N", min=0)
     force: bool = flag(
         "Also what newer events have, or may have, overtaken; what is published already; what"
         " would end here again.",
@@ -51,7 +51,7 @@ class Conduct:
         """Return what to do with the dead letters that are chosen. Raises `UsageError`."""
         streams = frozenset(one.control for one in where.keys)
         return RedriveOrder(
-            streams, utf8("--reason", reason), whoami(), chosen, force=self.force,
+            streams, reason, whoami(), chosen, force=self.force,
             dry_run=self.dry_run, max_rate=self.max_rate or None,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from sidecar.replay.window import LifeSelection
 from sidecar.terminal import output
 from sidecar.terminal.groups import REQUIRED, argument, flag, option
 from sidecar.wire.moments import parse_position, rfc3339, span
-from sidecar.wire.units import seconds
+from sidecar.wire.units import said, seconds
 from store import VersionedStore
 
 _STYLES: Final = {
@@ -116,7 +116,7 @@ def _print_lives(
 def _ends(asked: list[str] | None) -> list[str]:
     for end in asked or ():
         if end not in list(End):
-            raise UsageError(f"--end: {end!r} is no end; there are {', '.join(End)}")
+            raise UsageError(f"--end: {said(end)} is no end; there are {', '.join(End)}")
     return asked or []
 
 

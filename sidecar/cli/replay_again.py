@@ -10,7 +10,7 @@ import typer
 
 from sidecar.cli.filters import Between, Of
 from sidecar.cli.histories import Archived
-from sidecar.cli.options import Bundle, Json
+from sidecar.cli.options import Bundle, Json, checked_redis
 from sidecar.cli.review import Review
 from sidecar.cli.rules import WorkerRules
 from sidecar.errors import Incomplete, UsageError
@@ -32,7 +32,7 @@ from sidecar.terminal.progress import progress
 class Lab:
     """The options that say where the window is published again, and how fast."""
 
-    to_redis: str = option(REQUIRED, "The lab's Redis.", "URL")
+    to_redis: str = option(REQUIRED, "The lab's Redis.", "URL", unit=checked_redis)
     to_stream: str = option(
         "replay:notifications", "The stream that it publishes to.", "NAME", unit=check_name
     )

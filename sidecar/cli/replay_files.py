@@ -102,6 +102,7 @@ def report(
       sidecar replay report incident.html --bundle incident.zip --tenant t_1
 
     """
+    files.check_place("FILE.html", path)
     review = Review.opened(where, bundle, between, of, json=json)
     made = Report(review.history, review.window, review.asked, review.seen)
     held = _read(review, made, max_events, json=json)

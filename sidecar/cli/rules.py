@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.terminal.groups import option
-from sidecar.wire.units import size_bytes
+from sidecar.wire.units import artifact_size
 from sidecar.worker.pipeline import Rules
 
 _AS_WORKERS: Final = "As the workers have it."
@@ -19,7 +19,7 @@ class WorkerRules:
     allow_type: list[str] | None = option(None, _AS_WORKERS, "T")
     tenant_scope: list[str] | None = option(None, _AS_WORKERS, "PATTERN")
     event_id_scope: list[str] | None = option(None, _AS_WORKERS, "PATTERN")
-    max_artifact_size: int | None = option(None, _AS_WORKERS, "SIZE", unit=size_bytes)
+    max_artifact_size: int | None = option(None, _AS_WORKERS, "SIZE", unit=artifact_size)
 
     def rules(self) -> Rules:
         """Return them. Raises `UsageError`."""

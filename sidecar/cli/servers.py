@@ -134,7 +134,7 @@ def keys_of(streams: Sequence[str], notify_stream: str, dead_stream: str | None)
 class Source(Control):
     """The producer's store."""
 
-    source_store: str | None = options.url("The producer's store. Default: DATA_DIR/source.")
+    source_store: str | None = options.store_at("The producer's store. Default: DATA_DIR/source.")
 
     @property
     def source_default(self) -> Path:

@@ -15,6 +15,7 @@ from sidecar.stores import (
     check_pin,
     distrusted,
     explained,
+    named,
     needs,
     open_existing,
     open_reader,
@@ -23,7 +24,7 @@ from sidecar.stores import (
     verified_chunks,
 )
 from sidecar.terminal import files, output
-from sidecar.terminal.groups import REQUIRED, option
+from sidecar.terminal.groups import REQUIRED, option, read
 from sidecar.terminal.stopping import cleaned_up
 from sidecar.wire.moments import rfc3339
 from store import Capability, Store, checksum_of
@@ -38,7 +39,7 @@ Prefix = Annotated[
 class Place:
     """The options that say which store is meant."""
 
-    store: str | None = options.url("Default: the fleet's store.")
+    store: str | None = options.store_at("Default: the fleet's store.")
     fleet_store: str | None = options.fleet_store()
     data_dir: Path = options.data_dir()
 
@@ -58,6 +59,12 @@ class Place:
         """
         option = "--store" if self.store else "--fleet-store"
         return open_existing(option, self.store or self.fleet_store, self._default, server)
+
+    def made(self) -> Store:
+        """Open the store, or make it. Raises `UsageError` and `Unreachable`."""
+        given = {"--store": self.store, "--fleet-store": self.fleet_store}
+        with named(next((option for option, url in given.items() if url), "--data-dir")):
+            return open_store(self.url)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def put(ref: Ref, given: From, where: Place) -> None:
     """
     files.check_one_standard(given.data, given.manifest, "input")
     manifest_blob = files.read("--manifest", given.manifest) if given.manifest else b""
-    opened = open_store(where.url)
+    opened = where.made()
     with cleaned_up(), explained(), files.opened("--data", given.data) as file:
         checksum, size_bytes = put_file(opened, ref, file, manifest_blob)
     output.json_line({
@@ -180,11 +187,12 @@ def ls(where: Place, prefix: Prefix = "", *, json: Json = False) -> None:
       sidecar store ls --store file:///var/lib/node --json
 
     """
+    under = read(options.checked_ref, "PREFIX", prefix.removesuffix("/"))
     opened = needs(where.opened(), Capability.LIST, "lists no refs")
     show = output.visible if output.on_terminal() else str
     found = False
     with explained():
-        for ref in opened.list(prefix.removesuffix("/")):
+        for ref in opened.list(under):
             found = True
             if json:
                 output.json_line({"ref": ref})

@@ -24,13 +24,13 @@ from sidecar.redis.keys import check_name
 from sidecar.stores import explained, needs
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option, read
-from sidecar.terminal.person import utf8, whoami
+from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import progress, seldom, size, summed_up
 from sidecar.wire.defaults import STREAM
 from sidecar.wire.logbook import Forgotten, Log
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.units import seconds
-from store import Capability, Checked, Collected, Pin, Retention, check_ref
+from store import Capability, Checked, Collected, Pin, Retention
 
 SHORTEST_GRACE_S: Final = 60.0
 _KINDS: Final = ("version", "object", "leftover")
@@ -40,7 +40,7 @@ _KINDS: Final = ("version", "object", "leftover")
 class Verifying:
     """The options that say how."""
 
-    processes: int | None = option(None, "Default: one a processor core.", "N", min=1)
+    processes: int | None = option(None, "Default: one a processor core.", "N", min=1, max=256)
     no_quarantine: bool = flag("Leave what is damaged where it is.")
 
 
@@ -62,10 +62,7 @@ def verify(where: Place, how: Verifying, prefix: Prefix = "", *, json: Json = Fa
       sidecar store verify --store file:///var/lib/node --processes 2
 
     """
-    prefix = prefix.removesuffix("/")
-    with explained():
-        if prefix:
-            check_ref(prefix)
+    prefix = read(options.checked_ref, "PREFIX", prefix.removesuffix("/"))
     needs(where.opened(), Capability.VERIFY, "cannot be verified")
     order = VerifyOrder(where.url, prefix, not how.no_quarantine, how.processes or cores())
     found = _Verified(json=json)
@@ -140,8 +137,8 @@ class Logs(Place):
         None,
         "Redis with a notification stream. Repeatable: one for each log that publishes into this"
         " store. Default: the same.",
-        "URL",
-    )
+        "URL", unit=options.checked_redis,
+    )  # fmt: skip
     stream: list[str] | None = options.stream(
         None,
         "Control stream besides those that are found. Repeatable. Default:"
@@ -218,7 +215,7 @@ def gc(
         urls = (servers.control_url, servers.notify_url)
         pins = all_pins(opened, urls, where.others, named, logs)
     if not dry_run:
-        record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), utf8("--reason", gone.reason))
+        record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), gone.reason)
         with explained():
             forget_all(opened, forgotten, record)
     found = _Collected(dry_run=dry_run, json=json)

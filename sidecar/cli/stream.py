@@ -11,9 +11,10 @@ from sidecar.cli.servers import Notifications, keys_of
 from sidecar.errors import UsageError
 from sidecar.ops.remake import Remake
 from sidecar.redis.client import Side, check_stream
-from sidecar.redis.keys import named
+from sidecar.redis.keys import check_control
 from sidecar.terminal import output
-from sidecar.terminal.person import utf8, whoami
+from sidecar.terminal.groups import read
+from sidecar.terminal.person import whoami
 
 
 def remake(
@@ -35,11 +36,11 @@ def remake(
     """
     if not reason.strip():
         raise UsageError("--reason: say why; it is kept with what was done")
-    keys = keys_of([named("STREAM", stream)], where.notify_stream, None)[0]
+    keys = keys_of([read(check_control, "STREAM", stream)], where.notify_stream, None)[0]
     control = Side.open(where.control_url, stream)
     notify = Side.open(where.notify_url, keys.notifications)
     check_stream(control.client, control.url, stream)
-    done = Remake(control, notify, keys, reason=utf8("--reason", reason), by=whoami()).run()
+    done = Remake(control, notify, keys, reason=reason, by=whoami()).run()
     if json:
         output.json_line({"stream": stream, **done._asdict()})
     else:

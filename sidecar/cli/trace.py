@@ -16,7 +16,7 @@ from sidecar.terminal import output
 from sidecar.terminal.groups import REQUIRED, argument, option
 from sidecar.terminal.progress import progress
 from sidecar.wire.moments import rfc3339, span
-from sidecar.wire.units import seconds
+from sidecar.wire.units import said, seconds
 from store import Version
 
 _STYLES: Final = {
@@ -68,7 +68,7 @@ def trace(
 
     """
     if meant.kind not in (None, *KINDS):
-        raise UsageError(f"--as {meant.kind!r}: say event, ref or stack")
+        raise UsageError(f"--as: {said(meant.kind)} is no kind; say event, ref or stack")
     review = Review.of(where.history(bundle), between)
     history = review.history
     with progress(json=json) as tell:

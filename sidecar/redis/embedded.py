@@ -180,8 +180,14 @@ def find(data_dir: Path) -> str:
     Raises `Unreachable` when none does, `UsageError` as the server does.
     """
     directory = data_dir.resolve() / "redis"
-    with suppress(FileNotFoundError):
+    try:
         _check_own(directory, only_read=True)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(
+            f"--data-dir {data_dir}: {error.strerror}; name the directory of `sidecar run`"
+        ) from error
     url = _running(directory)
     if url is None:
         raise Unreachable(

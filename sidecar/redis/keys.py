@@ -13,6 +13,8 @@ GROUP: Final = "sidecar:"
 ARCHIVERS: Final = "archive:"
 """Before the notification stream's name: the group that stands where its archive ends."""
 SHARDS: Final = 65_536
+LONGEST_NAME: Final = 512
+"""Of a stream, in characters."""
 
 
 def hash_tagged(stream: str) -> str:
@@ -34,11 +36,23 @@ def hash_tagged(stream: str) -> str:
 
 def check_name(stream: str) -> str:
     """Return a stream's name. Raises `ValueError` for a URL: names are in logs and records, and it
-    may have a password.
+    may have a password; and for one that no worker takes.
     """
     if "://" in stream:
         raise ValueError("a stream's name is wanted, and that is a URL")
+    if not 0 < len(stream) <= LONGEST_NAME:
+        raise ValueError(f"a stream's name has 1 to {LONGEST_NAME} characters")
     return stream
+
+
+def check_control(stream: str) -> str:
+    """Return a control stream's name. Raises `ValueError` as `check_name`, and for two in one."""
+    if "," in stream:
+        raise ValueError(
+            "a name has a comma; for several streams say --stream several times, or put spaces"
+            " between them in SIDECAR_STREAM"
+        )
+    return check_name(stream)
 
 
 def named(option: str, stream: str) -> str:

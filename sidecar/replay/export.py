@@ -297,7 +297,7 @@ class _Target:
     def at(cls, path: Path) -> Iterator[_Target]:
         """Yield what writes the bundle; move it to `path` at the end. Raises `UsageError`."""
         if path.exists():
-            raise UsageError(f"{path} is there already; remove it, or name another")
+            raise UsageError(f"{path} is there already; remove it, or name another DIR or FILE.zip")
         try:
             target = cls(path)
             try:

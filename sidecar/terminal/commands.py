@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,9 @@ class Place:
         return (ast.get_docstring(next(named)) or "").partition("\n\n")[0]
 
 
+HIGHEST: Final = 2**63 - 1
+"""Nothing that is counted is more."""
+_SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*:/")  # a path keeps one slash of two
 _MAY_BE_A_URL: Final = re.compile(r"\S*(:\S|[@%#=]|\?\S).*", re.DOTALL)
 
 
@@ -95,9 +99,12 @@ class _LazyGroup(TyperGroup):
             formatter.write_dl(list(self.commands.listed().items()))
 
 
-class _NothingEmpty(TyperCommand):
-    """A command that refuses an option that is given and empty: so is --redis "$URL" without that
-    variable, and --tenant "$T" must not mean all tenants.
+class _NothingOdd(TyperCommand):
+    """A command that refuses what nobody means.
+
+    A value that is given and empty: so is --redis "$URL" without that variable, and --tenant "$T"
+    must not mean all tenants. Text that is not UTF-8, but for a file's name. A URL for a file:
+    it may have a password, and files' names are printed.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 -- click's, or typer's
@@ -111,10 +118,47 @@ class _NothingEmpty(TyperCommand):
             about: Any = one  # click's parameter, or typer's own copy
             values = given.get(about.name)
             values = values if isinstance(values, list) else [values]
-            if about.param_type_name == "option" and "" in values:
+            if "" in values:
                 what = "it is empty; give it a value, or leave it out"
                 raise typer.BadParameter(what, ctx=ctx, param=about)
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, args)
+        for about in self.params:
+            values = ctx.params.get(about.name)
+            for value in values if isinstance(values, list) else [values]:
+                if odd := _oddness(about, value):
+                    raise typer.BadParameter(odd, ctx=ctx, param=about)
+        return left
+
+
+def _oddness(about: Any, value: object) -> str:  # noqa: ANN401 -- as above
+    """Say what is odd about a value, if anything is."""
+    if isinstance(value, Path):
+        return _oddness_of_path(value)
+    if isinstance(value, int | float) and not -HIGHEST <= value <= HIGHEST:
+        return "no number is as large as that; write a smaller one"
+    if isinstance(value, str) and about.metavar != "FILE" and not _is_utf8(value):
+        return f"{value!a} is not UTF-8; set the locale, or type it again"
+    return ""
+
+
+def _oddness_of_path(path: Path) -> str:
+    if _SCHEME.match(str(path)):
+        return "a path is wanted, and that is a URL"
+    try:
+        path.lstat()
+    except OSError as error:
+        return f"{error.strerror}; name another" if error.errno == errno.ENAMETOOLONG else ""
+    except ValueError as error:
+        return f"{error}; name another"
+    return ""
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Commands(Mapping[str, Any]):
@@ -144,5 +188,5 @@ def _load(name: str, place: Place) -> Any:  # noqa: ANN401 -- click's command, o
     alone = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
-    alone.command(name, cls=_NothingEmpty)(flattened(place.function()))
+    alone.command(name, cls=_NothingOdd)(flattened(place.function()))
     return typer.main.get_command(alone)

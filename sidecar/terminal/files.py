@@ -68,6 +68,15 @@ def write(option: str, name: str, chunks: Iterable[bytes]) -> None:
         raise _unfit(option, name, "written", error) from error
 
 
+def check_place(name: str, path: Path) -> None:
+    """Raise `UsageError` unless a file could be there: before the work for it begins."""
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{name}: there is no directory {parent}; make it, or name another")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{name}: {path} is there, and no file; name another")
+
+
 def replace(path: Path, pieces: Iterator[bytes]) -> int:
     """Write a file beside its place, and move it there when it is whole; return its size."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

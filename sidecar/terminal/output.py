@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CUT_MIN_WIDTH: Final = 24
 _LOGIN: Final = re.compile(r"://(?!\[user:password@\])\S*[@?]\S*")
 """In a message: what may be the login of a URL that was typed where none belongs."""
+_ENDLESS: Final = re.compile(r"(\S{200})\S{1824,}")
+"""In a message: longer than a ref or an event_id can be."""
 WIDE: Final = 100_000
 """Columns of a pipe: nothing is cut or wrapped there."""
 
@@ -62,8 +64,9 @@ def raw(data: bytes) -> None:
 
 
 def hint(text: str) -> None:
-    """Print for a person what is no data; a URL's login is never shown."""
-    write_now(f"sidecar: {visible(_LOGIN.sub('://…', text))}\n")
+    """Print for a person what is no data; a URL's login is never shown, nor endless words."""
+    shown = _ENDLESS.sub(r"\1…", _LOGIN.sub("://…", text))
+    write_now(f"sidecar: {visible(shown)}\n")
 
 
 def hints(texts: Iterable[str]) -> None:

@@ -98,13 +98,13 @@ def _entry(ms: int, sequence: int | None, given: str) -> Position:
 
 
 def _time_us(text: str, now_us: int, option: str) -> int:
-    if match := _AGO.fullmatch(text):
-        from sidecar.wire.units import seconds
+    from sidecar.wire.units import said, seconds
 
+    if match := _AGO.fullmatch(text):
         return max(0, now_us - int(seconds(match[1]) * 1e6))
     moment_us = time_us(text)
     if moment_us is None:
-        raise UsageError(f"{option}: {text!r} is none of {_FORMS}")
+        raise UsageError(f"{option}: {said(text)} is none of {_FORMS}")
     return moment_us
 
 

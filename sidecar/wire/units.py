@@ -15,11 +15,14 @@ _UNITS_BYTES: Final = {
 
 LONGEST_S: Final = 100 * 366 * 86400.0
 """Above that, clocks and waits overflow."""
+LONGEST_WINDOW_S: Final = 366 * 86400.0
+LARGEST_BYTES: Final = 1 << 60
+HIGHEST_PORT: Final = 65535
 
 
 def said(value: object) -> str:
-    """Repeat a value, unless it may be a URL that was typed in the wrong place."""
-    return repr(value) if re.fullmatch(r"[\w. +-]{0,24}", str(value)) else "that"
+    """Repeat a value, unless it may be a URL that was typed in the wrong place, or is long."""
+    return repr(value) if re.fullmatch(r"([\w. +-]|:(?=\d\d)){0,32}", str(value)) else "that"
 
 
 def seconds(value: str | float) -> float:
@@ -39,3 +42,26 @@ def size_bytes(value: str | int) -> int:
     if not match or match[2].upper() not in _UNITS_BYTES:
         raise ValueError(f"{said(value)} is no size; write bytes, or 512KiB, 64M, 1GiB")
     return int(match[1]) * _UNITS_BYTES[match[2].upper()]
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Read where to listen: a host, or none for all, and a port."""
+    host, _, port = text.rpartition(":")
+    is_place = ":" in text and not {"/", "@"} & set(host)  # of a URL the login would be told
+    if not is_place or not re.fullmatch("[0-9]{1,5}", port) or int(port) > HIGHEST_PORT:
+        raise ValueError("that is no address; write HOST:PORT, say 127.0.0.1:9464")
+    return host.strip("[]"), int(port)
+
+
+def window(value: str | float) -> float:
+    """Read how long an event_id is remembered, in seconds."""
+    if not 1 <= (found := seconds(value)) <= LONGEST_WINDOW_S:
+        raise ValueError("a window is from 1s to 366d")
+    return found
+
+
+def artifact_size(value: str | int) -> int:
+    """Read how large an artifact may be, in bytes."""
+    if not 0 < (found := size_bytes(value)) <= LARGEST_BYTES:
+        raise ValueError("a size is from 1 byte to 1048576TiB")
+    return found

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from sidecar.errors import UsageError
+from sidecar.wire.units import address_of
 from sidecar.worker.metrics import State
 
 MAX_CONNECTIONS: Final = 32
@@ -141,14 +142,10 @@ def _bound(address: str) -> socket.socket:
 
     Raises `UsageError`.
     """
-    host, _, port = address.rpartition(":")
-    is_place = ":" in address and not {"/", "@"} & set(host)  # of a URL the login would be told
-    if not is_place or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 -- the highest port
-        raise UsageError("--http: that is no address; write HOST:PORT, say 127.0.0.1:9464")
-    host = host.strip("[]")
+    host, port = address_of(address)
     is_both = host in ("", "::") and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if is_both or ":" in host else socket.AF_INET
-    at = ("::" if is_both else host or "0.0.0.0", int(port))  # noqa: S104 -- asked for by `:PORT`
+    at = ("::" if is_both else host or "0.0.0.0", port)  # noqa: S104 -- asked for by `:PORT`
     try:
         return socket.create_server(at, family=family, backlog=BACKLOG, dualstack_ipv6=is_both)
     except (OSError, ValueError) as error:  # a name that can be no host's is a UnicodeError

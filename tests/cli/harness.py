@@ -33,6 +33,7 @@ TIMEOUT_S: Final = 120.0
 STREAM: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
 KEYS: Final = Keys.of(STREAM, NOTIFICATIONS)
+TRACEPARENT: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 DEAD: Final = "{control:notifications}:dead"
 HALT: Final = "{control:notifications}:halt:control:events"
 TRIMMED: Final = "{control:notifications}:trimmed"

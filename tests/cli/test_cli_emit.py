@@ -9,7 +9,7 @@ import pytest
 
 import store
 from sidecar.wire.ids import LAST
-from tests.cli.harness import HOSTILE, STREAM, Cli
+from tests.cli.harness import HOSTILE, STREAM, TRACEPARENT, Cli
 
 
 def test_emit_puts_and_then_appends_what_it_prints(sidecar: Cli, tmp_path: Path) -> None:
@@ -20,12 +20,12 @@ def test_emit_puts_and_then_appends_what_it_prints(sidecar: Cli, tmp_path: Path)
     event = sidecar(
         "emit", "--type", "stack.activated", "--tenant", "t_1", "--stack", "web", "--version", "7",
         "--base-version", "6", "--ref", "stacks/t_1/web/7", "--data", data, "--manifest", manifest,
-        "--event-id", "e1", "--traceparent", "00-abc-def-01",
+        "--event-id", "e1", "--traceparent", TRACEPARENT,
     ).object()  # fmt: skip
     (entry,) = sidecar.entries(STREAM)
     appended = json.loads(entry["event"])
     assert {k: v for k, v in appended.items() if v or k == "id"} == event
-    assert entry["traceparent"] == "00-abc-def-01"
+    assert entry["traceparent"] == TRACEPARENT
     assert event["base_version"] == 6
     source = store.open_url((sidecar.directory / "data-dir" / "source").as_uri())
     assert source.get("stacks/t_1/web/7") == (b"\x00dump\xff", b'{"m": 1}')

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.harness import HOSTILE, NOTIFICATIONS, Cli
+from tests.cli.harness import HOSTILE, NOTIFICATIONS, TRACEPARENT, Cli
 
 BASE_MS = 1_790_000_000_000
 
@@ -36,14 +36,14 @@ def _ids(sidecar: Cli, *args: str) -> list[str]:
 
 def test_tail_shows_what_a_worker_published(sidecar: Cli) -> None:
     """One line a notification, with position, time, type, whose, ref and event_id."""
-    event = sidecar.bring("e1", "keys/1", b"k", "--tenant", "t_1", "--traceparent", "00-a-b-01")
+    event = sidecar.bring("e1", "keys/1", b"k", "--tenant", "t_1", "--traceparent", TRACEPARENT)
     sidecar.drain()
     line = sidecar("tail").out
     assert all(part in line for part in ("key.changed", "t_1", "keys/1", "e1"))
     found = sidecar("tail", "--json").object()
     assert found["checksum"] == event["checksum"]
     assert found["origin"].startswith("control:events/")
-    assert found["traceparent"] == "00-a-b-01"
+    assert found["traceparent"] == TRACEPARENT
     assert str(found["control_version"]) in line
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.errors import UsageError
 from sidecar.telemetry.catalogue import STATES
+from sidecar.worker import settings
 from sidecar.worker.health import MAX_CONNECTIONS, HealthServer
 from sidecar.worker.metrics import Metrics, State, StreamMetrics
 from store import Unavailable
@@ -135,11 +136,11 @@ def _same(line: str, found: str) -> bool:
     return parts(line) == parts(found)
 
 
-@pytest.mark.parametrize("address", ["", "9464", "host", "127.0.0.1:", "127.0.0.1:x", ":70000"])
+@pytest.mark.parametrize("address", ["9464", "host", "127.0.0.1:", "127.0.0.1:x", ":70000"])
 def test_addresses_that_are_none(address: str) -> None:
     """What is no HOST:PORT is refused in words."""
-    with pytest.raises(UsageError, match="HOST:PORT"):
-        HealthServer(address, stuck=list, states=dict, metrics=bytes)
+    with pytest.raises(UsageError, match=r"^--http: that is no address; write HOST:PORT"):
+        settings.build(http=address)
 
 
 def test_a_port_in_use() -> None:
