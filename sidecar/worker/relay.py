@@ -375,7 +375,7 @@ class Relay:
         if not ready:
             return False
         self._reading.check_pending()
-        letters, events, row_ends_from = Parted([], ready, 1)
+        letters, events, row_ends_from = Parted([], ready)
         if any(item.bury for item in ready):
             # Which of the events are duplicates, and end no row, must be known before they go.
             events = [item for item in ready if not (item.known or item.bury)]

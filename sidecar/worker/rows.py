@@ -35,7 +35,7 @@ class Parted(NamedTuple):
 
     letters: list[Item]
     events: list[Item]
-    row_ends_from: int
+    row_ends_from: int = 1
     """The last row ends when the event of this number, from 1, or a later one is published."""
 
 

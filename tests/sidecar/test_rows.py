@@ -88,6 +88,15 @@ def test_a_new_event_ends_a_row(rig: Rig) -> None:
         assert run.finish(), run.observer.states
 
 
+def test_one_new_event_by_itself_ends_a_row(rig: Rig) -> None:
+    """A run with nothing but one event in it ends the row that was counted before."""
+    rig.add("{")
+    rig.drain(max_consecutive_dead=9)
+    rig.emit("new")
+    rig.drain(max_consecutive_dead=9)
+    assert not rig.client.hexists(rig.keys.halt, "dead_in_a_row")
+
+
 @pytest.mark.parametrize("artifact", [True, False], ids=["artifact", "none"])
 def test_a_row_goes_on_behind_a_duplicate(rig: Rig, artifact: bool) -> None:
     """What was published before a dead letter does not end the row that begins with it."""
