@@ -24,11 +24,11 @@ class Mutant(NamedTuple):
 MUTANTS: Final = {
     "publish before put": Mutant(
         "sidecar/worker/pipeline.py",
-        "                self._put(event, artifact, position)\n",
-        "                import threading\n"
-        "                data = artifact.readall()\n"
-        "                put = (event.artifact_ref, data, artifact.manifest)\n"
-        "                threading.Timer(0.5, self._fleet.put, put).start()\n",
+        "            self._put(event, artifact, position)\n",
+        "            import threading\n"
+        "            data = artifact.readall()\n"
+        "            put = (event.artifact_ref, data, artifact.manifest)\n"
+        "            threading.Timer(0.5, self._fleet.put, put).start()\n",
     ),
     "acknowledge before publish": Mutant(
         "sidecar/worker/relay.py",

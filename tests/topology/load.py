@@ -109,6 +109,12 @@ class Controller(_Thread):
         self.changed: list[str] = []
         """event_ids that came again with another content."""
 
+    def __exit__(self, *error: object) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            self._feed.close()
+
     def _step(self) -> None:
         try:
             found = self._feed.poll(self._cursor, wait_s=0.1)

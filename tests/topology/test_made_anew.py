@@ -358,8 +358,8 @@ def test_nothing_lost_is_no_gap(
         node.kill()
         node.start()
     publish(node, "e2")
-    client = redis.Redis.from_url(node.url, protocol=2)
-    assert len(noted(client)) == 2
+    with redis.Redis.from_url(node.url, protocol=2) as client:
+        assert len(noted(client)) == 2
     for wanted, kept in zip((["e1", "e2"], ["e2"]), before, strict=True):
         for name, cursor in kept.items():
             assert ids(make(node).poll(cursor)) == wanted, name
@@ -370,20 +370,20 @@ def test_an_ordinary_life_is_one_incarnation(place: Place, make: Callable[[Node]
     for n in range(5):
         publish(place.first, f"a{n}", f"b{n}")
     found = make(place.first).poll()
-    client = place.client
-    assert len(noted(client)) == 1
-    between = found[1].control_version + 1  # a time, between two runs
-    assert ids(make(place.first).poll(between))[:2] == ["a1", "b1"]
-    policies = {"control": Policy(), "notifications": Policy(length=4), "dead": Policy()}
-    trim_once(Retention(client, client, KEYS, policies, dedup_window_s=0))
-    publish(place.first, "last")
-    cursor = found[5].control_version
-    for since in (cursor, Cursor(cursor, found.cursor.incarnation)):
-        assert ids(make(place.first).poll(since))[0] == "a3"
-    with pytest.raises(FeedGap) as gap:
-        make(place.first).poll(found[4].control_version)
-    assert gap.value.kind == "trimmed"
-    assert len(noted(client)) == 1
+    with place.client as client:
+        assert len(noted(client)) == 1
+        between = found[1].control_version + 1  # a time, between two runs
+        assert ids(make(place.first).poll(between))[:2] == ["a1", "b1"]
+        policies = {"control": Policy(), "notifications": Policy(length=4), "dead": Policy()}
+        trim_once(Retention(client, client, KEYS, policies, dedup_window_s=0))
+        publish(place.first, "last")
+        cursor = found[5].control_version
+        for since in (cursor, Cursor(cursor, found.cursor.incarnation)):
+            assert ids(make(place.first).poll(since))[0] == "a3"
+        with pytest.raises(FeedGap) as gap:
+            make(place.first).poll(found[4].control_version)
+        assert gap.value.kind == "trimmed"
+        assert len(noted(client)) == 1
 
 
 def test_a_stream_of_an_older_release_goes_on(place: Place, make: Callable[[Node], Any]) -> None:
