@@ -2,7 +2,12 @@
 --
 -- KEYS  for each its shard of the index
 -- ARGV  for each 14 bytes of its digest
--- Answer { what the index knows of it, or nothing, ... }
+-- Answer { what the index knows of it, or nothing, ... }. An error names the shard.
 local answer = {}
-for i = 1, #KEYS do answer[i] = redis.call('HGET', KEYS[i], ARGV[i]) end
+for i = 1, #KEYS do
+  answer[i] = redis.pcall('HGET', KEYS[i], ARGV[i])
+  if type(answer[i]) == 'table' then
+    return redis.error_reply(answer[i].err .. ': look at ' .. KEYS[i])
+  end
+end
 return answer
