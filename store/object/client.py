@@ -69,7 +69,8 @@ class Bucket:
             import obstore
         except ImportError:
             raise ConfigError(
-                "the object backend needs the package obstore: pip install artifact-sidecar[object]"
+                "the object backend needs the package obstore; install it, or, in a checkout:"
+                " pip install '.[object]'"
             ) from None
         self._obstore = obstore
         self._errors = obstore.exceptions

@@ -150,3 +150,9 @@ def test_a_version_in_the_environment_is_none_of_ours(sidecar: Cli) -> None:
     ran = sidecar.shell("SIDECAR_VERSION=v9 sidecar --version")
     assert (ran.code, ran.out.startswith("sidecar ")) == (0, True)
     assert "v9" not in ran.out
+
+
+def test_a_file_without_end_is_no_value() -> None:
+    """A device is refused by the variable's name, and memory does not grow."""
+    with pytest.raises(UsageError, match="SIDECAR_REDIS_FILE names is larger than any value"):
+        environment.read_secret_files({"SIDECAR_REDIS_FILE": "/dev/zero"})

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -29,7 +30,8 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 PAGE: Final = DEPLOY.parent / "docs" / "backup.md"
 BLOCKS: Final = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-YOURS: Final = ("export REDIS_URL=", "export CONF=")
+YOURS: Final = ("export REDIS=", "export CONF=")
+PASSWORD: Final = "only-in-the-environment"
 """In the blocks that a reader fills in. Here the environment has these values."""
 SAVE, CHECK, STORES, SERVER, LOOK, REPAIR = (
     one for one in BLOCKS if not any(name in one for name in YOURS)
@@ -42,7 +44,9 @@ class Host:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.port = servers.free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://default:{quote(PASSWORD)}@127.0.0.1:{self.port}/0"
+        self._url_file = root / "redis-url"
+        self._url_file.write_text(self.url)
         self.data, self.lost = root / "server", root / "lost"
         self.source, self.fleet = root / "source", root / "fleet"
         self.client: Any = redis.Redis.from_url(self.url, protocol=2)
@@ -50,6 +54,7 @@ class Host:
         self._conf = root / "valkey.conf"
         self._conf.write_text(
             f'bind 127.0.0.1\nport {self.port}\ndir {self.data}\nappendonly yes\nsave ""\n'
+            f'requirepass "{PASSWORD}"\n'
         )
         self._commands = root / "bin"
         self._install()
@@ -65,6 +70,7 @@ class Host:
 
     def paste(self, commands: str) -> str:
         """Run commands in a shell that ends at the first that fails; return what they printed."""
+        commands = commands.replace("/etc/sidecar/redis-url", str(self._url_file))
         ran = subprocess.run(
             ["bash", "-e", "-c", commands], check=False, capture_output=True, text=True,
             env=self._environment(), timeout=120,
@@ -80,7 +86,7 @@ class Host:
 
     def stop(self) -> None:
         """End the server, if it runs."""
-        self.paste('redis-cli -u "$REDIS_URL" SHUTDOWN NOSAVE || true')
+        self.paste('redis-cli -u "$REDIS" SHUTDOWN NOSAVE || true')
         until(lambda: not _answers(self.client), "the server is gone")
 
     def destroy(self) -> None:
@@ -144,9 +150,11 @@ class Host:
 
     def _environment(self) -> dict[str, str]:
         own = {
-            "REDIS_URL": self.url, "SOURCE": self.source, "FLEET": self.fleet,
+            "REDIS": f"redis://127.0.0.1:{self.port}/0", "REDIS_USER": "default",
+            "REDISCLI_AUTH": PASSWORD, "SIDECAR_REDIS_FILE": self._url_file,
+            "SOURCE": self.source, "FLEET": self.fleet,
             "BACKUP": self.root / "backup", "CONF": self._conf, "DATA": self.data,
-            "SIDECAR_REDIS": self.url, "SIDECAR_SOURCE_STORE": self.source.as_uri(),
+            "SIDECAR_SOURCE_STORE": self.source.as_uri(),
             "SIDECAR_FLEET_STORE": self.fleet.as_uri(),
             "PATH": f"{self._commands}:{os.environ['PATH']}", "PYTHONPATH": DEPLOY.parent,
         }  # fmt: skip
@@ -223,3 +231,9 @@ def _answers(client: Any) -> bool:
         return bool(client.ping())
     except redis.ConnectionError:
         return False
+
+
+def test_no_command_of_the_page_has_the_password_as_an_argument() -> None:
+    """Any user of the host reads arguments with `ps`."""
+    arguments = [word for one in BLOCKS for word in re.sub("#.*", "", one).split()]
+    assert not [word for word in arguments if "PASSWORD" in word or "REDIS_URL" in word]

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -120,6 +120,17 @@ def test_secrets_are_the_owners_alone(tmp_path: Path) -> None:
             pytest.raises(redis.AuthenticationError),
         ):
             stranger.ping()
+
+
+def test_others_cannot_write_to_the_data_directory_that_is_made(tmp_path: Path) -> None:
+    """Not under a umask that keeps nobody out, either: they could put a server in place of ours."""
+    before = os.umask(0)
+    try:
+        with closing(EmbeddedServer(tmp_path / "data-dir")):
+            made = (tmp_path / "data-dir", tmp_path / "data-dir" / "redis")
+            assert [one.stat().st_mode & 0o777 for one in made] == [0o755, 0o700]
+    finally:
+        os.umask(before)
 
 
 def test_data_survive_a_stop(tmp_path: Path) -> None:
