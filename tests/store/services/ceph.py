@@ -76,7 +76,10 @@ def running() -> Iterator[Ceph]:
         port = free_port()
         try:
             _run("start", directory, str(port))
-            yield Ceph(directory, port)
+            ceph = Ceph(directory, port)
+            # The first object of the first bucket makes pools, which takes seconds.
+            ceph.write(ceph.new_bucket(), "first", b"")
+            yield ceph
         finally:
             _run("stop", directory)
 

@@ -101,15 +101,18 @@ def test_one_fault_anywhere_is_not_noticed(
 )
 def test_an_outage_that_passes(s3: Service, bucket: str, proxy: Proxy, fault: Fault) -> None:
     """While all requests fail a Put is `Unavailable`; afterwards the same one succeeds."""
-    hasty = open_bucket(bucket, scheme=s3.scheme, timeout_s=2.0)
-    hasty.put(REF, b"old", b"m")
+    opened = open_bucket(bucket, scheme=s3.scheme)
+    opened.put(REF, b"old", b"m")
+    patient, hasty = opened._writer._bucket, Bucket(location_of(url_of(s3, bucket)), 2.0)
+    opened._writer._bucket = hasty  # only what must fail does so soon
     proxy.plan("", "", fault, times=9999)
     with pytest.raises(Unavailable):
-        hasty.put(REF, b"new", b"m")
+        opened.put(REF, b"new", b"m")
     proxy.heal()
-    assert hasty.get(REF) == (b"old", b"m")
-    hasty.put(REF, b"new", b"m")
-    assert hasty.get(REF) == (b"new", b"m")
+    opened._writer._bucket = patient
+    assert opened.get(REF) == (b"old", b"m")
+    opened.put(REF, b"new", b"m")
+    assert opened.get(REF) == (b"new", b"m")
 
 
 def test_a_completed_upload_is_found(s3: Service, bucket: str, proxy: Proxy) -> None:
@@ -125,8 +128,9 @@ def test_a_completed_upload_is_found(s3: Service, bucket: str, proxy: Proxy) -> 
 
 def test_a_write_that_arrives_late_undoes_nothing(s3: Service, bucket: str, proxy: Proxy) -> None:
     """A Put that was given up, and is applied after later ones, does not move the ref back."""
-    hasty = open_bucket(bucket, scheme=s3.scheme, timeout_s=3.0)
+    hasty = open_bucket(bucket, scheme=s3.scheme)
     hasty.put(REF, b"old", b"m")
+    hasty._writer._bucket = Bucket(location_of(url_of(s3, bucket)), 3.0)
     released = threading.Event()
     proxy.plan("PUT", "/refs/", held(released), times=99)
     with pytest.raises(Unavailable):
