@@ -188,6 +188,7 @@ class Capability(StrEnum):
     VERIFY = "verify"
     COLLECT = "collect"
     IDENTITY = "identity"
+    DELETE = "delete"
     LIMIT = "limit"
 
 
@@ -355,6 +356,20 @@ class VersionedStore(Store, Protocol):
         Refs stay: only what a ref no longer points at is removed. Safe while others read and
         put. `pins` is called once the candidates are known, so that what is named before it is
         called is kept. It must raise rather than end early. Nothing is removed before it ended.
+        """
+        ...
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        """Remove `ref` with all its versions, or only those with the data `checksum`.
+
+        When it returns, they are gone for good, also after a power cut: reading them is
+        `NotFound`. A reader gets a whole pair until then, or `NotFound`. What is not there is no
+        error; a ref whose current version went points nowhere until the next Put, which is as its
+        first. A Put beside it comes before it, and went, or after it, and stays whole.
+
+        With `unused_s` nothing goes unless all of it was stored, put again and pointed at so many
+        seconds ago, by the storage's own clock. Return whether anything was removed. Data over 64
+        KiB may stay on disk until the next collection.
         """
         ...
 

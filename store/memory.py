@@ -72,7 +72,8 @@ class _Found(NamedTuple):
 class _Entry:
     """What lies at a ref. `versions` is in the order of their last Put."""
 
-    current: _Key
+    current: _Key | None
+    """None when that version was deleted, and others were not."""
     position: Position | None
     versions: dict[_Key, _Stored] = field(default_factory=dict)
 
@@ -183,7 +184,7 @@ class MemoryStore:
         if prefix:
             check_ref(prefix)
         with self._lock:
-            refs = tuple(self._entries)
+            refs = tuple(ref for ref, entry in self._entries.items() if entry.current)
         under = f"{prefix}/"
         return (ref for ref in refs if not prefix or ref == prefix or ref.startswith(under))
 
@@ -239,12 +240,32 @@ class MemoryStore:
     def _let_go(self, found: _Found, *, dry_run: bool) -> bool:
         """Remove the version, unless somebody put it since it was found."""
         with self._lock:
-            versions = self._entries[found.ref].versions
-            if versions.get(found.key) is not found.stored:
+            entry = self._entries.get(found.ref)
+            if entry is None or entry.versions.get(found.key) is not found.stored:
                 return False
             if not dry_run:
-                del versions[found.key]
+                self._remove(found.ref, entry, [found.key])
             return True
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        """See `VersionedStore.delete`."""
+        check_ref(ref)
+        check_pin(checksum, None)
+        with self._lock:
+            entry = self._entries.get(ref)
+            gone = [key for key in entry.versions if checksum in (None, key[0])] if entry else []
+            if entry is None or not gone or _is_used(entry, gone, time.time() - unused_s):
+                return False
+            self._remove(ref, entry, gone)
+            return True
+
+    def _remove(self, ref: str, entry: _Entry, keys: Iterable[_Key]) -> None:
+        for key in keys:
+            del entry.versions[key]
+            if entry.current == key:
+                entry.current = entry.position = None
+        if not entry.versions:
+            del self._entries[ref]
 
     def _versions(self, ref: str) -> builtins.list[_Found]:
         """Return the versions of a ref, the newest first; none when it is absent."""
@@ -280,7 +301,8 @@ class MemoryStore:
             if entry is None:
                 return None
             # The current version counts as the newest, whenever it was stored.
-            for key in (entry.current, *reversed(entry.versions)):
+            others = reversed(entry.versions) if checksum else ()
+            for key in filter(None, (entry.current, *others)):
                 if checksum in (None, key[0]) and manifest_checksum in (None, key[1]):
                     return _Found(ref, key, entry.versions[key], key == entry.current)
         return None
@@ -303,6 +325,12 @@ def _pins_of(found: _Found) -> tuple[Pin, Pin]:
     return Pin(found.ref, checksum), Pin(found.ref, checksum, manifest_checksum)
 
 
+def _is_used(entry: _Entry, keys: Iterable[_Key], since: float) -> bool:
+    """Tell whether one of these was stored or pointed at after `since`."""
+    stored = [entry.versions[key] for key in keys]
+    return any(max(each.stored_at, each.used_at) > since for each in stored)
+
+
 def _remember(entry: _Entry, key: _Key, artifact: Artifact) -> None:
     entry.versions.pop(key, None)
     now = time.time()
@@ -310,7 +338,9 @@ def _remember(entry: _Entry, key: _Key, artifact: Artifact) -> None:
 
 
 def _move(entry: _Entry, key: _Key, position: Position | None) -> None:
-    if position is None:
+    if entry.current is None:
+        entry.current, entry.position = key, position
+    elif position is None:
         if entry.current != key:
             _point(entry, key, None)
     elif entry.position is None or rank(position) >= rank(entry.position):
@@ -318,5 +348,6 @@ def _move(entry: _Entry, key: _Key, position: Position | None) -> None:
 
 
 def _point(entry: _Entry, key: _Key, position: Position | None) -> None:
-    entry.versions[entry.current].used_at = time.time()
+    if entry.current:
+        entry.versions[entry.current].used_at = time.time()
     entry.current, entry.position = key, position

@@ -23,7 +23,19 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from store.chassis.layout import ATTRIBUTE, NO_ATTRIBUTES, OWN, SUFFIX, Mark, Place, place_of
-from store.chassis.looking import File, Look, Pair, Unsettled, Watch, judge, mark_of, verify, where
+from store.chassis.looking import (
+    File,
+    Look,
+    Pair,
+    Unsettled,
+    Watch,
+    is_data,
+    judge,
+    mark_of,
+    owned,
+    verify,
+    where,
+)
 from store.contract import Artifact, Blob, Capability, Limit, StoreConfig, as_bytes, check_pin
 from store.errors import (
     ChecksumMismatch,
@@ -40,6 +52,7 @@ from store.posix import (
     Root,
     create_held,
     explained,
+    identity_of,
     leftovers,
     misplaced,
     wait_for_lock,
@@ -77,7 +90,7 @@ class ChassisStore:
     """
 
     name = "chassis-file"
-    capabilities = frozenset({Capability.STREAM, Capability.LIMIT})
+    capabilities = frozenset({Capability.STREAM, Capability.LIMIT, Capability.DELETE})
 
     def __init__(self, root: str, *, timeout_s: float = 30.0, is_impatient: bool = False) -> None:
         self._path = root
@@ -342,6 +355,46 @@ class ChassisStore:
             raise misplaced(path)
         return File(fd, found, path, mark_of(fd, found))
 
+    # Delete: data first. It is what makes an artifact present, to the Go side as well.
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        """See `VersionedStore.delete`; a Go reader may see the data gone before the manifest.
+
+        Raises `InvalidRef` when another ref may lie there, `Unavailable` when the Go side rewrote
+        it meanwhile.
+        """
+        check_pin(checksum, None)
+        place = place_of(ref)
+        with self._explained(f"delete {ref!r}"), contextlib.ExitStack() as held:
+            self._lock(place, fcntl.LOCK_EX, held)
+            try:
+                directory_fd = self._root.enter(place.directories)
+            except (FileNotFoundError, NotADirectoryError):
+                self._root.check_root()
+                return False
+            held.callback(os.close, directory_fd)
+            leaving = self._leaving(place, self._open_files(place, held), checksum)
+            if any(_is_used(file, time.time() - unused_s) for file in leaving if unused_s):
+                return False
+            for file in leaving:
+                _unlink(directory_fd, file)
+            # Also when nothing was there: one that died before it came to this may have removed it.
+            os.fsync(directory_fd)
+        return bool(leaving)
+
+    def _leaving(self, place: Place, look: Look, checksum: str | None) -> list[File]:
+        """Return the files to remove, the data first. Raises `InvalidRef`."""
+        data, manifest = owned(look.data, place, "data"), owned(look.manifest, place, "manifest")
+        if checksum and not (data and is_data(data, checksum)):
+            return []
+        leaving = [file for file in (data, manifest) if file]
+        if leaving and (look.is_shared or any(not (f.mark or place.spelled) for f in leaving)):
+            raise InvalidRef(
+                f"ref {place.ref!r} cannot be deleted: {self._where(place)}, or its manifest, may"
+                " be another ref's, which this layout writes to the same path; remove it by hand"
+            )
+        return leaving
+
     # Our own corner of the tree.
 
     def _enter_own(self, name: str, opened: contextlib.ExitStack, *, create: bool = True) -> int:
@@ -482,6 +535,19 @@ def _stat(directory_fd: int, name: str) -> os.stat_result | None:
         if error.errno == errno.ENAMETOOLONG:  # nothing can be called so
             return None
         raise
+
+
+def _unlink(directory_fd: int, file: File) -> None:
+    """Remove a file that was looked at. Raises `Unavailable` when another has its name now."""
+    name = os.path.basename(file.path)
+    found = _stat(directory_fd, name)
+    if found is None or identity_of(found) != identity_of(file.found):
+        raise Unavailable(f"{file.path} was rewritten while it was to be deleted: try again")
+    os.unlink(name, dir_fd=directory_fd)
+
+
+def _is_used(file: File, since: float) -> bool:
+    return max(file.found.st_mtime, file.found.st_ctime) > since
 
 
 def _is_file(directory_fd: int, name: str) -> bool:

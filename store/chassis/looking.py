@@ -144,8 +144,8 @@ class Unsettled:
 
 def judge(root: str, place: Place, look: Look) -> Verdict:
     """Say what the two files are to this ref, and how long to doubt it."""
-    data = _owned(look.data, place, "data")
-    manifest = _owned(look.manifest, place, "manifest")
+    data = owned(look.data, place, "data")
+    manifest = owned(look.manifest, place, "manifest")
     path = where(root, place)
     if data is None and manifest is None:
         return Verdict(NotFound(f"{root} has nothing at ref {place.ref!r}"), 0.0)
@@ -205,7 +205,13 @@ def verify(file: File, content: bytes) -> None:
         )
 
 
-def _owned(file: File | None, place: Place, role: str) -> File | None:
+def is_data(file: File, checksum: str) -> bool:
+    """Tell whether a file has this checksum."""
+    with open(file.fd, "rb", closefd=False) as content:
+        return f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}" == checksum
+
+
+def owned(file: File | None, place: Place, role: str) -> File | None:
     """Return the file unless its mark says that it is another's."""
     if file is None or file.mark is None or (file.mark.ref, file.mark.role) == (place.ref, role):
         return file

@@ -12,7 +12,7 @@
 
 Files are immutable: written under tmp/, flushed, and only then given a name. One rename
 publishes the pair. `store.record` has the format, `store.file.tree` the way through directories,
-`store.file.upkeep` verification and garbage collection.
+`store.file.upkeep` verification and garbage collection, `store.file.deleting` deletion.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from store.contract import (
     check_position,
 )
 from store.errors import ChecksumMismatch, Corrupt, NotFound
-from store.file import finding, records, upkeep
+from store.file import deleting, finding, records, upkeep
 from store.file.copying import copy_blob, copy_reader, read_up_to, source_of
 from store.file.layout import Found, object_of, place_of
 from store.file.names import Names
@@ -331,6 +331,13 @@ class FileStore:
         """See `VersionedStore.collect`."""
         with explained(self._root, "collect garbage"):
             yield from upkeep.collect(self._tree, retention, pins, dry_run=dry_run)
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        """See `VersionedStore.delete`. Raises `Corrupt` as `store.file.deleting.delete`."""
+        check_ref(ref)
+        check_pin(checksum, None)
+        with explained(self._root, f"delete {ref!r}"):
+            return deleting.delete(self._tree, ref, _hex_of(checksum), unused_s)
 
 
 def _accepted(ref: str, digest: str, checksum: str | None) -> str:

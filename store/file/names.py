@@ -62,12 +62,29 @@ class Names:
         place = place_of(record.ref)
         directory_fd = self._tree.enter_durable(place.way)
         try:
-            if not self._holds(directory_fd, place, record, body):
+            if not self._stays(directory_fd, place, record, body):
                 self._publish(directory_fd, place, record, body)
             # Also when nothing was written: another writer's names may not be durable yet.
             os.fsync(directory_fd)
         finally:
             os.close(directory_fd)
+
+    def _stays(self, directory_fd: int, place: Place, record: Record, body: bytes) -> bool:
+        """Tell whether nothing is to be written, and mark what is there as in use.
+
+        Deletion spares what is in use. It looks under the lock, so that what this Put relies on
+        either is gone before, or is seen to be in use.
+        """
+        version = place.version(record)
+        try:
+            os.stat(version, dir_fd=directory_fd, follow_symlinks=False)
+            with self._tree.locked(upkeep.lock_of_records(place.path), shared=True):
+                if not self._holds(directory_fd, place, record, body):
+                    return False
+                os.utime(version, dir_fd=directory_fd, follow_symlinks=False)
+                return True
+        except (FileNotFoundError, PermissionError):
+            return False  # a first Put, or not ours to mark: written anew
 
     def _holds(self, directory_fd: int, place: Place, record: Record, body: bytes) -> bool:
         """Tell whether the ref is intact and already where this Put would move it."""

@@ -224,6 +224,16 @@ class Tree(Root):
         """Return a name that no other write has: not in a forked child, nor on another host."""
         return f"{self._writer}.{os.getpid()}.{next(self._writes)}"
 
+    def now(self) -> float:
+        """Return the time by the clock that gives files their times."""
+        temporary = self.unique()
+        fd = os.open(temporary, CREATE, 0o666, dir_fd=self.tmp_fd)
+        try:
+            return os.fstat(fd).st_mtime
+        finally:
+            os.close(fd)
+            self.discard(temporary)
+
     def leftovers(self, *, remove: bool, most: int | None = None) -> Iterator[tuple[str, int]]:
         """See `store.posix.leftovers`."""
         return leftovers(self.tmp_fd, remove=remove, most=most)

@@ -10,8 +10,8 @@ AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY
 AZURE_CLIENT_SECRET and AZURE_TENANT_ID, or a managed identity. An endpoint written as http:// is
 spoken to without TLS, none else.
 
-`store.object.layout` has the keys, `store.object.put` how they are written, `store.object.verify`
-and `store.object.collect` keep them in order.
+`store.object.layout` has the keys, `store.object.put` how they are written, `store.object.verify`,
+`store.object.collect` and `store.object.delete` keep them in order.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from store.foreign import is_of_tools
 from store.object import reading
 from store.object.client import Bucket
 from store.object.collect import collect
+from store.object.delete import delete
 from store.object.errors import Conflict, NotAllowed
 from store.object.layout import (
     CURRENTS,
@@ -405,7 +406,9 @@ class ObjectStore:
         check_ref(ref)
         place = place_of(ref)
         current = self._read(place.current, header_only=True)
-        found = [self._read(path, header_only=True) for path in self._newest_records(place)]
+        found = [
+            self._read(path, header_only=True) for path in _newest_records(self._bucket, place)
+        ]
         listed = {pair_of(each.record): each for each in found if each}
         here = current and pair_of(current.record)
         if current and here:
@@ -415,16 +418,6 @@ class ObjectStore:
             raise NotFound(f"{self._bucket.location} has nothing at ref {ref!r}")
         by_age = sorted(listed.items(), key=lambda each: each[1].nonce, reverse=True)
         return iter([version_of(each.record, current=pair == here) for pair, each in by_age])
-
-    def _newest_records(self, place: Place) -> Iterable[str]:
-        """Return where the newest record of each version of a ref lies."""
-        newest: dict[tuple[str | None, str | None], tuple[str, str]] = {}
-        for meta in self._bucket.keys(f"{VERSIONS}/{place.path}"):
-            key = version_key(meta["path"])
-            if key and key.data_digest:
-                pair = (key.data_digest, key.manifest_digest)
-                newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
-        return (path for _, path in newest.values())
 
     # Care.
 
@@ -443,13 +436,40 @@ class ObjectStore:
         self, retention: Retention, pins: Callable[[], Iterable[Pin]], *, dry_run: bool = False,
     ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.collect`. Raises ValueError for a grace that is too short here."""
-        if retention.grace_s < self._shortest_grace_s:
-            raise ValueError(
-                f"a grace of {retention.grace_s:g} s is too short: in object storage a Put may rely"
-                f" on what is {self._shortest_grace_s / 6:g} s old, and a delete come late; give at"
-                f" least {self._shortest_grace_s:g} s"
-            )
+        _check_grace("a grace", retention.grace_s, self._shortest_grace_s)
         return collect(self._bucket, retention, pins, dry_run=dry_run)
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        """See `VersionedStore.delete`; docs/object-store.md has what a Put beside it may meet.
+
+        Raises `Corrupt` as `store.object.delete.delete`, and ValueError for a time that is too
+        short here.
+        """
+        check_ref(ref)
+        check_pin(checksum, None)
+        if unused_s:
+            _check_grace("a time out of use", unused_s, self._shortest_grace_s)
+        self._check_store()
+        return delete(self._bucket, ref, checksum and _hex_of(checksum), unused_s)
+
+
+def _newest_records(bucket: Bucket, place: Place) -> Iterable[str]:
+    """Return where the newest record of each version of a ref lies."""
+    newest: dict[tuple[str | None, str | None], tuple[str, str]] = {}
+    for meta in bucket.keys(f"{VERSIONS}/{place.path}"):
+        key = version_key(meta["path"])
+        if key and key.data_digest:
+            pair = (key.data_digest, key.manifest_digest)
+            newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
+    return (path for _, path in newest.values())
+
+
+def _check_grace(what: str, given_s: float, shortest_s: float) -> None:
+    if given_s < shortest_s:
+        raise ValueError(
+            f"{what} of {given_s:g} s is too short: in object storage a Put may rely on what is"
+            f" {shortest_s / 6:g} s old, and a delete come late; give at least {shortest_s:g} s"
+        )
 
 
 def _hex_of(checksum: str) -> str:

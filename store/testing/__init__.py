@@ -26,6 +26,7 @@ import pytest
 for _module in (
     "collecting",
     "conformance",
+    "deleting",
     "healing",
     "identifying",
     "limiting",
@@ -39,6 +40,7 @@ for _module in (
 # ruff: noqa: E402 - only what is imported after that says what a failed assertion compared
 from store.testing.collecting import CollectConformance
 from store.testing.conformance import StoreConformance
+from store.testing.deleting import DeleteConformance
 from store.testing.healing import HealingConformance
 from store.testing.identifying import IdentityConformance
 from store.testing.limiting import LimitConformance
@@ -51,6 +53,7 @@ from store.testing.wrappers import Fault, Faulty, Slow, random_faults
 __all__ = [
     "CollectConformance",
     "CorruptionConformance",
+    "DeleteConformance",
     "Fault",
     "Faulty",
     "HealingConformance",

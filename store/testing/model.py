@@ -128,7 +128,7 @@ class StoreModel(RuleBasedStateMachine):
             for version in self.store.versions(ref)
         }
         assert listed == {
-            (checksum_of(data), checksum_of(manifest)): (data, manifest) == self.current[ref]
+            (checksum_of(data), checksum_of(manifest)): (data, manifest) == self.current.get(ref)
             for data, manifest in self.versions[ref]
         }
 
@@ -145,7 +145,7 @@ class StoreModel(RuleBasedStateMachine):
         """Current, newest and pinned versions stay; all others go, unless it is only tried."""
         gone = [
             (each, pair)
-            for each in self.current
+            for each in self.versions
             for pair in self._old(each, keep_last)
             if (each, pair[0]) != (ref, data) or manifest not in (None, pair[1])
         ]
@@ -157,13 +157,29 @@ class StoreModel(RuleBasedStateMachine):
         assert sorted(versions) == sorted(each for each, _ in gone)
         if not dry_run:
             for each, pair in gone:
-                self.versions[each].remove(pair)
+                self._forget(each, pair)
 
     def _old(self, ref: str, keep_last: int) -> list[_Pair]:
         """Return what is not among the newest, as the store lists them, the current counted."""
         pairs = {tuple(map(checksum_of, pair)): pair for pair in self.versions[ref]}
         others = [pairs[version[:2]] for version in self.store.versions(ref) if not version.current]
         return others[keep_last - 1 :]
+
+    @rule(ref=_REFS, data=st.none() | _DATA)
+    def delete(self, ref: str, data: bytes | None) -> None:
+        """Delete takes the ref, or the versions with that data; the ref moves nowhere else."""
+        gone = [pair for pair in self.versions.get(ref, []) if data in (None, pair[0])]
+        checksum = None if data is None else checksum_of(data)
+        assert self.store.delete(ref, checksum=checksum) == bool(gone)
+        for pair in gone:
+            self._forget(ref, pair)
+
+    def _forget(self, ref: str, pair: _Pair) -> None:
+        self.versions[ref].remove(pair)
+        if not self.versions[ref]:
+            del self.versions[ref]
+        if self.current.get(ref) == pair:
+            del self.current[ref], self.positions[ref]
 
     @rule()
     def verify(self) -> None:

@@ -133,6 +133,10 @@ class Wrapper:
         """See `VersionedStore.collect`."""
         return self._each(lambda: self.inner.collect(retention, pins, dry_run=dry_run))
 
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        """See `VersionedStore.delete`."""
+        return self.around(lambda: self.inner.delete(ref, checksum=checksum, unused_s=unused_s))
+
     def _each(self, operation: Callable[[], Iterator[T]]) -> Iterator[T]:
         yield from self.around(operation)
 

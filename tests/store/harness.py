@@ -14,6 +14,7 @@ def flip(store: object, ref: str) -> None:
     """Flip the last bit of the data that is current at a memory store's ref."""
     assert isinstance(store, MemoryStore)
     entry = store._entries[ref]
+    assert entry.current
     stored = entry.versions[entry.current]
     data = bytearray(stored.artifact.data)
     data[-1] ^= 1

@@ -37,6 +37,7 @@ from store.chassis import ChassisStore, looking
 from store.chassis.layout import ATTRIBUTE
 from store.posix import wait_for_lock
 from store.testing import (
+    DeleteConformance,
     LimitConformance,
     OutageConformance,
     StoreConformance,
@@ -116,7 +117,9 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
-class TestChassis(StoreConformance, StreamConformance, LimitConformance, OutageConformance):
+class TestChassis(
+    StoreConformance, StreamConformance, LimitConformance, DeleteConformance, OutageConformance
+):
     """The contract, as far as the layout can keep it."""
 
     refuses_collisions: ClassVar[bool] = True

@@ -17,6 +17,7 @@ from store.memory import MemoryStore
 from store.testing import (
     CollectConformance,
     CorruptionConformance,
+    DeleteConformance,
     Faulty,
     HealingConformance,
     IdentityConformance,
@@ -50,6 +51,7 @@ class TestMemory(
     CorruptionConformance,
     HealingConformance,
     CollectConformance,
+    DeleteConformance,
     IdentityConformance,
     LimitConformance,
 ):
@@ -84,6 +86,7 @@ class TestWrapped(
     VerifyConformance,
     CorruptionConformance,
     CollectConformance,
+    DeleteConformance,
     IdentityConformance,
     LimitConformance,
 ):
@@ -112,6 +115,7 @@ class TestFile(
     StreamConformance,
     VerifyConformance,
     CollectConformance,
+    DeleteConformance,
     IdentityConformance,
     LimitConformance,
     CorruptionConformance,

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,11 +21,13 @@ from store import (
     NotFound,
     Pin,
     Unavailable,
+    checksum_of,
 )
 from store.memory import MemoryStore
 from store.testing import (
     CollectConformance,
     CorruptionConformance,
+    DeleteConformance,
     ListConformance,
     OutageConformance,
     PinnedGetConformance,
@@ -50,6 +53,7 @@ class Suite(
     StreamConformance,
     VerifyConformance,
     CollectConformance,
+    DeleteConformance,
     CorruptionConformance,
     OutageConformance,
 ):
@@ -305,7 +309,9 @@ class ReadsDamage(Reachable):
     def open(self, ref: str, **pin: Any) -> ArtifactReader:
         with contextlib.suppress(Corrupt):
             return super().open(ref, **pin)
-        data, manifest = self._entries[ref].versions[self._entries[ref].current].artifact
+        entry = self._entries[ref]
+        assert entry.current
+        data, manifest = entry.versions[entry.current].artifact
         return ArtifactReader(
             io.BytesIO(data), checksum=None, size_bytes=len(data), manifest=manifest, where=""
         )
@@ -319,7 +325,7 @@ class VerifiesTheCurrent(Reachable):
 
     def verify(self, *args: Any, **options: Any) -> Any:
         current = {
-            ref: "{}.{}".format(*entry.current) for ref, entry in sorted(self._entries.items())
+            ref: ".".join(entry.current or ()) for ref, entry in sorted(self._entries.items())
         }
         return (
             each
@@ -515,6 +521,68 @@ class KeepsNothingForBeingNew(Reachable):
         return super()._idle(ref, dataclasses.replace(retention, keep_newer_s=0.0), now)
 
 
+# Deletion.
+
+
+class DeletesNothing(Reachable):
+    """Says that it did."""
+
+    def delete(self, ref: str, **how: Any) -> bool:
+        return self.exists(ref)
+
+
+class DeletesTheCurrentAlone(Reachable):
+    """Leaves the earlier versions."""
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        if not self.exists(ref):
+            return super().delete(ref, checksum=checksum, unused_s=unused_s)
+        return super().delete(ref, checksum=checksum or checksum_of(self.get(ref).data))
+
+
+class DeletesMoreThanAsked(Reachable):
+    """Takes the whole ref for one of its versions."""
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        return super().exists(ref, checksum=checksum) and super().delete(ref, unused_s=unused_s)
+
+
+class DeletesWhatIsInUse(Reachable):
+    """Ignores `unused_s`."""
+
+    def delete(self, ref: str, *, checksum: str | None = None, **unused: Any) -> bool:
+        return super().delete(ref, checksum=checksum)
+
+
+class TakesNoPutForUse(Reachable):
+    """Writes nothing where the same lies already, and forgets that it is needed."""
+
+    def put(self, ref: str, data: Any, manifest: Any, **position: Any) -> None:
+        if not self.exists(ref) or super().get(ref) != (data, manifest):
+            super().put(ref, data, manifest, **position)
+
+
+class MovesBack(Reachable):
+    """Points the ref at what is left."""
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        gone = super().delete(ref, checksum=checksum, unused_s=unused_s)
+        if ref in self._entries:
+            entry = self._entries[ref]
+            entry.current = entry.current or next(iter(entry.versions))
+        return gone
+
+
+class DeletesOneHalfFirst(Reachable):
+    """Lets a reader in between the two."""
+
+    def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
+        if checksum is None and self.exists(ref):
+            super().put(ref, b"", super().get(ref).manifest)
+            time.sleep(0.01)
+        return super().delete(ref, checksum=checksum, unused_s=unused_s)
+
+
 SUITE, REFUSING = Suite(), RefusingSuite()
 ATTACKS: list[tuple[type[Reachable], Callable[..., None], tuple[Any, ...]]] = [
     (TearsPairs, SUITE.test_racing_writers_never_tear_a_pair, (100,)),
@@ -570,6 +638,15 @@ ATTACKS: list[tuple[type[Reachable], Callable[..., None], tuple[Any, ...]]] = [
     (CountsGraceFromThePut, SUITE.test_grace_begins_when_the_ref_moves_on, ()),
     (KeepsOneMore, SUITE.test_keep_last, (2,)),
     (KeepsNothingForBeingNew, SUITE.test_keep_newer, ()),
+    (DeletesNothing, SUITE.test_delete, (b"data",)),
+    (DeletesNothing, SUITE.test_delete_again, ()),
+    (DeletesTheCurrentAlone, SUITE.test_delete_takes_every_version, ()),
+    (DeletesMoreThanAsked, SUITE.test_delete_an_old_version, ()),
+    (DeletesMoreThanAsked, SUITE.test_delete_the_current_version, ()),
+    (DeletesWhatIsInUse, SUITE.test_delete_what_is_out_of_use, ()),
+    (TakesNoPutForUse, SUITE.test_the_same_put_is_use, (b"data",)),
+    (MovesBack, SUITE.test_delete_the_current_version, ()),
+    (DeletesOneHalfFirst, SUITE.test_racing_readers_see_whole_pairs, ()),
 ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from store import Artifact, Position, Retention
+from store import Artifact, Position, Retention, checksum_of
 from store.file import FileStore
 from tests.store.crash.judge import Expected, Step
 
@@ -98,6 +98,17 @@ def collect(files: FileStore) -> Iterable[str]:
     return ()
 
 
+def delete(ref: str, *removes: Artifact, checksum: str | None = None) -> Step:
+    """Return a deletion of a ref with these versions, or of the version with that data."""
+
+    def act(files: FileStore) -> Iterable[str]:
+        files.delete(ref, checksum=checksum)
+        return ()
+
+    gone = tuple((ref, pair) for pair in removes)
+    return Step(act, removes=gone, deletes=(ref,) if checksum is None else ())
+
+
 def _object(root: Path, data: bytes) -> Path:
     digest = hashlib.sha256(data).hexdigest()
     return root / "objects/sha256" / digest[:2] / digest
@@ -153,6 +164,7 @@ def _remove_objects(root: Path, expected: Expected) -> None:
 
 
 _V1, _V2 = put(REF, b"1"), put(REF, b"2")
+_ONE, _TWO, _BIG = (Artifact(data, b"m") for data in (b"1", b"2", BIG))
 _HEALED = Step(put("two", BIG).act, tuple((ref, Artifact(BIG, b"m")) for ref in ("one", "two")))
 
 CASES = {
@@ -204,6 +216,12 @@ CASES = {
         ),
         (put(REF, BIG), _V1, put(REF, BIGGER), put("other", BIGGER), put("other", b"1")),
     ),
+    "delete": Case((delete(REF, _ONE, _TWO),), (_V1, _V2, put("a/b/other", b"1"))),
+    "delete large": Case((delete(REF, _BIG),), (put(REF, BIG), put("other", BIG))),
+    "delete again": Case((delete(REF, _ONE), delete(REF, _ONE)), (_V1,)),
+    "delete, put": Case((delete(REF, _ONE, _TWO), _V1), (_V1, _V2)),
+    "delete an old version": Case((delete(REF, _ONE, checksum=checksum_of(b"1")),), (_V1, _V2)),
+    "delete what is damaged": Case((delete(REF, _ONE),), (_V1, _V2), _spoil_record),
 }
 
 RACES = {
@@ -230,6 +248,13 @@ RACES = {
     "collect during an overwrite": Race(
         put(REF, b"2"), Step(collect, removes=((REF, Artifact(b"1", b"m")),)), (_V1,)
     ),
+    "delete during an overwrite": Race(_V2, delete(REF, _ONE, _TWO), (_V1,)),
+    "delete during the same Put": Race(_V1, delete(REF, _ONE), (_V1,)),
+    "delete during a large Put": Race(put(REF, BIG), delete(REF, _ONE, _BIG), (_V1,)),
+    "Put during a deletion": Race(delete(REF, _ONE, _TWO), _V2, (_V1,)),
+    "same Put during a deletion": Race(delete(REF, _ONE), _V1, (_V1,)),
+    "delete during a deletion": Race(delete(REF, _ONE), delete(REF, _ONE), (_V1,)),
+    "collect during a deletion": Race(delete(REF, _ONE, _TWO), Step(collect), (_V1, _V2)),
     "Put during a collection": Race(
         Step(collect, removes=(("one", Artifact(BIG, b"m")),)),
         put("two", BIG),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class Step:
         puts: what is at these refs, intact, once it returned.
         position: of the Put.
         removes: versions that it may remove, and has removed once it returned.
+        deletes: refs of which nothing is left once it returned.
 
     """
 
@@ -35,6 +37,7 @@ class Step:
     puts: tuple[Held, ...] = ()
     position: Position | None = None
     removes: tuple[Held, ...] = ()
+    deletes: tuple[str, ...] = ()
 
 
 class Seen(NamedTuple):
@@ -49,7 +52,7 @@ class Seen(NamedTuple):
 
 def see(files: FileStore, step: Step, made: Iterable[str]) -> Seen:
     """Look at what `step` did."""
-    outcomes = {ref: outcome(files, ref) for ref, _ in step.puts}
+    outcomes = {ref: outcome(files, ref) for ref in (*step.deletes, *dict(step.puts))}
     gone = {held for held in step.removes if outcome(files, *held) == "absent"}
     return Seen(tuple(made), outcomes, gone, files._identity)
 
@@ -69,6 +72,8 @@ class Expected:
     _begun: list[Step] = field(default_factory=list)
     _failed: list[Step] = field(default_factory=list)
     _positions: dict[str, Position] = field(default_factory=dict)
+    _beside: dict[int, set[Held]] = field(default_factory=dict)
+    """What was put beside a deletion of its ref: before it, and went, or after it. By step."""
 
     def begin(self, step: Step) -> None:
         """Expect what `step` leads to as well as what there was before."""
@@ -77,6 +82,14 @@ class Expected:
             allowed = self.current.setdefault(ref, {"absent"})
             if self._moves(step, ref):
                 allowed.add(pair)
+        for ref in step.deletes:
+            self.current[ref].add("absent")
+            self._positions.pop(ref, None)
+        for deletion, put in itertools.permutations(self._begun, 2):
+            both = {held for held in put.puts if held[0] in deletion.deletes}
+            self._beside.setdefault(id(deletion), set()).update(both)
+            self._beside.setdefault(id(put), set()).update(both)
+        self.gone -= set(step.puts)
         self.leaving |= set(step.removes)
         self.acknowledged -= self.leaving
 
@@ -93,9 +106,11 @@ class Expected:
         self.leaving -= set(step.removes)
         if seen:
             self.kept |= set(seen.made)
-            self.gone |= seen.gone
+            self.gone |= seen.gone - self._beside.get(id(step), set())
             self._told(seen.identity)
             self.acknowledged |= set(step.removes) - seen.gone
+        for ref in step.deletes:
+            self.current[ref] = self._deleted(step, ref, seen) | self._under_way(ref)
         for ref, pair in step.puts:
             now = self._after(step, ref, pair) if seen is None else {seen.outcomes[ref]}
             if self._moves(step, ref):
@@ -103,8 +118,25 @@ class Expected:
             if not now <= self.current[ref]:
                 raise Lost(f"right after its Put, {ref} is {now}")
             self.current[ref] = now | self._under_way(ref)
+            if any(ref in each.deletes for each in self._begun):
+                self.current[ref].add("absent")
+                continue
+            if now == {"absent"} and (ref, pair) in self._beside.get(id(step), set()):
+                continue
             self.acknowledged.add((ref, pair))
             self.damaged.discard((ref, pair))
+
+    def _deleted(self, step: Step, ref: str, seen: Seen | None) -> set[Outcome]:
+        """Return what a deletion left: nothing, or what was put beside it."""
+        beside = self._beside.get(id(step), set())
+        left: set[Outcome] = {pair for _, pair in beside}
+        left.add("absent")
+        if seen and (stayed := set(step.removes) - seen.gone - beside):
+            raise Lost(f"deleted, but there: {stayed}")
+        now = left if seen is None else {seen.outcomes[ref]}
+        if not now <= left:
+            raise Lost(f"right after its deletion, {ref} is {now}")
+        return now
 
     def _told(self, identity: str | None) -> None:
         if self.identity and identity and identity != self.identity:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from store import posix
-from store.file import FileStore, backend, copying, names, root, tree, upkeep
+from store.file import FileStore, backend, copying, deleting, names, root, tree, upkeep
 from store.file.names import Names
 from store.file.tree import Tree
 from store.posix import Root
@@ -57,6 +57,7 @@ NO_FLUSH = {
     "of an identity's name": without(
         root, "identity", "root_fd", "case: identity of an older store"
     ),
+    "of a deleted ref": without(deleting, "delete", "directory_fd", "case: delete"),
     "of a damaged record's new name": without(
         upkeep, "_quarantine_record", "quarantine_fd", "case: quarantine record"
     ),
@@ -226,6 +227,16 @@ OTHERS = {
         "case: removed directories",
         (Change(Root, "_step", "self._durable.pop(path, None)", "pass"),),
     ),
+    "a deletion that leaves old versions": Mutant(
+        "case: delete",
+        (Change(deleting, "_names", "names(directory_fd, place.leaf))", "names(directory_fd, "
+                "place.leaf))[:1]"),),
+    ),
+    "a deletion that leaves the current record": Mutant(
+        "case: delete, put",
+        (Change(deleting, "_names", "names(directory_fd, place.leaf))", "names(directory_fd, "
+                "place.leaf))[1:]"),),
+    ),
     "a directory believed durable too early": Mutant(
         "failing flush: new ref",
         (
@@ -297,7 +308,7 @@ def test_flush_beyond_the_promise(name: str, memory: Path, monkeypatch: pytest.M
 def test_every_flush_has_its_mutant() -> None:
     """No flush of the backend is without a proof that it is needed, or is not."""
     there: Counter[str] = Counter()
-    for module in (backend, names, posix, copying, root, tree, upkeep):
+    for module in (backend, deleting, names, posix, copying, root, tree, upkeep):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef):
                 there[node.name] += ast.unparse(node).count("os.fsync(")

@@ -38,7 +38,7 @@ def test_two_writers(
 ) -> None:
     """Who finds another's unfinished work answers for all that its own promise rests on."""
     judge, stops = judge_race(RACES[name], memory, monkeypatch)
-    assert stops > 5
+    assert stops > 2
     record_property("states", judge.states)
 
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from store.testing import (
     CollectConformance,
     CorruptionConformance,
+    DeleteConformance,
     HealingConformance,
     IdentityConformance,
     LimitConformance,
@@ -55,6 +56,7 @@ class TestInBuckets(
     StreamConformance,
     VerifyConformance,
     CollectConformance,
+    DeleteConformance,
     IdentityConformance,
     LimitConformance,
     CorruptionConformance,
@@ -64,6 +66,7 @@ class TestInBuckets(
     """The whole exported suite, on each."""
 
     damages: ClassVar = {kind: BUCKET_DAMAGES[kind] for kind in TELLING}
+    smallest_unused_s: ClassVar[float] = 1.5  # a service may tell times by the second
 
     @pytest.mark.slow
     def test_racing_writers_lose_nothing(self, store: VersionedStore) -> None:  # noqa: ARG002

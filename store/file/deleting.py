@@ -1,0 +1,84 @@
+"""Removing a ref, or versions of it: the names of its records, under the lock of its Puts.
+
+The current record's name goes first, so that from one moment on the ref is absent to every reader;
+each version's own name is one more such moment. A power cut may keep any of the names: each leads
+to a whole version or to none, and deleting again removes the rest. Large data stays: other records
+may name it, and collection finds out.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from store.errors import Corrupt
+from store.file import records, upkeep
+from store.file.layout import Place, place_of
+
+if TYPE_CHECKING:
+    from store.file.tree import Tree
+
+
+def delete(tree: Tree, ref: str, data_digest: str | None, unused_s: float) -> bool:
+    """Remove what is at `ref`, or only the versions with that data; see `VersionedStore.delete`.
+
+    Raises `Corrupt` when nothing tells whether a damaged current record is such a version.
+    """
+    place = place_of(ref)
+    since = tree.now() - unused_s if unused_s else None
+    with (
+        tree.locked(upkeep.lock_of_records(place.path)),
+        tree.directory(place.way) as directory_fd,
+    ):
+        if directory_fd is None:
+            tree.check_root()
+            return False
+        names = _names(tree, directory_fd, place, data_digest)
+        if since is not None and any(_used_at(directory_fd, name) > since for name in names):
+            return False
+        for name in names:
+            os.unlink(name, dir_fd=directory_fd)
+        # Also when nothing was there: one that died before it came to this may have removed it.
+        os.fsync(directory_fd)
+    return bool(names)
+
+
+def _names(tree: Tree, directory_fd: int, place: Place, data_digest: str | None) -> list[str]:
+    """Return the names to remove, the current record's first."""
+    if data_digest is None:
+        return sorted(records.names(directory_fd, place.leaf))
+    names = records.names(directory_fd, f"{place.leaf}{data_digest}.")
+    if _is_current(tree, directory_fd, place, data_digest, names):
+        names.insert(0, place.leaf)
+    return names
+
+
+def _is_current(
+    tree: Tree, directory_fd: int, place: Place, data_digest: str, names: list[str]
+) -> bool:
+    try:
+        return records.header(tree, directory_fd, place, place.leaf).data_digest == data_digest
+    except FileNotFoundError:
+        return False
+    except Corrupt:
+        if _is_one_of(directory_fd, place.leaf, names):
+            return True
+        if _is_one_of(directory_fd, place.leaf, records.names(directory_fd, f"{place.leaf}")):
+            return False
+        raise
+
+
+def _is_one_of(directory_fd: int, name: str, others: list[str]) -> bool:
+    """Tell whether another of these names is one of the same file."""
+    inode = _stat(directory_fd, name).st_ino
+    return any(_stat(directory_fd, other).st_ino == inode for other in others if other != name)
+
+
+def _used_at(directory_fd: int, name: str) -> float:
+    """Return when it was last stored, put again, or lost the name of the current record."""
+    found = _stat(directory_fd, name)
+    return max(found.st_mtime, found.st_ctime)
+
+
+def _stat(directory_fd: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
