@@ -15,8 +15,10 @@ from sidecar.cli import options
 from sidecar.cli.options import Json, connection
 from sidecar.cli.servers import Servers
 from sidecar.cli.store import Place, Prefix
+from sidecar.cli.store_keep import Keep, Refs
 from sidecar.errors import SidecarError, UsageError
 from sidecar.ops.asking import all_pins, check_all_asked, forget_all, to_ask
+from sidecar.ops.keeping import Retired
 from sidecar.ops.verifying import VerifyOrder, cores
 from sidecar.ops.verifying import verify as verified
 from sidecar.redis.census import Named
@@ -176,16 +178,18 @@ class Registered:
 
 
 def gc(
-    where: Logs, kept: Kept, *, registered: Registered, gone: Gone,
+    where: Logs, kept: Kept, keep: Keep, *, registered: Registered, gone: Gone,
     dry_run: Annotated[bool, typer.Option(help="Show what would be removed.")] = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Remove the versions that nobody needs, and data that no version names.
 
-    Refs stay, and with them what they point at now. Kept is also what any event in Redis names:
-    of every notification, control and dead-letter stream there, found by itself. Every log that
-    publishes into the store is registered in it; nothing is removed while one was not asked. May
-    run while workers and producers do. With --json a line for each piece removed, then a summary.
+    Refs stay, and with them what they point at now, unless --keep says which may go: of the
+    versions of a stack that were announced, never the newest. Kept is also what any event in Redis
+    names: of every notification, control and dead-letter stream there, found by itself. Every log
+    that publishes into the store is registered in it; nothing is removed while one was not asked.
+    May run while workers and producers do. With --json a line for each piece removed, then a
+    summary.
 
     Exit codes: 2 this Redis does not look like the one whose events name this store, or the
     backend collects no garbage; 3 stopped before the end; 4 Redis or the store is out of reach.
@@ -194,6 +198,8 @@ def gc(
       sidecar store gc --dry-run
 
       sidecar store gc --redis redis://localhost --fleet-store s3://fleet --keep-last 3
+
+      sidecar store gc --keep last=10,age=30d --dry-run
 
       sidecar store gc --store file:///var/lib/archive --without-stream --json
 
@@ -205,6 +211,8 @@ def gc(
         Capability.COLLECT,
         "collects no garbage",
     )
+    rules = keep.rules(opened, without_stream=registered.without_stream)
+    refs: Refs | None = None
     named, forgotten = where.named(registered.keep_from_stream), gone.logs()
     with explained():
         logs = to_ask(opened, forgotten)
@@ -213,15 +221,20 @@ def gc(
         pins: Callable[[], Iterable[Pin]] = tuple
     else:
         urls = (servers.control_url, servers.notify_url)
-        pins = all_pins(opened, urls, where.others, named, logs)
+        pins = asked = all_pins(opened, urls, where.others, named, logs)
+        if rules:
+            refs = Refs(opened, rules, asked, retention, dry_run=dry_run)
     if not dry_run:
         record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), gone.reason)
         with explained():
             forget_all(opened, forgotten, record)
-    found = _Collected(dry_run=dry_run, json=json)
+    found = _Collected(dry_run=dry_run, json=json, refs=refs)
     with progress(json=json) as show, summed_up(found.summarise), explained():
-        show("looking for what could go")
         try:
+            for retired in refs.pieces(show) if refs else ():
+                found.add_ref(retired)
+                show(found.text())
+            show("looking for what could go")
             collecting = opened.collect(retention, _told(pins, show), dry_run=dry_run)
         except ValueError as error:
             raise UsageError(f"--grace {kept.grace}: {error}") from error
@@ -286,13 +299,24 @@ class _Verified:
 class _Collected:
     """What a collection has removed so far, or would have."""
 
-    def __init__(self, *, dry_run: bool, json: bool) -> None:
+    def __init__(self, *, dry_run: bool, json: bool, refs: Refs | None) -> None:
         self._dry_run = dry_run
+        self._refs = refs
+        self._gone: set[str] = set()
         self._json = json
         self._pieces: Counter[str] = Counter()
         self._size_bytes: Counter[str] = Counter()
 
+    def add_ref(self, retired: Retired) -> None:
+        self._gone.add(retired.ref)
+        self._pieces["ref"] += 1
+        self._size_bytes["ref"] += retired.size_bytes
+        if self._json:
+            output.json_line({"kind": "ref", **retired._asdict()})
+
     def add(self, piece: Collected) -> None:
+        if piece.ref in self._gone:
+            return  # of a dry run: it would have gone with its ref
         self._pieces[piece.kind] += 1
         self._size_bytes[piece.kind] += piece.size_bytes
         if self._json:
@@ -306,17 +330,25 @@ class _Collected:
         if not (complete or self._pieces):
             return  # it was refused, or went wrong before it began
         if self._json:
+            if self._refs:
+                self._refs.print_json()
             output.json_line({"summary": {
-                **{f"{kind}s": self._pieces[kind] for kind in _KINDS},
+                **{f"{kind}s": self._pieces[kind] for kind in self._kinds},
                 "size_bytes": self._size_bytes.total(), "dry_run": self._dry_run,
-                "complete": complete,
+                "complete": complete, **(self._refs.summary() if self._refs else {}),
             }})  # fmt: skip
         else:
             self._print_table()
+            if self._refs:
+                self._refs.print_table()
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return ("ref", *_KINDS) if self._refs else _KINDS
 
     def _print_table(self) -> None:
         pieces, sizes = self._pieces, self._size_bytes
-        rows = [(f"{kind}s", f"{pieces[kind]:,}", f"{sizes[kind]:,}") for kind in _KINDS]
+        rows = [(f"{kind}s", f"{pieces[kind]:,}", f"{sizes[kind]:,}") for kind in self._kinds]
         rows.append(("in all", f"{pieces.total():,}", f"{sizes.total():,}"))
         head = "would remove" if self._dry_run else "removed"
         output.table((head, "pieces", "bytes"), rows, right=("pieces", "bytes"))

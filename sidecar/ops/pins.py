@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sidecar.errors import UsageError
 from sidecar.redis.census import Census, Registrar
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
-from sidecar.redis.scan import pages, stream_info
+from sidecar.redis.scan import pages, server_time_us, stream_info
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
 from store import Corrupt, InvalidRef, Pin, VersionedStore, check_ref
@@ -74,8 +75,30 @@ class Pins:
             yield self._control, census.control
         yield self._notify, census.notifications
 
+    def announced(self) -> Iterator[Announced]:
+        """Yield what each notification announces, a stream after the other, oldest first.
+
+        Raises as when it is called. What cannot be decoded announces nothing.
+        """
+        census = self._registrar.take()
+        self._next.clear()
+        for stream in sorted(census.notifications):
+            for fields in self._entries(self._notify, stream):
+                if found := announced(fields, stream):
+                    yield found
+        self._registrar.confirm()
+
+    def server_times_us(self) -> list[int]:
+        """Return the clocks of the servers with notifications. Raises `Unreachable`."""
+        with translated(self._notify.url):
+            return [server_time_us(node) for node in self._notify.nodes().values()]
+
     def _on(self, side: Side, stream: bytes) -> Iterator[Pin]:
-        """Yield the pins of what is in the stream now and was not read before."""
+        for fields in self._entries(side, stream):
+            yield from pins_of(fields)
+
+    def _entries(self, side: Side, stream: bytes) -> Iterator[Mapping[bytes, bytes]]:
+        """Yield what is in the stream now and was not read before."""
         place = side.url, stream
         with translated(side.url):
             client = side.at(stream)
@@ -85,8 +108,29 @@ class Pins:
             first = self._next.get(place, FIRST)
             for page in pages(client, stream, first, info.last_id, page=PAGE):
                 for entry in page:
-                    yield from pins_of(entry.fields)
+                    yield entry.fields
         self._next[place] = info.last_id.after
+
+
+class Announced(NamedTuple):
+    """What a notification says, as far as it tells what a ref is to its subject."""
+
+    stream: bytes
+    ref: str
+    subject: tuple[str, str]
+    """Tenant and stack; both are empty where the ref is a subject of its own."""
+    version: int
+
+
+def announced(fields: Mapping[bytes, bytes], stream: bytes) -> Announced | None:
+    """Return what a notification announces; None when it names no ref, or cannot be decoded."""
+    with suppress(ValueError, RecursionError):
+        body = json.loads(fields.get(b"event", b""))
+        if isinstance(body, dict) and isinstance(ref := body.get("artifact_ref"), str):
+            tenant, stack, version = (body.get(n) for n in ("tenant_id", "stack_id", "version"))
+            subject = (str(tenant or ""), str(stack)) if stack else ("", "")
+            return Announced(stream, ref, subject, version if isinstance(version, int) else 0)
+    return None
 
 
 def pins_of(fields: Mapping[bytes, bytes]) -> list[Pin]:
@@ -147,6 +191,16 @@ class CheckedPins:
                 " store has none of them: is that its fleet's Redis (--redis, --notify-redis)? if"
                 " no log names this store any more, say --without-stream; nothing was removed"
             )
+
+    def announced(self) -> Iterator[Announced]:
+        """Yield what the notifications of all logs announce. Raises as the pins."""
+        for pins in self._pins:
+            yield from pins.announced()
+
+    def now_s(self) -> float:
+        """Return the earliest of the clocks of this host and of the servers."""
+        clocks = [at_us for pins in self._pins for at_us in pins.server_times_us()]
+        return min([time.time(), *(at_us / 1e6 for at_us in clocks)])
 
     def _has(self, pin: Pin) -> bool:
         try:

@@ -67,14 +67,14 @@ class Scope:
         another tenant's corner.
         """
         return any(
-            _matches([part.replace(TENANT, tenant) for part in parts], name)
+            matches([part.replace(TENANT, tenant) for part in parts], name)
             for parts, parting in self._patterns
             if not any(TENANT in part for part in parts)
             or (tenant and not any(one in tenant for one in parting))
         )
 
 
-def _matches(parts: list[str], name: str) -> bool:
+def matches(parts: list[str], name: str) -> bool:
     """Tell whether `name` is these parts in a row, with any text between them.
 
     Each part is taken where it comes first: a later place leaves less room for the rest.

@@ -1,0 +1,118 @@
+"""`sidecar store gc --keep`: the rules as options, and what is said of each subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sidecar.errors import UsageError
+from sidecar.ops.keeping import Family, Keeping, Retired, Why
+from sidecar.ops.pins import Announced, CheckedPins
+from sidecar.terminal import output
+from sidecar.terminal.groups import flag, option, read
+from sidecar.terminal.progress import seldom
+from sidecar.wire.keeping import KeepRule
+from store import Capability, Retention, VersionedStore
+
+_ROWS_MAX = 50
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The options that say which refs stay."""
+
+    keep: list[str] | None = option(
+        None,
+        "Remove refs, too: of the versions of a subject that PATTERN fits, keep the N highest and"
+        " those stored within AGE; besides what any event names, and the newest. Repeatable; what"
+        " any rule keeps stays. Default: no ref goes.",
+        "[PATTERN:]last=N,age=AGE",
+    )
+    yes: bool = flag("Take a rule of --keep that keeps next to nothing but the newest.")
+
+    def rules(self, store: VersionedStore, *, without_stream: bool) -> list[KeepRule]:
+        """Return the rules, which the store can follow. Raises `UsageError`."""
+        rules = [read(KeepRule.parse, "--keep", text) for text in self.keep or ()]
+        if rules and without_stream:
+            raise UsageError(
+                "--keep asks the notifications which ref is the newest of its subject, and"
+                " --without-stream says that there are none: choose"
+            )
+        if rules and not store.capabilities >= {Capability.DELETE, Capability.LIST}:
+            raise UsageError(f"--keep: a store of the backend {store.name} cannot delete refs")
+        little = [rule for rule in rules if rule.keeps_little]
+        if little and not self.yes:
+            raise UsageError(
+                f"--keep {little[0]}: next to nothing but the newest of each subject would stay;"
+                " give a higher last=, or an age= of a day at least, or --yes"
+            )
+        return rules
+
+
+class Refs:
+    """What becomes of the refs of each subject."""
+
+    def __init__(
+        self, store: VersionedStore, rules: list[KeepRule], pins: CheckedPins,
+        retention: Retention, *, dry_run: bool,
+    ) -> None:  # fmt: skip
+        self._keeping = Keeping(store, rules, retention.grace_s)
+        self._pins = pins
+        self._dry_run = dry_run
+        self._unknown: tuple[int, int] | None = None
+
+    def pieces(self, show: Callable[[str], None]) -> Iterator[Retired]:
+        """Remove what may go, and yield each. Raises as `Keeping.run`."""
+        show("reading what notifications announce")
+        yield from self._keeping.run(
+            self._announced(show), self._pins, self._pins.now_s(), dry_run=self._dry_run
+        )
+        if self._dry_run:
+            show("counting the refs that stay")
+            self._unknown = self._keeping.unknown()
+
+    def _announced(self, show: Callable[[str], None]) -> Iterator[Announced]:
+        tell = seldom(show)
+        for number, told in enumerate(self._pins.announced()):
+            tell(f"reading what notifications announce: {number:,}")
+            yield told
+
+    def summary(self) -> dict[str, object]:
+        """Return what the summary has of it."""
+        kept = {why.value: 0 for why in Why}
+        for family in self._keeping.families.values():
+            for why, count in family.kept.items():
+                kept[why] += count
+        found: dict[str, object] = {"subjects": len(self._keeping.families), "kept": kept}
+        if self._unknown:
+            found["newest_not_known"], found["by_no_rule"] = self._unknown
+        return found
+
+    def print_json(self) -> None:
+        """Print a line for each subject."""
+        for family in self._keeping.families.values():
+            output.json_line({"subject": family.name, "refs": f"{family.prefix}/*",
+                              "gone": family.gone, "gone_bytes": family.gone_bytes,
+                              "kept": dict(family.kept), "agrees": family.agrees})  # fmt: skip
+
+    def print_table(self) -> None:
+        """Print a row for each subject that loses something, and what else stays."""
+        losing = [one for one in self._keeping.families.values() if one.gone]
+        head = ("subject", "would go" if self._dry_run else "gone", "bytes", "stay", "because")
+        if losing:
+            output.line()
+            output.table(head, [_row(one) for one in losing[:_ROWS_MAX]], right=head[1:4])
+        if len(losing) > _ROWS_MAX:
+            output.hint(f"{len(losing) - _ROWS_MAX:,} more subjects lose refs: --json has them")
+        if self._unknown:
+            not_known, by_no_rule = self._unknown
+            output.hint(
+                f"{not_known:,} refs stay because no notification in Redis tells which one is the"
+                f" newest of their subject, {by_no_rule:,} because no rule is for them"
+            )
+
+
+def _row(family: Family) -> tuple[str, ...]:
+    stay = sum(family.kept.values())
+    because = ", ".join(f"{why} {count:,}" for why, count in family.kept.items())
+    return family.name, f"{family.gone:,}", f"{family.gone_bytes:,}", f"{stay:,}", because

@@ -1,0 +1,200 @@
+"""Which refs of a store may go by the keep rules, and removing them.
+
+A ref is one version of its subject, and may go only where it is known that another one is the
+newest: where a notification that is still in Redis announces another ref of the same *family* (see
+`sidecar.wire.keeping`), and no entry of any stream names it. So a family that no notification
+announces stays as it is: it does not grow. In this order:
+
+1. The notifications are read: which families they announce, of which subject, up to which version.
+   One whose notifications do not agree that it is the versions of one stack stays as it is.
+2. The store's refs of these families are looked at: what no rule keeps is a candidate.
+3. All streams are read, as for collection. What any entry names is none any more.
+4. What is left is deleted, unless anybody put it since 2., or within the grace, or within the
+   rule's age, by the store's own clock.
+
+What comes after 3. was put after 2.: a worker puts before it publishes, and a Put of what is there
+already counts as use. Memory grows with the families that are announced, and with the candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from sidecar.ops.pins import Announced
+from sidecar.wire.keeping import KeepRule, Versioned, rule_of, versioned
+from store import Corrupt, NotFound, Pin, VersionedStore
+
+_SLACK_S = 0.1
+"""File systems tell times by ticks of some milliseconds."""
+
+
+class Why(StrEnum):
+    """Why a ref stays."""
+
+    NEWEST = "newest"
+    """Nothing newer was announced."""
+    LAST = "last"
+    AGE = "age"
+    """By the rule, or within the grace."""
+    NAMED = "named"
+    """By an entry of some stream."""
+    USED = "used"
+    """Put again meanwhile, or stored later than its record says."""
+    DAMAGED = "damaged"
+    """Its age cannot be read."""
+
+
+class Retired(NamedTuple):
+    """A ref that went, or would."""
+
+    subject: str
+    ref: str
+    size_bytes: int
+
+
+@dataclass
+class Family:
+    """The versions of one subject, and what becomes of them."""
+
+    prefix: str
+    rule: KeepRule
+    subject: tuple[str, str]
+    highest: int = 0
+    newest: dict[bytes, str] = field(default_factory=dict)
+    """The ref that each stream announced last."""
+    agrees: bool = True
+    """Whether all that was announced of it are versions of the one subject."""
+    kept: dict[Why, int] = field(default_factory=dict)
+    gone: int = 0
+    gone_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """The subject, for a person."""
+        return "/".join(self.subject)
+
+    def note(self, told: Announced, ref: Versioned) -> None:
+        """Take a notification of one of its refs into account."""
+        self.agrees = self.agrees and (told.subject, told.version) == (self.subject, ref.version)
+        self.highest = max(self.highest, ref.version)
+        self.newest[told.stream] = told.ref
+
+    def keep(self, why: Why) -> None:
+        """Count a ref that stays."""
+        self.kept[why] = self.kept.get(why, 0) + 1
+
+
+class _Candidate(NamedTuple):
+    family: Family
+    size_bytes: int
+
+
+class Keeping:
+    """One run of the keep rules over one store.
+
+    Attributes:
+        families: what was announced, by its refs' common part; complete once `run` has begun.
+
+    """
+
+    def __init__(self, store: VersionedStore, rules: Sequence[KeepRule], grace_s: float) -> None:
+        self.families: dict[str, Family] = {}
+        self._store = store
+        self._rules = rules
+        self._grace_s = grace_s
+        self._candidates: dict[str, _Candidate] = {}
+
+    def run(
+        self, announced: Iterable[Announced], pins: Callable[[], Iterable[Pin]], now_s: float, *,
+        dry_run: bool,
+    ) -> Iterator[Retired]:  # fmt: skip
+        """Delete what may go; yield each, once it went.
+
+        `announced` and `pins` must raise rather than end early: nothing is deleted before they
+        ended. Raises `store.StoreError`.
+        """
+        self._look_at(announced)
+        began = time.monotonic()
+        for family in self.families.values():
+            if family.agrees:
+                self._choose(family, now_s)
+        self._spare(pins())
+        for ref, (family, size_bytes) in self._candidates.items():
+            unused_s = max(self._grace_s, family.rule.age_s, time.monotonic() - began + _SLACK_S)
+            if dry_run or self._store.delete(ref, unused_s=unused_s):
+                family.gone += 1
+                family.gone_bytes += size_bytes
+                yield Retired(family.name, ref, size_bytes)
+            else:
+                family.keep(Why.USED)
+
+    def unknown(self) -> tuple[int, int]:
+        """Count the refs that stay because of which is the newest is not known, and for no rule.
+
+        It lists the whole store. Raises `store.StoreError`.
+        """
+        not_known = by_no_rule = 0
+        for ref in self._store.list():
+            found = versioned(ref)
+            family = found and self.families.get(found.family)
+            if family and family.agrees:
+                continue
+            if found and rule_of(self._rules, found.family):
+                not_known += 1
+            else:
+                by_no_rule += 1
+        return not_known, by_no_rule
+
+    def _look_at(self, announced: Iterable[Announced]) -> None:
+        for told in announced:
+            ref = versioned(told.ref)
+            if ref is None:
+                continue
+            family = self.families.get(ref.family)
+            if family is None:
+                rule = rule_of(self._rules, ref.family)
+                if rule is None:
+                    continue
+                family = self.families[ref.family] = Family(ref.family, rule, told.subject)
+                family.agrees = bool(told.subject[1])
+            family.note(told, ref)
+
+    def _choose(self, family: Family, now_s: float) -> None:
+        """Note which refs of the family no rule keeps."""
+        refs = [
+            (found.version, ref)
+            for ref in self._store.list(family.prefix)
+            if (found := versioned(ref)) and found.family == family.prefix
+        ]
+        refs.sort(reverse=True)
+        for place, (version, ref) in enumerate(refs):
+            if version >= family.highest or ref in family.newest.values():
+                family.keep(Why.NEWEST)
+            elif place < family.rule.last:
+                family.keep(Why.LAST)
+            elif isinstance(old := self._old(ref, family.rule, now_s), Why):
+                family.keep(old)
+            else:
+                self._candidates[ref] = _Candidate(family, old)
+
+    def _old(self, ref: str, rule: KeepRule, now_s: float) -> int | Why:
+        """Return the size of a ref that is old enough to go, else why it stays."""
+        try:
+            versions = list(self._store.versions(ref))
+        except NotFound:
+            return Why.USED  # it went meanwhile
+        except Corrupt:
+            return Why.DAMAGED
+        if now_s - max(each.stored_at for each in versions) < max(rule.age_s, self._grace_s):
+            return Why.AGE
+        return sum(each.size_bytes + each.manifest_size_bytes for each in versions)
+
+    def _spare(self, pins: Iterable[Pin]) -> None:
+        for pin in pins:
+            candidate = self._candidates.pop(pin.ref, None)
+            if candidate:
+                candidate.family.keep(Why.NAMED)

@@ -1,0 +1,153 @@
+"""`sidecar store gc --keep`: refs go by rule, and none that anybody needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+import store
+from sidecar.wire.logbook import Log, register
+from store import checksum_of
+from tests.cli.harness import DEAD, NOTIFICATIONS, STREAM, Cli
+
+NOW = ("--grace", "0", "--allow-short-grace", "--yes")
+WEB = "stacks/t/web"
+
+
+def _fleet(sidecar: Cli) -> store.VersionedStore:
+    url = (sidecar.directory / "data-dir" / "fleet").as_uri()
+    found = store.versioned(store.open_url(url), store.Capability.DELETE)
+    assert found
+    return found
+
+
+def _put(sidecar: Cli, *versions: int, family: str = WEB) -> None:
+    fleet = _fleet(sidecar)
+    for version in versions:
+        fleet.put(f"{family}/{version}", b"%d" % version, b"m")
+
+
+def _append(sidecar: Cli, stream: str, version: int, family: str = WEB, **fields: str) -> None:
+    ref = f"{family}/{version}"
+    event: dict[str, Any] = {
+        "event_id": ref, "type": "stack.activated", "tenant_id": "t", "stack_id": "web",
+        "version": version, "artifact_ref": ref, "checksum": checksum_of(b"%d" % version),
+    }  # fmt: skip
+    entry: dict[Any, Any] = {"event": json.dumps(event), **fields}
+    sidecar.client.xadd(stream, entry)
+
+
+def _notify(sidecar: Cli, version: int, family: str = WEB) -> None:
+    _append(sidecar, NOTIFICATIONS, version, family, origin=f"{STREAM}/1-1")
+
+
+def _left(sidecar: Cli, family: str = WEB) -> list[int]:
+    prefix = f"{family}/"
+    return sorted(int(ref.removeprefix(prefix)) for ref in _fleet(sidecar).list(family))
+
+
+@pytest.fixture
+def web(sidecar: Cli) -> Cli:
+    """A stack with six versions, of which the last is announced, and one that nobody announces."""
+    _put(sidecar, *range(1, 7))
+    _put(sidecar, 1, 2, family="stacks/t/idle")
+    _notify(sidecar, 6)
+    return sidecar
+
+
+def test_refs_go_by_rule(web: Cli) -> None:
+    """The last stay, and what a control entry, a dead letter or a notification names."""
+    _append(web, STREAM, 1)
+    _append(web, DEAD, 2, origin=f"{STREAM}/1-1", reason="artifact_missing")
+    _notify(web, 3)
+    ran = web("store", "gc", "--keep", "last=2", *NOW)
+    assert ran.code == 0, ran.err
+    assert _left(web) == [1, 2, 3, 5, 6]
+    assert _left(web, "stacks/t/idle") == [1, 2]
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert lines[1][:2] == ["refs", "1"]
+    assert lines[-1][:4] == ["t/web", "1", "2", "5"]
+
+
+def test_without_a_rule_refs_stay(web: Cli) -> None:
+    """Retention is off until somebody chooses it."""
+    assert web("store", "gc", *NOW).code == 0
+    assert _left(web) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_dry_run_tells_what_and_why(web: Cli) -> None:
+    """It removes nothing, and counts what stays since nobody knows which is the newest."""
+    web_rule = ("--keep", f"{WEB}/*:last=2", "--keep", "stacks/t/idle/*:last=1")
+    ran = web("store", "gc", *web_rule, *NOW, "--dry-run")
+    assert ran.code == 0, ran.err
+    assert _left(web) == [1, 2, 3, 4, 5, 6]
+    assert "2 refs stay because no notification" in ran.err
+    assert "WOULD GO" in ran.out
+    dry = web("store", "gc", *web_rule, *NOW, "--dry-run", "--json").objects()
+    real = web("store", "gc", *web_rule, *NOW, "--json").objects()
+    assert dry[:-1] == real[:-1]
+    assert [line["ref"] for line in real if line.get("kind") == "ref"] == [
+        f"{WEB}/{version}" for version in (4, 3, 2, 1)
+    ]
+    assert real[-2] == {
+        "subject": "t/web", "refs": f"{WEB}/*", "gone": 4, "gone_bytes": 8,
+        "kept": {"newest": 1, "last": 1}, "agrees": True,
+    }  # fmt: skip
+    assert (dry[-1]["summary"]["newest_not_known"], dry[-1]["summary"]["by_no_rule"]) == (2, 0)
+    assert real[-1]["summary"]["refs"] == 4
+    assert _left(web) == [5, 6]
+
+
+def test_old_versions_of_a_ref_that_would_go_count_once(web: Cli) -> None:
+    """A dry run does not count them with their ref and by themselves."""
+    _fleet(web).put(f"{WEB}/1", b"again", b"m")
+    dry = web("store", "gc", "--keep", "last=2", *NOW, "--dry-run", "--json").objects()
+    assert [line["kind"] for line in dry if "kind" in line] == ["ref"] * 4
+    assert dry[-1]["summary"]["size_bytes"] == 3 * 2 + 8
+
+
+def test_large_data_of_a_ref_that_went_goes_in_the_same_run(web: Cli) -> None:
+    """Collection comes after, and finds what no record names any more."""
+    _fleet(web).put(f"{WEB}/1", b"x" * 200_000, b"m")
+    summary = web("store", "gc", "--keep", "last=1", *NOW, "--json").objects()[-1]["summary"]
+    assert (summary["refs"], summary["objects"]) == (5, 1)
+    assert _left(web) == [6]
+
+
+def test_the_grace_keeps(web: Cli) -> None:
+    """What was stored within the grace stays, a day if nobody says otherwise."""
+    assert web("store", "gc", "--keep", "last=2").code == 0
+    assert _left(web) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--keep", "last=1"), "next to nothing"),
+        (("--keep", "last=3", "--keep", "age=1h"), "next to nothing"),
+        (("--keep", "last=0"), "the newest of a subject always stays"),
+        (("--keep", "rows/x:last=2"), "does not end in /*"),
+        (("--keep", "last=3", "--without-stream"), "choose"),
+        (("--keep", "last=3", "--store", "memory:"), None),
+    ],
+)
+def test_a_rule_that_cannot_be_meant_is_refused(
+    web: Cli, args: tuple[str, ...], said: str | None
+) -> None:
+    """It exits 2 with the fix, and removes nothing."""
+    ran = web("store", "gc", *args)
+    assert ran.code == 2
+    assert said is None or said in ran.err
+    assert _left(web) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_log_that_was_not_asked_keeps_all(web: Cli) -> None:
+    """Where another log publishes into the store, nothing goes until that is asked."""
+    log = Log("a" * 32, "n", "redis://elsewhere", "2026-01-01T00:00:00Z", None)
+    register(_fleet(web), log)
+    ran = web("store", "gc", "--keep", "last=2", *NOW)
+    assert ran.code == 2
+    assert "not asked" in ran.err
+    assert _left(web) == [1, 2, 3, 4, 5, 6]
