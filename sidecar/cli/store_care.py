@@ -188,15 +188,12 @@ def gc(
     versions of a stack that were announced, never the newest. Kept is also what any event in Redis
     names: of every notification, control and dead-letter stream there, found by itself. Every log
     that publishes into the store is registered in it; nothing is removed while one was not asked.
-    May run while workers and producers do. With --json a line for each piece removed, then a
-    summary.
+    May run while workers and producers do. With --json a line for each piece, then a summary.
 
     Exit codes: 2 this Redis does not look like the one whose events name this store, or the
     backend collects no garbage; 3 stopped before the end; 4 Redis or the store is out of reach.
 
     Examples:
-      sidecar store gc --dry-run
-
       sidecar store gc --redis redis://localhost --fleet-store s3://fleet --keep-last 3
 
       sidecar store gc --keep last=10,age=30d --dry-run
@@ -211,8 +208,7 @@ def gc(
         Capability.COLLECT,
         "collects no garbage",
     )
-    rules = keep.rules(opened, without_stream=registered.without_stream)
-    refs: Refs | None = None
+    rules, refs = keep.rules(opened, without_stream=registered.without_stream), None
     named, forgotten = where.named(registered.keep_from_stream), gone.logs()
     with explained():
         logs = to_ask(opened, forgotten)

@@ -337,7 +337,7 @@ class FileStore:
         check_ref(ref)
         check_pin(checksum, None)
         with explained(self._root, f"delete {ref!r}"):
-            return deleting.delete(self._tree, ref, _hex_of(checksum), unused_s)
+            return deleting.delete(self._tree, ref, checksum, unused_s)
 
 
 def _accepted(ref: str, digest: str, checksum: str | None) -> str:

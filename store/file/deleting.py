@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from store.file.tree import Tree
 
 
-def delete(tree: Tree, ref: str, data_digest: str | None, unused_s: float) -> bool:
+def delete(tree: Tree, ref: str, checksum: str | None, unused_s: float) -> bool:
     """Remove what is at `ref`, or only the versions with that data; see `VersionedStore.delete`.
 
     Raises `Corrupt` when nothing tells whether a damaged current record is such a version.
     """
-    place = place_of(ref)
+    place, data_digest = place_of(ref), checksum and checksum.removeprefix("sha256:")
     since = tree.now() - unused_s if unused_s else None
     with (
         tree.locked(upkeep.lock_of_records(place.path)),
