@@ -228,6 +228,8 @@ def at(
         if asked.wants(row.event, row.tenant_id):
             shown += 1
             _print_row(row, json=json)
+    for words in found.lacks():
+        output.hint(words)
     found.conclude(held=held, shown=shown)
 
 

@@ -50,9 +50,8 @@ class Feed(Face[Client]):
         Raises `Unreachable` when Redis or the store is away, `UsageError` for a store that is
         another than the notifications name, and `SidecarError` for a damaged archive.
         """
-        self._compare_store()
         with translated(self._url):
-            found = self._read_state(self._client)
+            found = self._look()
         self.position = found.cursor
         return found
 
@@ -89,20 +88,22 @@ class Feed(Face[Client]):
 
     def _state_in_time(self) -> State:
         """Return the state once Redis is there; what comes after it is kept for the reader."""
-        at = Following(0)
-        while True:
+        at, found = Following(0), list[State]()
+        while not found:
             with translated(self._url):
                 try:
-                    self._compare_store()
-                    found = self._read_state(self._client)
+                    found.append(self._look())
                 except Outage as error:
                     self._away(error)
                     time.sleep(at.failed())
-                    continue
-            self._back()
-            if self._reader:
-                self.passed(found.cursor)
-            return found
+        self._back()
+        if self._reader:
+            self.passed(found[0].cursor)
+        return found[0]
+
+    def _look(self) -> State:
+        self._compare_store()
+        return self._read_state(self._client)
 
     def _follow(self, since: int) -> Iterator[Notification]:
         for batch in self.batches(since):

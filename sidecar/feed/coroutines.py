@@ -44,9 +44,8 @@ class AsyncFeed(Face[AsyncClient]):
 
         A thread reads it, on a connection of its own. To iterate it blocks where it is large.
         """
-        await self._compare_store()
         with translated(self._url):
-            found = await asyncio.to_thread(self._read_apart)
+            found = await self._look()
         self.position = found.cursor
         return found
 
@@ -77,20 +76,22 @@ class AsyncFeed(Face[AsyncClient]):
 
     async def _state_in_time(self) -> State:
         """Return the state once Redis is there; what comes after it is kept for the reader."""
-        at = Following(0)
-        while True:
+        at, found = Following(0), list[State]()
+        while not found:
             with translated(self._url):
                 try:
-                    await self._compare_store()
-                    found = await asyncio.to_thread(self._read_apart)
+                    found.append(await self._look())
                 except Outage as error:
                     self._away(error)
                     await asyncio.sleep(at.failed())
-                    continue
-            self._back()
-            if self._reader:
-                await self.passed(found.cursor)
-            return found
+        self._back()
+        if self._reader:
+            await self.passed(found[0].cursor)
+        return found[0]
+
+    async def _look(self) -> State:
+        await self._compare_store()
+        return await asyncio.to_thread(self._read_apart)
 
     def _read_apart(self) -> State:
         with connect(self._url, key=self._keys.notifications, block_s=BLOCK_S) as client:

@@ -8,6 +8,8 @@ it, and its ref between which IDs it lies:
 What lay right before a segment, and was gone when that was written, its ref tells as a gap:
 `…~<first ID>..<last ID>`. So the names alone tell the order, and what is missing. A stream that was
 made anew may have other rows between the same IDs: their ref ends in `+` and digits of a checksum.
+What is older than the archive's horizon (`history.horizon`) is gone up to the ID that a ref beside
+them tells: `expired~<last ID>`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import orjson
 from pydantic import AfterValidator, Field
 
-from sidecar.errors import SidecarError
+from sidecar.errors import Incomplete, SidecarError
 from sidecar.history.checkpoints import newest_checkpoint
 from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach, Streams
 from sidecar.history.places import ROOT, archive_of_another, escaped
@@ -51,6 +53,7 @@ from store import Capability, Corrupt, Limit, NotFound, TooLarge, VersionedStore
 FORMAT: Final = 1
 _ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
 _NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?(?:\+[0-9a-f]{{12}})?")
+_EXPIRED: Final = re.compile(rf"expired~{_ID}")
 MAX_TENANTS: Final = 1000
 MAX_ROWS: Final = 1_000_000
 MAX_UNPACKED_BYTES: Final = 1 << 30
@@ -81,6 +84,8 @@ class Header(BaseHeader):
     """A Bloom filter of event_ids and artifact_refs, in base64."""
 
 
+EXPIRED: Final = "expired"
+"""Why the oldest of an archive that is kept for so long is gone."""
 Ends = tuple[EntryId, EntryId]
 """The first and the last ID of a stretch."""
 
@@ -100,15 +105,42 @@ def place_of(notifications: str, stream: str) -> str:
     return f"{ROOT}/{escaped(notifications)}/{escaped(stream)}"
 
 
-def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Name]:
-    """Return the segments of a stream, by their first IDs. Raises as the store does."""
+class Contents(NamedTuple):
+    """What the archive has of a stream."""
+
+    names: list[Name]
+    """Its segments, by their first IDs."""
+    marks: dict[EntryId, str]
+    """Refs that tell up to where it has expired, by that; only the highest counts."""
+
+    @property
+    def expired(self) -> EntryId:
+        """Up to where it has expired: what no segment has of that is gone. FIRST for nothing."""
+        return max(self.marks, default=FIRST)
+
+
+def contents_of(store: VersionedStore, notifications: str, stream: str) -> Contents:
+    """Return what the archive has of a stream. Raises as the store does."""
     prefix = place_of(notifications, stream)
-    found = []
+    found, marks = [], {}
     for ref in store.list(prefix):
-        if match := _NAME.fullmatch(ref.removeprefix(prefix + "/")):
+        word = ref.removeprefix(prefix + "/")
+        if match := _NAME.fullmatch(word):
             gap = (EntryId(match[3]), EntryId(match[4])) if match[3] else None
             found.append(Name(ref, EntryId(match[1]), EntryId(match[2]), gap))
-    return sorted(found, key=lambda name: (name.first, name.last))
+        elif match := _EXPIRED.fullmatch(word):
+            marks[EntryId(match[1])] = ref
+    return Contents(sorted(found, key=lambda name: (name.first, name.last)), marks)
+
+
+def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Name]:
+    """Return the segments of a stream, by their first IDs. Raises as the store does."""
+    return contents_of(store, notifications, stream).names
+
+
+def mark_of(notifications: str, stream: str, last: EntryId) -> str:
+    """Return the ref that tells that a stream has expired up to an ID."""
+    return f"{place_of(notifications, stream)}/expired~{last}"
 
 
 def pack(
@@ -190,7 +222,7 @@ class ArchiveHistory:
         self.store = store
         self.streams = streams
         self.span_us = ALWAYS
-        self._names: dict[str, list[Name]] = {}
+        self._contents: dict[str, Contents] = {}
 
     def describe(self) -> str:
         """Name the store."""
@@ -202,25 +234,29 @@ class ArchiveHistory:
 
     def names(self, stream: str, *, anew: bool = False) -> list[Name]:
         """Return the segments of a stream; looked for once, or `anew`."""
-        if anew or stream not in self._names:
+        return self.contents(stream, anew=anew).names
+
+    def contents(self, stream: str, *, anew: bool = False) -> Contents:
+        """Return what there is of a stream; looked for once, or `anew`."""
+        if anew or stream not in self._contents:
             with explained():
-                self._names[stream] = names_of(self.store, self.streams.notifications, stream)
-        return self._names[stream]
+                self._contents[stream] = contents_of(self.store, self.streams.notifications, stream)
+        return self._contents[stream]
 
     def reach(self, stream: str) -> Reach | None:
-        """Return from where to where the segments go, and what lies between them no more."""
-        names = self.names(stream)
-        if not names:
+        """Return from where to where the segments go, what has expired before, and what lies
+        between them no more.
+        """
+        names, expired = self.names(stream), self.contents(stream).expired
+        if not names and expired == FIRST:
             return None
-        there = _united((name.first, name.last) for name in names)
-        gone = _united(name.gap for name in names if name.gap)
-        gaps = [Gap(*ends, "trimmed before it was archived") for ends in _uncovered(gone, there)]
-        return Reach(names[0].first, self.last(stream), tuple(gaps))
+        gaps = tuple(_gaps(names, expired))
+        return Reach(names[0].first if names else None, self.last(stream), gaps)
 
     def last(self, stream: str, *, anew: bool = False) -> EntryId:
-        """Return the highest ID in its segments; FIRST without any."""
-        names = self.names(stream, anew=anew)
-        return max((name.last for name in names), default=FIRST)
+        """Return the highest ID that its segments have, or had; FIRST for none."""
+        contents = self.contents(stream, anew=anew)
+        return max((name.last for name in contents.names), default=contents.expired)
 
     def entries(
         self, stream: str, first: EntryId = FIRST, last: EntryId = LAST, *, about: About = ANY
@@ -291,6 +327,8 @@ class ArchiveHistory:
                     return None
                 data = reader.readall()
         except SidecarError as error:
+            if isinstance(error.__cause__, NotFound) and self._has_expired(stream, name):
+                raise Incomplete(f"{where} expired while it was read: try again") from error
             if isinstance(error.__cause__, Corrupt | NotFound | TooLarge):
                 raise Damaged(f"{where} is damaged: {error}") from error
             raise
@@ -298,6 +336,9 @@ class ArchiveHistory:
             where, EntryId(header.first), EntryId(header.last), header.rows, header.sha256,
             partial(_unpacked, where, data),
         )  # fmt: skip
+
+    def _has_expired(self, stream: str, name: Name) -> bool:
+        return name.last <= self.contents(stream, anew=True).expired
 
 
 class _Piece(NamedTuple):
@@ -324,6 +365,17 @@ def _unpacked(where: str, data: bytes) -> bytes:
             f"{where} is damaged: it is cut short, or has over {MAX_UNPACKED_BYTES:,} bytes"
         )
     return raw
+
+
+def _gaps(names: Sequence[Name], expired: EntryId) -> Iterator[Gap]:
+    """Yield what no segment has, in order: first what has expired."""
+    there = _united((name.first, name.last) for name in names)
+    old = [(FIRST.after, expired)] if expired > FIRST else []
+    yield from (Gap(*ends, EXPIRED) for ends in _uncovered(old, there))
+    told = _united(name.gap for name in names if name.gap)
+    gone = [(max(first, expired.after), last) for first, last in told if last > expired]
+    for ends in _uncovered(gone, there):
+        yield Gap(*ends, "trimmed before it was archived")
 
 
 def _united(stretches: Iterable[Ends]) -> list[Ends]:
@@ -368,7 +420,10 @@ def archive_in(fleet: VersionedStore, streams: Streams) -> ArchiveHistory | None
     if not fleet.capabilities.issuperset({Capability.LIST, Capability.STREAM}):
         return None
     archive = ArchiveHistory(fleet, streams)
-    there = any(archive.names(stream) for stream in (*streams.control, *streams[1:]))
+    there = any(
+        archive.names(stream) or archive.contents(stream).marks
+        for stream in (*streams.control, *streams[1:])
+    )
     return archive if there else None
 
 

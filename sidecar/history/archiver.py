@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
 from sidecar.history.checkpoints import write_checkpoint
+from sidecar.history.horizon import expire
 from sidecar.history.live import LiveHistory
 from sidecar.history.places import archive_of_another
 from sidecar.history.segments import Damaged
@@ -174,6 +175,16 @@ class Archiver:
             ref = apart(self._store, ref, manifest)
             self._store.put(ref, data, manifest)
         return Archived(stream, ref, len(entries), len(data) + len(manifest))
+
+    def expire(self, stream: str, keep_s: float) -> Iterator[str]:
+        """Remove what is older than `keep_s` seconds; yield each ref that went.
+
+        By the clock that is behind, Redis's or this machine's: one that runs ahead removes nothing.
+        """
+        self._check_own()
+        now_us = min(self._live.now_us(), time.time_ns() // 1000)
+        horizon = EntryId.of_version(max(0, now_us - int(keep_s * 1e6)))
+        yield from expire(self._store, self._live, stream, horizon)
 
     def keep_state(self) -> None:
         """Write a checkpoint once it is worth it: so that a state is soon found, whatever its size,

@@ -27,7 +27,7 @@ from sidecar.stores import explained
 from sidecar.wire.bounds import bounded
 from sidecar.wire.ids import EntryId, IdText
 from sidecar.wire.subject import Subject
-from store import VersionedStore
+from store import NotFound, VersionedStore
 
 FORMAT: Final = 3
 CHUNK_BYTES: Final = 1 << 20
@@ -49,24 +49,33 @@ def newest_checkpoint(
     store: VersionedStore, notifications: str, last: EntryId
 ) -> Checkpoint | None:
     """Return the newest one at or before the notification `last`. Raises `SidecarError`."""
-    place = _place_of(notifications)
-    newest = max((one for one in _ids(store, place) if one <= last), default=None)
-    if newest is None:
-        return None
-    ref = f"{place}/{newest}"
-    with explained(), store.open(ref, **bounded(store)) as reader:
-        header = _Header.read(reader.manifest, f"the archive's checkpoint {ref}", FORMAT)
-    if header.format < FORMAT:
-        return None
-    gaps = tuple(Gap(EntryId(one), EntryId(two), why) for one, two, why in header.gaps)
-    return Checkpoint(newest, header.rows, gaps, partial(_keyed, store, ref, header))
+    refs = checkpoints_of(store, notifications)
+    for newest in sorted((one for one in refs if one <= last), reverse=True):
+        header = _header(store, refs[newest])
+        if header is not None:
+            rows = partial(_keyed, store, refs[newest], header)
+            gaps = tuple(Gap(EntryId(one), EntryId(two), why) for one, two, why in header.gaps)
+            return Checkpoint(newest, header.rows, gaps, rows) if header.format == FORMAT else None
+    return None
 
 
-def _ids(store: VersionedStore, place: str) -> list[EntryId]:
-    """Return of which last notifications there are checkpoints. Raises `SidecarError`."""
+def _header(store: VersionedStore, ref: str) -> _Header | None:
+    """Return what a checkpoint says of itself; None if it has expired meanwhile."""
     with explained():
-        ids = [EntryId.parse(ref.removeprefix(place + "/")) for ref in store.list(place)]
-    return [one for one in ids if one is not None]
+        try:
+            reader = store.open(ref, **bounded(store))
+        except NotFound:
+            return None
+        with reader:
+            return _Header.read(reader.manifest, f"the archive's checkpoint {ref}", FORMAT)
+
+
+def checkpoints_of(store: VersionedStore, notifications: str) -> dict[EntryId, str]:
+    """Return the refs of all, by the last notification in each. Raises `SidecarError`."""
+    place = _place_of(notifications)
+    with explained():
+        refs = {EntryId.parse(ref.removeprefix(place + "/")): ref for ref in store.list(place)}
+    return {last: ref for last, ref in refs.items() if last is not None}
 
 
 def write_checkpoint(

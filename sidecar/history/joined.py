@@ -48,7 +48,7 @@ class JoinedHistory:
         # Where trimming ended with the archive, what comes next may be much later: no gap.
         in_step = self._live.trimmed_to(stream) == archived.last
         left = [] if in_step else live.missing(archived.last.after, LAST)
-        first = min(filter(None, (archived.first, live.first)))
+        first = min(filter(None, (archived.first, live.first)), default=None)
         last = max(archived.last, live.last)
         return Reach(first, last, (*archived.gaps, *(Gap(*gap[:3]) for gap in left)))
 

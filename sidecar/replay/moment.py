@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sidecar.errors import FilteredOut, Incomplete, NothingThere
 from sidecar.history import Gap, History
+from sidecar.history.archive import EXPIRED
 from sidecar.history.halts import halts_of
 from sidecar.history.state import FleetState, state_at
 from sidecar.redis.scan import text
@@ -77,6 +78,14 @@ class Moment:
             raise NothingThere(f"there was nothing yet at {at}")
         if not shown:
             raise FilteredOut(f"the filters left nothing of {held:,}")
+
+    def lacks(self) -> Iterator[str]:
+        """Yield in words what is not shown, because the archive is not kept for so long."""
+        reach = self._history.reach(self._history.streams.dead)
+        last = EntryId.of(self._at_us // 1000, HIGHEST)
+        for gap in reach.missing(FIRST, last) if reach else ():
+            if gap.why == EXPIRED:
+                yield f"dead letters up to {moment(gap.last)} have expired, and are not shown"
 
     def halts(self) -> Iterator[Row]:
         """Yield the halts that were in force."""

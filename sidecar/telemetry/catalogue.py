@@ -21,8 +21,8 @@ BLOCKERS: Final = ("group", "reader", "archive", "unfinished", "window", "ids")
 SERVERS: Final = ("control", "notify")
 STORES: Final = ("source", "fleet")
 WORKS: Final = (
-    "archiving", "checkpoints", "groups", "leaving", "membership", "metrics", "probe", "pruning",
-    "readers", "room", "scripts", "summary", "trimming",
+    "archiving", "checkpoints", "expiring", "groups", "leaving", "membership", "metrics", "probe",
+    "pruning", "readers", "room", "scripts", "summary", "trimming",
 )  # fmt: skip
 """Work beside relaying, by the name under which it is supervised."""
 GATHERINGS: Final = ("archive", "logs", "readers", "servers", "stores", "streams")

@@ -6,7 +6,8 @@ In a thread of its own: a slow store must not keep a worker from telling the oth
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -21,6 +22,10 @@ LOOK_EVERY_S: Final = 10.0
 LEAVE_S: Final = 10.0
 ARCHIVING: Final = "archiving"
 CHECKPOINTS: Final = "checkpoints"
+EXPIRING: Final = "expiring"
+EXPIRE_EVERY_S: Final = 3600.0
+EXPIRE_AT_ONCE: Final = 1000
+"""So much goes of a stream, then what is new is archived."""
 
 
 class Archiving:
@@ -30,11 +35,14 @@ class Archiving:
 
     def __init__(
         self, archivers: Mapping[str, Archiver], keys: Mapping[str, Keys], share: Share,
-        every_s: float, supervisor: Supervisor, log: FilteringBoundLogger,
+        every_s: float, supervisor: Supervisor, log: FilteringBoundLogger, *,
+        keep_s: float | None = None,
     ) -> None:  # fmt: skip
-        """Both by control stream. A segment is closed after `every_s` seconds at the latest."""
+        """Both by control stream. A segment is closed in `every_s` seconds, and kept `keep_s`."""
         self._archivers, self._keys, self._share = archivers, keys, share
-        self._every_s, self._supervisor, self._log = every_s, supervisor, log
+        self._every_s, self._keep_s = every_s, keep_s
+        self._supervisor, self._log = supervisor, log
+        self._expire_at = time.monotonic()
         self._owed: set[str] = set()
         """By control stream: whose archiver may have a checkpoint to write."""
         self._stop = threading.Event()
@@ -62,13 +70,35 @@ class Archiving:
     def _look(self) -> None:
         """Archive of each stream what is due."""
         streams = list(self._streams())
-        for work in (ARCHIVING, CHECKPOINTS):
+        for work in (ARCHIVING, CHECKPOINTS, EXPIRING):
             self._supervisor.only(work, {"", *(stream for _, stream in streams)})
         for control, stream in streams:
             step = partial(self._archive, control, stream)
             self._supervisor.attempt(ARCHIVING, stream, step)
             if stream == self._keys[control].notifications:
                 self._checkpoint(control)
+        if self._keep_s is not None and time.monotonic() >= self._expire_at:
+            self._expire_at = time.monotonic() + EXPIRE_EVERY_S
+            self._expire_all(streams, self._keep_s)
+
+    def _expire_all(self, streams: Iterable[tuple[str, str]], keep_s: float) -> None:
+        for control, stream in streams:
+            keys = self._keys[control]
+            # Records of what people did are few, and stay.
+            if stream in (control, keys.notifications, keys.dead):
+                step = partial(self._expire, control, stream, keep_s)
+                self._supervisor.attempt(EXPIRING, stream, step)
+
+    def _expire(self, control: str, stream: str, keep_s: float) -> None:
+        """Remove some of what is older than the horizon; what is left goes after the next look."""
+        removed = 0
+        for _ in self._archivers[control].expire(stream, keep_s):
+            removed += 1
+            if self._stop.is_set() or removed >= EXPIRE_AT_ONCE:
+                self._expire_at = time.monotonic()
+                break
+        if removed:
+            self._log.info("expired", stream=stream, removed=removed)
 
     def _streams(self) -> Iterator[tuple[str, str]]:
         """Yield the streams to archive, each with the control stream whose archiver does it."""

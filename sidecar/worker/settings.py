@@ -186,6 +186,12 @@ class Settings(Options):
         "1h", "Archive at least so often, however little there is.", "archive_every", "TIME",
         ge=1,
     )  # fmt: skip
+    archive_keep_s: Seconds | None = _option(
+        None,
+        "Remove what the archive has had for longer; the state of the fleet stays known from then"
+        " on. Default: keep all.",
+        "archive_keep", "TIME",
+    )  # fmt: skip
 
     @property
     def source_url(self) -> str:
@@ -204,6 +210,8 @@ class Settings(Options):
         return self.fleet_store or file_url(self.data_dir / "fleet")
 
 
+AUDITED_S: Final = 86_400.0
+"""An audit reads the archive from so long before what it judges, and the deduplication window."""
 _URLS: Final = ("redis", "notify_redis", "source_store", "fleet_store")
 LONGEST_SHOWN: Final = 256
 
@@ -265,6 +273,7 @@ def build(**options: object) -> Settings:
         raise UsageError("--http-status-page: it needs --http HOST:PORT, which serves it")
     _check_names(settings)
     _check_stores(settings)
+    _check_horizon(settings)
     return settings
 
 
@@ -306,6 +315,21 @@ def _check_stores(settings: Settings) -> None:
             f"give {' and '.join(missing)}: only beside the embedded server are there stores under"
             f" --data-dir; with a server of your own say where they are, for example {missing[-1]}"
             " file:///var/lib/fleet"
+        )
+
+
+def _check_horizon(settings: Settings) -> None:
+    """Refuse to keep the archive for less than what Redis has. Raises `UsageError`."""
+    keep_s = settings.archive_keep_s
+    if keep_s is not None and not settings.archive:
+        raise UsageError("--archive-keep: it needs --archive")
+    ages = {f"--trim-{kind}": policy.age_s or 0.0 for kind, policy in settings.policies.items()}
+    ages["--dedup-window"] = settings.dedup_window_s
+    longest_s, option = max((age_s, option) for option, age_s in ages.items())
+    if keep_s is not None and keep_s < longest_s + AUDITED_S:
+        raise UsageError(
+            f"--archive-keep: it is too short: {option} keeps {longest_s / 86_400:g}d in Redis, and"
+            f" audits read a day before that; keep {longest_s / 86_400 + 1:g}d at least"
         )
 
 

@@ -342,10 +342,11 @@ class Wiring:
                 f"--archive: the backend {fleet.name!r} cannot hold an archive; choose one that"
                 " declares list and stream, such as file"
             )
+        _check_deletes(fleet, self.settings.archive_keep_s)
         archivers = {stream: self._archiver(keys, archive) for stream, keys in self.keys.items()}
         return Archiving(
             archivers, self.keys, self.share, self.settings.archive_every_s, self.supervisor,
-            self.log,
+            self.log, keep_s=self.settings.archive_keep_s,
         )  # fmt: skip
 
     def _archiver(self, keys: Keys, archive: store.VersionedStore) -> Archiver:
@@ -360,6 +361,14 @@ class Wiring:
         for stream, keys in self.keys.items():
             with connect(self.redis_url, key=stream) as client, translated(self.redis_url):
                 let_go(client, keys)
+
+
+def _check_deletes(fleet: store.Store, keep_s: float | None) -> None:
+    if keep_s and not store.versioned(fleet, Capability.DELETE):
+        raise UsageError(
+            f"--archive-keep: the backend {fleet.name!r} cannot delete; leave the option out, or"
+            " choose one that declares delete, such as file"
+        )
 
 
 def _record_takeover(client: Client, keys: Keys, observer: StreamMetrics, before: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import http.client
 import threading
 from collections.abc import Iterator, MutableMapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -245,6 +246,7 @@ class FakeArchiver:
         self.segments: list[str] = []
         self.states = 0
         self.hangs: threading.Event | None = None
+        self.expired: list[str] = []
         self.refuses = ""
         """The stream of which nothing can be written."""
 
@@ -261,6 +263,12 @@ class FakeArchiver:
             raise OSError(errno.ENOSPC, "No space left on device")
         self.segments.append(stream)
         yield SimpleNamespace(rows=1, size_bytes=1)
+
+    def expire(self, stream: str, keep_s: float) -> Iterator[str]:
+        """Remove two things of each stream; note which."""
+        assert keep_s == 100
+        self.expired.append(stream)
+        yield from ("one", "two")
 
     def keep_state(self) -> None:
         """Write a checkpoint."""
@@ -283,13 +291,34 @@ class OddShare(Share):
 
 
 def archiving_of(
-    rig: Rig, archiver: FakeArchiver, supervisor: Supervisor, share: Share | None = None
-) -> Archiving:
+    rig: Rig, archiver: FakeArchiver, supervisor: Supervisor, share: Share | None = None,
+    keep_s: float | None = None,
+) -> Archiving:  # fmt: skip
     """Return what archives with this archiver, very often."""
     share, archivers = share or Share([rig.control]), {rig.control: archiver}
     share.took(rig.control)
     keys: Any = {rig.control: rig.keys}
-    return Archiving(archivers, keys, share, 0.01, supervisor, silent_log())  # type: ignore[arg-type]
+    return Archiving(
+        archivers, keys, share, 0.01, supervisor, silent_log(), keep_s=keep_s,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _has_looked(archiver: FakeArchiver, stream: str) -> bool:
+    return archiver.segments.count(stream) > 2
+
+
+def test_an_archive_expires_where_that_is_chosen(rig: Rig, supervisor: Supervisor) -> None:
+    """Events, notifications and dead letters do, once in a while; records of people stay."""
+    for keep_s in (100, None):
+        archiver = FakeArchiver()
+        running = archiving_of(rig, archiver, supervisor, keep_s=keep_s)
+        running.start()
+        try:
+            eventually(partial(_has_looked, archiver, rig.notify))
+        finally:
+            running.close()
+        wanted = [rig.control, rig.notify, rig.keys.dead] if keep_s else []
+        assert archiver.expired == wanted
 
 
 def test_a_checkpoint_that_finds_no_room_stops_no_archive(
