@@ -23,7 +23,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.census import Census, Registrar
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
-from sidecar.redis.scan import pages, server_time_us, stream_info
+from sidecar.redis.scan import pages, stream_info
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
 from store import Corrupt, InvalidRef, Pin, VersionedStore, check_ref
@@ -89,9 +89,13 @@ class Pins:
         self._registrar.confirm()
 
     def server_times_us(self) -> list[int]:
-        """Return the clocks of the servers with notifications. Raises `Unreachable`."""
+        """Return the clocks of the servers with notifications. Raises `Unreachable`.
+
+        By INFO: who collects may send that, and not TIME.
+        """
         with translated(self._notify.url):
-            return [server_time_us(node) for node in self._notify.nodes().values()]
+            infos: list[Any] = [node.info("server") for node in self._notify.nodes().values()]
+        return [int(info["server_time_usec"]) for info in infos]
 
     def _on(self, side: Side, stream: bytes) -> Iterator[Pin]:
         for fields in self._entries(side, stream):

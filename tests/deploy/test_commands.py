@@ -206,7 +206,9 @@ def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
         fleet.put("stacks/t_1/web", data, b"")
     collector = run_as("collector")
     server.call("admin", "CONFIG", "RESETSTAT")
-    ran = collector("store", "gc", "--grace", "0", "--allow-short-grace", "--json")
+    ran = collector(
+        "store", "gc", "--grace", "0", "--allow-short-grace", "--keep", "last=9", "--json"
+    )
     assert ran.code == 0, ran.err
     assert ran.objects()[-1]["summary"]["versions"] == 1
     assert unused(server, "collector") == set()
