@@ -154,7 +154,7 @@ WIDE: Final = Scene(
         "batch": 500,
         "pauses": 0.1,
     },
-    fleet={"events": 120},
+    fleet={"events": 60},
 )  # fmt: skip
 """How many artifacts are carried at once follows what comes through, and enough come at once."""
 WIDE_EVERY: Final = 8
