@@ -78,7 +78,7 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "--as": WORD, "--only": WORD, "--end": WORD, "--role": WORD, "--traceparent": WORD,
     "--forget": TEXT, "--tenant": TEXT, "--stack": TEXT, "--type": TEXT, "--reason": TEXT,
     "--event-id": TEXT, "--ref": TEXT, "--allow-type": TEXT, "--tenant-scope": TEXT,
-    "--event-id-scope": TEXT,
+    "--event-id-scope": TEXT, "--keep": WORD,
 }  # fmt: skip
 BY_COMMAND: Final = {
     "emit --ref": REF, "emit --event-id": (*TEXT, ODD[1], LONG), "emit --type": (*TEXT, LONG),

@@ -43,6 +43,7 @@ WRONG: Final[dict[str, tuple[str, ...]]] = {
     "--data-dir": ("", "/dev/null", "/dev/null/x"),
     "--lease": (*DURATIONS, "0", "1d"), "--retry-budget": DURATIONS,
     "--dedup-window": (*DURATIONS, "0", "400d"), "--archive-every": (*DURATIONS, "0"),
+    "--archive-keep": (*DURATIONS, "1s"),
     "--max-artifact-size": (*NUMBERS, "0", "5 apples"), "--max-consecutive-dead": NUMBERS,
     "--store-threads": (*NUMBERS, "0", "1", "257"), "--wait-replicas": (*NUMBERS, "101"),
     "--trim-control": TRIMMING, "--trim-notifications": TRIMMING, "--trim-dead": TRIMMING,
