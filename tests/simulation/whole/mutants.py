@@ -491,8 +491,8 @@ SOUGHT: Final = (
            "pass", Area.COLLECTION, NEVER),
     # Not met: a Put and a collection in memory have no time between them.
     Mutant("gc_takes_what_was_put_meanwhile", f"{_STORE}._let_go",
-           "if versions.get(found.key) is not found.stored:",
-           "if found.key not in versions:", Area.COLLECTION, NEVER),
+           "entry.versions.get(found.key) is not found.stored:",
+           "found.key not in entry.versions:", Area.COLLECTION, NEVER),
     # Two guards: what an event names is asked for, however young.
     Mutant("a_put_back_in_place_is_no_use_of_it", "store.memory:_remember",
            "used_at=now)",
