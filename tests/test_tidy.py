@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).resolve().parents[1]
 AT_THE_ROOT: Final = 8
 CLASS_LINES: Final = 350
-CLASS_METHODS: Final = 26
+CLASS_METHODS: Final = 28
 FUNCTION_LINES: Final = 60
 USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
-    "sidecar": 680, "sidecar/cli": 4050, "sidecar/feed": 1460, "sidecar/history": 2610,
-    "sidecar/ops": 4900, "sidecar/redis": 5700, "sidecar/replay": 2960, "sidecar/telemetry": 1150,
-    "sidecar/terminal": 1100, "sidecar/wire": 1900, "sidecar/worker": 6650, "store": 2210,
+    "sidecar": 680, "sidecar/cli": 4090, "sidecar/feed": 1460, "sidecar/history": 2610,
+    "sidecar/ops": 4920, "sidecar/redis": 5840, "sidecar/replay": 2960, "sidecar/telemetry": 1150,
+    "sidecar/terminal": 1100, "sidecar/wire": 1900, "sidecar/worker": 6830, "store": 2210,
     "store/chassis": 960, "store/file": 2340, "store/object": 2420, "store/testing": 2510,
 }  # fmt: skip
 """How large each room may be, in lines: to let one grow is a decision (0027)."""

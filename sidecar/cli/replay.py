@@ -128,14 +128,18 @@ def _sum_up(shown: Counter[str], *, alone: bool) -> None:
         output.hint(f"{total:,} event{'' if total == 1 else 's'}: {each}{more}")
 
 
+def _word(halt: HaltPeriod) -> str:
+    return "halted" if halt.tenant is None else "paused"
+
+
 def _print_halt(halt: HaltPeriod, *, json: bool) -> None:
     if json:
         output.json_line(halt.to_json())
         return
     took = "" if halt.until_us is None else span((halt.until_us - halt.since_us) / 1e6)
     output.styled([
-        (rfc3339(halt.since_us), "dim"), (f"{took:>8}", "dim"), (f"{'halted':<9}", "bold yellow"),
-        (str(halt), "yellow"),
+        (rfc3339(halt.since_us), "dim"), (f"{took:>8}", "dim"),
+        (f"{_word(halt):<9}", "bold yellow"), (str(halt), "yellow"),
     ])  # fmt: skip
 
 

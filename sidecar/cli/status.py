@@ -138,6 +138,10 @@ def _print_stream(stream: ControlStatus) -> None:
         rows.append(("  dead in a row", f"{stream.dead_in_a_row:,}"))
     rows += _halted(stream.halt)
     output.pairs(rows, _STYLES | ({stream.halt.reason: "bold red"} if stream.halt else {}))
+    if stream.paused:
+        titles = ("  paused tenant", "since", "by", "why")
+        _print_table(titles, [(f"  {who}", why.since, why.by, why.reason)
+                              for who, why in sorted(stream.paused.items())])  # fmt: skip
 
 
 def _halted(halt: Halt | None) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""When control streams were halted: what the record of halts and resumptions says."""
+"""When control streams were halted, and tenants paused: what the record of that says."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from sidecar.history.contract import History
 from sidecar.redis.scan import text
 from sidecar.wire.moments import rfc3339, span
 
+_HALTED: Final = ("halted", "paused")
+_RESUMED: Final = ("resumed", "unpaused")
+_OF_TENANTS: Final = ("paused", "unpaused")
 _UNRECORDED: Final = ("somebody", "at the latest then; there is no record of it")
 
 
 @dataclass(frozen=True, slots=True)
 class HaltPeriod:
-    """A time in which nothing of a control stream was published, nor buried.
+    """A time in which nothing of a control stream, or of one tenant, was published, nor buried.
 
     Times are in microseconds since the epoch, by the clock of the server with the notifications.
     """
@@ -28,10 +31,13 @@ class HaltPeriod:
     """When it was resumed; None while it was not."""
     resumed_why: str = ""
     resumed_by: str = ""
+    tenant: str | None = None
+    """Who was paused; None where the stream was halted."""
 
     def __str__(self) -> str:
         """Return it for a person."""
-        said = f"{self.stream} was halted by {self.by}: {self.reason}"
+        what = "was halted" if self.tenant is None else f"had tenant {self.tenant!r} paused"
+        said = f"{self.stream} {what} by {self.by}: {self.reason}"
         if self.until_us is None:
             return f"{said}; nobody has resumed it"
         why = f": {self.resumed_why}" if self.resumed_why else ", who did not say why"
@@ -49,6 +55,7 @@ class HaltPeriod:
         resumed = self.until_us is not None
         return {
             "halted": self.stream,
+            "tenant": self.tenant,
             "since": rfc3339(self.since_us),
             "until": rfc3339(self.until_us) if self.until_us is not None else None,
             "reason": self.reason,
@@ -64,18 +71,20 @@ def halts_of(history: History, since_us: int, until_us: int) -> list[HaltPeriod]
     All records are read: they are few, and the first may be of a halt that never ended.
     """
     done: list[HaltPeriod] = []
-    open_: dict[str, HaltPeriod] = {}
+    open_: dict[tuple[str, str | None], HaltPeriod] = {}
     for entry in history.entries(history.streams.halts):
         what, stream, reason, by = (
             text(entry.fields, name) for name in ("what", "stream", "reason", "by")
         )
         at_us = entry.id.control_version
-        if stream in open_:
+        tenant = text(entry.fields, "tenant") if what in _OF_TENANTS else None
+        whose = stream, tenant
+        if whose in open_:
             # Halted again, it was resumed before by somebody who could not record it.
-            who, why = (by, reason) if what == "resumed" else _UNRECORDED
-            done.append(replace(open_.pop(stream), until_us=at_us, resumed_by=who, resumed_why=why))
-        if what == "halted":
-            open_[stream] = HaltPeriod(stream, at_us, reason, by)
+            who, why = (by, reason) if what in _RESUMED else _UNRECORDED
+            done.append(replace(open_.pop(whose), until_us=at_us, resumed_by=who, resumed_why=why))
+        if what in _HALTED:
+            open_[whose] = HaltPeriod(stream, at_us, reason, by, tenant=tenant)
     return _sorted(halt for halt in (*done, *open_.values()) if halt.overlaps(since_us, until_us))
 
 

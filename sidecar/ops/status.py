@@ -27,6 +27,7 @@ from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.room import without_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.takeovers import Takeover, newest_takeovers
+from sidecar.redis.tenants import Paused, read_paused
 from sidecar.redis.times import age_s, contradicted
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
@@ -67,6 +68,8 @@ class ControlStatus:
     owner_alive: bool
     lease_remaining_ms: int | None
     halt: Halt | None
+    paused: dict[str, Halt]
+    """By tenant, why it alone is paused."""
     dead_in_a_row: int
 
 
@@ -149,6 +152,7 @@ class Status:
         for stream in found["streams"]:
             if stream["halt"] is not None:
                 stream["halt"] = stream["halt"]._asdict()
+            stream["paused"] = {who: why._asdict() for who, why in stream["paused"].items()}
         found["kept"] = [one._asdict() for one in self.kept]
         found["memory"] = [asdict(one) | {"full": one.is_full} for one in self.memory]
         found["forgotten"] = [one.to_json() for one in self.forgotten]
@@ -296,6 +300,7 @@ def _notify_side(client: Client, keys: Keys, owner: Member | None) -> dict[str, 
         "owner_alive": lease_ms > 0,
         "lease_remaining_ms": lease_ms if lease_ms > 0 else None,
         "halt": or_else(None, partial(in_force, client, keys)),
+        "paused": dict(or_else(Paused(b"", {}), partial(read_paused, client, keys)).tenants),
         "dead_in_a_row": int(in_a_row) if in_a_row.isdigit() else 0,
     }
 

@@ -21,7 +21,7 @@ _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
 _ANCHORS: Final = re.compile(rb"%b(\n%b)*" % ((_SEGMENT.pattern,) * 2))
 _HISTORIES: Final = re.compile(rb"([0-9a-f]{1,40} [0-9]{1,20} [0-9]{1,20}\n)*")
 PRUNED: Final = re.compile(rb"([0-9]{1,17})" + 3 * rb"(?: ([0-9]{1,17}))?")
-_COUNTS: Final = ("dead_in_a_row", "unclean", "alone_deaths", "yielded")
+_COUNTS: Final = ("tenants", "dead_in_a_row", "unclean", "alone_deaths", "yielded")
 _LOW_FIX: Final = "delete it; then destroy the group, to have read again what may be unfinished"
 _T = TypeVar("_T")
 
@@ -89,6 +89,8 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
             "string", "then destroy the group, to have read again what may be unfinished"
         ),
         keys.halt: _Kind("hash", "the stream is not halted then, and crashes are counted anew"),
+        keys.paused: _Kind("hash", "no tenant is paused then; pause again those that were"),
+        keys.rows: _Kind("hash", "dead letters in a row are counted anew"),
         **dict.fromkeys(records_of(keys), _Kind("stream", records)),
         keys.takeovers: _Kind("stream", records),
         keys.resent: _Kind("hash", "then audit: what a repair sent again is sent once more"),

@@ -119,8 +119,18 @@ class Keys:
         return f"{self.prefix}:halt:{self.control}"
 
     @property
+    def paused(self) -> str:
+        """A hash: by tenant, why it alone is paused, since when and by whom."""
+        return f"{self.prefix}:paused:{self.control}"
+
+    @property
+    def rows(self) -> str:
+        """A hash: by tenant, how many of its dead letters came in a row."""
+        return f"{self.prefix}:rows:{self.control}"
+
+    @property
     def halts(self) -> str:
-        """A stream: which control stream was halted or resumed, when, why and by whom."""
+        """A stream: what was halted, paused or resumed, when, why and by whom."""
         return f"{self.prefix}:halts"
 
     @property

@@ -16,11 +16,12 @@ from sidecar.redis.client import TIMEOUT_S, Client
 from sidecar.redis.damage import Damaged
 from sidecar.redis.ends import Ends, look
 from sidecar.redis.forgotten import Loss, put_on_record
-from sidecar.redis.halts import MAX_HALT_RECORDS
+from sidecar.redis.halts import MAX_HALT_RECORDS, Halt
 from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Fenced, Lease
 from sidecar.redis.scripts import script_of
 from sidecar.redis.source import Entry
+from sidecar.redis.tenants import MOST_ROWS, read_paused
 from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
@@ -31,6 +32,10 @@ MOST_LETTERS: Final = 100
 
 class Halted(Exception):
     """The control stream is halted until `sidecar resume`."""
+
+
+class TenantsChanged(Exception):
+    """Nothing was done: tenants were paused or resumed that this worker does not know of yet."""
 
 
 class NotReplicated(Exception):
@@ -62,6 +67,8 @@ class Buried(Enum):
     WRITTEN = 1
     HALTED_NOW = 2
     """Written, and as it was one too many in a row, the stream is halted."""
+    PAUSED_NOW = 3
+    """Written, and as it was one too many in a row of its tenant, that is paused."""
     ALREADY = -3
     """It has a letter."""
     PUBLISHED = -4
@@ -105,6 +112,10 @@ class Letter:
     """Something was published between it and the letter before."""
     counts: bool = True
     """It is one more in a row of dead letters."""
+    tenant: str = ""
+    """Whose it says to be, also where it is no event; empty of nobody's."""
+    begins_row_of_tenant: bool = False
+    """Something of its tenant was published between it and the tenant's letter before."""
     mark: bytes = ANYBODYS
     """Of the entry; see `dead_mark`."""
 
@@ -190,6 +201,8 @@ class Publisher(Lease):
         self._window_s = int(dedup_window_s)
         self._wait_replicas = wait_replicas
         self._highest = 0
+        self._changes = b""
+        """How often tenants were paused or resumed, as far as this worker knows."""
         self.found = FIRST
         """The notification stream's last ID before the last run."""
         self._loaded = False
@@ -201,6 +214,22 @@ class Publisher(Lease):
         """As `Lease.acquire`."""
         self._loaded = False  # it may be another server than before
         return super().acquire()
+
+    def paused(self) -> Mapping[str, Halt]:
+        """Return which tenants are paused, and why."""
+        self._changes, tenants = read_paused(self._client, self._keys)
+        return tenants
+
+    def check_tenants(self) -> None:
+        """Raise `TenantsChanged` when tenants were paused or resumed since `paused` was called."""
+        changes: Any = self._client.hget(self._keys.halt, "tenants")
+        if (changes or b"") != self._changes:
+            raise TenantsChanged
+
+    def rows(self) -> set[str]:
+        """Return the tenants of which dead letters came last."""
+        found: Any = self._client.hgetall(self._keys.rows)
+        return {tenant.decode(errors="replace") for tenant in found}
 
     # --- deduplication, publish, dead letters ----------------------------------------------
 
@@ -227,20 +256,25 @@ class Publisher(Lease):
         return [_tenant_in(found) for found in pipeline.execute()]
 
     def publish(
-        self, events: Sequence[Outbound], low: EntryId, *, row_ends_from: int = 1
-    ) -> list[Verdict]:
+        self, events: Sequence[Outbound], low: EntryId, *, row_ends_from: int = 1,
+        tenants_rows: Sequence[tuple[int, str]] = (),
+    ) -> list[Verdict]:  # fmt: skip
         """Publish `events` in order, each event_id once; note `low` as the lowest unfinished entry.
 
         The answer ends early at an event that the index has forgotten, or that the server has no
         memory for, and `low` is noted only when every one is published. A row of dead letters ends
         when the event of the number `row_ends_from`, from 1, or a later one is published, and no
-        duplicate of an earlier.
-        Raises `Fenced` or `Halted`: nothing was published then. Raises `NotReplicated`.
+        duplicate of an earlier; a tenant's, when one with such a number in `tenants_rows` is.
+        Raises `Fenced`, `Halted` or `TenantsChanged`: nothing was published then. Raises
+        `NotReplicated`.
         """
-        self.begin(events, low, row_ends_from=row_ends_from)
+        self.begin(events, low, row_ends_from=row_ends_from, tenants_rows=tenants_rows)
         return self.finish()
 
-    def begin(self, events: Sequence[Outbound], low: EntryId, *, row_ends_from: int = 1) -> None:
+    def begin(
+        self, events: Sequence[Outbound], low: EntryId, *, row_ends_from: int = 1,
+        tenants_rows: Sequence[tuple[int, str]] = (),
+    ) -> None:  # fmt: skip
         """Send what `publish` sends, and do not wait for the answer.
 
         So the worker admits the next entries while Redis publishes these, in one thread: a
@@ -248,11 +282,12 @@ class Publisher(Lease):
         """
         one = self._keys
         keys = [one.fence, one.halt, one.low, one.notifications]
-        keys += [one.incarnations, one.trimmed, one.archived, one.readers, one.resent]
-        args: list[Any] = [self._token, low, self._highest, row_ends_from]
+        keys += [one.incarnations, one.trimmed, one.archived, one.readers, one.resent, one.rows]
+        args: list[Any] = [self._token, low, self._highest, row_ends_from, self._changes]
         for event in events:
             keys.append(self._keys.seen(event.identity))
             args += (event.identity[2:], event.json, event.origin, event.traceparent)
+        args += chain.from_iterable(tenants_rows)
         self._send("publish", keys, args)
 
     def finish(self) -> list[Verdict]:
@@ -290,10 +325,8 @@ class Publisher(Lease):
             self.abandon()
             raise
         self._release()
-        if state == 0:
-            raise Fenced
-        if state == -1:
-            raise Halted
+        if state in _REFUSED:
+            raise _REFUSED[state]
         return answer, reached
 
     def abandon(self) -> None:
@@ -328,27 +361,29 @@ class Publisher(Lease):
             )
 
     def bury(
-        self, letters: Sequence[Letter], low: EntryId, *, max_in_a_row: int, now: str
-    ) -> list[Buried]:
+        self, letters: Sequence[Letter], low: EntryId, *, max_in_a_row: int, now: str,
+        room: int = MOST_ROWS,
+    ) -> list[Buried]:  # fmt: skip
         """Write dead letters in order, once an entry, never for a published event.
 
         But for one that a repair sent again, and whose notification is lost.
 
-        `low` is the lowest entry that is unfinished once all of them are written.
-        Returns an answer a letter, fewer when the stream is halted on the way, or one could not be
-        written. Raises `Fenced` or, when it was halted before the first, `Halted`. Raises
-        `NotReplicated`.
+        `low` is the lowest entry that is unfinished once all of them are written. For `room` more
+        tenants rows are counted.
+        Returns an answer a letter, fewer when the stream is halted or a tenant paused on the way,
+        or one could not be written. Raises `Fenced`, `NotReplicated`; when it was so before the
+        first, `Halted` or `TenantsChanged`.
         """
         done: list[Buried] = []
         lows = [low]
         for later in reversed(letters[1:]):
             lows.append(min(lows[-1], later.origin.entry or lows[-1]))
         lows.reverse()
-        while len(done) < len(letters) and Buried.HALTED_NOW not in done[-1:]:
+        while len(done) < len(letters) and not _LAST.intersection(done[-1:]):
             run = slice(len(done), len(done) + MOST_LETTERS)
             try:
-                answers = self._bury(letters[run], lows[run], max_in_a_row, now)
-            except Halted:
+                answers = self._bury(letters[run], lows[run], max_in_a_row, now, room)
+            except (Halted, TenantsChanged):
                 if not done:
                     raise
                 break
@@ -358,13 +393,16 @@ class Publisher(Lease):
         return done
 
     def _bury(
-        self, letters: Sequence[Letter], lows: Sequence[EntryId], max_in_a_row: int, now: str
-    ) -> list[Buried]:
+        self, letters: Sequence[Letter], lows: Sequence[EntryId], max_in_a_row: int, now: str,
+        room: int,
+    ) -> list[Buried]:  # fmt: skip
         """Write a run of letters, each with the lowest unfinished entry after it."""
         one = self._keys
         keys = [one.fence, one.halt, one.low, one.dead, one.halts]
-        keys += [one.resent, one.trimmed, one.notifications]
-        args: list[Any] = [self._token, max_in_a_row, now, one.control, MAX_HALT_RECORDS]
+        keys += [one.resent, one.trimmed, one.notifications, one.rows, one.paused]
+        args: list[Any] = [
+            self._token, max_in_a_row, now, one.control, MAX_HALT_RECORDS, self._changes, room,
+        ]  # fmt: skip
         for letter, low in zip(letters, lows, strict=True):
             origin = origin_digest(letter.origin)
             keys += [one.seen(letter.identity or origin), one.seen(origin)]
@@ -372,6 +410,7 @@ class Publisher(Lease):
                 low, letter.identity[2:], origin[2:] + letter.mark,
                 int(letter.begins_row), int(letter.counts),
                 f"{max_in_a_row} dead letters in a row, the last for {letter.fields['reason']!s}",
+                letter.tenant, int(letter.begins_row_of_tenant),
                 2 * len(letter.fields), *chain.from_iterable(letter.fields.items()),
             ]  # fmt: skip
         self._send("bury", keys, args)
@@ -394,6 +433,10 @@ class Publisher(Lease):
 
 
 _SCRIPTS: Final = ("publish", "bury", "seen")
+_REFUSED: Final[Mapping[int, type[Exception]]] = {0: Fenced, -1: Halted, -2: TenantsChanged}
+"""What the state says with which a script answers that it did nothing."""
+_LAST: Final = frozenset({Buried.HALTED_NOW, Buried.PAUSED_NOW})
+"""What is answered of the last letter that is written."""
 
 
 def _tenant_in(found: list[tuple[bytes, dict[bytes, bytes]]]) -> str | None:

@@ -55,21 +55,22 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "notifications": (*_TAIL, "XLEN {}"), "dead": (*_TAIL, "XLEN {}"),
         "lease": (*_KEY, "PTTL {}"), "low": _KEY, "workers": ("HGETALL {}", "HSCAN {} 0"),
         "trimmed": (*_FIELD, *_FIELDS), "registered": ("SSCAN {} 0",), "halt": _FIELDS,
-        "stream": ("GETRANGE {} 0 0",),
+        "paused": ("HGETALL {}",), "stream": ("GETRANGE {} 0 0",),
     },
     "halter": {
-        "halt": ("TYPE {}", *_FIELDS, "HSET {} f v f", "HDEL {} f", *_SCRIPT), "halts": _APPEND,
+        "halt": ("TYPE {}", *_FIELDS, "HSET {} f v f", "HDEL {} f", "HINCRBY {} f none", *_SCRIPT),
+        "halts": _APPEND, "paused": (*_FIELD, "HGETALL {}", "HDEL {} f"), "rows": ("HDEL {} f",),
         "fence": ("EXISTS {}",),
     },
     "redriver": {
         "": ("TIME",), "control": (*_QUEUE, *_APPEND, *_SCRIPT), "notifications": _READ,
         "dead": (*_READ, "XLEN {}", "XDEL {} 0-0"), "redriven": _APPEND, "trimmed": _FIELD,
-        "low": _KEY, "resent": _FIELDS,
+        "low": _KEY, "resent": _FIELDS, "paused": ("HGETALL {}",),
     },
     "repairer": {
         "": ("TIME",), "control": (*_QUEUE, *_APPEND, *_SCRIPT), "notifications": _READ,
         "dead": _READ, "redriven": _APPEND, "resent": (*_FIELDS, "HSET {} f v f"), "low": _KEY,
-        "workers": ("HGETALL {}",), "trimmed": _FIELD,
+        "workers": ("HGETALL {}",), "trimmed": _FIELD, "paused": ("HGETALL {}",),
     },
     "collector": {
         "": ("INFO", "SCAN 0 COUNT 1"), "control": ("TYPE {}", "XRANGE {} - - COUNT 1",

@@ -6,6 +6,7 @@ may load none, for one that never ends keeps Redis from everybody. Workers load 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Final
@@ -21,11 +22,15 @@ _TEXTS: Final = {
     file.name: file.read_text() for file in files("sidecar.redis").joinpath("lua").iterdir()
 }
 _SOURCES: Final = {
-    name.removesuffix(".lua"): text.replace("-- include sent_again\n", _TEXTS["sent_again.inc"])
+    name.removesuffix(".lua"): re.sub(
+        r"-- include (\w+)\n", lambda included: _TEXTS[f"{included[1]}.inc"], text
+    )
     for name, text in _TEXTS.items()
     if name.endswith(".lua")
 }
-OF_PEOPLE: Final = ("append_again", "send_again", "pause", "resume")
+OF_PEOPLE: Final = (
+    "append_again", "send_again", "pause", "resume", "pause_tenant", "resume_tenant",
+)  # fmt: skip
 """What commands send, as users of `deploy/redis/users.acl` that may load no script."""
 
 

@@ -115,7 +115,7 @@ class Report:
         found = halts_of(self.history, self.window.since_us, until_us)
         return [
             {
-                "stream": halt.stream, "from_us": halt.since_us,
+                "stream": halt.stream, "tenant": halt.tenant, "from_us": halt.since_us,
                 "to_us": until_us if halt.until_us is None else halt.until_us, "said": str(halt),
             }
             for halt in found[-MAX_HALTS:]

@@ -36,7 +36,7 @@ def waits(history: History, life: Life) -> Iterator[Wait]:
     if not life.begun_us or life.end not in (End.PUBLISHED, End.DEAD, End.WAITING):
         return
     for halt in halts_of(history, life.begun_us, life.ended_us or history.now_us()):
-        if halt.stream == life.origin.stream:
+        if halt.stream == life.origin.stream and halt.tenant in (None, life.tenant_id):
             yield Wait("halt", max(halt.since_us, life.begun_us), str(halt))
     if life.event:
         yield from (_held_back_by if life.end is End.WAITING else _held_by)(history, life)

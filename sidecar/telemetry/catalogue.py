@@ -147,6 +147,10 @@ WINDOW: Final = _gauge(
     "sidecar_window_entries", "stream", "Entries in the worker's memory.",
     "Full at about 1,000: the stores or Redis are the bottleneck.",
 )  # fmt: skip
+PAUSED: Final = _gauge(
+    "sidecar_paused_tenants", "stream", "Tenants that are paused.",
+    "`sidecar status` says which, why and by whom; `sidecar resume --tenant` resumes one.",
+)  # fmt: skip
 HELD: Final = _gauge(
     "sidecar_held_tenants", "stream", "Tenants whose event is tried again.",
     "`sidecar status` has tenant, error, attempts and since when.",

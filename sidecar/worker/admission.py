@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from sidecar.redis.members import MOST_HELD, Held
 from sidecar.redis.publisher import Publisher, is_dead, origin_digest
 from sidecar.redis.source import Entry
-from sidecar.wire.event import Reason, Rejected
+from sidecar.wire.event import MAX_ENTRY_BYTES, MAX_NAME_CHARS, Reason, Rejected, named
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.moments import rfc3339
@@ -20,6 +21,7 @@ from sidecar.worker.window import Item, Trouble
 
 MOST_SAID: Final = 300
 """Characters of an error that are kept for people."""
+_TENANT: Final = re.compile(rb'"tenant_id"\s*:\s*"([^"\\]+)"')
 
 
 class Admission:
@@ -43,10 +45,11 @@ class Admission:
         try:
             admitted = self._pipeline.admit(entry.fields, item.origin, entry.size_bytes)
             item.admitted = admitted
-            item.tenant = admitted.event.tenant_id
+            item.tenant = item.claimed = admitted.event.tenant_id
             item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
         except Rejected as rejected:
             item.end(rejected.reason, rejected.detail)
+            item.claimed = _claimed(entry)
             if rejected.reason is not Reason.MALFORMED:
                 # Under the rules of another release, or other options, it may have been published.
                 item.identity = b"".join(identity_of(entry.fields))
@@ -63,7 +66,7 @@ class Admission:
         """
         is_read = died < 2 * DEATHS_ALONE
         item = self.item(entry, reread=True) if is_read else self._bare(entry, reread=False)
-        item.tenant = None
+        item.tenant, item.claimed = None, ""
         item.end(Reason.POISON, f"{DEATHS_ALONE} workers in a row died while it ran alone")
         return item
 
@@ -131,3 +134,17 @@ class Admission:
     def _bare(self, entry: Entry, *, reread: bool) -> Item:
         trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())
         return Item(entry, entry.id, self._origins_begin + entry.id, trouble, reread=reread)
+
+
+def _claimed(entry: Entry) -> str:
+    """Return the tenant that an entry names, which is no event; empty where it names none.
+
+    A giant is not parsed for it.
+    """
+    raw = entry.raw_event
+    if len(raw) > MAX_ENTRY_BYTES:
+        found = _TENANT.search(raw, 0, MAX_ENTRY_BYTES)
+        tenant = found[1].decode(errors="replace") if found else ""
+    else:
+        tenant, _ = named(None, entry.fields)
+    return tenant if len(tenant) <= MAX_NAME_CHARS else ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sidecar.redis.publisher import Buried, Publisher
+from sidecar.redis.publisher import Buried, Outcome, Publisher
+from sidecar.redis.tenants import MOST_ROWS
 from sidecar.wire.ids import EntryId
 from sidecar.wire.moments import rfc3339
 from sidecar.worker import outcomes
@@ -18,6 +19,7 @@ from sidecar.worker.forgetting import Watch
 from sidecar.worker.host import Traces
 from sidecar.worker.letter import letter
 from sidecar.worker.outcomes import Finished
+from sidecar.worker.rows import Parted, parted
 from sidecar.worker.timing import Took, took
 from sidecar.worker.window import Item
 
@@ -25,7 +27,7 @@ from sidecar.worker.window import Item
 class _Run(NamedTuple):
     """A run on its way to the notification stream."""
 
-    items: Sequence[Item]
+    parted: Parted
     low: EntryId
     began: float
     """By the relay's clock."""
@@ -54,8 +56,8 @@ class Committing:
         max_in_a_row: int, clock: Callable[[], float], timed: Callable[[Took, float], None],
         traces: Traces | None,
     ) -> None:  # fmt: skip
-        """`max_in_a_row` dead letters halt the stream. `timed` hears how long a run took: its
-        events, and Redis to publish it.
+        """`max_in_a_row` dead letters pause a tenant or halt the stream. `timed` hears how long a
+        run took: its events, and Redis to publish it.
         """
         self._publisher = publisher
         self._watch = watch
@@ -65,6 +67,16 @@ class Committing:
         self._max_in_a_row = max_in_a_row
         self._clock, self._timed, self._traces = clock, timed, traces
         self._run: _Run | None = None
+        self._rows: set[str] = set()
+        """The tenants that may have a row of dead letters."""
+
+    def learn_rows(self) -> None:
+        """Learn as a tenure begins which tenants have a row of dead letters."""
+        self._rows = self._publisher.rows()
+
+    def part(self, ready: Sequence[Item]) -> Parted:
+        """Part what is ready into what is to be buried, and what to be published."""
+        return parted(ready, self._rows)
 
     def bury(self, items: Sequence[Item], low: EntryId) -> tuple[list[Finished], bool]:
         """Write dead letters; return what is finished, and whether the stream is halted now."""
@@ -72,32 +84,39 @@ class Committing:
         began = self._clock()
         now = rfc3339(self._wall_clock() * 1e6)
         answers = self._publisher.bury(
-            [letter(item, now) for item in items], low, max_in_a_row=self._max_in_a_row, now=now
-        )
+            [letter(item, now) for item in items], low, max_in_a_row=self._max_in_a_row, now=now,
+            room=MOST_ROWS - len(self._rows),
+        )  # fmt: skip
         finished = outcomes.buried(items, answers)
+        self._rows.update(item.claimed for item in items if item.claimed)
         self._deaths.say(finished)
         if self._traces:
             self._traces.buried(finished, began)
         return finished, Buried.HALTED_NOW in answers
 
-    def begin(self, items: Sequence[Item], low: EntryId, *, row_ends_from: int) -> None:
-        """Send a run of events, and do not wait for the answer."""
-        sent = [outcomes.outbound(item) for item in items]
-        self._publisher.begin(sent, low, row_ends_from=row_ends_from)
-        self._run = _Run(items, low, self._clock())
+    def begin(self, parted: Parted, low: EntryId) -> None:
+        """Send the events of what is ready, and do not wait for the answer."""
+        sent = [outcomes.outbound(item) for item in parted.events]
+        self._publisher.begin(
+            sent, low, row_ends_from=parted.row_ends_from, tenants_rows=parted.tenants_rows
+        )
+        self._run = _Run(parted, low, self._clock())
 
     def finish(self) -> Committed | None:
         """Wait for the run that is on its way; None when none is."""
         run, self._run = self._run, None
         if run is None:
             return None
-        verdicts = self._publisher.finish()
+        verdicts, items = self._publisher.finish(), run.parted.events
         self._watch.published(self._publisher.found, verdicts)
-        self._timed(took(run.items, verdicts), self._clock() - run.began)
-        finished, forgotten, repeated = outcomes.published(run.items, verdicts)
+        self._timed(took(items, verdicts), self._clock() - run.began)
+        finished, forgotten, repeated = outcomes.published(items, verdicts)
+        for number, tenant in run.parted.tenants_rows:
+            if number <= len(verdicts) and verdicts[number - 1].outcome is Outcome.PUBLISHED:
+                self._rows.discard(tenant)
         if self._traces:
-            self._traces.published(run.items, verdicts, finished, run.began)
-        return Committed(finished, forgotten, len(finished) == len(run.items), run.low, repeated)
+            self._traces.published(items, verdicts, finished, run.began)
+        return Committed(finished, forgotten, len(finished) == len(items), run.low, repeated)
 
     def forget(self) -> None:
         """Let go of the run that is on its way: the tenure is over."""

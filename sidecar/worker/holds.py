@@ -1,13 +1,16 @@
-"""Tenants held back, and whose turn it is meanwhile. Pure: no thread, no clock, no Redis.
+"""Tenants held back or paused, and whose turn it is meanwhile. Pure: no thread, no clock, no Redis.
 
 An event that has to be tried again is *held*: it leaves the window, and with it whatever of its
 tenant stands behind it. These wait in Redis's pending list, not here: one `Held` a tenant is
 remembered. Once the held event is through its tenant is *behind*, until the pending list has been
 read back, in order, from the held event on.
+
+Of a *paused* tenant the first entry that comes is held, and is due when the tenant is resumed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -21,11 +24,16 @@ class Held:
 
     id: EntryId
     due: float
-    """By the relay's clock."""
+    """By the relay's clock; infinite while its tenant is paused."""
     outage: bool
     """Whether it waits for a store to come back, however long that takes."""
     followed: bool = False
     """Whether later entries of the tenant wait for it in the pending list."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it waits for somebody to resume its tenant."""
+        return self.due == math.inf
 
 
 class Holds:
@@ -36,6 +44,8 @@ class Holds:
         self._due: list[tuple[float, EntryId, str]] = []
         """A heap of when which entry of which tenant is tried again. Some are out of date."""
         self._behind: set[str] = set()
+        self.paused: set[str] = set()
+        """Tenants of which nothing may be published or dead-lettered."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -74,7 +84,30 @@ class Holds:
         followed |= before is not None and (before.followed or before.id != entry_id)
         self._behind.discard(tenant)
         self._held[tenant] = Held(entry_id, due, outage, followed)
-        heappush(self._due, (due, entry_id, tenant))
+        if due < math.inf:
+            heappush(self._due, (due, entry_id, tenant))
+
+    def pause(self, tenant: str, entry_ids: Collection[EntryId]) -> None:
+        """Pause a tenant of which these entries were in the window, and are no more."""
+        self.paused.add(tenant)
+        known = {*entry_ids, *(one.id for one in [self._held.get(tenant)] if one)}
+        if known:
+            self._hold_paused(tenant, min(known), followed=len(known) > 1)
+
+    def resume(self, tenant: str) -> EntryId | None:
+        """Resume a tenant; return from which entry on the pending list is to be read back for it.
+
+        None when nothing of it has come.
+        """
+        self.paused.remove(tenant)
+        held = self._held.pop(tenant, None)
+        if held is None:
+            return None
+        self._behind.add(tenant)
+        return held.id
+
+    def _hold_paused(self, tenant: str, entry_id: EntryId, *, followed: bool) -> None:
+        self.hold(tenant, entry_id, due=math.inf, outage=False, followed=followed)
 
     def take_due(self, now: float, most: int) -> list[tuple[str, EntryId]]:
         """Return tenants with the held entries that are due, `most` at most.
@@ -99,8 +132,10 @@ class Holds:
             self._behind.add(tenant)
         return held.followed
 
-    def is_turn_of(self, tenant: str | None, *, back: bool, everyone: bool) -> bool:
-        """Tell whether a tenant's entry may be admitted now.
+    def is_turn_of(
+        self, tenant: str | None, entry_id: EntryId, *, back: bool, everyone: bool
+    ) -> bool:
+        """Tell whether a tenant's entry may be admitted now; else it waits for its turn.
 
         `back` when it was read back from the pending list; `everyone` when that is done for all.
         """
@@ -109,9 +144,11 @@ class Holds:
         if tenant in self._held:
             self._held[tenant].followed = True
             return False
-        if back:
-            return everyone or tenant in self._behind
-        return tenant not in self._behind
+        is_turn = everyone or tenant in self._behind if back else tenant not in self._behind
+        if is_turn and tenant in self.paused:
+            self._hold_paused(tenant, entry_id, followed=False)
+            return False
+        return is_turn
 
     def caught_up(self) -> None:
         """Note that the pending list has been read back to its end: no tenant is behind."""

@@ -30,7 +30,10 @@ def letter(item: Item, now: str) -> Letter:
     }
     identity = b"" if item.bury.reason is Reason.ID_CONFLICT else item.identity
     mark = dead_mark(item.entry)
-    return Letter(Origin(item.origin), identity, fields, item.begins_row, item.counts, mark)
+    return Letter(
+        Origin(item.origin), identity, fields, item.begins_row, item.counts, item.claimed,
+        item.begins_row_of_tenant, mark,
+    )  # fmt: skip
 
 
 def _said(entry: Entry) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Metrics:
         self.owner, self.full = made(Gauge, c.OWNER), made(Gauge, c.FULL)
         self.window, self.held = made(Gauge, c.WINDOW), made(Gauge, c.HELD)
         self.held_longest = made(Gauge, c.HELD_LONGEST)
+        self.paused = made(Gauge, c.PAUSED)
         self.background_failures = made(Counter, c.BACKGROUND_FAILURES)
         self.background = made(Gauge, c.BACKGROUND_FAILING)
         for work in c.WORKS:
@@ -131,7 +132,7 @@ class StreamMetrics:
         metrics, stream = self._metrics, self.stream
         for metric in (
             metrics.read, metrics.conflicts, metrics.given_back, metrics.takeovers,
-            metrics.last_publish, metrics.owner, metrics.window, metrics.held,
+            metrics.last_publish, metrics.owner, metrics.window, metrics.paused, metrics.held,
             metrics.held_longest,
         ):  # fmt: skip
             metric.labels(stream)
@@ -190,6 +191,7 @@ class StreamMetrics:
         self._metrics.full.labels(self.stream).set(detail.startswith(FULL))
         if state in ("standby", "stopped"):
             self.gauge(window=0, held=0, longest_s=0)  # it is the next owner's
+            self.paused(0)
 
     def gave_back(self) -> None:
         """Count a lease that was given back."""
@@ -202,6 +204,10 @@ class StreamMetrics:
     def forgot(self, part: str) -> None:
         """Count something that Redis forgot."""
         self._metrics.forgot.labels(self.stream, part).inc()
+
+    def paused(self, count: int) -> None:
+        """Set how many tenants are paused."""
+        self._metrics.paused.labels(self.stream).set(count)
 
     def gauge(self, *, window: int, held: int, longest_s: float) -> None:
         """Set the gauges."""

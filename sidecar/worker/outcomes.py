@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sidecar.redis.publisher import Buried, Outbound, Outcome, Verdict
-from sidecar.worker.rows import Row
+from sidecar.worker.rows import Rows
 from sidecar.worker.window import Item
 
 DEAD_ALREADY = "dead already"
@@ -43,10 +43,10 @@ def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
     """Say what became of a run that was published; a conflict stays, to end as a dead letter."""
     finished: list[Finished] = []
     repeated: list[int] = []
-    row = Row()
+    rows = Rows()
     for item, (outcome, control_version) in zip(run, verdicts, strict=False):
         if outcome is Outcome.PUBLISHED:
-            row.event(is_new=True)
+            rows.event(item, is_new=True)
             finished.append(Finished(item, PUBLISHED))
         elif outcome is Outcome.DUPLICATE:
             repeated.append(control_version)
@@ -54,7 +54,7 @@ def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
             finished.append(Finished(item, DEAD_ALREADY if already else DUPLICATE))
         elif outcome is Outcome.CONFLICT:
             item.conflicts()
-            item.begins_row = row.letter()
+            rows.letter(item)
         else:
             return Published(finished, forgotten=True, repeated=min(repeated, default=0))
     return Published(finished, forgotten=False, repeated=min(repeated, default=0))

@@ -122,6 +122,7 @@ class Reading:
 
         Returns how many. None for `patience_ms` is not to wait for any.
         """
+        assert not self._fresh, "read and not admitted"  # noqa: S101 -- it would be passed over
         already: Collection[str] = ()
         if self._recovers_until:
             already = self._control.pending_from(self._next_new, count)

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.redis.members import Held
-from sidecar.redis.publisher import Halted
+from sidecar.redis.publisher import Halted, TenantsChanged
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId
 from sidecar.worker.admission import Admission
@@ -35,11 +35,11 @@ from sidecar.worker.holds import Holds
 from sidecar.worker.host import Host, Route
 from sidecar.worker.outcomes import Finished
 from sidecar.worker.ownership import IDLE_BLOCK_S, Ownership, States
+from sidecar.worker.pausing import Pausing
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.policy import Bury, Retry
 from sidecar.worker.reading import ReadAgain, Reading
 from sidecar.worker.recovery import Left, Recovery
-from sidecar.worker.rows import Parted, parted
 from sidecar.worker.settings import Options
 from sidecar.worker.timing import Took
 from sidecar.worker.width import width_of
@@ -83,6 +83,9 @@ class Observer(States, Protocol):
     def published(self, took: Took, seconds: float) -> None:
         """A run was published: what its events took, and Redis to publish it."""
 
+    def paused(self, count: int) -> None:
+        """So many tenants are paused."""
+
     def gauge(self, *, window: int, held: int, longest_s: float) -> None:
         """So many entries in memory, tenants held back, and how long the first of them is known."""
 
@@ -95,10 +98,8 @@ class Relay:
         log: FilteringBoundLogger,
     ) -> None:  # fmt: skip
         stream, control, publisher = route.stream, route.control, route.publisher
-        self.stream = stream
-        self._control, self._publisher = control, publisher
-        self._options, self._observer = options, observer
-        self._log = log
+        self.stream, self._control, self._publisher = stream, control, publisher
+        self._options, self._observer, self._log = options, observer, log
         self._debug = log.is_enabled_for(10)
         self._beat, self._clock = host.beat, host.clock
         self._stop = Signal()
@@ -121,6 +122,7 @@ class Relay:
             max_in_a_row=options.max_consecutive_dead, clock=host.clock, timed=observer.published,
             traces=host.traces,
         )  # fmt: skip
+        self._pausing = Pausing(publisher, observer.paused, log)
         self._keeps_refs = not pipeline.keeps_versions
         self._window, self._holds = Window(), Holds()
         self._reading: Reading
@@ -160,6 +162,8 @@ class Relay:
         found = self._recovery.begin(left, is_last=not self._ownership.stood_by)
         self._watch.all_is_right()
         self._window, self._holds = Window(keeps_refs=self._keeps_refs), Holds()
+        self._pausing.begin(self._holds)
+        self._committing.learn_rows()
         self._reading = Reading(self._control, self._window, found)
         self._anchoring = Anchoring(self._control, self._publisher, self._reading, found.anchors)
         self._anchoring.move_on(found.low)
@@ -182,6 +186,9 @@ class Relay:
                     self._collect(wait_s=BUSY_WAIT_S)
                 if self._carrying.out > CROWD:
                     self._stop.wait(LINGER_S * min(self._carrying.out // CROWD, LINGERS))
+            except TenantsChanged:
+                self._pausing.look(self._window, self._holds, self._reading)
+                self._admit_fresh()  # what was read before that was noticed
             except Halted:
                 self._admission.stop_budgets(self._clock())
                 self._ownership.wait_while_halted()
@@ -198,6 +205,7 @@ class Relay:
             longest_s=self._admission.longest_known_s([held.id for held in self._holds]),
         )  # fmt: skip
         self._ownership.renew()
+        self._publisher.check_tenants()
         self._reading.check_group()
         self._anchoring.move_on(self._low_without([]))
         self._watch.all_is_right()
@@ -214,7 +222,8 @@ class Relay:
         self.complete = not self._holds and not reading.pending
         budget_ends = self._clock() - self._options.retry_budget_s
         return all(
-            held.outage and self._admission.trouble_of(held.id).since <= budget_ends
+            held.is_paused
+            or (held.outage and self._admission.trouble_of(held.id).since <= budget_ends)
             for held in self._holds
         )
 
@@ -294,7 +303,8 @@ class Relay:
             if entry.id in window:
                 continue
             item = self._item(entry, reread=may_be_finished(entry, back=back))
-            if holds.is_turn_of(item.tenant, back=back, everyone=everyone):
+            tenant = item.claimed if item.claimed in holds.paused else item.tenant
+            if holds.is_turn_of(tenant, entry.id, back=back, everyone=everyone):
                 window.add(item)
                 items.append(item)
             else:
@@ -368,26 +378,24 @@ class Relay:
 
         Letters go first, all in one: between one tenant's letters and notifications there is no
         order to keep, and a stream of good and bad entries in turn is no slower than another.
-        Publishing continues while the entries that were read before it are admitted, so that the
-        worker and Redis work at the same time.
+        Redis publishes while the worker admits the entries that were read before.
         """
         ready = list(self._window.ready())
         if not ready:
             return False
         self._reading.check_pending()
-        letters, events, row_ends_from = Parted([], ready)
         if any(item.bury for item in ready):
             # Which of the events are duplicates, and end no row, must be known before they go.
             events = [item for item in ready if not (item.known or item.bury)]
             self._admission.look_up([item for item in events if not item.has_artifact])
-            letters, events, row_ends_from = parted(ready)
-            finished, halted = self._committing.bury(letters, self._low_without(letters))
+        run = self._committing.part(ready)
+        if run.letters:
+            finished, halted = self._committing.bury(run.letters, self._low_without(run.letters))
             self._acknowledge(finished)
             if halted:
                 raise Halted
-        if events:
-            low = self._low_without(events)
-            self._committing.begin(events, low, row_ends_from=row_ends_from)
+        if run.events:
+            self._committing.begin(run, self._low_without(run.events))
         return True
 
     def _finish_publishing(self) -> None:

@@ -78,7 +78,10 @@ class Options(BaseModel):
         "retry_budget", "SECONDS", ge=0,
     )  # fmt: skip
     max_consecutive_dead: int = _option(
-        100, "Halt the stream after so many dead letters in a row; 0 is never.", ge=0, le=10**9
+        100,
+        "Pause a tenant, or halt the stream, after so many dead letters in a row; 0 is never.",
+        ge=0,
+        le=10**9,
     )
     store_threads: StoreThreads = _option(
         AUTO,

@@ -53,6 +53,8 @@ class Item:
     trouble: Trouble
     tenant: str | None = None
     """The tenant whose order it keeps; None for an entry that is no event."""
+    claimed: str = ""
+    """The tenant that it names, also where it is no event; empty of nobody, and of poison."""
     admitted: Admitted | None = None
     identity: bytes = b""
     """Digest of the event_id and of the content, as the index has them; empty of no event."""
@@ -65,6 +67,9 @@ class Item:
     bury: Bury | None = None
     begins_row: bool = False
     """Of a dead letter: something was published between it and the one before."""
+    begins_row_of_tenant: bool = False
+    """Of a dead letter: something of its tenant was published between it and the tenant's before.
+    """
     counts: bool = True
     """Of a dead letter: it is one more in a row."""
     error: BaseException | None = None

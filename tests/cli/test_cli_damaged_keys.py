@@ -65,7 +65,7 @@ GARBAGE: Final[list[tuple[str, str, bytes]]] = [
 """Key, field, and what somebody wrote there."""
 FREE_TEXT: Final = {
     KEYS.registered, KEYS.halts, KEYS.redriven, KEYS.tenures, KEYS.fleet, KEYS.dead, KEYS.resent,
-    KEYS.takeovers,
+    KEYS.takeovers, KEYS.paused, KEYS.rows,
 }  # fmt: skip
 """In these a person reads words, or there is nothing to be wrong."""
 

@@ -40,6 +40,7 @@ def healthy() -> Series:
         _of("sidecar_unread_age_seconds", stream=s): 1,
         _of("sidecar_redis_full", stream=s): 0,
         _of("sidecar_held_tenants", stream=s): 0,
+        _of("sidecar_paused_tenants", stream=s): 0,
         _of("sidecar_retries_total", stream=s, error_type="Unavailable"): 4,
         _of("sidecar_dead_letters_total", stream=s, reason="malformed"): 9,
         _of("sidecar_redis_memory_used_bytes", server="control"): 70,
@@ -89,6 +90,7 @@ AGEING: Final = f"0+60x{MINUTES}"
 FAULTS: Final[dict[str, list[Series]]] = {
     "SidecarAbsent": [{}],
     "SidecarHalted": [_in_state("halted", sidecar_unread_age_seconds=AGEING)],
+    "SidecarTenantPaused": [_with(sidecar_paused_tenants=_still(1))],
     "SidecarWaiting": [_in_state("waiting", sidecar_owner=_still(0),
                                  sidecar_background_failing=_still(1))],
     "SidecarNoOwner": [_in_state("standby", sidecar_owner=_still(0),

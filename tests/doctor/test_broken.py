@@ -314,6 +314,8 @@ STREAMS: Final = (
     Broken("a foreign group on S", "foreign-group", "'theirs'", _foreign_group(STREAM)),
     Broken("a foreign group on N", "foreign-group", "'theirs'", _foreign_group(NOTIFICATIONS)),
     Broken("row numbers as IDs", "ids-no-times", STREAM, _row_numbers, is_live=False),
+    Broken("tenant paused", "tenant-paused", "by hand", lambda place: place.cli(
+        "pause", "--tenant", "t 1", "--reason", "by hand")),
     Broken("halted", "halted", "by hand", lambda place: place.cli(
         "pause", "--reason", "by hand")),
     Broken("Redis forgot", "redis-forgot", "control stream", _forgot),

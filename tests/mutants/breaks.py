@@ -47,15 +47,15 @@ BREAKS: Final = (
     Break(
         "acknowledge before the publish",
         RELAY,
-        "            low = self._low_without(events)\n",
-        "            low = self._low_without(events)\n"
-        "            self._control.acknowledge([item.id for item in events])\n",
+        "            self._committing.begin(",
+        "            self._control.acknowledge([item.id for item in run.events])\n"
+        "            self._committing.begin(",
     ),
     Break(
         "acknowledge a dead letter before it is written",
         RELAY,
         "            finished, halted = self._committing.bury(",
-        "            self._control.acknowledge([item.id for item in letters])\n"
+        "            self._control.acknowledge([item.id for item in run.letters])\n"
         "            finished, halted = self._committing.bury(",
     ),
     Break(
@@ -124,7 +124,7 @@ BREAKS: Final = (
     Break(
         "a halt does not stop publishing",
         LUA + "publish.lua",
-        "if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0, ''} end\n",
+        "if halt[1] then return {-1, 0, ''} end\n",
         "",
         SCRIPTS,
     ),

@@ -75,6 +75,7 @@ class Recorder:
     given_back: int = 0
     took: list[Took] = field(default_factory=list)
     conflicts_of_tenants: int = 0
+    paused_now: int = 0
     beats: int = 0
     forgotten: list[str] = field(default_factory=list)
 
@@ -113,6 +114,10 @@ class Recorder:
         """Keep what the events took."""
         del seconds
         self.took.append(took)
+
+    def paused(self, count: int) -> None:
+        """Keep it."""
+        self.paused_now = count
 
     def gauge(self, *, window: int, held: int, longest_s: float) -> None:
         """Take no notice."""

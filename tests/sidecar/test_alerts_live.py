@@ -24,7 +24,7 @@ from typing import Any, Final
 import pytest
 
 import store
-from sidecar.redis import readers
+from sidecar.redis import readers, tenants
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.publisher import Publisher
@@ -171,6 +171,15 @@ def halted(on: Scene) -> Iterator[None]:
     on.rig.client.hset(on.keys.halt, "reason", "by hand")
     yield
     on.rig.client.hdel(on.keys.halt, "reason")
+
+
+@contextmanager
+def tenant_paused(on: Scene) -> Iterator[None]:
+    """Somebody pauses a tenant."""
+    who = {"tenant": "t", "by": "op", "now": "now"}
+    tenants.pause_tenant(on.rig.client, on.keys, reason="by hand", **who)
+    yield
+    tenants.resume_tenant(on.rig.client, on.keys, reason="fixed", **who)
 
 
 @contextmanager
@@ -322,6 +331,7 @@ def trim_blocked(on: Scene) -> Iterator[None]:
 
 FAULTS: Final[list[tuple[Fault, set[str]]]] = [
     (halted, {"SidecarHalted"}),
+    (tenant_paused, {"SidecarTenantPaused"}),
     (dead_letters, {"SidecarDeadLettersGrowing"}),
     (out_of_ids, {"SidecarOutOfIds"}),
     (damaged_register, {"SidecarBackgroundFailing"}),

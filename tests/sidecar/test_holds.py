@@ -50,7 +50,7 @@ def test_what_is_finished_is_not_the_lowest_unless_it_is_followed() -> None:
     hold(holds, "a", 9)
     hold(holds, "b", 10)
     assert holds.lowest_without({"9-0"}) == "10-0"
-    holds.is_turn_of("a", back=False, everyone=False)
+    holds.is_turn_of("a", EntryId("99-0"), back=False, everyone=False)
     assert holds.lowest_without({"9-0"}) == "9-1", "what follows lies above it"
 
 
@@ -58,15 +58,15 @@ def test_it_is_not_the_turn_of_what_comes_behind_a_held_event() -> None:
     """A held tenant's later entries wait, and are read back once the event is through."""
     holds = Holds()
     hold(holds, "t", 1)
-    assert not holds.is_turn_of("t", back=False, everyone=False)
-    assert holds.is_turn_of("other", back=False, everyone=False)
+    assert not holds.is_turn_of("t", EntryId("99-0"), back=False, everyone=False)
+    assert holds.is_turn_of("other", EntryId("99-0"), back=False, everyone=False)
     assert holds.through("t", EntryId("1-0"))
     assert holds.any_behind
-    assert not holds.is_turn_of("t", back=False, everyone=False)
-    assert holds.is_turn_of("t", back=True, everyone=False)
-    assert not holds.is_turn_of("other", back=True, everyone=False)
+    assert not holds.is_turn_of("t", EntryId("99-0"), back=False, everyone=False)
+    assert holds.is_turn_of("t", EntryId("99-0"), back=True, everyone=False)
+    assert not holds.is_turn_of("other", EntryId("99-0"), back=True, everyone=False)
     holds.caught_up()
-    assert holds.is_turn_of("t", back=False, everyone=False)
+    assert holds.is_turn_of("t", EntryId("99-0"), back=False, everyone=False)
 
 
 def test_nobody_is_behind_an_event_that_nothing_followed() -> None:
@@ -75,7 +75,7 @@ def test_nobody_is_behind_an_event_that_nothing_followed() -> None:
     hold(holds, "t", 1)
     assert not holds.through("t", EntryId("1-0"))
     assert not holds.any_behind
-    assert holds.is_turn_of("t", back=False, everyone=False)
+    assert holds.is_turn_of("t", EntryId("99-0"), back=False, everyone=False)
 
 
 def test_another_entry_of_the_tenant_is_not_the_held_one() -> None:
@@ -110,6 +110,6 @@ def test_while_all_is_read_back_it_is_everyones_turn() -> None:
     """At a tenure's beginning the pending list is read back for every tenant that is not held."""
     holds = Holds()
     hold(holds, "t", 1)
-    assert holds.is_turn_of("u", back=True, everyone=True)
-    assert not holds.is_turn_of("t", back=True, everyone=True)
-    assert holds.is_turn_of(None, back=True, everyone=False)
+    assert holds.is_turn_of("u", EntryId("99-0"), back=True, everyone=True)
+    assert not holds.is_turn_of("t", EntryId("99-0"), back=True, everyone=True)
+    assert holds.is_turn_of(None, EntryId("99-0"), back=True, everyone=False)

@@ -54,7 +54,7 @@ def item(word: str) -> Item:
 )
 def test_which_letters_begin_a_row(ready: str, begin: str, ends_from: int) -> None:
     """A letter after a new event begins a row; one after a duplicate does not."""
-    letters, events, row_ends_from = parted([item(word) for word in ready])
+    letters, events, row_ends_from, _ = parted([item(word) for word in ready], ())
     assert "".join("^" if letter.begins_row else "-" for letter in letters) == begin
     assert row_ends_from == ends_from
     assert len(letters) + len(events) == len(ready)

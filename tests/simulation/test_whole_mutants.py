@@ -21,6 +21,7 @@ QUICK: Final = frozenset({
     "audit_takes_what_was_trimmed_for_lost",
     "gc_asks_one_log_of_two",
     "nothing_is_given_back",
+    "publishes_of_the_paused",
 })  # fmt: skip
 """Proofs, one of each area; a sample of them is in `make test`."""
 FEW: Final = 40
@@ -45,7 +46,9 @@ def test_the_whole_simulation_catches(mutant: Mutant) -> None:
 
 
 def test_every_area_has_breaks_that_are_caught() -> None:
-    """At least 24 breaks are caught, of feed, trimming, archive, redrive, repair, gc, spreading."""
+    """At least 24 breaks are caught, of feed, trimming, archive, redrive, repair, gc, spreading,
+    and pausing.
+    """
     assert len(MUTANTS) >= LEAST
     assert set(Counter(mutant.area for mutant in MUTANTS)) == set(Area)
     assert {mutant.area for mutant in MUTANTS if mutant.name in QUICK} == set(Area)

@@ -216,5 +216,8 @@ class Worker:
     def published(self, took: Took, seconds: float) -> None:
         """See `Observer`."""
 
+    def paused(self, count: int) -> None:
+        """Take no notice."""
+
     def gauge(self, *, window: int, held: int, longest_s: float) -> None:
         """See `Observer`."""

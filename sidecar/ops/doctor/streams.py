@@ -238,6 +238,19 @@ def _halted(seen: Seen) -> Iterator[Told]:
             )
 
 
+def _tenant_paused(seen: Seen) -> Iterator[Told]:
+    for one in seen.status.streams:
+        for tenant, pause in one.paused.items():
+            first = f"see `sidecar dead ls --tenant {shlex.quote(tenant)}`, set right what it says"
+            yield Told(
+                f"tenant {tenant!r} of {one.stream} is paused since {pause.since} by {pause.by}:"
+                f" {pause.reason}",
+                f"{first if pause.by == BY_ITSELF else 'ask them'}; then"
+                f" `sidecar resume --tenant {shlex.quote(tenant)} --stream"
+                f" {shlex.quote(one.stream)}`",
+            )
+
+
 def _forgot(seen: Seen) -> Iterator[Told]:
     window_us = int(seen.streams.settings.dedup_window_s * 1e6)
     since_us = server_time_us(seen.streams.notify.client) - window_us
@@ -354,6 +367,7 @@ CHECKS: Final[tuple[Check[Seen], ...]] = (
     Check("ids-no-times", _WARNING, "they tell no age: trimming by age leaves them, and the stream"
           " grows", _times),
     Check("halted", _ERROR, "nothing of the stream is published", _halted),
+    Check("tenant-paused", _WARNING, "nothing of the tenant is published", _tenant_paused),
     Check("redis-forgot", _WARNING, "events may be missing", _forgot),
     Check("clock-went-back", _WARNING, "times of notifications are wrong, and trimming by age late",
           _clock_back),

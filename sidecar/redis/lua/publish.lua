@@ -2,23 +2,27 @@
 --
 -- KEYS  1 fence   2 halt   3 low   4 notification stream
 --       5 its incarnations   6 trimmed   7 archived   8 readers of an older release
---       9 the notes of what is sent again
+--       9 the notes of what is sent again   10 rows of dead letters, by tenant
 --       then one for each event: its shard of the deduplication index
 -- ARGV  1 token   2 lowest entry unfinished after this run   3 highest control_version known
 --       4 a row of dead letters ends when the n-th event or a later one is published, no duplicate
+--       5 how often tenants were paused or resumed, as far as the worker knows
 --       then four for each event:
 --         14 bytes of event_id digest and 16 of content digest
 --         JSON up to the value of control_version; empty: known to be published, only look
 --         origin
 --         traceparent, or empty
+--       then pairs: a tenant's row ends when the n-th event is published, no duplicate; the tenant
 -- Answer { state, highest control_version, the stream's last ID before this run, result, ... }
---   state   1 done   0 the fence is another's   -1 halted
+--   state   1 done   0 the fence is another's   -1 halted   -2 other tenants are paused by now
 --   result  n published as n   -n duplicate of n   0 published before with other content
 --           1 the index has forgotten it, and it was said to be known, or it is sent again: it
 --             must come in full, and the rest is left undone
 --   Fewer results: there is no memory for what comes next. An error, if for the first.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, 0, ''} end
-if redis.call('HEXISTS', KEYS[2], 'reason') == 1 then return {-1, 0, ''} end
+local halt = redis.call('HMGET', KEYS[2], 'reason', 'tenants')
+if halt[1] then return {-1, 0, ''} end
+if (halt[2] or '') ~= ARGV[5] then return {-2, 0, ''} end
 local kept = redis.pcall('SET', KEYS[1], ARGV[1])  -- so that WAIT has something to wait for
 local full = kept.err ~= nil
 if full and not string.find(kept.err, "'maxmemory'", 1, true) then return kept end
@@ -130,9 +134,9 @@ end
 
 local call, sub, format = redis.call, string.sub, string.format
 local answer, published, row_ends, complete = {1, 0, last_id}, false, false, true
-local first_to_end = 9 + tonumber(ARGV[4])
-local arg, found = 5, nil
-for key = 10, #KEYS do
+local first_to_end = 10 + tonumber(ARGV[4])
+local arg, found = 6, nil
+for key = 11, #KEYS do
   local shard, id, content = KEYS[key], sub(ARGV[arg], 1, 14), sub(ARGV[arg], 15)
   local json, origin, traceparent = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
   local result = 1
@@ -190,9 +194,12 @@ for key = 10, #KEYS do
   end
 end
 
-if full and #answer == 3 and #KEYS > 9 then return kept end
+if full and #answer == 3 and #KEYS > 10 then return kept end
 answer[2] = clock
 if published then call('HSET', KEYS[5], 'last', last_id) end
 if complete then redis.call('SET', KEYS[3], ARGV[2]) end
 if row_ends then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
+for i = 6 + 4 * (#KEYS - 10), #ARGV, 2 do
+  if (answer[3 + ARGV[i]] or 0) > 1 then redis.call('HDEL', KEYS[10], ARGV[i + 1]) end
+end
 return answer

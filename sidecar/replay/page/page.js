@@ -52,7 +52,7 @@ function start(data) {
   }));
   if (head.filters) $("quiet-hint").append(visible(` This is about all events of the window, not only ${head.filters}.`));
   const halted = (one) => data.halts.filter((halt) => halt.from_us < one.to_us && halt.to_us > one.from_us);
-  const held = (one) => [...new Set(halted(one).map((halt) => `, while ${halt.stream} was halted`))].join("");
+  const held = (one) => [...new Set(halted(one).filter((halt) => halt.tenant === null).map((halt) => `, while ${halt.stream} was halted`))].join("");
   const after = (one) => one.letters ? `, right after ${some(one.letters, "dead letter")} in a row` + (one.tenants > 1 ? `, of ${some(one.tenants, "tenant")}` : one.tenant && `, all of ${one.tenant}`) : "";
   put($("quiet"), ...(data.quiet.length ? data.quiet.map((one) => {
     const item = el("li");
@@ -151,7 +151,7 @@ function start(data) {
     c.save();
     c.beginPath(); c.rect(plot.bbox.left, plot.bbox.top, plot.bbox.width, plot.bbox.height); c.clip();
     c.fillStyle = colour("quiet");
-    for (const one of [...data.quiet, ...data.halts]) {  // when nothing continued
+    for (const one of [...data.quiet, ...data.halts.filter((halt) => halt.tenant === null)]) {  // when nothing continued
       const left = plot.valToPos(one.from_us / 1e6, "x", true), right = plot.valToPos(one.to_us / 1e6, "x", true);
       c.fillRect(left, plot.bbox.top, right - left, plot.bbox.height);
     }
@@ -351,7 +351,7 @@ function start(data) {
     if (text("created_at", i)) hop("made", 0, [text("created_at", i) + " by the producer's clock", columns.ahead[i] && `That clock is ${span(columns.ahead[i] * 1e6)} ahead: it cannot be right.`], 0, columns.ahead[i] > 0);
     hop("entry", began, [text("origin", i), columns.there[i] ? "" : "trimmed or deleted since"]);
     const stream = text("origin", i).slice(0, text("origin", i).lastIndexOf("/"));
-    if (ended || end(i) === "waiting") for (const halt of halted({ from_us: began, to_us: ended || Infinity })) if (halt.stream === stream) hop("halt", Math.max(halt.from_us, began), [halt.said], began, true);
+    if (ended || end(i) === "waiting") for (const halt of halted({ from_us: began, to_us: ended || Infinity })) if (halt.stream === stream && [null, text("tenant", i)].includes(halt.tenant)) hop("halt", Math.max(halt.from_us, began), [halt.said], began, true);
     if (text("ref", i)) hop("artifact", 0, [text("ref", i), text("checksum", i), text("put", i) && `${text("put", i)} in the fleet's store`], 0, Boolean(text("put", i)) && text("put", i) !== "there" && end(i) === "published");
     const over = data.overtaken[i], fix = over ? data.prevent[text("reason", i)] : text("fix", i);
     const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "redriven", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];

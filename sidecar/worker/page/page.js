@@ -48,6 +48,7 @@ function trouble(found, worker) {
   const said = [];
   for (const one of found.streams) {
     if (one.halt) said.push(["bad", `${one.stream} is halted: ${one.halt.reason}`]);
+    for (const [tenant, why] of Object.entries(one.paused)) said.push(["bad", `${one.stream}: tenant ${tenant} is paused since ${why.since} by ${why.by}: ${why.reason}`]);
     if (!one.owner_alive) said.push(["bad", `${one.stream}: nobody holds the lease`]);
     if (one.position_beyond_end) said.push(["bad", `${one.stream}: its group's position lies beyond the end`]);
   }

@@ -158,6 +158,11 @@ def _resume(world: World, fleet: Fleet) -> None:
         if isinstance(halt, dict) and b"reason" in halt:
             world.people(fleet.notify, b"HDEL", keys.halt.encode(), b"reason", b"since", b"by",
                          b"dead_in_a_row")  # fmt: skip
+        paused = fleet.notify.server.data.get(keys.paused.encode())
+        for tenant in list(paused) if isinstance(paused, dict) else ():
+            for key in (keys.paused, keys.rows):
+                world.people(fleet.notify, b"HDEL", key.encode(), tenant)
+            world.people(fleet.notify, b"HINCRBY", keys.halt.encode(), b"tenants", b"1")
 
 
 def _is_drained(world: World) -> bool:

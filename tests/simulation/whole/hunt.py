@@ -21,6 +21,7 @@ MEETS: Final[dict[Area, Callable[[World], bool]]] = {
     Area.REPAIR: lambda _: True,  # every run ends with an audit
     Area.COLLECTION: lambda world: Deed.COLLECT in world.faults.deeds,
     Area.SPREADING: lambda world: any(fleet.plan.workers > 1 for fleet in world.fleets),
+    Area.PAUSING: lambda world: Deed.PAUSE_TENANT in world.faults.deeds,
 }
 """Whether a seed comes to what is broken at all."""
 

@@ -47,13 +47,16 @@ class Deed(StrEnum):
     STORE_HANGS = "a store hangs"
     ROT = "a stored version rots"
     PAUSE = "an operator pauses"
+    PAUSE_TENANT = "an operator pauses a tenant"
     REDRIVE = "an operator redrives"
     REPAIR = "an operator audits and repairs"
     STATUS = "an operator looks at the status"
     COLLECT = "an operator collects garbage"
 
 
-OPERATORS: Final = (Deed.PAUSE, Deed.REDRIVE, Deed.REPAIR, Deed.STATUS, Deed.COLLECT)
+OPERATORS: Final = (
+    Deed.PAUSE, Deed.PAUSE_TENANT, Deed.REDRIVE, Deed.REPAIR, Deed.STATUS, Deed.COLLECT,
+)  # fmt: skip
 LOSING: Final = frozenset({
     Deed.DELETE_ENTRY, Deed.TRIM_ENTRIES, Deed.TRIM_NOTES, Deed.DELETE_STREAM, Deed.DELETE_NOTES,
     Deed.RENAME_STREAM, Deed.FLUSH, Deed.PROMOTED, Deed.EMPTIED, Deed.GARBAGE, Deed.ROT,

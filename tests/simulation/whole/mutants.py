@@ -31,6 +31,7 @@ class Area(StrEnum):
     REPAIR = "repair"
     COLLECTION = "collection"
     SPREADING = "spreading"
+    PAUSING = "pausing"
 
 
 @dataclass(frozen=True)
@@ -343,6 +344,19 @@ MUTANTS: Final = (
     Mutant("a_lease_is_given_back_for_good", f"{_OWNERSHIP}._yield_lease",
            "self._stands_back_until = self._clock() + stand_back_s",
            "self._stands_back_until = math.inf", Area.SPREADING, 2310),
+    # A whole seed found this one, while it was written.
+    Mutant("a_pause_drops_what_was_read", "sidecar.worker.relay:Relay._serve",
+           "self._admit_fresh()  # what was read before that was noticed",
+           "self._reading.take_fresh()", Area.PAUSING, 30),
+    Mutant("publishes_of_the_paused", "publish",
+           "if (halt[2] or '') ~= ARGV[5] then return {-2, 0, ''} end",
+           "", Area.PAUSING, 40),
+    Mutant("who_is_resumed_is_not_read_back", "sidecar.worker.pausing:Pausing.look",
+           "reading.go_back_to(waits_from.before)",
+           "pass", Area.PAUSING, 30),
+    Mutant("what_a_pause_puts_off_is_forgotten", "sidecar.worker.pausing:Pausing.look",
+           "[item.id for item in items]",
+           "[]", Area.PAUSING, 30),
 )  # fmt: skip
 """Each caught on its seed."""
 

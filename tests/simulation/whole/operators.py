@@ -16,7 +16,7 @@ from sidecar.ops.redrive import RedriveOrder, Redriver
 from sidecar.ops.redrive import Result as Redriven
 from sidecar.ops.repair import Repair, RepairOrder
 from sidecar.ops.status import collect
-from sidecar.redis import halts
+from sidecar.redis import halts, tenants
 from sidecar.redis.census import Named, Registrar
 from sidecar.redis.client import Side
 from sidecar.redis.letters import ALL
@@ -97,6 +97,15 @@ def _pause(world: World, fleet: Fleet, process: Process) -> None:
     halts.resume(client, keys, reason="continue", by="op", now="now")
 
 
+def _pause_tenant(world: World, fleet: Fleet, process: Process) -> None:
+    client, keys = world.client(fleet.notify, process), world.chance.choice(fleet.keys)
+    sent = [one.sent.tenant for one in world.oracle.truth.entries if one.sent.tenant]
+    tenant = world.chance.choice(sent or ["t"])
+    tenants.pause_tenant(client, keys, tenant=tenant, reason="by hand", by="op", now="now")
+    world.schedule.wait(world.chance.uniform(0.0, 4.0))
+    tenants.resume_tenant(client, keys, tenant=tenant, reason="continue", by="op", now="now")
+
+
 def _redrive(world: World, fleet: Fleet, process: Process) -> None:
     control, notify = sides(world, fleet, process)
     source = cast("Any", DepotStore(world, fleet.source))
@@ -171,6 +180,7 @@ def _collect(world: World, fleet: Fleet, process: Process) -> None:
 
 _DOES = {
     Deed.PAUSE: _pause,
+    Deed.PAUSE_TENANT: _pause_tenant,
     Deed.REDRIVE: _redrive,
     Deed.REPAIR: _repair,
     Deed.STATUS: _status,

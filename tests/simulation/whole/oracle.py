@@ -123,6 +123,10 @@ class Oracle:
         halt = data.get(keys.halt.encode()) or {}
         if type(halt) is dict:
             self._expect(b"reason" not in halt, "halt", f"{stream!r} continued while it was halted")
+        paused = data.get(keys.paused.encode()) or {}
+        if type(paused) is dict:
+            tenant = _tenant_of(named)
+            self._expect(tenant not in paused, "G9", f"{tenant!r} continued while it was paused")
         token = self._world.tokens.get((process, stream)) if process else None
         self._expect(
             data.get(keys.fence.encode()) == token and token is not None,
@@ -333,7 +337,9 @@ class Oracle:
             self._world.schedule.after(ROW_S, lambda: judge(fleet, letter))
 
     def _row(self, fleet: Fleet, letter: Letter) -> None:
-        """Two dead letters in a row halt the stream: only a notification ends a row."""
+        """Two dead letters in a row halt the stream, or pause who sent them: only a notification
+        ends a row.
+        """
         entry = letter.entry
         assert entry is not None
         same = [one for one in self._counted() if one.entry and _alike(one.entry, entry)]
@@ -353,10 +359,16 @@ class Oracle:
         ):
             return
         keys = next(one for one in fleet.keys if one.control.encode() == entry.place[0])
-        halt = fleet.notify.server.data.get(keys.halt.encode()) or {}
+        data = fleet.notify.server.data
+        halt, paused = (data.get(key.encode()) or {} for key in (keys.halt, keys.paused))
+        whose = {
+            _tenant_of({b"event": one.entry.sent.raw or b"", b"reason": one.reason.encode()})
+            for one in (before, letter) if one.entry
+        }  # fmt: skip
         self._expect(
-            b"reason" in halt, "row", f"{before} and {letter} are {ROW} in a row, and no halt"
-        )
+            b"reason" in halt or not whose.isdisjoint(paused),
+            "row", f"{before} and {letter} are {ROW} in a row, and nothing is halted or paused",
+        )  # fmt: skip
 
     def _counted(self) -> Iterator[Letter]:
         """Yield the dead letters that count in a row: no conflict between tenants does."""
@@ -654,6 +666,16 @@ class Oracle:
     def _expect(holds: bool, guarantee: str, otherwise: str) -> None:
         if not holds:
             raise Violation(f"{guarantee}: {otherwise}")
+
+
+def _tenant_of(named: dict[bytes, bytes]) -> bytes:
+    """Return whose a notification or a dead letter is; empty of nobody's, or poison."""
+    try:
+        body = json.loads(named.get(b"event", b""))
+        tenant = body.get("tenant_id") if named.get(b"reason") != b"poison" else ""
+    except (ValueError, AttributeError):
+        return b""
+    return tenant.encode(errors="replace") if isinstance(tenant, str) else b""
 
 
 def _alike(one: Entry, other: Entry) -> bool:

@@ -1,0 +1,76 @@
+"""Pausing one tenant of a control stream, and resuming it. The others continue.
+
+A worker does so where dead letters of one tenant come in a row (`bury.lua`), people do by
+`sidecar pause --tenant`. Each change is recorded in the stream `{N}:halts`, as `what` (paused,
+unpaused), `stream`, `tenant`, `reason` and `by`, and counted in the field `tenants` of
+`{N}:halt:S`: nothing is published by a worker that does not know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from sidecar.redis.client import Client
+from sidecar.redis.halts import FIELDS, MAX_HALT_RECORDS, Change, Halt
+from sidecar.redis.keys import Keys
+from sidecar.redis.scripts import run_for_people
+
+MOST_ROWS: Final = 1000
+"""So many tenants of a stream have rows of dead letters of their own. Who makes tenants up gets the
+stream halted, and fills no memory."""
+
+
+class Paused(NamedTuple):
+    """Which tenants are paused, as of so many changes."""
+
+    changes: bytes
+    tenants: Mapping[str, Halt]
+
+
+def read_paused(client: Client, keys: Keys) -> Paused:
+    """Return which tenants are paused, and why. Raises `RedisError`.
+
+    The count is read first: what changes in between is seen as a change later.
+    """
+    changes: Any = client.hget(keys.halt, "tenants")
+    found: Any = client.hgetall(keys.paused)
+    tenants = {tenant.decode(errors="replace"): _halt(noted) for tenant, noted in found.items()}
+    return Paused(changes or b"", tenants)
+
+
+def pause_tenant(
+    client: Client, keys: Keys, *, tenant: str, reason: str, by: str, now: str
+) -> Change:
+    """Pause a tenant; one that is paused already keeps its reason. Raises `RedisError`."""
+    noted = orjson.dumps(dict(zip(FIELDS, (reason, now, by), strict=True)))
+    return _run(client, "pause_tenant", keys, reason, now, by, tenant, noted)
+
+
+def resume_tenant(
+    client: Client, keys: Keys, *, tenant: str, reason: str, by: str, now: str
+) -> Change:
+    """Let a tenant continue, and count its dead letters in a row anew. Raises `RedisError`."""
+    return _run(client, "resume_tenant", keys, reason, now, by, tenant)
+
+
+def _run(
+    client: Client, name: str, keys: Keys, reason: str, now: str, by: str, *args: str | bytes
+) -> Change:
+    answer: Any = run_for_people(
+        client, name, [keys.halt, keys.halts, keys.paused, keys.rows],
+        [reason, now, by, keys.control, MAX_HALT_RECORDS, *args],
+    )  # fmt: skip
+    changed, noted, unrecorded = answer
+    return Change(bool(changed), _halt(noted), unrecorded.decode(errors="replace"))
+
+
+def _halt(noted: bytes) -> Halt:
+    """Return what is noted of a pause. What no sidecar wrote there pauses, too, and is shown."""
+    try:
+        said = orjson.loads(noted)
+        return Halt(*(str(said[field]) for field in FIELDS))
+    except (ValueError, TypeError, KeyError):
+        return Halt(noted.decode(errors="replace"), "", "")
