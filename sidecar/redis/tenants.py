@@ -61,7 +61,7 @@ def _run(
 ) -> Change:
     answer: Any = run_for_people(
         client, name, [keys.halt, keys.halts, keys.paused, keys.rows],
-        [reason, now, by, keys.control, MAX_HALT_RECORDS, *args],
+        [reason, now, by, keys.control, str(MAX_HALT_RECORDS), *args],
     )  # fmt: skip
     changed, noted, unrecorded = answer
     return Change(bool(changed), _halt(noted), unrecorded.decode(errors="replace"))

@@ -179,14 +179,17 @@ def test_the_scripts_have_the_answers_of_a_real_server(both: Both, seed: int) ->
     chance = random.Random(seed)
     source = {
         name: scripts._SOURCES[name]
-        for name in ("acquire", "renew", "release", "publish", "bury", "pause", "resume", "stand")
-    }
+        for name in ("acquire", "renew", "release", "publish", "bury", "pause", "resume", "stand",
+                     "pause_tenant", "resume_tenant")
+    }  # fmt: skip
     for name, keys, args in _calls(chance):
         sha = both.send("SCRIPT", "LOAD", source[name])
         both.send("EVALSHA", sha, len(keys), *keys, *args)
     for key in ("fence", "lease", "low"):
         both.send("GET", key)
-    both.send("HMGET", "halt", "reason", "since", "by", "unclean", "dead_in_a_row")
+    both.send("HMGET", "halt", "reason", "since", "by", "unclean", "dead_in_a_row", "tenants")
+    both.send("HMGET", "rows", "t", "u")
+    both.send("HMGET", "paused", "t", "u")
     both.send("HGETALL", "anchors")
     both.send("XRANGE", "notes", "-", "+")
     both.send("XLEN", "dead")
@@ -200,6 +203,7 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
         token = chance.choice(["t1", "t1", "t1", "t2"])
         event = chance.randrange(12)
         content = b"%016d" % chance.choice([event, event, event, 99])
+        changes = chance.choice(["", "", "1", "2"])
         calls: list[tuple[str, list[str], list[Any]]] = [
             ("acquire", ["fence", "lease", "halt"], [token, 60_000]),
             ("renew", ["fence", "lease", "halt"], [token, 60_000]),
@@ -212,19 +216,24 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
             ("pause", ["halt", "halts"], ["by hand", "now", "me", "S", 1000]),
             ("resume", ["halt", chance.choice(["halts", "halt"])], ["on", "now", "me", "S", 9]),
             ("resume", ["halt", "halts"], ["continue", "now", "me", "S", 1000]),
+            ("pause_tenant", ["other", "halts", "paused", "rows"],
+             ["by hand", "now", "me", "S", 1000, "t", "{}"]),
+            ("resume_tenant", ["other", "halts", "paused", "rows"],
+             ["continue", "now", "me", "S", 1000, chance.choice("tu")]),
             (
                 "bury",
                 ["fence", "halt", "low", "dead", "halts", "resent", "trimmed", "notes",
-                 "seen", "buried", "seen", "buried"],
+                 "rows", "paused", "seen", "buried", "seen", "buried"],
                 [
-                    token, chance.choice([0, 0, 3]), "now", "S", 1000,
+                    token, chance.choice([0, 0, 3]), "now", "S", 1000, changes, 1,
                     *(
                         argument
                         for origin in (number, number + 1)
                         for argument in (
                             f"{origin}-0", chance.choice([b"", _digest(event) + content]),
                             _digest(origin % 40) + content, chance.randrange(2),
-                            chance.randrange(2), "too many", 2, "reason", "malformed",
+                            chance.randrange(2), "too many", chance.choice(["", "t", "u"]),
+                            chance.randrange(2), 2, "reason", "malformed",
                         )
                     ),
                 ],
@@ -233,12 +242,12 @@ def _calls(chance: random.Random) -> Iterator[tuple[str, list[str], list[Any]]]:
                 (
                     "publish",
                     ["fence", "halt", "low", "notes", "incarnations", "trimmed", "archived",
-                     "readers", "resent", "seen", "seen"],
+                     "readers", "resent", "rows", "seen", "seen"],
                     [
-                        token, f"{number}-0", FAR_US, chance.randrange(2),
+                        token, f"{number}-0", FAR_US, chance.randrange(2), changes,
                         _digest(event) + content, b'{"control_version":', "S/1-1", "",
                         _digest(event - 1) + b"%016d" % (event - 1), chance.choice([b"", b"{"]),
-                        "S/1-2", "00-trace",
+                        "S/1-2", "00-trace", chance.choice([1, 2]), "t",
                     ],
                 )
             ] * 5,

@@ -29,7 +29,7 @@ def test_the_guarantees_hold_while_the_width_changes(monkeypatch: pytest.MonkeyP
         widths.add(tried.at_once)
 
     monkeypatch.setattr(Tried, "done", recorded)
-    for seed in (39, 71):
+    for seed in (55, 63):
         assert scene_of(seed) == WIDE
         result = run_lean(seed)
         assert not result.violation, result.story()

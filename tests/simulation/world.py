@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sidecar.redis import halts
+from sidecar.redis import halts, tenants
 from sidecar.worker import caution, relay
 from tests.simulation.faults import PROCESS, WORLD, Fault, Faults
 from tests.simulation.invariants import Violation, Watch, guarded
@@ -314,6 +314,11 @@ class World:
     def _resume(self) -> None:
         halts.resume(_Operator(self), self._keys, reason="continue", by="op", now="now")  # type: ignore[arg-type]
 
+    def _resume_tenants(self) -> None:
+        how = {"reason": "continue", "by": "op", "now": "now"}
+        for tenant in list(self.server.data.get(self.watch.paused) or {}):
+            tenants.resume_tenant(_Operator(self), self._keys, tenant=tenant.decode(), **how)  # type: ignore[arg-type]
+
     @property
     def _keys(self) -> Any:
         from sidecar.redis.keys import Keys
@@ -361,6 +366,7 @@ class World:
                 self.start_worker()
             if b"reason" in (self.server.data.get(self.watch.halt) or {}):
                 self._resume()
+            self._resume_tenants()
             if self.schedule.now > deadline:
                 unfinished = [show_id(each).decode() for each in self.watch.unfinished()]
                 raise Violation(
