@@ -121,19 +121,20 @@ def _print(keys: Keys, change: Change, deed: _Deed, *, json: bool) -> None:
         output.json_line(deed.to_json(keys) | {"changed": change.changed} | change.halt._asdict())
     else:
         whose = "" if deed.tenant is None else f", tenant {deed.tenant!r}"
-        said = _paused(change) if deed.pausing else _resumed(change)
+        was = "halted" if deed.tenant is None else "paused"
+        said = _paused(change, was) if deed.pausing else _resumed(change, was)
         output.line(f"{output.visible(keys.control + whose)}: {said}")
 
 
-def _paused(change: Change) -> str:
+def _paused(change: Change, was: str) -> str:
     about = _about(change)
-    return f"paused: {about}" if change.changed else f"halted already, left as it was: {about}"
+    return f"paused: {about}" if change.changed else f"{was} already, left as it was: {about}"
 
 
-def _resumed(change: Change) -> str:
+def _resumed(change: Change, was: str) -> str:
     if not change.changed:
-        return "not halted, nothing to resume"
-    return f"resumed; it was halted: {_about(change)}"
+        return f"not {was}, nothing to resume"
+    return f"resumed; it was {was}: {_about(change)}"
 
 
 def _about(change: Change) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import redis
 
 from sidecar.history.halts import halts_of
@@ -58,6 +59,55 @@ def test_pause_and_resume_are_recorded(sidecar: Cli) -> None:
         ("halted", STREAM, "bad deploy"), ("resumed", STREAM, "rolled back"),
     ]  # fmt: skip
     assert all("@" in one["by"] for one in records)
+
+
+def test_a_tenant_is_paused_and_resumed_by_name(sidecar: Cli) -> None:
+    """It is said of what, as text and as JSON; `status` and `replay show` tell it."""
+    ran = sidecar("pause", "--tenant", "t 1", "--reason", "repeats itself")
+    assert f"{STREAM}, tenant 't 1': paused: repeats itself" in ran.out
+    again = sidecar("pause", "--tenant", "t 1", "--reason", "me too", "--json").object()
+    assert (again["tenant"], again["paused"], again["changed"]) == ("t 1", True, False)
+    assert again["reason"] == "repeats itself"
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert stream["paused"]["t 1"]["reason"] == "repeats itself"
+    assert stream["halt"] is None
+    assert "repeats itself" in sidecar("status").out
+    resumed = sidecar("resume", "--tenant", "t 1", "--reason", "fixed")
+    assert "resumed; it was paused: repeats itself" in resumed.out
+    assert "not paused, nothing to resume" in sidecar("resume", "--tenant", "t 1").out
+    entry(sidecar, "e", begun=0, ended=1)
+    (told,) = shown(sidecar)
+    assert (told["tenant"], told["reason"], told["resumed_why"]) == (
+        "t 1", "repeats itself", "fixed",
+    )  # fmt: skip
+
+
+def test_to_resume_a_stream_resumes_no_tenant_of_it(sidecar: Cli) -> None:
+    """A halt and a pause are two things."""
+    assert sidecar("pause", "--tenant", "t", "--reason", "one").code == 0
+    halt(sidecar, "all", "continue")
+    (stream,) = sidecar("status", "--json").object()["streams"]
+    assert list(stream["paused"]) == ["t"]
+
+
+def test_no_variable_names_the_tenant(sidecar: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set for `dead ls` does not make a halt the pause of one tenant."""
+    monkeypatch.setenv("SIDECAR_TENANT", "t")
+    assert sidecar("pause", "--reason", "all", "--json").object()["halted"] is True
+
+
+def test_an_event_waited_for_its_own_tenants_pause_alone(sidecar: Cli) -> None:
+    """The pause of another is no reason of its wait."""
+    entry(sidecar, "late", begun=0, ended=8000, tenant="t")
+    entry(sidecar, "quick", begun=1, ended=8001, tenant="u")
+    for at_ms, what in ((1000, "paused"), (7000, "unpaused")):
+        sidecar.client.xadd(
+            HALTS, {"what": what, "stream": STREAM, "tenant": "t", "reason": "r", "by": "op"},
+            id=f"{MS + at_ms}-0",
+        )  # fmt: skip
+    (told,) = hops(sidecar, "late", "halt")
+    assert f"{STREAM} had tenant 't' paused by op: r" in told
+    assert hops(sidecar, "quick", "halt") == []
 
 
 def test_what_changes_nothing_is_not_recorded(sidecar: Cli) -> None:
