@@ -181,12 +181,18 @@ class MemoryStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list`."""
+        return iter(self._refs(prefix, lambda entry: entry.current is not None))
+
+    def _refs(
+        self, prefix: str = "", which: Callable[[_Entry], bool] = lambda _: True
+    ) -> tuple[str, ...]:
+        """Return the refs, without `which` those too whose current version was deleted."""
         if prefix:
             check_ref(prefix)
         with self._lock:
-            refs = tuple(ref for ref, entry in self._entries.items() if entry.current)
+            refs = tuple(ref for ref, entry in self._entries.items() if which(entry))
         under = f"{prefix}/"
-        return (ref for ref in refs if not prefix or ref == prefix or ref.startswith(under))
+        return tuple(ref for ref in refs if not prefix or ref == prefix or ref.startswith(under))
 
     def versions(self, ref: str) -> Iterator[Version]:
         """See `VersionedStore.versions`."""
@@ -201,7 +207,7 @@ class MemoryStore:
     ) -> Iterator[Checked]:
         """See `VersionedStore.verify`. A part has whole refs."""
         index, count = part
-        for ref in self.list(prefix):
+        for ref in self._refs(prefix):
             if zlib.crc32(ref.encode()) % count == index:
                 for found in self._versions(ref):
                     yield self._check(found, quarantine=quarantine)
@@ -220,7 +226,7 @@ class MemoryStore:
     ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.collect`."""
         now = time.time()
-        candidates = [found for ref in self.list() for found in self._idle(ref, retention, now)]
+        candidates = [found for ref in self._refs() for found in self._idle(ref, retention, now)]
         pinned = set(pins())
         for found in candidates:
             if pinned.isdisjoint(_pins_of(found)) and self._let_go(found, dry_run=dry_run):

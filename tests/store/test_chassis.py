@@ -226,7 +226,8 @@ def test_opening_by_url(root: Path) -> None:
     assert opened.get("a") == (b"1", b"2")
     assert opened.name == "chassis-file"
     assert getattr(opened, "location", None) == ChassisStore(str(root)).location
-    assert store.capabilities(opened) == {store.Capability.STREAM, store.Capability.LIMIT}
+    wanted = {store.Capability.STREAM, store.Capability.LIMIT, store.Capability.DELETE}
+    assert store.capabilities(opened) == wanted
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_store_that_lost_its_mark_is_unavailable(
 def test_without_obstore(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where obstore is not installed the message says how to install it."""
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(ConfigError, match=r"pip install artifact-sidecar\[object\]"):
+    with pytest.raises(ConfigError, match=r"obstore.* pip install '\.\[object\]'"):
         store.open_url("s3://bucket/prefix")
 
 

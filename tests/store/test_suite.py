@@ -96,10 +96,9 @@ class Reachable(MemoryStore):
         self._reach()
         super().put(ref, data, manifest, **position)
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """List, if the storage is there."""
+    def _refs(self, *wanted: Any) -> tuple[str, ...]:
         self._reach()
-        return super().list(prefix)
+        return super()._refs(*wanted)
 
     def _reach(self) -> None:
         if self.away:
@@ -168,10 +167,10 @@ class HidesOutages(Reachable):
 class ListsNothingInAnOutage(Reachable):
     """Takes an outage for an empty store."""
 
-    def list(self, prefix: str = "") -> Iterator[str]:
+    def _refs(self, *wanted: Any) -> tuple[str, ...]:
         with contextlib.suppress(Unavailable):
-            return super().list(prefix)
-        return iter(())
+            return super()._refs(*wanted)
+        return ()
 
 
 # Streams.
