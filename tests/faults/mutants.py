@@ -32,9 +32,10 @@ MUTANTS: Final = {
     ),
     "acknowledge before publish": Mutant(
         "sidecar/worker/relay.py",
-        "            low = self._low_without(events)\n",
-        "            low = self._low_without(events)\n"
-        "            self._reading.acknowledge([item.id for item in events])\n",
+        "            self._committing.begin(run, self._low_without(run.events))\n",
+        "            low = self._low_without(run.events)\n"
+        "            self._reading.acknowledge([item.id for item in run.events])\n"
+        "            self._committing.begin(run, low)\n",
     ),
     "no deduplication": Mutant(
         "sidecar/redis/lua/publish.lua",
