@@ -219,7 +219,7 @@ def gc(
         urls = (servers.control_url, servers.notify_url)
         pins = asked = all_pins(opened, urls, where.others, named, logs)
         if rules:
-            refs = Refs(opened, rules, asked, retention, dry_run=dry_run)
+            refs = Refs(opened, rules, asked, retention, logs, dry_run=dry_run)
     if not dry_run:
         record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), gone.reason)
         with explained():
@@ -227,13 +227,13 @@ def gc(
     found = _Collected(dry_run=dry_run, json=json, refs=refs)
     with progress(json=json) as show, summed_up(found.summarise), explained():
         try:
-            for retired in refs.pieces(show) if refs else ():
-                found.add_ref(retired)
-                show(found.text())
-            show("looking for what could go")
             collecting = opened.collect(retention, _told(pins, show), dry_run=dry_run)
         except ValueError as error:
             raise UsageError(f"--grace {kept.grace}: {error}") from error
+        for retired in refs.pieces(show) if refs else ():
+            found.add_ref(retired)
+            show(found.text())
+        show("looking for what could go")
         for piece in collecting:
             found.add(piece)
             show(found.text())

@@ -12,6 +12,7 @@ from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option, read
 from sidecar.terminal.progress import seldom
 from sidecar.wire.keeping import KeepRule
+from sidecar.wire.logbook import Log
 from store import Capability, Retention, VersionedStore
 
 _ROWS_MAX = 50
@@ -54,9 +55,10 @@ class Refs:
 
     def __init__(
         self, store: VersionedStore, rules: list[KeepRule], pins: CheckedPins,
-        retention: Retention, *, dry_run: bool,
+        retention: Retention, logs: list[Log], *, dry_run: bool,
     ) -> None:  # fmt: skip
-        self._keeping = Keeping(store, rules, retention.grace_s)
+        streams = [log.stream.encode() for log in logs if not log.reads]
+        self._keeping = Keeping(store, rules, retention.grace_s, streams)
         self._pins = pins
         self._dry_run = dry_run
         self._unknown: tuple[int, int] | None = None
@@ -107,8 +109,9 @@ class Refs:
         if self._unknown:
             not_known, by_no_rule = self._unknown
             output.hint(
-                f"{not_known:,} refs stay because no notification in Redis tells which one is the"
-                f" newest of their subject, {by_no_rule:,} because no rule is for them"
+                f"{not_known:,} refs stay because the notifications in Redis do not tell, of each"
+                " stream that publishes here, which one is the newest of their subject,"
+                f" {by_no_rule:,} because no rule is for them"
             )
 
 

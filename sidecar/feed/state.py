@@ -15,7 +15,7 @@ from sidecar.feed.reading import Batch, FeedGap, Filter, ForeignEntry, Reading
 from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import Streams
 from sidecar.history.places import archive_of_another
-from sidecar.history.rows import of_line, to_line
+from sidecar.history.rows import to_line
 from sidecar.history.state import FleetState, state_at
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
@@ -72,8 +72,7 @@ class State:
 
     def __iter__(self) -> Iterator[Notification]:
         """Yield those that the feed wants."""
-        for line in self._found.rows():
-            one = Notification.of_entry(of_line(line).fields)
+        for one in self._found.notifications():
             if self._wants is None or self._wants(one):
                 yield one
 

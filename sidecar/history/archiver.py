@@ -24,7 +24,7 @@ from sidecar.history.live import LiveHistory
 from sidecar.history.places import archive_of_another
 from sidecar.history.segments import Damaged
 from sidecar.history.state import state_at
-from sidecar.redis.archived import Claim, is_due, note_archived
+from sidecar.redis.archived import Claim, is_due, note_archived, nothing_lacks
 from sidecar.redis.client import Client
 from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
@@ -132,7 +132,8 @@ class Archiver:
             if not self._holds(claim):
                 return  # another took over meanwhile, and its mark may be higher
             with translated(self._live.describe()):
-                note_archived(self._notify, self._keys, stream, entries[-1])
+                client = self._live.client(stream)
+                note_archived(client, self._notify, self._keys, stream, entries[-1])
             self._held(stream, reached)
             yield done
 
@@ -163,9 +164,11 @@ class Archiver:
         reach = self._live.reach(stream)
         if reach is None:
             return None, False
-        # Where trimming ended with the archive, what comes next may be much later: no gap.
-        in_step = self._live.trimmed_to(stream) == reached
-        before = [] if in_step else reach.missing(reached.after, entries[0].id.before)
+        with translated(self._live.describe()):
+            # Where all was trimmed that is archived, what comes next may be much later: no gap.
+            client = self._live.client(stream)
+            whole = nothing_lacks(client, self._notify, self._keys, stream, reached)
+        before = [] if whole else reach.missing(reached.after, entries[0].id.before)
         within = reach.missing(entries[0].id.after, entries[-1].id)
         return ((before[0].first, before[-1].last) if before else None), bool(within)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sidecar.history.contract import ALWAYS, ANY, About, Gap, Reach, Streams
 from sidecar.history.rows import to_line
 from sidecar.redis.archived import archived_to
-from sidecar.redis.client import Side, check_stream
+from sidecar.redis.client import Client, Side, check_stream
 from sidecar.redis.damage import or_else, trimmed_of
 from sidecar.redis.errors import translated
 from sidecar.redis.groups import delivered, pending
@@ -85,6 +85,10 @@ class LiveHistory:
             gone = begin.before  # trimmed: what XDEL takes is told, what XTRIM takes is not
         gaps = (Gap(_FIRST_POSSIBLE, gone, "trimmed"),) if gone != FIRST else ()
         return Reach(info.first_id, info.last_id, gaps)
+
+    def client(self, stream: str) -> Client:
+        """Return the way to a stream."""
+        return self._side(stream).at(stream)
 
     def trimmed_to(self, stream: str) -> EntryId:
         """Return the highest ID that the sidecar trimmed, as it noted; FIRST for none."""

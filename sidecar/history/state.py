@@ -71,6 +71,10 @@ class FleetState:
             return
         yield from sorted(self._here.values(), key=id_of_line)
 
+    def notifications(self) -> Iterator[Notification]:
+        """Yield them as they were published, the oldest first."""
+        return (note for _, note in _written(self.rows()))
+
     def entries(self) -> Iterator[Entry]:
         """Yield the entries of them all."""
         return (entry for entry, _ in _written(row for _, row in self.keyed()))
@@ -155,7 +159,16 @@ def _subject(line: bytes) -> Subject | None:
         row = orjson.loads(line)
         body = orjson.loads(row[row.index("event", 1) + 1])
         row.index("origin", 1)
+        if not _is_notification(line, body):
+            return None
         named = [body.get(name) or "" for name in ("tenant_id", "stack_id", "artifact_ref")]
     except (ValueError, IndexError, AttributeError):
         return None
     return subject_of(*named) if all(isinstance(one, str) for one in named) else None
+
+
+def _is_notification(line: bytes, body: dict[str, object]) -> bool:
+    """Tell whether a sidecar wrote this, as far as a look tells: else it hides what one wrote."""
+    ms, sequence = id_of_line(line)
+    has_names = isinstance(body.get("event_id"), str) and isinstance(body.get("type"), str)
+    return has_names and body.get("control_version") == 1000 * ms + sequence

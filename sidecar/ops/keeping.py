@@ -6,7 +6,8 @@ newest: where a notification that is still in Redis announces another ref of the
 announces stays as it is: it does not grow. In this order:
 
 1. The notifications are read: which families they announce, of which subject, up to which version.
-   One whose notifications do not agree that it is the versions of one stack stays as it is.
+   One whose notifications do not agree that it is the versions of one stack stays as it is; and
+   one that not all streams announce that publish into the store, for another may have had its own.
 2. The store's refs of these families are looked at: what no rule keeps is a candidate.
 3. All streams are read, as for collection. What any entry names is none any more.
 4. What is left is deleted, unless anybody put it since 2., or within the grace, or within the
@@ -101,11 +102,16 @@ class Keeping:
 
     """
 
-    def __init__(self, store: VersionedStore, rules: Sequence[KeepRule], grace_s: float) -> None:
+    def __init__(
+        self, store: VersionedStore, rules: Sequence[KeepRule], grace_s: float,
+        streams: Sequence[bytes] = (),
+    ) -> None:  # fmt: skip
+        """`streams` are the names of all notification streams that publish into the store."""
         self.families: dict[str, Family] = {}
         self._store = store
         self._rules = rules
         self._grace_s = grace_s
+        self._streams = streams
         self._candidates: dict[str, _Candidate] = {}
 
     def run(
@@ -120,7 +126,7 @@ class Keeping:
         self._look_at(announced)
         began = time.monotonic()
         for family in self.families.values():
-            if family.agrees:
+            if self._is_known(family):
                 self._choose(family, now_s)
         self._spare(pins())
         for ref, (family, size_bytes) in self._candidates.items():
@@ -140,14 +146,21 @@ class Keeping:
         not_known = by_no_rule = 0
         for ref in self._store.list():
             found = versioned(ref)
-            family = found and self.families.get(found.family)
-            if family and family.agrees:
+            if found and self._is_known(self.families.get(found.family)):
                 continue
             if found and rule_of(self._rules, found.family):
                 not_known += 1
             else:
                 by_no_rule += 1
         return not_known, by_no_rule
+
+    def _is_known(self, family: Family | None) -> bool:
+        """Tell whether it is known which of its refs is the newest, of each stream."""
+        streams = set(self._streams)
+        are_told_apart = len(streams) == len(self._streams)  # two servers may have one name
+        if family is None or not family.agrees:
+            return False
+        return are_told_apart and streams <= family.newest.keys()
 
     def _look_at(self, announced: Iterable[Announced]) -> None:
         for told in announced:

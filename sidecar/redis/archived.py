@@ -2,8 +2,10 @@
 
 `{N}:archived` has, by stream, the highest entry ID up to which all lies in the archive. IDs say
 nothing of a stream that was deleted and made anew, so `{N}:segments` has beside it, by stream, the
-ID with which the last segment ends, a checksum of that entry, and when the segment was closed (the
-server's clock, microseconds since the epoch). The mark counts while the stream agrees.
+ID with which the last segment ends, a checksum of that entry, when the segment was closed (the
+server's clock, microseconds since the epoch) and, where nothing had come after that entry and the
+server counts it, how many entries the stream had been given. The mark counts while the stream
+agrees.
 
 Other fleets may trim the control stream, too. The group `archive:N` on it keeps them from what is
 not archived yet.
@@ -17,6 +19,7 @@ import secrets
 from typing import Any, Final
 
 from sidecar.redis.client import Client
+from sidecar.redis.damage import trimmed_of
 from sidecar.redis.groups import group_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import server_time_us, stream_info
@@ -25,7 +28,7 @@ from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId
 
 CLAIM_S: Final = 60.0
-_SEGMENT: Final = re.compile(rb"(\S+) (\S+) ([0-9]{1,17})")
+_SEGMENT: Final = re.compile(rb"(\S+) (\S+) ([0-9]{1,17})(?: ([0-9]{1,17}))?")
 
 
 def checksum_of(entry: Entry) -> str:
@@ -36,9 +39,15 @@ def checksum_of(entry: Entry) -> str:
     return digest.hexdigest()[:32]
 
 
-def note_archived(notify: Client, keys: Keys, stream: str, last: Entry) -> None:
-    """Note that a segment was closed that ends with `last`. Raises `RedisError`."""
+def note_archived(client: Client, notify: Client, keys: Keys, stream: str, last: Entry) -> None:
+    """Note that a segment was closed that ends with `last`; `client` leads to the stream.
+
+    Raises `RedisError`.
+    """
     words = f"{last.id} {checksum_of(last)} {server_time_us(notify)}"
+    info = stream_info(client, stream)
+    if info and info.last_id == last.id and info.added is not None:
+        words += f" {info.added}"
     note = noting(notify)
     note(keys=[keys.segments], args=[stream, words])  # first: without it the mark counts for less
     note(keys=[keys.archived], args=[stream, last.id])
@@ -65,6 +74,24 @@ def archived_to(client: Client, notify: Client, keys: Keys, stream: str) -> Entr
     if words is None or words[1] != noted:
         return mark  # noted by an older release
     return mark if checksum_of(Entry(mark, found[0][1])).encode() == words[2] else None
+
+
+def nothing_lacks(client: Client, notify: Client, keys: Keys, stream: str, mark: EntryId) -> bool:
+    """Tell whether all that the stream was given after `mark` is there, and nothing before it.
+
+    By counting, so false where more had come as `mark` was noted. Before Redis 7, which does not
+    count, the note of trimming is believed: what people trim besides goes unseen.
+    Clients as `archived_to` takes them. Raises `RedisError`.
+    """
+    info = stream_info(client, stream)
+    if info is None or info.added is None:
+        return trimmed_of(notify, keys, stream) == mark
+    told: Any = notify.hget(keys.segments, stream)
+    words = _SEGMENT.fullmatch(told or b"")
+    if words is None or words[4] is None or words[1] != mark.encode():
+        return False
+    is_behind = info.first_id is None or info.first_id > mark
+    return is_behind and info.added - int(words[4]) == info.length
 
 
 def hold(control: Client, keys: Keys, last: EntryId) -> None:

@@ -15,10 +15,11 @@ from sidecar.redis.keys import Keys, records_of, streams_of
 from sidecar.wire.ids import EntryId
 
 _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
-_SEGMENT: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20} ([0-9a-f]{32}|-) [0-9]{1,17}")
+_ANCHOR: Final = rb"[0-9]{1,20}-[0-9]{1,20} ([0-9a-f]{32}|-) [0-9]{1,17}"
+_SEGMENT: Final = re.compile(rb"%b( [0-9]{1,17})?" % _ANCHOR)
 _COUNT: Final = re.compile(rb"-?[0-9]{1,18}")
 _TOKEN: Final = re.compile(rb"[0-9a-f]{32}")
-_ANCHORS: Final = re.compile(rb"%b(\n%b)*" % ((_SEGMENT.pattern,) * 2))
+_ANCHORS: Final = re.compile(rb"%b(\n%b)*" % ((_ANCHOR,) * 2))
 _HISTORIES: Final = re.compile(rb"([0-9a-f]{1,40} [0-9]{1,20} [0-9]{1,20}\n)*")
 PRUNED: Final = re.compile(rb"([0-9]{1,17})" + 3 * rb"(?: ([0-9]{1,17}))?")
 _COUNTS: Final = ("tenants", "dead_in_a_row", "unclean", "alone_deaths", "yielded")

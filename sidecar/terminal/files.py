@@ -78,7 +78,10 @@ def check_place(name: str, path: Path) -> None:
 
 
 def replace(path: Path, pieces: Iterator[bytes]) -> int:
-    """Write a file beside its place, and move it there when it is whole; return its size."""
+    """Write a file beside its place, and move it there when it is whole; return its size.
+
+    What the pieces raise comes through, and nothing is left behind. Raises `UsageError`.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.unlink(missing_ok=True)  # of one that was killed
@@ -86,7 +89,11 @@ def replace(path: Path, pieces: Iterator[bytes]) -> int:
             size_bytes = sum(map(file.write, pieces))
         part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     return size_bytes
 
 

@@ -6,7 +6,7 @@ At most one run is on its way. What came of one that is forgotten shows when it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.redis.publisher import Buried, Outcome, Publisher
 from sidecar.redis.tenants import MOST_ROWS
@@ -22,6 +22,8 @@ from sidecar.worker.outcomes import Finished
 from sidecar.worker.rows import Parted, parted
 from sidecar.worker.timing import Took, took
 from sidecar.worker.window import Item
+
+_WRITTEN: Final = frozenset({Buried.WRITTEN, Buried.HALTED_NOW, Buried.PAUSED_NOW})
 
 
 class _Run(NamedTuple):
@@ -68,7 +70,7 @@ class Committing:
         self._clock, self._timed, self._traces = clock, timed, traces
         self._run: _Run | None = None
         self._rows: set[str] = set()
-        """The tenants that may have a row of dead letters."""
+        """The tenants that may have a row of dead letters, `MOST_ROWS` at most."""
 
     def learn_rows(self) -> None:
         """Learn as a tenure begins which tenants have a row of dead letters."""
@@ -88,11 +90,20 @@ class Committing:
             room=MOST_ROWS - len(self._rows),
         )  # fmt: skip
         finished = outcomes.buried(items, answers)
-        self._rows.update(item.claimed for item in items if item.claimed)
+        self._note_rows(items, answers)
         self._deaths.say(finished)
         if self._traces:
             self._traces.buried(finished, began)
         return finished, Buried.HALTED_NOW in answers
+
+    def _note_rows(self, items: Sequence[Item], answers: Sequence[Buried]) -> None:
+        """Note whose rows the script has counted, as far as there was room."""
+        for item, answer in zip(items, answers, strict=False):
+            counted = item.counts and self._max_in_a_row and answer in _WRITTEN
+            if counted and item.claimed and len(self._rows) < MOST_ROWS:
+                self._rows.add(item.claimed)
+        if len(self._rows) >= MOST_ROWS:
+            self._rows = self._publisher.forget_short_rows()
 
     def begin(self, parted: Parted, low: EntryId) -> None:
         """Send the events of what is ready, and do not wait for the answer."""

@@ -92,7 +92,7 @@ def test_a_dry_run_tells_what_and_why(web: Cli) -> None:
     ran = web("store", "gc", *web_rule, *NOW, "--dry-run")
     assert ran.code == 0, ran.err
     assert _left(web) == [1, 2, 3, 4, 5, 6]
-    assert "2 refs stay because no notification" in ran.err
+    assert "2 refs stay because the notifications in Redis do not tell" in ran.err
     assert "WOULD GO" in ran.out
     dry = web("store", "gc", *web_rule, *NOW, "--dry-run", "--json").objects()
     real = web("store", "gc", *web_rule, *NOW, "--json").objects()

@@ -417,7 +417,6 @@ STORES: Final = (
     Broken("no fleet store", "store-refused", "--fleet-store", _moved("fleet")),
     Broken("no source store", "store-refused", "--source-store", _moved("source")),
     Broken("a newer store", "store-refused", "artifact-store 9", _newer),
-    Broken("no such backend", "store-refused", "nope", told("--source-store", "nope://x")),
     Broken("no versions", "no-versions", "keeps no versions", _chassis(), is_live=False),
     Broken("no archive", "no-archive", "cannot hold the archive",
            _chassis("--allow-unpinned", "--archive"), is_live=False),

@@ -123,7 +123,7 @@ def test_the_archive_is_claimed_and_noted(rig: Rig) -> None:
     assert not two.hold()
     assert not archived.is_due(rig.client, rig.keys, rig.control, 60.0)
     archived.note_archived(
-        rig.client, rig.keys, rig.control, Entry(EntryId("5-0"), {b"event": b"{"})
+        rig.client, rig.client, rig.keys, rig.control, Entry(EntryId("5-0"), {b"event": b"{"})
     )
     assert archived.archived_to(rig.client, rig.client, rig.keys, rig.control) == "5-0"
     one.release()

@@ -113,3 +113,31 @@ def test_while_all_is_read_back_it_is_everyones_turn() -> None:
     assert holds.is_turn_of("u", EntryId("99-0"), back=True, everyone=True)
     assert not holds.is_turn_of("t", EntryId("99-0"), back=True, everyone=True)
     assert holds.is_turn_of(None, EntryId("99-0"), back=True, everyone=False)
+
+
+def test_what_is_held_is_not_due_while_its_tenant_is_paused() -> None:
+    """It was to be tried again; now it waits until somebody resumes its tenant."""
+    holds = Holds()
+    hold(holds, "t", 5)
+    holds.pause("t", [])
+    assert not holds.take_due(1e9, 9)
+    assert not holds.is_turn_of("t", EntryId("6-0"), back=True, everyone=True)
+    assert holds.resume("t") == "5-0"
+    assert holds.is_turn_of("t", EntryId("5-0"), back=True, everyone=False)
+
+
+def test_what_a_pause_puts_off_is_read_back_from_its_first_entry_on() -> None:
+    """Of what was in the window the lowest counts, whatever was held before."""
+    holds = Holds()
+    hold(holds, "t", 5)
+    holds.pause("t", [EntryId("7-0"), EntryId("3-0")])
+    assert holds.lowest_without(()) == "3-0"
+    assert holds.resume("t") == "3-0"
+
+
+def test_a_tenant_of_which_nothing_came_has_nothing_to_read_back() -> None:
+    """It continues as if it had never been paused."""
+    holds = Holds()
+    holds.pause("t", [])
+    assert holds.resume("t") is None
+    assert holds.is_turn_of("t", EntryId("1-0"), back=False, everyone=False)

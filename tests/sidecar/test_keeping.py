@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -53,10 +53,13 @@ def pin(ref: str) -> Pin:
 def run(
     store: MemoryStore, told: Iterable[Announced], *rules: str, pins: Iterable[str] = (),
     grace_s: float = HOUR_S, now_s: float | None = None, dry_run: bool = False,
+    streams: Sequence[bytes] = (),
 ) -> tuple[set[str], Keeping]:  # fmt: skip
     """Run the rules; return the refs that are left. What is announced is pinned, as it is."""
     told = list(told)
-    keeping = Keeping(store, [KeepRule.parse(rule) for rule in rules or ("last=2",)], grace_s)
+    keeping = Keeping(
+        store, [KeepRule.parse(rule) for rule in rules or ("last=2",)], grace_s, streams
+    )
     named = [pin(ref) for ref in (*pins, *(each.ref for each in told))]
     gone = keeping.run(told, lambda: named, now_s or time.time(), dry_run=dry_run)
     went = {each.ref for each in gone}
@@ -102,6 +105,19 @@ def test_what_was_announced_last_stays_though_its_notification_goes_meanwhile(
     told = [*web(5), note(f"{WEB}/2", 2), note(f"{WEB}/3", 3, stream=b"other")]
     assert {each.ref for each in keeping.run(told, tuple, time.time(), dry_run=False)} == refs(1, 4)
     assert set(fleet.list()) == refs(2, 3, 5)
+
+
+@pytest.mark.parametrize("streams", [[NOTES, b"other"], [NOTES, NOTES]])
+def test_what_one_of_several_streams_does_not_announce_stays(
+    fleet: MemoryStore, streams: list[bytes]
+) -> None:
+    """Another stream may have had its newest, and trimmed it; two servers may have one name."""
+    left, keeping = run(fleet, web(5), "last=1", streams=streams)
+    assert left == refs(1, 2, 3, 4, 5)
+    assert keeping.unknown() == (5, 0)
+    if b"other" in streams:
+        told = [*web(5), note(f"{WEB}/3", 3, stream=b"other")]
+        assert run(fleet, told, "last=1", streams=streams)[0] == refs(3, 5)
 
 
 def test_what_any_entry_names_stays(fleet: MemoryStore) -> None:

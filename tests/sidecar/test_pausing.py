@@ -153,16 +153,12 @@ def test_who_makes_tenants_up_fills_no_memory_and_halts_the_stream(
 ) -> None:
     """Rows are counted for so many tenants; what comes beyond counts for the stream."""
     monkeypatch.setattr(committing, "MOST_ROWS", 3)
-    for n in range(3):
-        bad(rig, f"t{n}")
-        rig.emit(f"u{n}", tenant="u")
-        rig.drain(max_consecutive_dead=3)
-    for n in range(3):
+    for n in range(7):
         bad(rig, f"made up {n}")
-    with rig.relay(max_consecutive_dead=3, drain=True) as run:
+    with rig.relay(max_consecutive_dead=6, drain=True) as run:
         assert not run.finish()
     assert is_halted(rig)
-    assert rig.client.hlen(rig.keys.rows) == 3
+    assert rig.client.hlen(rig.keys.rows) <= 3
 
 
 @pytest.mark.parametrize(
@@ -190,6 +186,50 @@ def test_zero_pauses_nobody(rig: Rig) -> None:
     bad(rig, "t", 9)
     rig.drain(max_consecutive_dead=0)
     assert paused(rig) == []
+
+
+def test_who_is_resumed_has_no_row_left(rig: Rig) -> None:
+    """One bad event more does not pause the tenant again at once."""
+    bad(rig, "t", 3)
+    with rig.relay(max_consecutive_dead=3, drain=True) as run:
+        run.finish()
+    assert paused(rig) == ["t"]
+    resume(rig, "t")
+    bad(rig, "t")
+    rig.drain(max_consecutive_dead=3)
+    assert paused(rig) == []
+
+
+def test_what_does_not_count_takes_no_room_of_rows(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a limit, a worker remembers no tenant for its dead letters."""
+    monkeypatch.setattr(committing, "MOST_ROWS", 3)
+    for n in range(5):
+        bad(rig, f"made up {n}")
+    rig.drain(max_consecutive_dead=0)
+    assert not rig.client.exists(rig.keys.rows)
+    bad(rig, "t", 3)
+    with rig.relay(max_consecutive_dead=3, drain=True) as run:
+        run.finish()
+    assert paused(rig) == ["t"]
+
+
+def test_who_makes_tenants_up_leaves_room_for_those_that_come_later(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When rows are full the shortest are forgotten: a tenant in trouble is paused all the same."""
+    monkeypatch.setattr(committing, "MOST_ROWS", 4)
+    for n in range(9):
+        bad(rig, f"made up {n}")
+        rig.emit(f"u{n}", tenant="u")
+        rig.drain(max_consecutive_dead=3)
+    assert rig.client.hlen(rig.keys.rows) <= 4
+    bad(rig, "t", 3)
+    with rig.relay(max_consecutive_dead=3, drain=True) as run:
+        run.finish()
+    assert paused(rig) == ["t"]
+    assert not is_halted(rig)
 
 
 # --- by hand -------------------------------------------------------------------------------------

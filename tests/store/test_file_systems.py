@@ -1,7 +1,7 @@
 """The file backend on file systems of its own: ext4, XFS, btrfs in images, and two mounts of NFS.
 
 Images want root, loop devices, the file system in the kernel, and its mkfs. NFS wants two mounts of
-one export, which whoever runs this names: SIDECAR_TEST_NFS=/mnt/one:/mnt/two.
+one export, named by SIDECAR_TEST_NFS=/mnt/one:/mnt/two.
 """
 
 from __future__ import annotations

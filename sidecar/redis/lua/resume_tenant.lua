@@ -6,10 +6,10 @@
 
 -- include change
 
+redis.call('HDEL', KEYS[4], ARGV[6])
 local noted = redis.call('HGET', KEYS[3], ARGV[6])
 if not noted then return {0, '', ''} end
 redis.call('HDEL', KEYS[3], ARGV[6])
-redis.call('HDEL', KEYS[4], ARGV[6])
 count_change(KEYS[1])
 -- A record that cannot be written must not keep anybody from continuing.
 local done = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'what', 'unpaused',

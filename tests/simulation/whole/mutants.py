@@ -418,7 +418,8 @@ SOUGHT: Final = (
     Mutant("archive_is_noted_before_it_is_written", f"{_ARCHIVER}._archive",
            "reached = entries[-1].id\n",
            "reached = entries[-1].id\n"
-           "        note_archived(self._notify, self._keys, stream, entries[-1])\n",
+           "        client = self._live.client(stream)\n"
+           "        note_archived(client, self._notify, self._keys, stream, entries[-1])\n",
            Area.ARCHIVE, NEVER),
     # Harmless: what is archived twice is read once.
     Mutant("archive_marks_over_anothers_mark", f"{_ARCHIVER}._archive",
