@@ -149,7 +149,7 @@ WINDOW: Final = _gauge(
 )  # fmt: skip
 PAUSED: Final = _gauge(
     "sidecar_paused_tenants", "stream", "Tenants that are paused.",
-    "`sidecar status` says which, why and by whom; `sidecar resume --tenant` resumes one.",
+    "`sidecar status` says which, why and by whom; `sidecar resume --tenant T` resumes one.",
 )  # fmt: skip
 HELD: Final = _gauge(
     "sidecar_held_tenants", "stream", "Tenants whose event is tried again.",

@@ -420,6 +420,9 @@ def test_what_was_trimmed_by_hand_behind_the_archive_is_a_gap(
     """Also where retention had ended exactly with the archive before."""
     rig.emit_artifact("first", ref="rows/1")
     rig.drain()
+    info: Any = rig.client.xinfo_stream(rig.notify)
+    if "entries-added" not in info:
+        pytest.skip("before Redis 7 no server counts entries: nobody can tell")
     archive(rig, fleet)
     found: Any = rig.client.xrevrange(rig.notify, count=1)
     rig.client.hset(rig.keys.trimmed, rig.notify, found[0][0])
