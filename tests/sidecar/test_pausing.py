@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sidecar.redis.tenants import pause_tenant, read_paused, resume_tenant
 from sidecar.wire.event import MAX_ENTRY_BYTES, Reason
 from sidecar.wire.ids import EntryId
 from sidecar.worker import committing
+from sidecar.worker.pipeline import Rules
 from store import Unavailable
 from tests.sidecar.harness import Rig, data_of, eventually, ref_of
 
@@ -44,6 +46,11 @@ def records(rig: Rig) -> list[dict[bytes, bytes]]:
     """Return what is on record of halts and pauses."""
     found: Any = rig.client.xrange(rig.keys.halts)
     return [fields for _, fields in found]
+
+
+def is_dead(rig: Rig, count: int) -> bool:
+    """Tell whether there are so many dead letters."""
+    return len(rig.letters()) == count
 
 
 def is_halted(rig: Rig) -> bool:
@@ -203,16 +210,18 @@ def test_who_is_resumed_has_no_row_left(rig: Rig) -> None:
 def test_what_does_not_count_takes_no_room_of_rows(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a limit, a worker remembers no tenant for its dead letters."""
+    """Letters that are in no row leave a worker the room to pause who is in trouble."""
     monkeypatch.setattr(committing, "MOST_ROWS", 3)
-    for n in range(5):
-        bad(rig, f"made up {n}")
-    rig.drain(max_consecutive_dead=0)
-    assert not rig.client.exists(rig.keys.rows)
-    bad(rig, "t", 3)
-    with rig.relay(max_consecutive_dead=3, drain=True) as run:
-        run.finish()
-    assert paused(rig) == ["t"]
+    rig.rules = Rules(event_id_scope=("{tenant}/*",))
+    with rig.relay(max_consecutive_dead=3) as run:
+        for n in range(5):
+            rig.emit("victim/1", tenant=f"thief {n}")
+        eventually(lambda: len(rig.letters()) == 5)
+        for n in range(3):
+            rig.emit(f"t/{n}", tenant="t", kind=BAD)
+            eventually(partial(is_dead, rig, 6 + n))
+        eventually(lambda: paused(rig) == ["t"])
+        assert run.observer.count("halted") == 0
 
 
 def test_who_makes_tenants_up_leaves_room_for_those_that_come_later(
