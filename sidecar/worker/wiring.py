@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -139,10 +140,13 @@ class Wiring:
         Raises `UsageError` once events were read: then it must be elsewhere; and as `open_store`.
         """
         url, is_named = self.settings.source_url, bool(self.settings.source_store)
-        try:
+        with suppress(UsageError):
             return open_store(url, create=False)
-        except UsageError as error:
-            if is_named and self._was_read():
+        if is_named and self._was_read():
+            # Reading comes after the store: another worker may have made it since the first look.
+            try:
+                return open_store(url, create=False)
+            except UsageError as error:
                 raise UsageError(f"--source-store: {error}; is it mounted?") from error
         with named("--source-store"):
             made = open_store(url)
@@ -191,15 +195,19 @@ class Wiring:
 
     def _fleet(self) -> Store:
         url = self.settings.fleet_url
+        with suppress(UsageError):
+            return open_store(url, create=False)
+        there = "" if self.settings.adopt_fleet_store else self._noted_store()
+        if not there:
+            return open_store(url)
+        # The note comes after the store: another worker may have made both since the first look.
         try:
             return open_store(url, create=False)
         except UsageError as error:
-            if not self.settings.adopt_fleet_store and (there := self._noted_store()):
-                raise UsageError(
-                    f"{error}; is it mounted? the notifications name the store {there}; correct"
-                    " the option, or say --adopt-fleet-store if the fleet has moved"
-                ) from error
-        return open_store(url)
+            raise UsageError(
+                f"{error}; is it mounted? the notifications name the store {there}; correct"
+                " the option, or say --adopt-fleet-store if the fleet has moved"
+            ) from error
 
     def _noted_store(self) -> str:
         """Return which store the notifications name; empty without any, or while Redis is away."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import store
+from sidecar.worker import wiring
 from store import checksum_of
 from tests.cli.harness import Cli
 
@@ -140,3 +141,22 @@ def test_a_store_that_is_not_there_is_not_made_once_one_is_noted(published: Cli)
     assert (ran.code, "is it mounted?" in ran.err) == (2, True)
     assert _identity(published) in ran.err
     assert not missing.exists()
+
+
+@pytest.mark.parametrize("which", ["source", "fleet"])
+def test_a_store_that_another_worker_made_since_the_first_look_is_taken(
+    sidecar: Cli, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Two workers begin at once: one finds no store, and then what the other noted of its own."""
+    look, others = wiring.open_store, iter([("run", "--drain")])
+
+    def look_before_another(url: str, *, create: bool = True) -> store.Store:
+        try:
+            return look(url, create=create)
+        finally:
+            for other in others if url.endswith(which) else ():
+                assert sidecar.process(*other).code == 0
+
+    monkeypatch.setattr(wiring, "open_store", look_before_another)
+    ran = sidecar("run", "--drain")
+    assert (ran.code, list(others)) == (0, []), ran.err
