@@ -184,6 +184,9 @@ class Relay:
                 self._finish_publishing()
                 if not busy and self._window:
                     self._collect(wait_s=BUSY_WAIT_S)
+                    if not self._carrying.out:  # all is stored: it waits for no further read
+                        self._commit()
+                        self._finish_publishing()
                 if self._carrying.out > CROWD:
                     self._stop.wait(LINGER_S * min(self._carrying.out // CROWD, LINGERS))
             except TenantsChanged:
@@ -329,10 +332,7 @@ class Relay:
     # --- store ---------------------------------------------------------------------------------
 
     def _collect(self, wait_s: float) -> None:
-        """Take back what the stores are done with, waiting up to `wait_s` for the first.
-
-        Then have stored what waited for what is in the window no more.
-        """
+        """Take back what is stored, waiting up to `wait_s` for any; store what waited for it."""
         for item in self._carrying.collect(wait_s):
             if self._window.holds(item):
                 self._stored(item)

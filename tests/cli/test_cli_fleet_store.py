@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import store
-from sidecar.worker import wiring
+from sidecar.stores import open_store
 from store import checksum_of
 from tests.cli.harness import Cli
 
@@ -148,15 +148,15 @@ def test_a_store_that_another_worker_made_since_the_first_look_is_taken(
     sidecar: Cli, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     """Two workers begin at once: one finds no store, and then what the other noted of its own."""
-    look, others = wiring.open_store, iter([("run", "--drain")])
+    others = iter([("run", "--drain")])
 
     def look_before_another(url: str, *, create: bool = True) -> store.Store:
         try:
-            return look(url, create=create)
+            return open_store(url, create=create)
         finally:
             for other in others if url.endswith(which) else ():
                 assert sidecar.process(*other).code == 0
 
-    monkeypatch.setattr(wiring, "open_store", look_before_another)
+    monkeypatch.setattr("sidecar.worker.wiring.open_store", look_before_another)
     ran = sidecar("run", "--drain")
     assert (ran.code, list(others)) == (0, []), ran.err

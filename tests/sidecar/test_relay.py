@@ -1828,3 +1828,23 @@ def test_a_proxy_that_answers_for_redis_is_an_outage(
     rig.emit("e")
     rig.drain()
     assert rig.published() == ["e"]
+
+
+def test_what_is_stored_on_an_idle_stream_is_published_before_the_next_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is on its way, so it waits for nothing else."""
+    monkeypatch.setattr(relay_module, "BUSY_WAIT_S", 30.0)
+    is_put, published_at_reads = threading.Event(), []
+
+    class Counting(ControlStream):
+        def read_new(self, count: int, block_ms: int | None) -> list[Entry]:
+            if is_put.is_set():
+                published_at_reads.append(rig.client.xlen(NOTIFICATIONS))
+            return super().read_new(count, block_ms)
+
+    rig.stream_class = Counting
+    rig.fleet.on_put = lambda _: is_put.set()
+    rig.emit_artifact("e")
+    rig.drain()
+    assert set(published_at_reads) == {1}
