@@ -26,6 +26,7 @@ from sidecar.errors import SidecarError
 from sidecar.feed import FeedGap
 from sidecar.feed.cursors import Applied
 from sidecar.history import archive, bundle, checkpoints
+from sidecar.redis import fleet
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members
 from sidecar.redis.source import Entry
@@ -385,6 +386,7 @@ def test_versions_are_the_codes() -> None:
     assert now == {
         "package": sidecar.__version__,
         "event": "1",
+        "keys in Redis": fleet.FORMAT,
         "store layout": root._FORMAT.decode().splitlines()[0],
         "record in a store": re.findall("artifact-record [0-9]+", str(record._HEADER.pattern))[0],
         "archive segment": str(archive.FORMAT),

@@ -16,6 +16,7 @@ from typing import Any
 from sidecar.errors import UsageError
 from sidecar.redis.client import Client, Side, check_server
 from sidecar.redis.errors import Full, NotPermitted, RedisError, is_full, translated
+from sidecar.redis.fleet import FORMAT, format_of
 from sidecar.redis.keys import Keys
 from sidecar.wire.urls import redact
 
@@ -33,6 +34,7 @@ class Fitness:
 
         A replica passes here: what it refuses has better words (`fix_of`).
         """
+        check_format(self.notify.client, self.notify.url, self.keys)
         check_server(self.control.client, self.control.url, writes=False)
         if self.notify.url != self.control.url:
             check_server(self.notify.client, self.notify.url, writes=False)
@@ -62,6 +64,21 @@ def _reserve(client: Client, keys: Keys) -> None:
     for answer in answers:
         if isinstance(answer, RedisError) and not is_full(answer):  # full: at the next tenure
             raise answer
+
+
+def check_format(client: Client, url: str, keys: Keys) -> None:
+    """Raise `UsageError` where a newer release made the keys: it may mean other things by them.
+
+    Raises what `translated` raises.
+    """
+    with translated(url):
+        found = format_of(client, keys)
+    if found != FORMAT:
+        raise UsageError(
+            f"--notify-stream {keys.notifications!r}: on {redact(url)} the keys {keys.prefix}:…"
+            f" have the format {found[:20]!r}, and this release reads {FORMAT!r}; use the release"
+            " that made them, or a newer one"
+        )
 
 
 def check_owner(client: Client, url: str, keys: Keys) -> str | None:

@@ -2,7 +2,8 @@
 
 Its fields: `log`, a random id of this notification stream, made once and kept beside it, for URLs
 differ by client; `store` and `store_url`, the fleet store's identity and where the worker that
-noted it found it; `adopted:<milliseconds>`, a record of each move to another store.
+noted it found it; `adopted:<milliseconds>`, a record of each move to another store; `format`,
+that of all keys of this notification stream, once they have another than the first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ LOG: Final = b"log"
 STORE: Final = b"store"
 STORE_URL: Final = b"store_url"
 ADOPTED: Final = "adopted:"
+FORMAT: Final = "1"
+"""Of the keys, as this release reads and writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,12 @@ class Noted:
 def noted(client: Client, keys: Keys) -> Noted:
     """Return what is noted. Raises `RedisError`."""
     return read(client.hmget(keys.fleet, [LOG.decode(), STORE.decode(), STORE_URL.decode()]))
+
+
+def format_of(client: Client, keys: Keys) -> str:
+    """Return the format of the keys: the first where none is noted. Raises `RedisError`."""
+    found: Any = client.hget(keys.fleet, "format")
+    return found.decode(errors="backslashreplace") if found else "1"
 
 
 def log_of(client: Client, keys: Keys) -> str | None:

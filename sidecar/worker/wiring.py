@@ -23,7 +23,7 @@ from sidecar.redis.archived import hold, let_go
 from sidecar.redis.beside import second, was_read
 from sidecar.redis.client import Client, Side, check_server, check_stream, connect
 from sidecar.redis.errors import translated
-from sidecar.redis.fitness import Fitness, check_letters, check_owner
+from sidecar.redis.fitness import Fitness, check_format, check_letters, check_owner
 from sidecar.redis.fleet import noted
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members, new_id
@@ -111,6 +111,7 @@ class Wiring:
             check_server(client, self.notify_url, writes=True)
             check_stream(client, self.notify_url, keys.notifications)
             check_stream(client, self.notify_url, keys.dead)
+            check_format(client, self.notify_url, keys)
             check_owner(client, self.notify_url, keys)
             check_letters(client, self.notify_url, keys)
 

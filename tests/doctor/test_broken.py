@@ -295,6 +295,8 @@ STREAMS: Final = (
     Broken("no room for dead letters", "no-room", KEYS.dead, _no_more_ids(KEYS.dead)),
     Broken("no room for entries", "no-room", f"sidecar stream remake {STREAM}",
            _no_more_ids(STREAM)),
+    Broken("keys of a newer release", "newer-format", "use the release that made them",
+           sent("HSET", KEYS.fleet, "format", "2")),
     Broken("another's keys", "other-owner", "belong to the notification stream",
            sent("SET", KEYS.stream, "{control:notifications}"), also=frozenset({"damaged-key"})),
     Broken("another's dead letters", "other-owner", "--dead-stream 'grave'", _others_letters),

@@ -22,6 +22,7 @@ from sidecar.worker.settings import build
 from tests import servers
 from tests.sidecar.harness import (
     CONTROL,
+    NOTIFICATIONS,
     Rig,
     at_work,
     eventually,
@@ -129,3 +130,37 @@ def test_an_eviction_policy_that_comes_with_a_failover(rig: Rig, stores: dict[st
         finally:
             operator.config_set("maxmemory-policy", "noeviction")
         eventually(lambda: rig.published() == ["a", "b"])
+
+
+@pytest.mark.parametrize("newer", ["2", "10", "soon"])
+def test_keys_of_a_newer_release_are_refused(rig: Rig, stores: dict[str, str], newer: str) -> None:
+    """It may mean other things by them: the worker says both formats, and reads nothing."""
+    rig.emit("a")
+    rig.client.hset(rig.keys.fleet, "format", newer)
+    with pytest.raises(UsageError, match=f"the format '{newer}', and this release reads '1'"):
+        drained(rig, stores, NOTIFICATIONS)
+    assert not rig.client.exists(NOTIFICATIONS, rig.keys.fence)
+
+
+def test_a_format_that_changes_meanwhile_is_seen_before_the_next_tenure(
+    rig: Rig, stores: dict[str, str]
+) -> None:
+    """A newer release that took over has left its keys to a worker that cannot read them."""
+    with worker(rig, stores) as port:
+        rig.emit("a")
+        eventually(lambda: rig.published() == ["a"])
+        rig.client.hset(rig.keys.fleet, "format", "2")
+        rig.client.delete(rig.keys.lease)
+        rig.client.set(rig.keys.fence, "f" * 32)
+        eventually(lambda: "this release reads '1'" in state(port)["detail"])
+
+
+@pytest.mark.parametrize("format_", [None, "1"])
+def test_keys_of_this_format_are_read(
+    rig: Rig, stores: dict[str, str], format_: str | None
+) -> None:
+    """Where none is noted, they have the first."""
+    rig.emit("a")
+    if format_:
+        rig.client.hset(rig.keys.fleet, "format", format_)
+    assert drained(rig, stores, NOTIFICATIONS) == 0

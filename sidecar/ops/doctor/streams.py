@@ -16,7 +16,7 @@ from sidecar.redis.beside import second
 from sidecar.redis.client import Side, check_stream
 from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
 from sidecar.redis.errors import translated
-from sidecar.redis.fitness import check_letters, check_owner
+from sidecar.redis.fitness import check_format, check_letters, check_owner
 from sidecar.redis.groups import group_of
 from sidecar.redis.halts import BY_ITSELF
 from sidecar.redis.keys import CONSUMER, Keys
@@ -131,6 +131,14 @@ def _owner(seen: Seen) -> Iterator[Told]:
             check(notify.client, notify.url, keys)
         except UsageError as error:
             yield parted(error)
+
+
+def _format(seen: Seen) -> Iterator[Told]:
+    notify = seen.streams.notify
+    try:
+        check_format(notify.client, notify.url, seen.streams.first)
+    except UsageError as error:
+        yield parted(error)
 
 
 def _slip(seen: Seen) -> Iterator[Told]:
@@ -348,6 +356,7 @@ FIRST: Final[tuple[Check[Streams], ...]] = (
 CHECKS: Final[tuple[Check[Seen], ...]] = (
     Check("damaged-key", _ERROR, "what rests on the key stands still, or begins anew", _damaged),
     Check("no-room", _ERROR, "above the highest ID no entry can follow", _no_room),
+    Check("newer-format", _ERROR, "a worker refuses to start", _format),
     Check("other-owner", _ERROR, "two logs would share their keys; a worker refuses to start",
           _owner),
     Check("mistyped-stream", _ERROR, "a worker refuses to start: all would be published again,"
