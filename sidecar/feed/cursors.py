@@ -6,6 +6,7 @@ cursor beside that is stored after applying; what was applied last may then come
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 from pathlib import Path
@@ -21,7 +22,14 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS sidecar_applied (event_id TEXT PRIMARY KEY, control_version INTEGER);
 CREATE TABLE IF NOT EXISTS sidecar_cursor (one INTEGER PRIMARY KEY, control_version INTEGER);
 CREATE TABLE IF NOT EXISTS sidecar_incarnation (control_version INTEGER, id TEXT);
+CREATE INDEX IF NOT EXISTS sidecar_applied_at ON sidecar_applied (control_version);
 """
+_FORGET: Final = """
+DELETE FROM sidecar_applied WHERE event_id IN
+(SELECT event_id FROM sidecar_applied WHERE control_version < ? ORDER BY control_version LIMIT 2)
+"""
+"""Two for each that comes: the table shrinks, and no transaction has much to do."""
+REMEMBERED_S: Final = 90 * 86_400.0
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,16 +44,23 @@ class Applied:
                         apply(db, n)
                 applied.advance(batch.cursor)
 
-    The guard knows every event_id that was ever applied: a tail that Redis lost and a producer
-    sent again has a new control_version, and the same event_id.
+    The guard knows the event_ids that were applied: a tail that Redis lost and a producer sent
+    again has a new control_version, and the same event_id.
 
     Whatever writes begins a transaction unless one is open, and leaves it to the caller to commit,
     with what it applied: call it inside `with db`.
     """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        """Make the tables unless they are there."""
-        self._db = db
+    def __init__(self, db: sqlite3.Connection, *, remember_s: float | None = REMEMBERED_S) -> None:
+        """Make the tables unless they are there.
+
+        An event_id is forgotten `remember_s` seconds of control_versions after it was applied; None
+        is never. Give more than the workers' `--dedup-window`: in it none is published twice.
+        Raises `ValueError` unless that is a positive number.
+        """
+        if remember_s is not None and not 0 < remember_s < math.inf:
+            raise ValueError("remember_s is a positive number of seconds, or None for ever")
+        self._db, self._remember_us = db, remember_s and int(remember_s * 1e6)
         for statement in filter(str.strip, _SCHEMA.split(";")):
             db.execute(statement)
 
@@ -64,11 +79,13 @@ class Applied:
 
     def is_news(self, notification: Notification) -> bool:
         """Note a notification, and tell whether its event was not applied before."""
-        self._set(notification.control_version)
+        version = notification.control_version
+        self._set(version)
         noted = self._db.execute(
-            "INSERT OR IGNORE INTO sidecar_applied VALUES (?, ?)",
-            (notification.event_id, notification.control_version),
+            "INSERT OR IGNORE INTO sidecar_applied VALUES (?, ?)", (notification.event_id, version)
         )
+        if self._remember_us is not None:
+            self._db.execute(_FORGET, (version - self._remember_us,))
         return noted.rowcount == 1
 
     def advance(self, control_version: int) -> None:

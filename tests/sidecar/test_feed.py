@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sqlite3
 import subprocess
 import sys
@@ -304,6 +305,42 @@ def test_the_cursor_advances_over_what_brings_nothing(db: sqlite3.Connection) ->
     applied.advance(7)
     assert applied.cursor == 9
     assert not applied.is_news(note(5).model_copy(update={"control_version": 10}))
+
+
+def remembered(db: sqlite3.Connection) -> int:
+    """Return how many events the guard knows."""
+    (count,) = db.execute("SELECT count(*) FROM sidecar_applied").fetchone()
+    return int(count)
+
+
+def test_what_was_applied_long_ago_is_forgotten(db: sqlite3.Connection) -> None:
+    """The table is as large as what `remember_s` has, however long a controller runs."""
+    applied, second = Applied(db, remember_s=100), 1_000_000
+    for number in range(1, 1001):
+        assert applied.is_news(note(number * second))
+        assert remembered(db) <= 101
+    assert not applied.is_news(note(950 * second))
+    assert applied.is_news(note(850 * second))
+
+
+def test_no_notification_forgets_much(db: sqlite3.Connection) -> None:
+    """A table that an earlier release left shrinks by one row with each that comes."""
+    forever, second = Applied(db, remember_s=None), 1_000_000
+    for number in range(1, 101):
+        forever.is_news(note(number * second))
+    assert remembered(db) == 100
+    applied = Applied(db, remember_s=1)
+    applied.is_news(note(1000 * second))
+    assert remembered(db) == 99
+    applied.is_news(note(1000 * second + 1))
+    assert remembered(db) == 98
+
+
+@pytest.mark.parametrize("remember_s", [0, -1, math.inf, math.nan])
+def test_a_time_that_is_none_is_refused(db: sqlite3.Connection, remember_s: float) -> None:
+    """To remember nothing would apply twice; for ever is None."""
+    with pytest.raises(ValueError, match="remember_s"):
+        Applied(db, remember_s=remember_s)
 
 
 @pytest.mark.parametrize("options", [{}, {"isolation_level": None}])
