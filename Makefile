@@ -34,7 +34,8 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 # Another Python could find: a library that changed, a warning, an import, another order of threads.
 # Not these: they look at other programs, orders of steps, rights, a service, or the tests themselves.
 SAME_ON_EACH_PYTHON := deploy faults report simulation topology test_tidy.py cli/test_tutorial.py \
-  demo/test_incident.py sidecar/test_bench.py store/crash store/test_chassis.py \
+  demo/test_incident.py sidecar/test_bench.py sidecar/test_controller_go.py \
+  store/crash store/test_chassis.py \
   store/services store/test_object.py store/test_object_faults.py
 
 PYTHON_TESTS ?= tests
@@ -59,7 +60,8 @@ SAME_ON_EACH_SERVER := demo fuzz report store cli/test_cli_embedded.py cli/test_
   cli/test_cli_store_verify.py cli/test_cli_watch.py cli/test_tutorial.py deploy/test_busy.py \
   deploy/test_restart.py faults/test_disk.py faults/test_gc.py \
   faults/test_generated.py faults/test_hostile.py sidecar/test_alerts_live.py sidecar/test_bench.py \
-  sidecar/test_controller_example.py sidecar/test_descriptors.py sidecar/test_embedded.py
+  sidecar/test_controller_example.py sidecar/test_controller_go.py \
+  sidecar/test_descriptors.py sidecar/test_embedded.py
 
 SERVER_TESTS ?= tests
 
@@ -121,6 +123,7 @@ pages: $(VENV)/dev.stamp ## Write the pages that are made from code
 	@$(BIN)/python -m tests.metrics_page
 	@$(BIN)/python -m tests.doctor_page
 	@$(BIN)/python -m tests.dashboard
+	@$(BIN)/python -m tests.wire_pages
 
 site: $(VENV)/docs.stamp ## Build the pages as a site: build/site/html/index.html
 	@$(BIN)/python -m tests.site build/site

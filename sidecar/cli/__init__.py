@@ -15,7 +15,8 @@ from sidecar.terminal import environment, output
 from sidecar.terminal.commands import lazy
 
 _ROOT: Final = {
-    "run": "run:run", "doctor": "doctor:doctor", "emit": "emit:emit", "tail": "tail:tail",
+    "run": "run:run", "doctor": "doctor:doctor", "emit": "emit:emit",
+    "check-event": "check_event:check_event", "tail": "tail:tail",
     "status": "status:status",
     "pause": "halts:pause", "resume": "halts:resume", "audit": "audit:audit",
     "archive": "archive:archive", "diff": "diff:diff", "trace": "trace:trace",

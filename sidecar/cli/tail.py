@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ import typer
 import store
 from sidecar.cli.options import Json
 from sidecar.cli.servers import Fleet, Notifications
-from sidecar.errors import Incomplete, NothingThere, SidecarError
+from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
 from sidecar.feed import Feed, FeedGap, ForeignEntry, Notification
 from sidecar.feed.begin import cursor_of, retained
 from sidecar.ops.missing import meant, nothing_in
@@ -23,6 +23,7 @@ from sidecar.redis.errors import translated
 from sidecar.stores import explained
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
+from sidecar.wire.cloudevent import cloud_event
 from sidecar.wire.moments import rfc3339
 
 
@@ -62,6 +63,9 @@ def tail(
             help="Fetch and verify each artifact from the fleet's store; exit 1 if one fails."
         ),
     ] = False,
+    cloudevents: Annotated[
+        bool, typer.Option(help="One CloudEvent 1.0 a line, as JSON; its dataref is the ref.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Print notifications, the oldest first.
@@ -79,7 +83,13 @@ def tail(
 
       sidecar tail --since 1791234567890123 --json | jq -r .artifact_ref
 
+      sidecar tail --follow --cloudevents
+
     """
+    if cloudevents and resolve:
+        raise UsageError(
+            "--cloudevents: an event has no room for what --resolve says; leave one out"
+        )
     fleet = where.fleet() if resolve else None
     url, stream = where.notify_url, where.notify_stream
     client = connect(url, key=stream)
@@ -90,7 +100,7 @@ def tail(
         found = _following(feed, cursor) if wanted.follow else retained(feed, cursor)
         if wanted.count is not None and (wanted.since or not wanted.follow):
             found = islice(found, wanted.count)
-        show = _Printer(feed if resolve else None, json=json)
+        show = _Printer(feed if resolve else None, cloud_event if cloudevents else None, json=json)
         for notification in found:
             show(notification)
     if show.failed:
@@ -130,10 +140,17 @@ def _told(url: str) -> Iterator[None]:
 
 
 class _Printer:
-    """Prints notifications, resolved if `feed` is given."""
+    """Prints notifications, resolved if `feed` is given, or as `form` has them."""
 
-    def __init__(self, feed: Feed | None, *, json: bool) -> None:
+    def __init__(
+        self,
+        feed: Feed | None,
+        form: Callable[[Notification], dict[str, Any]] | None,
+        *,
+        json: bool,
+    ) -> None:
         self._feed = feed
+        self._form = form
         self._json = json
         self.printed = 0
         self.failed = 0
@@ -142,7 +159,9 @@ class _Printer:
         resolved = self._resolve(notification) if self._feed else None
         self.printed += 1
         self.failed += resolved is not None and not resolved["ok"]
-        if self._json:
+        if self._form:
+            output.json_line(self._form(notification))
+        elif self._json:
             self._print_json(notification, resolved)
         else:
             self._print_line(notification, resolved)

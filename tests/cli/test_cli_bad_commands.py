@@ -32,6 +32,7 @@ from tests.proofs import sampled
 
 WORDS: Final = {
     "run": "run --drain", "emit": "emit --type key.changed --ref r --data {}/data",
+    "check-event": "check-event <{}/data>",
     "pause": "pause --reason r", "diff": "diff <ref/a> <ref/large>", "trace": "trace <a>",
     "dead show": "dead show <1-1>", "dead redrive": "dead redrive --all --reason r --dry-run",
     "replay at": "replay at <1h>", "replay export": "replay export <{}/out>",
@@ -65,7 +66,7 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "--stream": CONTROL, "STREAM": CONTROL, "--notify-stream": NAME, "--dead-stream": NAME,
     "--to-stream": NAME, "--keep-from-stream": NAME,
     "--bundle": BUNDLE, "--data": FILE, "--manifest": FILE,
-    "DIR|FILE.zip": FILE, "FILE.html": FILE,
+    "DIR|FILE.zip": FILE, "FILE.html": FILE, "FILE": FILE,
     "--since": POSITION, "--until": POSITION, "--at": POSITION, "POSITION": POSITION,
     "--look-around": DURATIONS, "--keep-newer": DURATIONS, "--grace": (*DURATIONS, "1s"),
     "--count": WHOLE, "--version": WHOLE, "--base-version": WHOLE, "--sample": WHOLE,

@@ -1,0 +1,3 @@
+module example.org/controller
+
+go 1.19

@@ -1,0 +1,184 @@
+// A fleet controller in Go: it follows the notifications, resolves each artifact from a file store,
+// and prints a line for each.
+//
+//	go run . [-stream control:notifications] [-cursor FILE] redis://host:6379 /var/lib/fleet
+//
+// docs/wire.md explains each step. It is at least once: the cursor is stored after the line.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func main() {
+	stream := flag.String("stream", "control:notifications", "notification stream")
+	path := flag.String("cursor", "cursor", "file that keeps the cursor")
+	flag.Parse()
+	if flag.NArg() != 2 {
+		log.Fatal("usage: controller [-stream NAME] [-cursor FILE] REDIS_URL STORE_DIRECTORY")
+	}
+	for {
+		err := follow(flag.Arg(0), *stream, *path, flag.Arg(1))
+		if errors.Is(err, ErrGap) {
+			log.Fatal(err, ": begin again from a state, and remove ", *path)
+		}
+		log.Print(err, ": trying again")
+		time.Sleep(time.Second)
+	}
+}
+
+func follow(url, stream, path, root string) error {
+	redis, err := Dial(url)
+	if err != nil {
+		return err
+	}
+	defer redis.conn.Close()
+	cursor, err := load(path)
+	if err != nil {
+		return err
+	}
+	for {
+		batch, err := next(redis, stream, cursor)
+		if err != nil {
+			return err
+		}
+		for _, n := range batch {
+			if err := apply(root, n); err != nil {
+				return err // and again from this one: it is never skipped
+			}
+			cursor = n.ControlVersion
+			if err := store(path, cursor); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// next waits for what comes after the cursor. It reads first and looks for a gap then, so that
+// nothing can be trimmed in between.
+func next(redis *Redis, stream string, cursor uint64) ([]Notification, error) {
+	answer, err := redis.Do("XREAD", "COUNT", "500", "BLOCK", "5000", "STREAMS", stream, EntryID(cursor))
+	if err != nil {
+		return nil, err
+	}
+	about, err := look(redis, stream)
+	if err != nil {
+		return nil, err
+	}
+	if kind := about.Gap(cursor); kind != "" {
+		return nil, fmt.Errorf("%w: %s, cursor %d, stream %+v", ErrGap, kind, cursor, about)
+	}
+	var batch []Notification
+	for _, one := range entries(answer) {
+		n, err := Decode(one.id, one.fields)
+		if err != nil {
+			return nil, err
+		}
+		batch = append(batch, n)
+	}
+	return batch, nil
+}
+
+// look asks for the stream's ends, and how far it was trimmed.
+func look(redis *Redis, stream string) (s Stream, err error) {
+	answer, err := redis.Do("XINFO", "STREAM", stream)
+	if refused := Refused(""); errors.As(err, &refused) && strings.Contains(err.Error(), "no such key") {
+		return s, nil // nothing was ever published, or all was lost: then the end is 0
+	} else if err != nil {
+		return s, err
+	}
+	info := pairs(answer.([]any))
+	s.Length, _ = info["length"].(int64)
+	added, known := info["entries-added"].(int64)
+	if s.EntriesAdded = added; !known {
+		s.EntriesAdded = -1
+	}
+	if s.End, err = ControlVersion(info["last-generated-id"].(string)); err != nil {
+		return s, err
+	}
+	if first, ok := info["first-entry"].([]any); ok {
+		s.First, err = ControlVersion(first[0].(string))
+	}
+	if err != nil {
+		return s, err
+	}
+	noted, err := redis.Do("HGET", tagged(stream)+":trimmed", stream)
+	if id, ok := noted.(string); ok && id != "" && err == nil {
+		s.Trimmed, err = ControlVersion(id)
+	}
+	return s, err
+}
+
+// tagged is what the sidecar's own keys begin with: {N}, or N where that has a hash tag.
+func tagged(stream string) string {
+	if strings.ContainsRune(stream, '{') {
+		return stream
+	}
+	return "{" + stream + "}"
+}
+
+type entry struct {
+	id     string
+	fields map[string]string
+}
+
+func entries(answer any) (found []entry) {
+	streams, _ := answer.([]any)
+	for _, stream := range streams {
+		for _, one := range stream.([]any)[1].([]any) {
+			pair := one.([]any)
+			fields := map[string]string{}
+			for name, value := range pairs(pair[1].([]any)) {
+				fields[name] = value.(string)
+			}
+			found = append(found, entry{pair[0].(string), fields})
+		}
+	}
+	return found
+}
+
+func pairs(flat []any) map[string]any {
+	found := map[string]any{}
+	for i := 0; i+1 < len(flat); i += 2 {
+		found[flat[i].(string)] = flat[i+1]
+	}
+	return found
+}
+
+// apply is where a controller does its work.
+func apply(root string, n Notification) error {
+	data, manifest := []byte(nil), []byte(nil)
+	if n.ArtifactRef != "" {
+		var err error
+		if data, manifest, err = Resolve(root, n); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Printf("%d %s %s %s %d %d %s\n", n.ControlVersion, n.EventID, n.Type, n.ArtifactRef,
+		len(data), len(manifest), checksum(data))
+	return err
+}
+
+func load(path string) (uint64, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	} else if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+}
+
+func store(path string, cursor uint64) error {
+	if err := os.WriteFile(path+".new", []byte(fmt.Sprintln(cursor)), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
