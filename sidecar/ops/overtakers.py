@@ -71,6 +71,24 @@ class Candidate:
     refusal: str = ""
 
 
+class Overtaker(NamedTuple):
+    """What has overtaken a candidate."""
+
+    event_id: str
+    how: str
+    control_version: int = 0
+    """Of its notification; 0 while it waits."""
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        return f"{self.event_id} {self.how}"
+
+    def to_record(self) -> dict[str, str | int]:
+        """Return what a record keeps of what was overridden."""
+        version = {"overrode_version": self.control_version} if self.control_version else {}
+        return {"overrode": self.event_id, **version}
+
+
 class _Said(NamedTuple):
     """What an entry's event says, as far as it matters here."""
 
@@ -101,7 +119,8 @@ class Overtakers:
         self._control, self._notify, self._keys = control, notify, keys
         self._streams, self._archive = streams, archive
         self._own: set[Origin] = set()
-        self._found: dict[str, str] = {}
+        self.found: dict[str, Overtaker] = {}
+        """By candidate, what has overtaken it."""
         self._unknown: list[tuple[EntryId, str]] = []
         """Up to which notification something cannot be known, and why."""
         self._seen: dict[str, EntryId] = {}
@@ -146,7 +165,8 @@ class Overtakers:
 
     def of(self, candidate_id: str) -> str:
         """Say what has overtaken a candidate; empty when nothing has."""
-        return self._found.get(candidate_id, "")
+        found = self.found.get(candidate_id)
+        return str(found) if found else ""
 
     def published(self, candidate_id: str) -> int:
         """Return as which control_version its own event was published since; 0 when it was not."""
@@ -288,7 +308,7 @@ class Overtakers:
         for entry in notifications:
             version = entry.id.control_version
             how = f"overtook it, as control_version {version}"
-            said = self._look(entry, origin_of(entry.fields), entry.id.ms, how)
+            said = self._look(entry, origin_of(entry.fields), entry.id.ms, how, version)
             if said and said.event_id in self._origin_of:
                 self._published[said.event_id] = max(version, self._published.get(said.event_id, 0))
 
@@ -333,7 +353,9 @@ class Overtakers:
 
     # --- both ---------------------------------------------------------------------------------
 
-    def _look(self, entry: Entry, origin: Origin, at_ms: int | None, how: str) -> _Said | None:
+    def _look(
+        self, entry: Entry, origin: Origin, at_ms: int | None, how: str, version: int = 0
+    ) -> _Said | None:
         """Hold an entry against the candidates; return what it says, None of what is no event."""
         said = _said(entry)
         if said is None:
@@ -342,11 +364,11 @@ class Overtakers:
         later: Change | None = None
         is_own = origin in self._own
         for one in chain(*alike):
-            if one.id in self._found or (is_own and self._changes[one.id].entry):
+            if one.id in self.found or (is_own and self._changes[one.id].entry):
                 continue
             later = later or self._change(said, origin, at_ms)
             if overtakes(later, self._changes[one.id]):
-                self._found[one.id] = f"{said.event_id} {how}"
+                self.found[one.id] = Overtaker(said.event_id, how, version)
         return None if is_own else said
 
     def _change(self, said: _Said, origin: Origin, at_ms: int | None) -> Change:

@@ -203,6 +203,7 @@ class Redriver:
         entry = overtakers.append(candidate, letter.to_entry())
         if entry is None:
             return None
+        overridden = overtakers.found.get(candidate.id) if forced else None
         record = {
             "letter": candidate.id,
             "origin": candidate.origin,
@@ -211,7 +212,9 @@ class Redriver:
             "by": self._order.by,
             "at": _now(server_time_us(self._notify)),
             "entry": entry,
+            **letter.death(),
             **({"forced": forced} if forced else {}),
+            **(overridden.to_record() if overridden else {}),
         }
         self._letters.settle(letter.id, record)
         return entry

@@ -11,7 +11,7 @@ moves back.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby, islice
@@ -161,9 +161,11 @@ class Repair:
         again = overtakers.append(candidate, entry.fields)
         if again is None:
             return Outcome(Result.REMAINS, "its control stream is gone; a worker makes it again")
+        overridden = overtakers.found.get(candidate.id)
         self._record({
             "origin": candidate.origin, "event_id": candidate.change.event_id, "entry": again,
             **({"forced": against} if against else {}),
+            **(overridden.to_record() if overridden else {}),
         })  # fmt: skip
         overtakers.note(again)
         return Outcome(Result.FIXED, against, again)
@@ -253,7 +255,7 @@ class Repair:
 
     # --- both ---------------------------------------------------------------------------------
 
-    def _record(self, what: dict[str, str | None]) -> None:
+    def _record(self, what: Mapping[str, str | int | None]) -> None:
         with translated(self._notify.url):
             at = rfc3339(server_time_us(self._notify.client))
             why = {"reason": self._order.reason, "by": self._order.by, "at": at}

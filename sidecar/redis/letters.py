@@ -19,6 +19,8 @@ PAGE: Final = 200
 """Letters read at a time: each may have 16 KiB."""
 MAX_AUDIT_RECORDS: Final = 100_000
 """About so many records of redriven letters are kept."""
+MAX_DETAIL: Final = 1000
+"""So many bytes of a letter's detail stay in the record of its redrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,20 @@ class DeadLetter:
     def to_entry(self) -> dict[Any, Any]:
         """Return the fields of the control-stream entry that it was."""
         return {k: self.fields[k] for k in (b"event", b"traceparent") if k in self.fields}
+
+    def death(self) -> dict[str, bytes]:
+        """Return what the record of its redrive keeps of it: the letter itself is removed, and its
+        event is in the entry that it becomes.
+        """
+        kept = {
+            "dead_reason": b"reason", "dead_detail": b"detail", "dead_at": b"dead_at",
+            "first_seen": b"first_seen", "attempts": b"attempts",
+        }  # fmt: skip
+        return {
+            name: self.fields[field][:MAX_DETAIL]
+            for name, field in kept.items()
+            if field in self.fields
+        }
 
     def event(self) -> Event:
         """Decode the event. Raises `event.Rejected`."""

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from sidecar.errors import FilteredOut, Incomplete, NothingThere
 from sidecar.history import Gap, History
 from sidecar.history.archive import EXPIRED
+from sidecar.history.contract import get
 from sidecar.history.halts import halts_of
+from sidecar.history.redrives import Redrive, redrives_of
 from sidecar.history.state import FleetState, state_at
 from sidecar.redis.scan import text
 from sidecar.replay.timeline import End, decoded, lives
@@ -113,20 +115,25 @@ class Moment:
     def _dead(self) -> Iterator[Row]:
         """Yield the dead letters that had been written by then and not been redriven."""
         names, last = self._history.streams, EntryId.of(self._at_us // 1000, HIGHEST)
-        records = self._history.entries(names.redriven)
-        redriven = {
-            letter_id: one
-            for one in records
-            if (letter_id := EntryId.parse(text(one.fields, "letter")))
-        }
+        redriven = {one.letter: one for one in redrives_of(self._history) if one.letter}
         for letter in self._history.entries(names.dead, FIRST, last):
             record = redriven.pop(letter.id, None)
-            if record is None or record.id > last:
+            if record is None or record.at_us > self._at_us:
                 yield _letter(letter.fields, letter.id)
         # What has been redriven since was dead then; the dead letter may be gone, its record stays.
         for letter_id, record in redriven.items():
-            if letter_id <= last < record.id:
-                yield _letter(record.fields, letter_id)
+            if letter_id <= last and record.at_us > self._at_us:
+                yield self._redriven_since(record, letter_id)
+
+    def _redriven_since(self, record: Redrive, letter_id: EntryId) -> Row:
+        """Return a dead letter by the record of its redrive, and by the entry that it became."""
+        stream, entry_id = record.entry.stream, record.entry.entry
+        known = stream in self._history.streams.control and entry_id
+        entry = get(self._history, stream, entry_id) if known and entry_id else None
+        event = decoded(entry.fields) if entry else None
+        tenant = event.tenant_id if event else ""
+        at_us = letter_id.control_version
+        return Row("dead", event, record.event_id, tenant, at_us, record.died)
 
 
 def _letter(fields: Any, letter_id: EntryId) -> Row:  # noqa: ANN401 -- of an entry

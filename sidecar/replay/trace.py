@@ -14,6 +14,7 @@ import orjson
 
 from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
+from sidecar.history.redrives import Redrive
 from sidecar.redis.members import Held
 from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
@@ -23,7 +24,7 @@ from sidecar.replay.timeline import End, Life, decoded, lives
 from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
 from sidecar.wire.event import Event
-from sidecar.wire.ids import HIGHEST, EntryId, Origin
+from sidecar.wire.ids import FIRST, HIGHEST, EntryId, Origin
 from sidecar.wire.moments import rfc3339, time_us
 from sidecar.wire.reasons import explain
 from sidecar.wire.subject import CLOCK_SLACK_MS
@@ -331,8 +332,11 @@ def _dead(life: Life) -> Hop:
 
 
 def _redriven(life: Life) -> Hop:
-    by, reason, entry = (text(life.fields or {}, name) for name in ("by", "reason", "entry"))
-    return Hop("redriven", Mark.OK, life.ended_us or None, f"by {by}: {reason}; as {entry}")
+    one = Redrive.of_fields(life.fields or {}, life.end_id or FIRST)
+    force = f", by force: {one.forced}" if one.forced else ""
+    died = f"; it had died: {one.died}" if one.died else ""
+    said = f"by {one.by}: {one.reason}; as {one.entry}{force}{died}"
+    return Hop("redriven", Mark.OK, life.ended_us or None, said)
 
 
 def _waiting(_: Life) -> Hop:

@@ -238,6 +238,45 @@ def test_redrive_puts_an_event_back_that_is_then_published(sidecar: Cli) -> None
     )  # fmt: skip
     assert "@" in record["by"]
     assert record["at"].endswith("Z")
+    assert "overrode" not in record
+
+
+def test_the_record_of_a_redrive_keeps_what_the_dead_letter_said(sidecar: Cli) -> None:
+    """Why it died, when and after how many attempts, of a long detail the beginning."""
+    _open_control(sidecar)
+    letter = sidecar.letter(_event("old"), "1790000000000-0", detail="d" * 5000, attempts="7")
+    (before,) = sidecar.entries(DEAD)
+    assert sidecar("dead", "redrive", letter, "--reason", "x").code == 0
+    (record,) = sidecar.entries(REDRIVEN)
+    assert record["dead_reason"] == before["reason"]
+    assert record["dead_detail"] == "d" * 1000
+    kept = ("dead_at", "first_seen", "attempts")
+    assert [record[name] for name in kept] == [before[name] for name in kept]
+
+
+def test_a_trace_tells_why_what_was_redriven_had_died(sidecar: Cli) -> None:
+    """And that it was by force, and over what, though the dead letter is gone."""
+    _missing(sidecar, "e1", "never")
+    (before,) = sidecar.entries(DEAD)
+    assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
+    hops = [hop for one in sidecar("trace", "e1", "--json").objects() for hop in one["hops"]]
+    (said,) = (hop["detail"] for hop in hops if hop["hop"] == "redriven")
+    assert f"; it had died: artifact_missing: {before['detail']}" in said
+    assert ", by force: it would end here again" in said
+
+
+def test_a_record_of_an_older_release_is_read_as_far_as_it_goes(sidecar: Cli) -> None:
+    """Of what it does not have is said that it is not on record."""
+    entry_id = sidecar.add("old", "t1")
+    fields: dict[Any, Any] = {
+        "letter": "1790000000000-0", "origin": f"{STREAM}/1789999999000-0", "event_id": "old",
+        "reason": "x", "by": "a@b", "entry": f"{STREAM}/{entry_id}",
+    }  # fmt: skip
+    sidecar.client.xadd(REDRIVEN, fields)
+    found = sidecar("replay", "at", "1790000000000", "--json").objects()
+    (dead,) = (one for one in found if one["what"] == "dead")
+    assert "its reason is not on record" in dead["detail"]
+    assert (dead["event_id"], dead["tenant_id"]) == ("old", "t1")
 
 
 def test_what_fails_again_has_a_letter_again(sidecar: Cli) -> None:
@@ -414,6 +453,8 @@ def test_what_newer_notifications_overtook_is_refused(
     assert sidecar.client.xlen(STREAM) == 0
     assert sidecar("dead", "redrive", "--all", "--reason", "x", "--force").code == 0
     assert sidecar.client.xlen(STREAM) == 1
+    (record,) = sidecar.entries(REDRIVEN)
+    assert (record["overrode"], record["overrode_version"]) == ("new", "1790000005000000")
 
 
 @pytest.mark.parametrize(
