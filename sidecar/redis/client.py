@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from sidecar.errors import UsageError
 from sidecar.redis.errors import translated
-from sidecar.redis.topology import SlotRoute, read_url
+from sidecar.redis.topology import Connects, SlotRoute, read_url
 from sidecar.redis.topology_async import connection_class
 from sidecar.redis.url_options import WrongOption
 from sidecar.wire.urls import FiledUrl, Unclear, redact
@@ -87,8 +87,15 @@ def check_url(url: str) -> None:
 def _client(url: str, slot: int | None, block_s: float = 0.0) -> Client:
     with _explained(url):
         place = read_url(url, _defaults(), block_s=block_s)
-        pool: Any = ConnectionPool(place.connection_class, **place.options, route=place.route(slot))
+        options = place.options | {"route": place.route(slot), "connects": Connects()}
+        pool: Any = ConnectionPool(place.connection_class, **options)
     return redis.Redis.from_pool(pool)
+
+
+def connects(client: Client) -> int:
+    """Return how often a connection of the client was made, those of a cut one included."""
+    counted: Connects = client.connection_pool.connection_kwargs["connects"]
+    return counted.count
 
 
 def _defaults() -> dict[str, Any]:

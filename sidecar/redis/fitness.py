@@ -1,5 +1,7 @@
 """Whether the servers, as they are now, can keep the guarantees: asked before each tenure.
 
+And asked in a tenure, when a connection was made anew: another server may answer by now.
+
 A server that takes over may be set up otherwise than the one before. And keys that begin with
 `{x}:` may be those of the stream `x` or of `{x}`: `{N}:stream` says whose they are.
 
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.errors import UsageError
-from sidecar.redis.client import Client, Side, check_server
+from sidecar.redis.client import Client, Side, check_server, connects
 from sidecar.redis.errors import Full, NotPermitted, RedisError, is_full, translated
 from sidecar.redis.fleet import FORMAT, format_of
 from sidecar.redis.keys import Keys
@@ -47,6 +49,10 @@ class Fitness:
                 self.notify.client.set(letters_of(self.keys), self.keys.notifications, nx=True)
             _reserve(self.notify.client, self.keys)
         check_letters(self.notify.client, self.notify.url, self.keys)
+
+    def connects(self) -> int:
+        """Return how often the connections that are asked here were made."""
+        return connects(self.control.client) + connects(self.notify.client)
 
 
 def _reserve(client: Client, keys: Keys) -> None:

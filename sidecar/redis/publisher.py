@@ -348,8 +348,8 @@ class Publisher(Lease):
             self._release()
 
     def reconnect(self) -> None:
-        """Let the next command look anew for the node to send it to."""
-        self._client.connection_pool.disconnect()
+        """Let the next command look anew for the node to send it to; what was begun is kept."""
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _release(self) -> None:
         self._client.connection_pool.release(self._sent)

@@ -185,6 +185,13 @@ class SlotRoute:
 # --- connections ---------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class Connects:
+    """How often the connections of one client were made: a pool connects anew without a word."""
+
+    count: int = 0
+
+
 class Steering:
     """What both kinds of connection make of errors, blocking ones and those of asyncio."""
 
@@ -221,9 +228,12 @@ class Steering:
 class _Steered(Steering, AbstractConnection):
     """Goes where its route says, and leaves a node that is not the one to write to."""
 
-    def __init__(self, *, route: Route | None = None, **options: Any) -> None:  # noqa: ANN401 -- redis-py
+    def __init__(
+        self, *, route: Route | None = None, connects: Connects | None = None, **options: Any  # noqa: ANN401 -- redis-py
+    ) -> None:  # fmt: skip
         super().__init__(**options)
         self._route = route
+        self._connects = connects
 
     def connect_check_health(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- redis-py
         if self._route is not None and not self._sock:
@@ -235,6 +245,8 @@ class _Steered(Steering, AbstractConnection):
 
     def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 -- redis-py's
         super().on_connect_check_health(check_health)
+        if self._connects is not None:
+            self._connects.count += 1
         if self._route is not None:
             self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
             self._check_role(self.read_response())

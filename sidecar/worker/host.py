@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -55,6 +55,8 @@ class Host:
     """Called again and again, whatever the relay does or waits for."""
     check: Callable[[], None] = _nothing
     """Raises `SidecarError` for what keeps every tenure from beginning."""
+    connects: Callable[[], int] = field(default=lambda: 0, kw_only=True)
+    """How often the connections were made that `check` asks: another server may answer anew."""
     took_over: Callable[[str], None] = lambda _: None
     """Called when this worker serves the stream, and stood by until then, with the id of the worker
     that had the lease; empty when nobody knows.

@@ -60,6 +60,7 @@ class Ownership:
         """
         self._stream, self._control, self._publisher = route.stream, route.control, route.publisher
         self._share, self._beat, self._check = host.share, host.beat, host.check
+        self._connects, self._looked_at = host.connects, 0
         self._took_over, self._on_record = host.took_over, host.began
         self._clock = host.clock
         self._caution = caution
@@ -93,10 +94,12 @@ class Ownership:
                     break
             except Fenced:
                 self._is_owner = False
+                self._reconnect()
                 self.state("standby", "another worker has taken over, or the fence is lost")
             except GivenBack:
                 self._leave("standby", "given back to a worker that has fewer streams")
             except GroupLost as error:
+                self._reconnect()
                 self.state("recovering", f"the consumer group is gone: {error}")
             except ReadAgain as error:
                 self.state("recovering", str(error))
@@ -110,7 +113,7 @@ class Ownership:
     def _serve_if_owner(self, serve: Callable[[], None], give_up_at: float) -> bool:
         """Serve if the stream can be had; tell whether that is the end of it."""
         self._control.check()  # the lease is for who can serve
-        self._check()
+        self._check_servers()
         self._look()
         unclean = self._acquire()
         if unclean is None:
@@ -183,8 +186,22 @@ class Ownership:
         self._renew_at = self._clock() + self._options.lease_s / 3
         if self._share.gives(self._stream):
             raise GivenBack
-        if self._publisher.renew():
+        halted = self._publisher.renew()
+        if self._connects() != self._looked_at:  # a cut between two commands is told by nothing
+            self._reconnect()
+            self._check_servers()
+        if halted:
             raise Halted
+
+    def _check_servers(self) -> None:
+        """Look whether the servers that answer now are fit. Raises `SidecarError`."""
+        self._check()
+        self._looked_at = self._connects()
+
+    def _reconnect(self) -> None:
+        """Connect all anew: another node may be the one by now, though this answers."""
+        self._control.reconnect()
+        self._publisher.reconnect()
 
     def keep_lease(self) -> None:
         """Keep the lease while a tenure begins. Raises `Fenced`, `ReadAgain`."""
@@ -250,8 +267,7 @@ class Ownership:
             self._share.cannot_serve(self._stream)
             detail += self._yield_lease()
         self.state("waiting", detail)
-        self._control.reconnect()  # another node may be the one by now, though this answers
-        self._publisher.reconnect()
+        self._reconnect()
         if not self._gives_up(error, anew=self._clock() - self._began > MAX_PAUSE_S):
             self._pause()
 

@@ -276,7 +276,7 @@ class Wiring:
         owner = tenures.Owner(whoami(), __version__, json.dumps(recorded(one)))
         began = partial(tenures.put_on_record, notify, keys, owner)
         host = Host(
-            pool, self.share, beat, fitness.check, took_over, began,
+            pool, self.share, beat, fitness.check, took_over, began, connects=fitness.connects,
             most_at_once=pool.each,
             traces=self._traces(keys, "verify" if pipeline.one_store else "put"),
         )  # fmt: skip

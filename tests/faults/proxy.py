@@ -53,7 +53,8 @@ class Proxy:
     """Listens on a loopback port of its own, and passes on to `target_port`."""
 
     def __init__(self, target_port: int, seed: int, weather: Weather) -> None:
-        self._target_port = target_port
+        self.target_port = target_port
+        """May be changed, as a failover behind a name does: new connections go there."""
         self._seed = seed
         self._stopped = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -86,7 +87,7 @@ class Proxy:
             except OSError:
                 break
             try:
-                server = socket.create_connection(("127.0.0.1", self._target_port))
+                server = socket.create_connection(("127.0.0.1", self.target_port))
             except OSError:
                 client.close()  # as a server that is away does
                 continue

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from sidecar.redis.keys import Keys
 from sidecar.worker import app
 from sidecar.worker.settings import build
 from tests import servers
+from tests.faults.proxy import CALM, Proxy
 from tests.sidecar.harness import (
     CONTROL,
     NOTIFICATIONS,
@@ -100,6 +102,64 @@ def test_who_comes_first_has_the_keys(rig: Rig) -> None:
         other.check()
     rig.client.delete("{x}:stream")
     other.check()
+
+
+def cut_idle(operator: redis.Redis) -> None:
+    """Cut each connection that waits for no answer; who holds it is told by nothing."""
+    clients: Any = operator.client_list()
+    for one in clients:
+        if "b" not in one["flags"] and one["cmd"] != "client|list":
+            operator.client_kill_filter(_id=one["id"])
+
+
+@contextmanager
+def copy_of(rig: Rig) -> Iterator[redis.Redis]:
+    """Run a server that has all that the rig's has, and is a master, as after a failover."""
+    port = rig.client.connection_pool.connection_kwargs["port"]
+    with servers.running(servers.usual()) as server, redis.Redis(port=server.port) as copy:
+        copy.replicaof("127.0.0.1", port)
+        eventually(lambda: copy.info("replication")["master_link_status"] == "up")  # type: ignore[index]
+        offset = rig.client.info("replication")["master_repl_offset"]  # type: ignore[index]
+        eventually(lambda: copy.info("replication")["slave_repl_offset"] >= offset)  # type: ignore[index]
+        copy.replicaof("NO", "ONE")
+        yield copy
+
+
+def test_another_server_after_an_idle_connection_was_cut(rig: Rig, stores: dict[str, str]) -> None:
+    """What answers behind the same address may be unfit: an idle worker notices at a renewal."""
+    proxy = Proxy(rig.client.connection_pool.connection_kwargs["port"], 1, CALM)
+    with proxy.running():
+        behind = replace(rig, url=f"redis://127.0.0.1:{proxy.port}/0")
+        with worker(behind, stores) as port:
+            rig.emit("a")
+            eventually(lambda: rig.published() == ["a"] and state(port)["state"] == "active")
+            with copy_of(rig) as other:
+                other.config_set("maxmemory-policy", "allkeys-lru")
+                proxy.target_port = other.connection_pool.connection_kwargs["port"]
+                cut_idle(rig.client)
+                eventually(lambda: "maxmemory-policy allkeys-lru" in state(port)["detail"])
+                other.config_set("maxmemory-policy", "noeviction")
+                eventually(lambda: state(port)["state"] == "active")
+                other.xadd(CONTROL, {"event": '{"event_id":"b","type":"run.abort"}'})
+                eventually(lambda: other.xlen(rig.notify) == 2, "it is read from there, too")
+
+
+def test_an_empty_server_after_an_idle_connection_was_cut(rig: Rig, stores: dict[str, str]) -> None:
+    """No group, no fence: all is made there and read from there, nothing from the one before."""
+    proxy = Proxy(rig.client.connection_pool.connection_kwargs["port"], 1, CALM)
+    with proxy.running():
+        behind = replace(rig, url=f"redis://127.0.0.1:{proxy.port}/0")
+        with worker(behind, stores) as port, servers.running(servers.usual()) as server:
+            rig.emit("a")
+            eventually(lambda: rig.published() == ["a"] and state(port)["state"] == "active")
+            proxy.target_port = server.port
+            cut_idle(rig.client)
+            with redis.Redis(port=server.port) as other:
+                eventually(lambda: other.exists(rig.keys.fence))
+                rig.emit("unread")
+                other.xadd(CONTROL, {"event": '{"event_id":"b","type":"run.abort"}'})
+                eventually(lambda: other.xlen(rig.notify) == 1)
+            assert rig.published() == ["a"]
 
 
 def told_after_a_cut(operator: redis.Redis, port: int) -> bool:

@@ -85,9 +85,13 @@ class Run:
         self.watch = Watch(self.stop, stop_at)
         self.beats = 0
         self.unfit: SidecarError | None = None
+        self.connected = self.checked = 0
         self.taken_over: list[str] = []
         self.served = 0
-        host = Host(ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check, self._took_over)
+        host = Host(
+            ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check, self._took_over,
+            connects=lambda: self.connected,
+        )  # fmt: skip
         self.owner = Ownership(
             Route("s", self.redis, self.redis), host, Caution(self.redis),
             Options().model_copy(update={"lease_s": 0.03, **options}), self.watch,
@@ -101,6 +105,7 @@ class Run:
         self.taken_over.append(before)
 
     def _check(self) -> None:
+        self.checked += 1
         if self.unfit is not None:
             raise self.unfit
 
@@ -192,6 +197,26 @@ def test_a_drain_does_not_wait_for_the_owner_for_ever() -> None:
     run.serve(None)
     assert run.watch.states == ["standby", "stopped"]
     assert run.served == 0
+
+
+def test_a_connection_made_anew_has_the_servers_looked_at() -> None:
+    """Once for each time, at the next renewal; what is unfit by then ends the tenure."""
+    run = Run(stop_at="waiting")
+    run.redis.halted = ["", "", "", ""]
+
+    def tenure() -> None:
+        run.owner.begun()
+        run.owner.renew()
+        assert (run.checked, run.redis.asked.count("reconnect")) == (1, 0)
+        run.connected = 1
+        run.owner.renew()
+        run.owner.renew()
+        assert (run.checked, run.redis.asked.count("reconnect")) == (2, 2)
+        run.connected, run.unfit = 2, SidecarError("the wrong policy")
+        run.owner.renew()
+
+    run.owner.run(run.stop, tenure)
+    assert run.watch.states == ["active", "waiting", "stopped"]
 
 
 def test_a_halt_is_waited_for_with_the_lease() -> None:
