@@ -54,6 +54,6 @@ def test_a_server_that_is_away_is_away_behind_the_proxy(redis_server: Server) ->
                 pytest.raises(redis.ConnectionError),
             ):
                 client.ping()
-        proxy._target_port = redis_server.port
+        proxy.target_port = redis_server.port
         with redis.Redis(port=proxy.port) as client:
             assert client.ping()
