@@ -118,9 +118,9 @@ def copy_of(rig: Rig) -> Iterator[redis.Redis]:
     port = rig.client.connection_pool.connection_kwargs["port"]
     with servers.running(servers.usual()) as server, redis.Redis(port=server.port) as copy:
         copy.replicaof("127.0.0.1", port)
-        eventually(lambda: copy.info("replication")["master_link_status"] == "up")  # type: ignore[index]
-        offset = rig.client.info("replication")["master_repl_offset"]  # type: ignore[index]
-        eventually(lambda: copy.info("replication")["slave_repl_offset"] >= offset)  # type: ignore[index]
+        eventually(lambda: copy.info("replication")["master_link_status"] == "up")
+        offset = rig.client.info("replication")["master_repl_offset"]
+        eventually(lambda: copy.info("replication")["slave_repl_offset"] >= offset)
         copy.replicaof("NO", "ONE")
         yield copy
 
