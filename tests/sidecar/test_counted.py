@@ -29,6 +29,9 @@ from tests.sidecar.harness import Rig, note_nothing_to_prune
 EVENTS = 100
 MOST_CALLS = 54
 """Python calls of the relay's thread for an event without an artifact."""
+A_CALL = 0.5
+"""Less for an event is what a run or a connection more or less make."""
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MOST_CARRYING = 114
 """Python calls to carry a small artifact from file store to file store, at a new ref."""
 MOST_AN_EVENT = 3
@@ -107,18 +110,41 @@ def test_a_look_up_in_the_index_is_one_command(publisher: Publisher, client: red
 
 
 def test_an_event_costs_the_relay_so_many_calls(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a drain of many makes, less that of few, for each event that it had more."""
+    """An event without an artifact takes the relay no more Python calls than it did."""
     monkeypatch.setattr(harness, "silent_log", no_log)
-    note_nothing_to_prune(rig.client, rig.keys)
     rig.lease_s = 600  # how often it is renewed is a matter of time
+    assert calls_an_event(rig)[0] <= MOST_CALLS
+
+
+def calls_an_event(rig: Rig, **fields: str) -> tuple[float, float]:
+    """Return what a drain of many makes, less that of few, for each event that it had more.
+
+    Of all calls, and of the product's own.
+    """
+    rig.client.flushall()
+    note_nothing_to_prune(rig.client, rig.keys)
     made = []
     for count in (EVENTS, EVENTS + 2000):
         for number in range(count):
-            rig.emit(f"{count}:{number}")
+            body = {"event_id": f"{count}:{number}", "type": "run.abort", "tenant_id": "t"}
+            rig.add(json.dumps(body), **fields)
         with calls.counted_in_new_threads() as all_calls:
             rig.drain()
-        made.append(all_calls.made)
-    assert (made[1] - made[0]) / 2000 <= MOST_CALLS
+        made.append((all_calls.made, all_calls.ours))
+    few, many = made
+    return (many[0] - few[0]) / 2000, (many[1] - few[1]) / 2000
+
+
+def test_traces_that_are_off_cost_no_call(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event with a traceparent takes as many calls as one without, and carries it."""
+    monkeypatch.setattr(harness, "silent_log", no_log)
+    rig.lease_s = 600  # how often it is renewed is a matter of time
+    _, without = calls_an_event(rig)
+    _, carried = calls_an_event(rig, traceparent=TRACEPARENT)
+    assert carried - without < A_CALL, (carried, without)
+    answer: Any = rig.client.xrevrange(rig.notify, count=1)
+    ((_, last),) = answer
+    assert last[b"traceparent"] == TRACEPARENT.encode()
 
 
 def test_to_carry_an_artifact_costs_so_many_calls(tmp_path: Path) -> None:
