@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sidecar.redis.client import Client
 from sidecar.redis.errors import FULL_FIX, NotPermitted
+
+NEARLY: Final = 0.85
+"""Of `maxmemory`: from there on a server is nearly full; `SidecarRedisFilling` has it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class Memory:
     def is_full(self) -> bool:
         """Whether it refuses what is new."""
         return 0 < self.max_bytes <= self.used_bytes
+
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether what may be trimmed early is."""
+        return 0 < self.max_bytes * NEARLY <= self.used_bytes
 
     def __str__(self) -> str:
         """Return it for a person who is to set a full one right."""

@@ -26,6 +26,7 @@ from sidecar.redis.ends import look
 from sidecar.redis.groups import position_of
 from sidecar.redis.keepers import Keeper, keepers
 from sidecar.redis.keys import Keys, groups_of
+from sidecar.redis.memory import memories
 from sidecar.redis.readers import Readers, swept
 from sidecar.redis.room import check_room
 from sidecar.redis.scan import server_time_us, stream_info
@@ -36,38 +37,44 @@ from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.units import seconds
 
 KINDS: Final = ("control", "notifications", "dead")
+_AGES: Final = {"age": "age_s", "full": "full_s"}
 ROUND: Final = 1000
 """Entries trimmed in one go: more would keep Redis from its other clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How long a stream is kept. Without either limit, for ever."""
+    """How long a stream is kept. Without any limit, for ever."""
 
     age_s: float | None = None
     length: int | None = None
+    full_s: float | None = None
+    """The age that is kept in place of `age_s` while the server is nearly full."""
 
     def __str__(self) -> str:
         """Return it as it is written."""
         age = [] if self.age_s is None else [f"age={self.age_s:g}s"]
         length = [] if self.length is None else [f"length={self.length}"]
-        return ",".join(age + length) or "never"
+        full = [] if self.full_s is None else [f"full={self.full_s:g}s"]
+        return ",".join(age + length + full) or "never"
 
 
 def parse_policy(text: str) -> Policy:
-    """Read `never`, or one or both of `age=7d` and `length=1000000`. Raises `ValueError`."""
+    """Read `never`, or some of `age=7d`, `length=1000000`, `full=1d`. Raises `ValueError`."""
     policy = Policy()
     for part in text.split(",") if text.strip() != "never" else ():
         name, _, value = part.strip().partition("=")
-        if name == "age" and re.search("[a-z]", value):
-            policy = replace(policy, age_s=seconds(value))
+        if name in _AGES and re.search("[a-z]", value):
+            policy = replace(policy, **{_AGES[name]: seconds(value)})
         elif name == "length" and re.fullmatch("[0-9]{1,15}", value):
             policy = replace(policy, length=int(value))
         else:
             raise ValueError(
-                "that is no limit; write age=7d (with the unit), length=1000000, both with a comma,"
-                " or never"
+                "that is no limit; write age=7d (with the unit), length=1000000, full=1d (the age"
+                " while Redis is nearly full), several with commas, or never"
             )
+    if policy.full_s is not None and policy.age_s is not None and policy.full_s > policy.age_s:
+        raise ValueError("full is for less than age: what is kept while Redis is nearly full")
     return policy
 
 
@@ -81,6 +88,8 @@ class Trimmed(NamedTuple):
     blocked_by: frozenset[str] = frozenset()
     """Who needs what the policy would trim now: a consumer `group`, a `reader`, the `archive`,
     `unfinished` entries, or the deduplication `window`; or `ids` that tell no age."""
+    early: bool = False
+    """Whether it was trimmed sooner than usual, for the server is nearly full."""
 
 
 class Retention:
@@ -178,7 +187,7 @@ class Retention:
 
         `floors` are the lowest entries that are needed, by whom, whatever groups need.
         """
-        limits = self._policies[policy]
+        limits, early = self._limits(client, policy)
         wanted = max(_wanted(client, stream, limits), default=None)
         if wanted is None:
             untold = {"ids"} if limits.age_s is not None and limits.length is None else ()
@@ -192,7 +201,14 @@ class Retention:
             return Trimmed(stream, 0, False, _blockers(client, stream, wanted, floors))  # noqa: FBT003 -- no more
         note_trimmed(self._notify, self._keys, stream, below.last)
         removed = _below(client, stream, below.last.after, group, trim=True).removed
-        return Trimmed(stream, removed, more=removed > 0 and below.more)
+        return Trimmed(stream, removed, more=removed > 0 and below.more, early=early)
+
+    def _limits(self, client: Client, policy: str) -> tuple[Policy, bool]:
+        """Return what holds now, and whether that is less than usual."""
+        usual = self._policies[policy]
+        if usual.full_s is None or not any(m.is_nearly_full for m in memories([("", client)])):
+            return usual, False
+        return replace(usual, age_s=usual.full_s), True
 
     def _archive_floor(self, client: Client, stream: str) -> EntryId:
         check_archived(self._notify, self._keys, stream)

@@ -62,6 +62,7 @@ class Housekeeper:
         self._blocked = blocked
         self._trim_at = clock()
         self._trimmed_before: set[str] = set()
+        self._early: set[str] = set()
         self._expired: set[str] = set()
         self._keepers: set[str] = set()
         self._groups_at = clock()
@@ -122,6 +123,10 @@ class Housekeeper:
     def _trimmed(self, retention: Retention, kind: str) -> bool:
         done = retention.trim_one(kind)
         self._blocked(done.stream, done.blocked_by)
+        if done.early and done.stream not in self._early:
+            self._early.add(done.stream)  # told once: at the brink it comes and goes
+            detail = "the server is nearly full: `full=` of its limits holds, not `age=`"
+            self._log.warning("trimmed early", stream=done.stream, detail=detail)
         if done.removed:
             self._log.debug("trimmed", stream=done.stream, removed=done.removed)
         return done.more

@@ -146,8 +146,8 @@ class Settings(Options):
     )
     trim_control: Trimming = _option(
         "age=7d",
-        "What of the control streams to trim once it is finished: age=7d, length=1000000, both"
-        " with a comma, or never.",
+        "What of the control streams to trim once it is finished: age=7d, length=1000000, several"
+        " with commas, or never; full=1d is the age while Redis is over 85 % of its maxmemory.",
         metavar="LIMITS",
     )
     trim_notifications: Trimming = _option(

@@ -11,6 +11,7 @@ import redis
 
 from sidecar.redis import retention as retention_module
 from sidecar.redis.keys import Keys
+from sidecar.redis.memory import memories
 from sidecar.redis.readers import LONGEST_TTL_S, passed, registered
 from sidecar.redis.retention import ROUND, Policy, Retention, parse_policy
 from sidecar.redis.scan import server_time_us
@@ -354,15 +355,49 @@ def test_a_group_at_the_highest_id_needs_nothing(server: redis.Redis) -> None:
         ("age=7d", Policy(age_s=7 * 86400)),
         ("length=1000", Policy(length=1000)),
         (" length=1000, age=90s ", Policy(90, 1000)),
+        ("age=7d,full=1d", Policy(604800, full_s=86400)),
+        ("full=1h,length=1", Policy(length=1, full_s=3600)),
     ],
 )
 def test_policies_are_read(text: str, policy: Policy) -> None:
-    """Age, length, both, or never."""
-    assert parse_policy(text) == policy
+    """Age, length, the age of a server that is nearly full, several of them, or never."""
+    assert parse_policy(text) == policy == parse_policy(str(policy))
 
 
-@pytest.mark.parametrize("text", ["", "7d", "age", "age=", "age=x", "length=-1", "age=1d;length=2"])
+def test_to_keep_more_when_there_is_less_room_is_refused() -> None:
+    """`full` is for less than `age`."""
+    with pytest.raises(ValueError, match="full is for less than age"):
+        parse_policy("age=1d,full=7d")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7d", "age", "age=", "age=x", "length=-1", "age=1d;length=2", "full=1"]
+)
 def test_other_policies_are_refused(text: str) -> None:
     """What is no policy is refused with what to write."""
     with pytest.raises(ValueError, match="write"):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("kind", ["control", "notifications", "dead"])
+def test_a_server_that_is_nearly_full_keeps_less(server: redis.Redis, kind: str) -> None:
+    """`full=` holds from 85 % of maxmemory on, and `age=` below it; floors hold in any case."""
+    now_ms = server_time_us(server) // 1000
+    stream = {"control": KEYS.control, "notifications": KEYS.notifications, "dead": KEYS.dead}[kind]
+    fill(server, stream, 10, now_ms - 3600_000)
+    if kind == "control":
+        finished(server, now_ms - 3600_000 + 5)
+    elif kind == "notifications":
+        server.xgroup_create(stream, "reader", f"{now_ms - 3600_000 + 4}-0")
+    policies = {kind: Policy(age_s=86400, full_s=60)}
+    retention = Retention(server, server, KEYS, policies, dedup_window_s=0)
+    (memory,) = memories([("", server)])
+    try:
+        server.config_set("maxmemory", int(memory.used_bytes * 1.5))
+        roomy = retention.trim_one(kind)
+        server.config_set("maxmemory", int(memory.used_bytes * 1.1))
+        trimmed = retention.trim_one(kind)
+    finally:
+        server.config_set("maxmemory", 0)
+    assert (roomy.removed, roomy.early) == (0, False)
+    assert (trimmed.removed, trimmed.early) == (10 if kind == "dead" else 5, True)

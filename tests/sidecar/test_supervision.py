@@ -18,7 +18,7 @@ from sidecar.errors import SidecarError
 from sidecar.redis.damage import Damaged
 from sidecar.redis.members import Members
 from sidecar.redis.pruning import Pruning
-from sidecar.redis.retention import Policy, Retention
+from sidecar.redis.retention import Policy, Retention, Trimmed
 from sidecar.redis.scripts import script_of
 from sidecar.worker import archiving, housekeeping
 from sidecar.worker.archiving import Archiving
@@ -462,3 +462,28 @@ def test_a_group_that_keeps_a_stream_is_named_once(rig: Rig, supervisor: Supervi
     (line,) = (line for line in lines if line["event"] == "not trimmed")
     assert "the group 'audit-tool'" in line["detail"]
     assert "XGROUP DESTROY" in line["detail"]
+
+
+def test_that_a_stream_is_trimmed_early_is_told_once(rig: Rig, supervisor: Supervisor) -> None:
+    """At the brink it comes and goes; the line says which of the limits holds."""
+
+    class Early(Retention):
+        def trim_one(self, kind: str) -> Trimmed:
+            return Trimmed(self.streams[kind], 1, more=False, early=kind == "dead")
+
+    share, clock = Share([rig.control]), Clock()
+    share.took(rig.control)
+    retention = Early(rig.client, rig.client, rig.keys, {}, dedup_window_s=60)
+    members = Members(rig.client, rig.keys, name="n", serves=[], lease_s=60)
+    pruning = Pruning(rig.client, rig.keys, dedup_window_s=3600)
+    with structlog.testing.capture_logs() as lines:
+        keeper = Housekeeper(
+            Chores(members, {rig.control: retention}, pruning), share, 60.0, supervisor,
+            structlog.get_logger(), clock=clock,
+        )  # fmt: skip
+        for _ in range(3):
+            keeper.work()
+            clock.now += housekeeping.TRIM_EVERY_S
+    (line,) = (line for line in lines if line["event"] == "trimmed early")
+    assert line["stream"] == rig.keys.dead
+    assert "`full=`" in line["detail"]

@@ -156,10 +156,10 @@ def _memory_full(server: Server) -> Iterator[Told]:
 
 def _memory_near(server: Server) -> Iterator[Told]:
     for one in memories([(server.name, server.client)]):
-        if one.max_bytes and not one.is_full and one.used_bytes >= NEARLY * one.max_bytes:
+        if one.is_nearly_full and not one.is_full:
             yield Told(
                 f"{one.url} uses {one.used_bytes:,} of its maxmemory of {one.max_bytes:,} bytes",
-                "raise maxmemory, or shorten --trim-control, --trim-notifications or --trim-dead",
+                "raise maxmemory, or have --trim-control, --trim-notifications or --trim-dead keep less",
             )
 
 
