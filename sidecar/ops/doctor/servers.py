@@ -159,7 +159,7 @@ def _memory_near(server: Server) -> Iterator[Told]:
         if one.is_nearly_full and not one.is_full:
             yield Told(
                 f"{one.url} uses {one.used_bytes:,} of its maxmemory of {one.max_bytes:,} bytes",
-                "raise maxmemory, or have --trim-control, --trim-notifications or --trim-dead keep less",
+                "raise maxmemory, or shorten --trim-control, --trim-notifications or --trim-dead",
             )
 
 
