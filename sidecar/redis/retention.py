@@ -37,7 +37,6 @@ from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.units import seconds
 
 KINDS: Final = ("control", "notifications", "dead")
-_AGES: Final = {"age": "age_s", "full": "full_s"}
 ROUND: Final = 1000
 """Entries trimmed in one go: more would keep Redis from its other clients."""
 
@@ -64,8 +63,10 @@ def parse_policy(text: str) -> Policy:
     policy = Policy()
     for part in text.split(",") if text.strip() != "never" else ():
         name, _, value = part.strip().partition("=")
-        if name in _AGES and re.search("[a-z]", value):
-            policy = replace(policy, **{_AGES[name]: seconds(value)})
+        if name == "age" and re.search("[a-z]", value):
+            policy = replace(policy, age_s=seconds(value))
+        elif name == "full" and re.search("[a-z]", value):
+            policy = replace(policy, full_s=seconds(value))
         elif name == "length" and re.fullmatch("[0-9]{1,15}", value):
             policy = replace(policy, length=int(value))
         else:
