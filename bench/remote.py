@@ -9,6 +9,7 @@ the bucket tells those who ask more often than that to slow down, and there is n
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import subprocess
@@ -54,9 +55,10 @@ def peak_of(endpoint: str) -> int:
 
 
 def rate(times: list[float]) -> float:
-    """Return how many a second there were in the second half."""
+    """Return how many a second there were in the second half; infinitely many in one moment."""
     half = sorted(times)[len(times) // 2 :]
-    return (len(half) - 1) / (half[-1] - half[0])
+    took_s = half[-1] - half[0]
+    return (len(half) - 1) / took_s if took_s else math.inf
 
 
 def worker(count: int, threads: str) -> tuple[float, float]:
