@@ -16,6 +16,7 @@ from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.terminal import output
 from sidecar.worker import app, logs, settings
+from sidecar.worker.retaining import SweepOrder, Swept
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -49,7 +50,10 @@ def run(where: Everything, told: Annotated[object, Told], *, check: _Check = Fal
     with logs.beside_the_work() as lines:
         log = logs.configure(chosen.log_level, chosen.log_format)
         try:
-            code = app.run(chosen, log, stop, log_dropped=lambda: lines.dropped, collect=_collected)
+            code = app.run(
+                chosen, log, stop, log_dropped=lambda: lines.dropped, collect=_collected,
+                sweep=_swept,
+            )  # fmt: skip
         except SidecarError as error:
             output.hint(str(error))
             code = error.exit_code
@@ -62,3 +66,10 @@ def _collected(control: Side, notify: Side, keys: list[Keys]) -> dict[str, Any]:
 
     found = collect(control, notify, keys, letters=PAGE_LETTERS)
     return found.to_json() | {"warnings": found.warnings}
+
+
+def _swept(order: SweepOrder) -> Swept:
+    """Do one pass of the keep rules."""
+    from sidecar.ops.sweeping import sweep  # only where rules are given
+
+    return sweep(order)

@@ -29,12 +29,12 @@ from sidecar.terminal.groups import flag, option, read
 from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import progress, seldom, size, summed_up
 from sidecar.wire.defaults import STREAM
+from sidecar.wire.keeping import SHORTEST_GRACE_S
 from sidecar.wire.logbook import Forgotten, Log
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.units import seconds
 from store import Capability, Checked, Collected, Pin, Retention
 
-SHORTEST_GRACE_S: Final = 60.0
 _KINDS: Final = ("version", "object", "leftover")
 
 

@@ -26,8 +26,13 @@ class Asked:
 def ask(control_url: str, notify_url: str, named: Named) -> Asked:
     """Find the streams on these servers. Raises `UsageError` for a wrong one, `Unreachable`."""
     control, notify = Side.open(control_url, STREAM), Side.open(notify_url, NOTIFY_STREAM)
+    return ask_there(control, notify, named)
+
+
+def ask_there(control: Side, notify: Side, named: Named, pins: type[Pins] = Pins) -> Asked:
+    """Find the streams on servers that are connected. Raises as `ask`."""
     registrar = Registrar(control, notify, named)
-    return Asked(Pins(control, notify, registrar), registrar.logs(registrar.take()))
+    return Asked(pins(control, notify, registrar), registrar.logs(registrar.take()))
 
 
 def ask_another(control_url: str, notify_url: str) -> list[Asked]:
@@ -74,9 +79,9 @@ def check_all_asked(logs: Iterable[Log], asked: Iterable[Asked]) -> None:
     missing = [str(log) for log in logs if log.id not in there]
     if missing:
         raise UsageError(
-            f"this store is also named by the log {', '.join(missing)}, which was not asked; add"
-            " its server (--notify-redis, repeatable) or, if it is gone for good, --forget its id;"
-            " nothing was removed"
+            f"this store is also named by the log {', '.join(missing)}, which was not asked:"
+            " `sidecar store gc` with its server, too (--notify-redis, repeatable), or, if it is"
+            " gone for good, with --forget its id; nothing was removed"
         )
 
 

@@ -19,7 +19,9 @@ already counts as use. Memory grows with the families that are announced, and wi
 
 from __future__ import annotations
 
+import sys
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,7 +31,7 @@ from sidecar.ops.pins import Announced
 from sidecar.wire.keeping import KeepRule, Versioned, rule_of, versioned
 from store import Corrupt, NotFound, Pin, VersionedStore
 
-_SLACK_S = 0.1
+SLACK_S = 0.1
 """File systems tell times by ticks of some milliseconds."""
 
 
@@ -89,6 +91,20 @@ class Family:
         self.kept[why] = self.kept.get(why, 0) + 1
 
 
+class Pace(NamedTuple):
+    """How much of the work a run does, and how fast."""
+
+    most: int = sys.maxsize
+    """So many refs may go, about: no further family is looked at then."""
+    after: str = ""
+    """The families after this one have the first turn, in the order of their names."""
+    breathe: Callable[[], None] = lambda: None
+    """Is called between two small pieces of work; what it raises ends the run."""
+
+
+AT_ONCE = Pace()
+
+
 class _Candidate(NamedTuple):
     family: Family
     size_bytes: int
@@ -99,15 +115,18 @@ class Keeping:
 
     Attributes:
         families: what was announced, by its refs' common part; complete once `run` has begun.
+        reached: the last family that was looked at; empty when all were.
 
     """
 
     def __init__(
         self, store: VersionedStore, rules: Sequence[KeepRule], grace_s: float,
-        streams: Sequence[bytes] = (),
+        streams: Sequence[bytes] = (), pace: Pace = AT_ONCE,
     ) -> None:  # fmt: skip
         """`streams` are the names of all notification streams that publish into the store."""
         self.families: dict[str, Family] = {}
+        self.reached = ""
+        self._pace = pace
         self._store = store
         self._rules = rules
         self._grace_s = grace_s
@@ -125,12 +144,11 @@ class Keeping:
         """
         self._look_at(announced)
         began = time.monotonic()
-        for family in self.families.values():
-            if self._is_known(family):
-                self._choose(family, now_s)
+        self._choose_in_turn(now_s)
         self._spare(pins())
         for ref, (family, size_bytes) in self._candidates.items():
-            unused_s = max(self._grace_s, family.rule.age_s, time.monotonic() - began + _SLACK_S)
+            self._pace.breathe()
+            unused_s = max(self._grace_s, family.rule.age_s, time.monotonic() - began + SLACK_S)
             if dry_run or self._store.delete(ref, unused_s=unused_s):
                 family.gone += 1
                 family.gone_bytes += size_bytes
@@ -164,6 +182,7 @@ class Keeping:
 
     def _look_at(self, announced: Iterable[Announced]) -> None:
         for told in announced:
+            self._pace.breathe()
             ref = versioned(told.ref)
             if ref is None:
                 continue
@@ -175,6 +194,19 @@ class Keeping:
                 family = self.families[ref.family] = Family(ref.family, rule, told.subject)
                 family.agrees = bool(told.subject[1])
             family.note(told, ref)
+
+    def _choose_in_turn(self, now_s: float) -> None:
+        """Note the candidates of one family after the other, until they are many."""
+        names = sorted(self.families)
+        first = bisect_right(names, self._pace.after)
+        for name in names[first:] + names[:first]:
+            if len(self._candidates) >= self._pace.most:
+                return
+            self._pace.breathe()
+            if self._is_known(self.families[name]):
+                self._choose(self.families[name], now_s)
+            self.reached = name
+        self.reached = ""
 
     def _choose(self, family: Family, now_s: float) -> None:
         """Note which refs of the family no rule keeps."""
@@ -208,6 +240,7 @@ class Keeping:
 
     def _spare(self, pins: Iterable[Pin]) -> None:
         for pin in pins:
+            self._pace.breathe()
             candidate = self._candidates.pop(pin.ref, None)
             if candidate:
                 candidate.family.keep(Why.NAMED)

@@ -21,8 +21,9 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.errors import UsageError
 from sidecar.redis.census import Census, Registrar
-from sidecar.redis.client import Side
+from sidecar.redis.client import Client, Side
 from sidecar.redis.errors import translated
+from sidecar.redis.keys import GROUP
 from sidecar.redis.scan import pages, stream_info
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
@@ -88,14 +89,14 @@ class Pins:
                     yield found
         self._registrar.confirm()
 
-    def server_times_us(self) -> list[int]:
-        """Return the clocks of the servers with notifications. Raises `Unreachable`.
+    def now_s(self) -> float:
+        """Return the earliest of the clocks of this host and of the servers with notifications.
 
-        By INFO: who collects may send that, and not TIME.
+        By INFO: who collects may send that, and not TIME. Raises `Unreachable`.
         """
         with translated(self._notify.url):
             infos: list[Any] = [node.info("server") for node in self._notify.nodes().values()]
-        return [int(info["server_time_usec"]) for info in infos]
+        return min(time.time(), *(int(info["server_time_usec"]) / 1e6 for info in infos))
 
     def _on(self, side: Side, stream: bytes) -> Iterator[Pin]:
         for fields in self._entries(side, stream):
@@ -109,11 +110,44 @@ class Pins:
             info = stream_info(client, stream)
             if info is None:
                 return  # `confirm` will tell
-            first = self._next.get(place, FIRST)
+            first = self._next.get(place) or self._first(client, stream)
             for page in pages(client, stream, first, info.last_id, page=PAGE):
                 for entry in page:
                     yield entry.fields
         self._next[place] = info.last_id.after
+
+    def _first(self, client: Client, stream: bytes) -> EntryId:
+        """Return from where on a stream is read."""
+        del client, stream
+        return FIRST
+
+
+class UnfinishedPins(Pins):
+    """Call it for the pins of what may be read at its source again: dead letters, and of control
+    streams all from the lowest entry on that any worker's group has not finished.
+    """
+
+    _controls: frozenset[bytes] = frozenset()
+
+    def _rounds(self, census: Census) -> Iterator[tuple[Side, set[bytes]]]:
+        self._controls = frozenset(census.control)
+        for _ in range(2):
+            yield self._notify, census.dead
+            yield self._control, census.control
+
+    def _first(self, client: Client, stream: bytes) -> EntryId:
+        """Return the lowest entry that is not finished; the oldest where no group tells."""
+        if stream not in self._controls:
+            return FIRST
+        lowest: list[EntryId] = []
+        groups: Any = client.xinfo_groups(stream)
+        for group in groups:
+            if group["name"].startswith(GROUP.encode()):
+                # Asked after the group's position, so that what is handed out meanwhile is above.
+                pending: Any = client.xpending(stream, group["name"])
+                lowest.append(EntryId(group["last-delivered-id"].decode()).after)
+                lowest += [EntryId(pending["min"].decode())] if pending["min"] else []
+        return min(lowest, default=FIRST)
 
 
 class Announced(NamedTuple):
@@ -203,8 +237,7 @@ class CheckedPins:
 
     def now_s(self) -> float:
         """Return the earliest of the clocks of this host and of the servers."""
-        clocks = [at_us for pins in self._pins for at_us in pins.server_times_us()]
-        return min([time.time(), *(at_us / 1e6 for at_us in clocks)])
+        return min(pins.now_s() for pins in self._pins)
 
     def _has(self, pin: Pin) -> bool:
         try:

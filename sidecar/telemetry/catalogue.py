@@ -22,7 +22,7 @@ SERVERS: Final = ("control", "notify")
 STORES: Final = ("source", "fleet")
 WORKS: Final = (
     "archiving", "checkpoints", "expiring", "groups", "leaving", "membership", "metrics", "probe",
-    "pruning", "readers", "room", "scripts", "summary", "trimming",
+    "pruning", "readers", "retention", "room", "scripts", "summary", "trimming",
 )  # fmt: skip
 """Work beside relaying, by the name under which it is supervised."""
 GATHERINGS: Final = ("archive", "logs", "readers", "servers", "stores", "streams")
@@ -180,6 +180,16 @@ TRIM_BLOCKED: Final = _gauge(
     " `ids` that tell no age. 0 on workers that own nothing.",
     "`sidecar status` names the group and the readers (`NOT TRIMMED`), and such IDs (`NO TIMES`).",
 )  # fmt: skip
+RETIRED: Final = _counter(
+    "sidecar_retired_refs_total", "store",
+    "Refs that went from a store by `--keep` or `--source-keep`, of this worker.",
+    "0 with rules: `sidecar store gc --keep … --dry-run` says what stays and why.",
+)  # fmt: skip
+RETIRED_BYTES: Final = _counter(
+    "sidecar_retired_bytes_total", "store",
+    "Bytes of these refs. What is over 64 KiB is on disk until it is collected, once a day.",
+    "As for `sidecar_retired_refs_total`.",
+)  # fmt: skip
 LOG_DROPPED: Final = _counter(
     "sidecar_log_lines_dropped_total", "",
     "Log lines that could not be written, or not soon enough.",
@@ -308,7 +318,7 @@ PROCESS: Final = (
 COUNTED: Final = (
     READ, FINISHED, DEAD, CONFLICTS, RETRIES, DELIVERY, STAGE, LAST_PUBLISH, STATE, OWNER, FULL,
     GIVEN_BACK, TAKEOVERS, FORGOT, WINDOW, PAUSED, HELD, HELD_LONGEST, BACKGROUND_FAILURES,
-    BACKGROUND_FAILING, TRIM_BLOCKED, LOG_DROPPED, BUILD, GATHERED,
+    BACKGROUND_FAILING, TRIM_BLOCKED, RETIRED, RETIRED_BYTES, LOG_DROPPED, BUILD, GATHERED,
 )  # fmt: skip
 FROM_OUTSIDE: Final = (
     LAG_ENTRIES, UNREAD_AGE, PENDING, PENDING_AGE, STREAM_ENTRIES, NO_ROOM, READERS,

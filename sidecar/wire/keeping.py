@@ -7,6 +7,10 @@ one is `*` alone: the version of the event that announced the ref, in digits. Re
 there are the versions of one subject, a *family*. After the colon is what stays of each family: the
 `last` highest versions, and what was stored within `age`. Without a pattern the rule is for
 `stacks/TENANT/STACK/VERSION`.
+
+    published+1h
+
+For a producer's store: what the fleet's store has had for so long goes.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ from store import InvalidRef, check_ref
 USUAL: Final = "stacks/*/*/*"
 KEEPS_LITTLE_S: Final = 86_400.0
 """A rule that keeps no more than the newest version, and what is younger than that, wants a yes."""
+SHORTEST_GRACE_S: Final = 60.0
+"""What a slow producer has just stored must not go before its event comes."""
+_PUBLISHED: Final = "published+"
 _LAST_MAX: Final = 10**6
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,18}")
 _FORM: Final = "write PATTERN:last=N,age=DURATION, with one of them at least: stacks/*/*/*:last=10"
@@ -72,6 +79,52 @@ class KeepRule(NamedTuple):
             matches(part.split("*"), segment)
             for part, segment in zip(self.pattern, segments, strict=True)
         )
+
+
+class Published(NamedTuple):
+    """Of a producer's store goes what the fleet's has had for `age_s`."""
+
+    age_s: float
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a rule. Raises `ValueError`."""
+        age_s = seconds(text.removeprefix(_PUBLISHED))
+        if age_s < SHORTEST_GRACE_S:
+            raise ValueError(
+                f"{text}: under a minute, what a slow producer has just stored could go before its"
+                " event comes; write published+1h"
+            )
+        return cls(age_s)
+
+    def __str__(self) -> str:
+        """Return it as it is written."""
+        return f"{_PUBLISHED}{self.age_s:.12g}s"
+
+
+def unattended(text: str) -> KeepRule:
+    """Read a rule that is followed while nobody looks. Raises `ValueError` as `KeepRule.parse`,
+    and for one that keeps little.
+    """
+    rule = KeepRule.parse(text)
+    if rule.keeps_little:
+        raise ValueError(
+            f"{rule}: next to nothing but the newest of each subject would stay; give a higher"
+            " last=, or an age= of a day at least; by hand, `sidecar store gc --keep` takes it"
+            " with --yes"
+        )
+    return rule
+
+
+def source_rules(texts: Iterable[str]) -> tuple[KeepRule, ...] | Published:
+    """Read the rules for a producer's store. Raises `ValueError` as `unattended`."""
+    rules = [Published.parse(one) if one.startswith(_PUBLISHED) else unattended(one)
+             for one in texts]  # fmt: skip
+    keeping = tuple(rule for rule in rules if isinstance(rule, KeepRule))
+    published = [rule for rule in rules if isinstance(rule, Published)]
+    if len(rules) > max(len(keeping), 1):
+        raise ValueError(f"{published[0]} is a rule of its own: give it alone")
+    return published[0] if published else keeping
 
 
 def rule_of(rules: Iterable[KeepRule], family: str) -> KeepRule | None:

@@ -18,12 +18,15 @@ from sidecar.errors import SidecarError, Unreachable
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.telemetry.tracing import exporting
 from sidecar.wire.urls import redact
+from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
 from sidecar.worker.housekeeping import Housekeeper
 from sidecar.worker.metrics import Metrics, State, StreamMetrics
+from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.probing import Probing
 from sidecar.worker.relay import Relay
+from sidecar.worker.retaining import Retaining, Sweep, Swept
 from sidecar.worker.settings import Settings
 from sidecar.worker.statuspage import Collect, StatusPage
 from sidecar.worker.supervision import Supervisor
@@ -40,11 +43,12 @@ WAIT_TO_JOIN_S: Final = 2.0
 def run(
     settings: Settings, log: FilteringBoundLogger, stop: threading.Event, *,
     log_dropped: Callable[[], int] = lambda: 0, collect: Collect = lambda *_: {},
+    sweep: Sweep = lambda _: Swept(),
 ) -> int:  # fmt: skip
     """Run the worker until `stop` is set (or all is drained) and return the exit code.
 
     `log_dropped` tells how many log lines were dropped so far, for the metric; `collect` reads
-    what the status page shows.
+    what the status page shows; `sweep` does a pass of the keep rules.
 
     Raises `SidecarError` for what keeps it from starting. A Redis or a store that is away keeps it
     only when no one watches its health: under an orchestrator (`--http`) it waits, and says so
@@ -53,7 +57,7 @@ def run(
     if stop.is_set():
         return _left_undone(settings)
     with ExitStack() as stack:
-        return _Worker(settings, log, stop, log_dropped, collect).run(stack)
+        return _Worker(settings, log, stop, log_dropped, collect, sweep).run(stack)
 
 
 def _left_undone(settings: Settings) -> int:
@@ -66,7 +70,7 @@ class _Worker:
 
     def __init__(
         self, settings: Settings, log: FilteringBoundLogger, stop: threading.Event,
-        log_dropped: Callable[[], int], collect: Collect,
+        log_dropped: Callable[[], int], collect: Collect, sweep: Sweep,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._log = log
@@ -79,6 +83,7 @@ class _Worker:
         self._supervisor = Supervisor(self._metrics, log)
         self._beat_s = min(settings.lease_s / 3, SUMMARY_EVERY_S)
         self._collect = collect
+        self._sweep = sweep
         self._page = StatusPage(whoami(), self._states, log)
 
     def run(self, stack: ExitStack) -> int:
@@ -111,13 +116,7 @@ class _Worker:
             for stream, observer in self._observers.items()
         ]
         self._show(wiring, stack)
-        probing = Probing(wiring.fleet, wiring.share, self._supervisor)
-        probing.start()
-        stack.callback(probing.close)
-        if settings.archive:
-            archiving = wiring.archiving()
-            archiving.start()
-            stack.callback(archiving.close)
+        self._begin_beside(wiring, pipeline, stack)
         log.info(
             "started", version=__version__, redis=redact(redis_url), streams=settings.streams,
             notify_stream=settings.notify_stream, source=redact(settings.source_url),
@@ -127,6 +126,21 @@ class _Worker:
         self._threads.start(relays)
         self._watch(own, housekeeper, wiring.fleet_store)
         return self._threads.exit_code(drain=settings.drain)
+
+    def _begin_beside(self, wiring: Wiring, pipeline: Pipeline, stack: ExitStack) -> None:
+        """Begin what does its work in a thread of its own; `stack` ends it."""
+        settings = self._settings
+        beside: list[Probing | Archiving | Retaining] = [
+            Probing(wiring.fleet, wiring.share, self._supervisor)
+        ]
+        if settings.archive:
+            beside.append(wiring.archiving())
+        if settings.keep or settings.source_keep:
+            one_store, went = pipeline.one_store, self._metrics.retired
+            beside.append(wiring.retaining(self._sweep, one_store=one_store, went=went))
+        for one in beside:
+            one.start()
+            stack.callback(one.close)
 
     def _traces(self, stack: ExitStack) -> Exporting | None:
         """Return what sends traces, if the OTEL_… variables allow it; `stack` ends it."""

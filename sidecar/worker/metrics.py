@@ -78,6 +78,15 @@ class Metrics:
             self.background_failures.labels(work)
             self.background.labels(work)
         self._trim_blocked = made(Gauge, c.TRIM_BLOCKED)
+        self._retired = made(Counter, c.RETIRED)
+        self._retired_bytes = made(Counter, c.RETIRED_BYTES)
+        for name in c.STORES:
+            self.retired(name, 0, 0)
+
+    def retired(self, store: str, refs: int, size_bytes: int) -> None:
+        """Count what went from a store by keep rules."""
+        self._retired.labels(store).inc(refs)
+        self._retired_bytes.labels(store).inc(size_bytes)
 
     def background_failed(self, work: str, error: Exception) -> None:
         """Count a failure of background work."""

@@ -19,6 +19,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.keys import Keys, check_control, check_name
 from sidecar.redis.retention import KINDS, Policy, parse_policy
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
+from sidecar.wire.keeping import SHORTEST_GRACE_S, source_rules, unattended
 from sidecar.wire.scope import check_id_pattern
 from sidecar.wire.units import address_of, artifact_size, seconds, window
 from sidecar.wire.urls import redact
@@ -34,6 +35,18 @@ def _checked_address(text: str) -> str:
     return text
 
 
+def _kept(text: str) -> str:
+    """Return the text. Raises `ValueError` as `unattended`."""
+    unattended(text)
+    return text
+
+
+def _kept_at_source(text: str) -> str:
+    """Return the text. Raises `ValueError` as `source_rules`."""
+    source_rules([text])
+    return text
+
+
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(artifact_size)]
 Window = Annotated[float, BeforeValidator(window)]
@@ -41,6 +54,8 @@ Trimming = Annotated[Policy, BeforeValidator(parse_policy)]
 StoreThreads = Annotated[Threads, BeforeValidator(store_threads)]
 Address = Annotated[str, AfterValidator(_checked_address)]
 IdPattern = Annotated[str, AfterValidator(check_id_pattern)]
+Keep = Annotated[str, AfterValidator(_kept)]
+SourceKeep = Annotated[str, AfterValidator(_kept_at_source)]
 StreamName = Annotated[str, AfterValidator(check_name)]
 ControlName = Annotated[str, AfterValidator(check_control)]
 
@@ -195,6 +210,24 @@ class Settings(Options):
         " on. Default: keep all.",
         "archive_keep", "TIME",
     )  # fmt: skip
+    keep: tuple[Keep, ...] = _option(
+        (),
+        "Remove refs from the fleet's store, slowly, as `store gc --keep` does; none that an event"
+        " in Redis names, nor the newest. Repeatable. Default: no ref goes.",
+        metavar="[PATTERN:]last=N,age=AGE",
+    )
+    source_keep: tuple[SourceKeep, ...] = _option(
+        (),
+        "The same in the producer's store; published+1h: what the fleet's store has had for an hour"
+        " and no unfinished event names. Default: no ref goes.",
+        metavar="RULE",
+    )
+    keep_grace_s: Seconds = _option(
+        "24h",
+        "By these rules nothing goes that was in use within that time: longer than any way from a"
+        " Put to its event.",
+        "keep_grace", "DURATION", ge=SHORTEST_GRACE_S,
+    )  # fmt: skip
 
     @property
     def source_url(self) -> str:
@@ -277,6 +310,7 @@ def build(**options: object) -> Settings:
     _check_names(settings)
     _check_stores(settings)
     _check_horizon(settings)
+    _check_rules(settings)
     return settings
 
 
@@ -334,6 +368,14 @@ def _check_horizon(settings: Settings) -> None:
             f"--archive-keep: it is too short: {option} keeps {longest_s / 86_400:g}d in Redis, and"
             f" audits read a day before that; keep {longest_s / 86_400 + 1:g}d at least"
         )
+
+
+def _check_rules(settings: Settings) -> None:
+    """Refuse rules that cannot be followed together. Raises `UsageError`."""
+    try:
+        source_rules(settings.source_keep)
+    except ValueError as error:
+        raise UsageError(f"--source-keep: {error}") from None
 
 
 def file_url(directory: Path) -> str:

@@ -35,6 +35,7 @@ from sidecar.redis.source import ControlStream
 from sidecar.stores import named, open_store
 from sidecar.telemetry import outside
 from sidecar.telemetry.gathered import Gathered
+from sidecar.wire.keeping import source_rules, unattended
 from sidecar.wire.logbook import keeper_of
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
@@ -47,6 +48,7 @@ from sidecar.worker.metrics import StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
+from sidecar.worker.retaining import Place, Retaining, Sweep
 from sidecar.worker.settings import Settings, recorded
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import StorePool
@@ -365,6 +367,25 @@ class Wiring:
         held = partial(hold, control.client, keys)
         return Archiver(live, archive, notify.client, keys, hold=held)
 
+    def retaining(
+        self, sweep: Sweep, *, one_store: bool, went: Callable[[str, int, int], None]
+    ) -> Retaining:
+        """Return what follows the keep rules. Raises `UsageError` where a store cannot."""
+        one, places = self.settings, []
+        if one.keep:
+            rules = [unattended(text) for text in one.keep]
+            places.append(Place("fleet", _deleting("--keep", self.fleet), rules))
+        if one.source_keep:
+            if one_store:
+                raise UsageError("--source-keep: the producers' store is the fleet's: say --keep")
+            source = _deleting("--source-keep", self.source)
+            there = keeper_of(self.fleet)  # None: no ref goes by published+AGE
+            places.append(Place("source", source, source_rules(one.source_keep), there))
+        return Retaining(
+            places, self.sides(), list(self.keys.values()), one.keep_grace_s, self.share, sweep,
+            self.supervisor, self.log, went=went,
+        )  # fmt: skip
+
     def without_archive(self) -> None:
         """Hold nothing back for an archive that was kept before. Raises as `connect`."""
         for stream, keys in self.keys.items():
@@ -378,6 +399,16 @@ def _check_deletes(fleet: store.Store, keep_s: float | None) -> None:
             f"--archive-keep: the backend {fleet.name!r} cannot delete; leave the option out, or"
             " choose one that declares delete, such as file"
         )
+
+
+def _deleting(option: str, opened: Store) -> store.VersionedStore:
+    found = store.versioned(opened, Capability.DELETE, Capability.LIST)
+    if found is None:
+        raise UsageError(
+            f"{option}: the backend {opened.name!r} cannot delete; leave the option out, or choose"
+            " one that declares delete and list, such as file"
+        )
+    return found
 
 
 def _record_takeover(client: Client, keys: Keys, observer: StreamMetrics, before: str) -> None:

@@ -14,6 +14,7 @@ import redis
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from sidecar.ops.sweeping import sweep
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.pruning import Pruning
@@ -238,7 +239,7 @@ class AtWork:
         self._thread.start()
 
     def _run(self, settings: Settings, log: FilteringBoundLogger) -> None:
-        self.codes.append(app.run(settings, log, self.stop))
+        self.codes.append(app.run(settings, log, self.stop, sweep=sweep))
 
     def end(self) -> None:
         """Stop it and wait for its end."""

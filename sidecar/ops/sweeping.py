@@ -1,0 +1,87 @@
+"""One pass of the keep rules over a store, as a worker does it: see `sidecar.worker.retaining`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from sidecar.ops.asking import ask_there, check_all_asked, to_ask
+from sidecar.ops.keeping import Keeping, Pace, Retired
+from sidecar.ops.pins import Pins, UnfinishedPins
+from sidecar.ops.published import retire_published
+from sidecar.redis.census import Named
+from sidecar.stores import explained
+from sidecar.wire.keeping import Published
+from sidecar.wire.logbook import Log
+from sidecar.worker.retaining import SweepOrder, Swept
+from store import Capability, Pin, Retention, capabilities
+
+
+def sweep(order: SweepOrder) -> Swept:
+    """Do the pass. Nothing goes while a log that names the store is on another server.
+
+    Raises `UsageError` then, `Unreachable`, and whatever `order.breathe` raises.
+    """
+    keys = order.keys[0]
+    if not order.notify.client.exists(keys.notifications):
+        return Swept()  # nobody has announced anything
+    kind = UnfinishedPins if isinstance(order.place.rules, Published) else Pins
+    with explained():
+        logs = to_ask(order.place.store, ())
+        served = [one.control for one in order.keys]
+        there = [name for name in served if order.control.at(name).exists(name)]
+        named = Named(there, dead=(keys.dead,))
+        asked = ask_there(order.control, order.notify, named, kind)
+        check_all_asked(logs, [asked])
+        retiring = _Retiring(order, asked.pins, logs)
+        sizes = [one.size_bytes for one in retiring.run()]
+        collected = bool(sizes and order.collects and _collect(order, asked.pins))
+    return Swept(len(sizes), sum(sizes), retiring.reached(len(sizes)), collected)
+
+
+def _collect(order: SweepOrder, pins: Pins) -> bool:
+    """Remove what nothing names any more, if the store can; tell whether it can."""
+    store = order.place.store
+    if Capability.COLLECT not in capabilities(store):
+        return False
+    for _ in store.collect(Retention(order.grace_s), _breathing(pins, order.breathe)):
+        order.breathe()
+    return True
+
+
+class _Retiring:
+    """The refs of one pass."""
+
+    def __init__(self, order: SweepOrder, pins: Pins, logs: list[Log]) -> None:
+        streams = [log.stream.encode() for log in logs if not log.reads]
+        self._order, self._pins = order, pins
+        self._pace = pace = Pace(order.most, order.after, order.breathe)
+        rules = order.place.rules
+        self._keeping = None if isinstance(rules, Published) else Keeping(
+            order.place.store, rules, order.grace_s, streams, pace)  # fmt: skip
+
+    def run(self) -> Iterator[Retired]:
+        """Delete what may go, and yield each."""
+        place, pins, now_s = self._order.place, self._pins, self._pins.now_s()
+        if self._keeping:
+            yield from self._keeping.run(pins.announced(), pins, now_s, dry_run=False)
+        elif isinstance(place.rules, Published) and place.fleet:
+            yield from retire_published(
+                place.store, place.fleet, place.rules, pins, now_s, self._pace
+            )
+
+    def reached(self, refs: int) -> str:
+        """Return where the pass ended; empty when it was through."""
+        if self._keeping:
+            return self._keeping.reached
+        return "more" if refs >= self._pace.most else ""
+
+
+def _breathing(
+    pins: Callable[[], Iterable[Pin]], breathe: Callable[[], None]
+) -> Callable[[], Iterator[Pin]]:
+    def breathing() -> Iterator[Pin]:
+        for pin in pins():
+            breathe()
+            yield pin
+
+    return breathing

@@ -1,0 +1,171 @@
+"""Keep rules followed beside the relays: slowly, a bounded pass after the other.
+
+In a thread of its own, by the owner of the first control stream. A pass is what `sidecar store gc
+--keep` does, at a small share of the time, and for so many refs at most: the streams are read anew
+for each. It ends at once when the worker stops, or is no owner any more; nothing is half done then,
+and a pass of somebody else beside it does no harm.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from structlog.typing import FilteringBoundLogger
+
+from sidecar.redis.client import Side
+from sidecar.redis.keys import Keys
+from sidecar.wire.keeping import KeepRule, Published
+from sidecar.worker.share import Share
+from sidecar.worker.supervision import IDLE, Supervisor
+from store import VersionedStore
+
+RETENTION: Final = "retention"
+LOOK_EVERY_S: Final = 5.0
+FIRST_S: Final = 60.0
+"""After the start, other things come first."""
+EVERY_S: Final = 3600.0
+COLLECT_EVERY_S: Final = 86_400.0
+"""Large data of refs that went is on disk until it is collected, for which the store is walked."""
+MOST: Final = 10_000
+"""So many refs go in a pass, about."""
+SLICE_S: Final = 0.005
+REST: Final = 19
+"""It rests so many times as long as it has worked: it takes a twentieth of a processor."""
+LONGEST_REST_S: Final = 1.0
+LEAVE_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store, and what stays there."""
+
+    name: str
+    """`fleet` or `source`."""
+    store: VersionedStore
+    rules: Sequence[KeepRule] | Published
+    fleet: VersionedStore | None = None
+    """The fleet's store, where the rule asks what that has."""
+
+
+class SweepOrder(NamedTuple):
+    """What one pass is to do."""
+
+    place: Place
+    control: Side
+    notify: Side
+    keys: Sequence[Keys]
+    """Of each control stream that the worker serves; they share the notifications."""
+    grace_s: float
+    most: int
+    after: str
+    """Where the pass before ended."""
+    collects: bool
+    """Whether data that nothing names any more goes, too, where refs did."""
+    breathe: Callable[[], None]
+    """To be called between two small pieces of work."""
+
+
+class Swept(NamedTuple):
+    """What a pass has done."""
+
+    refs: int = 0
+    size_bytes: int = 0
+    reached: str = ""
+    """Where it ended; empty when it was through."""
+    collected: bool = False
+
+
+Sweep = Callable[[SweepOrder], Swept]
+"""Does one pass; `sidecar.ops.sweeping` has it. May raise whatever the stores and servers do."""
+
+
+class Retaining:
+    """Follows the rules until it is closed."""
+
+    def __init__(
+        self, places: Sequence[Place], sides: tuple[Side, Side], keys: Sequence[Keys],
+        grace_s: float,
+        share: Share, sweep: Sweep, supervisor: Supervisor, log: FilteringBoundLogger, *,
+        went: Callable[[str, int, int], None] = lambda _name, _refs, _bytes: None,
+    ) -> None:  # fmt: skip
+        """The owner of the first of the control streams does it. `went` hears of each store how
+        many refs and bytes went.
+        """
+        self._places, self._sides, self._keys = places, sides, keys
+        self._grace_s, self._share, self._sweep = grace_s, share, sweep
+        self._supervisor, self._log, self._went = supervisor, log, went
+        self._due = {place.name: time.monotonic() + FIRST_S for place in places}
+        self._collect_at = dict.fromkeys(self._due, 0.0)
+        self._after = dict.fromkeys(self._due, "")
+        self._woke = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, without waiting long for a store that hangs."""
+        self._stop.set()
+        self._thread.join(LEAVE_S)
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            # Also what lies between the steps: nobody would see the thread end.
+            self._supervisor.attempt(RETENTION, "", self._look)
+
+    def _look(self) -> None:
+        """Do the passes that are due."""
+        if not self._is_owner():
+            self._supervisor.only(RETENTION, {""})
+            return
+        for place in self._places:
+            if time.monotonic() >= self._due[place.name]:
+                step = partial(self._pass, place)
+                self._supervisor.attempt(RETENTION, place.name, step, longest_pause_s=EVERY_S)
+
+    def _is_owner(self) -> bool:
+        return self._share.owns(min(one.control for one in self._keys))
+
+    def _pass(self, place: Place) -> object:
+        name, began = place.name, time.monotonic()
+        self._woke = began
+        order = SweepOrder(
+            place, *self._sides, self._keys, self._grace_s, MOST, self._after[name],
+            began >= self._collect_at[name], self._breathe,
+        )  # fmt: skip
+        try:
+            done = self._sweep(order)
+        except _Ended:
+            return IDLE
+        self._note(name, done, time.monotonic() - began)
+        return None
+
+    def _note(self, name: str, done: Swept, took_s: float) -> None:
+        now_s = time.monotonic()
+        self._after[name] = done.reached
+        self._due[name] = now_s + (took_s if done.reached else EVERY_S)
+        if done.collected:
+            self._collect_at[name] = now_s + COLLECT_EVERY_S
+        self._went(name, done.refs, done.size_bytes)
+        say = self._log.info if done.refs else self._log.debug
+        say("retired", store=name, refs=done.refs, size_bytes=done.size_bytes, seconds=took_s)
+
+    def _breathe(self) -> None:
+        """Rest after each slice of work. Raises `_Ended`."""
+        worked_s = time.monotonic() - self._woke
+        if worked_s < SLICE_S:
+            return
+        if self._stop.wait(min(REST * worked_s, LONGEST_REST_S)) or not self._is_owner():
+            raise _Ended
+        self._woke = time.monotonic()
+
+
+class _Ended(Exception):
+    """The pass is over before its end: the worker stops, or somebody else is the owner."""

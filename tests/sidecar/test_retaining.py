@@ -1,0 +1,453 @@
+"""Keep rules followed beside the relays: what goes, what stays, who does it, and how slowly."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sidecar.errors import UsageError
+from sidecar.ops import pins
+from sidecar.ops.keeping import AT_ONCE
+from sidecar.ops.published import retire_published
+from sidecar.ops.sweeping import sweep
+from sidecar.redis.client import Side
+from sidecar.wire.keeping import Published, source_rules, unattended
+from sidecar.wire.logbook import Log, register
+from sidecar.worker import retaining, wiring
+from sidecar.worker.retaining import Place, Retaining, SweepOrder, Swept
+from sidecar.worker.settings import build
+from sidecar.worker.share import Share
+from sidecar.worker.supervision import Supervisor
+from store import Capability, checksum_of
+from store.memory import MemoryStore
+from store.testing.samples import wait_out
+from tests.sidecar.harness import Rig, eventually, silent_log
+from tests.sidecar.test_app import worker
+from tests.sidecar.test_supervision import Told
+
+WEB = "stacks/t/web"
+TICKS_S = 0.2
+"""What was put so long ago is older than a pass."""
+
+
+def put(store: MemoryStore, *versions: int, family: str = WEB) -> None:
+    """Put versions of a stack, long ago."""
+    for version in versions:
+        store.put(f"{family}/{version}", b"%d" % version, b"m")
+    wait_out(TICKS_S)
+
+
+def event(version: int, family: str = WEB) -> dict[str, Any]:
+    """Return what an event says that names a version."""
+    ref = f"{family}/{version}"
+    return {
+        "event_id": ref, "type": "stack.activated", "tenant_id": "t",
+        "stack_id": family.rpartition("/")[2], "version": version, "artifact_ref": ref,
+        "checksum": checksum_of(b"%d" % version),
+    }  # fmt: skip
+
+
+def append(rig: Rig, stream: str, version: int, family: str = WEB, **fields: str) -> str:
+    """Append an entry that names a version; return its ID."""
+    entry: Any = {"event": json.dumps(event(version, family)), **fields}
+    answer: Any = rig.client.xadd(stream, entry)
+    return str(answer.decode())
+
+
+def notify(rig: Rig, version: int, family: str = WEB) -> None:
+    """Announce a version."""
+    append(rig, rig.notify, version, family, origin=f"{rig.control}/1-1")
+
+
+def left(store: MemoryStore, family: str = WEB) -> list[int]:
+    """Return which versions of a stack are there."""
+    return sorted(int(ref.rpartition("/")[2]) for ref in store.list(family))
+
+
+def order(rig: Rig, place: Place, **more: Any) -> SweepOrder:
+    """Return the order for a pass that takes no rest."""
+    side = Side(rig.client, rig.url)
+    usual: dict[str, Any] = {"grace_s": 0.0, "most": 10_000, "after": "", "collects": True}
+    return SweepOrder(place, side, side, [rig.keys], **(usual | {"breathe": lambda: None} | more))
+
+
+@pytest.fixture
+def fleet(rig: Rig) -> MemoryStore:
+    """A fleet's store with six versions of a stack, of which the last is announced."""
+    found = MemoryStore()
+    put(found, *range(1, 7))
+    notify(rig, 6)
+    return found
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the first pass, and looks, be due at once."""
+    monkeypatch.setattr(retaining, "FIRST_S", 0.0)
+    monkeypatch.setattr(retaining, "LOOK_EVERY_S", 0.01)
+
+
+@contextmanager
+def running(
+    rig: Rig, do: Callable[[SweepOrder], Swept], share: Share, *places: Place, told: Any = None,
+    went: Callable[[str, int, int], None] = lambda *_: None,
+) -> Iterator[None]:  # fmt: skip
+    """Follow rules for as long as the block lasts."""
+    side, log = Side(rig.client, rig.url), silent_log()
+    one = Retaining(
+        places, (side, side), [rig.keys], 0.0, share, do, Supervisor(told or Told(), log), log,
+        went=went,
+    )  # fmt: skip
+    one.start()
+    try:
+        yield
+    finally:
+        one.close()
+
+
+def owner(rig: Rig) -> Share:
+    """Return the share of a worker that owns the control stream."""
+    share = Share([rig.control])
+    share.took(rig.control)
+    return share
+
+
+RULES = [unattended("last=2")]
+
+
+# --- the fleet's store -------------------------------------------------------------------------
+
+
+def test_refs_go_by_rule(rig: Rig, fleet: MemoryStore) -> None:
+    """The last stay, and what a control entry, a dead letter or a notification names."""
+    append(rig, rig.control, 1)
+    append(rig, rig.keys.dead, 2, origin=f"{rig.control}/1-1", reason="artifact_missing")
+    notify(rig, 3)
+    done = sweep(order(rig, Place("fleet", fleet, RULES)))
+    assert (done.refs, done.size_bytes) == (1, 2)
+    assert left(fleet) == [1, 2, 3, 5, 6]
+
+
+def test_the_grace_keeps(rig: Rig, fleet: MemoryStore) -> None:
+    """What was stored within the grace stays."""
+    assert sweep(order(rig, Place("fleet", fleet, RULES), grace_s=3600.0)) == Swept()
+    assert left(fleet) == [1, 2, 3, 4, 5, 6]
+
+
+def test_before_anything_is_announced_nothing_goes(rig: Rig) -> None:
+    """A fleet that is new is no error."""
+    fleet = MemoryStore()
+    put(fleet, 1, 2, 3)
+    assert sweep(order(rig, Place("fleet", fleet, RULES))) == Swept()
+    assert left(fleet) == [1, 2, 3]
+
+
+def test_a_log_that_was_not_asked_keeps_all(rig: Rig, fleet: MemoryStore) -> None:
+    """Where another log publishes into the store, nothing goes, and the way by hand is told."""
+    register(fleet, Log("a" * 32, "n", "redis://elsewhere", "2026-01-01T00:00:00Z", None))
+    with pytest.raises(UsageError, match="store gc"):
+        sweep(order(rig, Place("fleet", fleet, RULES)))
+    assert left(fleet) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_pass_is_bounded_and_the_next_continues(rig: Rig, fleet: MemoryStore) -> None:
+    """Each stack has its turn, also when those before it have more than a pass takes."""
+    other, place = "stacks/t/zed", Place("fleet", fleet, RULES)
+    put(fleet, *range(1, 7), family=other)
+    notify(rig, 6, other)
+    for version in range(1, 5):
+        append(rig, rig.control, version)  # needed: they stay, whoever looks at them
+    first = sweep(order(rig, place, most=1))
+    assert (first.refs, first.reached) == (0, WEB)
+    second = sweep(order(rig, place, most=1, after=first.reached))
+    assert (second.refs, second.reached) == (4, other)
+    third = sweep(order(rig, place, most=10, after=second.reached))
+    assert (third.refs, third.reached) == (0, "")
+    assert left(fleet, other) == [5, 6]
+
+
+def test_large_data_is_collected_where_that_is_due(rig: Rig, fleet: MemoryStore) -> None:
+    """It is once refs went; a pass tells that it was."""
+    place = Place("fleet", fleet, RULES)
+    assert not sweep(order(rig, place, collects=False)).collected
+    assert not sweep(order(rig, place)).collected  # no ref went
+    put(fleet, 1)
+    assert sweep(order(rig, place)).collected
+
+
+def test_what_a_pass_ends_with_removes_nothing_more(rig: Rig, fleet: MemoryStore) -> None:
+    """A worker that stops while the streams are read has removed nothing."""
+    rest = iter(range(3))
+
+    def breathe() -> None:
+        if next(rest, None) is None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sweep(order(rig, Place("fleet", fleet, RULES), breathe=breathe))
+    assert left(fleet) == [1, 2, 3, 4, 5, 6]
+
+
+# --- the producer's store ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(rig: Rig, fleet: MemoryStore) -> MemoryStore:
+    """A producer's store with what the fleet has, and a version that it has not."""
+    del fleet
+    found = MemoryStore()
+    put(found, *range(1, 8))
+    found.put(".sidecar/probe", b"record", b"")
+    rig.client.xgroup_create(rig.control, rig.keys.group, "0", mkstream=True)
+    return found
+
+
+def published(source: MemoryStore, fleet: MemoryStore, age_s: float = 0.0) -> Place:
+    """Return the place where what is published goes."""
+    return Place("source", source, Published(age_s), fleet)
+
+
+def test_what_the_fleet_has_goes_from_the_source(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """What it has not stays, and so do the store's own records."""
+    fleet.put(".sidecar/probe", b"record", b"")
+    fleet.put(f"{WEB}/3", b"another", b"m")
+    source.put(f"{WEB}/3", b"newer", b"m")
+    wait_out(TICKS_S)
+    assert sweep(order(rig, published(source, fleet))).refs == 5
+    assert left(source) == [3, 7]
+    assert left(fleet) == [1, 2, 3, 4, 5, 6]
+    assert source.exists(".sidecar/probe")
+
+
+def test_what_is_not_finished_stays_at_the_source(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """What is pending, what nobody has read, and dead letters are read there again."""
+    entries = [append(rig, rig.control, version) for version in (1, 2, 3)]
+    read: Any = rig.client.xreadgroup(rig.keys.group, "worker", {rig.control: ">"}, count=2)
+    assert len(read[0][1]) == 2
+    rig.client.xack(rig.control, rig.keys.group, entries[0])
+    append(rig, rig.keys.dead, 4, origin=f"{rig.control}/1-1", reason="checksum_mismatch")
+    sweep(order(rig, published(source, fleet)))
+    assert left(source) == [2, 3, 4, 7]
+
+
+def test_a_stream_without_a_group_keeps_all_that_it_names(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """A group that was lost begins anew, at what may be published already."""
+    entry = append(rig, rig.control, 1)
+    rig.client.xreadgroup(rig.keys.group, "worker", {rig.control: ">"})
+    rig.client.xack(rig.control, rig.keys.group, entry)
+    rig.client.xgroup_destroy(rig.control, rig.keys.group)
+    rig.client.set(rig.keys.fence, "token")
+    sweep(order(rig, published(source, fleet)))
+    assert left(source) == [1, 7]
+
+
+def test_what_is_younger_than_the_rule_stays(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """In either store: an hour after the fleet has it, and after somebody put it last."""
+    assert sweep(order(rig, published(source, fleet, 3600.0))).refs == 0
+    assert left(source) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_what_is_put_again_meanwhile_stays(fleet: MemoryStore, source: MemoryStore) -> None:
+    """Its event may be on its way."""
+
+    def pins() -> Iterator[Any]:
+        source.put(f"{WEB}/1", b"1", b"m")
+        return iter(())
+
+    found = retire_published(source, fleet, Published(0.0), pins, 1e12, AT_ONCE)
+    assert f"{WEB}/1" not in [one.ref for one in found]
+    assert left(source) == [1, 7]
+
+
+def test_a_source_may_keep_by_rule_as_well(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """Whatever it has that no event names, and that is not the newest."""
+    del fleet
+    sweep(order(rig, Place("source", source, source_rules(["last=3"])[:1])))  # type: ignore[arg-type]
+    assert left(source) == [5, 6, 7]
+
+
+# --- the thread --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("at_once")
+def test_only_the_owner_follows_rules(rig: Rig, fleet: MemoryStore) -> None:
+    """One that stands by removes nothing, until it takes over; it tells what went."""
+    share, heard = Share([rig.control]), threading.Event()
+    looked: list[bool] = []
+
+    class Looked(Share):
+        def owns(self, stream: str) -> bool:
+            looked.append(share.owns(stream))
+            return looked[-1]
+
+    told: list[tuple[str, int, int]] = []
+
+    def went(*what: Any) -> None:
+        told.append(what)
+        heard.set()
+
+    begun: list[SweepOrder] = []
+
+    def swept(one: SweepOrder) -> Swept:
+        begun.append(one)
+        return sweep(one)
+
+    with running(rig, swept, Looked([rig.control]), Place("fleet", fleet, RULES), went=went):
+        eventually(lambda: len(looked) > 3)
+        assert begun == []
+        share.took(rig.control)
+        assert heard.wait(60)
+    assert (len(begun), told) == (1, [("fleet", 4, 8)])
+    assert left(fleet) == [5, 6]
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("by", ["close", "loss"])
+def test_a_pass_ends_with_its_worker(rig: Rig, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is closed, or loses the stream: and it is no failure."""
+    monkeypatch.setattr(retaining, "SLICE_S", 0.0)
+    monkeypatch.setattr(retaining, "REST", 0)
+    share, told = owner(rig), Told()
+    began, ended = threading.Event(), threading.Event()
+
+    def endless(one: SweepOrder) -> Swept:
+        try:
+            while True:
+                began.set()
+                one.breathe()
+        finally:
+            ended.set()
+
+    with running(rig, endless, share, Place("fleet", MemoryStore(), RULES), told=told):
+        assert began.wait(60)
+        if by == "loss":
+            share.lost(rig.control)
+            assert ended.wait(60)
+    assert ended.is_set()
+    assert told.failed == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_pass_that_fails_keeps_no_other_back(rig: Rig, fleet: MemoryStore) -> None:
+    """It is told, and the other store has its turn."""
+    told, places = Told(), (Place("source", MemoryStore(), RULES), Place("fleet", fleet, RULES))
+
+    def fails(one: SweepOrder) -> Swept:
+        if one.place.name == "source":
+            raise OSError("away")
+        return sweep(one)
+
+    with running(rig, fails, owner(rig), *places, told=told):
+        eventually(lambda: left(fleet) == [5, 6] and told.failed)
+    assert set(told.failed) == {"retention"}
+    assert told.failing == {"retention": 1}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_pass_that_took_its_share_continues_soon(rig: Rig) -> None:
+    """Where the one before ended; one that is through waits for its hour."""
+    asked: list[str] = []
+
+    def many(one: SweepOrder) -> Swept:
+        asked.append(one.after)
+        return Swept(1, 1, "" if len(asked) == 3 else f"family{len(asked)}")
+
+    told = Told()
+    with running(rig, many, owner(rig), Place("fleet", MemoryStore(), RULES), told=told):
+        eventually(lambda: len(asked) == 3)
+    assert asked == ["", "family1", "family2"]
+    assert told.failed == []
+
+
+# --- the worker --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_worker_follows_its_rules(
+    rig: Rig, stores: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has published goes from the producer's store, and only that."""
+    monkeypatch.setattr(retaining, "EVERY_S", 0.05)
+    monkeypatch.setattr("sidecar.wire.keeping.SHORTEST_GRACE_S", 0.0)
+    rig.fleet, rig.source = MemoryStore(), MemoryStore()
+    put(rig.source, 7)
+    with worker(rig, stores, source_keep=("published+0",)):
+        rig.emit_artifact("a", ref=f"{WEB}/1")
+        eventually(lambda: rig.published() == ["a"])
+        eventually(lambda: left(rig.source) == [7])
+    assert left(rig.fleet) == [1]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"keep": ("last=1",)}, "--keep: .*next to nothing"),
+        ({"keep": ("published+1h",)}, "--keep"),
+        ({"source_keep": ("published+59s",)}, "--source-keep: .*under a minute"),
+        ({"source_keep": ("published+x",)}, "--source-keep: .*no duration"),
+        ({"source_keep": ("published+1h", "last=3")}, "--source-keep: published.3600s is a rule"),
+        ({"source_keep": ("published+1h", "published+2h")}, "--source-keep: published"),
+        ({"keep_grace": "1s"}, "--keep-grace"),
+    ],
+)
+def test_rules_that_cannot_be_meant_are_refused(options: dict[str, Any], said: str) -> None:
+    """In one line, by the name of the option."""
+    with pytest.raises(UsageError, match=said):
+        build(**options)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("options", "one_store", "said"),
+    [
+        ({"keep": ("last=2",)}, False, "--keep: the backend 'memory' cannot delete"),
+        ({"source_keep": ("last=2",)}, False, "--source-keep: the backend 'memory' cannot delete"),
+        ({"source_keep": ("published+1h",)}, True, "say --keep"),
+    ],
+)
+def test_a_store_that_cannot_follow_rules_is_refused(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], one_store: bool, said: str
+) -> None:
+    """At the start, not when the first pass is due."""
+    opened = MemoryStore()
+    opened.capabilities -= {Capability.DELETE}
+    for name in ("fleet", "source"):
+        monkeypatch.setattr(wiring.Wiring, name, opened, raising=False)
+    wired: Any = object.__new__(wiring.Wiring)
+    wired.settings = build(**options)
+    with pytest.raises(UsageError, match=said):
+        wired.retaining(sweep, one_store=one_store, went=lambda *_: None)
+
+
+@pytest.mark.unit
+def test_what_is_handed_out_while_it_is_asked_is_not_finished() -> None:
+    """The position is asked first: an entry that is read afterwards is above it."""
+
+    class Client:
+        def xinfo_groups(self, _: bytes) -> list[dict[str, Any]]:
+            return [{"name": b"sidecar:n", "last-delivered-id": b"5-0"},
+                    {"name": b"others", "last-delivered-id": b"1-0"}]  # fmt: skip
+
+        def xpending(self, *_: bytes) -> dict[str, Any]:
+            return {"pending": 1, "min": b"6-0"}  # read meanwhile
+
+    one: Any = object.__new__(pins.UnfinishedPins)
+    one._controls = frozenset({b"c"})
+    assert str(one._first(Client(), b"c")) == "5-1"
+    assert str(one._first(Client(), b"another")) == "0-0"
