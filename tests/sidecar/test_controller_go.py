@@ -17,7 +17,6 @@ import redis
 import store
 from sidecar.producer import Producer
 from sidecar.wire.ids import EntryId
-from tests.servers import missing
 from tests.sidecar.harness import eventually
 from tests.sidecar.test_feed import relay
 
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("go")
 
 def go(*words: str) -> None:
     """Run Go's tool in the example, without a network."""
-    tool = shutil.which("go") or missing("go (Debian: golang-go)")
+    tool = shutil.which("go") or pytest.skip("needs go (Debian: golang-go)")
     env = os.environ | {"GOPROXY": "off", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"}
     ran = subprocess.run([tool, *words], cwd=EXAMPLE, env=env, capture_output=True, text=True)  # noqa: PLW1510
     assert ran.returncode == 0, ran.stdout + ran.stderr
