@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from sidecar.errors import UsageError
-from sidecar.redis.client import connect, url_of
+from sidecar.redis.awaiting import Awaiting, Outcome, Sought
+from sidecar.redis.client import Side, connect, url_of
 from sidecar.redis.errors import translated
-from sidecar.redis.keys import named
+from sidecar.redis.keys import Keys, named
 from sidecar.telemetry.traceparent import TracerProvider
 from sidecar.telemetry.tracing import spans_of
 from sidecar.wire import notification
-from sidecar.wire.event import Event, Reason, Rejected, decode
+from sidecar.wire.defaults import NOTIFY_STREAM
+from sidecar.wire.event import Event, Reason, Rejected, content_digest, decode
 from sidecar.wire.ids import LAST, Origin
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.scope import refuse_reserved
@@ -27,6 +30,8 @@ from store import Capability, Readable, Store, check_ref, checksum_of, versioned
 _BLOBS: Final = (bytes, bytearray, memoryview)
 _OF_ARTIFACT: Final = {"artifact_ref", "checksum", "manifest_checksum"}
 _CHUNK_BYTES: Final = 1 << 20
+MOST_REMEMBERED: Final = 10_000
+"""Of so many events a producer knows which entries they were."""
 
 
 class Producer:
@@ -41,11 +46,13 @@ class Producer:
     store that is none, and for a stream's name that is a URL.
 
     With an OpenTelemetry `tracer_provider`, each event has a span, whose traceparent is sent.
+    `notify_url` (default: the same), `notify_stream` and `dead_stream` are for `outcome`.
     """
 
     def __init__(
         self, redis_url: str | Path, stream: str, store: Store, *,
-        tracer_provider: TracerProvider | None = None,
+        tracer_provider: TracerProvider | None = None, notify_url: str | Path | None = None,
+        notify_stream: str = NOTIFY_STREAM, dead_stream: str | None = None,
     ) -> None:  # fmt: skip
         if not callable(getattr(store, "put", None)):
             raise UsageError(
@@ -55,6 +62,9 @@ class Producer:
         self._url = url_of(redis_url)
         self._stream = named("stream", stream)
         self._client = connect(self._url, key=stream)
+        self._notify_url = self._url if notify_url is None else url_of(notify_url)
+        self._keys = Keys.of(stream, notify_stream, dead_stream)
+        self._sent: OrderedDict[str, Sought] = OrderedDict()
         self._store = store
         self._spans = spans_of(tracer_provider)
 
@@ -111,15 +121,42 @@ class Producer:
         self, body: dict[str, Any], traceparent: str | None, ref: str,
         data: bytes | Readable | None, manifest: bytes,
     ) -> Event:  # fmt: skip
-        event, entry = _checked(body, traceparent, self._stream)
+        event, entry, digest = _checked(body, traceparent, self._stream)
         if isinstance(data, _BLOBS):
             self._store.put(ref, data, manifest)
         elif data is not None:
             body["checksum"] = self._put_from(ref, data, manifest)
-            event, entry = _checked(body, traceparent, self._stream)
+            event, entry, digest = _checked(body, traceparent, self._stream)
         with translated(self._url):
-            self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
+            at: Any = self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
+        self._remember(event.event_id, Origin.of(self._stream, at.decode()), digest)
         return event
+
+    def _remember(self, event_id: str, origin: str, digest: bytes) -> None:
+        """Keep in mind what `outcome` can tell from an event of the same event_id."""
+        self._sent[event_id] = Sought(event_id, origin=origin, content=digest)
+        while len(self._sent) > MOST_REMEMBERED:
+            with suppress(KeyError):  # another thread was first
+                self._sent.popitem(last=False)
+
+    def outcome(self, event_id: str, timeout_s: float) -> Outcome:
+        """Return what became of an event, after at most `timeout_s` seconds.
+
+        Wakes at once when its notification or its dead letter comes, and outlives a Redis that
+        goes away and comes back. `state` is `published` (with the `control_version`), `dead` (with
+        `reason`, `detail` and `fix`), `waiting` (`waits_for` says for what), or `duplicate`: the
+        one that this producer sent is absorbed by one that was published before, which can be told
+        of the last `MOST_REMEMBERED` that it sent. An event of which the deduplication index knows
+        nothing any more is waited for; `sidecar wait` looks into the archive, too.
+
+        On a connection of its own, with the rights of the user `waiter` in deploy/redis/users.acl.
+        Raises `Unreachable` when Redis is away at the end, and `UsageError` when it refuses the
+        login or a command.
+        """
+        sought = self._sent.get(event_id, Sought(event_id))
+        with closing(connect(self._url, key=self._stream)) as client:
+            control = Side(client, self._url)
+            return Awaiting(control, self._notify_url, [self._keys], sought).outcome(timeout_s)
 
     def _put_from(self, ref: str, data: Readable, manifest: bytes) -> str:
         """Put what `data` reads, and return its checksum."""
@@ -157,8 +194,8 @@ def _wrong(field: str, problem: str) -> Rejected:
 
 def _checked(
     body: dict[str, Any], traceparent: str | None, stream: str
-) -> tuple[Event, dict[bytes, bytes]]:
-    """Return the event, and its entry. Raises `Rejected`."""
+) -> tuple[Event, dict[bytes, bytes], bytes]:
+    """Return the event, its entry, and the digest of its content. Raises `Rejected`."""
     entry = {b"event": _json(body)}
     if traceparent:
         entry[b"traceparent"] = traceparent.encode()
@@ -167,7 +204,7 @@ def _checked(
         notification.unstamped(plain, event.manifest_checksum), Origin.of(stream, LAST),
         entry.get(b"traceparent", b""), stamps_manifest=False,
     )  # fmt: skip
-    return event, entry
+    return event, entry, content_digest(plain)
 
 
 def _json(body: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from sidecar.terminal.commands import lazy
 
 _ROOT: Final = {
     "run": "run:run", "doctor": "doctor:doctor", "emit": "emit:emit",
-    "check-event": "check_event:check_event", "tail": "tail:tail",
+    "check-event": "check_event:check_event", "wait": "wait:wait", "tail": "tail:tail",
     "status": "status:status",
     "pause": "halts:pause", "resume": "halts:resume", "audit": "audit:audit",
     "archive": "archive:archive", "diff": "diff:diff", "trace": "trace:trace",

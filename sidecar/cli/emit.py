@@ -11,18 +11,19 @@ from typing import Annotated, Any, Final
 import typer
 
 from sidecar.cli import options
-from sidecar.cli.servers import Control, Source
+from sidecar.cli.servers import Servers, Source
+from sidecar.cli.wait import EXIT, to_json
 from sidecar.errors import UsageError
 from sidecar.ops.missing import unserved
 from sidecar.producer import Producer
 from sidecar.redis.client import check_stream, connect
 from sidecar.stores import explained, named, no_store, open_store
 from sidecar.terminal import files, output
-from sidecar.terminal.groups import option
+from sidecar.terminal.groups import flag, option
 from sidecar.terminal.stopping import cleaned_up
 from sidecar.wire.defaults import STREAM
 from sidecar.wire.event import KNOWN_TYPES, Event, Rejected
-from sidecar.wire.units import said
+from sidecar.wire.units import said, seconds
 from store import Store
 
 INT64_MAX: Final = 2**63 - 1
@@ -34,11 +35,12 @@ _OPTIONS: Final = {
 
 
 @dataclass(frozen=True)
-class _Stream(Control):
-    """A control stream to append to."""
+class _Stream(Servers):
+    """A control stream to append to, and where its events end."""
 
     stream: str = options.stream(STREAM, "Control stream.")
     notify_stream: str = options.notify_stream()
+    dead_stream: str | None = options.dead_stream()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,13 @@ class Produced(Source, _Stream):
             raise UsageError(no_store("--source-store", self.source_default, self.redis))
         with named("--source-store" if self.source_store else "--data-dir"):
             return open_store(self.source_store or self.source_default.absolute().as_uri())
+
+    def producer(self, store: Store) -> Producer:
+        """Return what appends there. Raises `UsageError`."""
+        return Producer(
+            self.control_url, self.stream, store, notify_url=self.notify_url,
+            notify_stream=self.notify_stream, dead_stream=self.dead_stream,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,21 +127,33 @@ class Change:
         return {name: value for name, value in given.items() if value}
 
 
+@dataclass(frozen=True)
+class Waited:
+    """The options that say whether its end is waited for."""
+
+    wait: bool = flag("Wait until it is published or dead, and print that, too.")
+    timeout: float = option("60s", "With --wait: for so long.", "TIME", unit=seconds)
+
+
 def emit(
     type_: Annotated[str, typer.Option(metavar="TYPE", help="What happened: stack.activated.")],
     artifact: Artifact,
     change: Change,
+    waited: Waited,
     where: Produced,
 ) -> None:
     """Put an artifact into the producer's store, then append its event.
 
-    Prints the event as it was appended, one JSON object.
+    Prints the event as it was appended, one JSON object; with --wait a second one, as `sidecar
+    wait --json` does. Exit codes, with --wait: 1 it is a dead letter, 3 it still waits.
 
     Examples:
       sidecar emit --type stack.activated --tenant t_1 --stack web --version 7
         --ref stacks/t_1/web/7 --data dump.tar --manifest manifest.json
 
       sidecar emit --type tenant.created --tenant t_2
+
+      sidecar emit --type tenant.created --tenant t_2 --wait --timeout 10s
 
       pg_dump app | sidecar emit --type actor.changed --ref rows/actors/9 --data -
 
@@ -146,7 +167,7 @@ def emit(
     file = files.opened("--data", data) if data else nullcontext()
     with cleaned_up(), explained(), file as opened:
         # Without an artifact no store is touched: a producer of events alone needs none.
-        producer = Producer(url, where.stream, where.opened() if data else open_store("memory:"))
+        producer = where.producer(where.opened() if data else open_store("memory:"))
         try:
             event = producer.publish(
                 type=type_, ref=artifact.ref, data=opened, manifest=manifest_blob,
@@ -161,6 +182,10 @@ def emit(
         )
     output.hints(unserved(url, where.stream, where.notify_stream))
     output.json_line(_as_appended(event))
+    if waited.wait:
+        found = producer.outcome(event.event_id, waited.timeout)
+        output.json_line(to_json(found))
+        raise typer.Exit(EXIT[found.state])
 
 
 def _fix(error: Rejected) -> str:

@@ -46,6 +46,12 @@ _FIELDS: Final = ("HMGET {} f",)
 _KEY: Final = ("GET {}", "EXISTS {}")
 ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "producer": {"control": ("TYPE {}", *_APPEND)},
+    "waiter": {
+        "": ("TIME",), "control": ("XRANGE {} - - COUNT 1", "XINFO GROUPS {}", *_APPEND),
+        "notifications": (*_TAIL, "EXISTS {}"), "dead": _TAIL, "low": ("GET {}",),
+        "halt": (*_FIELD, *_FIELDS), "paused": ("HGETALL {}",), "workers": ("HGETALL {}",),
+        "registered": ("SSCAN {} 0", "GETRANGE {} 0 0"), "readers": ("HSCAN {} 0",),
+    },
     "controller": {
         "": ("TIME",), "notifications": _TAIL, "trimmed": (*_FIELD, "EXISTS {}"),
         "incarnations": _FIELD, "fleet": _FIELD, "registered": ("SADD {} ''",),

@@ -32,7 +32,7 @@ from tests.proofs import sampled
 
 WORDS: Final = {
     "run": "run --drain", "emit": "emit --type key.changed --ref r --data {}/data",
-    "check-event": "check-event <{}/data>",
+    "check-event": "check-event <{}/data>", "wait": "wait <a> --timeout 0",
     "pause": "pause --reason r", "diff": "diff <ref/a> <ref/large>", "trace": "trace <a>",
     "dead show": "dead show <1-1>", "dead redrive": "dead redrive --all --reason r --dry-run",
     "replay at": "replay at <1h>", "replay export": "replay export <{}/out>",
@@ -75,6 +75,7 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "--seed": tuple(one for one in WHOLE if one not in ("-1", "9" * 400)),
     "--checksum": CHECKSUM, "--manifest-checksum": CHECKSUM,
     "REF": REF, "PREFIX": REF, "REF|CHECKSUM": REF,
+    "EVENT_ID|TENANT/STACK@VERSION": TEXT, "--readers": TEXT, "--timeout": DURATIONS,
     "ID": (*ODD, RAW, "1-2-3", "9" * 400, LONG), "ID|REF|TENANT/STACK[@VERSION]": TEXT,
     "--as": WORD, "--only": WORD, "--end": WORD, "--role": WORD, "--traceparent": WORD,
     "--forget": TEXT, "--tenant": TEXT, "--stack": TEXT, "--type": TEXT, "--reason": TEXT,

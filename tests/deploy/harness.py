@@ -28,8 +28,8 @@ STREAM: Final = "control:events"
 NOTIFY_STREAM: Final = "control:notifications"
 KEYS: Final = Keys.of(STREAM, NOTIFY_STREAM)
 USERS: Final = (
-    "sidecar", "producer", "controller", "operator", "halter", "redriver", "repairer",
-    "collector", "rescuer", "health",
+    "sidecar", "producer", "waiter", "controller", "operator", "halter", "redriver",
+    "repairer", "collector", "rescuer", "health",
 )  # fmt: skip
 
 ALSO_ON_A_CLUSTER: Final = sampled([servers.usual(), "cluster"], [servers.usual()])

@@ -280,6 +280,13 @@ DENIED: Final = {
         "XREAD STREAMS control:events 0", "XRANGE control:notifications - +",
         "XREAD STREAMS control:notifications 0", "HGET {control:notifications}:trimmed f",
     ),
+    "waiter": (
+        *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "MULTI",
+        "XADD {control:notifications}:dead * f v", "XDEL {control:notifications}:dead 1-1",
+        "HSET {control:notifications}:seen:00 f v", "HDEL {control:notifications}:halt:x reason",
+        "GET {control:notifications}:fence:control:events",
+        "HGET {control:notifications}:trimmed f", "GETSET {control:notifications}:reader:x 1",
+    ),
     "health": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_SCRIPT, "INFO", "XADD control:events * f v", "TIME",
     ),

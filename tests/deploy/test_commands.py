@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -116,6 +117,33 @@ def test_a_producer_emits_and_a_controller_tails(server: Server, run_as: As) -> 
     with closing(Feed(server.url("controller"), reader="controller")) as feed:
         feed.passed(found[0]["control_version"])
     assert unused(server, "controller") == set()
+    assert server.denials() == set()
+
+
+@pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
+def test_a_waiter_emits_and_asks(server: Server, run_as: As) -> None:
+    """`emit --wait` and `wait` work with the rights that they need, and nothing is denied."""
+    waiter = run_as("waiter")
+    _emit(run_as, 7, "stacks/t_1/web/7")
+    _work(server)
+    with closing(Feed(server.url("controller"), reader="controller")) as feed:
+        feed.passed(feed.poll()[0].control_version)
+    server.call("admin", "CONFIG", "RESETSTAT")
+    found = waiter("wait", "t_1/web@7", "--readers", "all", "--json")
+    assert (found.code, found.object()["readers"]) == (0, {"controller": True})
+    alone = ("emit", "--type", "key.changed", "--event-id", "e", "--wait")
+    ran = waiter(*alone, "--timeout", "0")
+    assert ran.code == 3, ran.err
+    assert "waits_for" in ran.objects()[1]
+    assert waiter("wait", "e", "--timeout", "0").code == 3
+    with waiter.running("wait", "e", "--json") as wait:
+        _wait_for_reader(waiter.client)
+        _work(server)
+        out, err = wait.communicate(timeout=90)
+    assert json.loads(out)["state"] == "published", err
+    ran = waiter(*alone)
+    assert (ran.code, ran.objects()[1]["state"]) == (0, "duplicate")
+    assert unused(server, "waiter") == set()
     assert server.denials() == set()
 
 
