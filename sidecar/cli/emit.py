@@ -145,7 +145,7 @@ def emit(
     """Put an artifact into the producer's store, then append its event.
 
     Prints the event as it was appended, one JSON object; with --wait a second one, as `sidecar
-    wait --json` does. Exit codes, with --wait: 1 it is a dead letter, 3 it still waits.
+    wait --json` does. Exit codes: 1 with --wait it is a dead letter, 3 with --wait it still waits.
 
     Examples:
       sidecar emit --type stack.activated --tenant t_1 --stack web --version 7
