@@ -23,11 +23,11 @@ FUNCTION_LINES: Final = 60
 USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
     "sidecar": 720,
-    "sidecar/cli": 4340,
+    "sidecar/cli": 4350,
     "sidecar/feed": 1480,
     "sidecar/history": 2710,
-    "sidecar/ops": 5290,
-    "sidecar/redis": 6290,
+    "sidecar/ops": 5340,
+    "sidecar/redis": 6350,
     "sidecar/replay": 2970,
     "sidecar/telemetry": 1160,
     "sidecar/terminal": 1110,
