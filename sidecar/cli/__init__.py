@@ -108,3 +108,18 @@ def main() -> None:
     except SidecarError as error:
         output.hint(str(error))
         sys.exit(error.exit_code)
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        output.hint(str(told))
+        sys.exit(told.exit_code)
+
+
+def _told(error: Exception) -> SidecarError | None:
+    """Return what is said of an error that is no bug, though it says nothing itself."""
+    if type(error).__module__ != "sqlite3":  # which few commands need, and is slow to import
+        return None
+    from sidecar.history import scratch
+
+    return scratch.no_room(error) if isinstance(error, scratch.FULL) else None

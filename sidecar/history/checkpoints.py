@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from pydantic import Field
 
 from sidecar.history.contract import Checkpoint, Gap
 from sidecar.history.places import ROOT, escaped
+from sidecar.history.scratch import Spool
 from sidecar.history.segments import BaseHeader, Damaged, ahead
 from sidecar.stores import explained
 from sidecar.wire.bounds import bounded
@@ -31,6 +31,8 @@ from store import NotFound, VersionedStore
 
 FORMAT: Final = 3
 CHUNK_BYTES: Final = 1 << 20
+IN_MEMORY_BYTES: Final = 1 << 20
+"""So much of a state that is written is kept in memory."""
 MAX_ROW_BYTES: Final = 16 << 20
 
 
@@ -83,7 +85,7 @@ def write_checkpoint(
     keyed: Iterable[tuple[Subject, bytes]], gaps: Sequence[Gap],
 ) -> None:  # fmt: skip
     """Write the state as of the notification `last`, in constant memory. Raises `SidecarError`."""
-    with tempfile.TemporaryFile() as file:
+    with Spool(max_size=IN_MEMORY_BYTES) as file:
         rows, sha256 = _pack(file, keyed)
         header = _Header(
             format=FORMAT, rows=rows, sha256=sha256,

@@ -13,15 +13,14 @@ from __future__ import annotations
 import hashlib
 import random
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from sidecar.errors import Incomplete
+from sidecar.history import scratch
 from sidecar.history.archive import ArchiveHistory
 from sidecar.ops.endings import About, about_of, end_of, excluding
 from sidecar.ops.evidence import Evidence, event_of
@@ -171,8 +170,8 @@ class Audit:
     def run(self) -> Iterator[Culprit]:
         """Yield each culprit. Raises `Unreachable` and `UsageError`."""
         with (
-            tempfile.TemporaryDirectory(prefix="sidecar-audit-") as directory,
-            closing(sqlite3.connect(Path(directory) / "index", isolation_level=None)) as self._db,
+            scratch.directory("sidecar-audit-") as directory,
+            closing(sqlite3.connect(directory / "index", isolation_level=None)) as self._db,
         ):
             self._evidence = Evidence(
                 self._control, self._notify, self._order.keys, self._order.window, self._db,

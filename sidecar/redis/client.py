@@ -21,6 +21,7 @@ from sidecar.redis.errors import translated
 from sidecar.redis.topology import Connects, SlotRoute, read_url
 from sidecar.redis.topology_async import connection_class
 from sidecar.redis.url_options import WrongOption
+from sidecar.wire.secretfile import read_secret
 from sidecar.wire.urls import FiledUrl, Unclear, redact
 
 Client = redis.Redis
@@ -50,9 +51,9 @@ def url_of(given: str | Path) -> str:
     if isinstance(given, str):
         return given
     try:
-        return FiledUrl(given.read_text().strip(), given)
+        return FiledUrl(read_secret(given), given)
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text"
+        said = error.strerror if isinstance(error, OSError) else "it is no text, or has too much"
         raise UsageError(f"the file {given} with the Redis URL: {said}") from None
 
 

@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 
 from sidecar.redis.url_options import WrongOption, database, read_query
+from sidecar.wire.secretfile import read_secret
 from sidecar.wire.urls import FiledUrl, Unclear, check_form
 
 ASK_TIMEOUT_S: Final = 1.0
@@ -375,7 +376,7 @@ class _Login(redis.CredentialProvider):
     def get_credentials(self) -> Login:
         """Return what `AUTH` takes; the last one while the file cannot be read, or has none."""
         with suppress(OSError, ValueError):  # it may be half written
-            place = read_url(self._file.read_text().strip(), {"socket_timeout": ASK_TIMEOUT_S})
+            place = read_url(read_secret(self._file), {"socket_timeout": ASK_TIMEOUT_S})
             options = place.guides.options if self._of_guides and place.guides else place.options
             self._login = _login_of(options) or self._login
         return self._login

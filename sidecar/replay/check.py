@@ -7,13 +7,11 @@ are read and verified, and put nowhere.
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -22,7 +20,7 @@ import structlog
 from sidecar.errors import UsageError
 from sidecar.history import History, Streams
 from sidecar.history.live import LiveHistory
-from sidecar.history.scratch import scratch
+from sidecar.history.scratch import directory, scratch
 from sidecar.redis.client import Client, Side, connect
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.keys import Keys
@@ -105,8 +103,8 @@ def check(history: History, window: Window, rules: Rules) -> Checked:
             _record(db, "recorded", life)
     pipeline = Pipeline(history.store, history.store, rules)
     with (
-        tempfile.TemporaryDirectory(prefix="sidecar-check-") as directory,
-        closing(EmbeddedServer(Path(directory))) as server,
+        directory("sidecar-check-") as own,
+        closing(EmbeddedServer(own)) as server,
     ):
         for stream in history.streams.control:
             _copy(history, window, stream, connect(server.url))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 import zipfile
 import zlib
@@ -30,7 +29,7 @@ from sidecar.history.bundle import (
 )
 from sidecar.history.members import INDEX, PINS, RATIO, SLACK_BYTES, WAITING, artifact_name
 from sidecar.history.rows import of_line, to_line
-from sidecar.history.scratch import scratch
+from sidecar.history.scratch import Spool, scratch
 from sidecar.history.state import state_at
 from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import State, put_of
@@ -226,7 +225,7 @@ def _write_artifacts(
     tell: Callable[[str], None],
 ) -> Member:  # fmt: skip
     """Write each artifact once, however many events name it, and say what became of it."""
-    with tempfile.SpooledTemporaryFile(max_size=LINES_IN_MEMORY_BYTES) as lines:
+    with Spool(max_size=LINES_IN_MEMORY_BYTES) as lines:
         for event in gathered.pins():
             pinned = _write_artifact(event, store, target)
             exported.artifacts += pinned.state == State.THERE
@@ -312,7 +311,7 @@ class _Target:
     def write(self, name: str, lines: Iterable[bytes]) -> Member:
         """Write a file of lines; return what the index says of it."""
         sha256, packing, packed = hashlib.sha256(), zlib.compressobj(1), 0
-        with tempfile.SpooledTemporaryFile(max_size=LINES_IN_MEMORY_BYTES) as spooled:
+        with Spool(max_size=LINES_IN_MEMORY_BYTES) as spooled:
             for line in lines:
                 sha256.update(line)
                 packed += len(packing.compress(line))

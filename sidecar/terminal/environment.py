@@ -17,10 +17,9 @@ import typer
 from sidecar.errors import UsageError
 from sidecar.terminal.groups import PREFIX
 from sidecar.wire.names import nearest
+from sidecar.wire.secretfile import TooLarge, read_secret
 
 FILE: Final = "_FILE"
-LARGEST_BYTES: Final = 64 * 1024
-"""Of a file that holds a value: a URL with a login, a list of names."""
 _COMPLETES: Final = "_SIDECAR_COMPLETE"
 """What a shell sets that asks for a completion, in the middle of a line: nothing else is said."""
 
@@ -83,15 +82,15 @@ def filed(url: str) -> str:
 def _content(path: str, name: str, target: str) -> str:
     """Return the value of `target` that stands in the file which the variable `name` names."""
     try:
-        with open(path, "rb") as file:
-            raw = file.read(LARGEST_BYTES + 1)
-        value = raw.decode().strip()
+        value = read_secret(path)
+    except TooLarge:
+        raise UsageError(
+            f"the file that {name} names is larger than any value; name another"
+        ) from None
     except OSError as error:
         raise UsageError(f"the file that {name} names cannot be read: {error.strerror}") from None
     except ValueError:
         raise UsageError(f"the file that {name} names is no text, or no file's name") from None
-    if len(raw) > LARGEST_BYTES:
-        raise UsageError(f"the file that {name} names is larger than any value; name another")
     if not value:
         raise UsageError(
             f"the file that {name} names is empty; write the value of {target} into it, or unset"

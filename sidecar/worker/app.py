@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from sidecar.redis.embedded import EmbeddedServer
 from sidecar.telemetry.tracing import exporting
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
+from sidecar.worker.exposed import warn_of_writers
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
 from sidecar.worker.housekeeping import Housekeeper
@@ -89,6 +91,7 @@ class _Worker:
     def run(self, stack: ExitStack) -> int:
         """Start all, in the order in which each needs the others; `stack` ends it."""
         settings, log = self._settings, self._log
+        warn_of_writers(settings, os.environ, log)
         traces = self._traces(stack) if settings.traces else None
         if settings.http:
             stack.callback(self._health(settings.http).close)

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError
+from sidecar.history.scratch import FULL
 from sidecar.redis.errors import Outage, RedisError, fix_of
 from sidecar.redis.room import NoRoom
 from store import StoreError
@@ -24,7 +25,7 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 IDLE: Final = object()
 """What a step returns that had nothing to do: whether it would fail again is not known."""
-EXPECTED: Final = (SidecarError, StoreError, OSError, RedisError)
+EXPECTED: Final = (SidecarError, StoreError, OSError, RedisError, FULL)
 
 
 class Observer(Protocol):

@@ -404,12 +404,16 @@ def _no_longer(name: str, left: int) -> Callable[[Place], object]:
     return lambda place: setattr(place.disk, name, left)
 
 
-def _readable(place: Place) -> None:
+def _open_to_all(mode: int) -> Callable[[Place], object]:
+    return lambda place: _secret(place, mode)
+
+
+def _secret(place: Place, mode: int) -> None:
     outside = tempfile.TemporaryDirectory()  # all directories above it are open to others
     secret = Path(place.stack.enter_context(outside)) / "redis-url"
     secret.write_text(place.cli.url)
     secret.parent.chmod(0o755)
-    secret.chmod(0o644)
+    secret.chmod(mode)
     place.cli.env = {"SIDECAR_REDIS_FILE": str(secret), **place.cli.stores(wanted=True)}
     place.cli.url = ""
 
@@ -436,7 +440,8 @@ STORES: Final = (
     Broken("memory", "fleeting-file-system", "tmpfs", _in_memory, is_live=False),
     Broken("no space", "space", "bytes are free", _no_longer("f_bavail", 1000)),
     Broken("no inodes", "inodes", "inodes are free", _no_longer("f_favail", 1)),
-    Broken("a readable secret", "readable-secret", "redis-url", _readable),
+    Broken("a readable secret", "readable-secret", "redis-url", _open_to_all(0o644)),
+    Broken("a writable secret", "writable-by-all", "chmod o-w", _open_to_all(0o602)),
 )  # fmt: skip
 
 ALL: Final = (*SERVERS, *RIGHTS, *STREAMS, *STORES)

@@ -60,7 +60,7 @@ def examine(
 
     Changes nothing but one ref of the fleet's store, `.sidecar/doctor`.
     """
-    report = Report(all_of(machine.CHECKS, environment))
+    report = Report(all_of(machine.CHECKS, machine.Surroundings(settings, environment)))
     keys = [Keys.of(s, settings.notify_stream, settings.dead_stream) for s in settings.streams]
     if control and notify:
         about = Streams(control, notify, keys, settings)
