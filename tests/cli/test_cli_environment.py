@@ -154,5 +154,5 @@ def test_a_version_in_the_environment_is_none_of_ours(sidecar: Cli) -> None:
 
 def test_a_file_without_end_is_no_value() -> None:
     """A device is refused by the variable's name, and memory does not grow."""
-    with pytest.raises(UsageError, match="SIDECAR_REDIS_FILE names cannot be read: it is no regular"):
+    with pytest.raises(UsageError, match="SIDECAR_REDIS_FILE names cannot be read: it is no reg"):
         environment.read_secret_files({"SIDECAR_REDIS_FILE": "/dev/zero"})
