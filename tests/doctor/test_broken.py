@@ -25,6 +25,7 @@ from sidecar.ops.doctor.examine import KINDS
 from sidecar.ops.doctor.finding import Level
 from sidecar.redis import keepers, scan
 from sidecar.redis.memory import memories
+from sidecar.redis.tenants import pause_tenant
 from store.file.backend import FileStore
 from tests import servers
 from tests.doctor.harness import KEYS, NOTIFICATIONS, STREAM, Place
@@ -277,6 +278,16 @@ def _in_an_hour(place: Place) -> None:
     place.notification(time.time_ns() // 10**6 + 3_600_000)
 
 
+def _paused_for_long(place: Place) -> None:
+    since = "2020-01-01T00:00:00Z"
+    pause_tenant(place.client, KEYS, tenant="t 1", reason="by hand", by="me", now=since)
+
+
+def _holds_archive(place: Place) -> None:
+    place.reader("idle", age_s=500 * DAY_S, silent_s=1)
+    told("--archive", "--archive-keep", "400d")(place)
+
+
 STREAMS: Final = (
     Broken("S is a string", "no-stream", f"'{STREAM}'", replaced(STREAM, "SET", STREAM, "x")),
     Broken("N is a hash", "no-stream", f"'{NOTIFICATIONS}'",
@@ -318,6 +329,8 @@ STREAMS: Final = (
     Broken("row numbers as IDs", "ids-no-times", STREAM, _row_numbers, is_live=False),
     Broken("tenant paused", "tenant-paused", "by hand", lambda place: place.cli(
         "pause", "--tenant", "t 1", "--reason", "by hand")),
+    Broken("tenant paused for long", "tenant-paused-long", "since 2020-01-01T00:00:00Z by me",
+           _paused_for_long),
     Broken("halted", "halted", "by hand", lambda place: place.cli(
         "pause", "--reason", "by hand")),
     Broken("Redis forgot", "redis-forgot", "control stream", _forgot),
@@ -327,6 +340,8 @@ STREAMS: Final = (
     Broken("a reader lost entries", "reader-lost-entries", "'stack-controller'", _trimmed_before),
     Broken("a reader that stands still", "reader-holds", "'idle'",
            lambda place: place.reader("idle", age_s=40 * DAY_S, silent_s=1)),
+    Broken("a reader that holds the archive", "reader-holds-archive", "'idle'", _holds_archive,
+           also=frozenset({"reader-holds"})),
     Broken("retention below the window", "retention-below-window", "--dedup-window",
            told("--trim-notifications", "age=1d")),
     Broken("an older worker", "versions-differ", "0.0.9: other:1",

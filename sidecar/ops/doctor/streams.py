@@ -27,11 +27,13 @@ from sidecar.redis.rights import LACKS, UNKNOWN, refused
 from sidecar.redis.room import without_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION
-from sidecar.wire.moments import rfc3339, span
+from sidecar.wire.moments import rfc3339, span, time_us
 from sidecar.wire.urls import redact
 from sidecar.worker.settings import Settings
 
 CLOCK_BACK_S: Final = 60.0
+LONG_S: Final = 86_400
+"""For so long a tenant may be paused before that is an error."""
 _GRANT: Final = (
     "ask as the worker's user, correct a mistyped stream's name, or grant what the user `sidecar`"
     " has in deploy/redis/users.acl, then ACL LOAD"
@@ -247,12 +249,23 @@ def _halted(seen: Seen) -> Iterator[Told]:
 
 
 def _tenant_paused(seen: Seen) -> Iterator[Told]:
+    return _paused(seen, is_long=False)
+
+
+def _paused_long(seen: Seen) -> Iterator[Told]:
+    return _paused(seen, is_long=True)
+
+
+def _paused(seen: Seen, *, is_long: bool) -> Iterator[Told]:
+    long_ago_us = server_time_us(seen.streams.notify.client) - LONG_S * 10**6
     for one in seen.status.streams:
         for tenant, pause in one.paused.items():
+            if ((time_us(pause.since) or 0) < long_ago_us) != is_long:
+                continue
             first = f"see `sidecar dead ls --tenant {shlex.quote(tenant)}`, set right what it says"
             yield Told(
                 f"tenant {tenant!r} of {one.stream} is paused since {pause.since} by {pause.by}:"
-                f" {pause.reason}",
+                f" {pause.reason}; {one.pending:,} entries of the stream wait, or are at work",
                 f"{first if pause.by == BY_ITSELF else 'ask them'}; then"
                 f" `sidecar resume --tenant {shlex.quote(tenant)} --stream"
                 f" {shlex.quote(one.stream)}`",
@@ -308,7 +321,17 @@ def _lost_readers(seen: Seen) -> Iterator[Told]:
 
 
 def _holding_readers(seen: Seen) -> Iterator[Told]:
-    age_s = seen.streams.settings.trim_notifications.age_s
+    policy = seen.streams.settings.trim_notifications
+    return _behind(seen, policy.age_s, f"--trim-notifications {policy}", "is not trimmed")
+
+
+def _holding_the_archive(seen: Seen) -> Iterator[Told]:
+    keep_s = seen.streams.settings.archive_keep_s
+    named = "" if keep_s is None else f"--archive-keep {span(keep_s)}"
+    return _behind(seen, keep_s, named, "stays in the archive")
+
+
+def _behind(seen: Seen, age_s: float | None, named: str, stays: str) -> Iterator[Told]:
     if age_s is None:
         return
     now_us = server_time_us(seen.streams.notify.client)
@@ -316,9 +339,8 @@ def _holding_readers(seen: Seen) -> Iterator[Told]:
         if not one.expired and 0 < one.control_version < now_us - age_s * 1e6:
             behind = span((now_us - one.control_version) / 1e6)
             yield Told(
-                f"the reader {one.name!r} is {behind} behind, more than --trim-notifications"
-                f" {seen.streams.settings.trim_notifications}",
-                "find out why it does not call passed(); what it has not passed is not trimmed",
+                f"the reader {one.name!r} is {behind} behind, more than {named}",
+                f"find out why it does not call passed(); what it has not passed {stays}",
             )
 
 
@@ -377,6 +399,8 @@ CHECKS: Final[tuple[Check[Seen], ...]] = (
           " grows", _times),
     Check("halted", _ERROR, "nothing of the stream is published", _halted),
     Check("tenant-paused", _WARNING, "nothing of the tenant is published", _tenant_paused),
+    Check("tenant-paused-long", _ERROR, "nothing of the tenant has been published for over a day,"
+          " nothing is trimmed beyond what waits, and Redis fills", _paused_long),
     Check("redis-forgot", _WARNING, "events may be missing", _forgot),
     Check("clock-went-back", _WARNING, "times of notifications are wrong, and trimming by age late",
           _clock_back),
@@ -384,6 +408,8 @@ CHECKS: Final[tuple[Check[Seen], ...]] = (
     Check("reader-lost-entries", _ERROR, "that controller has a gap: it missed notifications",
           _lost_readers),
     Check("reader-holds", _WARNING, "the notification stream grows", _holding_readers),
+    Check("reader-holds-archive", _WARNING, "the archive is kept for longer than it was meant to",
+          _holding_the_archive),
     Check("retention-below-window", _WARNING, "notifications stay longer than they were meant to",
           _window),
     Check("versions-differ", _WARNING, "workers of two releases side by side are not promised",
