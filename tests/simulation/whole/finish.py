@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,13 +39,13 @@ KEPT: Final = 3
 
 
 class Nowhere:
-    """Stands in for `tempfile`: an audit of a run lies in memory."""
+    """Stands in for `scratch`: an audit of a run lies in memory."""
 
     @staticmethod
     @contextmanager
-    def TemporaryDirectory(prefix: str) -> Iterator[str]:  # noqa: N802, ARG004 -- its name there
+    def directory(_prefix: str) -> Iterator[Path]:
         """Return no directory."""
-        yield "nowhere"
+        yield Path("nowhere")
 
 
 class InMemory:

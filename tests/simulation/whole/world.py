@@ -391,7 +391,7 @@ class World:
             (relay, "MAX_HELD", plan.max_held),
             (caution, "CRASHES_TILL_CAREFUL", plan.crashes_till_careful),
             (relay, "BUSY_WAIT_S", 0.1), (housekeeping, "TRIM_EVERY_S", TRIM_EVERY_S),
-            (audit, "tempfile", finish.Nowhere), (audit, "sqlite3", finish.InMemory),
+            (audit, "scratch", finish.Nowhere), (audit, "sqlite3", finish.InMemory),
             (logging.getLogger("sidecar.feed"), "disabled", True),
             (width, "LAP_S", LAP_S),
             (pruning, "SHARDS", plan.shards), (Keys, "seen", _few_shards(plan.shards)),
