@@ -26,7 +26,7 @@ ROOM_LINES: Final = {
     "sidecar/cli": 4370,
     "sidecar/feed": 1480,
     "sidecar/history": 2760,
-    "sidecar/ops": 5360,
+    "sidecar/ops": 5390,
     "sidecar/redis": 6350,
     "sidecar/replay": 2970,
     "sidecar/telemetry": 1160,
