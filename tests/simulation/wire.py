@@ -314,11 +314,11 @@ class SimulatedConnection(ConnectionInterface):
 
     def pack_command(self, *args: Any) -> list[Command]:
         """Return the command as it is sent."""
-        return [_command(args)]
+        return [command_of(args)]
 
     def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[Command]:
         """Return commands as they are sent."""
-        return [_command(args) for args in commands]
+        return [command_of(args) for args in commands]
 
     def send_command(self, *args: Any, **_: Any) -> None:
         """Send one command."""
@@ -383,7 +383,7 @@ class SimulatedConnection(ConnectionInterface):
         return [("process", self._process.name)]
 
 
-def _command(args: Sequence[Any]) -> Command:
+def command_of(args: Sequence[Any]) -> Command:
     name = _bytes(args[0])
     words = name.split() if b" " in name else (name,)
     return (*words, *map(_bytes, args[1:]))

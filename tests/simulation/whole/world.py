@@ -394,7 +394,7 @@ class World:
             (audit, "scratch", finish.Nowhere), (audit, "sqlite3", finish.InMemory),
             (logging.getLogger("sidecar.feed"), "disabled", True),
             (width, "LAP_S", LAP_S),
-            (pruning, "SHARDS", plan.shards), (Keys, "seen", _few_shards(plan.shards)),
+            (pruning, "SHARDS", plan.shards), (Keys, "seen", few_shards(plan.shards)),
         ]  # fmt: skip
         with ExitStack() as stack:
             stack.enter_context(_garbage_left())
@@ -416,7 +416,7 @@ def _garbage_left() -> Iterator[None]:
             gc.enable()
 
 
-def _few_shards(count: int) -> Callable[[Keys, bytes], str]:
+def few_shards(count: int) -> Callable[[Keys, bytes], str]:
     """Let so few events have company in their shards, as millions have."""
 
     def seen(self: Keys, digest: bytes) -> str:
