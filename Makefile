@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate check format bench bench-store bench-remote bench-million lock pages site sbom audit-deps fuzz limits healthy clean
+.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate years check format bench bench-store bench-remote bench-million lock pages site sbom audit-deps fuzz limits healthy clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -102,6 +102,9 @@ simulate: $(VENV)/dev.stamp ## Simulate: SEEDS=1000 seeds [JOBS=2] [KIND=whole],
 	  $(BIN)/python -m tests.simulation --kind $$kind --seeds $(or $(SEEDS),1000) \
 	    --first $(or $(FIRST),0) --jobs $(or $(JOBS),1) $(if $(SEED),--seed $(SEED)) || exit 1; \
 	done
+
+years: $(VENV)/dev.stamp ## Let years pass, a day after the other: YEARS="--days 1092 --subjects 2000"
+	@$(BIN)/python -m tests.simulation.years $(YEARS)
 
 bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run: BENCH="--dir /mnt --save FILE"
 	@$(BIN)/python -m bench $(BENCH)

@@ -280,7 +280,8 @@ class Server:
     def _info(self, _: Sequence[bytes]) -> bytes:
         return b"\r\n".join([
             b"# Server", b"redis_version:7.2.4", b"redis_mode:standalone",
-            b"run_id:" + self.run_id, b"server_time_usec:%d" % self._now_us(), b"# Memory", b"used_memory:1", b"maxmemory:0",
+            b"run_id:" + self.run_id, b"server_time_usec:%d" % self._now_us(),
+            b"# Memory", b"used_memory:1", b"maxmemory:0",
             b"maxmemory_policy:noeviction", b"# Replication", b"role:master",
             b"master_replid:" + self.run_id,
             b"connected_slaves:0", b"# Cluster", b"cluster_enabled:0", b"",
