@@ -441,14 +441,12 @@ def test_damage_has_words() -> None:
     )
 
 
-def test_a_group_that_keeps_a_stream_is_named_once(rig: Rig, supervisor: Supervisor) -> None:
-    """With what to do; the next look, ten minutes later, says nothing new."""
-    rig.client.xadd(rig.control, {"event": "{}"}, id="1700000000000-0")
-    rig.client.xgroup_create(rig.control, "audit-tool", "0")
+def lines_of(
+    rig: Rig, supervisor: Supervisor, retention: Retention, every_s: float
+) -> list[MutableMapping[str, Any]]:
+    """Return what the housekeeper of one stream logs in three rounds, so far apart."""
     share, clock = Share([rig.control]), Clock()
     share.took(rig.control)
-    policies = dict.fromkeys(("control", "notifications", "dead"), Policy())
-    retention = Retention(rig.client, rig.client, rig.keys, policies, dedup_window_s=60)
     members = Members(rig.client, rig.keys, name="n", serves=[], lease_s=60)
     pruning = Pruning(rig.client, rig.keys, dedup_window_s=3600)
     with structlog.testing.capture_logs() as lines:
@@ -458,7 +456,17 @@ def test_a_group_that_keeps_a_stream_is_named_once(rig: Rig, supervisor: Supervi
         )  # fmt: skip
         for _ in range(3):
             keeper.work()
-            clock.now += housekeeping.GROUPS_EVERY_S
+            clock.now += every_s
+    return lines
+
+
+def test_a_group_that_keeps_a_stream_is_named_once(rig: Rig, supervisor: Supervisor) -> None:
+    """With what to do; the next look, ten minutes later, says nothing new."""
+    rig.client.xadd(rig.control, {"event": "{}"}, id="1700000000000-0")
+    rig.client.xgroup_create(rig.control, "audit-tool", "0")
+    policies = dict.fromkeys(("control", "notifications", "dead"), Policy())
+    retention = Retention(rig.client, rig.client, rig.keys, policies, dedup_window_s=60)
+    lines = lines_of(rig, supervisor, retention, housekeeping.GROUPS_EVERY_S)
     (line,) = (line for line in lines if line["event"] == "not trimmed")
     assert "the group 'audit-tool'" in line["detail"]
     assert "XGROUP DESTROY" in line["detail"]
@@ -471,19 +479,8 @@ def test_that_a_stream_is_trimmed_early_is_told_once(rig: Rig, supervisor: Super
         def trim_one(self, kind: str) -> Trimmed:
             return Trimmed(self.streams[kind], 1, more=False, early=kind == "dead")
 
-    share, clock = Share([rig.control]), Clock()
-    share.took(rig.control)
     retention = Early(rig.client, rig.client, rig.keys, {}, dedup_window_s=60)
-    members = Members(rig.client, rig.keys, name="n", serves=[], lease_s=60)
-    pruning = Pruning(rig.client, rig.keys, dedup_window_s=3600)
-    with structlog.testing.capture_logs() as lines:
-        keeper = Housekeeper(
-            Chores(members, {rig.control: retention}, pruning), share, 60.0, supervisor,
-            structlog.get_logger(), clock=clock,
-        )  # fmt: skip
-        for _ in range(3):
-            keeper.work()
-            clock.now += housekeeping.TRIM_EVERY_S
+    lines = lines_of(rig, supervisor, retention, housekeeping.TRIM_EVERY_S)
     (line,) = (line for line in lines if line["event"] == "trimmed early")
     assert line["stream"] == rig.keys.dead
     assert "`full=`" in line["detail"]
