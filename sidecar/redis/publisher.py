@@ -21,7 +21,7 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Fenced, Lease
 from sidecar.redis.scripts import script_of
 from sidecar.redis.source import Entry
-from sidecar.redis.tenants import MOST_ROWS, read_paused
+from sidecar.redis.tenants import MOST_ROWS, all_paused
 from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
@@ -216,8 +216,8 @@ class Publisher(Lease):
         return super().acquire()
 
     def paused(self) -> Mapping[str, Halt]:
-        """Return which tenants are paused, and why."""
-        self._changes, tenants = read_paused(self._client, self._keys)
+        """Return which tenants are paused, and why. Raises `Damaged` for too many."""
+        self._changes, tenants = all_paused(self._client, self._keys)
         return tenants
 
     def check_tenants(self) -> None:

@@ -14,10 +14,14 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from sidecar.redis.client import Client
+from sidecar.redis.damage import Damaged
 from sidecar.redis.halts import FIELDS, MAX_HALT_RECORDS, Change, Halt
 from sidecar.redis.keys import Keys
-from sidecar.redis.scripts import run_for_people
+from sidecar.redis.scripts import run_for_people, script_of
 
+MOST_PAUSED: Final = 10_000
+MOST_NOTED_BYTES: Final = 2048
+"""So many tenants a worker learns of as paused, and so much of the name and the reason of each."""
 MOST_ROWS: Final = 1000
 """So many tenants of a stream have rows of dead letters of their own. Who makes tenants up gets the
 stream halted, and fills no memory."""
@@ -39,6 +43,24 @@ def read_paused(client: Client, keys: Keys) -> Paused:
     found: Any = client.hgetall(keys.paused)
     tenants = {tenant.decode(errors="replace"): _halt(noted) for tenant, noted in found.items()}
     return Paused(changes or b"", tenants)
+
+
+def all_paused(client: Client, keys: Keys) -> Paused:
+    """Return the same for a worker, in bounded memory: who may pause may write there anything.
+
+    Raises `Damaged` where that are more tenants than anybody pauses, and `RedisError`.
+    """
+    told: Any = script_of(client, "paused")(
+        keys=[keys.halt, keys.paused], args=[MOST_PAUSED, MOST_NOTED_BYTES]
+    )
+    changes, count, *found = told
+    if count > MOST_PAUSED:
+        raise Damaged(
+            keys.paused, b"%d tenants" % count,
+            f"no more than {MOST_PAUSED:,} can be paused; DEL it, and pause whom you mean",
+        )  # fmt: skip
+    noted = dict(zip(found[::2], found[1::2], strict=True))
+    return Paused(changes, {who.decode(errors="replace"): _halt(why) for who, why in noted.items()})
 
 
 def pause_tenant(

@@ -340,7 +340,7 @@ MUTANTS: Final = (
            "if yielded then", Area.SPREADING, 2007),
     Mutant("a_fence_is_not_asked_for_at_renewal", "renew",
            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, '', 0} end",
-           "", Area.SPREADING, 2740),
+           "", Area.SPREADING, 52),
     Mutant("a_lease_is_given_back_for_good", f"{_OWNERSHIP}._yield_lease",
            "self._stands_back_until = self._clock() + stand_back_s",
            "self._stands_back_until = math.inf", Area.SPREADING, 2310),
