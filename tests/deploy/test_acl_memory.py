@@ -10,12 +10,15 @@ from typing import Any, Final
 import pytest
 import redis
 
+from sidecar.redis.client import connect
 from sidecar.redis.damage import Damaged
 from sidecar.redis.halts import FIELDS
 from sidecar.redis.publisher import Publisher
 from sidecar.redis.tenants import MOST_PAUSED
+from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.worker.settings import build
-from tests.deploy.harness import KEYS, NOTIFY_STREAM, STREAM, Server
+from tests import servers
+from tests.deploy.harness import KEYS, NOTIFY_STREAM, ON_EACH_SERVER, STREAM, Server
 from tests.sidecar.harness import at_work, eventually
 
 LARGE: Final = b"x" * (8 << 20)
@@ -93,3 +96,14 @@ def test_a_worker_outlives_a_stolen_halter(server: Server, tmp_path: Path) -> No
         thief.hdel(KEYS.halt, "reason")
         server.call("producer", "XADD", STREAM, "*", "event", '{"event_id":"e","type":"run.abort"}')
         eventually(lambda: admin.xlen(NOTIFY_STREAM) == 1)
+
+
+@pytest.mark.parametrize("kind", ON_EACH_SERVER)
+def test_a_server_as_compose_has_it_refuses_large_values(kind: str) -> None:
+    """Whoever writes them; what is as large as an entry may be is taken."""
+    argument = ("--proto-max-bulk-len", "1mb")
+    with servers.running(kind, arguments=argument) as server, connect(server.url) as client:
+        client.xadd(STREAM, {"event": b"x" * MAX_ENTRY_BYTES})
+        with pytest.raises(redis.RedisError):
+            client.xadd(STREAM, {"event": LARGE})
+        assert client.xlen(STREAM) == 1

@@ -360,6 +360,7 @@ def test_valkey_keeps_what_the_guarantees_rest_on() -> None:
     assert options["--appendonly"] == "yes"
     assert options["--appendfsync"] == "always"
     assert options["--maxmemory-policy"] == "noeviction"
+    assert options["--proto-max-bulk-len"] == "1mb"
     assert options["--aclfile"] == "/run/secrets/users.acl"
 
 
