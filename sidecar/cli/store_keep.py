@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,11 @@ class Keep:
             )
         if rules and not store.capabilities >= {Capability.DELETE, Capability.LIST}:
             raise UsageError(f"--keep: a store of the backend {store.name} cannot delete refs")
+        if rules and os.environ.get("SIDECAR_KEEP") == " ".join(self.keep or ()):
+            output.hint(
+                "refs go by the rules of SIDECAR_KEEP, which a worker has for the fleet's store;"
+                " unset it to remove versions and data alone"
+            )
         little = [rule for rule in rules if rule.keeps_little]
         if little and not self.yes:
             raise UsageError(

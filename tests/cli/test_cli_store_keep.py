@@ -80,6 +80,15 @@ def test_refs_go_by_rule(web: Cli) -> None:
     assert lines[-1][:4] == ["t/web", "1", "2", "5"]
 
 
+def test_rules_of_the_variable_are_said(web: Cli) -> None:
+    """A worker's variable holds for each `gc` in its environment: nobody is to be surprised."""
+    by_variable = web("store", "gc", "--dry-run", *NOW, env={"SIDECAR_KEEP": "last=2"})
+    assert by_variable.code == 0
+    assert "by the rules of SIDECAR_KEEP" in by_variable.err
+    by_flag = web("store", "gc", "--dry-run", "--keep", "last=2", *NOW)
+    assert "SIDECAR_KEEP" not in by_flag.err
+
+
 def test_without_a_rule_refs_stay(web: Cli) -> None:
     """Retention is off until somebody chooses it."""
     assert web("store", "gc", *NOW).code == 0

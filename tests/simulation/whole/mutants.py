@@ -334,7 +334,7 @@ MUTANTS: Final = (
            "pass", Area.SPREADING, 2007),
     Mutant("a_lease_is_not_renewed", f"{_OWNERSHIP}.renew",
            "halted = self._publisher.renew()",
-           "halted = ''", Area.SPREADING, 3770),
+           "halted = ''", Area.SPREADING, 2371),
     Mutant("the_fence_is_not_taken", "acquire",
            "if yielded or redis.call('GET', KEYS[1]) ~= ARGV[1] then",
            "if yielded then", Area.SPREADING, 2007),
