@@ -43,7 +43,8 @@ class Exposed(NamedTuple):
 def exposed(settings: Settings, environment: Mapping[str, str]) -> list[Exposed]:
     """Return what others may write to: data directory, stores, files with secrets, or above."""
     found: dict[Path, Exposed] = {}
-    for named, path in _own(settings, environment):
+    own = [(named, path) for named, path in _directories(settings) if path.is_dir()]
+    for named, path in [*own, *sorted(secret_files(environment))]:
         with suppress(OSError):  # it is not there yet, and will be made for its owner to write
             for one in _open_to_writers(path.absolute()):
                 if not (_POD in environment and os.path.ismount(one)):
@@ -66,7 +67,7 @@ def secret_files(environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
             yield name, Path(value)
 
 
-def _own(settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+def _directories(settings: Settings) -> Iterator[tuple[str, Path]]:
     if not (settings.redis and settings.source_store and settings.fleet_store):
         yield "--data-dir", settings.data_dir
     stores = {"--source-store": settings.source_url, "--fleet-store": settings.fleet_url}
@@ -74,7 +75,6 @@ def _own(settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[s
         parts = urlsplit(url)
         if parts.scheme.endswith("file"):
             yield option, Path(unquote(parts.path))
-    yield from sorted(secret_files(environment))
 
 
 def _open_to_writers(path: Path) -> Iterator[Path]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,19 @@ class Pair:
         return found
 
 
+def replicated(work: Callable[[], Sequence[object]]) -> int:
+    """Return how many results there are once the replica has them, late on a busy machine."""
+    found: list[Sequence[object]] = []
+
+    def done() -> bool:
+        with suppress(NotReplicated):
+            found.append(work())
+        return bool(found)
+
+    eventually(done)
+    return len(found[0])
+
+
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """A primary whose replica is in step."""
@@ -62,8 +76,8 @@ def test_a_frozen_replica_is_noticed_by_whatever_is_written(pair: Pair) -> None:
     """Publish, duplicate and dead letter, also one there already: all wait for the replica."""
     one = pair.publisher
     known, conflict = outbound("a"), outbound("a", "other")
-    assert len(one.publish([known], EntryId("1-0"))) == 1
-    assert len(bury(one, letter("s/1-0"))) == 1
+    assert replicated(lambda: one.publish([known], EntryId("1-0"))) == 1
+    assert replicated(lambda: bury(one, letter("s/1-0"))) == 1
     pair.freeze()
     for run in ([known, conflict], [known], [outbound("b")]):
         pair.client.connection_pool.disconnect()  # a new connection has nothing to wait for yet
@@ -75,7 +89,8 @@ def test_a_frozen_replica_is_noticed_by_whatever_is_written(pair: Pair) -> None:
             bury(one, dead)
     pair.thaw()
     eventually(lambda: pair.client.set("in", "step") and pair.client.wait(1, 100) == 1)
-    assert len(one.publish([outbound("a"), outbound("b")], EntryId("2-0"))) == 2
+    both = [outbound("a"), outbound("b")]
+    assert replicated(lambda: one.publish(both, EntryId("2-0"))) == 2
 
 
 def test_a_relay_waits_for_its_replica_and_goes_on(pair: Pair) -> None:
