@@ -75,7 +75,15 @@ class Anchoring:
             return
         newest = mark.anchor
         self._anchors = followed(self._anchors, newest, apart_us=self._apart_us)
-        self._publisher.stand(anchors=self._anchors)
+        self._publisher.stand(low=low, anchors=self._anchors)
+
+    def note_lowest(self) -> None:
+        """Note the lowest unfinished entry once more, where the server has no memory for a run.
+
+        What each run notes may lie before it: there is finished what is yet to be trimmed.
+        """
+        self._publisher.abandon()
+        self._publisher.stand(low=self._reading.lowest_pending())
 
     def heed(self, first_us: int) -> None:
         """Have the index keep what was published then, for an entry above the anchors repeats it.

@@ -71,9 +71,9 @@ class Holds:
         return min(held, default=None)
 
     @property
-    def next_due(self) -> float | None:
-        """When something may be due next, by the relay's clock; None for never."""
-        return self._due[0][0] if self._due else None
+    def next_due(self) -> float:
+        """When something may be due next, by the relay's clock; infinite for never."""
+        return self._due[0][0] if self._due else math.inf
 
     def hold(
         self, tenant: str, entry_id: EntryId, *, due: float, outage: bool, followed: bool

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from itertools import takewhile
 
-from sidecar.redis.source import ControlStream, Entry
+from sidecar.redis.source import ControlStream, Entry, Pending
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.worker.recovery import Found
 from sidecar.worker.window import Window
@@ -80,6 +80,14 @@ class Reading:
         if self._scan is not None:
             found.append(max(self._scan.after, self._noted_low))
         return min(found) if len(found) > 1 else self._next_new
+
+    def lowest_pending(self) -> EntryId:
+        """Return the lowest entry that is unfinished: `lowest`, but as the pending list tells it.
+
+        While that is read back, what comes behind the part that was read may be finished.
+        """
+        found = self.check_pending()
+        return min(found.lowest or self._next_new, self._next_new)
 
     def is_past_backlog(self, low: EntryId) -> bool:
         """Tell whether nothing that was there when the tenure began lies at `low` or above."""
@@ -162,8 +170,8 @@ class Reading:
                 f"the group's position is {last}, not {self.read_to}: someone has moved it"
             )
 
-    def check_pending(self) -> None:
-        """Make sure that nothing is pending that this worker does not know of.
+    def check_pending(self) -> Pending:
+        """Return what is pending, and make sure that this worker knows of all of it.
 
         More: someone's read, say a stalled worker's late one, took entries that this worker never
         saw, and that come before what it read since. Fewer: someone acknowledged or deleted them.
@@ -176,6 +184,7 @@ class Reading:
             raise ReadAgain(f"{found.total} entries are pending{found.told()}")
         if self.everyone:
             self._elsewhere = found.elsewhere
+        return found
 
     def _known_elsewhere(self) -> int:
         """Return how many entries may be pending under other consumers.

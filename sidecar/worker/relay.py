@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
+from sidecar.redis.errors import Refused, is_full
 from sidecar.redis.members import Held
 from sidecar.redis.publisher import Halted, TenantsChanged
 from sidecar.redis.source import Entry
@@ -150,6 +151,10 @@ class Relay:
         self._begin()
         try:
             self._serve()
+        except Refused as error:
+            if is_full(error):
+                self._anchoring.note_lowest()
+            raise
         finally:
             self._committing.forget()
             self._carrying.forget()
@@ -203,10 +208,8 @@ class Relay:
         """Keep the lease, in time, and see that the group is as it was left."""
         if self._ownership.renew_in_s > 0:
             return
-        self._observer.gauge(
-            window=len(self._window), held=len(self._holds),
-            longest_s=self._admission.longest_known_s([held.id for held in self._holds]),
-        )  # fmt: skip
+        longest_s = self._admission.longest_known_s([held.id for held in self._holds])
+        self._observer.gauge(window=len(self._window), held=len(self._holds), longest_s=longest_s)
         self._ownership.renew()
         self._publisher.check_tenants()
         self._reading.check_group()
@@ -216,9 +219,8 @@ class Relay:
 
     def _is_drained(self) -> bool:
         """Tell whether all is done that can be done; note whether that is everything."""
-        reading = self._reading
-        reads_new = not reading.is_dry and len(self._holds) < MAX_HELD
-        if self._window or reading.reads_back or reads_new:
+        reading, crowded = self._reading, len(self._holds) >= MAX_HELD
+        if self._window or reading.reads_back or not (reading.is_dry or crowded):
             return False
         if not self._holds:
             reading.check_group()
@@ -270,9 +272,8 @@ class Relay:
         """Say how long a read may wait for a new entry; None is not at all."""
         if self._window or self._reading.reads_back or (self._options.drain and not self._holds):
             return None
-        wait_s = min(IDLE_BLOCK_S, self._ownership.renew_in_s)
-        if self._holds.next_due is not None:
-            wait_s = min(wait_s, self._holds.next_due - self._clock())
+        due_in_s = self._holds.next_due - self._clock()
+        wait_s = min(IDLE_BLOCK_S, self._ownership.renew_in_s, due_in_s)
         return max(1, int(wait_s * 1000))
 
     def _try_held(self) -> None:

@@ -22,7 +22,7 @@ from sidecar.redis.scripts import noting
 from sidecar.redis.source import ControlStream, Entry
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
-from sidecar.worker import housekeeping
+from sidecar.worker import housekeeping, relay
 from sidecar.worker.settings import build, file_url
 from tests import servers
 from tests.cli.harness import Cli
@@ -30,7 +30,9 @@ from tests.sidecar.harness import (
     CONTROL,
     Rig,
     at_work,
+    data_of,
     eventually,
+    ref_of,
     trim_once,
 )
 
@@ -180,6 +182,54 @@ def test_a_group_that_is_there_is_found(rig: Rig) -> None:
         assert control.create_group(FIRST)
         rig.client.config_set("maxmemory", 1)
         assert not control.create_group(FIRST)
+
+
+def _one_by_one(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> tuple[EntryId, EntryId]:
+    """Leave two entries pending, with finished ones behind each; return the IDs of the second
+    and of what comes next. Whoever reads back reads them one by one.
+    """
+    rig.emit_artifact("first", put=False)
+    for n in range(3):
+        rig.emit(f"done {n}", tenant="other")
+    second = rig.emit_artifact("second", put=False)
+    last = rig.emit("last", tenant="other")
+    with rig.relay(retry_budget_s=60):
+        eventually(lambda: len(rig.published()) == 4)
+        eventually(lambda: rig.pending() == 2)
+    monkeypatch.setattr(relay, "BATCH", 1)
+    monkeypatch.setattr(relay, "WINDOW", 1)
+    rig.plant(ref_of("first"), data_of("first"))
+    rig.plant(ref_of("second"), data_of("second"))
+    return EntryId(second), EntryId(last).after
+
+
+def test_the_lowest_unfinished_entry_is_noted_before_the_wait(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is finished below a refused run is trimmed, also where a predecessor finished it."""
+    second, _ = _one_by_one(rig, monkeypatch)
+
+    def full(ref: str) -> None:
+        if ref == ref_of("second"):
+            rig.client.config_set("maxmemory", 1)
+
+    rig.fleet.on_put = full
+    with rig.relay() as run:
+        eventually(lambda: run.observer.state_now == "waiting")
+        assert rig.published()[-1] == "first"
+        assert rig.client.get(rig.keys.low) == second.encode()
+        rig.fleet.on_put = lambda _: None
+        rig.client.config_set("maxmemory", 0)
+        eventually(lambda: rig.published()[-1] == "second")
+    rig.audit()
+
+
+def test_an_idle_stream_is_noted_to_be_finished(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once all is finished the lowest unfinished entry is what comes next: no event has to come."""
+    _, next_id = _one_by_one(rig, monkeypatch)
+    with rig.relay():
+        eventually(lambda: rig.pending() == 0)
+        eventually(lambda: rig.client.get(rig.keys.low) == next_id.encode())
 
 
 # --- a whole worker ------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ class Tenure:
         self.next_new, self.recovers, self.now = EntryId("5-0"), False, NOW_US
         self.entries, self.content = ["4-0"], b"old"
         self.noted: list[Anchor] = []
+        self.low = FIRST
         side: Any = self
         self.anchoring = Anchoring(side, side, side, (Anchor(FIRST, "-", 0),))
 
@@ -173,8 +174,9 @@ class Tenure:
             has_known=known in self.entries
         )
 
-    def stand(self, *, anchors: tuple[Anchor, ...]) -> None:
+    def stand(self, *, low: EntryId, anchors: tuple[Anchor, ...]) -> None:
         """Take what is noted."""
+        self.low = low
         self.noted.append(anchors[0])
 
 
@@ -189,6 +191,7 @@ def test_an_anchor_waits_until_all_before_its_mark_is_finished() -> None:
     assert tenure.noted == [Anchor.of(EntryId("4-0"), entry("4-0"), NOW_US)]
     tenure.anchoring.move_on(EntryId("9-0"))
     assert tenure.noted[1:] == [Anchor.of(EntryId("8-0"), entry("8-0"), NOW_US + 5)]
+    assert tenure.low == "9-0"
 
 
 def test_an_anchor_of_an_empty_stream() -> None:

@@ -66,6 +66,7 @@ def finish(world: World) -> None:
     _drain(world)
     _operate(world)
     _drain(world)
+    _rest(world)
     _probe(world)
     _drain(world)
     _read_up(world)
@@ -186,6 +187,19 @@ def _what_waits(world: World) -> str:
     )
 
 
+def _rest(world: World) -> None:
+    """Have what is finished trimmed, though no event comes any more."""
+    if Deed.GARBAGE in world.faults.did:
+        world.wait(GARBAGE_S)
+    deadline = world.schedule.now + _settled_in_s(world)
+    while left := next((said for one in world.fleets if (said := _overlong(world, one))), ""):
+        if world.schedule.now > deadline:
+            raise Violation(f"{left}, and nothing comes")
+        for fleet in world.fleets:
+            _have_workers(world, fleet)
+        world.wait(LOOK_EVERY_S)
+
+
 def _probe(world: World) -> None:
     """Let one more event come on every stream: who is idle must read it, too."""
     for producer in world.producers:
@@ -206,11 +220,15 @@ def _read_up(world: World) -> None:
 
 def _settle(world: World) -> None:
     """Give background work the time that it needs: trimming, archiving."""
-    deadline = world.schedule.now + 4 * world.plan.lease_s + 3.0
+    deadline = world.schedule.now + _settled_in_s(world)
     while _unsettled(world) and world.schedule.now < deadline:
         for fleet in world.fleets:  # the last one may have been told to stop
             _have_workers(world, fleet)
         world.wait(LOOK_EVERY_S)
+
+
+def _settled_in_s(world: World) -> float:
+    return 4 * world.plan.lease_s + 3.0
 
 
 def _unsettled(world: World) -> str:
