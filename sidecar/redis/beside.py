@@ -43,7 +43,7 @@ def second(control: Client, notify: Client, keys: Keys, *, wanted: bool) -> str:
     if was_read(control, keys) or notify.exists(keys.notifications, keys.stream):
         return ""
     others = led_to(control, keys.control)
-    if not others:
+    if not others or keys.notifications in others:  # another worker of this one began just now
         return ""
     like = nearest(keys.notifications, [one for one in others if is_slip(keys.notifications, one)])
     if like and not wanted:

@@ -29,6 +29,7 @@ START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
 PROBE_TIMEOUT_S: Final = 0.5
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+LOOK_EVERY_S: Final = 0.05
 PORT_TRIES: Final = 5
 """Between the look for a free port and the server's start a connection of anybody may take it."""
 
@@ -49,14 +50,28 @@ class EmbeddedServer:
         self._dir = data_dir.resolve() / "redis"
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = _lock_in(self._dir, data_dir)
-        self.owner = self._try_lock()
-        running = _running(self._dir)
-        if running is None and not self.owner:
-            raise Unreachable(
-                f"another sidecar is starting or stopping the server under {data_dir}; try again"
-            )
-        self.url = running or self._start()
+        self.owner = False
+        self.url = self._found(data_dir) or self._start()
         self._port = int(self.url.rpartition(":")[2].partition("/")[0])
+
+    def _found(self, data_dir: Path) -> str | None:
+        """Return the URL of the server that runs; None where it is this one's to start.
+
+        Another worker that is starting it, or stopping it, is waited for: several begin at once.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S + STOP_TIMEOUT_S
+        while True:
+            self.owner = self._try_lock()
+            running = _running(self._dir)
+            if running or self.owner:
+                return running
+            if time.monotonic() > deadline:
+                os.close(self._lock)
+                raise Unreachable(
+                    f"another sidecar is starting or stopping the server under {data_dir}, or it"
+                    " hangs; try again"
+                )
+            time.sleep(LOOK_EVERY_S)
 
     def keep(self) -> str:
         """Start the server again when it died, take it over when its owner has left.

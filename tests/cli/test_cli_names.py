@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 import store
+from sidecar.redis import beside
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Members
 from tests.cli.harness import KEYS, NOTIFICATIONS, STREAM, Cli
@@ -45,6 +47,21 @@ def test_a_second_deployment_of_another_name_is_logged(served: Cli) -> None:
     assert ran.code == 0
     assert f"{STREAM} leads to {NOTIFICATIONS} already" in ran.err
     assert served.client.xlen("lab:n") == 1
+
+
+def test_another_worker_that_begins_meanwhile_is_no_second_deployment(
+    served: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers of one deployment begin at once, beside another: one finds the other's group."""
+    keys, look = Keys.of(STREAM, "lab:n"), beside.led_to
+
+    def look_behind_another(client: redis.Redis, stream: str) -> list[str]:
+        client.xgroup_create(stream, keys.group, "0")
+        return look(client, stream)
+
+    monkeypatch.setattr(beside, "led_to", look_behind_another)
+    assert not beside.second(served.client, served.client, keys, wanted=False)
+    assert look(served.client, STREAM) == ["control:notifications", "lab:n"]
 
 
 def test_what_a_mistyped_run_left_is_named(sidecar: Cli) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -191,9 +192,36 @@ def test_joining_while_the_owner_runs_elsewhere(tmp_path: Path) -> None:
             client.shutdown()
 
 
-def test_an_owner_without_an_answering_server(tmp_path: Path) -> None:
+def test_an_owner_that_has_not_come_so_far(tmp_path: Path) -> None:
+    """Who begins while another starts the server waits for it, and joins."""
+    with open_server(tmp_path) as owner, ThreadPoolExecutor(1) as pool:
+        endpoint, aside = tmp_path / "redis" / "endpoint", tmp_path / "aside"
+        endpoint.rename(aside)
+        joining = pool.submit(EmbeddedServer, tmp_path)
+        assert not wait([joining], timeout=4 * embedded.LOOK_EVERY_S).done
+        aside.rename(endpoint)
+        with closing(joining.result()) as joined:
+            assert (joined.owner, joined.url) == (False, owner.url)
+
+
+def test_an_owner_that_leaves(tmp_path: Path) -> None:
+    """Who begins while another stops the server starts it again."""
+    with ThreadPoolExecutor(1) as pool:
+        with open_server(tmp_path):
+            (tmp_path / "redis" / "endpoint").unlink()
+            joining = pool.submit(EmbeddedServer, tmp_path)
+        with closing(joining.result()) as joined:
+            assert joined.owner
+            assert _answers(joined.url)
+
+
+def test_an_owner_without_an_answering_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While another holds the lock and no server answers, opening is refused as temporary."""
     with open_server(tmp_path):
+        monkeypatch.setattr(embedded, "START_TIMEOUT_S", 0.1)
+        monkeypatch.setattr(embedded, "STOP_TIMEOUT_S", 0.1)
         (tmp_path / "redis" / "endpoint").unlink()
         with pytest.raises(Unreachable, match="try again"):
             EmbeddedServer(tmp_path)

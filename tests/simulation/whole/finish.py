@@ -34,6 +34,8 @@ LOOK_EVERY_S: Final = 0.25
 LATER_S: Final = 100_000.0
 OF_SHORT_WINDOWS: Final = frozenset({"two_ends", "twice", "out_of_order"})
 """What an audit says of events that were sent, or delivered, again once the index forgot them."""
+TIMES_FROM: Final = 10**11, 0
+"""IDs below are no times."""
 KEPT: Final = 3
 """Entries that the policy `length=3` keeps."""
 
@@ -275,6 +277,8 @@ def _could_trim(world: World) -> bool:
             if world.plan.trim_control == "age=1s":  # by ID: those that lie ahead are young
                 ripe = fleet.control.now_us() // 1000 - 1000, 0
                 there = [e for e in there if e.place[1] < ripe]
+                if not there or there[-1].place[1] < TIMES_FROM:
+                    continue  # such IDs tell no age
             first = next((at for at, e in enumerate(there) if not truth.ends_of(e)), len(there))
             keeps = KEPT if world.plan.trim_control == "length=3" else 0
             if fleet.control.full and min(first, len(there) - keeps) > 0:

@@ -113,6 +113,11 @@ _READERS_HOLD: Final = Scene(
     plan={"trim_notifications": "length=4", "dedup_window_s": 1.0, "archive": False},
     fleet={"feeds": ("register", "register"), "events": 20},
 )
+_FULL: Final = Scene(
+    (Deed.FULL,),
+    plan={"trim_control": "length=3", "archive": False, "crashes_till_careful": 1},
+    fleet={"events": 60},
+)
 _WINDOW_HOLDS: Final = Scene(plan={"trim_notifications": "length=4", "archive": False})
 _ARCHIVED_FIRST: Final = Scene(plan={"trim_control": "length=3", "archive": True})
 _OTHERS_READ: Final = Scene((Deed.OTHER_GROUP,), plan={"trim_control": "age=1s", "archive": False})
@@ -149,6 +154,7 @@ _FLOORS: Final = f"{_RETENTION}:Retention._notification_floors"
 _OVERTAKERS: Final = "sidecar.ops.overtakers:Overtakers"
 _ARCHIVER: Final = "sidecar.history.archiver:Archiver"
 _OWNERSHIP: Final = "sidecar.worker.ownership:Ownership"
+_ANCHORING: Final = "sidecar.worker.anchoring:Anchoring"
 _SHARE: Final = "sidecar.worker.share:Share"
 _PINS: Final = "sidecar.ops.pins:Pins"
 _AUDIT: Final = "sidecar.ops.audit:Audit"
@@ -179,6 +185,9 @@ MUTANTS: Final = (
     Mutant("trims_what_the_relay_needs", f"{_RETENTION}:Retention._trim",
            "min([wanted, *floors.values()])",
            "wanted", Area.TRIMMING, 2000, _WINDOW_HOLDS),
+    Mutant("anchor_notes_no_lowest", f"{_ANCHORING}.move_on",
+           "low=low, ",
+           "", Area.TRIMMING, 290),
     Mutant("trims_what_is_pending", "trim",
            "needs(redis.call('XPENDING', KEYS[1], name)[2])",
            "", Area.TRIMMING, 2000, _OTHERS_READ),
@@ -362,6 +371,11 @@ MUTANTS: Final = (
 
 SOUGHT: Final = (
     # Rare: it takes a server that lost its tail, a clock that is behind, and a reader in between.
+    # Rare: it takes a tenure that reads back one by one, and a server that is full between two.
+    # `tests/faults/test_full_server.py` shows it.
+    Mutant("full_waits_before_the_lowest_is_noted", f"{_ANCHORING}.note_lowest",
+           "self._publisher.stand(low=self._reading.lowest_pending())",
+           "return", Area.TRIMMING, NEVER, _FULL),
     Mutant("feed_does_not_ask_for_incarnations", f"{_READING}._check_gap",
            "if lost:",
            "if False:", Area.FEED, NEVER),

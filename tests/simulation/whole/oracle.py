@@ -7,6 +7,7 @@ raises; the world makes that the end of the run.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from store.contract import AHEAD_MS
@@ -574,9 +575,20 @@ class Oracle:
         oldest_us = fleet.notify.now_us() - (4 * self._world.plan.dedup_window_s + late_s) * 1e6
         if self._remembered_before(fleet, oldest_us) <= MAX_OLD:
             return
-        oldest_us -= HOLDS * self._longest_wait_s(fleet) * 1e6
+        held_us = HOLDS * self._longest_wait_s(fleet) * 1e6
+        oldest_us = min(oldest_us, self._repeated_us(fleet, held_us)) - held_us
         old = self._remembered_before(fleet, oldest_us)
         self._expect(old <= MAX_OLD, "G6", f"the index keeps {old} events of four windows ago")
+
+    def _repeated_us(self, fleet: Fleet, held_us: float) -> float:
+        """Return when the first was published of what was sent again lately: until the older of
+        two anchors has passed the repeat, the index keeps what ended since (decision 0026).
+        """
+        plan = self._world.plan
+        lately = self._world.schedule.now - plan.lease_s - plan.dedup_window_s - held_us / 1e6
+        sent = {one.sent.event_id for one in self.truth.entries if one.at >= lately}
+        notes = (one for one in self.truth.notes if one.place[0] == fleet.notifications)
+        return min((one.version for one in notes if one.event_id in sent), default=math.inf)
 
     @staticmethod
     def _remembered_before(fleet: Fleet, oldest_us: float) -> int:
