@@ -166,6 +166,7 @@ class Reading:
         self.check_pending()
         last = self._control.last_delivered()
         if last.after != self._next_new:
+            self.check_pending()  # who read meanwhile is told by name
             raise ReadAgain(
                 f"the group's position is {last}, not {self.read_to}: someone has moved it"
             )

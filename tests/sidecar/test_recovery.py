@@ -190,6 +190,24 @@ def test_a_live_worker_takes_over_what_another_reads(rig: Rig, *, more: bool) ->
     assert rig.published() == ["first", "taken", "newer"][: 2 + more]
 
 
+def test_who_reads_while_the_group_is_looked_at_is_named(rig: Rig) -> None:
+    """Between a look at what is pending and one at the position, too."""
+    robbed: list[str] = []
+
+    class Robbed(ControlStream):
+        def last_delivered(self) -> EntryId:
+            if run.observer.state_now == "active" and not robbed:
+                rig.emit("taken")
+                robbed.extend(take(rig))
+            return super().last_delivered()
+
+    rig.stream_class = Robbed
+    with rig.relay(lease_s=0.4) as run:
+        eventually(lambda: rig.published() == ["taken"])
+        told = [detail for state, detail in run.observer.states if state == "recovering"]
+        assert any("'debug'" in detail for detail in told), told
+
+
 def test_what_is_claimed_from_a_live_worker_comes_back(rig: Rig) -> None:
     """Entries that wait behind a held one and are claimed by another consumer keep their turn."""
     rig.emit_artifact("held", put=False)
