@@ -32,7 +32,7 @@ ROOM_LINES: Final = {
     "sidecar/telemetry": 1160,
     "sidecar/terminal": 1110,
     "sidecar/wire": 2040,
-    "sidecar/worker": 7230,
+    "sidecar/worker": 7245,
     "store": 2210,
     "store/chassis": 960,
     "store/file": 2340,
