@@ -71,6 +71,8 @@ def test_workers_that_begin_at_once_serve(
         names = ["--stream", f"{top.name}:events", "--notify-stream", f"{top.name}:notifications"]
         words = ["run", *names, "--lease", "1", *layout(redis_url, top)]
         logs = [top / f"worker{number}.log" for number in range(COUNTS[start % len(COUNTS)])]
+        for log in logs:
+            log.touch()
         workers = {zygote.start(words, log): log for log in logs}
         for pid, log in workers.items():
             eventually(lambda p=pid, a=log: zygote.poll(p) is not None or _said(a, SETTLED))  # type: ignore[misc]
