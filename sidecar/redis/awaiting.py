@@ -207,13 +207,22 @@ class Awaiting:
         pages = pages_back(client, self._first.dead, page=PAGE // 5)
         newest = islice((entry for page in pages for entry in page), MOST_LETTERS)
         since = takewhile(lambda entry: entry.id.ms >= self._sought.since_ms, newest)
-        dead = next(filter(None, map(self._of_letter, since)), None)
-        if dead is None or self._sought.origin:
+        found = ((entry, self._of_letter(entry)) for entry in since)
+        entry, dead = next((one for one in found if one[1]), (None, None))
+        if entry is None or self._sought.origin:
             return dead
-        again = (
-            unfinished(self._control, client, one, self._sought.is_event) for one in self._keys
-        )
-        return None if any(again) else dead
+        return None if self._is_sent_again(client, DeadLetter(entry.id, entry.fields)) else dead
+
+    def _is_sent_again(self, client: Client, letter: DeadLetter) -> bool:
+        """Tell whether it is there once more: its own entry may lie above an unfinished one."""
+        died = Origin(letter.origin)
+        return any(
+            unfinished(
+                self._control, client, keys, self._sought.is_event,
+                died.entry.after if died.entry and died.stream == keys.control else FIRST,
+            )
+            for keys in self._keys
+        )  # fmt: skip
 
     # --- being woken -----------------------------------------------------------------------------
 

@@ -25,10 +25,15 @@ IsMeant = Callable[[Mapping[bytes, bytes]], bool]
 """Tells whether a control entry is of the event."""
 
 
-def unfinished(control: Side, notify: Client, keys: Keys, is_meant: IsMeant) -> Entry | None:
-    """Return the entry of the event among the first that may be unfinished. Raises `RedisError`."""
+def unfinished(
+    control: Side, notify: Client, keys: Keys, is_meant: IsMeant, first: EntryId = FIRST
+) -> Entry | None:
+    """Return the entry of the event among those from `first` on that may be unfinished.
+
+    Raises `RedisError`.
+    """
     low = or_else(None, lambda: low_of(notify, keys)) or FIRST
-    found = pages(control.at(keys.control), keys.control, low)
+    found = pages(control.at(keys.control), keys.control, max(low, first))
     entries = islice((entry for page in found for entry in page), MOST_SCANNED)
     return next((entry for entry in entries if is_meant(entry.fields)), None)
 

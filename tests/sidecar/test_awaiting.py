@@ -129,6 +129,17 @@ def test_what_was_sent_again_after_it_died_waits(redis_url: str, client: redis.R
     assert looked(redis_url, Sought("e")).state == "waiting"
 
 
+def test_what_died_behind_an_unfinished_entry_is_dead(redis_url: str, client: redis.Redis) -> None:
+    """Its own entry, above the lowest unfinished one, is not the event sent again."""
+    client.xadd(STREAM, {"event": json.dumps(event("held"))}, id="1-0")
+    client.xadd(STREAM, {"event": json.dumps(event())}, id="1-1")
+    client.set(KEYS.low, "1-0")
+    bury(client, event(), "1-1")
+    assert looked(redis_url, Sought("e")).state == "dead"
+    client.xadd(STREAM, {"event": json.dumps(event())}, id="1-2")
+    assert looked(redis_url, Sought("e")).state == "waiting"
+
+
 def test_a_broken_event_is_found_by_what_can_be_read(redis_url: str, client: redis.Redis) -> None:
     """Its dead letter has the event_id, whatever else is wrong."""
     bury(client, b'{"event_id":"e","version":"x"}')
