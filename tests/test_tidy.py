@@ -27,7 +27,7 @@ ROOM_LINES: Final = {
     "sidecar/feed": 1480,
     "sidecar/history": 2760,
     "sidecar/ops": 5390,
-    "sidecar/redis": 6390,
+    "sidecar/redis": 6405,
     "sidecar/replay": 2970,
     "sidecar/telemetry": 1160,
     "sidecar/terminal": 1110,
