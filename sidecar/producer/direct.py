@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
@@ -13,22 +10,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.errors import UsageError
+from sidecar.producer.checking import BLOBS, body_of, entry_of
 from sidecar.redis.awaiting import Awaiting, Outcome, Sought
 from sidecar.redis.client import Side, connect, url_of
 from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys, named
 from sidecar.telemetry.traceparent import TracerProvider
 from sidecar.telemetry.tracing import spans_of
-from sidecar.wire import notification
 from sidecar.wire.defaults import NOTIFY_STREAM
-from sidecar.wire.event import Event, Reason, Rejected, content_digest, decode
-from sidecar.wire.ids import LAST, Origin
-from sidecar.wire.moments import rfc3339
-from sidecar.wire.scope import refuse_reserved
-from store import Capability, Readable, Store, check_ref, checksum_of, versioned
+from sidecar.wire.event import Event
+from sidecar.wire.ids import Origin
+from store import Capability, Readable, Store, checksum_of, versioned
 
-_BLOBS: Final = (bytes, bytearray, memoryview)
-_OF_ARTIFACT: Final = {"artifact_ref", "checksum", "manifest_checksum"}
 _CHUNK_BYTES: Final = 1 << 20
 MOST_REMEMBERED: Final = 10_000
 """Of so many events a producer knows which entries they were."""
@@ -92,20 +85,7 @@ class Producer:
         appended), and `Unreachable` when Redis is away (then the artifact is there, and trying
         again is safe).
         """
-        _check_artifact(ref, data, manifest, fields)
-        body: dict[str, Any] = {
-            "id": 0,
-            "event_id": event_id or f"evt_{uuid.uuid4().hex}",
-            "type": type,
-            "created_at": rfc3339(time.time() * 1e6),
-            **fields,
-        }
-        if data is not None:
-            check_ref(ref)
-            refuse_reserved(ref)
-            body["artifact_ref"] = ref
-            body["checksum"] = checksum_of(data if isinstance(data, _BLOBS) else b"")
-            body["manifest_checksum"] = checksum_of(manifest)
+        body = body_of(type, event_id, fields, ref, data, manifest)
         with self._span(body, traceparent) as context:
             return self._send(body, context, ref, data, manifest)
 
@@ -121,12 +101,12 @@ class Producer:
         self, body: dict[str, Any], traceparent: str | None, ref: str,
         data: bytes | Readable | None, manifest: bytes,
     ) -> Event:  # fmt: skip
-        event, entry, digest = _checked(body, traceparent, self._stream)
-        if isinstance(data, _BLOBS):
+        event, entry, digest = entry_of(body, traceparent, self._stream)
+        if isinstance(data, BLOBS):
             self._store.put(ref, data, manifest)
         elif data is not None:
             body["checksum"] = self._put_from(ref, data, manifest)
-            event, entry, digest = _checked(body, traceparent, self._stream)
+            event, entry, digest = entry_of(body, traceparent, self._stream)
         with translated(self._url):
             at: Any = self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
         self._remember(event.event_id, Origin.of(self._stream, at.decode()), digest)
@@ -170,46 +150,3 @@ class Producer:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
-
-
-def _check_artifact(ref: Any, data: Any, manifest: Any, fields: Mapping[str, Any]) -> None:  # noqa: ANN401 -- whatever a caller gives
-    """Raise `Rejected`, with the field's name, for what is no artifact."""
-    if not isinstance(ref, str):
-        raise _wrong("ref", f"a string is wanted, and not {type(ref).__name__}")
-    if not isinstance(manifest, _BLOBS):
-        raise _wrong("manifest", f"bytes are wanted, and not {type(manifest).__name__}: encode it")
-    if data is None and (ref or manifest):
-        raise _wrong("data", "missing: ref and manifest are of an artifact; give its bytes")
-    if not (data is None or isinstance(data, _BLOBS) or hasattr(data, "read")):
-        kind = type(data).__name__
-        raise _wrong("data", f"bytes or a binary file are wanted, and not {kind}: encode it")
-    given = sorted(_OF_ARTIFACT & fields.keys())
-    if data is not None and given:
-        raise _wrong(given[0], "it is set from ref, data and manifest; leave it out")
-
-
-def _wrong(field: str, problem: str) -> Rejected:
-    return Rejected(Reason.INVALID_EVENT, f"{field}: {problem}")
-
-
-def _checked(
-    body: dict[str, Any], traceparent: str | None, stream: str
-) -> tuple[Event, dict[bytes, bytes], bytes]:
-    """Return the event, its entry, and the digest of its content. Raises `Rejected`."""
-    entry = {b"event": _json(body)}
-    if traceparent:
-        entry[b"traceparent"] = traceparent.encode()
-    event, plain = decode(entry)
-    notification.check_size(
-        notification.unstamped(plain, event.manifest_checksum), Origin.of(stream, LAST),
-        entry.get(b"traceparent", b""), stamps_manifest=False,
-    )  # fmt: skip
-    return event, entry, content_digest(plain)
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    try:
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return text.encode()
-    except (TypeError, ValueError) as error:
-        raise Rejected(Reason.MALFORMED, f"a field is not fit for JSON: {error}") from error

@@ -1,0 +1,181 @@
+"""The pump: what was committed in the outbox is put, then appended, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from sidecar.errors import Incomplete, Unreachable
+from sidecar.producer.checking import check_entry, wrong
+from sidecar.producer.outbox.staging import check_event, check_size
+from sidecar.producer.outbox.table import Database, Ended, Row
+from sidecar.producer.outbox.wiring import check_database, opened
+from sidecar.redis.client import check_stream, connect, url_of
+from sidecar.redis.errors import translated
+from sidecar.redis.keys import named
+from sidecar.wire.event import Event, Reason, Rejected
+from store import InvalidRef, Store, StoreError, checksum_of
+
+KEEP_S: Final = 86400.0
+"""So long are rows kept that were sent."""
+BATCH: Final = 100
+"""So many rows are read, sent, and then marked in one transaction."""
+POLL_S: Final = 0.2
+LONGEST_WAIT_S: Final = 30.0
+
+
+class AnotherPump(Incomplete):
+    """Another pump has the outbox. There is one at a time."""
+
+
+class Pump:
+    """Sends what is staged in the outbox of `database` to one control stream.
+
+        pump = Pump("/var/lib/app.db", "redis://…", "control:events",
+                    store.open_url("file:///var/lib/node"))
+        pump.run(stop)                 # or: await pump.run_async()
+
+    `database` is the path of an SQLite file. Artifacts are put into `store` before their events are
+    appended, at least once, always with the `event_id` that was staged: the worker publishes it
+    once. Rows that were sent are removed after `keep_s` seconds. `told` gets a line for a person
+    whenever the pump has to wait, and for each row that goes dead. One thread at a time may use it.
+
+    Raises `UsageError` for a URL or a stream's name that is none.
+    """
+
+    def __init__(
+        self, database: str | Path, redis_url: str | Path, stream: str, store: Store, *,
+        keep_s: float = KEEP_S, told: Callable[[str], object] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self._name = check_database(str(database))
+        self._url = url_of(redis_url)
+        self._stream = named("stream", stream)
+        self._client = connect(self._url, key=stream)
+        self._store = store
+        self._keep_s = keep_s
+        self._tell = told
+        self._database: Database | None = None
+
+    def run(self, stop: threading.Event, *, poll_s: float = POLL_S) -> None:
+        """Send until `stop` is set, and wait for whatever is away, however long.
+
+        Raises `UsageError` for an outbox that is not there or of another format, and for what only
+        a person can fix at Redis.
+        """
+        wait_s, last = poll_s, ""
+        while not stop.is_set():
+            try:
+                self.once(stop)
+                wait_s, last = poll_s, ""
+            except (Unreachable, StoreError, AnotherPump) as error:
+                if str(error) != last:
+                    self._tell(f"{error}; waiting")
+                last = str(error)
+                limit_s = poll_s if isinstance(error, AnotherPump) else LONGEST_WAIT_S
+                wait_s = min(2 * wait_s, limit_s)
+            stop.wait(wait_s)
+
+    async def run_async(self, *, poll_s: float = POLL_S) -> None:
+        """As `run`, in a thread, until it is cancelled; the row that is being sent ends first."""
+        stop = threading.Event()
+        running = asyncio.ensure_future(asyncio.to_thread(self.run, stop, poll_s=poll_s))
+        try:
+            await asyncio.shield(running)
+        finally:
+            stop.set()
+            await asyncio.gather(running, return_exceptions=True)
+
+    def once(self, stop: threading.Event | None = None) -> int:
+        """Send all that waits, remove what was done long ago, and return how many were sent.
+
+        Raises `AnotherPump`; `Unreachable` and `store.StoreError` for what is away: all that was
+        sent is marked then, and trying again is safe; and `UsageError` as `run`.
+        """
+        stop = stop or threading.Event()
+        sent = 0
+        try:
+            database = self._held()
+            while not stop.is_set() and (rows := database.waiting(BATCH)):
+                sent += self._send(database, rows, stop)
+            while not stop.is_set() and database.forget(self._keep_s):
+                pass
+        except BaseException:
+            self._let_go()  # whatever it was, the next time begins with a new connection
+            raise
+        return sent
+
+    def close(self) -> None:
+        """Close the connections, and let another pump in."""
+        self._let_go()
+        self._client.close()
+
+    def _held(self) -> Database:
+        """Return the database, open and ours alone."""
+        if self._database is None:
+            self._database = opened(self._name)
+            if not self._database.lock():
+                raise AnotherPump(f"another pump has the outbox of {self._name}")
+            check_stream(self._client, self._url, self._stream)
+        return self._database
+
+    def _let_go(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _send(self, database: Database, rows: list[Row], stop: threading.Event) -> int:
+        """Send rows one after another, then mark them, also those before one that failed."""
+        ended: list[Ended] = []
+        try:
+            for row in rows:
+                if stop.is_set():
+                    break
+                ended.append(Ended(row.number, self._sent(database, row)))
+        finally:
+            if ended:
+                database.end(ended)
+        return sum(one.dead is None for one in ended)
+
+    def _sent(self, database: Database, row: Row) -> Rejected | None:
+        """Put, then append. Returns why no rule allows it, if that is so."""
+        entry = {b"event": row.event}
+        if row.traceparent:
+            entry[b"traceparent"] = row.traceparent
+        try:
+            event, _ = check_entry(entry, self._stream)
+            check_event(event)
+            if row.size_bytes is not None and not self._put(database, row, event):
+                return None
+        except InvalidRef as error:
+            return self._dead(row, Rejected(Reason.BAD_REF, str(error)))
+        except Rejected as error:
+            return self._dead(row, error)
+        with translated(self._url):
+            # One by one: of several at once the second may be taken after the first is refused.
+            self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
+        return None
+
+    def _dead(self, row: Row, why: Rejected) -> Rejected:
+        self._tell(f"row {row.number} of the outbox is dead: {why}")
+        return why
+
+    def _put(self, database: Database, row: Row, event: Event) -> bool:
+        """Put a row's artifact; False when somebody took the row away meanwhile."""
+        check_size(row.size_bytes or 0)
+        if not event.artifact_ref:
+            raise wrong("artifact_ref", "missing: the row has data")
+        found = database.artifact(row.number)
+        if found is None:
+            return False
+        for field, blob in zip(("checksum", "manifest_checksum"), found, strict=True):
+            said = getattr(event, field) or (field == "checksum" and "nothing")
+            if said and said != checksum_of(blob):
+                raise Rejected(
+                    Reason.CHECKSUM_MISMATCH,
+                    f"{field} is {said}, and the row's {checksum_of(blob)}",
+                )
+        self._store.put(event.artifact_ref, *found)
+        return True

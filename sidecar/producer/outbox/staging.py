@@ -1,0 +1,120 @@
+"""Staging: the event and its artifact become a row, in the caller's own transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sidecar.errors import UsageError
+from sidecar.producer.checking import BLOBS, body_of, entry_of, wrong
+from sidecar.producer.outbox import sqlite
+from sidecar.producer.outbox.table import FIND_FORMAT, INSERT, NOTE_FORMAT, check_format
+from sidecar.wire.defaults import STREAM
+from sidecar.wire.event import Event, Reason, Rejected
+from sidecar.wire.scope import refuse_reserved
+from store import check_ref
+
+MAX_ARTIFACT_BYTES: Final = 8 << 20
+"""So large may data and manifest together be. What is larger is put first, and staged by its ref
+and checksums.
+"""
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make the outbox's tables, unless they are there. The caller commits.
+
+    Raises `UsageError` for tables that a newer release made, and what the database raises.
+    """
+    for statement in sqlite.SCHEMA:
+        connection.execute(statement)
+    connection.execute(NOTE_FORMAT)
+    ((found,),) = connection.execute(FIND_FORMAT)
+    check_format(found)
+
+
+def stage(
+    connection: sqlite3.Connection,
+    *,
+    type: str,  # noqa: A002 -- the contract's name
+    ref: str = "",
+    data: bytes | None = None,
+    manifest: bytes = b"",
+    event_id: str | None = None,
+    traceparent: str | None = None,
+    **fields: Any,  # noqa: ANN401 -- any JSON value may ride along
+) -> Event:
+    """Stage an event in the open transaction of `connection`, and return it. The caller commits.
+
+    `fields` are as those of `Producer.publish`. `data` and `manifest` have at most
+    `MAX_ARTIFACT_BYTES`; they wait in the row until they are put. What is larger the caller puts
+    into the source store, and stages its `artifact_ref`, `checksum` and `manifest_checksum`.
+
+    Raises `event.Rejected`, with the field's name, and `store.InvalidRef` before anything is
+    written when a rule is broken; `UsageError` where no transaction is open, and none would be; and
+    what the database raises.
+    """
+    event, row = _row(type, event_id, fields, ref, data, manifest, traceparent)
+    _check_transaction(connection)
+    connection.execute(INSERT, row)
+    return event
+
+
+async def stage_async(
+    connection: Any,  # noqa: ANN401 -- aiosqlite's, and the like
+    *,
+    type: str,  # noqa: A002 -- the contract's name
+    ref: str = "",
+    data: bytes | None = None,
+    manifest: bytes = b"",
+    event_id: str | None = None,
+    traceparent: str | None = None,
+    **fields: Any,  # noqa: ANN401 -- as stage
+) -> Event:
+    """Stage as `stage` does, by a connection whose `execute` is awaited."""
+    event, row = _row(type, event_id, fields, ref, data, manifest, traceparent)
+    _check_transaction(connection)
+    await connection.execute(INSERT, row)
+    return event
+
+
+def check_event(event: Event) -> None:
+    """Raise `Rejected` or `store.InvalidRef` for a ref that the worker would refuse."""
+    if event.artifact_ref:
+        check_ref(event.artifact_ref)
+        refuse_reserved(event.artifact_ref)
+
+
+def check_size(size_bytes: int) -> None:
+    """Raise `Rejected` for an artifact that is too large for an outbox."""
+    if size_bytes > MAX_ARTIFACT_BYTES:
+        raise Rejected(
+            Reason.ARTIFACT_TOO_LARGE,
+            f"data and manifest have {size_bytes} bytes, and at most {MAX_ARTIFACT_BYTES} fit into"
+            " the outbox; put them into the store, and stage artifact_ref and checksum",
+        )
+
+
+def _row(
+    type_: str, event_id: str | None, fields: Mapping[str, Any],
+    ref: str, data: Any, manifest: bytes, traceparent: str | None,  # noqa: ANN401 -- whatever is given
+) -> tuple[Event, tuple[bytes, bytes, bytes, bytes | None, bytes]]:  # fmt: skip
+    """Return the event, and what `INSERT` takes."""
+    if data is not None and not isinstance(data, BLOBS):
+        raise wrong("data", f"bytes are wanted, and not {type(data).__name__}: read it")
+    body = body_of(type_, event_id, fields, ref, data, manifest)
+    blob = None if data is None else bytes(data)
+    check_size(len(blob or b"") + len(manifest))
+    event, entry, _ = entry_of(body, traceparent, STREAM)
+    check_event(event)
+    traced = entry.get(b"traceparent", b"")
+    return event, (event.tenant_id.encode(), entry[b"event"], traced, blob, bytes(manifest))
+
+
+def _check_transaction(connection: Any) -> None:  # noqa: ANN401 -- sqlite3's, or aiosqlite's
+    """Refuse to stage where the row would be committed by itself, whatever the change ends as."""
+    commits_itself = (
+        getattr(connection, "autocommit", None) is True or connection.isolation_level is None
+    )
+    if commits_itself and not connection.in_transaction:
+        raise UsageError("no transaction is open: BEGIN one, change your rows and stage, COMMIT")
