@@ -55,8 +55,8 @@ fire: $(VENV)/dev.stamp ## Kill real workers KILLS times at random, check the gu
 
 # Another server could find: another answer to a command or a script, a field of INFO, a right.
 # Not these: they look at pages, terminals, logs, stores and memory, or name their servers themselves.
-SAME_ON_EACH_SERVER := demo fuzz report store cli/test_cli_embedded.py cli/test_cli_environment.py \
-  cli/test_cli_hostile_bundle.py cli/test_cli_log.py cli/test_cli_store.py \
+SAME_ON_EACH_SERVER := demo fuzz outbox report store cli/test_cli_embedded.py cli/test_cli_environment.py \
+  cli/test_cli_hostile_bundle.py cli/test_cli_log.py cli/test_cli_outbox.py cli/test_cli_store.py \
   cli/test_cli_store_verify.py cli/test_cli_watch.py cli/test_tutorial.py deploy/test_busy.py \
   deploy/test_restart.py faults/test_disk.py faults/test_gc.py \
   faults/test_generated.py faults/test_hostile.py sidecar/test_alerts_live.py sidecar/test_bench.py \

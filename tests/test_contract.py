@@ -26,6 +26,7 @@ from sidecar.errors import SidecarError
 from sidecar.feed import FeedGap
 from sidecar.feed.cursors import Applied
 from sidecar.history import archive, bundle, checkpoints
+from sidecar.producer.outbox import table as outbox_table
 from sidecar.redis import fleet
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members
@@ -391,6 +392,7 @@ def test_versions_are_the_codes() -> None:
         "record in a store": re.findall("artifact-record [0-9]+", str(record._HEADER.pattern))[0],
         "archive segment": str(archive.FORMAT),
         "state in the archive": str(checkpoints.FORMAT),
+        "outbox in a producer's database": str(outbox_table.FORMAT),
         "bundle of `sidecar replay export`": str(bundle.FORMAT),
     }, f"{PAGE}, Versions: what is written now"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -13,10 +13,11 @@ import typer
 
 from sidecar.cli.emit import Produced
 from sidecar.cli.options import Json, connection
+from sidecar.errors import Unreachable
 from sidecar.ops.missing import unserved
 from sidecar.producer.outbox import Figures, Pump, figures
 from sidecar.producer.outbox.wiring import check_database
-from sidecar.stores import explained
+from sidecar.stores import explained, named
 from sidecar.terminal import output
 from sidecar.terminal.groups import REQUIRED, option
 from sidecar.wire.units import seconds
@@ -50,14 +51,13 @@ def run(outbox: Outbox, kept: Kept, where: Produced, *, drain: _Drain = False) -
     """Put and append what was staged in the outbox, until stopped by SIGTERM or SIGINT.
 
     One pump at a time has an outbox: another one waits. A store, a Redis or a database that is away
-    is waited for. With --drain it is not: exit 3 where another pump has the outbox, 4 where
-    something is away.
+    is waited for; not with --drain.
 
     Examples:
       sidecar outbox run --database /var/lib/app/app.db --redis redis://localhost
         --source-store file:///var/lib/node
 
-      sidecar outbox run --database app.db --drain
+      sidecar outbox run --database app.db --drain   (exit 3: another pump has the outbox)
 
     """
     with _stopping() as stop, explained():
@@ -66,6 +66,7 @@ def run(outbox: Outbox, kept: Kept, where: Produced, *, drain: _Drain = False) -
             keep_s=kept.keep_sent, told=output.hint,
         )  # fmt: skip
         try:
+            _check(outbox)
             if drain:
                 pump.once(stop)
                 return
@@ -84,11 +85,18 @@ def status(outbox: Outbox, *, json: Json = False) -> None:
       sidecar outbox status --database app.db --json
 
     """
-    found = figures(outbox.database)
+    with named("--database"):
+        found = figures(outbox.database)
     if json:
         output.json_line(found.to_json())
     else:
         _show(found)
+
+
+def _check(outbox: Outbox) -> None:
+    """Raise `UsageError` for what is no database with an outbox; one that is away may come back."""
+    with named("--database"), suppress(Unreachable):
+        figures(outbox.database)
 
 
 def _show(found: Figures) -> None:

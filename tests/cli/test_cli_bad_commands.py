@@ -41,6 +41,8 @@ WORDS: Final = {
     "stream remake": "stream remake --reason r <control:events>",
     "store put": "store put <a> --data {}/data", "store get": "store get <ref/a> --data {}/got",
     "store exists": "store exists <ref/a>", "store versions": "store versions <ref/a>",
+    "outbox run": "outbox run --drain --database {}/app.db",
+    "outbox status": "outbox status --database {}/app.db",
     "store gc": "store gc --dry-run", "audit": "audit --repair --reason r --dry-run",
 }  # fmt: skip
 """By command the words that it wants, its arguments in brackets; of others their name."""
@@ -80,7 +82,7 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "--as": WORD, "--only": WORD, "--end": WORD, "--role": WORD, "--traceparent": WORD,
     "--forget": TEXT, "--tenant": TEXT, "--stack": TEXT, "--type": TEXT, "--reason": TEXT,
     "--event-id": TEXT, "--ref": TEXT, "--allow-type": TEXT, "--tenant-scope": TEXT,
-    "--event-id-scope": TEXT, "--keep": WORD,
+    "--event-id-scope": TEXT, "--keep": WORD, "--keep-sent": DURATIONS, "--database": FILE,
 }  # fmt: skip
 BY_COMMAND: Final = {
     "emit --ref": REF, "emit --event-id": (*TEXT, ODD[1], LONG), "emit --type": (*TEXT, LONG),

@@ -14,7 +14,7 @@ from tests.cli.harness import Cli
 
 CONNECTION = {
     "--data-dir", "--redis", "--notify-redis", "--stream", "--notify-stream", "--dead-stream",
-    "--source-store", "--fleet-store", "--store", "--bundle",
+    "--source-store", "--fleet-store", "--store", "--bundle", "--database",
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def panels(sidecar: Cli, *command: str) -> dict[str, set[str]]:
     "archive", "diff", "trace",
     "dead ls", "dead show", "dead history", "dead redrive", "replay show", "replay at",
     "replay export", "replay report", "replay run", "replay check", "store put", "store get",
-    "store exists", "store ls", "store versions", "store verify", "store gc",
+    "store exists", "store ls", "store versions", "store verify", "store gc", "outbox run",
 ])  # fmt: skip
 def test_a_commands_own_options_come_before_the_connection(sidecar: Cli, command: str) -> None:
     """What leads to servers and stores is in a panel of its own, the last one."""

@@ -1,6 +1,6 @@
-"""Pumps that are killed at any instruction: `python -m tests.outbox.killed KIND DIR REDIS KILLS SEED`.
+"""Pumps that are killed: `python -m tests.outbox.killed KIND DIRECTORY REDIS KILLS SEED`.
 
-Stages a few events in each round, forks a pump, and kills it some milliseconds later; at the end one
+Stages a few events in each round, forks a pump, and kills it at a random line of the product. One
 pump sends the rest. Prints which event_ids were staged, in order, one JSON array.
 """
 
@@ -11,14 +11,14 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from tests.outbox.places import KINDS, Place
 
-LONGEST_S: Final = 0.025
-"""From a pump's first instruction on; a whole round takes it about half as long."""
+STEPS: Final = 500
+"""Lines of the product in which a pump can be killed: a round of a few events has 200 to 400."""
 
 
 def main(kind: str, directory: str, redis_url: str, kills: str, seed: str) -> None:
@@ -44,14 +44,25 @@ def _stage(place: Place, rng: random.Random, number: int) -> list[str]:
 
 
 def _kill_a_pump(place: Place, rng: random.Random) -> None:
+    """Let a pump run up to a line of ours, whatever the load: there it is gone at once."""
+    left = rng.randrange(STEPS)
+
+    def step(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if not frame.f_globals["__name__"].startswith("sidecar.producer"):
+            return None
+        left -= event == "line"
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step
+
     child = os.fork()
     if child == 0:
         try:
+            sys.settrace(step)
             place.pumped()
         finally:
             os._exit(0)
-    time.sleep(rng.random() * LONGEST_S)
-    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 

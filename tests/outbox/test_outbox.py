@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -19,6 +21,8 @@ from sidecar.producer.outbox.pump import BATCH, AnotherPump
 from sidecar.wire.event import Rejected
 from tests.outbox.places import Place, SqlitePlace
 from tests.servers import PATIENCE_S
+
+EXAMPLE: Final = Path(__file__).parents[2] / "examples/outbox.py"
 
 
 def test_what_is_committed_is_put_and_appended(place: Place) -> None:
@@ -352,3 +356,13 @@ def test_staging_by_an_asyncio_connection(place: Place) -> None:
         asyncio.run(outbox.stage_async(Awaited(db), type="key.changed", event_id="a"))
     place.pumped()
     assert place.appended() == ["a"]
+
+
+def test_the_example_stages_what_it_changes(tmp_path: Path, redis_url: str) -> None:
+    """`examples/outbox.py` commits a setting and its event together."""
+    place = SqlitePlace(tmp_path, redis_url)
+    words = [sys.executable, str(EXAMPLE), place.database, "ttl=30", "retries=5"]
+    subprocess.run(words, check=True, cwd=EXAMPLE.parents[1])
+    assert place.run("SELECT name, value FROM settings") == [("ttl", "30"), ("retries", "5")]
+    assert place.pumped() == 2
+    assert place.store.get("rows/settings/t_1/ttl").data == b'{"ttl": "30"}'

@@ -16,7 +16,7 @@ from sidecar.producer.outbox.wiring import check_database, opened
 from sidecar.redis.client import check_stream, connect, url_of
 from sidecar.redis.errors import translated
 from sidecar.redis.keys import named
-from sidecar.wire.event import Event, Reason, Rejected
+from sidecar.wire.event import Reason, Rejected
 from store import InvalidRef, Store, StoreError, checksum_of
 
 KEEP_S: Final = 86400.0
@@ -58,6 +58,7 @@ class Pump:
         self._keep_s = keep_s
         self._tell = told
         self._database: Database | None = None
+        self._told = ""
 
     def run(self, stop: threading.Event, *, poll_s: float = POLL_S) -> None:
         """Send until `stop` is set, and wait for whatever is away, however long.
@@ -65,18 +66,27 @@ class Pump:
         Raises `UsageError` for an outbox that is not there or of another format, and for what only
         a person can fix at Redis.
         """
-        wait_s, last = poll_s, ""
+        wait_s = poll_s
         while not stop.is_set():
-            try:
-                self.once(stop)
-                wait_s, last = poll_s, ""
-            except (Unreachable, StoreError, AnotherPump) as error:
-                if str(error) != last:
-                    self._tell(f"{error}; waiting")
-                last = str(error)
-                limit_s = poll_s if isinstance(error, AnotherPump) else LONGEST_WAIT_S
-                wait_s = min(2 * wait_s, limit_s)
+            trouble = self._trouble(stop)
+            if trouble is None:
+                wait_s = poll_s
+            else:
+                is_long = not isinstance(trouble, AnotherPump)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S) if is_long else poll_s
             stop.wait(wait_s)
+
+    def _trouble(self, stop: threading.Event) -> Exception | None:
+        """Send all that waits; return what stops that, told once, if it passes."""
+        try:
+            self.once(stop)
+        except (Unreachable, StoreError, AnotherPump) as error:
+            if str(error) != self._told:
+                self._tell(f"{error}; waiting")
+            self._told = str(error)
+            return error
+        self._told = ""
+        return None
 
     async def run_async(self, *, poll_s: float = POLL_S) -> None:
         """As `run`, in a thread, until it is cancelled; the row that is being sent ends first."""
@@ -94,17 +104,18 @@ class Pump:
         Raises `AnotherPump`; `Unreachable` and `store.StoreError` for what is away: all that was
         sent is marked then, and trying again is safe; and `UsageError` as `run`.
         """
-        stop = stop or threading.Event()
-        sent = 0
         try:
-            database = self._held()
-            while not stop.is_set() and (rows := database.waiting(BATCH)):
-                sent += self._send(database, rows, stop)
-            while not stop.is_set() and database.forget(self._keep_s):
-                pass
+            return self._once(self._held(), stop or threading.Event())
         except BaseException:
             self._let_go()  # whatever it was, the next time begins with a new connection
             raise
+
+    def _once(self, database: Database, stop: threading.Event) -> int:
+        sent = 0
+        while not stop.is_set() and (rows := database.waiting(BATCH)):
+            sent += self._send(database, rows, stop)
+        while not stop.is_set() and database.forget(self._keep_s):
+            pass
         return sent
 
     def close(self) -> None:
@@ -145,37 +156,34 @@ class Pump:
         if row.traceparent:
             entry[b"traceparent"] = row.traceparent
         try:
-            event, _ = check_entry(entry, self._stream)
-            check_event(event)
-            if row.size_bytes is not None and not self._put(database, row, event):
-                return None
-        except InvalidRef as error:
-            return self._dead(row, Rejected(Reason.BAD_REF, str(error)))
-        except Rejected as error:
-            return self._dead(row, error)
+            self._bring(database, row, entry)
+        except (InvalidRef, Rejected) as error:
+            why = error if isinstance(error, Rejected) else Rejected(Reason.BAD_REF, str(error))
+            self._tell(f"row {row.number} of the outbox is dead: {why}")
+            return why
         with translated(self._url):
             # One by one: of several at once the second may be taken after the first is refused.
             self._client.xadd(self._stream, {**entry})  # type: ignore[dict-item]
         return None
 
-    def _dead(self, row: Row, why: Rejected) -> Rejected:
-        self._tell(f"row {row.number} of the outbox is dead: {why}")
-        return why
-
-    def _put(self, database: Database, row: Row, event: Event) -> bool:
-        """Put a row's artifact; False when somebody took the row away meanwhile."""
-        check_size(row.size_bytes or 0)
+    def _bring(self, database: Database, row: Row, entry: dict[bytes, bytes]) -> None:
+        """Check a row, and put its artifact. Raises `Rejected` and `store.InvalidRef`."""
+        event, _ = check_entry(entry, self._stream)
+        check_event(event)
+        if row.size_bytes is None:
+            return
+        check_size(row.size_bytes)
         if not event.artifact_ref:
             raise wrong("artifact_ref", "missing: the row has data")
-        found = database.artifact(row.number)
-        if found is None:
-            return False
-        for field, blob in zip(("checksum", "manifest_checksum"), found, strict=True):
-            said = getattr(event, field) or (field == "checksum" and "nothing")
-            if said and said != checksum_of(blob):
-                raise Rejected(
-                    Reason.CHECKSUM_MISMATCH,
-                    f"{field} is {said}, and the row's {checksum_of(blob)}",
-                )
-        self._store.put(event.artifact_ref, *found)
-        return True
+        data, manifest = database.artifact(row.number)
+        _agree("checksum", event.checksum, data)
+        if event.manifest_checksum:
+            _agree("manifest_checksum", event.manifest_checksum, manifest)
+        self._store.put(event.artifact_ref, data, manifest)
+
+
+def _agree(field: str, said: str, blob: bytes) -> None:
+    found = checksum_of(blob)
+    if said != found:
+        detail = f"{field} is {said}, and that of the row is {found}"
+        raise Rejected(Reason.CHECKSUM_MISMATCH, detail)

@@ -58,12 +58,12 @@ class SqliteOutbox(Database):
     blob = "BLOB"
     now_ms = NOW_MS
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         """Raise `UsageError` where there is no such file."""
-        self._path = path.resolve()
-        self._lock: int | None = None
-        if not self._path.is_file():
+        if not os.path.isfile(path):
             raise UsageError(f"there is no database at {path}; name the one that has the outbox")
+        self._path = Path(os.path.realpath(path))
+        self._lock: int | None = None
         with _translated(self._path):
             self._db = sqlite3.connect(
                 f"{self._path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=BUSY_S,

@@ -54,8 +54,7 @@ def stage(
     written when a rule is broken; `UsageError` where no transaction is open, and none would be; and
     what the database raises.
     """
-    event, row = _row(type, event_id, fields, ref, data, manifest, traceparent)
-    _check_transaction(connection)
+    event, row = _row(connection, type, event_id, fields, ref, data, manifest, traceparent)
     connection.execute(INSERT, row)
     return event
 
@@ -72,8 +71,7 @@ async def stage_async(
     **fields: Any,  # noqa: ANN401 -- as stage
 ) -> Event:
     """Stage as `stage` does, by a connection whose `execute` is awaited."""
-    event, row = _row(type, event_id, fields, ref, data, manifest, traceparent)
-    _check_transaction(connection)
+    event, row = _row(connection, type, event_id, fields, ref, data, manifest, traceparent)
     await connection.execute(INSERT, row)
     return event
 
@@ -96,10 +94,11 @@ def check_size(size_bytes: int) -> None:
 
 
 def _row(
-    type_: str, event_id: str | None, fields: Mapping[str, Any],
+    connection: Any, type_: str, event_id: str | None, fields: Mapping[str, Any],  # noqa: ANN401 -- sqlite3's, or the like
     ref: str, data: Any, manifest: bytes, traceparent: str | None,  # noqa: ANN401 -- whatever is given
 ) -> tuple[Event, tuple[bytes, bytes, bytes, bytes | None, bytes]]:  # fmt: skip
     """Return the event, and what `INSERT` takes."""
+    _check_transaction(connection)
     if data is not None and not isinstance(data, BLOBS):
         raise wrong("data", f"bytes are wanted, and not {type(data).__name__}: read it")
     body = body_of(type_, event_id, fields, ref, data, manifest)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.errors import UsageError
 from sidecar.lines import visible
-from sidecar.wire.event import MAX_ENTRY_BYTES, Rejected, named
+from sidecar.wire.event import MAX_ENTRY_BYTES, Reason, Rejected, named
 
 FORMAT: Final = 1
 """The format of the tables. A newer one is refused."""
@@ -134,14 +134,17 @@ class Database(ABC):
         )
         return [_row(*one) for one in found]
 
-    def artifact(self, number: int) -> tuple[bytes, bytes] | None:
-        """Return data and manifest of a row; None when it does not wait any more."""
+    def artifact(self, number: int) -> tuple[bytes, bytes]:
+        """Return data and manifest of a row. Raises `Rejected` when somebody took it away."""
         found = self._run(
             f"SELECT CAST(data AS {self.blob}), CAST(manifest AS {self.blob})"  # noqa: S608 -- ours
             " FROM sidecar_outbox WHERE number = ? AND state = 'waiting'",
             number,
         )
-        return None if not found else (found[0][0] or b"", found[0][1] or b"")
+        if not found:
+            raise Rejected(Reason.ARTIFACT_MISSING, "the row was removed while it was sent")
+        data, manifest = found[0]
+        return data or b"", manifest or b""
 
     def end(self, ended: Sequence[Ended]) -> None:
         """Note what became of rows, all at once. The bytes of what was sent go: they were put."""

@@ -18,7 +18,7 @@ def check_database(text: str) -> str:
 
 def opened(database: str | Path) -> Database:
     """Open a database with an outbox of this format. Raises `UsageError` and `Unreachable`."""
-    found = SqliteOutbox(Path(check_database(str(database))))
+    found = SqliteOutbox(check_database(str(database)))
     try:
         found.check()
     except BaseException:
