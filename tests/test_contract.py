@@ -31,7 +31,7 @@ from sidecar.redis import fleet
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members
 from sidecar.redis.source import Entry
-from sidecar.wire import event, notification
+from sidecar.wire import event, notification, removals
 from sidecar.wire.event import Event, Reason
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.notification import Notification
@@ -393,6 +393,7 @@ def test_versions_are_the_codes() -> None:
         "archive segment": str(archive.FORMAT),
         "state in the archive": str(checkpoints.FORMAT),
         "outbox in a producer's database": str(outbox_table.FORMAT),
+        "record of what went from a store": str(removals.FORMAT),
         "bundle of `sidecar replay export`": str(bundle.FORMAT),
     }, f"{PAGE}, Versions: what is written now"
 

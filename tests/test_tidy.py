@@ -22,18 +22,18 @@ CLASS_METHODS: Final = 28
 FUNCTION_LINES: Final = 60
 USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
-    "sidecar": 505,
-    "sidecar/cli": 4495,
+    "sidecar": 720,
+    "sidecar/cli": 4570,
     "sidecar/feed": 1480,
     "sidecar/history": 2760,
-    "sidecar/ops": 5390,
+    "sidecar/ops": 5410,
     "sidecar/producer": 990,
     "sidecar/redis": 6405,
     "sidecar/replay": 2970,
     "sidecar/telemetry": 1160,
     "sidecar/terminal": 1110,
-    "sidecar/wire": 2040,
-    "sidecar/worker": 7245,
+    "sidecar/wire": 2125,
+    "sidecar/worker": 7255,
     "store": 2210,
     "store/chassis": 960,
     "store/file": 2340,

@@ -35,6 +35,7 @@ _OUTBOX: Final = {"run": "outbox:run", "status": "outbox:status"}
 _STORE: Final = {
     "put": "store:put", "get": "store:get", "exists": "store:exists", "ls": "store:ls",
     "versions": "store:versions", "verify": "store_care:verify", "gc": "store_care:gc",
+    "history": "store_keep:history",
 }  # fmt: skip
 """By the name of a command, the module and the function that it is."""
 _REVIEW: Final = """\

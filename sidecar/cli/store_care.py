@@ -29,11 +29,12 @@ from sidecar.terminal.groups import flag, option, read
 from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import progress, seldom, size, summed_up
 from sidecar.wire.defaults import STREAM
-from sidecar.wire.keeping import SHORTEST_GRACE_S
+from sidecar.wire.keeping import SHORTEST_GRACE_S, KeepRule
 from sidecar.wire.logbook import Forgotten, Log
 from sidecar.wire.moments import rfc3339
+from sidecar.wire.removals import Removal, put_on_record
 from sidecar.wire.units import seconds
-from store import Capability, Checked, Collected, Pin, Retention
+from store import Capability, Checked, Collected, Pin, Retention, StoreError, VersionedStore
 
 _KINDS: Final = ("version", "object", "leftover")
 
@@ -224,7 +225,7 @@ def gc(
         record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), gone.reason)
         with explained():
             forget_all(opened, forgotten, record)
-    found = _Collected(dry_run=dry_run, json=json, refs=refs)
+    found = _Collected(opened, rules, dry_run=dry_run, json=json, refs=refs)
     with progress(json=json) as show, summed_up(found.summarise), explained():
         try:
             collecting = opened.collect(retention, _told(pins, show), dry_run=dry_run)
@@ -295,7 +296,12 @@ class _Verified:
 class _Collected:
     """What a collection has removed so far, or would have."""
 
-    def __init__(self, *, dry_run: bool, json: bool, refs: Refs | None) -> None:
+    def __init__(
+        self, store: VersionedStore, rules: Iterable[KeepRule], *, dry_run: bool, json: bool,
+        refs: Refs | None,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._removal = Removal(rfc3339(time.time_ns() // 1000), whoami(), list(map(str, rules)))
         self._dry_run = dry_run
         self._refs = refs
         self._gone: set[str] = set()
@@ -305,6 +311,7 @@ class _Collected:
 
     def add_ref(self, retired: Retired) -> None:
         self._gone.add(retired.ref)
+        self._removal.ref_went(retired.ref, retired.checksum, retired.size_bytes)
         self._pieces["ref"] += 1
         self._size_bytes["ref"] += retired.size_bytes
         if self._json:
@@ -313,6 +320,7 @@ class _Collected:
     def add(self, piece: Collected) -> None:
         if piece.ref in self._gone:
             return  # of a dry run: it would have gone with its ref
+        self._removal.went(piece.kind, piece.size_bytes)
         self._pieces[piece.kind] += 1
         self._size_bytes[piece.kind] += piece.size_bytes
         if self._json:
@@ -325,6 +333,8 @@ class _Collected:
     def summarise(self, *, complete: bool) -> None:
         if not (complete or self._pieces):
             return  # it was refused, or went wrong before it began
+        if not self._dry_run:
+            self._put_on_record(complete=complete)
         if self._json:
             if self._refs:
                 self._refs.print_json()
@@ -337,6 +347,13 @@ class _Collected:
             self._print_table()
             if self._refs:
                 self._refs.print_table()
+
+    def _put_on_record(self, *, complete: bool) -> None:
+        self._removal.complete = complete
+        try:
+            put_on_record(self._store, self._removal)
+        except StoreError as error:
+            output.hint(f"what went is not on record: {error}")
 
     @property
     def _kinds(self) -> tuple[str, ...]:

@@ -1,19 +1,29 @@
-"""`sidecar store gc --keep`: the rules as options, and what is said of each subject."""
+"""`sidecar store gc --keep`: the rules as options, and what is said of each subject; and `sidecar
+store history`: what went.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
+import typer
+
+from sidecar.cli.options import Json
+from sidecar.cli.store import Place
 from sidecar.errors import UsageError
 from sidecar.ops.keeping import Family, Keeping, Retired, Why
 from sidecar.ops.pins import Announced, CheckedPins
+from sidecar.stores import explained, needs
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option, read
 from sidecar.terminal.progress import seldom
 from sidecar.wire.keeping import KeepRule
 from sidecar.wire.logbook import Log
+from sidecar.wire.removals import Removal, removals
 from store import Capability, Retention, VersionedStore
 
 _ROWS_MAX = 50
@@ -54,6 +64,48 @@ class Keep:
                 " give a higher last=, or an age= of a day at least, or --yes"
             )
         return rules
+
+
+def history(
+    where: Place,
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", min=1, help="Only the newest so many.")
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Print what went from the store, by whom, when and by which rules, the oldest first.
+
+    One line for each run of `store gc` and each pass of a worker with `--keep` or `--source-keep`
+    that removed anything. The newest 1,000 are kept, in the store itself; with --json each names
+    up to 100 refs with their checksums.
+
+    Examples:
+      sidecar store history -n 20
+
+      sidecar store history --store file:///var/lib/node --json | jq -r '.refs[][0]'
+
+    """
+    opened = needs(where.opened(), Capability.LIST, "keeps no record of what went")
+    with explained():
+        found = list(deque(removals(opened), count))
+    for removal in found:
+        if json:
+            output.json_line(asdict(removal))
+        else:
+            _print_removal(removal)
+    if not found:
+        output.hint("nothing went from this store")
+
+
+def _print_removal(removal: Removal) -> None:
+    pieces = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(removal.counts.items()))
+    rules = " ".join(removal.rules) or "-"
+    end = "" if removal.complete else "stopped early"
+    output.styled([
+        (removal.at, "dim"), (removal.by, ""), (pieces, "bold"),
+        (f"{removal.size_bytes:,} bytes", ""), (rules, "dim"), (end, "red"),
+    ])  # fmt: skip
 
 
 class Refs:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from sidecar.ops.pins import Announced
 from sidecar.wire.keeping import KeepRule, Versioned, rule_of, versioned
-from store import Corrupt, NotFound, Pin, VersionedStore
+from store import Corrupt, NotFound, Pin, Version, VersionedStore
 
 SLACK_S = 0.1
 """File systems tell times by ticks of some milliseconds."""
@@ -57,6 +57,8 @@ class Retired(NamedTuple):
     subject: str
     ref: str
     size_bytes: int
+    checksum: str
+    """Of its newest version."""
 
 
 @dataclass
@@ -108,6 +110,12 @@ AT_ONCE = Pace()
 class _Candidate(NamedTuple):
     family: Family
     size_bytes: int
+    checksum: str
+
+
+def stored_size(versions: Iterable[Version]) -> int:
+    """Return the bytes of versions."""
+    return sum(each.size_bytes + each.manifest_size_bytes for each in versions)
 
 
 class Keeping:
@@ -146,13 +154,13 @@ class Keeping:
         began = time.monotonic()
         self._choose_in_turn(now_s)
         self._spare(pins())
-        for ref, (family, size_bytes) in self._candidates.items():
+        for ref, (family, size_bytes, checksum) in self._candidates.items():
             self._pace.breathe()
             unused_s = max(self._grace_s, family.rule.age_s, time.monotonic() - began + SLACK_S)
             if dry_run or self._store.delete(ref, unused_s=unused_s):
                 family.gone += 1
                 family.gone_bytes += size_bytes
-                yield Retired(family.name, ref, size_bytes)
+                yield Retired(family.name, ref, size_bytes, checksum)
             else:
                 family.keep(Why.USED)
 
@@ -224,10 +232,10 @@ class Keeping:
             elif isinstance(old := self._old(ref, family.rule, now_s), Why):
                 family.keep(old)
             else:
-                self._candidates[ref] = _Candidate(family, old)
+                self._candidates[ref] = _Candidate(family, *old)
 
-    def _old(self, ref: str, rule: KeepRule, now_s: float) -> int | Why:
-        """Return the size of a ref that is old enough to go, else why it stays."""
+    def _old(self, ref: str, rule: KeepRule, now_s: float) -> tuple[int, str] | Why:
+        """Return size and checksum of a ref that is old enough to go, else why it stays."""
         try:
             versions = list(self._store.versions(ref))
         except NotFound:
@@ -236,7 +244,7 @@ class Keeping:
             return Why.DAMAGED
         if now_s - max(each.stored_at for each in versions) < max(rule.age_s, self._grace_s):
             return Why.AGE
-        return sum(each.size_bytes + each.manifest_size_bytes for each in versions)
+        return stored_size(versions), versions[0].checksum
 
     def _spare(self, pins: Iterable[Pin]) -> None:
         for pin in pins:

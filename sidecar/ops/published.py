@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from sidecar.ops.keeping import SLACK_S, Pace, Retired
+from sidecar.ops.keeping import SLACK_S, Pace, Retired, stored_size
 from sidecar.wire.event import RESERVED
 from sidecar.wire.keeping import Published
 from store import Corrupt, NotFound, Pin, Version, VersionedStore
@@ -31,24 +31,26 @@ def retire_published(
     for pin in pins():
         pace.breathe()
         candidates.pop(pin.ref, None)
-    for ref, size_bytes in candidates.items():
+    for ref, (size_bytes, checksum) in candidates.items():
         pace.breathe()
         if source.delete(ref, unused_s=max(rule.age_s, time.monotonic() - began + SLACK_S)):
-            yield Retired(ref, ref, size_bytes)
+            yield Retired(ref, ref, size_bytes, checksum)
 
 
 def _arrived(
     source: VersionedStore, fleet: VersionedStore, before_s: float, pace: Pace
-) -> Iterator[tuple[str, int]]:
-    """Yield the refs whose versions were all in both stores by then, and their sizes."""
+) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Yield the refs whose versions were all in both stores by then: sizes and checksums."""
     for ref in source.list():
         pace.breathe()
-        size = None if ref.startswith(RESERVED) else _size(source, fleet, ref, before_s)
-        if size is not None:
-            yield ref, size
+        found = None if ref.startswith(RESERVED) else _found(source, fleet, ref, before_s)
+        if found:
+            yield ref, found
 
 
-def _size(source: VersionedStore, fleet: VersionedStore, ref: str, before_s: float) -> int | None:
+def _found(
+    source: VersionedStore, fleet: VersionedStore, ref: str, before_s: float
+) -> tuple[int, str] | None:
     try:
         versions = list(source.versions(ref))
         there = {_pair(one): one.stored_at for one in fleet.versions(ref)}
@@ -56,7 +58,7 @@ def _size(source: VersionedStore, fleet: VersionedStore, ref: str, before_s: flo
         return None
     if any(max(one.stored_at, there.get(_pair(one), before_s + 1)) > before_s for one in versions):
         return None
-    return sum(one.size_bytes + one.manifest_size_bytes for one in versions)
+    return stored_size(versions), versions[0].checksum
 
 
 def _pair(version: Version) -> tuple[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from sidecar.ops.asking import ask_there, check_all_asked, to_ask
 from sidecar.ops.keeping import Keeping, Pace, Retired
@@ -12,6 +14,8 @@ from sidecar.redis.census import Named
 from sidecar.stores import explained
 from sidecar.wire.keeping import Published
 from sidecar.wire.logbook import Log
+from sidecar.wire.moments import rfc3339
+from sidecar.wire.removals import Removal, put_on_record
 from sidecar.worker.retaining import SweepOrder, Swept
 from store import Capability, Pin, Retention, capabilities
 
@@ -33,17 +37,34 @@ def sweep(order: SweepOrder) -> Swept:
         asked = ask_there(order.control, order.notify, named, kind)
         check_all_asked(logs, [asked])
         retiring = _Retiring(order, asked.pins, logs)
-        sizes = [one.size_bytes for one in retiring.run()]
-        collected = bool(sizes and order.collects and _collect(order, asked.pins))
-    return Swept(len(sizes), sum(sizes), retiring.reached(len(sizes)), collected)
+        with _recorded(order) as removal:
+            for one in retiring.run():
+                removal.ref_went(one.ref, one.checksum, one.size_bytes)
+            refs, size_bytes = removal.counts.get("ref", 0), removal.size_bytes
+            collected = bool(refs and order.collects and _collect(order, asked.pins, removal))
+    return Swept(refs, size_bytes, retiring.reached(refs), collected)
 
 
-def _collect(order: SweepOrder, pins: Pins) -> bool:
+@contextmanager
+def _recorded(order: SweepOrder) -> Iterator[Removal]:
+    """Put on record what goes meanwhile, also when it ends early."""
+    rules = order.place.rules
+    said = [str(one) for one in ([rules] if isinstance(rules, Published) else rules)]
+    removal = Removal(rfc3339(time.time_ns() // 1000), order.by, said)
+    try:
+        yield removal
+        removal.complete = True
+    finally:
+        put_on_record(order.place.store, removal)
+
+
+def _collect(order: SweepOrder, pins: Pins, removal: Removal) -> bool:
     """Remove what nothing names any more, if the store can; tell whether it can."""
     store = order.place.store
     if Capability.COLLECT not in capabilities(store):
         return False
-    for _ in store.collect(Retention(order.grace_s), _breathing(pins, order.breathe)):
+    for piece in store.collect(Retention(order.grace_s), _breathing(pins, order.breathe)):
+        removal.went(piece.kind, piece.size_bytes)
         order.breathe()
     return True
 

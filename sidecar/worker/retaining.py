@@ -64,6 +64,8 @@ class SweepOrder(NamedTuple):
     most: int
     after: str
     """Where the pass before ended."""
+    by: str
+    """This worker, for the record."""
     collects: bool
     """Whether data that nothing names any more goes, too, where refs did."""
     breathe: Callable[[], None]
@@ -90,15 +92,16 @@ class Retaining:
     def __init__(
         self, places: Sequence[Place], sides: tuple[Side, Side], keys: Sequence[Keys],
         grace_s: float,
-        share: Share, sweep: Sweep, supervisor: Supervisor, log: FilteringBoundLogger, *,
+        share: Share, sweep: Sweep, supervisor: Supervisor, log: FilteringBoundLogger, *, by: str,
         went: Callable[[str, int, int], None] = lambda _name, _refs, _bytes: None,
     ) -> None:  # fmt: skip
-        """The owner of the first of the control streams does it. `went` hears of each store how
-        many refs and bytes went.
+        """The owner of the first of the control streams does it. `by` is this worker; `went`
+        hears of each store how many refs and bytes went.
         """
         self._places, self._sides, self._keys = places, sides, keys
         self._grace_s, self._share, self._sweep = grace_s, share, sweep
         self._supervisor, self._log, self._went = supervisor, log, went
+        self._by = by
         self._due = {place.name: time.monotonic() + FIRST_S for place in places}
         self._collect_at = dict.fromkeys(self._due, 0.0)
         self._after = dict.fromkeys(self._due, "")
@@ -137,7 +140,7 @@ class Retaining:
         name, began = place.name, time.monotonic()
         self._woke = began
         order = SweepOrder(
-            place, *self._sides, self._keys, self._grace_s, MOST, self._after[name],
+            place, *self._sides, self._keys, self._grace_s, MOST, self._after[name], self._by,
             began >= self._collect_at[name], self._breathe,
         )  # fmt: skip
         try:

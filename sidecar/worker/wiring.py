@@ -383,7 +383,7 @@ class Wiring:
             places.append(Place("source", source, source_rules(one.source_keep), there))
         return Retaining(
             places, self.sides(), list(self.keys.values()), one.keep_grace_s, self.share, sweep,
-            self.supervisor, self.log, went=went,
+            self.supervisor, self.log, by=whoami(), went=went,
         )  # fmt: skip
 
     def without_archive(self) -> None:

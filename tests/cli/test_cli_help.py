@@ -37,7 +37,8 @@ def panels(sidecar: Cli, *command: str) -> dict[str, set[str]]:
     "archive", "diff", "trace",
     "dead ls", "dead show", "dead history", "dead redrive", "replay show", "replay at",
     "replay export", "replay report", "replay run", "replay check", "store put", "store get",
-    "store exists", "store ls", "store versions", "store verify", "store gc", "outbox run",
+    "store exists", "store ls", "store versions", "store verify", "store gc", "store history",
+    "outbox run",
 ])  # fmt: skip
 def test_a_commands_own_options_come_before_the_connection(sidecar: Cli, command: str) -> None:
     """What leads to servers and stores is in a panel of its own, the last one."""

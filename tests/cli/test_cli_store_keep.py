@@ -169,3 +169,23 @@ def test_a_log_that_was_not_asked_keeps_all(web: Cli) -> None:
     assert ran.code == 2
     assert "not asked" in ran.err
     assert _left(web) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_went_is_on_record(web: Cli) -> None:
+    """Who removed it, by which rule, and what; a dry run and one that removes nothing are not."""
+    ran = web("store", "history")
+    assert (ran.code, ran.out) == (0, "")
+    assert "nothing went" in ran.err
+    assert web("store", "gc", "--keep", "last=2", *NOW, "--dry-run").code == 0
+    for _ in range(2):
+        assert web("store", "gc", "--keep", "last=2", *NOW).code == 0
+    [removal] = web("store", "history", "--json").objects()
+    assert "@" in removal["by"]
+    assert removal["rules"] == ["stacks/*/*/*:last=2,age=0s"]
+    assert (removal["counts"], removal["size_bytes"], removal["complete"]) == ({"ref": 4}, 8, True)
+    assert removal["refs"][0] == [f"{WEB}/4", checksum_of(b"4")]
+    _put_again(web, 5, b"again")
+    assert web("store", "gc", *NOW).code == 0
+    lines = web("store", "history").out.splitlines()
+    assert ["4 refs" in lines[0], "1 versions" in lines[1]] == [True, True]
+    assert web("store", "history", "-n", "1").out.splitlines() == lines[1:]

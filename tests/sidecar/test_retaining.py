@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.errors import UsageError
+from sidecar.errors import Unreachable, UsageError
 from sidecar.ops import pins
 from sidecar.ops.keeping import AT_ONCE
 from sidecar.ops.published import retire_published
@@ -18,12 +18,13 @@ from sidecar.ops.sweeping import sweep
 from sidecar.redis.client import Side
 from sidecar.wire.keeping import Published, source_rules, unattended
 from sidecar.wire.logbook import Log, register
+from sidecar.wire.removals import removals
 from sidecar.worker import retaining, wiring
 from sidecar.worker.retaining import Place, Retaining, SweepOrder, Swept
 from sidecar.worker.settings import build
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
-from store import Capability, checksum_of
+from store import Capability, Unavailable, checksum_of
 from store.memory import MemoryStore
 from store.testing.samples import wait_out
 from tests.sidecar.harness import Rig, eventually, silent_log
@@ -72,7 +73,13 @@ def left(store: MemoryStore, family: str = WEB) -> list[int]:
 def order(rig: Rig, place: Place, **more: Any) -> SweepOrder:
     """Return the order for a pass that takes no rest."""
     side = Side(rig.client, rig.url)
-    usual: dict[str, Any] = {"grace_s": 0.0, "most": 10_000, "after": "", "collects": True}
+    usual: dict[str, Any] = {
+        "grace_s": 0.0,
+        "most": 10_000,
+        "after": "",
+        "by": "me",
+        "collects": True,
+    }
     return SweepOrder(place, side, side, [rig.keys], **(usual | {"breathe": lambda: None} | more))
 
 
@@ -101,7 +108,7 @@ def running(
     side, log = Side(rig.client, rig.url), silent_log()
     one = Retaining(
         places, (side, side), [rig.keys], 0.0, share, do, Supervisor(told or Told(), log), log,
-        went=went,
+        by="me", went=went,
     )  # fmt: skip
     one.start()
     try:
@@ -131,6 +138,36 @@ def test_refs_go_by_rule(rig: Rig, fleet: MemoryStore) -> None:
     done = sweep(order(rig, Place("fleet", fleet, RULES)))
     assert (done.refs, done.size_bytes) == (1, 2)
     assert left(fleet) == [1, 2, 3, 5, 6]
+
+
+def test_a_pass_leaves_a_record(rig: Rig, fleet: MemoryStore) -> None:
+    """Who, by which rules, what: one that removed nothing leaves none."""
+    place = Place("fleet", fleet, RULES)
+    sweep(order(rig, place))
+    sweep(order(rig, place))
+    [removal] = removals(fleet)
+    assert (removal.by, removal.complete) == ("me", True)
+    assert removal.rules == ["stacks/*/*/*:last=2,age=0s"]
+    assert (removal.counts, removal.size_bytes) == ({"ref": 4}, 8)
+    assert removal.refs == [(f"{WEB}/{one}", checksum_of(b"%d" % one)) for one in (4, 3, 2, 1)]
+
+
+def test_a_pass_that_ends_early_leaves_a_record(
+    rig: Rig, fleet: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what went until then."""
+    delete, rest = fleet.delete, iter(range(2))
+
+    def deleted(ref: str, **how: Any) -> bool:
+        if next(rest, None) is None:
+            raise Unavailable("away")
+        return delete(ref, **how)
+
+    monkeypatch.setattr(fleet, "delete", deleted)
+    with pytest.raises(Unreachable):
+        sweep(order(rig, Place("fleet", fleet, RULES)))
+    [removal] = removals(fleet)
+    assert (removal.complete, removal.counts) == (False, {"ref": 2})
 
 
 def test_the_grace_keeps(rig: Rig, fleet: MemoryStore) -> None:
