@@ -309,7 +309,7 @@ class Years:
         for place in self.places:
             order = SweepOrder(
                 place, self.side, self.side, [KEYS], grace_s=DAY_S, most=100_000, after="",
-                collects=True, breathe=lambda: None,
+                collects=True, by="years", breathe=lambda: None,
             )  # fmt: skip
             sweep(order)
 
