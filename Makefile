@@ -125,6 +125,7 @@ pages: $(VENV)/dev.stamp ## Write the pages that are made from code
 	@$(BIN)/python -m tests.settings_page
 	@$(BIN)/python -m tests.metrics_page
 	@$(BIN)/python -m tests.doctor_page
+	@$(BIN)/python -m tests.explain_page
 	@$(BIN)/python -m tests.dashboard
 	@$(BIN)/python -m tests.wire_pages
 

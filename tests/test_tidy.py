@@ -29,7 +29,7 @@ ROOM_LINES: Final = {
     "sidecar/ops": 5410,
     "sidecar/producer": 990,
     "sidecar/redis": 6405,
-    "sidecar/replay": 2970,
+    "sidecar/replay": 4620,
     "sidecar/telemetry": 1160,
     "sidecar/terminal": 1110,
     "sidecar/wire": 2125,

@@ -20,6 +20,7 @@ _ROOT: Final = {
     "status": "status:status",
     "pause": "halts:pause", "resume": "halts:resume", "audit": "audit:audit",
     "archive": "archive:archive", "diff": "diff:diff", "trace": "trace:trace",
+    "explain": "explain:explain",
 }  # fmt: skip
 _DEAD: Final = {
     "ls": "dead:ls", "show": "dead_show:show", "history": "dead:history",
@@ -44,6 +45,7 @@ Incident review: what happened in a window, the fleet as it was, and all of it o
 \b
 Reviewing an incident?
   sidecar replay export incident.zip --since 2h
+  sidecar explain --bundle incident.zip
   sidecar replay report incident.html --bundle incident.zip
   sidecar trace TENANT/STACK --bundle incident.zip
 docs/review.md goes through one.

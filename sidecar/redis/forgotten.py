@@ -140,7 +140,7 @@ def newest_records(client: Client, keys: Collection[Keys], count: int) -> list[F
             raise
         return []  # nobody can put anything on record there
     records = [Entry(EntryId(entry_id.decode()), fields) for entry_id, fields in found]
-    forgotten = [_forgotten(each) for each in records if text(each.fields, "what") == "forgot"]
+    forgotten = [forgotten_of(each) for each in records if text(each.fields, "what") == "forgot"]
     return [each for each in forgotten if each.stream in streams][:count]
 
 
@@ -149,7 +149,8 @@ def _us(text: str) -> int:
     return entry_id.control_version if entry_id else 0
 
 
-def _forgotten(record: Entry) -> Forgotten:
+def forgotten_of(record: Entry) -> Forgotten:
+    """Read a record of what was forgotten."""
     lost, stream, known, found, whole_until = (
         text(record.fields, name) for name in ("lost", "stream", "known", "found", "whole_until")
     )

@@ -34,6 +34,7 @@ WORDS: Final = {
     "run": "run --drain", "emit": "emit --type key.changed --ref r --data {}/data",
     "check-event": "check-event <{}/data>", "wait": "wait <a> --timeout 0",
     "pause": "pause --reason r", "diff": "diff <ref/a> <ref/large>", "trace": "trace <a>",
+    "explain": "explain <a>",
     "dead show": "dead show <1-1>", "dead redrive": "dead redrive --all --reason r --dry-run",
     "replay at": "replay at <1h>", "replay export": "replay export <{}/out>",
     "replay report": "replay report <{}/out.html>",

@@ -1,0 +1,211 @@
+"""What the rules look at: the one history of a window, read once."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, NamedTuple, Self
+
+import orjson
+
+from sidecar.history import History
+from sidecar.history.halts import HaltPeriod, halts_of
+from sidecar.history.redrives import Redrive, redrives_of
+from sidecar.redis.forgotten import Forgotten, forgotten_of
+from sidecar.redis.scan import text
+from sidecar.redis.source import Entry
+from sidecar.replay.stalls import Stall, Stalls
+from sidecar.replay.timeline import End, Life, lives
+from sidecar.replay.window import Window, covered, moment
+from sidecar.wire.ids import Origin
+from sidecar.wire.subject import Change, Subject, followed, subject_of
+
+MOST: Final = 200_000
+"""So many events are looked at, those that ended last: memory stays bounded."""
+
+
+class Tenure(NamedTuple):
+    """When a worker began to serve a control stream, with which settings."""
+
+    at_us: int
+    stream: str
+    by: str
+    version: str
+    settings: Mapping[str, Any]
+
+
+class Death(NamedTuple):
+    """One event that ended as a dead letter, whatever became of that."""
+
+    life: Life
+    reason: str
+    detail: str
+    at_us: int
+    redrive: Redrive | None
+    """None while it is dead."""
+
+
+@dataclass
+class Facts:
+    """All that is on record of a window. Times are in microseconds since the epoch."""
+
+    history: History
+    window: Window
+    lives: list[Life]
+    left_out: int
+    """So many events came before those that are looked at."""
+    halts: list[HaltPeriod]
+    redrives: list[Redrive]
+    records: list[Entry]
+    """Of tenures, and of what Redis forgot."""
+    now_us: int
+
+    @classmethod
+    def read(cls, history: History, window: Window) -> Self:
+        """Read the window once. Raises as the history does."""
+        kept: deque[Life] = deque(maxlen=MOST)
+        seen = 0
+        for life in lives(history, window):
+            kept.append(replace(life, entry=None))
+            seen += 1
+        names, now_us = history.streams, min(window.until_us, history.now_us())
+        records = history.entries(names.tenures) if names.tenures else iter(())
+        return cls(
+            history, window, list(kept), seen - len(kept),
+            halts_of(history, window.since_us, now_us) if names.halts else [],
+            list(redrives_of(history)), list(records), now_us,
+        )  # fmt: skip
+
+    @cached_property
+    def published(self) -> list[Life]:
+        """What was published, in the order in which it was."""
+        found = [life for life in self.lives if life.end is End.PUBLISHED and life.ended_us]
+        return sorted(found, key=lambda life: life.ended_us)
+
+    @cached_property
+    def waiting(self) -> list[Life]:
+        """What waits, in entry order."""
+        found = [life for life in self.lives if life.end is End.WAITING and life.begun_us]
+        return sorted(found, key=_entry_of)
+
+    @cached_property
+    def deaths(self) -> list[Death]:
+        """What died, the earliest first, also what was redriven since."""
+        return sorted(_deaths(self.lives), key=lambda one: one.at_us)
+
+    @cached_property
+    def by_subject(self) -> dict[Subject, list[Life]]:
+        """What was published, by what it is about."""
+        found: defaultdict[Subject, list[Life]] = defaultdict(list)
+        for life in self.published:
+            if subject := subject_of_life(life):
+                found[subject].append(life)
+        return dict(found)
+
+    @cached_property
+    def by_event_id(self) -> dict[str, list[Life]]:
+        """All that has an event_id, by that."""
+        found: defaultdict[str, list[Life]] = defaultdict(list)
+        for life in self.lives:
+            if life.event_id:
+                found[life.event_id].append(life)
+        return dict(found)
+
+    @cached_property
+    def put_back(self) -> dict[str, Redrive]:
+        """What people put back, by the entry that it became."""
+        return {one.entry: one for one in self.redrives if one.entry}
+
+    @cached_property
+    def originals(self) -> dict[str, Origin]:
+        """By the entry that something was put back as, the one that it had been."""
+        return {entry: one.origin for entry, one in self.put_back.items()}
+
+    @cached_property
+    def tenures(self) -> list[Tenure]:
+        """Which tenures began in the window or before, the earliest first."""
+        return list(_tenures(self.records))
+
+    @cached_property
+    def forgotten(self) -> list[Forgotten]:
+        """What Redis was found to have forgotten in the window."""
+        found = map(forgotten_of, (one for one in self.records if _what(one) == "forgot"))
+        return [one for one in found if self.has(one.noticed_us)]
+
+    @cached_property
+    def stalls(self) -> list[Stall]:
+        """When nothing was finished while events waited."""
+        stalls = Stalls()
+        for life in self.lives:
+            stalls.add(life)
+        return stalls.found()
+
+    @cached_property
+    def gaps(self) -> list[str]:
+        """What of the window cannot be read any more, in words."""
+        return [
+            f"{one.stream} from {moment(gap.first)} to {moment(gap.last)} ({gap.why})"
+            for one in covered(self.history, self.window)
+            for gap in one.missing
+        ]
+
+    def change(self, life: Life) -> Change | None:
+        """Return what an event changes, and where it stood at first; None of a broken one."""
+        if life.event is None:
+            return None
+        return Change.of(life.event, followed(self.originals, life.origin), life.ended_us // 1000)
+
+    def has(self, us: int) -> bool:
+        """Tell whether a moment lies in the window."""
+        return self.window.since_us <= us <= self.window.until_us
+
+    def halted(self, stream: str, tenant: str, since_us: int, until_us: int) -> HaltPeriod | None:
+        """Return a halt that kept this tenant of this stream from being served in a time."""
+        for halt in self.halts:
+            meant = halt.stream == stream and halt.tenant in (None, tenant)
+            if meant and halt.overlaps(since_us, until_us):
+                return halt
+        return None
+
+
+def subject_of_life(life: Life) -> Subject | None:
+    """Return what an event is about; None of one that is broken, or about nothing."""
+    event = life.event
+    return subject_of(event.tenant_id, event.stack_id, event.artifact_ref) if event else None
+
+
+def _entry_of(life: Life) -> tuple[int, int]:
+    return life.origin.entry.pair if life.origin.entry else (0, 0)
+
+
+def _deaths(lives_: Iterable[Life]) -> Iterator[Death]:
+    for life in lives_:
+        if life.end is End.DEAD:
+            yield Death(life, life.reason, life.detail, life.ended_us, None)
+        elif life.end is End.REDRIVEN and life.end_id:
+            one = Redrive.of_fields(life.fields or {}, life.end_id)
+            if one.letter:
+                at_us = one.letter.control_version
+                yield Death(life, one.dead_reason, one.dead_detail, at_us, one)
+
+
+def _what(record: Entry) -> str:
+    return text(record.fields, "what")
+
+
+def _tenures(records: Iterable[Entry]) -> Iterator[Tenure]:
+    for one in records:
+        if _what(one) == "tenure":
+            stream, by, version = (text(one.fields, n) for n in ("stream", "by", "version"))
+            settings = _settings(one.fields.get(b"settings", b""))
+            yield Tenure(one.id.control_version, stream, by, version, settings)
+
+
+def _settings(raw: bytes) -> Mapping[str, Any]:
+    try:
+        found = orjson.loads(raw)
+    except ValueError:
+        return {}  # no worker wrote it
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,85 @@
+"""The rule about halts: which streams and tenants were held up, by whom, and who waited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sidecar.history.halts import HaltPeriod
+from sidecar.redis.halts import BY_ITSELF
+from sidecar.replay.explain.deaths import key_of, kind_of
+from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.findings import Finding, Kind, Level, command, counted, names_of
+from sidecar.replay.timeline import End, Life
+
+HALTED: Final = Kind("halted", "A control stream was halted, by hand or by dead letters in a row.")
+PAUSED: Final = Kind("paused", "A tenant was paused, by hand or by its dead letters in a row.")
+KINDS: Final = (HALTED, PAUSED)
+_WAITED: Final = (End.PUBLISHED, End.DEAD, End.WAITING, End.REDRIVEN)
+_MILLISECOND_US: Final = 1000
+
+
+def halted(facts: Facts) -> Iterator[Finding]:
+    """Yield each halt and pause of the window."""
+    for halt in facts.halts:
+        yield _finding(facts, halt)
+
+
+def key_of_halt(halt: HaltPeriod) -> str:
+    """Return the key of the finding about a halt."""
+    return f"halt:{halt.stream}:{halt.tenant or ''}:{halt.since_us}"
+
+
+def _finding(facts: Facts, halt: HaltPeriod) -> Finding:
+    waited = list(_waited(facts, halt))
+    who = f"; {counted(len(waited), 'event')} waited" if waited else "; no event waited for it"
+    tenants = () if halt.tenant is None else (halt.tenant,)
+    shown = ("--tenant", halt.tenant) if halt.tenant is not None else ()
+    return Finding(
+        (HALTED if halt.tenant is None else PAUSED).name, _level(halt), f"{halt}{who}",
+        halt.since_us, key_of_halt(halt), halt.until_us, halt.by,
+        names_of(waited) | {halt.stream, *tenants}, everybody=halt.tenant is None,
+        evidence=(command("replay", "show", *shown),), fix=_fix(halt),
+        causes=tuple(dict.fromkeys(_causes(facts, halt))),
+    )  # fmt: skip
+
+
+def _level(halt: HaltPeriod) -> Level:
+    if halt.until_us is None:
+        return Level.ERROR
+    return Level.WARNING if halt.by == BY_ITSELF else Level.NOTE
+
+
+def _fix(halt: HaltPeriod) -> str:
+    if halt.until_us is not None:
+        return ""
+    tenant = ("--tenant", halt.tenant) if halt.tenant is not None else ()
+    resume = command("resume", "--stream", halt.stream, *tenant, "--reason", "…")
+    return "once its cause is fixed: " + resume
+
+
+def _waited(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
+    """Yield what came before the halt was over, and ended after it began."""
+    until_us = halt.until_us or facts.now_us
+    for life in facts.lives:
+        in_its_time = 0 < life.begun_us < until_us and not 0 < life.ended_us < until_us
+        if _is_its(halt, life) and in_its_time and life.end in _WAITED:
+            yield life
+
+
+def _is_its(halt: HaltPeriod, life: Life) -> bool:
+    return life.origin.stream == halt.stream and halt.tenant in (None, life.tenant_id)
+
+
+def _causes(facts: Facts, halt: HaltPeriod) -> Iterator[str]:
+    """Yield the keys of what died in a row right before it, where the sidecar halted it."""
+    if halt.by != BY_ITSELF:
+        return
+    before = (one.ended_us for one in facts.published if _is_its(halt, one))
+    since_us = max((us for us in before if us <= halt.since_us), default=0)
+    for death in facts.deaths:
+        if since_us <= death.at_us <= halt.since_us + _MILLISECOND_US and _is_its(halt, death.life):
+            yield key_of(kind_of(death.reason).name, death.life.tenant_id)
+
+
+RULES = (halted,)

@@ -1,0 +1,135 @@
+"""Rules about producers: a clock that is wrong, events sent again, a tenant that floods."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Final
+
+from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.findings import (
+    Finding,
+    Kind,
+    Level,
+    at,
+    called,
+    command,
+    counted,
+    names_of,
+)
+from sidecar.replay.timeline import End, Life
+from sidecar.wire.moments import span
+
+CLOCK: Final = Kind(
+    "producer_clock", "Events say that they were made after their entries came.",
+    "that a clock is behind: an event may have lain with its producer for long",
+)  # fmt: skip
+DOUBLED: Final = Kind(
+    "producer_doubled", "A tenant's events came twice, most of them: two producers, or one that"
+    " sends all again.",
+)  # fmt: skip
+FLOODING: Final = Kind(
+    "flooding", "One tenant sent most of what came in a short time, far more than it does else,"
+    " and others waited.",
+)  # fmt: skip
+KINDS: Final = (CLOCK, DOUBLED, FLOODING)
+AHEAD_S: Final = 5.0
+"""So far ahead a clock is wrong, and not only a bit off."""
+MOST_OF_THEM: Final = 0.3
+DUPLICATES: Final = 5
+BUCKET_US: Final = 10_000_000
+FLOOD: Final = 300
+"""So many events of one tenant in `BUCKET_US`, at least, are a flood."""
+SHARE: Final = 0.8
+WAITED_S: Final = 2.0
+
+
+def clocks(facts: Facts) -> Iterator[Finding]:
+    """Yield each tenant whose events come from the future."""
+    ahead: defaultdict[str, list[Life]] = defaultdict(list)
+    for life in facts.lives:
+        if life.clock_ahead_s >= AHEAD_S:
+            ahead[life.tenant_id].append(life)
+    for tenant, lives in ahead.items():
+        first = min(lives, key=lambda life: life.begun_us)
+        most = span(max(life.clock_ahead_s for life in lives))
+        what = (
+            f"a producer of {tenant or 'no tenant'} has a clock that is up to {most} ahead:"
+            f" {counted(len(lives), 'event')} of it, the first {called(first)} at"
+            f" {at(first.begun_us)}, say that they were made after their entries came"
+        )
+        yield Finding(
+            CLOCK.name, Level.WARNING, what, first.begun_us, f"clock:{tenant}",
+            about=names_of(lives), evidence=(command("trace", first.event_id),),
+            fix="set the producer's clock (NTP); nothing in the sidecar goes by created_at",
+        )  # fmt: skip
+
+
+def doubled(facts: Facts) -> Iterator[Finding]:
+    """Yield each tenant of which most events come again."""
+    again: defaultdict[str, list[Life]] = defaultdict(list)
+    for life in facts.lives:
+        if life.end is End.DUPLICATE:
+            again[life.tenant_id].append(life)
+    published = Counter(life.tenant_id for life in facts.published)
+    for tenant, lives in again.items():
+        if len(lives) >= DUPLICATES and len(lives) >= MOST_OF_THEM * published[tenant]:
+            first = min(lives, key=lambda life: life.begun_us)
+            what = (
+                f"{counted(len(lives), 'event')} of {tenant or 'no tenant'} came again, of"
+                f" {published[tenant]:,} published, the first {first.event_id} at"
+                f" {at(first.begun_us)}: two producers run, or one sends all again. Each was"
+                " published once"
+            )
+            yield Finding(
+                DOUBLED.name, Level.WARNING, what, first.begun_us, f"doubled:{tenant}",
+                about=names_of(lives), evidence=(command("replay", "show", "--end", "duplicate"),),
+                fix="find the second producer, or why the first does not note what it has sent",
+            )  # fmt: skip
+
+
+def flooding(facts: Facts) -> Iterator[Finding]:
+    """Yield each tenant for whose flood others waited."""
+    buckets: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for life in facts.lives:
+        if life.begun_us:
+            buckets[life.begun_us // BUCKET_US][life.tenant_id] += 1
+    told: set[str] = set()
+    for bucket, counts in sorted(buckets.items()):
+        (tenant, most), total = counts.most_common(1)[0], counts.total()
+        if tenant in told or most < FLOOD or most < SHARE * total:
+            continue
+        others = _waited(facts, bucket * BUCKET_US, tenant)
+        if others:
+            told.add(tenant)
+            yield _flood(tenant, bucket * BUCKET_US, most, others)
+
+
+def _waited(facts: Facts, since_us: int, tenant: str) -> list[Life]:
+    """Return what others sent then, and what waited long without a halt."""
+    return [
+        life for life in facts.lives
+        if since_us <= life.begun_us < since_us + BUCKET_US and life.tenant_id != tenant
+        and (life.delay_s or 0) >= WAITED_S
+        and not facts.halted(life.origin.stream, life.tenant_id, life.begun_us, life.ended_us)
+    ]  # fmt: skip
+
+
+def _flood(tenant: str, since_us: int, most: int, others: list[Life]) -> Finding:
+    longest = span(max(life.delay_s or 0 for life in others))
+    tenants = sorted({life.tenant_id for life in others})
+    what = (
+        f"{tenant} sent {most:,} events from {at(since_us)} on within 10 seconds, and"
+        f" {counted(len(others), 'event')} of {counted(len(tenants), 'other tenant')} waited up to"
+        f" {longest}"
+    )
+    return Finding(
+        FLOODING.name, Level.WARNING, what, since_us, f"flood:{tenant}", since_us + BUCKET_US,
+        about=names_of(others) | {tenant},
+        evidence=(command("replay", "show", "--tenant", tenant),),
+        fix="slow that producer down, or give it a control stream of its own; `sidecar pause"
+        " --tenant` holds it back meanwhile",
+    )  # fmt: skip
+
+
+RULES = (clocks, doubled, flooding)

@@ -1,0 +1,188 @@
+"""Rules about subjects: one that went back, and one that its producer set to an older version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sidecar.history.redrives import Redrive
+from sidecar.replay.explain.deaths import key_of, kind_of
+from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.findings import (
+    Finding,
+    Kind,
+    Level,
+    at,
+    called,
+    command,
+    names,
+    names_of,
+)
+from sidecar.replay.timeline import Life
+from sidecar.wire.subject import Subject, overtakes
+
+WENT_BACK = Kind(
+    "went_back",
+    "A subject was set to an older state than it had: what was published came before, in its"
+    " control stream, what had been published already.",
+)
+OLDER_VERSION = Kind(
+    "older_version",
+    "A producer activated a version below the one that the stack had, in an event of its own.",
+    "whether that was meant: the event does not say so",
+)
+TWICE = Kind("twice", "One event_id has two notifications. The guarantee of `once` is broken.")
+NEVER_SENT = Kind(
+    "never_sent", "Asked for a version, there is no event of it, though there are of its stack."
+)
+KINDS = (WENT_BACK, TWICE, NEVER_SENT, OLDER_VERSION)
+
+
+def went_back(facts: Facts) -> Iterator[Finding]:
+    """Yield each time that a subject moved back. A second going back is told against the newest."""
+    for subject, lives in facts.by_subject.items():
+        newest = lives[0]
+        for life in lives[1:]:
+            if _is_back(facts, newest, life):
+                yield _back(facts, subject, newest, life)
+            elif life.event_id != newest.event_id:
+                if _is_older(newest, life):
+                    yield _older(facts, subject, newest, life)
+                newest = life
+
+
+def _is_back(facts: Facts, newest: Life, life: Life) -> bool:
+    """Tell whether `life` was published behind what is newer, by the rule that redrive goes by.
+
+    Between two control streams nobody can tell which came first: that is never said to be back.
+    """
+    later, earlier = facts.change(newest), facts.change(life)
+    if not (later and earlier) or later.stream != earlier.stream:
+        return False
+    return overtakes(later, earlier)
+
+
+def _back(facts: Facts, subject: Subject, newest: Life, life: Life) -> Finding:
+    record = facts.put_back.get(life.origin)
+    after = _since(facts, subject, life)
+    died = f"; it had died: {record.died}" if record and record.died else ""
+    what = (
+        f"{_name(subject)} went back from {_state(newest)} to {_state(life)} at"
+        f" {at(life.ended_us)}: {_why(record)}, behind {newest.event_id}"
+        f" (control_version {newest.control_version}){died}. {_now(after)}"
+    )
+    return Finding(
+        WENT_BACK.name, Level.WARNING if after else Level.ERROR, what, life.ended_us,
+        f"back:{life.control_version}", after.ended_us if after else None,
+        record.by if record else "", names_of((newest, life)) | {subject.tenant_id} - {""},
+        evidence=_evidence(life, record),
+        fix=_fix(after), causes=tuple(_causes(facts, record)),
+    )  # fmt: skip
+
+
+def _causes(facts: Facts, record: Redrive | None) -> Iterator[str]:
+    """Yield the key of what its dead letter had died of."""
+    for death in facts.deaths if record else ():
+        if death.redrive and record and death.redrive.letter == record.letter:
+            yield key_of(kind_of(death.reason).name, death.life.tenant_id)
+
+
+def _why(record: Redrive | None) -> str:
+    if record is None:
+        return "an older event was published, though nobody is on record to have put it back"
+    what = "its dead letter was" if record.letter else "its lost entry was"
+    return f"{what} {record.how}"
+
+
+def _since(facts: Facts, subject: Subject, life: Life) -> Life | None:
+    """Return what set the subject right: the next that is newer than what went back."""
+    own = facts.change(life)
+    for later in facts.by_subject[subject]:
+        change = facts.change(later)
+        newer = later.ended_us > life.ended_us and change and own and overtakes(change, own)
+        if newer and later.origin not in facts.put_back:
+            return later
+    return None
+
+
+def _now(after: Life | None) -> str:
+    if after is None:
+        return "It is so still"
+    return f"Since {at(after.ended_us)} it is at {_state(after)}"
+
+
+def _evidence(life: Life, record: Redrive | None) -> tuple[str, ...]:
+    shown = command("trace", str(life.control_version))
+    return (shown, command("dead", "history")) if record else (shown, command("audit"))
+
+
+def _fix(after: Life | None) -> str:
+    if after:
+        return ""
+    return "have the producer send the newer state again, under a new event_id"
+
+
+def _name(subject: Subject) -> str:
+    if subject.stack_id:
+        return f"{subject.tenant_id}/{subject.stack_id}"
+    return subject.artifact_ref
+
+
+def _state(life: Life) -> str:
+    if life.event and life.event.stack_id and life.event.version:
+        return f"@{life.event.version}"
+    return life.event_id
+
+
+def _is_older(newest: Life, life: Life) -> bool:
+    before, now = (one.event.version if one.event else 0 for one in (newest, life))
+    stack = life.event.stack_id if life.event else ""
+    return bool(stack) and 0 < now < before
+
+
+def _older(facts: Facts, subject: Subject, newest: Life, life: Life) -> Finding:
+    del facts
+    what = (
+        f"{_name(subject)} was set from {_state(newest)} to {_state(life)} at {at(life.ended_us)}"
+        f" by its producer, in the event {life.event_id}, which came after"
+        f" {newest.event_id}: nothing in the sidecar did it"
+    )
+    return Finding(
+        OLDER_VERSION.name, Level.NOTE, what, life.ended_us, f"older:{life.control_version}",
+        about=names_of((newest, life)), evidence=(command("trace", life.event_id),),
+        fix="if it was not meant, have the producer activate the newer version again",
+    )  # fmt: skip
+
+
+def never_sent(facts: Facts, what: str) -> Finding | None:
+    """Tell of `TENANT/STACK@VERSION` that nobody sent it; None where that cannot be said."""
+    stack, _, version = what.rpartition("@")
+    sent = [life for life in facts.lives if stack and stack in names(life) and life.event]
+    if facts.gaps or not version.isdecimal() or not sent:
+        return None
+    newest = max(sent, key=lambda life: life.event.version if life.event else 0)
+    return Finding(
+        NEVER_SENT.name, Level.ERROR,
+        f"no event of {what} is on record: nobody sent it. The highest version that was sent of"
+        f" {stack} is {_state(newest)}, in the event {newest.event_id} of {at(newest.begun_us)}",
+        newest.begun_us, f"unsent:{what}", about=frozenset({what}),
+        evidence=(command("trace", stack),),
+        fix="look at the producer: `Producer.publish` returns once Redis has the entry",
+    )  # fmt: skip
+
+
+def twice(facts: Facts) -> Iterator[Finding]:
+    """Yield each event_id that was published more than once."""
+    for event_id, lives in facts.by_event_id.items():
+        again = sorted({life.control_version for life in lives if life.end == "published"})
+        if len(again) > 1:
+            yield Finding(
+                TWICE.name, Level.ERROR,
+                f"{called(lives[0])} was published {len(again)} times as {event_id}, as"
+                f" control_versions {again[0]} and {again[1]}",
+                lives[0].ended_us, f"twice:{event_id}", about=names_of(lives),
+                evidence=(command("audit"), command("trace", event_id)),
+                fix="what readers have seen is not taken back; report it with a bundle",
+            )  # fmt: skip
+
+
+RULES = (went_back, twice)

@@ -1,0 +1,220 @@
+"""Rules about what waited for long: behind another event, for its artifact, or for a worker."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Final
+
+from sidecar.replay.explain.deaths import key_of, kind_of
+from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.findings import (
+    Finding,
+    Kind,
+    Level,
+    at,
+    called,
+    command,
+    counted,
+    names_of,
+    said,
+)
+from sidecar.replay.stalls import Stall
+from sidecar.replay.timeline import End, Life
+from sidecar.wire.moments import span
+
+LATE: Final = Kind(
+    "artifact_late",
+    "An event was published long after its turn came, while those of other tenants were: its"
+    " artifact came late.",
+    "whether its artifact was not there yet, or could not be read, where the store has no record",
+)
+HELD: Final = Kind(
+    "held_behind",
+    "Events waited behind one of their tenant that was tried again: it waits still, or has died.",
+)
+NOT_SERVED: Final = Kind(
+    "not_served",
+    "Events waited, and nothing of their control stream was finished, though it was not halted.",
+    "whether no worker ran, or what it needs (Redis, a store) was away, where no tenure began",
+)
+KINDS: Final = (LATE, HELD, NOT_SERVED)
+LONG_US: Final = 3_000_000
+"""So long a wait is worth telling: a run of events, or a large artifact, takes less."""
+DEAD_TIME_US: Final = 5_000_000
+"""So long without an end is worth telling: a worker that is replaced takes less."""
+MAX_TOLD: Final = 100
+TENURE_SLACK_US: Final = 2_000_000
+
+
+class _Queue:
+    """The events of one tenant of one control stream that ended, in entry order."""
+
+    def __init__(self, facts: Facts, lives: list[Life]) -> None:
+        self.facts = facts
+        self.lives = sorted(lives, key=lambda life: life.begun_us)
+
+    def slow(self) -> Iterator[tuple[Life, int, list[Life]]]:
+        """Yield each event that was tried again, from when on it was, and what waited behind it."""
+        free_us = 0
+        for n, life in enumerate(self.lives):
+            turn_us, free_us = max(life.begun_us, free_us), max(life.ended_us, free_us)
+            if life.ended_us - turn_us >= LONG_US and self._alone(life, turn_us):
+                behind = [one for one in self.lives[n + 1 :] if one.begun_us < life.ended_us]
+                yield life, turn_us, behind
+
+    def _alone(self, life: Life, turn_us: int) -> bool:
+        """Tell whether others came later and were done sooner: then it was not the worker."""
+        stream, tenant = life.origin.stream, life.tenant_id
+        if self.facts.halted(stream, tenant, turn_us, life.ended_us):
+            return False
+        return any(
+            turn_us < one.begun_us and 0 < one.ended_us < life.ended_us - LONG_US // 3
+            for one in self.facts.lives
+            if one.tenant_id != tenant and one.origin.stream == stream
+        )
+
+
+def slow(facts: Facts) -> Iterator[Finding]:
+    """Yield each event that was tried again for long before it ended."""
+    queues: defaultdict[tuple[str, str], list[Life]] = defaultdict(list)
+    for life in facts.lives:
+        if life.delay_s is not None and life.end in (End.PUBLISHED, End.DEAD):
+            queues[life.origin.stream, life.tenant_id].append(life)
+    for lives in queues.values():
+        if max(life.ended_us - life.begun_us for life in lives) >= LONG_US:
+            for life, turn_us, behind in _Queue(facts, lives).slow():
+                if life.end is End.PUBLISHED:
+                    yield _late(life, turn_us, behind)
+                elif behind:
+                    yield _held_behind(life, turn_us, behind)
+
+
+def _late(life: Life, turn_us: int, behind: list[Life]) -> Finding:
+    took = span((life.ended_us - turn_us) / 1e6)
+    others = f"; {counted(len(behind), 'event')} of its tenant waited behind it" if behind else ""
+    ref = life.event.artifact_ref if life.event else ""
+    what = (
+        f"{called(life)} was published {took} after its turn came at {at(turn_us)}, while others"
+        f" were published: its artifact {said(ref)} came late, or could not be read{others}"
+    )
+    return Finding(
+        LATE.name, Level.WARNING, what, turn_us, f"late:{life.origin}", life.ended_us,
+        about=names_of((life, *behind)), evidence=(command("trace", life.event_id),),
+        fix="the producer puts the artifact before it appends the event",
+    )  # fmt: skip
+
+
+def _held_behind(life: Life, turn_us: int, behind: list[Life]) -> Finding:
+    took = span((life.ended_us - turn_us) / 1e6)
+    what = (
+        f"{counted(len(behind), 'event')} of {life.tenant_id} waited behind {called(life)}, which"
+        f" was tried for {took} until it died at {at(life.ended_us)} of {life.reason}"
+    )
+    return Finding(
+        HELD.name, Level.WARNING, what, turn_us, f"held:{life.origin}", life.ended_us,
+        about=names_of((life, *behind)), evidence=(command("trace", life.event_id),),
+        fix="fix what it died of; --retry-budget says how long a tenant waits for it",
+        causes=(key_of(kind_of(life.reason).name, life.tenant_id),),
+    )  # fmt: skip
+
+
+def waiting(facts: Facts) -> Iterator[Finding]:
+    """Yield what waits now, by tenant: behind which event, or for a worker."""
+    heads: defaultdict[tuple[str, str], list[Life]] = defaultdict(list)
+    for life in facts.waiting:
+        stream, tenant = life.origin.stream, life.tenant_id
+        if not facts.halted(stream, tenant, facts.now_us, facts.now_us):
+            heads[stream, tenant].append(life)
+    unserved: defaultdict[str, list[Life]] = defaultdict(list)
+    tried = {one.entry: one for one in facts.history.held()} if heads else {}
+    for (stream, tenant), lives in heads.items():
+        one = tried.get(lives[0].origin)
+        if one:
+            yield _held(lives, f"{one.error}; tried {one.attempts} times since {one.since}")
+        elif facts.now_us - lives[0].begun_us < LONG_US:
+            continue
+        elif _passed(facts, lives[0], tenant):
+            yield _held(lives, "others were published meanwhile, so it is tried again")
+        else:
+            unserved[stream] += lives
+    yield from (_unserved(facts, stream, lives) for stream, lives in unserved.items())
+
+
+def _passed(facts: Facts, head: Life, tenant: str) -> bool:
+    """Tell whether what other tenants sent later is done."""
+    return any(
+        life.begun_us > head.begun_us and life.ended_us and life.tenant_id != tenant
+        for life in facts.lives
+        if life.origin.stream == head.origin.stream
+    )
+
+
+def _held(lives: list[Life], why: str) -> Finding:
+    head, *behind = lives
+    more = f", and {counted(len(behind), 'event')} of its tenant behind it" if behind else ""
+    what = f"{called(head)} has waited since {at(head.begun_us)}{more}: {said(why)}"
+    return Finding(
+        HELD.name, Level.ERROR, what, head.begun_us, f"held:{head.origin}",
+        about=names_of(lives), evidence=(command("trace", head.event_id), command("status")),
+        fix="put its artifact where the event says, or wait for its --retry-budget",
+    )  # fmt: skip
+
+
+def _unserved(facts: Facts, stream: str, lives: list[Life]) -> Finding:
+    ended_us = max((one.ended_us for one in facts.lives if one.origin.stream == stream), default=0)
+    since = f"since {at(ended_us)}" if ended_us else "ever"
+    what = (
+        f"{counted(len(lives), 'event')} of {stream} wait, the oldest since"
+        f" {at(lives[0].begun_us)}, and nothing of it was finished {since}: no worker serves it,"
+        " or a worker cannot reach what it needs"
+    )
+    return Finding(
+        NOT_SERVED.name, Level.ERROR, what, ended_us or lives[0].begun_us, f"unserved:{stream}",
+        about=names_of(lives) | {stream}, everybody=True,
+        evidence=(command("status"), command("doctor")),
+        fix="start a worker, or fix what `sidecar doctor` names",
+    )  # fmt: skip
+
+
+def stalled(facts: Facts) -> Iterator[Finding]:
+    """Yield when nothing was finished for long, though events of several tenants waited."""
+    for stall in facts.stalls[:MAX_TOLD]:
+        lives = _waited(facts, stall)
+        if stall.to_us - stall.from_us < DEAD_TIME_US or not lives:
+            continue
+        yield _stall(facts, stall, lives)
+
+
+def _waited(facts: Facts, stall: Stall) -> list[Life]:
+    """Return what waited, without what was halted; nothing where all is of one tenant."""
+    found = [
+        life for life in facts.lives
+        if 0 < life.begun_us < stall.to_us - LONG_US // 2 and life.ended_us >= stall.to_us
+        and not facts.halted(life.origin.stream, life.tenant_id, stall.from_us, stall.to_us)
+    ]  # fmt: skip
+    return found if len({life.tenant_id for life in found}) > 1 else []
+
+
+def _stall(facts: Facts, stall: Stall, lives: list[Life]) -> Finding:
+    begins, ends = stall.from_us, stall.to_us + TENURE_SLACK_US
+    tenure = next((one for one in facts.tenures if begins < one.at_us < ends), None)
+    took = span((stall.to_us - stall.from_us) / 1e6)
+    why = (
+        f"no worker served it until {tenure.by} began at {at(tenure.at_us)}" if tenure
+        else "no worker began meanwhile, so Redis, a store or the worker's machine held it up;"
+        " which of them is not on record"
+    )  # fmt: skip
+    what = (
+        f"nothing was finished from {at(stall.from_us)} to {at(stall.to_us)} ({took}), while"
+        f" {counted(len(lives), 'event')} waited: {why}"
+    )
+    return Finding(
+        NOT_SERVED.name, Level.WARNING, what, stall.from_us, f"stall:{stall.from_us}", stall.to_us,
+        tenure.by if tenure else "", names_of(lives), everybody=True,
+        evidence=(command("status"), command("replay", "show")),
+        fix="have a worker stand by; its log tells why the one before ended",
+    )  # fmt: skip
+
+
+RULES = (slow, waiting, stalled)

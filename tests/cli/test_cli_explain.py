@@ -1,0 +1,93 @@
+"""`sidecar explain`: what went wrong, of a live system and of a bundle alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.cli.harness import Cli
+
+
+def told(sidecar: Cli, *args: str | Path, code: int = 1) -> list[dict[str, Any]]:
+    """Return the findings."""
+    env = {"SIDECAR_REDIS": ""} if "--bundle" in args else None
+    ran = sidecar("explain", "--json", *args, env=env)
+    assert ran.code == code, ran.err
+    return ran.objects()
+
+
+def test_a_stack_that_went_back_is_told_live_and_in_a_bundle(sidecar: Cli) -> None:
+    """The same sentence, with who did it, over what, and what its version had died of."""
+    sidecar.lay_out("source", "fleet")
+    sidecar.add("six", "t", stack_id="web", version=6)
+    letter = sidecar.letter(
+        {"event_id": "five", "type": "key.changed", "tenant_id": "t", "stack_id": "web",
+         "version": 5}, "1-0",
+    )  # fmt: skip
+    sidecar.work()
+    redriven = sidecar("dead", "redrive", letter, "--force", "--reason", "nova asked")
+    assert redriven.code == 0, redriven.err
+    sidecar.work()
+    (one, *_) = live = told(sidecar, "t/web")
+    assert (one["kind"], one["level"]) == ("went_back", "error")
+    assert "t/web went back from @6 to @5" in one["what"]
+    assert "redriven by force by" in one["what"]
+    assert "(nova asked), behind six" in one["what"]
+    assert "it had died: artifact_missing: nothing there" in one["what"]
+    bundle = sidecar.directory / "incident.zip"
+    assert sidecar("replay", "export", bundle).code in (0, 3)  # no letter is left: trimmed, or not
+    assert told(sidecar, "t/web", "--bundle", bundle) == live
+    offline = {"SIDECAR_REDIS": ""}
+    text = sidecar("explain", "--bundle", bundle, "--markdown", env=offline).out
+    assert text.startswith("1. **error, went\\_back**: t/web went back")
+
+
+def test_a_healthy_system_has_no_finding(sidecar: Cli) -> None:
+    """Exit 0; of an event that is asked for it is said how it ended."""
+    sidecar.bring("a", "ref/a", b"data", "--tenant", "t")
+    sidecar.work()
+    ran = sidecar("explain")
+    assert (ran.code, ran.out) == (0, "")
+    assert "nothing went wrong" in ran.err
+    assert (
+        "nothing is wrong with a: the last event, event a of t, is published"
+        in sidecar("explain", "a").err
+    )
+
+
+def test_what_has_gone_from_the_store_is_told(sidecar: Cli) -> None:
+    """The newest state of a ref that no controller can resolve, with the command that repairs."""
+    sidecar.bring("a", "ref/a", b"data", "--tenant", "t")
+    sidecar.work()
+    fleet = (sidecar.directory / "data-dir" / "fleet").as_uri()
+    for path in (sidecar.directory / "data-dir" / "fleet" / "refs").rglob("*@*"):
+        path.unlink()
+    (one,) = told(sidecar, "ref/a", "--fleet-store", fleet)
+    assert (one["kind"], one["level"]) == ("artifact_gone", "error")
+    assert "audit --repair" in one["fix"]
+
+
+def test_nothing_by_that_name_is_exit_1(sidecar: Cli) -> None:
+    """In one line, without a finding."""
+    sidecar.add("a")
+    ran = sidecar("explain", "nobody")
+    assert (ran.code, ran.out) == (1, "")
+    assert "there is no event, ref or stack 'nobody'" in ran.err
+
+
+def test_json_and_markdown_exclude_each_other(sidecar: Cli) -> None:
+    """Exit 2, with both names."""
+    ran = sidecar("explain", "--json", "--markdown")
+    assert ran.code == 2
+    assert "--json and --markdown" in ran.err
+
+
+def test_an_expired_window_without_a_finding_is_exit_3(sidecar: Cli) -> None:
+    """Nobody can know what happened in it."""
+    for n in range(4):
+        sidecar.add(f"a{n}")
+    sidecar.work()
+    sidecar.trim("control:notifications", 1)
+    ran = sidecar("explain")
+    assert ran.code == 3
+    assert "not on record any more" in ran.err

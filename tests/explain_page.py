@@ -1,0 +1,49 @@
+"""docs/explain.md, made from the rules themselves: `make pages` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sidecar.replay.explain.explaining import KINDS
+
+PAGE: Final = Path(__file__).parents[1] / "docs/explain.md"
+_HEAD: Final = """\
+# What `sidecar explain` finds
+
+<!-- Made by `make pages` from the rules themselves. Do not edit it. -->
+
+`sidecar explain` says what went wrong in a window: live, with the archive, or in a bundle
+(`--bundle`). Named a tenant, a stack, a version, a ref, or an event, it tells what concerns that
+alone, and what led to it.
+
+```sh
+sidecar explain --since 2h
+sidecar explain t_1/web@7 --bundle incident.zip
+```
+
+Each finding is one sentence: what happened, to whom, when, by whom. Below it are the numbers of
+the findings that led to it, commands that show it, and the fix. With `--json` each is one
+object a line; `--markdown` is for a ticket.
+
+- An **error** is still wrong: nothing on record has set it right. Exit 1.
+- A **warning** went wrong and is over, or has cost time alone. Exit 1.
+- A **note** is what somebody meant, and is over. Exit 0 where there is nothing else.
+
+A finding comes of a rule over what is on record. Where no rule fits, nothing is said: `trace` and
+`replay report` show the events themselves. What has expired is said to be so, and nothing is made
+up of it. The newest 200,000 events of the window are looked at, and artifacts of 500 subjects.
+
+| kind | what has happened | what cannot be known |
+| --- | --- | --- |
+"""
+
+
+def page() -> str:
+    """Return the page as it should be."""
+    rows = sorted(KINDS, key=lambda kind: kind.name)
+    return _HEAD + "".join(f"| `{one.name}` | {one.means} | {one.unless} |\n" for one in rows)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

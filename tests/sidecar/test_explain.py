@@ -1,0 +1,467 @@
+"""The rules of `sidecar explain`, each over what is on record, and what keeps it quiet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import pytest
+
+from sidecar.history import History
+from sidecar.history.contract import Reach, Streams
+from sidecar.history.halts import HaltPeriod
+from sidecar.history.redrives import Redrive
+from sidecar.redis.members import Held
+from sidecar.redis.source import Entry
+from sidecar.replay.explain.explaining import KINDS, explain_facts
+from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.findings import Finding, Level
+from sidecar.replay.explain.written import markdown
+from sidecar.replay.timeline import End, Life
+from sidecar.replay.window import Window
+from sidecar.wire.event import Event
+from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
+from sidecar.wire.moments import rfc3339
+from tests.explain_page import PAGE, page
+
+BASE_MS: Final = 1_790_000_000_000
+STREAM: Final = "control:events"
+NOW_S: Final = 600.0
+
+
+def us(at_s: float) -> int:
+    """Return a moment of the tests, in microseconds since the epoch."""
+    return BASE_MS * 1000 + round(at_s * 1e6)
+
+
+class Recorded:
+    """A history of which nothing is read but what it says here."""
+
+    store = None
+
+    def __init__(self, *held: Held) -> None:
+        self.streams = Streams((STREAM,), "n", "n:dead", "n:redriven", "n:halts", "n:tenures")
+        self._held = held
+
+    def held(self) -> tuple[Held, ...]:
+        """Return what workers tell that they hold back."""
+        return self._held
+
+    def reach(self, _: str) -> Reach:
+        """Return that all can be read."""
+        return Reach(FIRST.after, LAST)
+
+
+def life(
+    end: End, event_id: str, begun_s: float, ended_s: float = 0.0, *, tenant: str = "t",
+    version: int = 1, stack: str = "web", reason: str = "", detail: str = "", **more: Any,
+) -> Life:  # fmt: skip
+    """Return an event of a stack that came and ended then."""
+    told = Event(event_id=event_id, type="stack.activated", tenant_id=tenant, stack_id=stack,
+                 version=version, **more)  # fmt: skip
+    fields = {b"reason": reason.encode(), b"detail": detail.encode()}
+    ended_us = us(ended_s) if ended_s else 0
+    origin = Origin(f"{STREAM}/{BASE_MS + round(begun_s * 1000)}-0")
+    end_id = EntryId.of_version(ended_us) if ended_us else None
+    return Life(
+        origin, end, None, told, event_id, tenant, ended_us, end_id, fields, us(NOW_S),
+    )  # fmt: skip
+
+
+def published(event_id: str, begun_s: float, ended_s: float = 0.0, **more: Any) -> Life:
+    """Return an event that was published, at once unless told otherwise."""
+    return life(End.PUBLISHED, event_id, begun_s, ended_s or begun_s + 0.01, **more)
+
+
+def dead(event_id: str, begun_s: float, reason: str, ended_s: float = 0.0, **more: Any) -> Life:
+    """Return an event that died, at once unless told otherwise."""
+    return life(End.DEAD, event_id, begun_s, ended_s or begun_s + 0.01, reason=reason, **more)
+
+
+def waiting(event_id: str, begun_s: float, **more: Any) -> Life:
+    """Return an event that waits."""
+    return life(End.WAITING, event_id, begun_s, **more)
+
+
+def redriven(one: Life, at_s: float, **more: Any) -> Redrive:
+    """Return the record of a redrive of what was in the entry of this life, as it is one now."""
+    told: dict[str, Any] = {
+        "letter": EntryId.of(BASE_MS), "origin": Origin(f"{STREAM}/{BASE_MS + 2000}-0"),
+        "event_id": one.event_id, "entry": one.origin, "reason": "ticket 7", "by": "root@vm",
+        "forced": "overtaken", "overrode": "six", "overrode_version": 6,
+        "dead_reason": "artifact_missing", "dead_detail": "nothing there",
+    }  # fmt: skip
+    return Redrive(us(at_s), **(told | more))
+
+
+def record(at_s: float, **fields: str) -> Entry:
+    """Return a record of the stream of tenures."""
+    named = {name.encode(): value.encode() for name, value in fields.items()}
+    return Entry(EntryId.of_version(us(at_s)), named)
+
+
+def tenure(at_s: float, by: str = "a:1", **settings: Any) -> Entry:
+    """Return the record of a tenure."""
+    told = json.dumps(settings)
+    return record(at_s, what="tenure", stream=STREAM, by=by, version="1", settings=told)
+
+
+def facts(*lives: Life, held: tuple[Held, ...] = (), **more: Any) -> Facts:
+    """Return what is on record: these events, and what else is said."""
+    told: dict[str, Any] = {"halts": [], "redrives": [], "records": []}
+    history = cast("History", Recorded(*held))
+    return Facts(history, Window(), list(lives), 0, **(told | more), now_us=us(NOW_S))
+
+
+def found(*lives: Life, what: str = "", **more: Any) -> list[Finding]:
+    """Return what the rules find of them."""
+    return explain_facts(facts(*lives, **more), what).findings
+
+
+def kinds(*lives: Life, what: str = "", **more: Any) -> list[str]:
+    """Return which kinds that is."""
+    return [one.kind for one in found(*lives, what=what, **more)]
+
+
+def others(*at_s: float) -> Iterator[Life]:
+    """Yield events of other tenants, published at once."""
+    for n, at in enumerate(at_s):
+        yield published(f"o{n}", at, tenant=f"u{n}", stack="")
+
+
+# --- subjects ------------------------------------------------------------------------------------
+
+
+def test_an_hour_in_which_nothing_went_wrong_has_no_finding() -> None:
+    """Neither for events in order, nor for a repeat, nor for what came a moment ago."""
+    repeat = life(End.DUPLICATE, "a1", 3, 1.01)
+    assert not kinds(*(published(f"a{n}", n, version=n) for n in range(1, 9)), repeat,
+                     waiting("new", NOW_S - 1), *others(1, 2, 3),
+                     records=[tenure(0)])  # fmt: skip
+
+
+def test_a_subject_that_a_redrive_set_back_is_told_with_who_and_over_what() -> None:
+    """By whom, why, behind which event, and what it had died of; still so."""
+    six, five = published("six", 4, version=6), published("five", 9, version=5)
+    (one,) = found(six, five, redrives=[redriven(five, 8.9)])
+    assert (one.kind, one.level, one.by) == ("went_back", Level.ERROR, "root@vm")
+    assert "t/web went back from @6 to @5" in one.what
+    assert "its dead letter was redriven by force by root@vm (ticket 7), behind six" in one.what
+    assert "it had died: artifact_missing: nothing there. It is so still" in one.what
+
+
+def test_what_set_it_right_since_is_told() -> None:
+    """Then it is over: a warning, with the state since."""
+    lives = [published("six", 4, version=6), published("five", 9, version=5),
+             published("seven", 12, version=7)]  # fmt: skip
+    (one,) = found(*lives, redrives=[redriven(lives[1], 8.9)])
+    assert (one.level, one.until_us) == (Level.WARNING, us(12.01))
+    assert "it is at @7" in one.what
+
+
+def test_a_redrive_that_sets_nothing_back_is_no_finding() -> None:
+    """Where what is newer had not been published before it."""
+    five = published("five", 9, version=5)
+    assert not kinds(five, published("six", 10, version=6), redrives=[redriven(five, 8.9)])
+
+
+def test_an_older_version_in_an_event_of_its_own_is_its_producers() -> None:
+    """A note: it may have been meant, and nothing in the sidecar did it."""
+    (one,) = found(published("six", 4, version=6), published("five", 9, version=5))
+    assert (one.kind, one.level) == ("older_version", Level.NOTE)
+    assert not explain_facts(facts(published("six", 4))).is_wrong
+
+
+def test_two_control_streams_never_set_each_other_back() -> None:
+    """Nobody can tell which of the two came first."""
+    other = published("five", 9, version=5)
+    elsewhere = Life(Origin(f"other/{BASE_MS}-0"), End.PUBLISHED, None, other.event, "five", "t",
+                     other.ended_us, other.end_id)  # fmt: skip
+    assert "went_back" not in kinds(published("six", 4, version=6), elsewhere)
+
+
+def test_one_event_id_with_two_notifications_is_told() -> None:
+    """With both control_versions."""
+    (one,) = found(published("a", 1), published("a", 2))
+    assert (one.kind, one.level) == ("twice", Level.ERROR)
+    assert f"{us(1.01)} and {us(2.01)}" in one.what
+
+
+def test_a_version_that_nobody_sent_is_told_when_asked_for() -> None:
+    """With the highest that was sent; a tenant that there is not is nothing."""
+    lives = [published("a", 1, version=6), published("b", 2, version=5)]
+    (one,) = found(*lives, what="t/web@9")
+    assert one.kind == "never_sent"
+    assert "The highest version that was sent of t/web is @6" in one.what
+    assert not found(*lives, what="nobody/web@9")
+
+
+# --- deaths --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("malformed", "malformed"), ("invalid_event", "malformed"), ("bad_ref", "malformed"),
+        ("too_large", "malformed"), ("unknown_type", "unknown_type"),
+        ("forbidden_ref", "forbidden"), ("forbidden_id", "forbidden"),
+        ("id_conflict", "event_id_reused"), ("artifact_missing", "artifact_missing"),
+        ("checksum_mismatch", "artifact_rewritten"), ("artifact_too_large", "artifact_too_large"),
+        ("poison", "poison"), ("entry_lost", "trimmed_before_read"), ("of another day", "died"),
+    ],
+)  # fmt: skip
+def test_what_died_is_told_by_its_reason(reason: str, kind: str) -> None:
+    """Each reason of the contract has its kind, and an unknown one a kind, too."""
+    (one,) = found(dead("a", 1, reason, version=7, detail="how"))
+    assert (one.kind, one.level) == (kind, Level.ERROR)
+    assert one.what.startswith("t/web@7 (event a) died at")
+    assert f"of {reason}: how. It never arrived" in one.what.replace(" before", "")
+
+
+def test_what_died_and_arrived_all_the_same_is_over() -> None:
+    """Redriven, or sent again under another event_id with the same version."""
+    gone = dead("a", 1, "artifact_missing", version=7)
+    (one,) = found(gone, published("b", 5, version=7))
+    assert one.level is Level.WARNING
+    assert "It arrived all the same" in one.what
+    assert "(b)" in one.what
+
+
+def test_what_died_and_is_overtaken_is_said_to_be() -> None:
+    """By the rule that a redrive goes by."""
+    (one,) = found(dead("a", 1, "artifact_missing", version=7), published("b", 5, version=8))
+    assert one.level is Level.WARNING
+    assert "It never arrived, and has been overtaken by t/web@8" in one.what
+
+
+def test_an_event_id_used_again_names_the_first_use() -> None:
+    """The published one is not taken for the arrival of the dead one."""
+    (one,) = found(published("a", 1, version=3), dead("a", 5, "id_conflict", version=7))
+    assert f"that was t/web@3, control_version {us(1.01)}. It never arrived" in one.what
+
+
+def test_a_release_that_breaks_a_producer_is_told() -> None:
+    """All was right before, nothing since; not where something right came in between."""
+    bad = [dead(f"b{n}", 10 + n, "invalid_event") for n in range(3)]
+    (one,) = found(published("a", 1), *bad)
+    assert "From then on none of its events was right, before all were" in one.what
+    (other,) = found(published("a", 1), *bad, published("c", 11.5, version=2))
+    assert "From then on" not in other.what
+
+
+def test_what_names_no_tenant_is_told_by_how_its_event_ids_begin() -> None:
+    """That is all that tells its producer."""
+    bad = [dead(f"krill-r2-{n}", 10 + n, "invalid_event", tenant="", stack="") for n in range(3)]
+    (one,) = found(*bad)
+    assert "3 events that name no tenant (their event_ids begin with krill-r2-)" in one.what
+
+
+# --- halts ---------------------------------------------------------------------------------------
+
+
+def halt(
+    by: str, until_s: float | None = 20.0, tenant: str | None = None, since_s: float = 10
+) -> HaltPeriod:
+    """Return a halt that began after ten seconds, unless told otherwise."""
+    until_us = us(until_s) if until_s else None
+    return HaltPeriod(STREAM, us(since_s), "why", by, until_us, "fixed", "ann", tenant)
+
+
+def test_a_halt_in_a_row_of_dead_letters_is_linked_to_them() -> None:
+    """To those that came after the last notification, and to no others."""
+    early = dead("x", 2, "poison", tenant="u")
+    row = [dead(f"b{n}", 9 + n / 100, "malformed") for n in range(3)]
+    told = found(early, published("a", 5, tenant="v"), *row, halts=[halt("sidecar")])
+    (one,) = (one for one in told if one.kind == "halted")
+    assert (one.level, one.causes) == (Level.WARNING, ("died:malformed:t",))
+
+
+def test_a_pause_that_somebody_made_and_lifted_is_a_note() -> None:
+    """One that lasts is an error, with the command that ends it."""
+    over, lasts = halt("ann"), halt("ann", None)
+    (one,) = found(published("a", 11, 20.5), halts=[over])
+    assert (one.level, one.by) == (Level.NOTE, "ann")
+    assert "; 1 event waited" in one.what
+    (other,) = found(halts=[lasts])
+    assert other.level is Level.ERROR
+    assert "sidecar resume --stream control:events" in other.fix
+
+
+def test_a_paused_tenant_is_that_tenants() -> None:
+    """Another tenant does not hear of it; of a halt everybody does whose events waited."""
+    waited = published("a", 11, 20.5), published("b", 11, 11.1, tenant="u")
+    assert kinds(*waited, what="t", halts=[halt("ann", tenant="t")]) == ["paused"]
+    assert not kinds(*waited, what="u", halts=[halt("ann", tenant="t")])
+    assert kinds(*waited, what="u", halts=[halt("ann")]) == ["halted"]
+    assert not kinds(published("c", 30, tenant="w"), what="w", halts=[halt("ann")])
+
+
+# --- waits ---------------------------------------------------------------------------------------
+
+
+def test_what_came_late_while_others_went_on_waited_for_its_artifact() -> None:
+    """With what waited behind it; not where nobody shows that the worker was there."""
+    late = [published("a", 1, 9), published("b", 2, 9.1, version=2)]
+    (one,) = found(*late, *others(3, 5))
+    assert one.kind == "artifact_late"
+    assert "8.0s after its turn came" in one.what
+    assert "1 event of its tenant waited behind it" in one.what
+    assert "artifact_late" not in kinds(*late)
+    paused = halt("x", tenant="t", since_s=0.5)
+    assert "artifact_late" not in kinds(*late, *others(3, 5), halts=[paused])
+
+
+def test_what_waited_behind_one_that_died_is_linked_to_it() -> None:
+    """It is not told where nothing waited."""
+    gone = dead("a", 1, "artifact_missing", 9)
+    told = found(gone, published("b", 2, 9.1, version=2), *others(3, 5))
+    (one,) = (one for one in told if one.kind == "held_behind")
+    assert one.causes == ("died:artifact_missing:t",)
+    assert "1 event of t waited behind t/web@1" in one.what
+    assert kinds(gone, *others(3, 5)) == ["artifact_missing"]
+
+
+def test_what_is_tried_again_is_told_by_its_worker() -> None:
+    """Why, and how often; else by what others had done meanwhile."""
+    head = waiting("a", 1)
+    held = Held(head.origin, "t", "a", "nothing at the ref", 9, "since then", "next", outage=False)
+    (one,) = found(head, waiting("b", 2), held=(held,))
+    assert (one.kind, one.level) == ("held_behind", Level.ERROR)
+    assert "and 1 event of its tenant behind it: nothing at the ref; tried 9 times" in one.what
+    (other,) = found(head, *others(3))
+    assert "others were published meanwhile" in other.what
+
+
+def test_what_waits_without_a_worker_is_told() -> None:
+    """Where nothing came of anything since; a halted stream has its own finding."""
+    lives = published("a", 1), waiting("b", 2, tenant="u"), waiting("c", 3)
+    (one,) = found(*lives)
+    assert (one.kind, one.level) == ("not_served", Level.ERROR)
+    assert kinds(*lives, halts=[halt("ann", None)]) == ["halted"]
+
+
+def test_a_time_without_a_worker_ends_with_a_tenure() -> None:
+    """Without one it is said that nobody knows what held it up; one tenant alone is no witness."""
+    lives = [published("a", 1), published("b", 2, 30, tenant="u"), published("c", 3, 30.1)]
+    (one,) = found(*lives, records=[tenure(29.5, "new:1")])
+    assert (one.kind, one.by) == ("not_served", "new:1")
+    assert "no worker served it until new:1 began" in one.what
+    (other,) = found(*lives)
+    assert "which of them is not on record" in other.what
+    assert not kinds(published("a", 1), published("c", 3, 30.1, version=2))
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def test_what_redis_forgot_is_one_finding() -> None:
+    """A group alone that was gone is another kind."""
+    forgot = {"what": "forgot", "stream": STREAM, "known": "5-0", "found": "1-0"}
+    parts = [record(1, lost="group", **forgot), record(2, lost="control stream", **forgot)]
+    (one,) = found(records=parts)
+    assert (one.kind, one.level) == ("redis_lost", Level.ERROR)
+    assert kinds(records=parts[:1]) == ["group_touched"]
+
+
+def test_a_stream_that_changes_hands_again_and_again_is_told() -> None:
+    """Five times in ten minutes; a rollout is less."""
+    assert kinds(records=[tenure(n * 60, f"w:{n}") for n in range(5)]) == ["flapping"]
+    assert not kinds(records=[tenure(n * 60) for n in range(4)])
+    assert not kinds(records=[tenure(n * 300) for n in range(6)])
+
+
+def test_a_limit_that_changed_is_the_cause_of_what_died_of_it() -> None:
+    """Not where it was as narrow before, nor of what died before, nor where nothing died."""
+    died = dead("a", 20, "artifact_too_large")
+    change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
+    cause, effect = sorted(found(died, records=change), key=lambda one: one.at_us)
+    assert (cause.kind, effect.causes) == ("limit_changed", (cause.key,))
+    assert "b:2 began to serve control:events" in cause.what
+    assert "--max-artifact-size 10; before it was 100" in cause.what
+    assert kinds(died, records=change[1:]) == ["artifact_too_large"]
+    wider = [tenure(1, max_artifact_size=10), tenure(10, max_artifact_size=100)]
+    assert kinds(died, records=wider) == ["artifact_too_large"]
+    assert kinds(dead("a", 5, "artifact_too_large"), records=change) == ["artifact_too_large"]
+    assert not kinds(records=change)
+
+
+def test_a_stream_made_anew_is_a_note() -> None:
+    """With who and why."""
+    (one,) = found(records=[record(1, what="remade", stream=STREAM, by="ann", reason="IDs")])
+    assert (one.kind, one.level, one.by) == ("remade", Level.NOTE, "ann")
+
+
+# --- producers, losses ---------------------------------------------------------------------------
+
+
+def test_a_clock_that_is_ahead_is_told_once_a_tenant() -> None:
+    """Not one that is a second ahead."""
+    ahead = [published(f"a{n}", n, version=n, created_at=rfc3339(us(n + 3600))) for n in (1, 2)]
+    (one,) = found(*ahead)
+    assert one.kind == "producer_clock"
+    assert "2 events of it" in one.what
+    assert not kinds(published("a", 1, created_at=rfc3339(us(2.5))))
+
+
+def test_a_producer_that_sends_all_again_is_told() -> None:
+    """Where most came again, not where a few of many did."""
+    again = [life(End.DUPLICATE, f"a{n}", 50 + n, n + 0.01) for n in range(1, 7)]
+    first = [published(f"a{n}", n, version=n) for n in range(1, 41)]
+    assert kinds(*first[:10], *again) == ["producer_doubled"]
+    assert not kinds(*first, *again)
+
+
+def test_a_flood_for_which_others_waited_is_told() -> None:
+    """Without anybody who waited it is business."""
+    flood = [published(f"f{n}", 100 + n / 100, stack="", tenant="big") for n in range(400)]
+    slow = [published("s", 101, 105, tenant="u", stack="")]
+    assert "flooding" in kinds(*flood, *slow)
+    assert not kinds(*flood, published("s", 101, tenant="u", stack=""))
+
+
+def test_what_came_to_nothing_is_told_where_all_can_be_read() -> None:
+    """Where something has expired that may be its end: nobody knows."""
+    lost = life(End.UNKNOWN, "a", 1)
+    assert kinds(lost) == ["lost"]
+
+
+# --- all together --------------------------------------------------------------------------------
+
+
+def test_what_is_asked_for_comes_before_what_led_to_it() -> None:
+    """And what has nothing to do with it does not come."""
+    row = [dead(f"b{n}", 9 + n / 100, "malformed", tenant="u") for n in range(3)]
+    mine = dead("a", 11, "artifact_missing", 21)
+    theirs = dead("x", 40, "poison", tenant="w")
+    told = kinds(mine, *row, theirs, what="t/web@1", halts=[halt("sidecar")])
+    assert (told[0], set(told)) == ("artifact_missing", {"artifact_missing", "halted", "malformed"})
+
+
+def test_causes_are_numbers_of_findings() -> None:
+    """For machines: those that are among what was found."""
+    row = [dead(f"b{n}", 9 + n / 100, "malformed") for n in range(3)]
+    told = explain_facts(facts(*row, halts=[halt("sidecar")]))
+    objects = [one.to_json(told.numbers) for one in told.findings]
+    assert [(one["number"], one["kind"], one["causes"]) for one in objects] == [
+        (1, "malformed", []), (2, "halted", [1]),
+    ]  # fmt: skip
+
+
+def test_a_ticket_shows_what_hostile_events_say_as_text() -> None:
+    """Neither Markdown nor HTML nor a terminal's escapes act in it."""
+    hostile = "</td><script>`*x*`\x1b[2J[a](b)@all"
+    told = explain_facts(facts(dead(hostile, 1, "poison", detail=hostile)))
+    shown = markdown(told)
+    assert "\x1b" not in shown
+    text = [line for line in shown.splitlines() if "- see `" not in line]  # that is code
+    assert "\\<script\\>\\`\\*x\\*\\`" in text[0]
+    assert not any("<script>" in line for line in text)
+    assert "- see `` sidecar trace" in shown
+    assert markdown(explain_facts(facts())) == "- Not known: no store to look for artifacts in"
+
+
+def test_every_kind_is_on_the_page() -> None:
+    """docs/explain.md is what `make pages` writes."""
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+    assert PAGE.read_text() == page()
