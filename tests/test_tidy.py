@@ -23,7 +23,7 @@ FUNCTION_LINES: Final = 60
 USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
     "sidecar": 720,
-    "sidecar/cli": 4570,
+    "sidecar/cli": 4690,
     "sidecar/feed": 1480,
     "sidecar/history": 2760,
     "sidecar/ops": 5410,

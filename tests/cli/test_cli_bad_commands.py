@@ -80,6 +80,7 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "REF": REF, "PREFIX": REF, "REF|CHECKSUM": REF,
     "EVENT_ID|TENANT/STACK@VERSION": TEXT, "--readers": TEXT, "--timeout": DURATIONS,
     "ID": (*ODD, RAW, "1-2-3", "9" * 400, LONG), "ID|REF|TENANT/STACK[@VERSION]": TEXT,
+    "[TENANT|TENANT/STACK[@VERSION]|REF|ID]": TEXT,
     "--as": WORD, "--only": WORD, "--end": WORD, "--role": WORD, "--traceparent": WORD,
     "--forget": TEXT, "--tenant": TEXT, "--stack": TEXT, "--type": TEXT, "--reason": TEXT,
     "--event-id": TEXT, "--ref": TEXT, "--allow-type": TEXT, "--tenant-scope": TEXT,
