@@ -26,7 +26,7 @@ ROOM_LINES: Final = {
     "sidecar/cli": 4690,
     "sidecar/feed": 1480,
     "sidecar/history": 2760,
-    "sidecar/ops": 5410,
+    "sidecar/ops": 5425,
     "sidecar/producer": 990,
     "sidecar/redis": 6405,
     "sidecar/replay": 4620,

@@ -20,10 +20,10 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from sidecar.errors import UsageError
-from sidecar.redis.census import Census, Registrar
+from sidecar.redis.census import Census, Registrar, bytes_of, text_of
 from sidecar.redis.client import Client, Side
 from sidecar.redis.errors import translated
-from sidecar.redis.keys import GROUP
+from sidecar.redis.keys import GROUP, Keys
 from sidecar.redis.scan import pages, stream_info
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
@@ -127,20 +127,22 @@ class UnfinishedPins(Pins):
     streams all from the lowest entry on that any worker's group has not finished.
     """
 
-    _controls: frozenset[bytes] = frozenset()
+    _census = Census()
 
     def _rounds(self, census: Census) -> Iterator[tuple[Side, set[bytes]]]:
-        self._controls = frozenset(census.control)
+        self._census = census
         for _ in range(2):
             yield self._notify, census.dead
             yield self._control, census.control
 
     def _first(self, client: Client, stream: bytes) -> EntryId:
-        """Return the lowest entry that is not finished; the oldest where no group tells."""
-        if stream not in self._controls:
+        """Return the lowest entry that is not finished; the oldest where a group does not tell."""
+        if stream not in self._census.control:
             return FIRST
         lowest: list[EntryId] = []
         groups: Any = client.xinfo_groups(stream)
+        if self._lacks_a_group(stream, {group["name"] for group in groups}):
+            return FIRST
         for group in groups:
             if group["name"].startswith(GROUP.encode()):
                 # Asked after the group's position, so that what is handed out meanwhile is above.
@@ -148,6 +150,12 @@ class UnfinishedPins(Pins):
                 lowest.append(EntryId(group["last-delivered-id"].decode()).after)
                 lowest += [EntryId(pending["min"].decode())] if pending["min"] else []
         return min(lowest, default=FIRST)
+
+    def _lacks_a_group(self, stream: bytes, there: set[bytes]) -> bool:
+        """Tell whether a fleet's worker has held the stream whose group is lost."""
+        keys = [Keys.of(text_of(stream), text_of(name)) for name in self._census.notifications]
+        fences = [bytes_of(one.fence) for one in keys if bytes_of(one.group) not in there]
+        return any(self._notify.at(fence).exists(fence) for fence in fences)
 
 
 class Announced(NamedTuple):

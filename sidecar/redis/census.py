@@ -81,10 +81,10 @@ class Registrar:
 
     def logs(self, census: Census) -> frozenset[str]:
         """Return the ids of the logs of notifications, as workers noted them."""
-        keys = [_bytes(Keys.of("", _text(name)).fleet) for name in census.notifications]
+        keys = [bytes_of(Keys.of("", text_of(name)).fleet) for name in census.notifications]
         with translated(self._notify.url):
             found: list[Any] = [self._notify.at(key).hget(key, LOG) for key in keys]
-        return frozenset(_text(one) for one in found if one)
+        return frozenset(text_of(one) for one in found if one)
 
     def confirm(self) -> None:
         """Raise `Unreachable` when a server lost what it had at the census: entries may lack."""
@@ -100,10 +100,10 @@ class Registrar:
 
     def _control_streams(self, census: Census) -> list[tuple[bytes, bytes]]:
         """Add the control streams; return those that have a worker's group, with its stream."""
-        for stream in map(_bytes, self._named.control):
+        for stream in map(bytes_of, self._named.control):
             _check_named("--stream", self._control, stream, "or leave it out")
             census.control.add(stream)
-        usual = _bytes(self._named.usual_control)
+        usual = bytes_of(self._named.usual_control)
         census.control.update({usual} if usual and _exists(self._control, usual) else ())
         pairs = []
         with translated(self._control.url):
@@ -116,7 +116,7 @@ class Registrar:
 
     def _outbound_streams(self, census: Census) -> None:
         """Add the notification streams that were named, and what looks like either kind."""
-        for name in map(_bytes, self._named.notifications):
+        for name in map(bytes_of, self._named.notifications):
             _check_named("--keep-from-stream", self._notify, name, "or --redis and --notify-redis")
             census.notifications.add(name)
         with translated(self._notify.url):
@@ -129,7 +129,7 @@ class Registrar:
 
     def _by_groups(self, census: Census, pairs: list[tuple[bytes, bytes]]) -> None:
         for stream, name in pairs:
-            keys = Keys.of(_text(stream), _text(name))
+            keys = Keys.of(text_of(stream), text_of(name))
             if _exists(self._notify, name):
                 census.notifications.add(name)
             elif not self._holds(keys.fence):
@@ -145,7 +145,7 @@ class Registrar:
         with translated(self._notify.url):
             keys = list(_scan(self._notify, match=f"*{FENCE}*"))
         for key in keys:
-            readings = list(_readings(_text(key)))
+            readings = list(_readings(text_of(key)))
             census.notifications.update(name for name, _ in readings if _exists(self._notify, name))
             control = [stream for _, stream in readings if _exists(self._control, stream)]
             census.control.update(control)
@@ -157,13 +157,15 @@ class Registrar:
                 )
 
     def _dead_streams(self, census: Census) -> None:
-        prefixes = [hash_tagged(_text(name)) for name in census.notifications]
+        prefixes = [hash_tagged(text_of(name)) for name in census.notifications]
         names = [*self._named.dead, *(f"{prefix}:dead" for prefix in prefixes)]
-        census.dead.update(_bytes(name) for name in names if _exists(self._notify, _bytes(name)))
+        census.dead.update(
+            bytes_of(name) for name in names if _exists(self._notify, bytes_of(name))
+        )
 
     def _holds(self, key: str) -> bool:
         with translated(self._notify.url):
-            return bool(self._notify.at(key).exists(_bytes(key)))
+            return bool(self._notify.at(key).exists(bytes_of(key)))
 
     def _remember(self, side: Side, streams: set[bytes]) -> None:
         for stream in sorted(streams):
@@ -189,7 +191,7 @@ def _readings(key: str) -> Iterator[tuple[bytes, bytes]]:
         prefix, control = key[:at], key[at + len(FENCE) :]
         for name in (prefix, prefix.removeprefix("{").removesuffix("}")):
             if control and _is_prefix(prefix, name):
-                yield _bytes(name), _bytes(control)
+                yield bytes_of(name), bytes_of(control)
         at = key.find(FENCE, at + 1)
 
 
@@ -247,9 +249,11 @@ def _lost(side: Side, what: str) -> Unreachable:
     )
 
 
-def _text(name: bytes) -> str:
+def text_of(name: bytes) -> str:
+    """Return the name of a key as text, whatever bytes it has; `bytes_of` turns it back."""
     return name.decode(errors="surrogateescape")
 
 
-def _bytes(name: str) -> bytes:
+def bytes_of(name: str) -> bytes:
+    """Return the name of a key as Redis has it."""
     return name.encode(errors="surrogateescape")

@@ -15,7 +15,9 @@ from sidecar.ops import pins
 from sidecar.ops.keeping import AT_ONCE
 from sidecar.ops.published import retire_published
 from sidecar.ops.sweeping import sweep
+from sidecar.redis.census import Census
 from sidecar.redis.client import Side
+from sidecar.redis.keys import Keys
 from sidecar.wire.keeping import Published, source_rules, unattended
 from sidecar.wire.logbook import Log, register
 from sidecar.wire.removals import removals
@@ -289,6 +291,20 @@ def test_a_stream_without_a_group_keeps_all_that_it_names(
     assert left(source) == [1, 7]
 
 
+def test_a_group_that_another_fleet_has_does_not_tell_for_one_that_is_lost(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """A fleet has read all; what the other's worker, which was here, has not finished stays."""
+    append(rig, rig.control, 1)
+    other = Keys.of(rig.control, "other:notifications")
+    rig.client.xadd(other.notifications, {"event": "{}", "origin": f"{rig.control}/1-1"})
+    rig.client.xgroup_create(rig.control, other.group, "$")
+    rig.client.set(rig.keys.fence, "token")
+    rig.client.xgroup_destroy(rig.control, rig.keys.group)
+    sweep(order(rig, published(source, fleet)))
+    assert left(source) == [1, 7]
+
+
 def test_what_is_younger_than_the_rule_stays(
     rig: Rig, fleet: MemoryStore, source: MemoryStore
 ) -> None:
@@ -485,6 +501,6 @@ def test_what_is_handed_out_while_it_is_asked_is_not_finished() -> None:
             return {"pending": 1, "min": b"6-0"}  # read meanwhile
 
     one: Any = object.__new__(pins.UnfinishedPins)
-    one._controls = frozenset({b"c"})
+    one._census = Census(control={b"c"})
     assert str(one._first(Client(), b"c")) == "5-1"
     assert str(one._first(Client(), b"another")) == "0-0"
