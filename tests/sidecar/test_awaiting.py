@@ -343,7 +343,7 @@ def test_a_producer_remembers_a_bounded_number(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory does not grow with what it sends."""
-    monkeypatch.setattr("sidecar.producer.MOST_REMEMBERED", 3)
+    monkeypatch.setattr("sidecar.producer.direct.MOST_REMEMBERED", 3)
     with closing(Producer(redis_url, STREAM, store.open_url("memory:"))) as producer:
         for number in range(10):
             producer.publish(type="run.abort", event_id=f"e{number}")
