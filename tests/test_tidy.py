@@ -28,7 +28,7 @@ ROOM_LINES: Final = {
     "sidecar/history": 2760,
     "sidecar/ops": 5425,
     "sidecar/producer": 990,
-    "sidecar/redis": 6405,
+    "sidecar/redis": 6410,
     "sidecar/replay": 4620,
     "sidecar/telemetry": 1160,
     "sidecar/terminal": 1110,
