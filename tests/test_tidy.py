@@ -32,7 +32,7 @@ ROOM_LINES: Final = {
     "sidecar/replay": 4620,
     "sidecar/telemetry": 1160,
     "sidecar/terminal": 1110,
-    "sidecar/wire": 2125,
+    "sidecar/wire": 2150,
     "sidecar/worker": 7255,
     "store": 2210,
     "store/chassis": 960,

@@ -32,7 +32,7 @@ from sidecar.wire.defaults import STREAM
 from sidecar.wire.keeping import SHORTEST_GRACE_S, KeepRule
 from sidecar.wire.logbook import Forgotten, Log
 from sidecar.wire.moments import rfc3339
-from sidecar.wire.removals import Removal, put_on_record
+from sidecar.wire.removals import Removal, announce, put_on_record
 from sidecar.wire.units import seconds
 from store import Capability, Checked, Collected, Pin, Retention, StoreError, VersionedStore
 
@@ -222,15 +222,14 @@ def gc(
         if rules:
             refs = Refs(opened, rules, asked, retention, logs, dry_run=dry_run)
     if not dry_run:
-        record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), gone.reason)
-        with explained():
-            forget_all(opened, forgotten, record)
+        _forget(opened, gone)
     found = _Collected(opened, rules, dry_run=dry_run, json=json, refs=refs)
     with progress(json=json) as show, summed_up(found.summarise), explained():
         try:
             collecting = opened.collect(retention, _told(pins, show), dry_run=dry_run)
         except ValueError as error:
             raise UsageError(f"--grace {kept.grace}: {error}") from error
+        found.begin()
         for retired in refs.pieces(show) if refs else ():
             found.add_ref(retired)
             show(found.text())
@@ -238,6 +237,13 @@ def gc(
         for piece in collecting:
             found.add(piece)
             show(found.text())
+
+
+def _forget(store: VersionedStore, gone: Gone) -> None:
+    """Note of the logs that are gone who said so. Raises as a store does, in words for people."""
+    record = Forgotten(whoami(), rfc3339(time.time_ns() // 1000), gone.reason)
+    with explained():
+        forget_all(store, gone.logs(), record)
 
 
 class _Verified:
@@ -309,6 +315,10 @@ class _Collected:
         self._pieces: Counter[str] = Counter()
         self._size_bytes: Counter[str] = Counter()
 
+    def begin(self) -> None:
+        if not self._dry_run:
+            announce(self._store, self._removal)
+
     def add_ref(self, retired: Retired) -> None:
         self._gone.add(retired.ref)
         self._removal.ref_went(retired.ref, retired.checksum, retired.size_bytes)
@@ -331,10 +341,10 @@ class _Collected:
         return f"{doing} {self._pieces.total():,} pieces, {size(self._size_bytes.total())}"
 
     def summarise(self, *, complete: bool) -> None:
-        if not (complete or self._pieces):
-            return  # it was refused, or went wrong before it began
         if not self._dry_run:
             self._put_on_record(complete=complete)
+        if not (complete or self._pieces):
+            return  # it was refused, or went wrong before it began
         if self._json:
             if self._refs:
                 self._refs.print_json()

@@ -102,6 +102,8 @@ class Pace(NamedTuple):
     """The families after this one have the first turn, in the order of their names."""
     breathe: Callable[[], None] = lambda: None
     """Is called between two small pieces of work; what it raises ends the run."""
+    begin: Callable[[], None] = lambda: None
+    """Is called once, before anything goes; what it raises ends the run."""
 
 
 AT_ONCE = Pace()
@@ -154,6 +156,8 @@ class Keeping:
         began = time.monotonic()
         self._choose_in_turn(now_s)
         self._spare(pins())
+        if self._candidates and not dry_run:
+            self._pace.begin()
         for ref, (family, size_bytes, checksum) in self._candidates.items():
             self._pace.breathe()
             unused_s = max(self._grace_s, family.rule.age_s, time.monotonic() - began + SLACK_S)

@@ -31,6 +31,8 @@ def retire_published(
     for pin in pins():
         pace.breathe()
         candidates.pop(pin.ref, None)
+    if candidates:
+        pace.begin()
     for ref, (size_bytes, checksum) in candidates.items():
         pace.breathe()
         if source.delete(ref, unused_s=max(rule.age_s, time.monotonic() - began + SLACK_S)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from sidecar.ops.asking import ask_there, check_all_asked, to_ask
 from sidecar.ops.keeping import Keeping, Pace, Retired
@@ -15,7 +16,7 @@ from sidecar.stores import explained
 from sidecar.wire.keeping import Published
 from sidecar.wire.logbook import Log
 from sidecar.wire.moments import rfc3339
-from sidecar.wire.removals import Removal, put_on_record
+from sidecar.wire.removals import Removal, announce, put_on_record
 from sidecar.worker.retaining import SweepOrder, Swept
 from store import Capability, Pin, Retention, capabilities
 
@@ -36,8 +37,8 @@ def sweep(order: SweepOrder) -> Swept:
         named = Named(there, dead=(keys.dead,))
         asked = ask_there(order.control, order.notify, named, kind)
         check_all_asked(logs, [asked])
-        retiring = _Retiring(order, asked.pins, logs)
         with _recorded(order) as removal:
+            retiring = _Retiring(order, asked.pins, logs, removal)
             for one in retiring.run():
                 removal.ref_went(one.ref, one.checksum, one.size_bytes)
             refs, size_bytes = removal.counts.get("ref", 0), removal.size_bytes
@@ -47,7 +48,7 @@ def sweep(order: SweepOrder) -> Swept:
 
 @contextmanager
 def _recorded(order: SweepOrder) -> Iterator[Removal]:
-    """Put on record what goes meanwhile, also when it ends early."""
+    """Put on record what went meanwhile, also when it ends early."""
     rules = order.place.rules
     said = [str(one) for one in ([rules] if isinstance(rules, Published) else rules)]
     removal = Removal(rfc3339(time.time_ns() // 1000), order.by, said)
@@ -72,10 +73,11 @@ def _collect(order: SweepOrder, pins: Pins, removal: Removal) -> bool:
 class _Retiring:
     """The refs of one pass."""
 
-    def __init__(self, order: SweepOrder, pins: Pins, logs: list[Log]) -> None:
+    def __init__(self, order: SweepOrder, pins: Pins, logs: list[Log], removal: Removal) -> None:
         streams = [log.stream.encode() for log in logs if not log.reads]
         self._order, self._pins = order, pins
-        self._pace = pace = Pace(order.most, order.after, order.breathe)
+        begin = partial(announce, order.place.store, removal)
+        self._pace = pace = Pace(order.most, order.after, order.breathe, begin)
         rules = order.place.rules
         self._keeping = None if isinstance(rules, Published) else Keeping(
             order.place.store, rules, order.grace_s, streams, pace)  # fmt: skip

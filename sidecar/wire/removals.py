@@ -7,10 +7,10 @@ removed anything. A bounded number of bounded records: the newest stay.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from secrets import token_hex
 from typing import Any, Final
 
 from sidecar.wire.bounds import bounded
@@ -23,6 +23,7 @@ MOST_RECORDS: Final = 1000
 MOST_NAMED: Final = 100
 """So many refs are named in a record; all are counted."""
 _RECORD: Final = Limit(1 << 20, 0)
+_BEGUN: Final = "~begun"
 
 
 @dataclass(slots=True)
@@ -42,6 +43,13 @@ class Removal:
     """Whether it came to its end."""
     refs: list[tuple[str, str]] = field(default_factory=list)
     """The first refs that went, each with the checksum of its current version."""
+    id: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Tells it from others that began at the same moment."""
+
+    @property
+    def record(self) -> str:
+        """The ref of its record; with `_BEGUN` behind it that of what announced it."""
+        return f"{ROOT}/{self.at}~{self.id}"
 
     def went(self, kind: str, size_bytes: int) -> None:
         """Count a piece."""
@@ -55,12 +63,29 @@ class Removal:
             self.refs.append((ref, checksum))
 
 
+def announce(store: VersionedStore, removal: Removal) -> None:
+    """Put it on record before anything goes: a run that is killed is known by it.
+
+    Where the store cannot delete, such a record could not be taken back if nothing goes, and there
+    is none. Raises `store.StoreError`: then nothing may go.
+    """
+    if {Capability.LIST, Capability.DELETE} <= store.capabilities:
+        _thin_out(store)
+        _put(store, removal.record + _BEGUN, removal)
+
+
 def put_on_record(store: VersionedStore, removal: Removal) -> None:
-    """Keep it, if anything went and the store can list. Raises `store.StoreError`."""
+    """Keep what went, if anything did and the store can list. Raises `store.StoreError`."""
     if removal.counts and Capability.LIST in store.capabilities:
         _thin_out(store)
-        body = {"format": FORMAT, **asdict(removal)}
-        store.put(f"{ROOT}/{removal.at}~{token_hex(4)}", json.dumps(body).encode(), b"")
+        _put(store, removal.record, removal)
+    if Capability.DELETE in store.capabilities:
+        store.delete(removal.record + _BEGUN)
+
+
+def _put(store: VersionedStore, ref: str, removal: Removal) -> None:
+    body = {"format": FORMAT, **asdict(removal)}
+    store.put(ref, json.dumps(body).encode(), b"")
 
 
 def removals(store: VersionedStore) -> Iterator[Removal]:
@@ -68,7 +93,10 @@ def removals(store: VersionedStore) -> Iterator[Removal]:
 
     Raises `store.StoreError`: `Corrupt` for a record that this release cannot read.
     """
-    for ref in sorted(store.list(ROOT)):
+    refs = set(store.list(ROOT))
+    for ref in sorted(refs):
+        if ref.endswith(_BEGUN) and ref.removesuffix(_BEGUN) in refs:
+            continue  # its end is on record, too
         with suppress(NotFound):  # it was thinned out meanwhile
             yield _read(store, ref)
 

@@ -9,9 +9,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import redis
 
 import store
-from sidecar.errors import SidecarError, Unreachable
+from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.producer.outbox import Pump
 from tests.outbox.places import Place
 from tests.servers import PATIENCE_S
@@ -116,6 +117,60 @@ def test_a_running_pump_waits_for_what_is_away(place: Place, error: Exception) -
     thread.join(PATIENCE_S)
     pump.close()
     assert sum(str(error) in one for one in place.told) == 1
+
+
+@contextmanager
+def replica(place: Place) -> Iterator[None]:
+    """Let the server be a replica meanwhile, and every client find that out."""
+    with redis.Redis.from_url(place.redis_url) as server:
+        server.replicaof("127.0.0.1", 1)
+        server.client_kill_filter(_type="normal", skipme=True)
+        try:
+            yield
+        finally:
+            server.replicaof("NO", "ONE")
+
+
+def test_a_running_pump_waits_for_a_failover(place: Place) -> None:
+    """While Redis is a replica nothing is sent; then all is, without a restart."""
+    stop, pump = threading.Event(), place.pump()
+    thread = threading.Thread(target=lambda: pump.run(stop, poll_s=0.01))
+    thread.start()
+    place.stage("a")
+    place.until(lambda: place.appended() == ["a"])
+    with replica(place):
+        place.stage("b")
+        place.until(lambda: any("replica" in one for one in place.told))
+    place.until(lambda: place.appended() == ["a", "b"])
+    stop.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    pump.close()
+
+
+def test_a_pump_that_begins_at_a_replica_ends(place: Place) -> None:
+    """The URL may be wrong: a person has to look."""
+    place.stage("a")
+    with replica(place):
+        pump = place.pump()
+        with pytest.raises(UsageError, match="replica"):
+            pump.run(threading.Event())
+        pump.close()
+
+
+def test_what_was_sent_before_an_outage_is_not_sent_again(place: Place) -> None:
+    """Each row that came before the one that failed is marked."""
+    place.stage("a", "b", "c")
+    pump = place.pump()
+    third = Failing(3, after=False, error=Unreachable("away"))
+    with (
+        mock.patch.object(pump._client, "xadd", third.around(pump._client.xadd)),
+        pytest.raises(Unreachable),
+    ):
+        pump.once()
+    assert pump.once() == 1
+    pump.close()
+    assert place.appended() == ["a", "b", "c"]
 
 
 def test_a_pump_that_a_person_must_help_ends(place: Place) -> None:

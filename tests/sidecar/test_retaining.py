@@ -172,6 +172,33 @@ def test_a_pass_that_ends_early_leaves_a_record(
     assert (removal.complete, removal.counts) == (False, {"ref": 2})
 
 
+def test_a_pass_is_on_record_before_anything_goes(
+    rig: Rig, fleet: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is killed in it is known; where the store takes no record, nothing goes."""
+    delete, known = fleet.delete, list[bool]()
+
+    def deleted(ref: str, **how: Any) -> bool:
+        known.extend(removal.complete for removal in removals(fleet))
+        return delete(ref, **how)
+
+    monkeypatch.setattr(fleet, "delete", deleted)
+    sweep(order(rig, Place("fleet", fleet, RULES)))
+    assert known[0] is False
+    put(fleet, 7, 8)
+    for version in (7, 8):
+        notify(rig, version)
+    stay = left(fleet)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise Unavailable("full")
+
+    monkeypatch.setattr(fleet, "put", full)
+    with pytest.raises(Unreachable):
+        sweep(order(rig, Place("fleet", fleet, RULES)))
+    assert left(fleet) == stay
+
+
 def test_the_grace_keeps(rig: Rig, fleet: MemoryStore) -> None:
     """What was stored within the grace stays."""
     assert sweep(order(rig, Place("fleet", fleet, RULES), grace_s=3600.0)) == Swept()

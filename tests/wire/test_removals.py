@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sidecar.wire import removals
-from sidecar.wire.removals import MOST_NAMED, ROOT, Removal, put_on_record
+from sidecar.wire.removals import MOST_NAMED, ROOT, Removal, announce, put_on_record
 from store import Capability, Corrupt
 from store.memory import MemoryStore
 
@@ -59,6 +59,28 @@ def test_a_run_that_removed_nothing_leaves_no_record() -> None:
     put_on_record(fleet, Removal("2026-01-01T00:00:00Z", "me"))
     put_on_record(other, removal())
     assert [list(fleet.list()), list(other.list())] == [[], []]
+
+
+def test_a_run_that_is_killed_is_known_by_what_it_announced() -> None:
+    """It says that it did not come to its end; one that does has one record."""
+    fleet = MemoryStore()
+    killed, whole = Removal("2026-01-01T00:00:00Z", "me"), removal("2026-01-02T00:00:00Z")
+    for one in (killed, whole):
+        announce(fleet, one)
+    whole.complete = True
+    put_on_record(fleet, whole)
+    assert [one.complete for one in removals.removals(fleet)] == [False, True]
+
+
+def test_a_run_that_announced_itself_and_removed_nothing_leaves_no_record() -> None:
+    """Where it could not take that back, it does not announce itself."""
+    fleet, other = MemoryStore(), MemoryStore()
+    other.capabilities -= {Capability.DELETE}
+    for store in (fleet, other):
+        nothing = Removal("2026-01-01T00:00:00Z", "me")
+        announce(store, nothing)
+        put_on_record(store, nothing)
+        assert list(store.list()) == []
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{}", json.dumps({"format": 2}).encode()])

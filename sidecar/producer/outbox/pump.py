@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sidecar.errors import Incomplete, Unreachable
+from sidecar.errors import Incomplete, Unreachable, UsageError
 from sidecar.producer.checking import check_entry, wrong
 from sidecar.producer.outbox.staging import check_event, check_size
 from sidecar.producer.outbox.table import Database, Ended, Row
 from sidecar.producer.outbox.wiring import check_database, opened
 from sidecar.redis.client import check_stream, connect, url_of
-from sidecar.redis.errors import translated
+from sidecar.redis.errors import Outage, translated
 from sidecar.redis.keys import named
 from sidecar.wire.event import Reason, Rejected
 from store import InvalidRef, Store, StoreError, checksum_of
@@ -59,12 +59,13 @@ class Pump:
         self._tell = told
         self._database: Database | None = None
         self._told = ""
+        self._has_worked = False
 
     def run(self, stop: threading.Event, *, poll_s: float = POLL_S) -> None:
         """Send until `stop` is set, and wait for whatever is away, however long.
 
         Raises `UsageError` for an outbox that is not there or of another format, and for what only
-        a person can fix at Redis.
+        a person can fix at Redis: a refused login or a replica, too, until all was sent once.
         """
         wait_s = poll_s
         while not stop.is_set():
@@ -80,13 +81,22 @@ class Pump:
         """Send all that waits; return what stops that, told once, if it passes."""
         try:
             self.once(stop)
-        except (Unreachable, StoreError, AnotherPump) as error:
+            self._has_worked = True
+        except (Unreachable, StoreError, AnotherPump, UsageError) as error:
+            if isinstance(error, UsageError) and not self._passes(error):
+                raise
             if str(error) != self._told:
                 self._tell(f"{error}; waiting")
             self._told = str(error)
             return error
         self._told = ""
         return None
+
+    def _passes(self, error: UsageError) -> bool:
+        """Tell whether it is a login or a node that was the right one, and will be again: a
+        password is rotated, a failover is not through.
+        """
+        return self._has_worked and isinstance(error.__cause__, Outage)
 
     async def run_async(self, *, poll_s: float = POLL_S) -> None:
         """As `run`, in a thread, until it is cancelled; the row that is being sent ends first."""
