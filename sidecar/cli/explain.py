@@ -92,7 +92,7 @@ def _print(found: Explanation, about: About, *, json: bool) -> None:
 def _nothing(found: Explanation, what: str) -> str:
     newest = newest_of(found.lives)
     if newest is None:
-        return "nothing went wrong"
+        return "nothing went wrong with any event; of servers and keys `sidecar doctor` tells"
     ended = f" at {at(newest.ended_us)}" if newest.ended_us else ""
     last = f"the last event, {called(newest)}, is {newest.end.value}{ended}"
     return f"nothing is wrong with {what}: {last}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.errors import UsageError
-from sidecar.producer.checking import BLOBS, body_of, entry_of
+from sidecar.producer.checking import BLOBS, body_of, entry_of, wrong
 from sidecar.redis.awaiting import Awaiting, Outcome, Sought
 from sidecar.redis.client import Side, connect, url_of
 from sidecar.redis.errors import translated
@@ -130,9 +130,13 @@ class Producer:
         nothing any more is waited for; `sidecar wait` looks into the archive, too.
 
         On a connection of its own, with the rights of the user `waiter` in deploy/redis/users.acl.
-        Raises `Unreachable` when Redis is away at the end, and `UsageError` when it refuses the
-        login or a command.
+        Raises `Unreachable` when Redis is away at the end, `UsageError` when it refuses the login
+        or a command, and `Rejected` for an event_id that no event can have.
         """
+        try:
+            event_id.encode()
+        except UnicodeEncodeError as error:
+            raise wrong("event_id", "it is no text: a lone surrogate") from error
         sought = self._sent.get(event_id, Sought(event_id))
         with closing(connect(self._url, key=self._stream)) as client:
             control = Side(client, self._url)

@@ -191,7 +191,10 @@ class Awaiting:
         return self._of_origin(self._sought.event_id, control_version, origin.decode())
 
     def _of_origin(self, event_id: str, control_version: int, origin: str) -> Outcome:
-        is_other = self._sought.origin not in ("", origin)
+        is_other = origin and self._sought.origin not in (
+            "",
+            origin,
+        )  # one that is trimmed: unknown
         return Outcome("duplicate" if is_other else "published", event_id, control_version)
 
     def _notified(self, client: Client) -> Outcome | None:

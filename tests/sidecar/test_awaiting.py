@@ -24,7 +24,7 @@ from sidecar.redis.client import Client, Side, connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members
 from sidecar.redis.readers import passed
-from sidecar.wire.event import content_digest, decode
+from sidecar.wire.event import Rejected, content_digest, decode
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import EntryId
 from tests import servers
@@ -105,6 +105,8 @@ def test_what_the_index_knows_is_published(redis_url: str, client: redis.Redis) 
     """Also when its notification has been trimmed."""
     remember(client, event(), 17)
     assert looked(redis_url, Sought("e")) == Outcome("published", "e", 17)
+    ours = Sought("e", origin=f"{STREAM}/1-0")
+    assert looked(redis_url, ours) == Outcome("published", "e", 17)
 
 
 def test_a_dead_letter_tells_reason_and_fix(redis_url: str, client: redis.Redis) -> None:
@@ -337,6 +339,15 @@ def test_a_producer_asks_what_became_of_what_it_sent(redis_url: str, tmp_path: P
         assert producer.outcome("unsent", 0).state == "waiting"
         with closing(Producer(redis_url, STREAM, source)) as other:
             assert other.outcome("e", 0) == first
+
+
+def test_what_no_event_can_have_is_refused(redis_url: str) -> None:
+    """By the field's name."""
+    with (
+        closing(Producer(redis_url, STREAM, store.open_url("memory:"))) as producer,
+        pytest.raises(Rejected, match="event_id: it is no text"),
+    ):
+        producer.outcome("\udc80", 0)
 
 
 def test_a_producer_remembers_a_bounded_number(
