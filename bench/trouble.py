@@ -4,7 +4,8 @@ Two hundred tenants send in turns to a worker of its own process, whose stores a
 a part of them every artifact is missing (`missing`: held back, and tried again), or no event has a
 ref that is one (`dead`: dead letters in a row, until each such tenant is paused). Told of the
 others: how many a second are published while all that was sent is worked through, and from entry
-to notification the median and the 99th percentile at `--rate`.
+to notification the median and the 99th percentile at `--rate`. The rate is held against the share
+that the others have of a run without trouble.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def main() -> None:
     for _ in range(chosen.rounds):
         for kind, part in parts:
             none, some = (measured(chosen, kind, of) for of in (0, part))
-            ratios[kind, part].append(Told(*(b / a for a, b in zip(none, some, strict=True))))
+            share = none._replace(rate=none.rate * (1 - part / 100))  # what the others have alone
+            ratios[kind, part].append(Told(*(b / a for a, b in zip(share, some, strict=True))))
             print(f"{kind} {part:>2} %: {_said(some)}; beside none: {_said(none)}", flush=True)
     for (kind, part), found in ratios.items():
         rate, median, p99 = (statistics.median(each) for each in zip(*found, strict=True))
