@@ -48,7 +48,7 @@ class Finding:
     key: str
     """By which others name it as their cause."""
     until_us: int | None = None
-    """When it was over; None when it goes on, or has no length."""
+    """When it was over; None while it lasts, or where it has no length."""
     by: str = ""
     """Who did it, where somebody did."""
     about: frozenset[str] = frozenset()
