@@ -1,4 +1,4 @@
-"""What people put back: dead letters that were redriven, and lost entries that were repaired."""
+"""Records of redrives and repairs: dead letters sent again, and lost entries sent again."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ _TEXTS = ("event_id", "reason", "by", "forced", "overrode", "dead_reason", "dead
 
 
 def redrives_of(history: History) -> Iterator[Redrive]:
-    """Yield what was put back, the oldest first. Raises as the history does."""
+    """Yield the redrives and repairs, the oldest first. Raises as the history does."""
     return map(Redrive.of, history.entries(history.streams.redriven))

@@ -227,7 +227,7 @@ def test_a_pass_is_bounded_and_the_next_continues(rig: Rig, fleet: MemoryStore) 
     put(fleet, *range(1, 7), family=other)
     notify(rig, 6, other)
     for version in range(1, 5):
-        append(rig, rig.control, version)  # needed: they stay, whoever looks at them
+        append(rig, rig.control, version)  # needed: they stay, no matter which pass looks at them
     first = sweep(order(rig, place, most=1))
     assert (first.refs, first.reached) == (0, WEB)
     second = sweep(order(rig, place, most=1, after=first.reached))

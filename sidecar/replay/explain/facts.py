@@ -115,12 +115,12 @@ class Facts:
 
     @cached_property
     def put_back(self) -> dict[str, Redrive]:
-        """What people put back, by the entry that it became."""
+        """Redrives and repairs, by the entry that each became."""
         return {one.entry: one for one in self.redrives if one.entry}
 
     @cached_property
     def originals(self) -> dict[str, Origin]:
-        """By the entry that something was put back as, the one that it had been."""
+        """By the entry of a redrive or a repair, the one that it had been."""
         return {entry: one.origin for entry, one in self.put_back.items()}
 
     @cached_property
