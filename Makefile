@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate years check format bench bench-store bench-remote bench-million lock pages site sbom audit-deps fuzz limits healthy clean
+.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate years check format bench bench-store bench-remote bench-million lock pages site sbom audit-deps fuzz limits healthy incidents clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -34,7 +34,7 @@ test-slow: $(VENV)/dev.stamp ## Run the proofs that take minutes
 # Another Python could find: a library that changed, a warning, an import, another order of threads.
 # Not these: they look at other programs, orders of steps, rights, a service, or the tests themselves.
 SAME_ON_EACH_PYTHON := deploy faults report simulation topology test_tidy.py cli/test_tutorial.py \
-  demo/test_incident.py sidecar/test_bench.py sidecar/test_controller_go.py \
+  demo/test_incident.py demo/test_incidents.py sidecar/test_bench.py sidecar/test_controller_go.py \
   store/crash store/test_chassis.py \
   store/services store/test_object.py store/test_object_faults.py
 
@@ -105,6 +105,11 @@ simulate: $(VENV)/dev.stamp ## Simulate: SEEDS=1000 seeds [JOBS=2] [KIND=whole],
 
 years: $(VENV)/dev.stamp ## Let years pass, a day after the other: YEARS="--days 1092 --subjects 2000"
 	@$(BIN)/python -m tests.simulation.years $(YEARS)
+
+INCIDENTS ?= 40
+
+incidents: $(VENV)/dev.stamp ## Play INCIDENTS real ones, have explain name them, and score that: INCIDENTS=200 PLAY="--jobs 4"
+	@$(BIN)/python -m examples.incident --incidents $(INCIDENTS) --least 0.95 $(PLAY)
 
 bench: $(VENV)/bench.stamp ## Measure, beside the limits, in one run: BENCH="--dir /mnt --save FILE"
 	@$(BIN)/python -m bench $(BENCH)

@@ -1,0 +1,513 @@
+"""The scenes of the corpus: each one thing that goes wrong in a real fleet, and what is true of it.
+
+A scene is a generator. It plays on a `Fleet`, for a tenant of its own, and says by `caused` what
+`sidecar explain` has to name. At each `yield` others continue: ordinary events, other scenes.
+Where nothing may come between, it does not yield. README.md shows how to add one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from examples.incident.fleet import (
+    BUDGET_S,
+    CONTROL,
+    GROUP,
+    LARGEST,
+    NOTIFY,
+    ROW,
+    Fleet,
+    checksum,
+)
+
+Steps = Iterator[None]
+Scene = Callable[[Fleet, str], Steps]
+SCENES: Final[dict[str, Scene]] = {}
+FIRST: Final[set[str]] = set()
+"""Scenes that take other events' traces with them: they are over before another begins."""
+LAST: Final[set[str]] = set()
+"""Scenes after which something waits: they come last, and nobody waits for the end of the queue."""
+LONG_S: Final = 8.0
+"""So long an outage is well over what a rule calls long."""
+
+
+def scene(play: Scene) -> Scene:
+    """Take a scene into the corpus, under its function's name."""
+    SCENES[play.__name__] = play
+    return play
+
+
+def first(play: Scene) -> Scene:
+    """Take a scene into the corpus that comes before all others."""
+    FIRST.add(play.__name__)
+    return scene(play)
+
+
+def last(play: Scene) -> Scene:
+    """Take a scene into the corpus that comes after all others, and leaves something waiting."""
+    LAST.add(play.__name__)
+    return scene(play)
+
+
+@scene
+def healthy(fleet: Fleet, tenant: str) -> Steps:
+    """Nothing goes wrong: a producer sends an event again, a ref gets other bytes, a rollout."""
+    again = fleet.change(tenant, ref=f"rows/{tenant}/a")
+    yield
+    fleet.change(tenant, ref=f"rows/{tenant}/b", event_id=f"{tenant}-b")
+    fleet.change(tenant, ref=f"rows/{tenant}/b", event_id=f"{tenant}-b")
+    fleet.settle()
+    fleet.restart()
+    yield
+    fleet.change(tenant, ref=f"rows/{tenant}/a", event_id=f"{again}-2")
+
+
+# --- events that end as dead letters -------------------------------------------------------------
+
+
+@scene
+def event_id_reused(fleet: Fleet, tenant: str) -> Steps:
+    """A build node is set up from an old image, and counts its events from the beginning."""
+    for version in (1, 2, 3):
+        fleet.activate(tenant, version)
+    yield
+    fleet.activate(tenant, 4, event_id=f"{tenant}-web-2")
+    fleet.caused("event_id_reused", tenant)
+
+
+@scene
+def artifact_missing(fleet: Fleet, tenant: str) -> Steps:
+    """A producer appends an event, and dies before it has put the artifact."""
+    fleet.activate(tenant, 1)
+    fleet.activate(tenant, 2, data=None)
+    fleet.caused("artifact_missing", f"{tenant}/web@2")
+    yield
+
+
+@scene
+def held_behind(fleet: Fleet, tenant: str) -> Steps:
+    """The same, with more of the tenant behind it: that waits until the event is dead."""
+    event_id = fleet.activate(tenant, 1, data=None)
+    for _ in range(4):
+        fleet.change(tenant)
+    fleet.wait(BUDGET_S)
+    fleet.dead(event_id)
+    fleet.caused("artifact_missing", f"{tenant}/web@1")
+    fleet.caused("held_behind", tenant)
+    yield
+
+
+@last
+def waits_for_its_artifact(fleet: Fleet, tenant: str) -> Steps:
+    """An event is tried again, now, and more of its tenant waits behind it."""
+    fleet.settle()
+    fleet.activate(tenant, 1, data=None)
+    fleet.change(tenant)
+    fleet.wait(4)
+    fleet.caused("held_behind", tenant)
+    yield
+
+
+@scene
+def artifact_rewritten(fleet: Fleet, tenant: str) -> Steps:
+    """A job packs an artifact anew before its event is read: other bytes than the event pins."""
+    fleet.activate(tenant, 1)
+    ref = f"stacks/{tenant}/web/2"
+    fleet.store.put(ref, b"packed", b"{}")
+    fleet.activate(tenant, 2, data=None, checksum=checksum("as it was"))
+    fleet.caused("artifact_rewritten", ref)
+    yield
+
+
+@scene
+def artifact_too_large(fleet: Fleet, tenant: str) -> Steps:
+    """A tenant's snapshot has outgrown the limit."""
+    fleet.activate(tenant, 1)
+    fleet.activate(tenant, 2, data=b"x" * (LARGEST + 1))
+    fleet.caused("artifact_too_large", f"{tenant}/web@2")
+    yield
+
+
+@scene
+def artifact_late(fleet: Fleet, tenant: str) -> Steps:
+    """A producer appends the event first, and puts the artifact seconds later."""
+    ref, data = f"stacks/{tenant}/web/1", b"late"
+    fleet.settle()
+    fleet.activate(tenant, 1, data=None, checksum=checksum("late"))
+    fleet.wait(4.2)
+    fleet.store.put(ref, data, b"{}")
+    fleet.settle()
+    fleet.caused("artifact_late", ref)
+    yield
+
+
+@scene
+def limit_changed(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody rolls out a smaller --max-artifact-size, and takes it back when stacks die."""
+    fleet.activate(tenant, 1, data=b"x" * 50_000)
+    fleet.settle()
+    fleet.restart(max_artifact_size="20000")
+    fleet.activate(tenant, 2, data=b"x" * 50_000)
+    fleet.settle()
+    fleet.restart()
+    fleet.caused("limit_changed", tenant)
+    fleet.caused("artifact_too_large", f"{tenant}/web@2")
+    yield
+
+
+@scene
+def bad_release(fleet: Fleet, tenant: str) -> Steps:
+    """A release of a producer writes versions as strings."""
+    for version in (1, 2):
+        fleet.activate(tenant, version)
+    yield
+    for version in (3, 4, 5):
+        fleet.activate(tenant, version, data=None, base_version=f"{version}")
+    fleet.caused("malformed", tenant)
+
+
+@scene
+def bad_release_halts(fleet: Fleet, tenant: str) -> Steps:
+    """A bad release names no tenant: so many dead letters in a row that the stream is halted."""
+    fleet.settle()
+    for number in range(ROW):
+        fleet.append(event_id=f"{tenant}-r2-{number}", type="stack.activated", version=f"{number}")
+    fleet.until(lambda: _halted(fleet), "the halt")
+    fleet.wait(1)
+    fleet.sidecar("resume", "--reason", "the release was taken back")
+    fleet.settle()
+    fleet.caused("malformed")
+    fleet.caused("halted", CONTROL)
+    yield
+
+
+@scene
+def unknown_type(fleet: Fleet, tenant: str) -> Steps:
+    """A producer sends a new type before the workers allow it."""
+    fleet.change(tenant)
+    fleet.append(event_id=f"{tenant}-new", type="invoice.sent", tenant_id=tenant)
+    fleet.caused("unknown_type", tenant)
+    yield
+
+
+@scene
+def forbidden_ref(fleet: Fleet, tenant: str) -> Steps:
+    """A tenant names the artifact of another."""
+    fleet.change(tenant)
+    fleet.append(
+        event_id=f"{tenant}-steals", type="key.changed", tenant_id=tenant,
+        artifact_ref="rows/t_ash/1", checksum=checksum("theirs"),
+    )  # fmt: skip
+    fleet.caused("forbidden", tenant)
+    yield
+
+
+@scene
+def deleted_while_pending(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody deletes entries that a worker has read and not finished."""
+    fleet.activate(tenant, 1, data=None)
+    entry = fleet.append(event_id=f"{tenant}-2", type="key.changed", tenant_id=tenant)
+    fleet.until(lambda: _is_read(fleet, entry), "the worker to read the entry")
+    fleet.redis.xdel(CONTROL, entry)
+    fleet.wait(BUDGET_S)
+    fleet.settle()
+    fleet.caused("trimmed_before_read")
+    fleet.caused("artifact_missing", f"{tenant}/web@1")
+    fleet.may("held_behind", tenant)
+    yield
+
+
+# --- halts -------------------------------------------------------------------------------------
+
+
+@scene
+def paused_by_hand(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody pauses a tenant while its importer is looked at, and resumes it."""
+    fleet.sidecar("pause", "--tenant", tenant, "--reason", "its importer repeats itself")
+    fleet.change(tenant)
+    yield
+    fleet.wait(1)
+    fleet.sidecar("resume", "--tenant", tenant, "--reason", "the importer is fixed")
+    fleet.caused("paused", tenant)
+
+
+@scene
+def paused_by_its_dead(fleet: Fleet, tenant: str) -> Steps:
+    """A tenant's dead letters in a row pause it; somebody resumes it."""
+    fleet.settle()
+    for number in range(ROW):
+        fleet.append(event_id=f"{tenant}-bad-{number}", type="key.changed", tenant_id=tenant,
+                     artifact_ref=f"rows/{tenant}/{number}")  # fmt: skip
+    fleet.change(tenant)
+    fleet.until(lambda: _paused(fleet, tenant), "the pause")
+    yield
+    fleet.sidecar("resume", "--tenant", tenant, "--reason", "its producer is fixed")
+    fleet.caused("paused", tenant)
+    fleet.caused("malformed", tenant)
+
+
+@scene
+def halted_by_hand(fleet: Fleet, tenant: str) -> Steps:
+    """An operator halts the stream while a store moves."""
+    fleet.sidecar("pause", "--reason", "the fleet store moves")
+    fleet.change(tenant)
+    fleet.wait(2)
+    fleet.sidecar("resume", "--reason", "moved")
+    fleet.settle()
+    fleet.caused("halted", CONTROL)
+    yield
+
+
+@last
+def halted_still(fleet: Fleet, tenant: str) -> Steps:
+    """The same, and nobody has resumed it."""
+    fleet.settle()
+    fleet.sidecar("pause", "--reason", "until Monday")
+    fleet.change(tenant)
+    fleet.wait(2)
+    fleet.caused("halted", CONTROL)
+    yield
+
+
+# --- workers -----------------------------------------------------------------------------------
+
+
+@scene
+def no_worker(fleet: Fleet, tenant: str) -> Steps:
+    """The worker is stopped, and the next one is started late."""
+    fleet.settle()
+    fleet.stop()
+    fleet.change(tenant)
+    fleet.wait(LONG_S)
+    fleet.start()
+    fleet.settle()
+    fleet.caused("not_served")
+    yield
+
+
+@scene
+def frozen(fleet: Fleet, tenant: str) -> Steps:
+    """The worker's machine stands still."""
+    fleet.settle()
+    fleet.change(tenant)
+    fleet.freeze(LONG_S)
+    fleet.settle()
+    fleet.caused("not_served")
+    yield
+
+
+@last
+def no_worker_now(fleet: Fleet, tenant: str) -> Steps:
+    """The worker was stopped, and nobody has started another."""
+    fleet.settle()
+    fleet.stop()
+    fleet.change(tenant)
+    fleet.wait(LONG_S)
+    fleet.caused("not_served")
+    yield
+
+
+@scene
+def flapping(fleet: Fleet, tenant: str) -> Steps:
+    """Workers are killed and started again and again."""
+    for _ in range(6):
+        fleet.change(tenant)
+        fleet.settle()
+        fleet.stop(kill=True)
+        fleet.until(lambda: not _leased(fleet), "the end of the lease")
+        fleet.start()
+    fleet.settle()
+    fleet.caused("flapping", CONTROL)
+    yield
+
+
+# --- subjects ----------------------------------------------------------------------------------
+
+
+@scene
+def forced_back(fleet: Fleet, tenant: str) -> Steps:
+    """A team asks for its missing build, and somebody redrives it by force: over a newer one."""
+    event_id = fleet.activate(tenant, 5, data=None, checksum=checksum("five"))
+    fleet.wait(BUDGET_S)
+    letter = fleet.dead(event_id)
+    fleet.activate(tenant, 6)
+    fleet.settle()
+    yield
+    fleet.store.put(f"stacks/{tenant}/web/5", b"five", b"{}")
+    fleet.sidecar("dead", "redrive", letter, "--force", "--reason", "they miss build 5")
+    fleet.settle()
+    fleet.caused("went_back", f"{tenant}/web")
+    fleet.caused("artifact_missing", f"{tenant}/web@5")
+
+
+@scene
+def older_version(fleet: Fleet, tenant: str) -> Steps:
+    """A producer activates an older version: a rollback of its own."""
+    fleet.activate(tenant, 8)
+    yield
+    fleet.activate(tenant, 7)
+    fleet.caused("older_version", f"{tenant}/web")
+
+
+@scene
+def never_sent(fleet: Fleet, tenant: str) -> Steps:
+    """A team waits for a version that its build has never sent."""
+    fleet.activate(tenant, 1)
+    yield
+    fleet.caused("never_sent", f"{tenant}/web@2", ask=f"{tenant}/web@2")
+
+
+@scene
+def redriven_in_order(fleet: Fleet, tenant: str) -> Steps:
+    """An event dies, its artifact is put, and it is redriven: all is well since."""
+    event_id = fleet.activate(tenant, 1, data=None, checksum=checksum("one"))
+    fleet.wait(BUDGET_S)
+    letter = fleet.dead(event_id)
+    yield
+    fleet.store.put(f"stacks/{tenant}/web/1", b"one", b"{}")
+    fleet.sidecar("dead", "redrive", letter, "--reason", "the node is back")
+    fleet.settle()
+    fleet.caused("artifact_missing", f"{tenant}/web@1")
+
+
+# --- producers ---------------------------------------------------------------------------------
+
+
+@scene
+def clock_ahead(fleet: Fleet, tenant: str) -> Steps:
+    """A node's clock is an hour ahead."""
+    made = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    fleet.change(tenant, created_at=made)
+    yield
+    fleet.change(tenant, created_at=made)
+    fleet.caused("producer_clock", tenant)
+
+
+@scene
+def doubled(fleet: Fleet, tenant: str) -> Steps:
+    """Two producers of one tenant run, and each sends all."""
+    sent = [(fleet.change(tenant, ref=f"rows/{tenant}/{n}"), n) for n in range(8)]
+    yield
+    for event_id, n in sent:
+        fleet.change(tenant, ref=f"rows/{tenant}/{n}", event_id=event_id)
+    fleet.caused("producer_doubled", tenant)
+
+
+# --- what is gone ------------------------------------------------------------------------------
+
+
+@scene
+def artifact_gone(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody deletes an artifact from the fleet's store by hand."""
+    fleet.activate(tenant, 1)
+    fleet.settle()
+    yield
+    shutil.rmtree(next((fleet.fleet / "refs").rglob(tenant)))
+    fleet.caused("artifact_gone", f"{tenant}/web")
+
+
+@scene
+def read_by_hand(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody reads from the worker's group and acknowledges; the next worker does it again."""
+    fleet.settle()
+    fleet.stop()
+    fleet.change(tenant)
+    for _, entries in fleet.redis.xreadgroup(GROUP, "somebody", {CONTROL: ">"}):
+        fleet.redis.xack(CONTROL, GROUP, *(entry for entry, _ in entries))
+    fleet.start()
+    fleet.settle()
+    yield
+
+
+@scene
+def notification_deleted(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody deletes a notification by hand: no reader ever sees that change."""
+    event_id = fleet.change(tenant)
+    fleet.settle()
+    fleet.ordinary()
+    fleet.settle()
+    for entry, fields in fleet.redis.xrange(NOTIFY):
+        if f'"{event_id}"'.encode() in fields[b"event"]:
+            fleet.redis.xdel(NOTIFY, entry)
+    fleet.caused("lost", tenant)
+    yield
+
+
+@scene
+def group_destroyed(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody removes the worker's group."""
+    fleet.change(tenant)
+    fleet.settle()
+    fleet.redis.xgroup_destroy(CONTROL, GROUP)
+    time.sleep(1)
+    fleet.ordinary()
+    fleet.settle()
+    fleet.caused("group_touched", CONTROL)
+    yield
+
+
+@first
+def wiped(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody empties Redis, or it comes back without its disk."""
+    fleet.change(tenant)
+    fleet.settle()
+    fleet.redis.flushall()
+    time.sleep(1)
+    fleet.wait(3)
+    fleet.settle()
+    fleet.caused("redis_lost")
+    yield
+
+
+@first
+def notifications_lost(fleet: Fleet, tenant: str) -> Steps:
+    """A failover takes the newest notifications with it."""
+    fleet.change(tenant)
+    fleet.settle()
+    fleet.wait(6)
+    fleet.settle()
+    fleet.redis.delete(NOTIFY)
+    fleet.wait(6)
+    fleet.settle()
+    fleet.caused("redis_lost", NOTIFY)
+    fleet.may("lost")
+    yield
+
+
+@first
+def control_deleted(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody deletes the control stream when all in it is finished."""
+    fleet.change(tenant)
+    fleet.settle()
+    fleet.redis.delete(CONTROL)
+    time.sleep(1)
+    fleet.wait(3)
+    fleet.settle()
+    fleet.caused("redis_lost", CONTROL)
+    fleet.may("group_touched", CONTROL)
+    yield
+
+
+def _halted(fleet: Fleet) -> bool:
+    return bool(fleet.redis.hexists("{control:notifications}:halt:" + CONTROL, "reason"))
+
+
+def _paused(fleet: Fleet, tenant: str) -> bool:
+    return any(tenant.encode() in one for one in _pauses(fleet))
+
+
+def _pauses(fleet: Fleet) -> list[bytes]:
+    return [field for _, fields in fleet.redis.xrange("{control:notifications}:halts")
+            for field in fields.values()]  # fmt: skip
+
+
+def _leased(fleet: Fleet) -> bool:
+    return bool(fleet.redis.exists("{control:notifications}:lease:" + CONTROL))
+
+
+def _is_read(fleet: Fleet, entry: str) -> bool:
+    return bool(fleet.redis.xpending_range(CONTROL, GROUP, entry, entry, 1))
