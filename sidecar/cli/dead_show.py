@@ -48,7 +48,7 @@ def show(
             f"there is no dead letter {letter_id} in {keys.dead} on {redact(url)};"
             " `sidecar dead ls` lists them"
         )
-    predictions = Predictions.looking_into(where.source, letters.client, keys, rules.rules())
+    predictions = Predictions.looking_into(where, letters.client, keys, rules.rules())
     with translated(url):
         told = explained(
             letter, predictions, letters.client, keys, lambda: where.control_url,

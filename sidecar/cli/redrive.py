@@ -93,7 +93,7 @@ def redrive(
     with translated(notify.url):
         chosen = reasons.selection(letters, of, between)
     order = conduct.order(where, asked.reason, chosen)
-    predictions = Predictions.looking_into(where.source, notify.client, keys[0], rules.rules())
+    predictions = Predictions.looking_into(where, notify.client, keys[0], rules.rules())
     archive = archive_for(where, keys[0], notify)
     redriver = Redriver(where.control, notify.client, keys[0], order, predictions, archive=archive)
     with translated(notify.url):

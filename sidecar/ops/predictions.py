@@ -1,13 +1,11 @@
-"""Whether a dead letter would end as one again: the pipeline's own code tells, on today's source.
+"""Whether a dead letter would end as one again: the pipeline's own code tells, on today's stores.
 
-It is asked to bring the artifact from the source into the source itself, which reads it, verifies
-it and puts nothing.
+It reads the artifact, verifies it and puts nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from sidecar.errors import Unreachable
 from sidecar.redis.client import Client
@@ -19,14 +17,26 @@ from sidecar.wire.event import Reason, Rejected
 from sidecar.wire.identity import identity_digest
 from sidecar.worker.pipeline import Admitted, Pipeline, Rules
 from sidecar.worker.policy import Bury, Mismatch, decide
-from store import Store, StoreError
+from store import Store, StoreError, VersionedStore
 from store import open as open_backend
 
 NO_SOURCE: Final = "no --source-store was named: artifacts were not looked for"
-SOURCE_AWAY: Final = "the source store cannot be reached: artifacts were not looked for"
+STORE_AWAY: Final = "a store cannot be reached: artifacts were not looked for"
+NO_FLEET: Final = "; the fleet may have it: name --fleet-store"
+LACKING: Final = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)
 NO_INDEX: Final = (
     "this Redis user may not read the deduplication index: event_ids were not looked up"
 )
+
+
+class Stores(Protocol):
+    """Leads to the stores."""
+
+    def source(self) -> Store | None:
+        """Open the producer's, if one is named."""
+
+    def fleet_if_any(self) -> VersionedStore | None:
+        """Open the fleet's, if one is named."""
 
 
 class Prediction(NamedTuple):
@@ -43,29 +53,28 @@ class Predictions:
 
     def __init__(
         self, client: Client, keys: Keys, source: Store | None, rules: Rules, *,
-        without: str = NO_SOURCE,
+        fleet: Store | None = None, without: str = NO_SOURCE,
     ) -> None:  # fmt: skip
         """Without `source`, for the cause `without`, nothing is said of artifacts.
 
-        Nor is it once the source was away: each letter would wait for it anew.
-        `rules` are those of the workers.
+        Nor is it once a store was away: each letter would wait for it anew. What the source lacks
+        is looked for in `fleet`, as a worker does. `rules` are those of the workers.
         """
         self._without = without
+        self._knows_fleet = fleet is not None
         self._client = client
         self._keys = keys
         self._source = source
         judged = source or open_backend("memory")
-        self._pipeline = Pipeline(judged, judged, rules)
+        self._pipeline = Pipeline(judged, fleet or judged, rules, only_looks=True)
 
     @classmethod
-    def looking_into(
-        cls, source: Callable[[], Store | None], client: Client, keys: Keys, rules: Rules
-    ) -> Predictions:
-        """Return what looks for artifacts in the store that `source` opens, if that can be."""
+    def looking_into(cls, stores: Stores, client: Client, keys: Keys, rules: Rules) -> Predictions:
+        """Return what looks for artifacts in the stores, if they can be opened."""
         try:
-            return cls(client, keys, source(), rules)
+            return cls(client, keys, stores.source(), rules, fleet=stores.fleet_if_any())
         except Unreachable:
-            return cls(client, keys, None, rules, without=SOURCE_AWAY)
+            return cls(client, keys, None, rules, without=STORE_AWAY)
 
     def of(self, letter: DeadLetter) -> Prediction:
         """Say what would become of it now."""
@@ -103,7 +112,9 @@ class Predictions:
         except (StoreError, Rejected, Mismatch) as error:
             verdict = decide(error, attempts=1, spent_s=0, budget_s=0)
             if isinstance(verdict, Bury):
-                return Prediction(f"{verdict.reason}: {verdict.detail.partition(' (tried ')[0]}")
-            self._source, self._without = None, SOURCE_AWAY  # who is away is not asked again
-            return Prediction(unseen=SOURCE_AWAY)
+                detail = verdict.detail.partition(" (tried ")[0]
+                is_lack = verdict.reason in LACKING and not self._knows_fleet
+                return Prediction(f"{verdict.reason}: {detail}{NO_FLEET if is_lack else ''}")
+            self._source, self._without = None, STORE_AWAY  # who is away is not asked again
+            return Prediction(unseen=STORE_AWAY)
         return Prediction()

@@ -67,14 +67,14 @@ EXPLANATIONS: Final[dict[Reason, Explanation]] = {
         " counter that outlives the machine.",
     ),
     Reason.ARTIFACT_MISSING: Explanation(
-        "Nothing lies at artifact_ref in the source store, and nothing came within the retry"
-        " budget.",
+        "Nothing lies at artifact_ref in the source store, nothing came within the retry budget,"
+        " and the fleet's store does not have what the event pins either.",
         "Put the artifact there, or name the right --source-store to the workers; then redrive."
         " `sidecar store exists REF --store SOURCE_URL` looks.",
     ),
     Reason.CHECKSUM_MISMATCH: Explanation(
         "What the source store holds at artifact_ref is not what the event's checksum says, or"
-        " is corrupt.",
+        " is corrupt, and the fleet's store does not have what the event pins either.",
         "Put the right bytes there and redrive. Where the ref has been rewritten since (a store"
         " without versions), a later event carries the change and this one can be left.",
         "Nobody writes to a ref again that an event names, or the source store keeps versions.",

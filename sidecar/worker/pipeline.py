@@ -7,14 +7,13 @@ artifact at the source, verifies it, and puts it into the fleet's store. Knows n
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 from sidecar.wire import notification
-from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
+from sidecar.wire.bounds import MAX_MANIFEST_BYTES
 from sidecar.wire.event import (
     KNOWN_TYPES,
     Event,
@@ -25,13 +24,14 @@ from sidecar.wire.event import (
 )
 from sidecar.wire.scope import Scope, refuse_reserved
 from sidecar.worker import inflight
+from sidecar.worker.opening import LACKS, Opener, Several
 from sidecar.worker.policy import Mismatch
 from store import (
     CHUNK_BYTES,
-    Artifact,
     ArtifactReader,
     Capability,
     ChecksumMismatch,
+    Corrupt,
     InvalidRef,
     Limit,
     NotFound,
@@ -100,23 +100,26 @@ class Admitted:
 class Pipeline:
     """Admits entries and carries artifacts. Safe to use from several threads."""
 
-    def __init__(self, source: Store, fleet: Store, rules: Rules) -> None:
-        """A source that would make a thread wait for its files to rest is asked again instead."""
+    def __init__(
+        self, source: Store, fleet: Store, rules: Rules, *, only_looks: bool = False
+    ) -> None:
+        """A source that would make a thread wait for its files to rest is asked again instead.
+
+        With `only_looks` everything is verified, and nothing is put.
+        """
         self.one_store = _same_storage(source, fleet)
         """Whether an artifact is verified where it is, and nothing is put."""
+        self._puts = not (self.one_store or only_looks)
         source = getattr(source, "impatient", lambda: source)()
-        self._source = source
-        self._streaming_source = versioned(source, Capability.STREAM)
-        self._pins_source = Capability.PINNED_GET in capabilities(source)
         self._limit = Limit(rules.max_artifact_bytes, MAX_MANIFEST_BYTES)
-        self._limits = bounded(source, self._limit)
-        self._small = bounded(source, Limit(rules.max_artifact_bytes, inflight.SMALL_BYTES))
+        self._source = Opener(source, self._limit)
+        self._again = Opener(fleet, self._limit)
         self._fleet = fleet
         self._streaming_fleet = versioned(fleet, Capability.STREAM)
         self._orders_fleet = Capability.POSITION in capabilities(fleet)
         self.keeps_versions = Capability.PINNED_GET in capabilities(fleet)
         """Whether what is put at a ref can be resolved when something else is put there."""
-        self.streams = bool(self._streaming_source and self._streaming_fleet and self._limits)
+        self.streams = bool(self._source.streams and self._streaming_fleet)
         """Whether an artifact takes no more memory than `inflight.BUFFERED_BYTES`."""
         self._in_flight = inflight.InFlight()
         self._rules = rules
@@ -161,49 +164,75 @@ class Pipeline:
     def carry(self, admitted: Admitted, position: Position) -> None:
         """Bring the event's artifact into the fleet's store; complete `admitted.unstamped`.
 
-        When it returns, the pinned artifact is in the fleet's store, durable and verified.
-        `position` is the entry's place in the control stream. Raises `Rejected`,
-        `policy.Mismatch` and `store.StoreError`, for `policy.decide`. Between stores that stream,
-        memory does not grow with the data; the manifest is in memory.
+        When it returns, the pinned artifact is in the fleet's store, durable and verified. What the
+        source has no more, and the fleet's store has, is put from there: so `position` counts, and
+        no collection takes it meanwhile. `position` is the entry's place in the control stream.
+        Raises `Rejected`, `policy.Mismatch` and `store.StoreError`, for `policy.decide`. Between
+        stores that stream, memory does not grow with the data; the manifest is in memory.
         """
         try:
-            manifest_checksum = self._carry(admitted.event, position)
-        except Mismatch as mismatch:
-            if self._pins_source:
-                raise
-            raise Mismatch(
-                f"{mismatch}; that store ({self._source.name}) keeps only the newest of each ref:"
-                " once one is rewritten, an event of what was there before cannot be resolved"
-            ) from mismatch
+            manifest_checksum = self._bring(admitted.event, position, self._source)
+        except LACKS as lack:
+            manifest_checksum = self._bring_again(admitted.event, position, lack)
         admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
 
-    def _carry(self, event: Event, position: Position) -> str:
+    def _bring(self, event: Event, position: Position, source: Opener) -> str:
         """Open the artifact and deliver it; wait first where that takes too much of memory."""
         hold, tenant = self._in_flight.hold, event.tenant_id
-        if not self.streams:  # it is in memory, whole, before anybody can count it
-            with self._open_large(event) as artifact:
+        if not (source.streams and self._streaming_fleet):
+            # It is in memory, whole, before anybody can count it.
+            with self._open_large(event, source) as artifact:
                 return self._deliver(event, artifact, position)
         try:
-            opened = self._open(event, self._small)
+            opened = self._open(event, source, source.small)
         except TooLarge:  # only a large manifest has to be counted before it is read: data streams
-            with hold(tenant, inflight.BUFFERED_BYTES), self._open_large(event) as artifact:
+            with (
+                hold(tenant, inflight.BUFFERED_BYTES),
+                self._open_large(event, source) as artifact,
+            ):
                 return self._deliver(event, artifact, position)
         with opened as artifact, hold(tenant, artifact.size_bytes):
             return self._deliver(event, artifact, position)
+
+    def _bring_again(self, event: Event, position: Position, lack: Exception) -> str:
+        """Deliver from the fleet's store what the source lacks; raise `lack` where that does, too.
+
+        As it was published first: exactly the pair that the event pins. Where it pins no manifest,
+        and there are several with its data, none is taken.
+        """
+        also = "" if self._source.pins or not isinstance(lack, Mismatch) else (
+            f"; that store ({self._source.store.name}) keeps only the newest of each ref:"
+            " once one is rewritten, an event of what was there before cannot be resolved"
+        )  # fmt: skip
+        if not self.one_store:
+            try:
+                return self._bring(self._again.pinning(event), position, self._again)
+            except (NotFound, Mismatch, InvalidRef):
+                pass
+            except Several as error:
+                also += f"; the fleet's store {error}"
+            except Corrupt as error:
+                also += f"; the fleet's store has it, damaged: {error}"
+        if also:
+            raise _kind_of(lack)(f"{lack}{also}") from lack
+        raise lack
 
     def _deliver(self, event: Event, artifact: ArtifactReader, position: Position) -> str:
         """Verify the artifact, and put it where it is not; return its manifest's checksum."""
         self._check_size(event, artifact)
         manifest_checksum = _check_manifest(event, artifact)
-        if self.one_store:
-            _check_data(event, artifact)
-        else:
+        if self._puts:
             self._put(event, artifact, position)
+        else:
+            _check_data(event, artifact)
         return manifest_checksum
 
-    def _open_large(self, event: Event) -> ArtifactReader:
+    def _open(self, event: Event, source: Opener, limits: Mapping[str, Any]) -> ArtifactReader:
+        return source.open(event, limits)
+
+    def _open_large(self, event: Event, source: Opener) -> ArtifactReader:
         try:
-            return self._open(event, self._limits)
+            return self._open(event, source, source.whole)
         except TooLarge as error:
             raise _too_large(str(error)) from error
 
@@ -229,30 +258,6 @@ class Pipeline:
             Reason.FORBIDDEN_REF,
             f"artifact_ref: --tenant-scope does not let tenant {tenant!r} name {ref!r}{also}",
         )
-
-    def _open(self, event: Event, limits: Mapping[str, Any]) -> ArtifactReader:
-        """Open the version that the event pins; what is there, if the source keeps no versions."""
-        try:
-            if self._streaming_source:
-                opened = self._streaming_source.open
-                return opened(event.artifact_ref, **self._pins(event), **limits)
-            get: Any = self._source.get
-            return _in_memory(get(event.artifact_ref, **self._pins(event), **limits))
-        except NotFound:
-            if self._pins_source and self._source.exists(event.artifact_ref):
-                raise Mismatch(
-                    f"no version of {event.artifact_ref!r} at the source has the checksum"
-                    f" {event.checksum}"
-                    + (f" with {event.manifest_checksum}" if event.manifest_checksum else "")
-                ) from None
-            raise
-
-    def _pins(self, event: Event) -> dict[str, Any]:
-        if not self._pins_source:
-            return {}
-        if event.manifest_checksum:
-            return {"checksum": event.checksum, "manifest_checksum": event.manifest_checksum}
-        return {"checksum": event.checksum}
 
     def _check_size(self, event: Event, artifact: ArtifactReader) -> None:
         """Look again, for a source that knows no limits."""
@@ -287,14 +292,8 @@ def _too_large(problem: str) -> Rejected:
     return Rejected(Reason.ARTIFACT_TOO_LARGE, f"{problem} (--max-artifact-size)")
 
 
-def _in_memory(artifact: Artifact) -> ArtifactReader:
-    return ArtifactReader(
-        io.BytesIO(artifact.data),
-        checksum=None,
-        size_bytes=len(artifact.data),
-        manifest=artifact.manifest,
-        where="the source",
-    )
+def _kind_of(lack: Exception) -> type[Exception]:
+    return next(kind for kind in LACKS if isinstance(lack, kind))
 
 
 def _check_manifest(event: Event, artifact: ArtifactReader) -> str:

@@ -22,6 +22,7 @@ from sidecar.telemetry.spans import Attributes, Made, Spans, ids_of, operates, o
 from sidecar.telemetry.traceparent import Parent, parent_of
 from sidecar.wire.event import Event
 from sidecar.wire.ids import EntryId
+from sidecar.worker.opening import Opener
 from sidecar.worker.outcomes import Finished
 from sidecar.worker.pipeline import Admitted, Carried, Pipeline
 from sidecar.worker.window import Item
@@ -44,8 +45,8 @@ class TimedPipeline(Pipeline):
         finally:
             admitted.carried = Carried(self._own.resolved_at, self._clock())
 
-    def _open(self, event: Event, limits: Mapping[str, Any]) -> ArtifactReader:
-        artifact = super()._open(event, limits)
+    def _open(self, event: Event, source: Opener, limits: Mapping[str, Any]) -> ArtifactReader:
+        artifact = super()._open(event, source, limits)
         self._own.resolved_at = self._clock()
         return artifact
 

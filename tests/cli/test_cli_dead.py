@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from sidecar.ops.predictions import NO_INDEX, NO_SOURCE, SOURCE_AWAY, Predictions
+from sidecar.ops.predictions import NO_INDEX, NO_SOURCE, STORE_AWAY, Predictions
 from sidecar.ops.redrive import RedriveOrder, Redriver, Result
 from sidecar.redis.client import Side, connect
 from sidecar.redis.keys import Keys
@@ -726,10 +726,10 @@ def test_a_source_that_is_away_refuses_nothing(sidecar: Cli, method: str) -> Non
     source = ("--source-store", "away://x")
     ran = sidecar.process("dead", "show", letter, "--json", *source, env=env)
     found = ran.object()
-    assert (found["again"], found["unseen"]) == (None, SOURCE_AWAY)
+    assert (found["again"], found["unseen"]) == (None, STORE_AWAY)
     ran = sidecar.process("dead", "redrive", "--all", "--reason", "x", *source, env=env)
     assert ran.code == 0
-    assert f"of 2 dead letters: {SOURCE_AWAY}" in ran.err
+    assert f"of 2 dead letters: {STORE_AWAY}" in ran.err
     assert ran.err.count("ASKED") == 1
 
 

@@ -29,6 +29,8 @@ from store import (
     Unavailable,
     checksum_of,
 )
+from store.memory import MemoryStore
+from tests.sidecar.harness import SpyStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +101,9 @@ def fleet(tmp_path: Path) -> store.Store:
     return store.open("file", StoreConfig(file_dir=tmp_path / "fleet"))
 
 
-def carry(source: store.Store, fleet: store.Store, data: bytes, manifest: bytes = b"") -> None:
+def carry(
+    source: store.Store, fleet: store.Store, data: bytes, manifest: bytes = b"", **how: bool
+) -> None:
     """Carry an event that names `data` at REF, and `manifest` if there is one."""
     event = {
         "event_id": "e",
@@ -109,7 +113,7 @@ def carry(source: store.Store, fleet: store.Store, data: bytes, manifest: bytes 
     }
     if manifest:
         event["manifest_checksum"] = checksum_of(manifest)
-    pipeline = Pipeline(source, fleet, Rules())
+    pipeline = Pipeline(source, fleet, Rules(), **how)
     admitted = pipeline.admit({b"event": json.dumps(event).encode()}, "control/1-0")
     pipeline.carry(admitted, (1, 0))
 
@@ -287,3 +291,41 @@ def test_a_mismatch_tells_nothing_of_what_is_there(fleet: store.Store, manifest:
         carry(source, fleet, b"their data" if manifest else b"ours", manifest)
     for blob in (b"their data", b"their manifest"):
         assert checksum_of(blob)[7:15] not in str(caught.value)
+
+
+def test_what_the_source_lacks_is_waited_for_while_the_fleets_store_is_away() -> None:
+    """It may have it: that is no absence, and the event is no dead letter."""
+
+    class Away(MemoryStore):
+        def open(self, ref: str, **_: Any) -> ArtifactReader:
+            raise Unavailable(ref)
+
+        def versions(self, ref: str) -> Iterator[store.Version]:
+            raise Unavailable(ref)
+
+    for manifest in (b"", b"m"):
+        with pytest.raises(Unavailable):
+            carry(store.open("memory"), Away(), b"data", manifest)
+
+
+@pytest.mark.parametrize("lack", ["nothing", "other data", "damage"])
+def test_what_the_source_lacks_is_put_from_the_fleets_store(lack: str) -> None:
+    """Whatever the source has in its place; a pipeline that only looks puts nothing."""
+    source, fleet = Streaming(), SpyStore()
+    fleet.plant(REF, BIG, b"m")
+    if lack != "nothing":
+        source.put(REF, b"x" * len(BIG), b"m")
+    source.failure = Corrupt("damaged") if lack == "damage" else None
+    carry(source, fleet, BIG, only_looks=True)
+    assert fleet.puts == []
+    carry(source, fleet, BIG)
+    assert fleet.puts == [REF]
+    assert fleet.get(REF) == (BIG, b"m")
+
+
+def test_a_fleets_store_without_versions_is_not_asked() -> None:
+    """What lies there may be another's."""
+    fleet = Plain()
+    fleet.put(REF, b"data", b"m")
+    with pytest.raises(NotFound):
+        carry(Plain(), fleet, b"data")

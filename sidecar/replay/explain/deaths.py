@@ -37,10 +37,14 @@ REUSED: Final = Kind(
     "event_id_reused", f"{_OF}: their event_id had been published, with other content."
 )
 MISSING: Final = Kind(
-    "artifact_missing", f"{_OF}: their artifact did not come within the retry budget."
+    "artifact_missing",
+    f"{_OF}: their artifact did not come within the retry budget, and the fleet's store did not"
+    " have it either.",
 )
 REWRITTEN: Final = Kind(
-    "artifact_rewritten", f"{_OF}: what lay at their artifact_ref was not what they pin.",
+    "artifact_rewritten",
+    f"{_OF}: what lay at their artifact_ref was not what they pin, and the fleet's store did not"
+    " have that either.",
     "whether the bytes were rewritten, or the checksum was wrong from the beginning",
 )  # fmt: skip
 TOO_LARGE: Final = Kind("artifact_too_large", f"{_OF}: their artifact was over the limit.")

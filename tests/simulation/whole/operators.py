@@ -109,7 +109,13 @@ def _pause_tenant(world: World, fleet: Fleet, process: Process) -> None:
 def _redrive(world: World, fleet: Fleet, process: Process) -> None:
     control, notify = sides(world, fleet, process)
     source = cast("Any", DepotStore(world, fleet.source))
-    predictions = Predictions(notify.client, fleet.keys[0], source, Rules())
+    predictions = Predictions(
+        notify.client,
+        fleet.keys[0],
+        source,
+        Rules(),
+        fleet=cast("Any", DepotStore(world, fleet.store)),
+    )
     order = RedriveOrder([keys.control for keys in fleet.keys], "again", "op", ALL)
     redriver = Redriver(
         control, notify.client, fleet.keys[0], order, predictions,
