@@ -105,6 +105,7 @@ def held_behind(fleet: Fleet, tenant: str) -> Steps:
 def waits_for_its_artifact(fleet: Fleet, tenant: str) -> Steps:
     """An event is tried again, now, and more of its tenant waits behind it."""
     fleet.settle()
+    fleet.restart(retry_budget="90s")
     fleet.activate(tenant, 1, data=None)
     fleet.change(tenant)
     fleet.wait(4)
@@ -229,10 +230,10 @@ def paused_by_hand(fleet: Fleet, tenant: str) -> Steps:
     """Somebody pauses a tenant while its importer is looked at, and resumes it."""
     fleet.sidecar("pause", "--tenant", tenant, "--reason", "its importer repeats itself")
     fleet.change(tenant)
-    yield
     fleet.wait(1)
     fleet.sidecar("resume", "--tenant", tenant, "--reason", "the importer is fixed")
     fleet.caused("paused", tenant)
+    yield
 
 
 @scene
@@ -244,10 +245,10 @@ def paused_by_its_dead(fleet: Fleet, tenant: str) -> Steps:
                      artifact_ref=f"rows/{tenant}/{number}")  # fmt: skip
     fleet.change(tenant)
     fleet.until(lambda: _paused(fleet, tenant), "the pause")
-    yield
     fleet.sidecar("resume", "--tenant", tenant, "--reason", "its producer is fixed")
     fleet.caused("paused", tenant)
     fleet.caused("malformed", tenant)
+    yield
 
 
 @scene
@@ -342,6 +343,20 @@ def forced_back(fleet: Fleet, tenant: str) -> Steps:
     fleet.settle()
     fleet.caused("went_back", f"{tenant}/web")
     fleet.caused("artifact_missing", f"{tenant}/web@5")
+
+
+@scene
+def oldest_redriven(fleet: Fleet, tenant: str) -> Steps:
+    """Of two dead letters the older is redriven: nothing was trimmed."""
+    event_ids = [fleet.activate(tenant, n, stack=f"s{n}", data=None) for n in (1, 2)]
+    fleet.wait(BUDGET_S)
+    letter = fleet.dead(event_ids[0])
+    fleet.store.put(f"stacks/{tenant}/s1/1", f"stacks/{tenant}/s1/1".encode(), b"{}")
+    fleet.sidecar("dead", "redrive", letter, "--reason", "the node is back")
+    fleet.settle()
+    fleet.caused("artifact_missing", tenant)
+    fleet.may("held_behind", tenant)
+    yield
 
 
 @scene

@@ -80,11 +80,16 @@ class LiveHistory:
             return None
         begin = info.first_id or info.last_id.after
         gone = min(self.trimmed_to(stream), begin.before)
-        by_hand = info.added is not None and info.added != info.length
+        went = (info.added if info.added is not None else info.length) - info.length
+        by_hand = went > self._redriven() if went and stream == self.streams.dead else went
         if by_hand and info.deleted < begin:
             gone = begin.before  # trimmed: what XDEL takes is told, what XTRIM takes is not
         gaps = (Gap(_FIRST_POSSIBLE, gone, "trimmed"),) if gone != FIRST else ()
         return Reach(info.first_id, info.last_id, gaps)
+
+    def _redriven(self) -> int:
+        """Return how many dead letters went because they were redriven: their records are there."""
+        return sum(b"letter" in one.fields for one in self.entries(self.streams.redriven))
 
     def client(self, stream: str) -> Client:
         """Return the way to a stream."""

@@ -91,3 +91,18 @@ def test_an_expired_window_without_a_finding_is_exit_3(sidecar: Cli) -> None:
     ran = sidecar("explain")
     assert ran.code == 3
     assert "not on record any more" in ran.err
+
+
+def test_a_redrive_of_the_oldest_dead_letter_is_no_trimming(sidecar: Cli) -> None:
+    """Its record says where it went; what somebody trims besides has expired."""
+    sidecar.lay_out("source", "fleet")
+    sidecar.work()
+    letters = [
+        sidecar.letter({"event_id": f"e{n}", "type": "run.abort", "tenant_id": "t"}, f"{n}-0",
+                       reason="poison")
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    assert sidecar("dead", "redrive", letters[0], "--reason", "fixed", "--force").code == 0
+    assert "not on record any more" not in sidecar("explain").err
+    sidecar.trim("{control:notifications}:dead", 1)
+    assert "not on record any more" in sidecar("explain").err

@@ -352,6 +352,15 @@ def test_a_time_without_a_worker_ends_with_a_tenure() -> None:
     assert not kinds(published("a", 1), published("c", 3, 30.1, version=2))
 
 
+def test_events_that_were_tried_again_are_no_sign_of_a_missing_worker() -> None:
+    """Of several tenants at the same time, with what waited behind them."""
+    lives = [published("a", 1, tenant="w")]
+    for tenant in "uv":
+        lives.append(dead(f"b{tenant}", 2, "artifact_missing", 30, tenant=tenant))
+        lives.append(published(f"c{tenant}", 3, 30.1, tenant=tenant))
+    assert set(kinds(*lives)) == {"artifact_missing", "held_behind"}
+
+
 # --- records -------------------------------------------------------------------------------------
 
 
@@ -365,7 +374,8 @@ def test_what_redis_forgot_is_one_finding() -> None:
 
 
 def test_a_stream_that_changes_hands_again_and_again_is_told() -> None:
-    """Five times in ten minutes; a rollout is less."""
+    """Five times in ten minutes; a rollout is less, and a worker that begins anew is no other."""
+    assert not kinds(records=[tenure(n * 60, "w:1") for n in range(9)])
     assert kinds(records=[tenure(n * 60, f"w:{n}") for n in range(5)]) == ["flapping"]
     assert not kinds(records=[tenure(n * 60) for n in range(4)])
     assert not kinds(records=[tenure(n * 300) for n in range(6)])

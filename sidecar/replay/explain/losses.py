@@ -48,6 +48,7 @@ def lost(facts: Facts) -> Iterator[Finding]:
         LOST.name, Level.ERROR, what, first.begun_us, "lost", about=names_of(lives),
         evidence=(command("audit"), command("trace", first.event_id or first.origin)),
         fix="`sidecar audit --repair --reason …` has them published",
+        causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten),
     )  # fmt: skip
 
 

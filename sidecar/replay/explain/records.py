@@ -82,7 +82,10 @@ def flapping(facts: Facts) -> Iterator[Finding]:
         if facts.has(one.at_us):
             streams[one.stream].append(one)
     for stream, tenures in streams.items():
-        run = _run(tenures)
+        # A worker that begins anew, as Redis was away or forgot, has passed on nothing.
+        run = _run(
+            [*tenures[:1], *(one for before, one in pairwise(tenures) if before.by != one.by)]
+        )
         if run:
             yield _flapping(stream, run)
 

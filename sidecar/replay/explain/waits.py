@@ -21,6 +21,7 @@ from sidecar.replay.explain.findings import (
 )
 from sidecar.replay.stalls import Stall
 from sidecar.replay.timeline import End, Life
+from sidecar.wire.event import Reason
 from sidecar.wire.moments import span
 
 LATE: Final = Kind(
@@ -44,6 +45,8 @@ LONG_US: Final = 3_000_000
 DEAD_TIME_US: Final = 5_000_000
 """So long without an end is worth telling: a worker that is replaced takes less."""
 MAX_TOLD: Final = 100
+TRIED_AGAIN: Final = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)
+"""What an event dies of after the retry budget, while its tenant waits."""
 TENURE_SLACK_US: Final = 2_000_000
 
 
@@ -64,11 +67,14 @@ class _Queue:
                 yield life, turn_us, behind
 
     def _alone(self, life: Life, turn_us: int) -> bool:
-        """Tell whether others came later and were done sooner: then it was not the worker."""
+        """Tell whether others came later and were done sooner: then it was not the worker.
+
+        What died of having been tried again says so itself.
+        """
         stream, tenant = life.origin.stream, life.tenant_id
         if self.facts.halted(stream, tenant, turn_us, life.ended_us):
             return False
-        return any(
+        return life.reason in TRIED_AGAIN or any(
             turn_us < one.begun_us and 0 < one.ended_us < life.ended_us - LONG_US // 3
             for one in self.facts.lives
             if one.tenant_id != tenant and one.origin.stream == stream
@@ -187,12 +193,17 @@ def stalled(facts: Facts) -> Iterator[Finding]:
 
 
 def _waited(facts: Facts, stall: Stall) -> list[Life]:
-    """Return what waited, without what was halted; nothing where all is of one tenant."""
+    """Return what waited, without what was halted or tried again for tenants of its own.
+
+    Nothing where all is of one tenant.
+    """
     found = [
         life for life in facts.lives
         if 0 < life.begun_us < stall.to_us - LONG_US // 2 and life.ended_us >= stall.to_us
         and not facts.halted(life.origin.stream, life.tenant_id, stall.from_us, stall.to_us)
     ]  # fmt: skip
+    retried = {life.tenant_id for life in found if life.reason in TRIED_AGAIN}
+    found = [life for life in found if life.tenant_id not in retried]
     return found if len({life.tenant_id for life in found}) > 1 else []
 
 
