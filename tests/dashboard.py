@@ -100,6 +100,8 @@ ROWS: Final[dict[str, list[dict[str, Any]]]] = {
         _timeseries("Free, inodes", "percentunit",
                     ("min by (store) (sidecar_store_free_inodes / sidecar_store_inodes)",
                      "{{store}}")),
+        _timeseries("A day adds, for ever", "bytes",
+                    ("max by (store) (sidecar_store_added_bytes_per_day)", "{{store}}")),
         _timeseries("Archive behind", "s",
                     (f"{_STREAMS} (sidecar_archive_lag_seconds)", "{{stream}}")),
     ],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 import typer
 
 from sidecar.cli.options import Json, LiveOnly
-from sidecar.cli.servers import Live
+from sidecar.cli.servers import Fleet, Live
+from sidecar.errors import SidecarError
+from sidecar.ops.growing import Growing, growing
 from sidecar.ops.status import (
     MAX_LETTERS,
     PAGE_LETTERS,
@@ -33,8 +36,21 @@ _UNKNOWN: Final = "unknown"
 _STYLES: Final = {_NOBODY: "yellow", _UNKNOWN: "yellow"}
 
 
+@dataclass(frozen=True)
+class _Where(Fleet, Live):
+    """All streams of a system, and the store that tells how much a day adds."""
+
+    def growing(self) -> Growing:
+        """Read what grows, without sizes where the store cannot be opened."""
+        try:
+            fleet = self.fleet_if_any()
+        except SidecarError:
+            fleet = None
+        return growing(self.notify, self.keys[0], fleet)
+
+
 def status(
-    where: Live,
+    where: _Where,
     *,
     watch: Annotated[
         bool,
@@ -47,7 +63,9 @@ def status(
 ) -> None:
     """Show streams, lag, pending entries, leases, halts, dead letters, readers, what Redis forgot.
 
-    Changes nothing. A lag that the server does not know is shown as unknown (null in JSON).
+    What a day adds to the stores is about what it was the day before; for the bytes it looks into
+    the fleet's store. Changes nothing. A lag that the server does not know is shown as unknown
+    (null in JSON).
 
     Examples:
       sidecar status
@@ -59,10 +77,14 @@ def status(
       sidecar status --watch
 
     """
+    grows: list[Growing] = []
 
     def show() -> None:
         letters = PAGE_LETTERS if watch else MAX_LETTERS
         found = collect(where.control, where.notify, where.keys, letters=letters)
+        if not grows:  # it is of a day: once is enough
+            grows.append(where.growing())
+        found = replace(found, growing=grows[0])
         if json:
             output.json_line(found.to_json())
         else:
@@ -79,6 +101,8 @@ def _print(found: Status) -> None:
         _print_stream(stream)
         output.line()
     _print_notifications(found.notifications, found.fleet)
+    if found.growing:
+        _print_growing(found.growing)
     _print_dead(found.dead)
     if found.readers:
         _print_table(("reader", "has passed", "last heard of"), map(_reader, found.readers))
@@ -195,6 +219,24 @@ def _print_notifications(found: NotifyStatus, fleet: Noted) -> None:
         rows.append(("  fleet store", f"{fleet.store} (noted as {fleet.url or _UNKNOWN})"))
     output.pairs(rows)
     output.line()
+
+
+def _print_growing(found: Growing) -> None:
+    output.styled([("stores", "bold")])
+    size = _UNKNOWN if found.bytes_a_day is None else f"{found.bytes_a_day:,}"
+    refs = _UNKNOWN if found.refs_a_day is None else f"{found.refs_a_day:,}"
+    output.pairs([
+        ("  a day adds", f"about {refs} refs, {size} bytes, to the fleet's and to the producers'"),
+        ("  fleet's", _kept(found.keep, "--keep")),
+        ("  producers'", _kept(found.source_keep, "--source-keep")),
+    ], _STYLES)  # fmt: skip
+    output.line()
+
+
+def _kept(rule: str | None, option: str) -> str:
+    if rule is None:
+        return _UNKNOWN
+    return rule or f"kept for ever, as far as workers go: they have no {option}"
 
 
 def _print_dead(found: DeadStatus) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.errors import SidecarError
+from sidecar.ops.growing import Growing
 from sidecar.ops.missing import unknown
 from sidecar.redis.client import Client, Side, check_stream
 from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
@@ -134,6 +135,8 @@ class Status:
     """Which of the streams are not there, or not served, and what else there is."""
     memory: list[Memory]
     """Of each server, as far as it may be asked."""
+    growing: Growing | None = None
+    """What a day adds to the stores; None where that was not asked."""
 
     @property
     def warnings(self) -> list[tuple[str, str]]:

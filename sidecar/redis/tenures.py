@@ -51,6 +51,16 @@ def put_on_record(client: Client, keys: Keys, owner: Owner) -> None:
         return
 
 
+def newest_settings(client: Client, keys: Keys) -> str:
+    """Return the settings of the worker whose tenure began last, as JSON; empty if unknown.
+
+    Raises `RedisError`.
+    """
+    found: Any = client.xrevrange(keys.tenures, count=MOST_OF_ALL)
+    told = (text(fields, "settings") for _, fields in found if text(fields, "what") == TENURE)
+    return next(told, "")
+
+
 def _has_room(client: Client, keys: Keys) -> bool:
     """Tell whether few tenures began within the hour, of this stream and of all."""
     since_ms = max(0, server_time_us(client) // 1000 - _HOUR_MS)

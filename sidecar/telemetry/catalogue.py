@@ -25,7 +25,7 @@ WORKS: Final = (
     "pruning", "readers", "retention", "room", "scripts", "summary", "trimming",
 )  # fmt: skip
 """Work beside relaying, by the name under which it is supervised."""
-GATHERINGS: Final = ("archive", "logs", "readers", "servers", "stores", "streams")
+GATHERINGS: Final = ("archive", "growth", "logs", "readers", "servers", "stores", "streams")
 """What is gathered together, and fails together."""
 BUCKETS_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200,
@@ -300,6 +300,18 @@ STORE_LOGS: Final = _gauge(
     "Two are two fleets in one store: meant, or a slip in `--fleet-store`?"
     " `sidecar store gc --dry-run` names them.",
 )  # fmt: skip
+ADDED_REFS: Final = _gauge(
+    "sidecar_store_added_refs_per_day", "store",
+    "Refs that a day adds to a store for which this worker follows no keep rule (`--keep`,"
+    " `--source-keep`): they stay for ever, unless `sidecar store gc` removes them by rules."
+    " About, as the newest notifications tell. Absent where a rule is followed, or nothing tells.",
+    "Choose rules before the disk is full: docs/operating.md, Retention.",
+)  # fmt: skip
+ADDED_BYTES: Final = _gauge(
+    "sidecar_store_added_bytes_per_day", "store",
+    "The same in bytes. Absent, too, where the fleet's store does not tell sizes.",
+    "`sidecar_store_free_bytes` divided by it is how many days are left.",
+)  # fmt: skip
 
 # --- the client library's ------------------------------------------------------------------------
 
@@ -323,6 +335,6 @@ COUNTED: Final = (
 FROM_OUTSIDE: Final = (
     LAG_ENTRIES, UNREAD_AGE, PENDING, PENDING_AGE, STREAM_ENTRIES, NO_ROOM, READERS,
     READER_LAG_ENTRIES, READER_LAG, ARCHIVE_LAG, ARCHIVE_INTERVAL, MEMORY_USED, MEMORY_MAX, CLOCK,
-    STORE_FREE, STORE_SIZE, INODES_FREE, INODES, STORE_LOGS,
+    STORE_FREE, STORE_SIZE, INODES_FREE, INODES, STORE_LOGS, ADDED_REFS, ADDED_BYTES,
 )  # fmt: skip
 ALL: Final = (*COUNTED, *FROM_OUTSIDE, *PROCESS)

@@ -25,11 +25,12 @@ from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.times import age_s, contradicted
 from sidecar.telemetry import catalogue as c
+from sidecar.telemetry.added import added
 from sidecar.telemetry.gathered import Sample
 from sidecar.telemetry.growth import Growth
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.logbook import registered
-from store import ConfigError, VersionedStore
+from store import ConfigError, Store, VersionedStore
 from store.urls import directory_of
 
 MOST_READERS: Final = 20
@@ -197,6 +198,17 @@ def _disk(name: str, directory: str) -> Iterator[Sample]:
     if found.f_files:
         yield Sample(c.INODES_FREE, found.f_favail, (name,))
         yield Sample(c.INODES, found.f_files, (name,))
+
+
+def growth(notify: Client, stream: str, fleet: Store, unkept: Sequence[str]) -> Iterator[Sample]:
+    """Yield what a day adds to the stores `unkept`, for which no keep rule is followed."""
+    found = added(notify, stream, fleet) if unkept else None
+    if found is None:
+        return
+    for name in unkept:
+        yield Sample(c.ADDED_REFS, found.refs, (name,))
+        if found.size_bytes is not None:
+            yield Sample(c.ADDED_BYTES, found.size_bytes, (name,))
 
 
 def logs(fleet: VersionedStore | None) -> Iterator[Sample]:

@@ -107,7 +107,7 @@ class Pipeline:
 
         With `only_looks` everything is verified, and nothing is put.
         """
-        self.one_store = _same_storage(source, fleet)
+        self.one_store = same_storage(source, fleet)
         """Whether an artifact is verified where it is, and nothing is put."""
         self._puts = not (self.one_store or only_looks)
         source = getattr(source, "impatient", lambda: source)()
@@ -343,7 +343,8 @@ def _short(checksum: str) -> str:
     return f"{checksum[:_SHORT_CHARS]}…"
 
 
-def _same_storage(source: Store, fleet: Store) -> bool:
+def same_storage(source: Store, fleet: Store) -> bool:
+    """Tell whether both show one storage, as far as they say."""
     if source is fleet:
         return True
     location = getattr(source, "location", None)

@@ -46,7 +46,7 @@ from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.inflight import most_bytes_each
 from sidecar.worker.metrics import StreamMetrics
 from sidecar.worker.ownership import IDLE_BLOCK_S
-from sidecar.worker.pipeline import Pipeline, Rules
+from sidecar.worker.pipeline import Pipeline, Rules, same_storage
 from sidecar.worker.relay import Relay
 from sidecar.worker.retaining import Place, Retaining, Sweep
 from sidecar.worker.settings import Settings, recorded
@@ -340,9 +340,20 @@ class Wiring:
             "servers": Step(partial(outside.servers, servers)),
             "archive": Step(partial(outside.archive, controls, notify, all_keys, every_s)),
             "stores": Step(partial(outside.disks, urls)),
+            "growth": Step(
+                partial(outside.growth, notify, one.notify_stream, self.fleet, self._unkept()),
+                SELDOM_S,
+            ),
             "logs": Step(partial(outside.logs, keeper_of(self.fleet)), SELDOM_S),
         }
         return Gathering(steps, gathered, self.supervisor)
+
+    def _unkept(self) -> list[str]:
+        """Return which stores grow, for no keep rule is followed."""
+        one, names = self.settings, list[str]()
+        if not one.source_keep and not same_storage(self.source, self.fleet):
+            names.append("source")
+        return names if one.keep else [*names, "fleet"]
 
     def archiving(self) -> Archiving:
         """Return what keeps the archive up. Raises `UsageError` when the store cannot hold one."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+import store
 from sidecar.ops.status import collect
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
@@ -50,6 +51,33 @@ def test_status_tells_of_a_deployment(sidecar: Cli) -> None:
     }  # fmt: skip
     assert 0 <= found["notifications"]["last_age_s"] < 60
     assert str(found["notifications"]["last_control_version"]) in sidecar("status").out
+
+
+def test_status_tells_what_grows(sidecar: Cli) -> None:
+    """About how much a day adds, and by which rules of the worker it goes; unknown is said."""
+    assert set(sidecar("status", "--json").object()["growing"].values()) == {None}
+    sidecar.bring("one", "stacks/t/web/1", b"1234")
+    sidecar.work()
+    size = sum(one.size_bytes + one.manifest_size_bytes for one in _versions(sidecar))
+    ran = sidecar("status", "--json")
+    assert ran.object()["growing"] == {
+        "refs_a_day": 1, "bytes_a_day": size, "keep": "", "source_keep": "",
+    }  # fmt: skip
+    assert f"about 1 refs, {size} bytes" in sidecar("status").out
+    assert "kept for ever, as far as workers go: they have no --keep" in sidecar("status").out
+    sidecar.add("two")
+    sidecar.work(keep=("last=2,age=1d",), source_keep=("published+1h",))
+    (sidecar.directory / "data-dir" / "fleet").rename(sidecar.directory / "away")
+    found = sidecar("status", "--json").object()["growing"]
+    assert (found["bytes_a_day"], found["keep"]) == (None, "last=2,age=1d")
+    assert found["source_keep"] == "published+1h"
+
+
+def _versions(sidecar: Cli) -> list[store.Version]:
+    url = (sidecar.directory / "data-dir" / "fleet").as_uri()
+    fleet = store.versioned(store.open_url(url))
+    assert fleet
+    return list(fleet.versions("stacks/t/web/1"))
 
 
 def test_status_of_a_live_worker_shows_its_lease(sidecar: Cli) -> None:

@@ -419,6 +419,12 @@ def _no_longer(name: str, left: int) -> Callable[[Place], object]:
     return lambda place: setattr(place.disk, name, left)
 
 
+def _small_disk(place: Place) -> None:
+    """Leave room for what some weeks add."""
+    place.disk.f_blocks, place.disk.f_bavail = 1000, 100
+    place.disk.f_frsize = 4096
+
+
 def _open_to_all(mode: int) -> Callable[[Place], object]:
     return lambda place: _secret(place, mode)
 
@@ -455,6 +461,7 @@ STORES: Final = (
     Broken("memory", "fleeting-file-system", "tmpfs", _in_memory, is_live=False),
     Broken("no space", "space", "bytes are free", _no_longer("f_bavail", 1000)),
     Broken("no inodes", "inodes", "inodes are free", _no_longer("f_favail", 1)),
+    Broken("no rules", "growing", "and it is full in", _small_disk),
     Broken("a readable secret", "readable-secret", "redis-url", _open_to_all(0o644)),
     Broken("a writable secret", "writable-by-all", "chmod o-w", _open_to_all(0o602)),
 )  # fmt: skip
@@ -463,7 +470,7 @@ ALL: Final = (*SERVERS, *RIGHTS, *STREAMS, *STORES)
 SAMPLE: Final = (
     "eviction", "full", "ACL and AOF", "a wrong password", "no XACK", "S is a string",
     "garbage in low", "no group", "trimmed before it was read", "halted", "Redis forgot",
-    "another store", "fsync fails", "no versions", "no space",
+    "another store", "fsync fails", "no versions", "no space", "no rules",
 )  # fmt: skip
 
 

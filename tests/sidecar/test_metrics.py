@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 import threading
@@ -15,6 +16,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+import store
 from sidecar.redis import readers
 from sidecar.redis.client import connect
 from sidecar.redis.ends import look
@@ -132,7 +134,10 @@ def test_a_worker_shows_what_the_catalogue_has(rig: Rig, tmp_path: Path) -> None
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(known[name].labels), name
     silent = {name for name, family in shown.items() if not family.samples}
-    assert silent <= {"sidecar_reader_lag_entries", "sidecar_reader_lag_seconds"}
+    assert silent <= {
+        "sidecar_reader_lag_entries", "sidecar_reader_lag_seconds",
+        "sidecar_store_added_refs_per_day", "sidecar_store_added_bytes_per_day",
+    }  # fmt: skip
 
 
 def test_names_keep_to_the_conventions() -> None:
@@ -401,6 +406,33 @@ def test_disks_of_file_stores(tmp_path: Path) -> None:
     assert found["sidecar_store_free_bytes", "fleet"] > 0
     assert found["sidecar_store_free_bytes", "fleet"] <= found["sidecar_store_size_bytes", "fleet"]
     assert not any("source" in name for name in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, {"source", "fleet"}), ({"keep": ("last=2,age=1d",)}, {"source"}),
+        ({"source_keep": ("published+1h",)}, {"fleet"}),
+        ({"keep": ("last=2,age=1d",), "source_keep": ("published+1h",)}, set()),
+    ],
+)  # fmt: skip
+def test_a_worker_tells_what_a_day_adds_where_no_rule_is_followed(
+    rig: Rig, tmp_path: Path, options: dict[str, Any], told: set[str]
+) -> None:
+    """In refs and bytes, of each such store."""
+    fleet = store.open_url((tmp_path / "fleet").as_uri())
+    fleet.put("a", b"data", b"m")
+    body = {"event_id": "a", "type": "run.abort", "artifact_ref": "a",
+            "checksum": store.checksum_of(b"data"), "manifest_checksum": store.checksum_of(b"m"),
+            "control_version": 1}  # fmt: skip
+    rig.client.xadd(rig.notify, {"event": json.dumps(body), "origin": f"{rig.control}/1-1"})
+    with worker(rig, tmp_path, **options) as port:
+        eventually(lambda: has_gathered(port, rig.control))
+        found = scraped(port)
+    for name, each in (("refs", 1), ("bytes", 5)):
+        shown = {one: value(found, f"sidecar_store_added_{name}_per_day", store=one)
+                 for one in ("source", "fleet")}  # fmt: skip
+        assert shown == {one: each if one in told else None for one in shown}
 
 
 def test_the_archives_lag(rig: Rig) -> None:

@@ -137,5 +137,6 @@ def _places(
             read = any(was_read(control.at(one.control), one) for one in keys)
         except RedisError:
             known = Noted(None, None, None)
-    yield Place("--source-store", settings.source_url, not read, None, settings)
-    yield Place("--fleet-store", settings.fleet_url, known.store is None, known, settings)
+    there = notify.client if notify else None
+    yield Place("--source-store", settings.source_url, not read, None, settings, there)
+    yield Place("--fleet-store", settings.fleet_url, known.store is None, known, settings, there)

@@ -14,8 +14,11 @@ from urllib.parse import unquote, urlsplit
 import store
 from sidecar.errors import SidecarError, UsageError
 from sidecar.ops.doctor.finding import Check, Level, Told, parted
+from sidecar.redis.client import Client
+from sidecar.redis.errors import RedisError
 from sidecar.redis.fleet import Noted
 from sidecar.stores import caveats, explained, open_store
+from sidecar.telemetry.added import added
 from sidecar.wire.event import RESERVED
 from sidecar.wire.urls import redact
 from sidecar.worker.fleetstore import mismatch
@@ -30,6 +33,8 @@ _FLEETING: Final = {
     "tmpfs": "it is memory: a reboot empties it",
     "ramfs": "it is memory: a reboot empties it",
 }
+DAYS: Final = 90
+"""So soon a disk is full that somebody should choose what is to be kept."""
 _LEAST_PARTS: Final = 0.05
 _LEAST_BYTES: Final = 1 << 30
 _REF: Final = f"{RESERVED}doctor"
@@ -46,6 +51,8 @@ class Place:
     noted: Noted | None
     """For the fleet's: what its notifications say, as far as Redis could be asked."""
     settings: Settings
+    notify: Client | None = None
+    """Where notifications are, if that can be asked."""
 
     @property
     def name(self) -> str:
@@ -255,6 +262,25 @@ def _inodes(place: Place) -> Iterator[Told]:
         )
 
 
+def _growing(place: Place) -> Iterator[Told]:
+    option = "--keep" if place.is_fleet else "--source-keep"
+    is_kept = place.settings.keep if place.is_fleet else place.settings.source_keep
+    if is_kept or place.directory is None or place.notify is None:
+        return
+    try:
+        found = added(place.notify, place.settings.notify_stream, place.open())
+    except RedisError:
+        return
+    disk = os.statvfs(place.directory)
+    if found and found.size_bytes and disk.f_bavail * disk.f_frsize < DAYS * found.size_bytes:
+        days = disk.f_bavail * disk.f_frsize / found.size_bytes
+        yield Told(
+            f"{place.name}: a day adds about {found.refs:,} refs, {found.size_bytes:,} bytes; no"
+            f" worker removes any, and it is full in {days:,.0f} days",
+            f"choose what is to be kept ({option}), or let a timer run `sidecar store gc`",
+        )
+
+
 _ERROR, _WARNING = Level.ERROR, Level.WARNING
 CHECKS: Final[tuple[Check[Place], ...]] = (
     Check("store-refused", _ERROR, "a worker refuses to start, or waits for the store", _opens),
@@ -272,6 +298,7 @@ CHECKS: Final[tuple[Check[Place], ...]] = (
           _fleeting),
     Check("space", _WARNING, "the worker waits once nothing is free", _space),
     Check("inodes", _WARNING, "the worker waits once nothing is free", _inodes),
+    Check("growing", _WARNING, "the worker waits once nothing is free", _growing),
 )  # fmt: skip
 
 
