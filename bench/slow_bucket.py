@@ -2,7 +2,7 @@
 
 `python -m bench.slow_bucket DELAY_S ALLOWED` prints its URL. With ALLOWED over 0, what comes beyond
 so many requests a second is told to slow down. `GET /?peak` says how many were under way at once at
-the most, since it was asked before.
+the most, since it was asked before; `GET /?reads` how many objects were asked for since then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Bucket:
         self.delay_s, self.allowed = delay_s, allowed
         self.objects: dict[str, tuple[bytes, str]] = {}
         self.tags = count(1)
-        self.under_way = self.peak = 0
+        self.under_way = self.peak = self.reads = 0
         self.room, self.at = allowed, 0.0
 
     def is_too_much(self, now: float) -> bool:
@@ -41,11 +41,13 @@ class Bucket:
         """Do what is asked for, and return the answer."""
         key, _, query = path.partition("?")
         key = unquote(key)
-        if query == "peak":
-            peak, self.peak = self.peak, 0
-            return _answer(OK, str(peak).encode())
+        if query in ("peak", "reads"):
+            told = str(getattr(self, query)).encode()
+            setattr(self, query, 0)
+            return _answer(OK, told)
         if "list-type" in query:
             return _answer(OK, b"<ListBucketResult></ListBucketResult>")
+        self.reads += method != "PUT"
         found = self.objects.get(key)
         if method == "PUT":
             wanted = headers.get("if-match", found[1] if found else "")

@@ -23,7 +23,7 @@ import sidecar
 import store
 from sidecar import cli
 from sidecar.errors import SidecarError
-from sidecar.feed import FeedGap
+from sidecar.feed import FeedGap, kept
 from sidecar.feed.cursors import Applied
 from sidecar.history import archive, bundle, checkpoints
 from sidecar.producer.outbox import table as outbox_table
@@ -394,6 +394,7 @@ def test_versions_are_the_codes() -> None:
         "state in the archive": str(checkpoints.FORMAT),
         "outbox in a producer's database": str(outbox_table.FORMAT),
         "record of what went from a store": str(removals.FORMAT),
+        "file in a cache of a feed": kept.FORMAT,
         "bundle of `sidecar replay export`": str(bundle.FORMAT),
     }, f"{PAGE}, Versions: what is written now"
 

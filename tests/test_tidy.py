@@ -24,7 +24,7 @@ USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
     "sidecar": 720,
     "sidecar/cli": 4723,
-    "sidecar/feed": 1480,
+    "sidecar/feed": 2320,
     "sidecar/history": 2760,
     "sidecar/ops": 5514,
     "sidecar/producer": 990,

@@ -13,6 +13,7 @@ has applied already is known by its `event_id`. docs/feed.md has the whole of it
 
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.feed.blocking import Feed
+from sidecar.feed.cache import Cache, CacheFigures
 from sidecar.feed.coroutines import AsyncFeed
 from sidecar.feed.cursors import Applied, FileCursor, RedisCursor
 from sidecar.feed.reading import Batch, FeedGap, ForeignEntry
@@ -21,7 +22,7 @@ from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 
 __all__ = [
-    "Applied", "AsyncFeed", "Batch", "Cursor", "Feed", "FeedGap", "FileCursor", "ForeignEntry",
-    "Notification", "RedisCursor", "SidecarError", "State", "StateBegins", "StateEnds",
-    "Unreachable", "UsageError",
+    "Applied", "AsyncFeed", "Batch", "Cache", "CacheFigures", "Cursor", "Feed", "FeedGap",
+    "FileCursor", "ForeignEntry", "Notification", "RedisCursor", "SidecarError", "State",
+    "StateBegins", "StateEnds", "Unreachable", "UsageError",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, overload
 
@@ -140,6 +140,8 @@ class Feed(Face[Client]):
         artifact.
         """
         with self._span(notification):
+            if found := self._cached(notification):
+                return found
             self._compare_store()
             return self._get(notification)
 
@@ -150,8 +152,21 @@ class Feed(Face[Client]):
         that does not declare `stream` reads it at once. Raises as `resolve`.
         """
         with self._span(notification):
+            if found := self._cached_reader(notification):
+                return found
             self._compare_store()
             return self._open(notification)
+
+    def prefetch(
+        self, notifications: Iterable[Notification], *, ahead: int = 8
+    ) -> Iterator[Notification]:
+        """Yield what is given, while the artifacts of the next `ahead` come into the cache.
+
+        As many threads fetch, 64 at most. For what is there already: a batch, a state. What
+        `follow` yields would be held back until more comes. What cannot be fetched is left for
+        `resolve` to raise. Raises `UsageError` for a feed without a cache.
+        """
+        return self._ahead(notifications, ahead)
 
     def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` any more; 0 at the beginning.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import suppress
-from typing import Any, overload
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import closing, suppress
+from typing import Any, TypeVar, overload
 
 from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following, as_it_comes
 from sidecar.feed.reading import Batch, FeedGap
@@ -17,6 +17,8 @@ from sidecar.redis.errors import NotPermitted, Outage, Refused, translated
 from sidecar.redis.fleet import STORE
 from sidecar.wire.notification import Notification
 from store import Artifact, ArtifactReader
+
+T = TypeVar("T")
 
 
 class AsyncFeed(Face[AsyncClient]):
@@ -124,6 +126,8 @@ class AsyncFeed(Face[AsyncClient]):
     async def resolve(self, notification: Notification) -> Artifact:
         """Return the artifact that the notification pins, verified; see `Feed.resolve`."""
         with self._span(notification):
+            if found := await self._in_cache(self._cached, notification):
+                return found
             await self._compare_store()
             return await asyncio.to_thread(self._get, notification)
 
@@ -133,8 +137,23 @@ class AsyncFeed(Face[AsyncClient]):
         Reading it blocks: `await asyncio.to_thread(reader.read, size)`.
         """
         with self._span(notification):
+            if found := await self._in_cache(self._cached_reader, notification):
+                return found
             await self._compare_store()
             return await asyncio.to_thread(self._open, notification)
+
+    async def prefetch(
+        self, notifications: Iterable[Notification], *, ahead: int = 8
+    ) -> AsyncGenerator[Notification, None]:
+        """Yield what is given, while the next of it comes into the cache; see `Feed.prefetch`."""
+        with closing(self._ahead(notifications, ahead)) as coming:
+            for notification in coming:
+                yield notification
+
+    async def _in_cache(
+        self, find: Callable[[Notification], T | None], notification: Notification
+    ) -> T | None:
+        return await asyncio.to_thread(find, notification) if self._cache else None
 
     async def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` more; see `Feed.passed`."""

@@ -6,12 +6,15 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from sidecar.errors import UsageError
+from sidecar.feed.ahead import ahead_of
+from sidecar.feed.cache import Cache
+from sidecar.feed.kept import Pinned
 from sidecar.feed.reading import Batch, FeedGap, Reading, wanted
 from sidecar.feed.state import State, archive_of, read_state
 from sidecar.redis import client as redis_client
@@ -107,6 +110,7 @@ class Face(Generic[Client]):
         tenant: str | Collection[str] | None = None,
         type: str | Collection[str] | None = None,  # noqa: A002 -- the contract's name
         ref_prefix: str = "",
+        cache: Cache | None = None,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         """Connect lazily: nothing is sent yet. Raises `UsageError` for what cannot be meant.
@@ -122,6 +126,8 @@ class Face(Generic[Client]):
         `tenant` and `type`, one or several but not none, and `ref_prefix` leave out what is not of
         these. A prefix `stacks/t_1` takes that ref and all under it.
 
+        With a `cache`, `resolve` and `open` ask the store only for what that does not have.
+
         With an OpenTelemetry `tracer_provider`, each `resolve` and `open` has a span in the trace
         of its event.
         """
@@ -131,6 +137,9 @@ class Face(Generic[Client]):
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
         self._store = versioned(store, Capability.PINNED_GET) if store else None
         self._lack = _lack(store)
+        self._cache = cache
+        if cache and not self._store:
+            raise UsageError(f"beside a cache, the feed needs {self._lack}")
         self._is_fleets = store is None or not versioned(store, Capability.IDENTITY)
         """Whether nothing is left to compare: the store is theirs, or nobody can tell."""
         self._keys = Keys.of("", named("notify_stream", notify_stream))
@@ -154,15 +163,47 @@ class Face(Generic[Client]):
         stream, traceparent = self._keys.notifications, notification.traceparent
         return self._spans.resolving(stream, vars(notification), traceparent)
 
+    def _ahead(
+        self, notifications: Iterable[Notification], ahead: int
+    ) -> Generator[Notification, None, None]:
+        """Yield what is given, while the next of it comes into the cache."""
+        if self._cache is None:
+            raise UsageError("to prefetch, the feed needs a cache: Feed(…, cache=Cache(…))")
+        return ahead_of(notifications, ahead, self._prefetch)
+
+    def _prefetch(self, notification: Notification) -> None:
+        if self._cache and (pin := Pinned.by(notification)):
+            self._cache.prefetch(pin, lambda: self._open_there(notification))
+
+    def _cached(self, notification: Notification) -> Artifact | None:
+        """Return the artifact if it is in the cache; neither Redis nor the store is asked."""
+        pin = Pinned.by(notification)
+        return self._cache.find(pin) if self._cache and pin else None
+
+    def _cached_reader(self, notification: Notification) -> ArtifactReader | None:
+        pin = Pinned.by(notification)
+        return self._cache.find_reader(pin) if self._cache and pin else None
+
     def _get(self, notification: Notification) -> Artifact:
+        if self._cache and (pin := Pinned.by(notification)):
+            return self._cache.get(pin, lambda: self._open_there(notification))
+        return self._get_there(notification)
+
+    def _open(self, notification: Notification) -> ArtifactReader:
+        if self._cache and (pin := Pinned.by(notification)):
+            return self._cache.open(pin, lambda: self._open_there(notification))
+        return self._open_there(notification)
+
+    def _get_there(self, notification: Notification) -> Artifact:
         store, pin = self._pinned(notification)
         return store.get(notification.artifact_ref, **pin, **bounded(store))
 
-    def _open(self, notification: Notification) -> ArtifactReader:
+    def _open_there(self, notification: Notification) -> ArtifactReader:
+        """Open the artifact in the store."""
         store, pin = self._pinned(notification)
         if versioned(store, Capability.STREAM):
             return store.open(notification.artifact_ref, **pin, **bounded(store))
-        data, manifest = self._get(notification)
+        data, manifest = self._get_there(notification)
         return ArtifactReader(
             io.BytesIO(data), checksum=notification.checksum, size_bytes=len(data),
             manifest=manifest, where=notification.artifact_ref,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from sidecar.feed import AsyncFeed, Feed
@@ -25,11 +25,22 @@ class Driven:
         method = getattr(self._feed, name)
         if name in ("follow", "batches"):
             return lambda *args, **options: self._each(method(*args, **options))
+        if name == "prefetch":
+            return lambda *args, **options: self._all(method(*args, **options))
         return lambda *args, **options: self._runner.run(method(*args, **options))
 
     def _each(self, each: AsyncIterator[Any]) -> Iterator[Any]:
         while True:
             yield self._runner.run(_next(each))
+
+    def _all(self, each: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        """Yield what comes up to the end; who closes this closes that."""
+        try:
+            yield from self._each(each)
+        except StopAsyncIteration:
+            return
+        finally:
+            self._runner.run(each.aclose())
 
     def close(self) -> None:
         """Close the feed and end its loop."""
