@@ -147,10 +147,13 @@ class Retention:
 
 
 class Collected(NamedTuple):
-    """One thing that garbage collection removed, or would have."""
+    """One thing that garbage collection or a purge removed, or would have."""
 
     kind: str
-    """`version`, `object` (data that no version names), or `leftover` (of a crashed Put)."""
+    """`version`, `object` (data that no version names), or `leftover` (of a crashed Put).
+
+    Of a purge also `record` (of a version, or of what is current) and `damaged` (moved aside).
+    """
     where: str
     ref: str | None
     size_bytes: int
@@ -189,6 +192,7 @@ class Capability(StrEnum):
     COLLECT = "collect"
     IDENTITY = "identity"
     DELETE = "delete"
+    PURGE = "purge"
     LIMIT = "limit"
 
 
@@ -370,6 +374,17 @@ class VersionedStore(Store, Protocol):
         With `unused_s` nothing goes unless all of it was stored, put again and pointed at so many
         seconds ago, by the storage's own clock. Return whether anything was removed. Data over 64
         KiB may stay on disk until the next collection.
+        """
+        ...
+
+    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+        """Remove `refs` so that no byte of their data is left; yield each piece.
+
+        As `delete`, and all that may lie elsewhere goes, too: data of any size that no other ref
+        has, what was damaged and moved aside, what deletions and Puts that died left. With them
+        goes what nobody's ref names any more, of whatever ref it was. When it ended, all is gone
+        for good; if it was cut short, purging the same refs again does the rest. A Put beside it
+        may be told `Unavailable`; put again, the artifact is whole.
         """
         ...
 

@@ -30,7 +30,7 @@ from store.contract import (
 )
 from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
 from store.forked import OneProcess
-from store.refs import check_ref
+from store.refs import check_ref, checked
 from store.streams import CHUNK_BYTES, ArtifactReader, Readable
 from store.urls import shown
 
@@ -264,6 +264,20 @@ class MemoryStore:
                 return False
             self._remove(ref, entry, gone)
             return True
+
+    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+        """See `VersionedStore.purge`."""
+        for ref in checked(refs):
+            for found in self._versions(ref):
+                size_bytes = sum(map(len, found.stored.artifact))
+                yield Collected("record", found.where, ref, size_bytes)
+            aside = [one for one in self.quarantine if one.rpartition("@")[0] == f"memory:{ref}"]
+            for where in aside:
+                yield Collected("damaged", where, ref, sum(map(len, self.quarantine[where])))
+                if not dry_run:
+                    del self.quarantine[where]
+            if not dry_run:
+                self.delete(ref)
 
     def _remove(self, ref: str, entry: _Entry, keys: Iterable[_Key]) -> None:
         for key in keys:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 from store.errors import InvalidRef
 
@@ -38,6 +39,14 @@ def check_ref(ref: object) -> None:
     fault = _fault(ref)
     if fault:
         raise InvalidRef(f"ref {_shown(ref)} {fault}")
+
+
+def checked(refs: Iterable[str]) -> list[str]:
+    """Return the refs, each once. Raises `InvalidRef` for one that is illegal."""
+    found = list(refs)
+    for ref in found:
+        check_ref(ref)
+    return list(dict.fromkeys(found))
 
 
 def _fault(ref: object) -> str | None:

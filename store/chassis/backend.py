@@ -36,7 +36,16 @@ from store.chassis.looking import (
     verify,
     where,
 )
-from store.contract import Artifact, Blob, Capability, Limit, StoreConfig, as_bytes, check_pin
+from store.contract import (
+    Artifact,
+    Blob,
+    Capability,
+    Collected,
+    Limit,
+    StoreConfig,
+    as_bytes,
+    check_pin,
+)
 from store.errors import (
     ChecksumMismatch,
     ConfigError,
@@ -58,6 +67,7 @@ from store.posix import (
     wait_for_lock,
     write_all,
 )
+from store.refs import checked
 from store.streams import CHUNK_BYTES, ArtifactReader
 from store.urls import root_of
 
@@ -90,7 +100,7 @@ class ChassisStore:
     """
 
     name = "chassis-file"
-    capabilities = frozenset({Capability.STREAM, Capability.LIMIT, Capability.DELETE})
+    capabilities = frozenset(map(Capability, ("stream", "limit", "delete", "purge")))
 
     def __init__(self, root: str, *, timeout_s: float = 30.0, is_impatient: bool = False) -> None:
         self._path = root
@@ -364,6 +374,19 @@ class ChassisStore:
         it meanwhile.
         """
         check_pin(checksum, None)
+        return bool(self._delete(ref, checksum, unused_s))
+
+    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+        """See `VersionedStore.purge`. Raises as `delete`, of each ref when it comes to that."""
+        for ref in checked(refs):
+            for file in self._delete(ref, None, 0.0, dry_run=dry_run):
+                yield Collected("record", file.path, ref, file.found.st_size)
+        self._sweep()
+
+    def _delete(
+        self, ref: str, checksum: str | None, unused_s: float, *, dry_run: bool = False
+    ) -> list[File]:
+        """Remove the files of a ref, and return them, closed."""
         place = place_of(ref)
         with self._explained(f"delete {ref!r}"), contextlib.ExitStack() as held:
             self._lock(place, fcntl.LOCK_EX, held)
@@ -371,29 +394,16 @@ class ChassisStore:
                 directory_fd = self._root.enter(place.directories)
             except (FileNotFoundError, NotADirectoryError):
                 self._root.check_root()
-                return False
+                return []
             held.callback(os.close, directory_fd)
-            leaving = self._leaving(place, self._open_files(place, held), checksum)
+            leaving = _leaving(self._path, place, self._open_files(place, held), checksum)
             if any(_is_used(file, time.time() - unused_s) for file in leaving if unused_s):
-                return False
-            for file in leaving:
+                return []
+            for file in leaving if not dry_run else ():
                 _unlink(directory_fd, file)
             # Also when nothing was there: one that died before it came to this may have removed it.
             os.fsync(directory_fd)
-        return bool(leaving)
-
-    def _leaving(self, place: Place, look: Look, checksum: str | None) -> list[File]:
-        """Return the files to remove, the data first. Raises `InvalidRef`."""
-        data, manifest = owned(look.data, place, "data"), owned(look.manifest, place, "manifest")
-        if checksum and not (data and is_data(data, checksum)):
-            return []
-        leaving = [file for file in (data, manifest) if file]
-        if leaving and (look.is_shared or any(not (f.mark or place.spelled) for f in leaving)):
-            raise InvalidRef(
-                f"ref {place.ref!r} cannot be deleted: {self._where(place)}, or its manifest, may"
-                " be another ref's, which this layout writes to the same path; remove it by hand"
-            )
-        return leaving
+            return leaving
 
     # Our own corner of the tree.
 
@@ -535,6 +545,20 @@ def _stat(directory_fd: int, name: str) -> os.stat_result | None:
         if error.errno == errno.ENAMETOOLONG:  # nothing can be called so
             return None
         raise
+
+
+def _leaving(root: str, place: Place, look: Look, checksum: str | None) -> list[File]:
+    """Return the files to remove, the data first. Raises `InvalidRef`."""
+    data, manifest = owned(look.data, place, "data"), owned(look.manifest, place, "manifest")
+    if checksum and not (data and is_data(data, checksum)):
+        return []
+    leaving = [file for file in (data, manifest) if file]
+    if leaving and (look.is_shared or any(not (f.mark or place.spelled) for f in leaving)):
+        raise InvalidRef(
+            f"ref {place.ref!r} cannot be deleted: {where(root, place)}, or its manifest, may"
+            " be another ref's, which this layout writes to the same path; remove it by hand"
+        )
+    return leaving
 
 
 def _unlink(directory_fd: int, file: File) -> None:

@@ -12,7 +12,8 @@
 
 Files are immutable: written under tmp/, flushed, and only then given a name. One rename
 publishes the pair. `store.record` has the format, `store.file.tree` the way through directories,
-`store.file.upkeep` verification and garbage collection, `store.file.deleting` deletion.
+`store.file.upkeep` verification and garbage collection, `store.file.deleting` deletion,
+`store.file.purging` what deletion leaves.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from store.contract import (
     check_position,
 )
 from store.errors import ChecksumMismatch, Corrupt, NotFound
-from store.file import deleting, finding, records, upkeep
+from store.file import deleting, finding, purging, records, upkeep
 from store.file.copying import copy_blob, copy_reader, read_up_to, source_of
 from store.file.layout import Found, object_of, place_of
 from store.file.names import Names
@@ -44,7 +45,7 @@ from store.file.root import open_root
 from store.file.tree import Tree
 from store.posix import explained
 from store.record import FIRST_BYTES, HEADER_MAX_BYTES, INLINE_MAX_BYTES, describe
-from store.refs import check_ref, encode
+from store.refs import check_ref, checked, encode
 from store.streams import ArtifactReader
 from store.urls import root_of
 
@@ -338,6 +339,12 @@ class FileStore:
         check_pin(checksum, None)
         with explained(self._root, f"delete {ref!r}"):
             return deleting.delete(self._tree, ref, checksum, unused_s)
+
+    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+        """See `VersionedStore.purge`. It walks the whole store once, for data that refs share."""
+        leaving = checked(refs)
+        with explained(self._root, "purge"):
+            yield from purging.purge(self._tree, leaving, dry_run=dry_run)
 
 
 def _accepted(ref: str, digest: str, checksum: str | None) -> str:

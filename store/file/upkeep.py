@@ -12,6 +12,7 @@ Safe while others read and put. Two rules carry garbage collection:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import time
@@ -48,7 +49,8 @@ _SHELF = re.compile(r"[0-9a-f]{2}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"(.+@)([0-9a-f]{64})\.([0-9a-f]{64})")
 
-_Leaf = tuple[tuple[str, ...], str]  # directories, and the current record's name
+Leaf = tuple[tuple[str, ...], str]
+"""Directories, and a record's name there."""
 
 
 def lock_of_records(path: str) -> str:
@@ -59,6 +61,11 @@ def lock_of_records(path: str) -> str:
 def lock_of_object(digest: str) -> str:
     """Return the lock that an object's names change under."""
     return f"object-{digest[:2]}"
+
+
+def mark_of(path: str) -> str:
+    """Return what tells in quarantine whose a record was, by its current record's path."""
+    return hashlib.sha256(path.encode()).hexdigest()[:32]
 
 
 def _is_mine(path: str, part: tuple[int, int]) -> bool:
@@ -180,10 +187,11 @@ def _quarantine_record(
 ) -> Checked:
     """Move a damaged record aside, under all its names, and leave notes that it was damaged."""
     current = f"{name.partition('@')[0]}@"
-    kept = f"{tree.unique()}.record"
+    where = "/".join((REFS, *directories, current))
+    kept = f"{mark_of(where)}.{tree.unique()}.record"
     path = tree.path(QUARANTINE, kept)
     with (
-        tree.locked(lock_of_records("/".join((REFS, *directories, current)))),
+        tree.locked(lock_of_records(where)),
         tree.directory((REFS, *directories)) as directory_fd,
         tree.directory((QUARANTINE,)) as quarantine_fd,
     ):
@@ -321,8 +329,8 @@ def _is_object(directories: tuple[str, ...], entry: os.DirEntry[str]) -> bool:
 # Garbage collection.
 
 
-class _File(NamedTuple):
-    """A candidate as it was found. Its times change when anyone puts the same again."""
+class File(NamedTuple):
+    """What may go, as it was found. Its times change when anyone puts the same again."""
 
     name: str
     inode: int
@@ -333,7 +341,7 @@ class _File(NamedTuple):
 
 class _Ref(NamedTuple):
     ref: str
-    versions: list[_File]
+    versions: list[File]
 
 
 def collect(
@@ -345,23 +353,25 @@ def collect(
     objects = _old_objects(tree, retention)
     _spare_pinned(refs, _told(pins))
     _wait_for_puts(tree, objects)
-    gone: set[tuple[tuple[str, ...], str]] = set()
+    gone: set[Leaf] = set()
     for (directories, current), (ref, versions) in refs.items():
         for version in _remove_versions(tree, directories, current, versions, dry_run=dry_run):
             gone.add((directories, version.name))
             where = tree.path(REFS, *directories, version.name)
             yield Collected("version", where, ref, version.size)
     _spare_named(tree, objects, gone)
+    if objects and not dry_run:
+        wait_for_deletions(tree)
     for each in objects.values():
-        if dry_run or _remove_object(tree, each):
+        if dry_run or _could_remove(tree, each):
             yield Collected("object", tree.path(*object_of(each.name), each.name), None, each.size)
     for name, size in tree.leftovers(remove=not dry_run):
         yield Collected("leftover", tree.path("tmp", name), None, size)
 
 
-def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
+def _superseded(tree: Tree, retention: Retention) -> dict[Leaf, _Ref]:
     """Return the versions that the retention does not keep, by their ref's current record."""
-    found: dict[_Leaf, list[_File]] = defaultdict(list)
+    found: dict[Leaf, list[File]] = defaultdict(list)
     for directories, entry in records.walk(tree):
         version = _VERSION.fullmatch(entry.name)
         with contextlib.suppress(FileNotFoundError):
@@ -382,7 +392,7 @@ def _superseded(tree: Tree, retention: Retention) -> dict[_Leaf, _Ref]:
     return refs
 
 
-def _order(tree: Tree, directories: tuple[str, ...], file: _File) -> tuple[int, Position]:
+def _order(tree: Tree, directories: tuple[str, ...], file: File) -> tuple[int, Position]:
     """Return what versions compare by: the record knows it better than the kernel's clock."""
     with (
         contextlib.suppress(Corrupt, Newer, FileNotFoundError),
@@ -415,7 +425,7 @@ def _header(tree: Tree, directories: tuple[str, ...], directory_fd: int, name: s
     return parse(tree.read_file(directory_fd, name, path, HEADER_MAX_BYTES)[0], path)[0]
 
 
-def _is_old(file: _File, retention: Retention, now: float) -> bool:
+def _is_old(file: File, retention: Retention, now: float) -> bool:
     """Tell whether it was stored, and was out of use, long enough ago.
 
     The kernel notes in an inode's change time when it lost the name of the current record.
@@ -425,15 +435,21 @@ def _is_old(file: _File, retention: Retention, now: float) -> bool:
     )
 
 
-def _old_objects(tree: Tree, retention: Retention) -> dict[str, _File]:
+def _old_objects(tree: Tree, retention: Retention) -> dict[str, File]:
     now, found = time.time(), {}
+    for file in objects_in(tree):
+        in_use_s = max(file.stored_s, file.changed_ns / 1e9)
+        if now - in_use_s >= retention.grace_s:
+            found[file.name] = file
+    return found
+
+
+def objects_in(tree: Tree) -> Iterator[File]:
+    """Yield every object."""
     for directories, entry in _shelved(tree):
         with contextlib.suppress(FileNotFoundError):
-            file = _file(entry.name, entry.stat(follow_symlinks=False))
-            in_use_s = max(file.stored_s, file.changed_ns / 1e9)
-            if _is_object(directories, entry) and now - in_use_s >= retention.grace_s:
-                found[entry.name] = file
-    return found
+            if _is_object(directories, entry):
+                yield _file(entry.name, entry.stat(follow_symlinks=False))
 
 
 def _told(pins: Callable[[], Iterable[Pin]]) -> Iterator[Pin]:
@@ -443,7 +459,7 @@ def _told(pins: Callable[[], Iterable[Pin]]) -> Iterator[Pin]:
         raise CallerFailed(error) from error
 
 
-def _spare_pinned(refs: dict[_Leaf, _Ref], pins: Iterable[Pin]) -> None:
+def _spare_pinned(refs: dict[Leaf, _Ref], pins: Iterable[Pin]) -> None:
     for pin in pins:
         try:
             check_ref(pin.ref)
@@ -461,7 +477,7 @@ def _spare_pinned(refs: dict[_Leaf, _Ref], pins: Iterable[Pin]) -> None:
         ]
 
 
-def _wait_for_puts(tree: Tree, objects: dict[str, _File]) -> None:
+def _wait_for_puts(tree: Tree, objects: dict[str, File]) -> None:
     """Pass through the lock of every candidate; spare those whose Puts last too long."""
     for lock in {lock_of_object(digest) for digest in objects}:
         try:
@@ -472,10 +488,20 @@ def _wait_for_puts(tree: Tree, objects: dict[str, _File]) -> None:
                 del objects[digest]
 
 
+def wait_for_deletions(tree: Tree) -> None:
+    """Pass through the locks of all records: a record that went before is gone for good then.
+
+    Else a power cut could bring it back without the data that it names.
+    """
+    for number in range(_LOCKS):
+        with tree.locked(f"{number:02x}"):
+            pass
+
+
 def _remove_versions(
-    tree: Tree, directories: tuple[str, ...], current: str, versions: Iterable[_File], *,
+    tree: Tree, directories: tuple[str, ...], current: str, versions: Iterable[File], *,
     dry_run: bool,
-) -> list[_File]:  # fmt: skip
+) -> list[File]:  # fmt: skip
     """Remove those that are still superseded; return them, durably gone."""
     if dry_run:
         return list(versions)
@@ -501,35 +527,47 @@ def _remove_versions(
     return removed
 
 
-def _spare_named(
-    tree: Tree, objects: dict[str, _File], gone: set[tuple[tuple[str, ...], str]]
-) -> None:
+def _spare_named(tree: Tree, objects: dict[str, File], gone: set[Leaf]) -> None:
     """Drop the objects that a record names, but for the records that are `gone`."""
-    if not objects:
-        return
+    try:
+        for digest in digests_named(tree, gone) if objects else ():
+            objects.pop(digest, None)
+    except Newer:
+        objects.clear()  # any of them may be what it names
+
+
+def digests_named(tree: Tree, gone: set[Leaf]) -> Iterator[str]:
+    """Yield the digests that records name, but for the records that are `gone`. Raises `Newer`."""
     for directories, entry in records.walk(tree):
         if (directories, entry.name) in gone:
             continue
         version = _VERSION.fullmatch(entry.name)
         if version:
-            objects.pop(version[2], None)
+            yield version[2]
             continue
         # A record that cannot be read, or that went meanwhile, is healed or superseded by a Put
         # that names or freshens its object itself.
-        try:
-            with tree.directory((REFS, *directories)) as directory_fd:
-                if directory_fd is not None:
-                    record = _header(tree, directories, directory_fd, entry.name)
-                    objects.pop(record.data_digest, None)
-        except Newer:
-            objects.clear()  # any of them may be what it names
-        except (Corrupt, FileNotFoundError):
-            pass
+        record = None
+        with (
+            contextlib.suppress(Corrupt, FileNotFoundError),
+            tree.directory((REFS, *directories)) as directory_fd,
+        ):
+            if directory_fd is not None:
+                record = _header(tree, directories, directory_fd, entry.name)
+        if record:
+            yield record.data_digest
 
 
-def _remove_object(tree: Tree, file: _File) -> bool:
+def _could_remove(tree: Tree, file: File) -> bool:
+    with contextlib.suppress(Unavailable):
+        return remove_object(tree, file)
+    return False
+
+
+def remove_object(tree: Tree, file: File) -> bool:
+    """Remove an object, unless a Put has used it since it was found. Raises `Unavailable`."""
     with (
-        contextlib.suppress(FileNotFoundError, Unavailable),
+        contextlib.suppress(FileNotFoundError),
         tree.directory(object_of(file.name)) as directory_fd,
         tree.locked(lock_of_object(file.name)),
     ):
@@ -539,11 +577,11 @@ def _remove_object(tree: Tree, file: _File) -> bool:
     return False
 
 
-def _file(name: str, found: os.stat_result) -> _File:
-    return _File(name, found.st_ino, found.st_ctime_ns, found.st_mtime, found.st_size)
+def _file(name: str, found: os.stat_result) -> File:
+    return File(name, found.st_ino, found.st_ctime_ns, found.st_mtime, found.st_size)
 
 
-def _is_same(directory_fd: int, file: _File) -> bool:
+def _is_same(directory_fd: int, file: File) -> bool:
     return _file(file.name, os.stat(file.name, dir_fd=directory_fd, follow_symlinks=False)) == file
 
 

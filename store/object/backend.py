@@ -61,12 +61,13 @@ from store.object.layout import (
     ref_of,
     version_key,
 )
+from store.object.purge import purge
 from store.object.put import Writer
 from store.object.stream import open_stream
 from store.object.urls import location_of
 from store.object.verify import verify
 from store.record import FIRST_BYTES, HEADER_MAX_BYTES, version_of
-from store.refs import check_ref
+from store.refs import check_ref, checked
 from store.streams import ArtifactReader
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class ObjectStore:
                 with contextlib.suppress(NotAllowed):
                     self._create_identity()
                 found = self._bucket.get(IDENTITY_KEY)
-            self._identity = found and self._identity_in(found.content)
+            self._identity = found and _identity_in(self._bucket, found.content)
         return self._identity
 
     def caveats(self) -> tuple[str, ...]:
@@ -184,14 +185,6 @@ class ObjectStore:
             self._bucket.put(
                 IDENTITY_KEY, secrets.token_hex(16).encode() + b"\n", self._bucket.unchanged(None)
             )
-
-    def _identity_in(self, content: bytes) -> str:
-        if not _IDENTITY.fullmatch(content):
-            raise Corrupt(
-                f"{self._bucket.where(IDENTITY_KEY)} is no identity: restore it; removed, the store"
-                " gets a new one"
-            )
-        return content.decode().rstrip()
 
     def _check_store(self) -> None:
         """Raise `Unavailable` unless the store is there: only then is anything else absent."""
@@ -452,6 +445,12 @@ class ObjectStore:
         self._check_store()
         return delete(self._bucket, ref, checksum and _hex_of(checksum), unused_s)
 
+    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+        """See `VersionedStore.purge`; docs/object-store.md has what a Put beside it may meet."""
+        leaving = checked(refs)
+        self._check_store()
+        yield from purge(self._bucket, leaving, dry_run=dry_run)
+
 
 def _newest_records(bucket: Bucket, place: Place) -> Iterable[str]:
     """Return where the newest record of each version of a ref lies."""
@@ -462,6 +461,15 @@ def _newest_records(bucket: Bucket, place: Place) -> Iterable[str]:
             pair = (key.data_digest, key.manifest_digest)
             newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
     return (path for _, path in newest.values())
+
+
+def _identity_in(bucket: Bucket, content: bytes) -> str:
+    if not _IDENTITY.fullmatch(content):
+        raise Corrupt(
+            f"{bucket.where(IDENTITY_KEY)} is no identity: restore it; removed, the store gets a"
+            " new one"
+        )
+    return content.decode().rstrip()
 
 
 def _check_grace(what: str, given_s: float, shortest_s: float) -> None:

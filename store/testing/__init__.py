@@ -11,7 +11,8 @@ A backend's own test module says how to open it and which capabilities it declar
 
 A capability declared without its class, or the other way round, fails a test. Some classes need a
 hook into the storage behind the backend: `CorruptionConformance`, `HealingConformance` and
-`VerifyConformance`, which plant damage, and `OutageConformance`. `StoreModel` is a Hypothesis state
+`VerifyConformance`, which plant damage, `PurgeConformance`, which also looks there, and
+`OutageConformance`. `StoreModel` is a Hypothesis state
 machine against a dict.
 
 `Slow` and `Faulty` are stores around a store, for the tests of programs that use one.
@@ -31,6 +32,7 @@ for _module in (
     "identifying",
     "limiting",
     "model",
+    "purging",
     "streaming",
     "trouble",
     "versions",
@@ -45,6 +47,7 @@ from store.testing.healing import HealingConformance
 from store.testing.identifying import IdentityConformance
 from store.testing.limiting import LimitConformance
 from store.testing.model import StoreModel
+from store.testing.purging import PurgeConformance
 from store.testing.streaming import StreamConformance
 from store.testing.trouble import CorruptionConformance, OutageConformance, VerifyConformance
 from store.testing.versions import ListConformance, PinnedGetConformance, PositionConformance
@@ -63,6 +66,7 @@ __all__ = [
     "OutageConformance",
     "PinnedGetConformance",
     "PositionConformance",
+    "PurgeConformance",
     "Slow",
     "StoreConformance",
     "StoreModel",

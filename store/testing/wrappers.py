@@ -137,6 +137,10 @@ class Wrapper:
         """See `VersionedStore.delete`."""
         return self.around(lambda: self.inner.delete(ref, checksum=checksum, unused_s=unused_s))
 
+    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+        """See `VersionedStore.purge`."""
+        return self._each(lambda: self.inner.purge(refs, dry_run=dry_run))
+
     def _each(self, operation: Callable[[], Iterator[T]]) -> Iterator[T]:
         yield from self.around(operation)
 

@@ -95,6 +95,11 @@ class InBucket:
             content[-1] ^= 1
             self.service.write(self.bucket, key, bytes(content))
 
+    def raw(self, store: VersionedStore) -> bytes:  # noqa: ARG002 - the bucket is enough
+        """Return what lies at all keys."""
+        keys = self.service.keys(self.bucket)
+        return b"".join(self.service.read(self.bucket, key) for key in keys)
+
     def plant(self, store: VersionedStore, ref: str, kind: str) -> None:  # noqa: ARG002 - as above
         """Harm the current record, the version's own, both, or the data."""
         plant_in_bucket(self.service, self.bucket, ref, kind)

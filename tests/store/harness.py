@@ -28,3 +28,15 @@ def open_below(root: Path) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     return sorted(path for path in found if Path(path).is_relative_to(root))
+
+
+def raw_memory(store: object) -> bytes:
+    """Return all blobs of a memory store."""
+    assert isinstance(store, MemoryStore)
+    kept = [one.artifact for each in store._entries.values() for one in each.versions.values()]
+    return b"".join(blob for pair in (*kept, *store.quarantine.values()) for blob in pair)
+
+
+def raw_files(root: Path) -> bytes:
+    """Return the content of all files below a directory."""
+    return b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())

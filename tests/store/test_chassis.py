@@ -40,11 +40,12 @@ from store.testing import (
     DeleteConformance,
     LimitConformance,
     OutageConformance,
+    PurgeConformance,
     StoreConformance,
     StreamConformance,
 )
 from store.testing.samples import NEIGHBOURS
-from tests.store.harness import open_below
+from tests.store.harness import open_below, raw_files
 from tests.store.racing import RACE_S
 
 if TYPE_CHECKING:
@@ -118,7 +119,12 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 class TestChassis(
-    StoreConformance, StreamConformance, LimitConformance, DeleteConformance, OutageConformance
+    StoreConformance,
+    StreamConformance,
+    LimitConformance,
+    DeleteConformance,
+    PurgeConformance,
+    OutageConformance,
 ):
     """The contract, as far as the layout can keep it."""
 
@@ -130,6 +136,10 @@ class TestChassis(
         self.root = tmp_path / "root"
         self.root.mkdir()
         return store.open("chassis-file", store.StoreConfig(file_dir=self.root))
+
+    def raw(self, store: VersionedStore) -> bytes:  # noqa: ARG002 - the files are enough
+        """Return the content of all files."""
+        return raw_files(self.root)
 
     @contextlib.contextmanager
     def outage(self, store: VersionedStore) -> Iterator[None]:  # noqa: ARG002 - the root is enough
@@ -226,7 +236,7 @@ def test_opening_by_url(root: Path) -> None:
     assert opened.get("a") == (b"1", b"2")
     assert opened.name == "chassis-file"
     assert getattr(opened, "location", None) == ChassisStore(str(root)).location
-    wanted = {store.Capability.STREAM, store.Capability.LIMIT, store.Capability.DELETE}
+    wanted = {store.Capability(one) for one in ("stream", "limit", "delete", "purge")}
     assert store.capabilities(opened) == wanted
 
 

@@ -26,13 +26,14 @@ from store.testing import (
     OutageConformance,
     PinnedGetConformance,
     PositionConformance,
+    PurgeConformance,
     Slow,
     StoreConformance,
     StoreModel,
     StreamConformance,
     VerifyConformance,
 )
-from tests.store.harness import flip
+from tests.store.harness import flip, raw_files, raw_memory
 from tests.store.planted import DAMAGES, plant
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class TestMemory(
     HealingConformance,
     CollectConformance,
     DeleteConformance,
+    PurgeConformance,
     IdentityConformance,
     LimitConformance,
 ):
@@ -70,6 +72,10 @@ class TestMemory(
         """Flip the last bit of the current version's data."""
         flip(store, ref)
 
+    def raw(self, store: VersionedStore) -> bytes:
+        """Return all blobs."""
+        return raw_memory(store)
+
     damages: ClassVar = {"flipped": True}
 
     def plant(self, store: VersionedStore, ref: str, kind: str) -> None:  # noqa: ARG002 - one kind
@@ -87,6 +93,7 @@ class TestWrapped(
     CorruptionConformance,
     CollectConformance,
     DeleteConformance,
+    PurgeConformance,
     IdentityConformance,
     LimitConformance,
 ):
@@ -106,6 +113,10 @@ class TestWrapped(
         """Damage what is wrapped."""
         flip(self.inner, ref)
 
+    def raw(self, store: VersionedStore) -> bytes:  # noqa: ARG002 - the wrapped is it
+        """Return all blobs of what is wrapped."""
+        return raw_memory(self.inner)
+
 
 class TestFile(
     StoreConformance,
@@ -116,6 +127,7 @@ class TestFile(
     VerifyConformance,
     CollectConformance,
     DeleteConformance,
+    PurgeConformance,
     IdentityConformance,
     LimitConformance,
     CorruptionConformance,
@@ -148,6 +160,10 @@ class TestFile(
             content[-1] ^= 1
             path.chmod(0o644)
             path.write_bytes(content)
+
+    def raw(self, store: VersionedStore) -> bytes:  # noqa: ARG002 - the files are enough
+        """Return the content of all files."""
+        return raw_files(self.root)
 
     def plant(self, store: VersionedStore, ref: str, kind: str) -> None:  # noqa: ARG002 - as above
         """Harm the current record, all its names or only one, or the object."""

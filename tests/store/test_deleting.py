@@ -9,6 +9,7 @@ import pytest
 
 from store import Corrupt, InvalidRef, NotFound, Retention, Unavailable, checksum_of
 from store.chassis import ChassisStore
+from store.chassis import backend as chassis_backend
 from store.file import FileStore
 from store.object import delete as object_deleting
 from tests.store.buckets import open_bucket
@@ -171,7 +172,7 @@ def test_what_the_go_side_rewrites_meanwhile_stays(
     """A file that was replaced after it was looked at is told, and left."""
     chassis.put(REF, b"data", b"m")
     path = tmp_path / "go" / REF
-    leaving = chassis._leaving
+    leaving = chassis_backend._leaving
 
     def rewrite(*args: Any) -> Any:
         found = leaving(*args)
@@ -179,7 +180,7 @@ def test_what_the_go_side_rewrites_meanwhile_stays(
         (tmp_path / "new").rename(path)
         return found
 
-    monkeypatch.setattr(chassis, "_leaving", rewrite)
+    monkeypatch.setattr(chassis_backend, "_leaving", rewrite)
     with pytest.raises(Unavailable, match="rewritten"):
         chassis.delete(REF)
     assert path.read_bytes() == b"new"

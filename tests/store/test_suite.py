@@ -16,6 +16,7 @@ import pytest
 from store import (
     ArtifactReader,
     ChecksumMismatch,
+    Collected,
     Corrupt,
     InvalidRef,
     NotFound,
@@ -32,12 +33,13 @@ from store.testing import (
     OutageConformance,
     PinnedGetConformance,
     PositionConformance,
+    PurgeConformance,
     StoreConformance,
     StreamConformance,
     VerifyConformance,
 )
 from store.testing.samples import REF
-from tests.store.harness import flip
+from tests.store.harness import flip, raw_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,6 +56,7 @@ class Suite(
     VerifyConformance,
     CollectConformance,
     DeleteConformance,
+    PurgeConformance,
     CorruptionConformance,
     OutageConformance,
 ):
@@ -62,6 +65,10 @@ class Suite(
     def damage(self, store: VersionedStore, ref: str) -> None:
         """Flip a bit."""
         flip(store, ref)
+
+    def raw(self, store: VersionedStore) -> bytes:
+        """Return all blobs."""
+        return raw_memory(store)
 
     @contextlib.contextmanager
     def outage(self, store: VersionedStore) -> Iterator[None]:
@@ -582,6 +589,62 @@ class DeletesOneHalfFirst(Reachable):
         return super().delete(ref, checksum=checksum, unused_s=unused_s)
 
 
+# Purging.
+
+
+class PurgesWhatReadersSee(Reachable):
+    """Leaves what was moved aside."""
+
+    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+        aside = dict(self.quarantine)
+        yield from super().purge(refs, dry_run=dry_run)
+        self.quarantine.update(aside)
+
+
+class PurgesWhenTrying(Reachable):
+    """Ignores `dry_run`."""
+
+    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+        yield from super().purge(refs)
+
+
+class PurgesByContent(Reachable):
+    """Takes what others have of the same data."""
+
+    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+        leaving = list(refs)
+        data = {super(PurgesByContent, self).get(ref) for ref in leaving if self.exists(ref)}
+        alike = [ref for ref in self._refs() if super(PurgesByContent, self).get(ref) in data]
+        yield from super().purge([*leaving, *alike], dry_run=dry_run)
+
+
+class PurgesTheCurrentAlone(Reachable):
+    """Leaves the earlier versions."""
+
+    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+        for ref in refs:
+            if self.exists(ref) and not dry_run:
+                super().delete(ref, checksum=checksum_of(self.get(ref).data))
+                yield Collected("record", ref, ref, 0)
+
+
+class PurgesUntilItMeetsTrouble(Reachable):
+    """Looks at each ref when it comes to it."""
+
+    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+        for ref in refs:
+            yield from super().purge([ref], dry_run=dry_run)
+
+
+class CountsAgain(Reachable):
+    """Tells of a ref that is gone."""
+
+    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+        leaving = list(refs)
+        yield from super().purge(leaving, dry_run=dry_run)
+        yield from (Collected("record", ref, ref, 0) for ref in leaving)
+
+
 SUITE, REFUSING = Suite(), RefusingSuite()
 ATTACKS: list[tuple[type[Reachable], Callable[..., None], tuple[Any, ...]]] = [
     (TearsPairs, SUITE.test_racing_writers_never_tear_a_pair, (100,)),
@@ -645,6 +708,12 @@ ATTACKS: list[tuple[type[Reachable], Callable[..., None], tuple[Any, ...]]] = [
     (DeletesWhatIsInUse, SUITE.test_delete_what_is_out_of_use, ()),
     (TakesNoPutForUse, SUITE.test_the_same_put_is_use, (b"data",)),
     (MovesBack, SUITE.test_delete_the_current_version, ()),
+    (PurgesWhatReadersSee, SUITE.test_purge_what_was_moved_aside, (10,)),
+    (PurgesWhenTrying, SUITE.test_a_dry_purge, ()),
+    (PurgesByContent, SUITE.test_purge_leaves_shared_data, ()),
+    (PurgesTheCurrentAlone, SUITE.test_purge_takes_every_version, ()),
+    (PurgesUntilItMeetsTrouble, SUITE.test_purge_illegal_refs, ("/a",)),
+    (CountsAgain, SUITE.test_purge_again, ()),
     (DeletesOneHalfFirst, SUITE.test_racing_readers_see_whole_pairs, ()),
 ]
 

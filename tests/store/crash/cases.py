@@ -109,6 +109,17 @@ def delete(ref: str, *removes: Artifact, checksum: str | None = None) -> Step:
     return Step(act, removes=gone, deletes=(ref,) if checksum is None else ())
 
 
+def purge(ref: str, *removes: Artifact, shreds: tuple[bytes, ...] = ()) -> Step:
+    """Return a purge of a ref with these versions, of which no file has `shreds` afterwards."""
+
+    def act(files: FileStore) -> Iterable[str]:
+        list(files.purge([ref]))
+        return ()
+
+    gone = tuple((ref, pair) for pair in removes)
+    return Step(act, removes=gone, deletes=(ref,), shreds=shreds)
+
+
 def _object(root: Path, data: bytes) -> Path:
     digest = hashlib.sha256(data).hexdigest()
     return root / "objects/sha256" / digest[:2] / digest
@@ -134,6 +145,14 @@ def _spoil_record(root: Path, expected: Expected) -> None:
 def _spoil_record_for_study(root: Path, expected: Expected) -> None:
     _spoil_record(root, expected)
     expected.evidence = ((root / f"refs/{REF}@").read_bytes(),)
+
+
+def _move_aside(root: Path, expected: Expected) -> None:
+    """As verification leaves a damaged record."""
+    path = root / f"refs/{REF}@"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    list(FileStore(str(root)).verify(quarantine=True))
+    expected.damage(REF, Artifact(_SPOILT, b"m"))
 
 
 def _spoil_version(root: Path, expected: Expected) -> None:
@@ -166,6 +185,10 @@ def _remove_objects(root: Path, expected: Expected) -> None:
 _V1, _V2 = put(REF, b"1"), put(REF, b"2")
 _ONE, _TWO, _BIG = (Artifact(data, b"m") for data in (b"1", b"2", BIG))
 _HEALED = Step(put("two", BIG).act, tuple((ref, Artifact(BIG, b"m")) for ref in ("one", "two")))
+
+_SPOILT = b"what is spoilt"
+_PURGED = purge(REF, _ONE, Artifact(_SPOILT, b"m"), shreds=(_SPOILT[:-1],))
+
 
 CASES = {
     "new ref": Case((put(REF, b"1"),)),
@@ -221,6 +244,13 @@ CASES = {
     "delete again": Case((delete(REF, _ONE), delete(REF, _ONE)), (_V1,)),
     "delete, put": Case((delete(REF, _ONE, _TWO), _V1), (_V1, _V2)),
     "delete an old version": Case((delete(REF, _ONE, checksum=checksum_of(b"1")),), (_V1, _V2)),
+    "purge": Case(
+        (purge(REF, _ONE, _BIG, shreds=(BIG,)),), (put(REF, BIG), _V1, put("other", BIGGER))
+    ),
+    "purge shared data": Case((purge(REF, _BIG),), (put(REF, BIG), put("other", BIG))),
+    "purge, put": Case((purge(REF, _BIG, shreds=(BIG,)), put(REF, BIG)), (put(REF, BIG),)),
+    "purge again": Case((purge(REF, _BIG), purge(REF, _BIG, shreds=(BIG,))), (put(REF, BIG),)),
+    "purge what is moved aside": Case((_PURGED,), (_V1, put(REF, _SPOILT)), _move_aside),
     "delete what is damaged": Case((delete(REF, _ONE),), (_V1, _V2), _spoil_record),
 }
 
@@ -251,6 +281,13 @@ RACES = {
     "delete during an overwrite": Race(_V2, delete(REF, _ONE, _TWO), (_V1,)),
     "delete during the same Put": Race(_V1, delete(REF, _ONE), (_V1,)),
     "delete during a large Put": Race(put(REF, BIG), delete(REF, _ONE, _BIG), (_V1,)),
+    "purge during a large Put": Race(put(REF, BIG), purge(REF, _ONE, _BIG), (_V1,)),
+    "purge during a large Put of another": Race(
+        put("other", BIG), purge(REF, _BIG), (put(REF, BIG),)
+    ),
+    "Put during a purge": Race(purge(REF, _BIG), put("other", BIG), (put(REF, BIG),)),
+    "purge during a purge": Race(purge(REF, _BIG), purge(REF, _BIG), (put(REF, BIG),)),
+    "collect during a purge": Race(purge(REF, _BIG), Step(collect), (put(REF, BIG),)),
     "Put during a deletion": Race(delete(REF, _ONE, _TWO), _V2, (_V1,)),
     "same Put during a deletion": Race(delete(REF, _ONE), _V1, (_V1,)),
     "delete during a deletion": Race(delete(REF, _ONE), delete(REF, _ONE), (_V1,)),

@@ -30,6 +30,7 @@ class Step:
         position: of the Put.
         removes: versions that it may remove, and has removed once it returned.
         deletes: refs of which nothing is left once it returned.
+        shreds: what no file has in it once it returned.
 
     """
 
@@ -38,6 +39,7 @@ class Step:
     position: Position | None = None
     removes: tuple[Held, ...] = ()
     deletes: tuple[str, ...] = ()
+    shreds: tuple[bytes, ...] = ()
 
 
 class Seen(NamedTuple):
@@ -68,6 +70,7 @@ class Expected:
     damaged: set[Held] = field(default_factory=set)
     evidence: tuple[bytes, ...] = ()
     kept: set[str] = field(default_factory=set)
+    shredded: set[bytes] = field(default_factory=set)
     identity: str | None = None
     _begun: list[Step] = field(default_factory=list)
     _failed: list[Step] = field(default_factory=list)
@@ -90,6 +93,7 @@ class Expected:
             self._beside.setdefault(id(deletion), set()).update(both)
             self._beside.setdefault(id(put), set()).update(both)
         self.gone -= set(step.puts)
+        self.shredded -= {pair.data for _, pair in step.puts}
         self.leaving |= set(step.removes)
         self.acknowledged -= self.leaving
 
@@ -103,6 +107,7 @@ class Expected:
     def done(self, step: Step, seen: Seen | None = None) -> None:
         """Expect what `step` promised, now that it returned and this was seen right after."""
         self._begun.remove(step)
+        self.shredded |= set(step.shreds)
         self.leaving -= set(step.removes)
         if seen:
             self.kept |= set(seen.made)
@@ -184,6 +189,7 @@ class Expected:
             frozenset(self.gone),
             frozenset(self.damaged),
             frozenset(self.kept),
+            frozenset(self.shredded),
             self.identity,
             tuple(map(id, self._begun)),
             tuple(map(id, self._failed)),
@@ -214,6 +220,9 @@ class Expected:
         for path in self.kept:
             if not (root / path).exists():
                 raise Lost(f"{path} is not there")
+        for file in root.rglob("*") if self.shredded else ():
+            if file.is_file() and any(data in file.read_bytes() for data in self.shredded):
+                raise Lost(f"{file} has what was to be gone for good")
         if self.evidence:
             there = {path.read_bytes() for path in root.rglob("*") if path.is_file()}
             if not there.issuperset(self.evidence):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from store import posix
-from store.file import FileStore, backend, copying, deleting, names, root, tree, upkeep
+from store.file import FileStore, backend, copying, deleting, names, purging, root, tree, upkeep
 from store.file.names import Names
 from store.file.tree import Tree
 from store.posix import Root
@@ -58,6 +58,10 @@ NO_FLUSH = {
         root, "identity", "root_fd", "case: identity of an older store"
     ),
     "of a deleted ref": without(deleting, "delete", "directory_fd", "case: delete"),
+    "of purged data": without(purging, "_flush", "directory_fd", "case: purge"),
+    "of what is purged from quarantine": without(
+        purging, "_let_go", "directory_fd", "case: purge what is moved aside"
+    ),
     "of a damaged record's new name": without(
         upkeep, "_quarantine_record", "quarantine_fd", "case: quarantine record"
     ),
@@ -237,6 +241,18 @@ OTHERS = {
         (Change(deleting, "_names", "names(directory_fd, place.leaf))", "names(directory_fd, "
                 "place.leaf))[1:]"),),
     ),
+    "a purge that leaves the data": Mutant(
+        "case: purge", (Change(purging, "_data", "for digest, file in objects.items()",
+                               "for digest, file in ()"),),
+    ),
+    "a purge that takes what others have": Mutant(
+        "case: purge shared data",
+        (Change(purging, "_data", "digest not in named and ", ""),),
+    ),
+    "data removed before its record's end is flushed": Mutant(
+        "race: collect during a purge", (Change(upkeep, "collect", "wait_for_deletions(tree)",
+                                                "pass"),),
+    ),
     "a directory believed durable too early": Mutant(
         "failing flush: new ref",
         (
@@ -308,7 +324,7 @@ def test_flush_beyond_the_promise(name: str, memory: Path, monkeypatch: pytest.M
 def test_every_flush_has_its_mutant() -> None:
     """No flush of the backend is without a proof that it is needed, or is not."""
     there: Counter[str] = Counter()
-    for module in (backend, deleting, names, posix, copying, root, tree, upkeep):
+    for module in (backend, deleting, purging, names, posix, copying, root, tree, upkeep):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef):
                 there[node.name] += ast.unparse(node).count("os.fsync(")
