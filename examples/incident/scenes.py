@@ -301,6 +301,52 @@ def frozen(fleet: Fleet, tenant: str) -> Steps:
     yield
 
 
+@scene
+def fleet_store_away(fleet: Fleet, tenant: str) -> Steps:
+    """The volume with the fleet's store is unmounted, and comes back."""
+    fleet.settle()
+    aside = fleet.fleet.rename(fleet.directory / "aside")
+    fleet.change(tenant)
+    fleet.wait(LONG_S)
+    aside.rename(fleet.fleet)
+    fleet.settle()
+    fleet.wait(2)
+    fleet.caused("store_away", tenant)
+    yield
+
+
+@scene
+def redis_away(fleet: Fleet, tenant: str) -> Steps:
+    """Redis answers nobody for a while."""
+    fleet.settle()
+    fleet.change(tenant)
+    fleet.redis.client_pause(int(LONG_S * 1000))
+    time.sleep(LONG_S)
+    fleet.wait(1)
+    fleet.settle()
+    fleet.wait(2)
+    fleet.caused("redis_away")
+    yield
+
+
+@scene
+def redis_full(fleet: Fleet, tenant: str) -> Steps:
+    """Redis has no memory for what is new, until somebody gives it more."""
+    fleet.settle()
+    fleet.stop()
+    fleet.change(tenant)
+    fleet.ordinary()
+    fleet.redis.config_set("maxmemory", "1")
+    fleet.start()
+    time.sleep(LONG_S)
+    fleet.redis.config_set("maxmemory", "0")
+    fleet.settle()
+    fleet.wait(2)
+    fleet.caused("redis_full")
+    fleet.may("not_served")
+    yield
+
+
 @last
 def no_worker_now(fleet: Fleet, tenant: str) -> Steps:
     """The worker was stopped, and nobody has started another."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from sidecar.redis.members import MOST_HELD, Held
@@ -14,7 +14,9 @@ from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.moments import rfc3339
 from sidecar.worker.caution import DEATHS_ALONE
+from sidecar.worker.host import Host
 from sidecar.worker.letter import cut
+from sidecar.worker.outages import STORE
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.policy import Retry
 from sidecar.worker.window import Item, Trouble
@@ -27,13 +29,11 @@ _TENANT: Final = re.compile(rb'"tenant_id"\s*:\s*"([^"\\]+)"')
 class Admission:
     """Admits one control stream's entries, and remembers what failed attempts left behind."""
 
-    def __init__(
-        self, stream: str, pipeline: Pipeline, publisher: Publisher, wall_clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, stream: str, pipeline: Pipeline, publisher: Publisher, host: Host) -> None:
         self._origins_begin = str(Origin.of(stream, ""))
         self._pipeline = pipeline
         self._publisher = publisher
-        self._wall_clock = wall_clock
+        self._wall_clock, self._outages = host.wall_clock, host.outages
         self._troubles: dict[str, Trouble] = {}
         self._held: Mapping[str, Held] = {}
         """By entry ID, what people may know of it. Never changed, but replaced: another thread
@@ -99,6 +99,8 @@ class Admission:
     def remember(self, item: Item, retry: Retry) -> None:
         """Keep what failed attempts at an item left behind, while it is held."""
         self._troubles[item.id] = item.trouble
+        if retry.outage:
+            self._outages.began(STORE, str(item.error))
         if item.id in self._held or len(self._held) < MOST_HELD:
             self._held = {**self._held, item.id: self._as_held(item, retry)}
 
@@ -118,6 +120,8 @@ class Admission:
     def forget(self, item: Item) -> None:
         """Forget an item that is finished."""
         self._troubles.pop(item.id, None)
+        if item.began and item.error is None:  # it came through both stores
+            self._outages.ended(STORE)
         if item.id in self._held:
             self._held = {id_: one for id_, one in self._held.items() if id_ != item.id}
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sidecar.redis.publisher import Publisher, Verdict
 from sidecar.redis.source import ControlStream
+from sidecar.worker.outages import Outages
 from sidecar.worker.outcomes import Finished
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import Pool
@@ -63,6 +64,8 @@ class Host:
     """
     began: Callable[[], None] = _nothing
     """Called when a tenure has begun to serve. Raises `RedisError`."""
+    outages: Outages = field(default_factory=lambda: Outages(lambda _: None), kw_only=True)
+    """Notes what keeps a tenure from serving, until it is put on record."""
     clock: Callable[[], float] = time.monotonic
     """In seconds, for distances only."""
     wall_clock: Callable[[], float] = time.time

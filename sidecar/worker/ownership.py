@@ -21,6 +21,7 @@ from sidecar.redis.publisher import Halted, NotReplicated
 from sidecar.redis.source import GroupLost
 from sidecar.worker.caution import Caution
 from sidecar.worker.host import Host, Route
+from sidecar.worker.outages import REDIS
 from sidecar.worker.reading import ReadAgain
 from sidecar.worker.settings import Options
 
@@ -62,7 +63,7 @@ class Ownership:
         self._share, self._beat, self._check = host.share, host.beat, host.check
         self._connects, self._looked_at = host.connects, 0
         self._took_over, self._on_record = host.took_over, host.began
-        self._clock = host.clock
+        self._clock, self._outages = host.clock, host.outages
         self._caution = caution
         self._options = options
         self._observer = observer
@@ -132,6 +133,7 @@ class Ownership:
     def _stand_by(self, give_up_at: float) -> bool:
         """Wait a little for the stream; tell whether a drain has waited long enough."""
         self.stood_by, self._is_owner = True, False
+        self._outages.forget(REDIS)
         self.state("standby", "another worker holds the lease, or comes first")
         if self._options.drain and self._clock() > give_up_at:
             return True
@@ -169,6 +171,7 @@ class Ownership:
     def begun(self) -> None:
         """Note that the tenure has begun to serve."""
         self._on_record()
+        self._outages.ended(REDIS)
         if self.stood_by:
             self._took_over(self._publisher.other())
         self.stood_by = False
@@ -190,6 +193,7 @@ class Ownership:
         if self._connects() != self._looked_at:  # a cut between two commands is told by nothing
             self._reconnect()
             self._check_servers()
+        self._outages.tell()
         if halted:
             raise Halted
 
@@ -230,6 +234,7 @@ class Ownership:
         It is full for every worker, and trimming is the owner's.
         """
         self._publisher.abandon()
+        self._outages.began(REDIS, f"{FULL}: {error}")
         self.state("waiting", f"{FULL}: {error}{fix_of(error)}")
         while not self._stop.wait(min(self._options.lease_s / 3, IDLE_BLOCK_S)):
             self._beat()
@@ -262,7 +267,9 @@ class Ownership:
     def _cannot_serve(self, error: Exception) -> None:
         """Give the lease back, for another worker may be able to serve, and wait a while."""
         told = isinstance(error, SidecarError | OSError)
-        detail = (str(error) if told else f"Redis: {str(error).rstrip('.')}") + self._fix_of(error)
+        detail = str(error) if told else f"Redis: {str(error).rstrip('.')}"
+        self._outages.began(REDIS, detail)
+        detail += self._fix_of(error)
         if not isinstance(error, NotReplicated | Damaged):  # these keep every worker from serving
             self._share.cannot_serve(self._stream)
             detail += self._yield_lease()

@@ -112,7 +112,7 @@ class Relay:
         self._recovery = Recovery(
             stream, control, publisher, self._ownership.keep_lease, log, self._watch.lost
         )
-        self._admission = Admission(stream, pipeline, publisher, host.wall_clock)
+        self._admission = Admission(stream, pipeline, publisher, host)
         self._carrying = Carrying(
             host.pool, partial(carry, pipeline, host.clock),
             width_of(options.store_threads, host.most_at_once, host.clock), host.finished,

@@ -45,6 +45,7 @@ from sidecar.worker.host import Host, Route, Traces
 from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.inflight import most_bytes_each
 from sidecar.worker.metrics import StreamMetrics
+from sidecar.worker.outages import Outages
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules, same_storage
 from sidecar.worker.relay import Relay
@@ -277,8 +278,10 @@ class Wiring:
         took_over = partial(self._takeovers.say, stream, record)
         owner = tenures.Owner(whoami(), __version__, json.dumps(recorded(one)))
         began = partial(tenures.put_on_record, notify, keys, owner)
+        put_outage = partial(tenures.put_outage_on_record, notify, keys, owner.name)
         host = Host(
             pool, self.share, beat, fitness.check, took_over, began, connects=fitness.connects,
+            outages=Outages(put_outage),
             most_at_once=pool.each,
             traces=self._traces(keys, "verify" if pipeline.one_store else "put"),
         )  # fmt: skip

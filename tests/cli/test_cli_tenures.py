@@ -9,7 +9,14 @@ import redis
 
 from sidecar import __version__
 from sidecar.redis.keys import Keys
-from sidecar.redis.tenures import MOST_AN_HOUR, MOST_OF_ALL, Owner, put_on_record
+from sidecar.redis.tenures import (
+    MOST_AN_HOUR,
+    MOST_OF_ALL,
+    Outage,
+    Owner,
+    put_on_record,
+    put_outage_on_record,
+)
 from sidecar.worker.settings import Settings, build, recorded
 from sidecar.worker.wiring import whoami
 from tests.cli.harness import KEYS, Cli
@@ -53,6 +60,23 @@ def test_many_streams_do_not_push_out_what_else_is_on_record(client: redis.Redis
     assert client.xlen(KEYS.tenures) == 1 + MOST_OF_ALL
     put_on_record(client, KEYS, OWNER)
     assert not _tenures(client)
+
+
+def test_outages_are_on_record_within_the_same_bounds(client: redis.Redis) -> None:
+    """With what was away, from when to when; they push out no tenure and no tenure them."""
+    outage = Outage("store", 1_790_000_000.0, 1_790_000_008.5, "away" * 1000)
+    for _ in range(MOST_AN_HOUR + 5):
+        put_outage_on_record(client, KEYS, "host:1", outage)
+    put_on_record(client, KEYS, OWNER)
+    assert len(_tenures(client)) == 1
+    found: Any = client.xrange(KEYS.tenures)
+    assert len(found) == MOST_AN_HOUR + 1
+    told = {k.decode(): v.decode() for k, v in found[0][1].items()}
+    assert len(told.pop("detail")) == 500
+    assert told == {
+        "what": "outage", "stream": KEYS.control, "by": "host:1", "of": "store",
+        "since": "2026-09-21T14:13:20.000Z", "until": "2026-09-21T14:13:28.500Z",
+    }  # fmt: skip
 
 
 def test_a_key_of_another_kind_keeps_no_worker_from_serving(client: redis.Redis) -> None:

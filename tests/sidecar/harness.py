@@ -22,9 +22,11 @@ from sidecar.redis.publisher import Publisher
 from sidecar.redis.retention import KINDS, Retention, Trimmed
 from sidecar.redis.scan import server_time_us
 from sidecar.redis.source import ControlStream
+from sidecar.redis.tenures import Outage
 from sidecar.wire.event import RESERVED
 from sidecar.worker import app
 from sidecar.worker.host import Host, Route, Traces
+from sidecar.worker.outages import Outages
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules
 from sidecar.worker.relay import Relay
@@ -274,6 +276,7 @@ class Rig:
     wait_replicas: int = 0
     stream_class: type[ControlStream] = ControlStream
     threads: int = 4
+    outages: list[Outage] = field(default_factory=list)
     sent: dict[str, str] = field(default_factory=dict)
     """Entry ID by event_id, of what was produced first."""
 
@@ -353,7 +356,13 @@ class Rig:
             relay = Relay(
                 Route(self.control, self.stream_class(clients[0], clients[1], keys), publisher),
                 pipeline or Pipeline(self.source, self.fleet, self.rules),
-                Host(pool, Share([self.control]), observer.beat, traces=traces),
+                Host(
+                    pool,
+                    Share([self.control]),
+                    observer.beat,
+                    traces=traces,
+                    outages=Outages(self.outages.append),
+                ),
                 Options(**options),
                 observer,
                 silent_log(),

@@ -352,6 +352,46 @@ def test_a_time_without_a_worker_ends_with_a_tenure() -> None:
     assert not kinds(published("a", 1), published("c", 3, 30.1, version=2))
 
 
+def outage(since_s: float, until_s: float, of: str = "store", detail: str = "away") -> Entry:
+    """Return the record of an outage."""
+    since, until = (rfc3339(us(one)) for one in (since_s, until_s))
+    return record(until_s + 1, what="outage", stream=STREAM, by="a:1", of=of, since=since,
+                  until=until, detail=detail)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("of", "detail", "kind"),
+    [("store", "x", "store_away"), ("redis", "Redis: x", "redis_away"),
+     ("redis", "Redis is full: OOM", "redis_full")],
+)  # fmt: skip
+def test_an_outage_that_workers_put_on_record_is_told(of: str, detail: str, kind: str) -> None:
+    """With who waited; what it explains is no late artifact, and no time without a worker."""
+    lives = [published("a", 1), published("b", 2, 30, tenant="u"), published("c", 3, 30.1)]
+    (one,) = found(*lives, records=[outage(2, 29.5, of, detail)])
+    assert (one.kind, one.level) == (kind, Level.WARNING)
+    assert f"(27s), for control:events: {detail}; 2 events waited" in one.what
+    assert {"b", "c"} <= one.about
+    late = [*others(40), published("late", 39, 50)]
+    assert kinds(*late) == ["artifact_late"]
+    assert kinds(*late, records=[outage(39, 49.5, of, detail)]) == [kind]
+
+
+def test_a_store_that_is_away_now_is_told() -> None:
+    """Where workers tell that they hold events back for it: none of these dies of it."""
+    head = waiting("a", 1)
+    held = Held(head.origin, "t", "a", "no such host", 9, rfc3339(us(1)), "next", outage=True)
+    (one,) = found(head, held=(held,))
+    assert (one.kind, one.level) == ("store_away", Level.ERROR)
+    assert "no such host" in one.what
+
+
+def test_a_worker_that_begins_again_had_been_cut_off() -> None:
+    """That is another sentence than that no worker served."""
+    lives = [published("a", 1), published("b", 2, 30, tenant="u"), published("c", 3, 30.1)]
+    (one,) = found(*lives, records=[tenure(0, "a:1"), tenure(29.5, "a:1")])
+    assert (one.kind, "a:1 had to begin again" in one.what) == ("not_served", True)
+
+
 def test_events_that_were_tried_again_are_no_sign_of_a_missing_worker() -> None:
     """Of several tenants at the same time, with what waited behind them."""
     lives = [published("a", 1, tenant="w")]

@@ -14,8 +14,11 @@ import structlog
 from sidecar.errors import SidecarError
 from sidecar.redis.lease import Fenced
 from sidecar.redis.publisher import NotReplicated
+from sidecar.redis.tenures import Outage
+from sidecar.worker import outages
 from sidecar.worker.caution import Caution
 from sidecar.worker.host import Host, Route
+from sidecar.worker.outages import Outages
 from sidecar.worker.ownership import Ownership
 from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
@@ -87,10 +90,11 @@ class Run:
         self.unfit: SidecarError | None = None
         self.connected = self.checked = 0
         self.taken_over: list[str] = []
+        self.outages: list[Outage] = []
         self.served = 0
         host = Host(
             ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check, self._took_over,
-            connects=lambda: self.connected,
+            connects=lambda: self.connected, outages=Outages(self.outages.append),
         )  # fmt: skip
         self.owner = Ownership(
             Route("s", self.redis, self.redis), host, Caution(self.redis),
@@ -188,6 +192,46 @@ def test_it_is_alive_while_the_server_is_full() -> None:
     assert run.beats - before >= 3
     assert run.watch.given_back == 0
     assert run.watch.states == ["active", "waiting", "active", "stopped"]
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("away."), SidecarError("away"), FULL])
+def test_what_kept_it_from_serving_is_told_once_it_serves(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before, and not where another has served meanwhile: that one tells its own."""
+    monkeypatch.setattr(outages, "WORTH_TELLING_S", 0.0)
+    run = Run()
+    run.serve(error, None)
+    run.owner._outages.tell()
+    (told,) = run.outages
+    assert (told.of, "away" in told.detail or "full" in told.detail) == ("redis", True)
+    assert told.since_s <= told.until_s
+
+
+def test_an_outage_after_which_another_served_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one has its own to tell."""
+    monkeypatch.setattr(outages, "WORTH_TELLING_S", 0.0)
+    run = Run()
+
+    def lost() -> None:
+        run.redis.owned_before = [None]
+        raise redis.ConnectionError("away")
+
+    run.owner.run(run.stop, _first(lost, run.stop.set, run.owner.begun))
+    run.owner._outages.tell()
+    assert run.watch.states == ["waiting", "standby", "active", "stopped"]
+    assert not run.outages
+
+
+def _first(first: Callable[[], None], *then: Callable[[], None]) -> Callable[[], None]:
+    """Return what does the first the first time it is called, and the others the next."""
+    waiting = [(first,), then]
+
+    def call() -> None:
+        for one in waiting.pop(0):
+            one()
+
+    return call
 
 
 def test_a_drain_does_not_wait_for_the_owner_for_ever() -> None:

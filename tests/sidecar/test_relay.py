@@ -868,6 +868,25 @@ def test_an_outage_buries_nothing(rig: Rig, side: str, error: Exception) -> None
     assert not rig.letters()
 
 
+def test_an_outage_of_a_store_is_told_once_it_is_over(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, with what the store said first; an artifact that is missing is no outage."""
+    monkeypatch.setattr("sidecar.worker.outages.WORTH_TELLING_S", 0.0)
+    rig.emit_artifact("a")
+    rig.source.on_get = failing(lambda: Unavailable("away"), [ref_of("a")])
+    with rig.relay(lease_s=0.3) as run:
+        eventually(lambda: len(run.observer.retries) >= 2)
+        assert not rig.outages
+        rig.source.on_get = lambda _: None
+        eventually(lambda: rig.published() == ["a"])
+        rig.emit_artifact("b", put=False)
+        eventually(rig.letters)
+        eventually(lambda: rig.outages)
+    (told,) = rig.outages
+    assert (told.of, told.detail) == ("store", "away")
+
+
 @pytest.mark.parametrize("error", [NotFound("x"), Corrupt("x")])
 def test_trouble_in_the_fleet_is_an_outage(rig: Rig, error: StoreError) -> None:
     """Absence and corruption in the fleet's store are no verdict on the producer's artifact."""

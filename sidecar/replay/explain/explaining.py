@@ -8,13 +8,22 @@ from itertools import chain
 from typing import Final
 
 from sidecar.history import History
-from sidecar.replay.explain import deaths, halts, losses, producers, records, subjects, waits
+from sidecar.replay.explain import (
+    deaths,
+    halts,
+    losses,
+    outages,
+    producers,
+    records,
+    subjects,
+    waits,
+)
 from sidecar.replay.explain.facts import MOST, Facts
 from sidecar.replay.explain.findings import Finding, Level, at, names
 from sidecar.replay.timeline import Life
 from sidecar.replay.window import Window
 
-_ROOMS: Final = (subjects, records, deaths, halts, losses, waits, producers)
+_ROOMS: Final = (subjects, records, outages, deaths, halts, losses, waits, producers)
 KINDS: Final = tuple(kind for room in _ROOMS for kind in room.KINDS)
 """All kinds of findings, the gravest first."""
 _ORDER: Final = {kind.name: n for n, kind in enumerate(KINDS)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
@@ -14,12 +14,14 @@ from sidecar.history import History
 from sidecar.history.halts import HaltPeriod, halts_of
 from sidecar.history.redrives import Redrive, redrives_of
 from sidecar.redis.forgotten import Forgotten, forgotten_of
+from sidecar.redis.members import Held
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
 from sidecar.replay.stalls import Stall, Stalls
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window, covered, moment
 from sidecar.wire.ids import Origin
+from sidecar.wire.moments import time_us
 from sidecar.wire.subject import Change, Subject, followed, subject_of
 
 MOST: Final = 200_000
@@ -34,6 +36,22 @@ class Tenure(NamedTuple):
     by: str
     version: str
     settings: Mapping[str, Any]
+
+
+class Outage(NamedTuple):
+    """When an owner could not serve a control stream. Times are in microseconds since the epoch."""
+
+    stream: str
+    by: str
+    of: str
+    """`store` or `redis`."""
+    since_us: int
+    until_us: int
+    detail: str
+
+    def overlaps(self, stream: str, since_us: int, until_us: int) -> bool:
+        """Tell whether it kept this stream from being served in a part of that time."""
+        return self.stream == stream and self.since_us < until_us and since_us < self.until_us
 
 
 class Death(NamedTuple):
@@ -129,6 +147,18 @@ class Facts:
         return list(_tenures(self.records))
 
     @cached_property
+    def outages(self) -> list[Outage]:
+        """What kept workers from serving in the window, and is over."""
+        found = map(_outage, (one for one in self.records if _what(one) == "outage"))
+        since_us, until_us = self.window.since_us, self.window.until_us
+        return [one for one in found if since_us <= one.until_us and one.since_us <= until_us]
+
+    @cached_property
+    def held(self) -> Sequence[Held]:
+        """What workers hold back now."""
+        return self.history.held()
+
+    @cached_property
     def forgotten(self) -> list[Forgotten]:
         """What Redis was found to have forgotten in the window."""
         found = map(forgotten_of, (one for one in self.records if _what(one) == "forgot"))
@@ -201,6 +231,15 @@ def _tenures(records: Iterable[Entry]) -> Iterator[Tenure]:
             stream, by, version = (text(one.fields, n) for n in ("stream", "by", "version"))
             settings = _settings(one.fields.get(b"settings", b""))
             yield Tenure(one.id.control_version, stream, by, version, settings)
+
+
+def _outage(record: Entry) -> Outage:
+    stream, by, of, since, until, detail = (
+        text(record.fields, name) for name in ("stream", "by", "of", "since", "until", "detail")
+    )
+    latest_us = record.id.control_version  # it is put on record when it is over
+    since_us, until_us = (min(time_us(one) or latest_us, latest_us) for one in (since, until))
+    return Outage(stream, by, of, since_us, until_us, detail)
 
 
 def _settings(raw: bytes) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sidecar.replay.explain.deaths import key_of, kind_of
-from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.facts import Facts, Tenure
 from sidecar.replay.explain.findings import (
     Finding,
     Kind,
@@ -74,7 +74,11 @@ class _Queue:
         stream, tenant = life.origin.stream, life.tenant_id
         if self.facts.halted(stream, tenant, turn_us, life.ended_us):
             return False
-        return life.reason in TRIED_AGAIN or any(
+        if life.reason in TRIED_AGAIN:
+            return True
+        if any(one.overlaps(stream, turn_us, life.ended_us) for one in self.facts.outages):
+            return False
+        return any(
             turn_us < one.begun_us and 0 < one.ended_us < life.ended_us - LONG_US // 3
             for one in self.facts.lives
             if one.tenant_id != tenant and one.origin.stream == stream
@@ -133,9 +137,11 @@ def waiting(facts: Facts) -> Iterator[Finding]:
         if not facts.halted(stream, tenant, facts.now_us, facts.now_us):
             heads[stream, tenant].append(life)
     unserved: defaultdict[str, list[Life]] = defaultdict(list)
-    tried = {one.entry: one for one in facts.history.held()} if heads else {}
+    tried = {one.entry: one for one in facts.held} if heads else {}
     for (stream, tenant), lives in heads.items():
         one = tried.get(lives[0].origin)
+        if one and one.outage:
+            continue  # it waits for a store
         if one:
             yield _held(lives, f"{one.error}; tried {one.attempts} times since {one.since}")
         elif facts.now_us - lives[0].begun_us < LONG_US:
@@ -189,6 +195,9 @@ def stalled(facts: Facts) -> Iterator[Finding]:
         lives = _waited(facts, stall)
         if stall.to_us - stall.from_us < DEAD_TIME_US or not lives:
             continue
+        stream = lives[0].origin.stream
+        if any(one.overlaps(stream, stall.from_us, stall.to_us) for one in facts.outages):
+            continue
         yield _stall(facts, stall, lives)
 
 
@@ -207,15 +216,27 @@ def _waited(facts: Facts, stall: Stall) -> list[Life]:
     return found if len({life.tenant_id for life in found}) > 1 else []
 
 
+def _ended_by(facts: Facts, stall: Stall) -> tuple[Tenure | None, str]:
+    """Return the tenure that began when it was over, and why nothing was finished till then."""
+    until_us = stall.to_us + TENURE_SLACK_US
+    earlier = [t for t in facts.tenures if t.at_us <= stall.from_us]
+    one = next((t for t in facts.tenures if stall.from_us < t.at_us < until_us), None)
+    if one is None:
+        return None, (
+            "no worker began meanwhile, so Redis, a store or the worker's machine held it up;"
+            " which of them is not on record"
+        )
+    if earlier and earlier[-1].by == one.by:
+        return one, (
+            f"{one.by} had to begin again at {at(one.at_us)}: it had lost its lease, as its"
+            " machine stood still or Redis was away"
+        )
+    return one, f"no worker served it until {one.by} began at {at(one.at_us)}"
+
+
 def _stall(facts: Facts, stall: Stall, lives: list[Life]) -> Finding:
-    begins, ends = stall.from_us, stall.to_us + TENURE_SLACK_US
-    tenure = next((one for one in facts.tenures if begins < one.at_us < ends), None)
+    tenure, why = _ended_by(facts, stall)
     took = span((stall.to_us - stall.from_us) / 1e6)
-    why = (
-        f"no worker served it until {tenure.by} began at {at(tenure.at_us)}" if tenure
-        else "no worker began meanwhile, so Redis, a store or the worker's machine held it up;"
-        " which of them is not on record"
-    )  # fmt: skip
     what = (
         f"nothing was finished from {at(stall.from_us)} to {at(stall.to_us)} ({took}), while"
         f" {counted(len(lives), 'event')} waited: {why}"
