@@ -324,7 +324,8 @@ def _damaged(control: Side, notify: Side, keys: list[Keys]) -> list[str]:
     client, one, found = notify.client, keys[0], list[SidecarError]()
     with translated(notify.url):
         for each in keys:
-            found += [*misplaced(client, each), *garbage(client, each)]
+            paused = partial(read_paused, client, each)
+            found += [*misplaced(client, each), *garbage(client, each, paused)]
         found += or_else([], partial(damaged_workers, client, one))
     found += without_room(control, notify, keys)
     return list(dict.fromkeys(map(str, found)))

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sidecar.errors import SidecarError
@@ -126,12 +127,13 @@ def _looks(client: Client, keys: Keys) -> Iterator[Callable[[], object]]:
         yield from (partial(look, client, keys, stream) for stream in _archived(keys))
 
 
-def garbage(client: Client, keys: Keys) -> Iterator[Damaged]:
+def garbage(client: Client, keys: Keys, *more: Callable[[], object]) -> Iterator[Damaged]:
     """Yield what no sidecar wrote into its keys, but for the registers of readers and workers.
 
-    Raises `RedisError`, but for keys that are `misplaced`.
+    `more` are looks that raise `Damaged`, besides. Raises `RedisError`, but for keys that are
+    `misplaced`.
     """
-    for look in _looks(client, keys):
+    for look in chain(_looks(client, keys), more):
         try:
             look()
         except Damaged as damaged:

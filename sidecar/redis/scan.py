@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
+from sidecar.redis.bounded import fewer
 from sidecar.redis.client import Client
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
@@ -54,12 +56,13 @@ def pages(
 ) -> Iterator[list[Entry]]:  # fmt: skip
     """Yield the entries from `first` to `last` in lists of at most `page`, oldest first."""
     while True:
-        found = _entries(client.xrange(stream, first, last, count=page))
-        if found:
-            yield found
-        if len(found) < page or found[-1].id == LAST:
+        found, page = fewer(partial(client.xrange, stream, first, last), page)
+        entries = _entries(found)
+        if entries:
+            yield entries
+        if len(entries) < page or entries[-1].id == LAST:
             return
-        first = found[-1].id.after
+        first = entries[-1].id.after
 
 
 def pages_back(
@@ -67,12 +70,13 @@ def pages_back(
 ) -> Iterator[list[Entry]]:
     """Yield the entries up to `last` in lists of at most `page`, newest first."""
     while True:
-        found = _entries(client.xrevrange(stream, last, FIRST, count=page))
-        if found:
-            yield found
-        if len(found) < page:
+        found, page = fewer(partial(client.xrevrange, stream, last, FIRST), page)
+        entries = _entries(found)
+        if entries:
+            yield entries
+        if len(entries) < page:
             return
-        last = found[-1].id.before
+        last = entries[-1].id.before
 
 
 def _entries(answer: Any) -> list[Entry]:  # noqa: ANN401 -- redis-py

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import redis
 
+from sidecar.redis.bounded import TooMuch, fewer, size_of
 from sidecar.redis.client import Client
 from sidecar.redis.ends import Ends, look
 from sidecar.redis.errors import is_full
@@ -142,9 +144,13 @@ class ControlStream:
         `elsewhere`, what of them is pending under other consumers is taken over first.
         """
         asked = min(count, self._room)
-        gone = self._take_over(after, asked) if elsewhere else []
-        entries = self._read(self._client, (), asked, after)
-        return sorted(gone + entries, key=lambda entry: entry.id)[:asked] if gone else entries
+
+        def read(count: int) -> list[Entry]:
+            gone = self._take_over(after, count) if elsewhere else []
+            entries = self._read(self._client, (), count, after)
+            return sorted(gone + entries, key=lambda entry: entry.id)[:count] if gone else entries
+
+        return fewer(read, asked)[0]
 
     def _take_over(self, after: EntryId, count: int) -> list[Entry]:
         """Claim what others have of the first `count` pending entries above `after`.
@@ -194,10 +200,17 @@ class ControlStream:
         )
         return [(EntryId(one["message_id"].decode()), one["consumer"]) for one in found]
 
-    def entries(self, first: EntryId, last: EntryId, count: int) -> list[Entry]:
-        """Return up to `count` entries from `first` to `last`, both included, read or not."""
-        found = self._command("XRANGE", self._stream, first, last, "COUNT", count)
-        return [_entry(*raw) for raw in found]
+    def pages(self, first: EntryId, last: EntryId, page: int) -> Iterator[list[Entry]]:
+        """Yield the entries from `first` to `last`, read or not, in lists of at most `page`."""
+        while True:
+            ask = partial(self._command, "XRANGE", self._stream, first, last, "COUNT")
+            found, page = fewer(ask, page)
+            entries = [_entry(*raw) for raw in found]
+            if entries:
+                yield entries
+            if len(entries) < page:
+                return
+            first = entries[-1].id.after
 
     def check(self) -> None:
         """Raise what keeps this stream from being read, as far as looking tells.
@@ -246,11 +259,15 @@ class ControlStream:
         self, client: Client, options: tuple[Any, ...], count: int, start: str
     ) -> list[Entry]:
         asked = min(count, self._room)
-        answer = self._command(
-            "XREADGROUP", "GROUP", self._group, CONSUMER, *options, "COUNT", asked,
-            "STREAMS", self._stream, start,
-            client=client,
-        )  # fmt: skip
+        try:
+            answer = self._command(
+                "XREADGROUP", "GROUP", self._group, CONSUMER, *options, "COUNT", asked,
+                "STREAMS", self._stream, start,
+                client=client,
+            )  # fmt: skip
+        except TooMuch:  # what was new is pending now: it is read back, by fewer at a time
+            self._room = max(1, asked // 4)
+            raise
         entries = [_entry(*raw) for raw in answer[0][1]] if answer else []
         full = len(entries) == asked
         size_bytes = sum(entry.size_bytes for entry in entries)
@@ -290,4 +307,4 @@ def _entry(entry_id: bytes, flat: list[bytes] | None) -> Entry:
         return Entry(EntryId(entry_id.decode()), {})
     names_and_values = iter(flat)
     fields = dict(zip(names_and_values, names_and_values))  # noqa: B905 -- two of one iterator
-    return Entry(EntryId(entry_id.decode()), fields, sum(map(len, flat)))
+    return Entry(EntryId(entry_id.decode()), fields, size_of(flat))

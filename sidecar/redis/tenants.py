@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from sidecar.redis.bounded import TooMuch
 from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged
 from sidecar.redis.halts import FIELDS, MAX_HALT_RECORDS, Change, Halt
@@ -35,12 +36,15 @@ class Paused(NamedTuple):
 
 
 def read_paused(client: Client, keys: Keys) -> Paused:
-    """Return which tenants are paused, and why. Raises `RedisError`.
+    """Return which tenants are paused, and why. Raises `Damaged` for too many, and `RedisError`.
 
     The count is read first: what changes in between is seen as a change later.
     """
     changes: Any = client.hget(keys.halt, "tenants")
-    found: Any = client.hgetall(keys.paused)
+    try:
+        found: Any = client.hgetall(keys.paused)
+    except TooMuch:
+        raise _too_many(keys, b"too many tenants") from None
     tenants = {tenant.decode(errors="replace"): _halt(noted) for tenant, noted in found.items()}
     return Paused(changes or b"", tenants)
 
@@ -55,12 +59,14 @@ def all_paused(client: Client, keys: Keys) -> Paused:
     )
     changes, count, *found = told
     if count > MOST_PAUSED:
-        raise Damaged(
-            keys.paused, b"%d tenants" % count,
-            f"no more than {MOST_PAUSED:,} can be paused; DEL it, and pause whom you mean",
-        )  # fmt: skip
+        raise _too_many(keys, b"%d tenants" % count)
     noted = dict(zip(found[::2], found[1::2], strict=True))
     return Paused(changes, {who.decode(errors="replace"): _halt(why) for who, why in noted.items()})
+
+
+def _too_many(keys: Keys, found: bytes) -> Damaged:
+    fix = f"no more than {MOST_PAUSED:,} can be paused; DEL it, and pause whom you mean"
+    return Damaged(keys.paused, found, fix)
 
 
 def pause_tenant(

@@ -25,6 +25,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from sidecar.redis.bounded import BoundedParser
 from sidecar.redis.url_options import WrongOption, database, read_query
 from sidecar.wire.secretfile import read_secret
 from sidecar.wire.urls import FiledUrl, Unclear, check_form
@@ -232,7 +233,7 @@ class _Steered(Steering, AbstractConnection):
     def __init__(
         self, *, route: Route | None = None, connects: Connects | None = None, **options: Any  # noqa: ANN401 -- redis-py
     ) -> None:  # fmt: skip
-        super().__init__(**options)
+        super().__init__(**options, parser_class=BoundedParser)
         self._route = route
         self._connects = connects
 
@@ -253,6 +254,7 @@ class _Steered(Steering, AbstractConnection):
             self._check_role(self.read_response())
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ANN401, FBT001, FBT002 -- redis-py's
+        self._parser.begin()
         try:
             super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
         except redis.ConnectionError as error:

@@ -9,7 +9,7 @@ nothing above that is neither pending nor finished; where it has, it delivers ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from structlog.typing import FilteringBoundLogger
@@ -63,8 +63,8 @@ class Control(Protocol):
     def pending_between(self, first: EntryId, last: EntryId) -> set[EntryId]:
         """Return the IDs of what is pending there, under any consumer."""
 
-    def entries(self, first: EntryId, last: EntryId, count: int) -> list[Entry]:
-        """Return entries."""
+    def pages(self, first: EntryId, last: EntryId, page: int) -> Iterator[list[Entry]]:
+        """Yield entries, so many at a time."""
 
     def acknowledge(self, entry_ids: Iterable[EntryId]) -> int:
         """Take entries off the pending list."""
@@ -355,14 +355,12 @@ class Recovery:
 
     def _first_lost(self, first: EntryId, last: EntryId) -> EntryId | None:
         """Return the lowest entry from `first` to `last` that is neither pending nor finished."""
-        while entries := self._control.entries(first, last, PAGE):
+        for number, entries in enumerate(self._control.pages(first, last, PAGE)):
+            if number:
+                self._keep()
             lost = self._lost(entries)
             if lost:
                 return lost
-            first = entries[-1].id.after
-            if len(entries) < PAGE:
-                break
-            self._keep()
         return None
 
     def _lost(self, entries: Sequence[Entry]) -> EntryId | None:

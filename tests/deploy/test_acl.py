@@ -116,7 +116,7 @@ def _duties(server: Server) -> None:
         server.call("admin", "XCLAIM", STREAM, KEYS.group, "debug", 0, entry.id)
         assert control.read_pending(FIRST, 1, elsewhere=True) == [entry]
         assert control.pending_between(entry.id, entry.id) == {entry.id}
-        assert control.entries(entry.id, entry.id, 1) == [entry]
+        assert list(control.pages(entry.id, entry.id, 1)) == [[entry]]
         assert control.last_to(entry.id) == control.at(entry.id) == entry
         owner.stand(low=entry.id, anchors=owner.anchors())
         assert owner.run_alone(entry.id) == 0
