@@ -26,7 +26,7 @@ ROOM_LINES: Final = {
     "sidecar/cli": 4723,
     "sidecar/feed": 2320,
     "sidecar/history": 2760,
-    "sidecar/ops": 5514,
+    "sidecar/ops": 5520,
     "sidecar/producer": 990,
     "sidecar/redis": 6725,
     "sidecar/replay": 5200,
