@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from store import checksum_of
-from tests.cli.harness import Cli, install
+from tests.cli.harness import STREAM, Cli, install
 from tests.proofs import sampled
 
 BLOB = bytes(range(256)) * 5
@@ -327,3 +329,25 @@ def _on_terminal(sidecar: Cli, *args: str) -> tuple[int, bytes]:
         process.communicate(timeout=90)
     os.close(ours)
     return process.returncode, shown
+
+
+def test_a_ref_held_by_an_entry_ahead_of_time_is_let_go_by_hand(
+    sidecar: Cli, tmp_path: Path
+) -> None:
+    """As docs/operating.md has it; what comes next moves the ref on."""
+    streams = [STREAM, "control:beside"]
+    old = sidecar.bring("old", "r", b"old") | {"event_id": "held"}
+    ahead_ms = int(time.time() * 1000) + 20 * 3_600_000
+    sidecar.client.xadd(streams[1], {"event": json.dumps(old)}, id=f"{ahead_ms}-0")
+    sidecar.work(streams=streams)
+    new = sidecar.bring("new", "r", b"new")
+    sidecar.work(streams=streams)
+    assert sidecar("store", "get", "r").raw == b"old"
+    data, manifest = tmp_path / "d", tmp_path / "m"
+    files: list[str | Path] = ["--data", data, "--manifest", manifest]
+    assert sidecar("store", "get", "r", "--checksum", new["checksum"], *files).code == 0
+    assert sidecar("store", "put", "r", *files).code == 0
+    assert sidecar("store", "get", "r").raw == b"new"
+    sidecar.bring("newer", "r", b"newer")
+    sidecar.work(streams=streams)
+    assert sidecar("store", "get", "r").raw == b"newer"
