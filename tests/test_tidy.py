@@ -28,7 +28,7 @@ ROOM_LINES: Final = {
     "sidecar/history": 2760,
     "sidecar/ops": 5520,
     "sidecar/producer": 990,
-    "sidecar/redis": 6725,
+    "sidecar/redis": 6760,
     "sidecar/replay": 5200,
     "sidecar/telemetry": 1271,
     "sidecar/terminal": 1110,
