@@ -23,11 +23,11 @@ FUNCTION_LINES: Final = 60
 USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
     "sidecar": 720,
-    "sidecar/cli": 4723,
+    "sidecar/cli": 4735,
     "sidecar/feed": 2320,
     "sidecar/history": 2760,
     "sidecar/ops": 5520,
-    "sidecar/producer": 990,
+    "sidecar/producer": 1300,
     "sidecar/redis": 6760,
     "sidecar/replay": 5200,
     "sidecar/telemetry": 1271,

@@ -19,10 +19,15 @@ from sidecar.producer.outbox import Figures, Pump, figures
 from sidecar.producer.outbox.wiring import check_database
 from sidecar.stores import explained, named
 from sidecar.terminal import output
+from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import REQUIRED, option
 from sidecar.wire.units import seconds
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def _database(text: str) -> str:
+    return filed(check_database(text))
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class Outbox:
     """The database with the outbox."""
 
     database: str = connection(
-        REQUIRED, "The database with the outbox: the path of an SQLite file.", "DATABASE",
-        unit=check_database,
+        REQUIRED, "The database with the outbox: the path of an SQLite file, or postgresql://….",
+        "DATABASE", unit=_database,
     )  # fmt: skip
 
 
@@ -56,6 +61,8 @@ def run(outbox: Outbox, kept: Kept, where: Produced, *, drain: _Drain = False) -
     Examples:
       sidecar outbox run --database /var/lib/app/app.db --redis redis://localhost
         --source-store file:///var/lib/node
+
+      sidecar outbox run --database postgresql://pump@db/app   (PGPASSWORD, or ~/.pgpass)
 
       sidecar outbox run --database app.db --drain   (exit 3: another pump has the outbox)
 

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 import store
 from sidecar.errors import SidecarError
 from sidecar.feed import Feed
+from sidecar.producer import outbox
+from sidecar.producer.outbox.wiring import check_database
 from sidecar.redis.client import Side, connect
 from sidecar.redis.errors import translated
 from sidecar.stores import open_store
@@ -36,6 +38,7 @@ NOBODY: Final = "127.0.0.1:1"
 schemes = st.sampled_from([
     "redis", "rediss", "redis+sentinel", "redis+cluster", "rediss+sentinel", "unix", "file", "s3",
     "gs", "az", "chassis-file", "memory", "object", "Redis", "reids", "http", "no-such", "", "mine",
+    "postgresql", "postgres", "Postgresql", "postgresql", "mysql",
 ])  # fmt: skip
 separators = st.sampled_from(
     ["://", "://", "://", ":/", ":", "//", ":///", "::/", "%3A//", "=", ""]
@@ -52,6 +55,8 @@ queries = st.sampled_from([
     "", "?password={}", "?Password={}", "?secret_key={}", "?db={}", "?{}=1", "?{}", "#{}", "&x={}",
     "?ssl_cert_reqs={}", "?ssl_ca_certs={}", "?protocol={}", "?a=%3A{}%40b", "?username={}@h",
     "?sentinel_password={}", "?ssl_min_version={}", "?access_key_id=x&secret_access_key={}",
+    "?sslmode={}", "?port={}", "?options={}", "?host={}", "?user={}", "?sslpassword={}&host=a,b",
+    "?dbname={}", "?connect_timeout={}", "?target_session_attrs={}",
 ])  # fmt: skip
 
 
@@ -112,6 +117,13 @@ def check_store_url(url: str) -> None:
         assert SECRET not in told(lambda: open_store(url, create=False))
 
 
+def check_database_url(url: str) -> None:
+    """Hold what is said of a database's URL against it, a PostgreSQL's where nobody listens."""
+    assert SECRET not in told(lambda: check_database(url))
+    if NOBODY in url:
+        assert SECRET not in told(lambda: outbox.figures(url))
+
+
 _entry_points: Final = functools.cache(importlib.metadata.entry_points)
 """To look for packages takes ten times as long as all the rest."""
 
@@ -123,6 +135,7 @@ def check(form: str) -> int:
         for url in urls:
             check_url(url)
             check_store_url(url)
+            check_database_url(url)
     return len(urls)
 
 

@@ -1,4 +1,4 @@
-"""Pumps that are killed: `python -m tests.outbox.killed KIND DIRECTORY REDIS KILLS SEED`.
+"""Pumps that are killed: `python -m tests.outbox.killed KIND SERVER DIRECTORY REDIS KILLS SEED`.
 
 Stages a few events in each round, forks a pump, and kills it at a random line of the product. One
 pump sends the rest. Prints which event_ids were staged, in order, one JSON array.
@@ -21,10 +21,10 @@ STEPS: Final = 500
 """Lines of the product in which a pump can be killed: a round of a few events has 200 to 400."""
 
 
-def main(kind: str, directory: str, redis_url: str, kills: str, seed: str) -> None:
+def main(kind: str, server: str, directory: str, redis_url: str, kills: str, seed: str) -> None:
     """Stage and kill so often."""
     rng, staged = random.Random(int(seed)), list[str]()
-    place = KINDS[kind](Path(directory), redis_url)
+    place = KINDS[kind](Path(directory), redis_url, server)
     for number in range(int(kills)):
         staged += _stage(place, rng, number)
         _kill_a_pump(place, rng)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any, ClassVar, Final
 
+import psycopg
 import pytest
 import redis
 
 import store
 from sidecar.producer import outbox
 from sidecar.producer.outbox import Figures, Pump
+from sidecar.producer.outbox.postgres import PostgresOutbox
+from sidecar.producer.outbox.pump import AnotherPump
 from sidecar.producer.outbox.sqlite import SqliteOutbox
 from sidecar.producer.outbox.table import Database
 from tests.servers import PATIENCE_S
@@ -29,8 +33,10 @@ class Place:
     database: str
     database_class: ClassVar[type[Database]]
 
-    def __init__(self, directory: Path, redis_url: str) -> None:
+    def __init__(self, directory: Path, redis_url: str, server: str = "") -> None:
+        """`server` is the URL of what the database is in; nothing, where it is a file."""
         self.directory = directory
+        self.server = server
         self.redis_url = redis_url
         self.store = store.open_url((directory / "source").as_uri())
         self.told: list[str] = []
@@ -66,7 +72,12 @@ class Place:
     def run(self, sql: str, *values: Any) -> list[Any]:
         """Run a statement by hand."""
         with self.connected() as db:
-            return list(db.execute(sql, values))
+            found = db.execute(self.written(sql), values)
+            return list(found) if found.description else []
+
+    def written(self, sql: str) -> str:
+        """Return a statement as the driver wants it; values are at each `?`."""
+        return sql
 
     def plant(self, event: bytes, data: bytes | None = None, manifest: bytes = b"") -> None:
         """Insert a row as another program might."""
@@ -81,12 +92,20 @@ class Place:
         return Pump(self.database, self.redis_url, STREAM, **given)
 
     def pumped(self, **more: Any) -> int:
-        """Send all that waits."""
+        """Send all that waits, once no other pump is there."""
         pump = self.pump(**more)
         try:
-            return pump.once()
+            return self._sent_by(pump)
         finally:
             pump.close()
+
+    def _sent_by(self, pump: Pump) -> int:
+        """Let a pump send; a server takes a moment to notice that another one died."""
+        for _ in range(int(PATIENCE_S / 0.005)):
+            with suppress(AnotherPump):
+                return pump.once()
+            Event().wait(0.005)
+        pytest.fail("another pump does not end")
 
     def entries(self) -> list[dict[bytes, bytes]]:
         """Return the entries of the control stream."""
@@ -123,8 +142,8 @@ class SqlitePlace(Place):
 
     database_class = SqliteOutbox
 
-    def __init__(self, directory: Path, redis_url: str) -> None:
-        super().__init__(directory, redis_url)
+    def __init__(self, directory: Path, redis_url: str, server: str = "") -> None:
+        super().__init__(directory, redis_url, server)
         self.database = str(directory / "app.db")
         self.prepare()
 
@@ -133,4 +152,33 @@ class SqlitePlace(Place):
         return sqlite3.connect(self.database)
 
 
-KINDS: Final = {"sqlite": SqlitePlace}
+class PostgresPlace(Place):
+    """An outbox in a schema of a real server."""
+
+    database_class = PostgresOutbox
+
+    def __init__(self, directory: Path, redis_url: str, server: str = "") -> None:
+        super().__init__(directory, redis_url, server)
+        self.schema = f"s{uuid.uuid4().hex}"
+        self.database = f"{server}&options=-csearch_path%3D{self.schema}"
+        with psycopg.connect(server) as db:
+            db.execute(f"CREATE SCHEMA {self.schema}")
+        self.prepare()
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Return a new connection, to be closed by the caller."""
+        return psycopg.connect(self.database)
+
+    def written(self, sql: str) -> str:
+        """Return a statement as psycopg wants it."""
+        return sql.replace("?", "%s")
+
+    def close(self) -> None:
+        """Remove the schema; what a test that failed has left locked stays."""
+        with psycopg.connect(self.server, options="-c lock_timeout=10s") as db:
+            db.execute(f"DROP SCHEMA {self.schema} CASCADE")
+
+
+KINDS: Final[dict[str, type[SqlitePlace | PostgresPlace]]] = {
+    "sqlite": SqlitePlace, "postgres": PostgresPlace,
+}  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +22,17 @@ KILLS: Final = int(os.environ.get("OUTBOX_KILLS", "60"))
 @pytest.mark.proof
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_killed_pumps_sent_is_published_once_and_in_order(
-    kind: str, tmp_path: Path, redis_url: str, client: redis.Redis
+    kind: str,
+    tmp_path: Path,
+    redis_url: str,
+    client: redis.Redis,
+    server_of: Callable[[str], str],
 ) -> None:
     """None is lost, none is published twice, and each tenant's come in the order of commits.
 
     More kills than 60: OUTBOX_KILLS=1000.
     """
-    words = (kind, str(tmp_path), redis_url, str(KILLS), str(KILLS))
+    words = (kind, server_of(kind), str(tmp_path), redis_url, str(KILLS), str(KILLS))
     killed = subprocess.run(
         [sys.executable, "-m", "tests.outbox.killed", *words],
         capture_output=True, text=True, check=True, timeout=60 + KILLS,

@@ -339,8 +339,9 @@ def test_a_path_that_is_no_database_is_told(tmp_path: Path) -> None:
         outbox.figures(tmp_path / "text")
 
 
-def test_staging_by_an_asyncio_connection(place: Place) -> None:
+def test_staging_by_an_asyncio_connection(tmp_path: Path, redis_url: str) -> None:
     """A connection whose `execute` is awaited stages the same row."""
+    place = SqlitePlace(tmp_path, redis_url)
 
     class Awaited:
         isolation_level = ""

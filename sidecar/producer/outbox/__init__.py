@@ -11,11 +11,11 @@ the control stream. docs/outbox.md has the whole of it.
 """
 
 from sidecar.producer.outbox.pump import Pump
-from sidecar.producer.outbox.staging import MAX_ARTIFACT_BYTES, prepare, stage, stage_async
+from sidecar.producer.outbox.staging import MAX_ARTIFACT_BYTES, ddl, prepare, stage, stage_async
 from sidecar.producer.outbox.table import DeadRow, Figures
 from sidecar.producer.outbox.wiring import figures
 
 __all__ = [
-    "MAX_ARTIFACT_BYTES", "DeadRow", "Figures", "Pump", "figures", "prepare", "stage",
-    "stage_async",
+    "MAX_ARTIFACT_BYTES", "DeadRow", "Figures", "Pump", "ddl", "figures", "prepare",
+    "stage", "stage_async",
 ]  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Final
 from sidecar.errors import Incomplete, Unreachable, UsageError
 from sidecar.producer.checking import check_entry, wrong
 from sidecar.producer.outbox.staging import check_event, check_size
-from sidecar.producer.outbox.table import Database, Ended, Row
-from sidecar.producer.outbox.wiring import check_database, opened
+from sidecar.producer.outbox.table import Database, Ended, NotNow, Row
+from sidecar.producer.outbox.wiring import check_database, opened, shown
 from sidecar.redis.client import check_stream, connect, url_of
 from sidecar.redis.errors import Outage, translated
 from sidecar.redis.keys import named
@@ -38,10 +38,11 @@ class Pump:
                     store.open_url("file:///var/lib/node"))
         pump.run(stop)                 # or: await pump.run_async()
 
-    `database` is the path of an SQLite file. Artifacts are put into `store` before their events are
-    appended, at least once, always with the `event_id` that was staged: the worker publishes it
-    once. Rows that were sent are removed after `keep_s` seconds. `told` gets a line for a person
-    whenever the pump has to wait, and for each row that goes dead. One thread at a time may use it.
+    `database` is the path of an SQLite file, or the URL of a PostgreSQL. Artifacts are put into
+    `store` before their events are appended, at least once, always with the `event_id` that was
+    staged: the worker publishes it once. Rows that were sent are removed after `keep_s` seconds.
+    `told` gets a line for a person whenever the pump has to wait, and for each row that goes dead.
+    One thread at a time may use it.
 
     Raises `UsageError` for a URL or a stream's name that is none.
     """
@@ -50,7 +51,7 @@ class Pump:
         self, database: str | Path, redis_url: str | Path, stream: str, store: Store, *,
         keep_s: float = KEEP_S, told: Callable[[str], object] = lambda _: None,
     ) -> None:  # fmt: skip
-        self._name = check_database(str(database))
+        self._name = check_database(database)
         self._url = url_of(redis_url)
         self._stream = named("stream", stream)
         self._client = connect(self._url, key=stream)
@@ -96,7 +97,9 @@ class Pump:
         """Tell whether it is a login or a node that was the right one, and will be again: a
         password is rotated, a failover is not through.
         """
-        return self._has_worked and isinstance(error.__cause__, Outage)
+        return self._has_worked and (
+            isinstance(error, NotNow) or isinstance(error.__cause__, Outage)
+        )
 
     async def run_async(self, *, poll_s: float = POLL_S) -> None:
         """As `run`, in a thread, until it is cancelled; the row that is being sent ends first."""
@@ -138,7 +141,7 @@ class Pump:
         if self._database is None:
             self._database = opened(self._name)
             if not self._database.lock():
-                raise AnotherPump(f"another pump has the outbox of {self._name}")
+                raise AnotherPump(f"another pump has the outbox of {shown(self._name)}")
             check_stream(self._client, self._url, self._stream)
         return self._database
 
@@ -154,7 +157,7 @@ class Pump:
             for row in rows:
                 if stop.is_set():
                     break
-                ended.append(Ended(row.number, self._sent(database, row)))
+                ended.append(Ended(row, self._sent(database, row)))
         finally:
             if ended:
                 database.end(ended)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,6 +50,8 @@ SCHEMA: Final = (
 BUSY_S: Final = 5.0
 """So long the pump waits for a writer, before it says so and tries again."""
 _LOCK: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIKE_A_URL: Final = re.compile("[@=?#:]")
+"""What was meant as one may have a password in it."""
 _BROKEN: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -61,7 +64,11 @@ class SqliteOutbox(Database):
     def __init__(self, path: str) -> None:
         """Raise `UsageError` where there is no such file."""
         if not os.path.isfile(path):
-            raise UsageError(f"there is no database at {path}; name the one that has the outbox")
+            where = "that path" if _LIKE_A_URL.search(path) else path
+            raise UsageError(
+                f"there is no database at {where}; name the file that has the outbox, or"
+                " postgresql://user:password@host/database"
+            )
         self._path = Path(os.path.realpath(path))
         self._lock: int | None = None
         with _translated(self._path):

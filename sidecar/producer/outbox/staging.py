@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
-from typing import Any, Final
+from importlib.resources import files
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.errors import UsageError
 from sidecar.producer.checking import BLOBS, body_of, entry_of, wrong
@@ -15,26 +16,49 @@ from sidecar.wire.event import Event, Reason, Rejected
 from sidecar.wire.scope import refuse_reserved
 from store import check_ref
 
+if TYPE_CHECKING:
+    import sqlite3
+
+    import psycopg
+
+    Connection = sqlite3.Connection | psycopg.Connection[Any]
+    """A connection of a producer's own."""
+
 MAX_ARTIFACT_BYTES: Final = 8 << 20
 """So large may data and manifest together be. What is larger is put first, and staged by its ref
 and checksums.
 """
+_FIND_TABLES: Final = "SELECT to_regclass('sidecar_outbox_format')"
 
 
-def prepare(connection: sqlite3.Connection) -> None:
+def ddl(kind: str) -> str:
+    """Return the SQL that makes the outbox's tables, for a tool that runs migrations.
+
+    `kind` is `postgresql` or `sqlite`. It changes nothing where there is an outbox.
+    """
+    if kind == "postgresql":
+        return files("sidecar.producer.outbox").joinpath("postgres.sql").read_text()
+    if kind == "sqlite":
+        return "".join(f"{statement};\n" for statement in (*sqlite.SCHEMA, NOTE_FORMAT))
+    raise UsageError("an outbox is in postgresql or sqlite; there is no other")
+
+
+def prepare(connection: Connection) -> None:
     """Make the outbox's tables, unless they are there. The caller commits.
 
     Raises `UsageError` for tables that a newer release made, and what the database raises.
     """
-    for statement in sqlite.SCHEMA:
-        connection.execute(statement)
-    connection.execute(NOTE_FORMAT)
+    if not _is_postgres(connection):
+        for statement in (*sqlite.SCHEMA, NOTE_FORMAT):
+            connection.execute(statement)
+    elif connection.execute(_FIND_TABLES).fetchall() == [(None,)]:
+        connection.execute(ddl("postgresql"))  # else no rights are needed that only an owner has
     ((found,),) = connection.execute(FIND_FORMAT)
     check_format(found)
 
 
 def stage(
-    connection: sqlite3.Connection,
+    connection: Connection,
     *,
     type: str,  # noqa: A002 -- the contract's name
     ref: str = "",
@@ -55,12 +79,14 @@ def stage(
     what the database raises.
     """
     event, row = _row(connection, type, event_id, fields, ref, data, manifest, traceparent)
-    connection.execute(INSERT, row)
+    if isawaitable(made := connection.execute(_insert(connection), row)):
+        made.close()
+        raise UsageError("`execute` of that connection is awaited: await stage_async(…)")
     return event
 
 
 async def stage_async(
-    connection: Any,  # noqa: ANN401 -- aiosqlite's, and the like
+    connection: Any,  # noqa: ANN401 -- psycopg's, aiosqlite's, and the like
     *,
     type: str,  # noqa: A002 -- the contract's name
     ref: str = "",
@@ -72,7 +98,7 @@ async def stage_async(
 ) -> Event:
     """Stage as `stage` does, by a connection whose `execute` is awaited."""
     event, row = _row(connection, type, event_id, fields, ref, data, manifest, traceparent)
-    await connection.execute(INSERT, row)
+    await connection.execute(_insert(connection), row)
     return event
 
 
@@ -110,10 +136,24 @@ def _row(
     return event, (event.tenant_id.encode(), entry[b"event"], traced, blob, bytes(manifest))
 
 
-def _check_transaction(connection: Any) -> None:  # noqa: ANN401 -- sqlite3's, or aiosqlite's
+def _is_postgres(connection: object) -> bool:
+    """Tell a connection of psycopg, also one that is awaited."""
+    return hasattr(connection, "pgconn")
+
+
+def _insert(connection: object) -> str:
+    return INSERT.replace("?", "%s") if _is_postgres(connection) else INSERT
+
+
+def _check_transaction(connection: Any) -> None:  # noqa: ANN401 -- psycopg's, sqlite3's, or aiosqlite's
     """Refuse to stage where the row would be committed by itself, whatever the change ends as."""
-    commits_itself = (
-        getattr(connection, "autocommit", None) is True or connection.isolation_level is None
-    )
-    if commits_itself and not connection.in_transaction:
+    if _is_postgres(connection):
+        commits_itself = connection.autocommit
+        is_open = connection.info.transaction_status.name != "IDLE"
+    else:
+        commits_itself = (
+            getattr(connection, "autocommit", None) is True or connection.isolation_level is None
+        )
+        is_open = connection.in_transaction
+    if commits_itself and not is_open:
         raise UsageError("no transaction is open: BEGIN one, change your rows and stage, COMMIT")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from sidecar.errors import UsageError
 from sidecar.lines import visible
@@ -31,20 +31,36 @@ _CHUNK: Final = 1000
 """So many done rows go at once: each is a short transaction."""
 
 
+class NotNow(UsageError):
+    """A login or a node that is not the right one. It may have been, and be again."""
+
+
 class Row(NamedTuple):
     """A row that waits."""
 
+    position: int
+    """Its place in the order of commits."""
     number: int
     event: bytes
     traceparent: bytes
     size_bytes: int | None
     """Of data and manifest together; None for an event that brings no artifact."""
 
+    @classmethod
+    def of(
+        cls, position: int, number: int, event: bytes | None, traceparent: bytes | None,
+        size: int | None, of_manifest: int,
+    ) -> Self:  # fmt: skip
+        """Return the row. SQLite's `substr` makes nothing of what is empty."""
+        brings = size is not None or of_manifest  # a manifest alone: its event's checksum tells
+        size_bytes = (size or 0) + of_manifest if brings else None
+        return cls(position, number, event or b"", traceparent or b"", size_bytes)
+
 
 class Ended(NamedTuple):
     """What became of a row: sent, or dead with a reason."""
 
-    number: int
+    row: Row
     dead: Rejected | None = None
 
 
@@ -123,16 +139,23 @@ class Database(ABC):
         ((found,),) = self._run(FIND_FORMAT)
         check_format(found)
 
+    @property
+    def _columns(self) -> str:
+        """What is read of a row that waits, in the order in which `Row.of` takes it."""
+        return (
+            f"substr(CAST(event AS {self.blob}), 1, {_CUT}),"
+            f" substr(CAST(traceparent AS {self.blob}), 1, {_CUT}),"
+            f" length(CAST(data AS {self.blob})), length(CAST(manifest AS {self.blob}))"
+        )
+
     def waiting(self, most: int) -> list[Row]:
         """Return the first rows that wait, in the order of their commits; without artifacts."""
         found = self._run(
-            f"SELECT number, substr(CAST(event AS {self.blob}), 1, {_CUT}),"  # noqa: S608 -- ours, each
-            f" substr(CAST(traceparent AS {self.blob}), 1, {_CUT}),"
-            f" length(CAST(data AS {self.blob})), length(CAST(manifest AS {self.blob}))"
+            f"SELECT number, number, {self._columns}"  # noqa: S608 -- ours, each
             " FROM sidecar_outbox WHERE state = 'waiting' ORDER BY number LIMIT ?",
             most,
         )
-        return [_row(*one) for one in found]
+        return [Row.of(*one) for one in found]
 
     def artifact(self, number: int) -> tuple[bytes, bytes]:
         """Return data and manifest of a row. Raises `Rejected` when somebody took it away."""
@@ -148,7 +171,7 @@ class Database(ABC):
 
     def end(self, ended: Sequence[Ended]) -> None:
         """Note what became of rows, all at once. The bytes of what was sent go: they were put."""
-        sent = [number for number, dead in ended if dead is None]
+        sent = [row.number for row, dead in ended if dead is None]
         with self._transaction():
             if sent:
                 self._run(
@@ -157,9 +180,11 @@ class Database(ABC):
                     f" WHERE state = 'waiting' AND number IN ({', '.join('?' * len(sent))})",
                     *sent,
                 )
-            for number, dead in ended:
+            for row, dead in ended:
                 if dead is not None:
-                    self._bury(number, str(dead.reason), visible(dead.detail)[:_MAX_DETAIL_CHARS])
+                    self._bury(
+                        row.number, str(dead.reason), visible(dead.detail)[:_MAX_DETAIL_CHARS]
+                    )
 
     def _bury(self, number: int, reason: str, detail: str) -> None:
         self._run(
@@ -200,12 +225,3 @@ class Database(ABC):
         for number, event, reason, detail in found:
             tenant_id, event_id = named(None, {b"event": event or b""})
             yield DeadRow(number, tenant_id, event_id, str(reason), str(detail))
-
-
-def _row(
-    number: int, event: bytes | None, traceparent: bytes | None, size: int | None, of_manifest: int
-) -> Row:
-    """Return the row. SQLite's `substr` makes nothing of what is empty."""
-    brings = size is not None or of_manifest  # a manifest alone: its event's checksum tells
-    size_bytes = (size or 0) + of_manifest if brings else None
-    return Row(number, event or b"", traceparent or b"", size_bytes)
