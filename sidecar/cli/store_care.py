@@ -15,10 +15,11 @@ from sidecar.cli import options
 from sidecar.cli.options import Json, connection
 from sidecar.cli.servers import Servers
 from sidecar.cli.store import Place, Prefix
-from sidecar.cli.store_keep import Keep, Refs
+from sidecar.cli.store_keep import FromSource, Keep, Refs
 from sidecar.errors import SidecarError, UsageError
-from sidecar.ops.asking import all_pins, check_all_asked, forget_all, to_ask
+from sidecar.ops.asking import all_pins, ask, check_all_asked, forget_all, to_ask
 from sidecar.ops.keeping import Retired
+from sidecar.ops.pins import CheckedPins, UnfinishedPins
 from sidecar.ops.verifying import VerifyOrder, cores
 from sidecar.ops.verifying import verify as verified
 from sidecar.redis.census import Named
@@ -29,7 +30,7 @@ from sidecar.terminal.groups import flag, option, read
 from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import progress, seldom, size, summed_up
 from sidecar.wire.defaults import STREAM
-from sidecar.wire.keeping import SHORTEST_GRACE_S, KeepRule
+from sidecar.wire.keeping import SHORTEST_GRACE_S, Published, Rules, written
 from sidecar.wire.logbook import Forgotten, Log
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.removals import Removal, announce, put_on_record
@@ -161,6 +162,22 @@ class Logs(Place):
         """The further servers with notifications."""
         return (self.notify_redis or [])[1:]
 
+    def from_source(
+        self, source: VersionedStore, rule: Published, named: Named, *, dry_run: bool
+    ) -> FromSource:
+        """Return what follows a rule that asks what the fleet has. Raises `UsageError`."""
+        servers = self.servers
+        fleet = Place(None, self.fleet_store, self.data_dir).opened(servers.named)
+        asked = ask(servers.control_url, servers.notify_url, named, UnfinishedPins)
+        with explained():
+            check_all_asked(to_ask(needs(fleet, Capability.LIST, "keeps no logs"), ()), [asked])
+        return FromSource(source, fleet, rule, asked.pins, dry_run=dry_run)
+
+    def pins(self, store: VersionedStore, named: Named, logs: list[Log]) -> CheckedPins:
+        """Return what events name; some of it is in `store`. Raises as `all_pins`."""
+        urls = (self.servers.control_url, self.servers.notify_url)
+        return all_pins(store, urls, self.others, named, logs)
+
     def named(self, notifications: list[str] | None) -> Named:
         """Return the streams that are named beside those that are found."""
         return Named(tuple(self.stream or ()), STREAM, tuple(notifications or ()),
@@ -203,13 +220,10 @@ def gc(
 
     """
     retention = kept.retention()
-    servers = where.servers
-    opened = needs(
-        where.opened(None if registered.without_stream else servers.named),
-        Capability.COLLECT,
-        "collects no garbage",
-    )
-    rules, refs = keep.rules(opened, without_stream=registered.without_stream), None
+    server = None if registered.without_stream else where.servers.named
+    opened = needs(where.opened(server), Capability.COLLECT, "collects no garbage")
+    rules = keep.rules(opened, without_stream=registered.without_stream)
+    refs: FromSource | Refs | None = None
     named, forgotten = where.named(registered.keep_from_stream), gone.logs()
     with explained():
         logs = to_ask(opened, forgotten)
@@ -217,9 +231,12 @@ def gc(
         _check_without(named, logs)
         pins: Callable[[], Iterable[Pin]] = tuple
     else:
-        urls = (servers.control_url, servers.notify_url)
-        pins = asked = all_pins(opened, urls, where.others, named, logs)
-        if rules:
+        if isinstance(rules, Published):
+            refs = where.from_source(opened, rules, named, dry_run=dry_run)
+        pins = asked = where.pins(
+            refs.fleet if isinstance(refs, FromSource) else opened, named, logs
+        )
+        if rules and not isinstance(rules, Published):
             refs = Refs(opened, rules, asked, retention, logs, dry_run=dry_run)
     if not dry_run:
         _forget(opened, gone)
@@ -303,11 +320,11 @@ class _Collected:
     """What a collection has removed so far, or would have."""
 
     def __init__(
-        self, store: VersionedStore, rules: Iterable[KeepRule], *, dry_run: bool, json: bool,
-        refs: Refs | None,
+        self, store: VersionedStore, rules: Rules, *, dry_run: bool, json: bool,
+        refs: Refs | FromSource | None,
     ) -> None:  # fmt: skip
         self._store = store
-        self._removal = Removal(rfc3339(time.time_ns() // 1000), whoami(), list(map(str, rules)))
+        self._removal = Removal(rfc3339(time.time_ns() // 1000), whoami(), written(rules))
         self._dry_run = dry_run
         self._refs = refs
         self._gone: set[str] = set()

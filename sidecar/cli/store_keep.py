@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -15,16 +15,18 @@ import typer
 from sidecar.cli.options import Json
 from sidecar.cli.store import Place
 from sidecar.errors import UsageError
-from sidecar.ops.keeping import Family, Keeping, Retired, Why
-from sidecar.ops.pins import Announced, CheckedPins
+from sidecar.ops.keeping import AT_ONCE, Family, Keeping, Retired, Why
+from sidecar.ops.pins import Announced, CheckedPins, Pins
+from sidecar.ops.published import PublishedRefs
 from sidecar.stores import explained, needs
 from sidecar.terminal import output
-from sidecar.terminal.groups import flag, option, read
+from sidecar.terminal.groups import flag, option
 from sidecar.terminal.progress import seldom
-from sidecar.wire.keeping import KeepRule
+from sidecar.wire.keeping import KeepRule, Published, Rules, source_rules
 from sidecar.wire.logbook import Log
 from sidecar.wire.removals import Removal, removals
-from store import Capability, Retention, VersionedStore
+from sidecar.worker.pipeline import same_storage
+from store import Capability, Retention, Store, VersionedStore
 
 _ROWS_MAX = 50
 
@@ -37,14 +39,18 @@ class Keep:
         None,
         "Remove refs, too: of the versions of a subject that PATTERN fits, keep the N highest and"
         " those stored within AGE; besides what any event names, and the newest. Repeatable; what"
-        " any rule keeps stays. Default: no ref goes.",
-        "[PATTERN:]last=N,age=AGE",
+        " any rule keeps stays. For a producers' --store also published+AGE[,orphans=AGE], as"
+        " `run --source-keep` has it. Default: no ref goes.",
+        "RULE",
     )
     yes: bool = flag("Take a rule of --keep that keeps next to nothing but the newest.")
 
-    def rules(self, store: VersionedStore, *, without_stream: bool) -> list[KeepRule]:
+    def rules(self, store: VersionedStore, *, without_stream: bool) -> Rules:
         """Return the rules, which the store can follow. Raises `UsageError`."""
-        rules = [read(KeepRule.parse, "--keep", text) for text in self.keep or ()]
+        try:
+            rules = source_rules(self.keep or (), KeepRule.parse)
+        except ValueError as error:
+            raise UsageError(f"--keep: {error}") from None
         if rules and without_stream:
             raise UsageError(
                 "--keep asks the notifications which ref is the newest of its subject, and"
@@ -57,7 +63,7 @@ class Keep:
                 "refs go by the rules of SIDECAR_KEEP, which a worker has for the fleet's store;"
                 " unset it to remove versions and data alone"
             )
-        little = [rule for rule in rules if rule.keeps_little]
+        little = [] if isinstance(rules, Published) else [one for one in rules if one.keeps_little]
         if little and not self.yes:
             raise UsageError(
                 f"--keep {little[0]}: next to nothing but the newest of each subject would stay;"
@@ -112,7 +118,7 @@ class Refs:
     """What becomes of the refs of each subject."""
 
     def __init__(
-        self, store: VersionedStore, rules: list[KeepRule], pins: CheckedPins,
+        self, store: VersionedStore, rules: Sequence[KeepRule], pins: CheckedPins,
         retention: Retention, logs: list[Log], *, dry_run: bool,
     ) -> None:  # fmt: skip
         streams = [log.stream.encode() for log in logs if not log.reads]
@@ -171,6 +177,40 @@ class Refs:
                 " stream that publishes here, which one is the newest of their subject,"
                 f" {by_no_rule:,} because no rule is for them"
             )
+
+
+class FromSource:
+    """What becomes of a producers' refs that the fleet has, and of those that nobody announced."""
+
+    def __init__(
+        self, source: VersionedStore, fleet: Store, rule: Published, pins: Pins, *, dry_run: bool
+    ) -> None:
+        """Raises `UsageError` for a fleet's store that is the producers', or does not tell."""
+        if same_storage(source, fleet):
+            raise UsageError(f"--keep {rule}: it is for a producers' store; name it by --store")
+        self.fleet = needs(fleet, Capability.LIST, "does not list what it has")
+        self._pins, self._dry_run = pins, dry_run
+        self._refs = PublishedRefs(source, self.fleet, rule, pins.now_s(), AT_ONCE)
+
+    def pieces(self, show: Callable[[str], None]) -> Iterator[Retired]:
+        """Remove what may go, and yield each. Raises as `PublishedRefs.run`."""
+        show("looking at what the fleet's store has")
+        named = (one.ref for one in self._pins.announced())
+        return self._refs.run(self._pins, lambda: named, dry_run=self._dry_run)
+
+    def summary(self) -> dict[str, object]:
+        """Return what the summary has of it."""
+        return {"published": self._refs.gone - self._refs.orphans, "orphans": self._refs.orphans}
+
+    def print_json(self) -> None:
+        """Print nothing: there is a line for each ref."""
+
+    def print_table(self) -> None:
+        """Print how many refs were what."""
+        output.hint(
+            f"of the refs, the fleet's store has {self._refs.gone - self._refs.orphans:,}, and"
+            f" {self._refs.orphans:,} were never announced"
+        )
 
 
 def _row(family: Family) -> tuple[str, ...]:

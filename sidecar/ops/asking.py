@@ -23,10 +23,12 @@ class Asked:
     """The ids of the logs there."""
 
 
-def ask(control_url: str, notify_url: str, named: Named) -> Asked:
+def ask(
+    control_url: str, notify_url: str, named: Named, pins: type[Pins] = Pins
+) -> Asked:  # fmt: skip
     """Find the streams on these servers. Raises `UsageError` for a wrong one, `Unreachable`."""
     control, notify = Side.open(control_url, STREAM), Side.open(notify_url, NOTIFY_STREAM)
-    return ask_there(control, notify, named)
+    return ask_there(control, notify, named, pins)
 
 
 def ask_there(control: Side, notify: Side, named: Named, pins: type[Pins] = Pins) -> Asked:

@@ -1,9 +1,17 @@
-"""What the fleet's store has by now goes from the producer's: `published+1h`.
+"""What the fleet has by now goes from the producer's store, and what nobody ever announced:
+`published+1h,orphans=30d`.
 
 A ref may go when all of its versions have been in the fleet's store for the rule's age, nobody has
 put it within that age, and no event names it that is not finished: whatever follows a crash, a
-takeover or a redrive is read at its source again. In this order, as in `keeping`: the refs are
-looked at, all streams are read, what is left is deleted.
+takeover or a redrive is read at its source again.
+
+An *orphan* was put and never announced: the fleet's store does not have it, and no entry of any
+stream names it. It goes only where its successor is known, as in `keeping`: where the fleet's store
+has a later version of its stack, or a later one at its own ref. What was never in the fleet's store
+for another reason (that was put back from an old copy, say) is overtaken then all the same.
+
+In this order, as in `keeping`: the refs are looked at, all streams are read, what is left is
+deleted.
 """
 
 from __future__ import annotations
@@ -11,56 +19,114 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from sidecar.ops.keeping import SLACK_S, Pace, Retired, stored_size
 from sidecar.wire.event import RESERVED
-from sidecar.wire.keeping import Published
+from sidecar.wire.keeping import STACKS, Published, versioned
 from store import Corrupt, NotFound, Pin, Version, VersionedStore
 
 
-def retire_published(
-    source: VersionedStore, fleet: VersionedStore, rule: Published,
-    pins: Callable[[], Iterable[Pin]], now_s: float, pace: Pace,
-) -> Iterator[Retired]:  # fmt: skip
-    """Delete what may go from `source`; yield each, once it went.
+class _Candidate(NamedTuple):
+    size_bytes: int
+    checksum: str
+    is_orphan: bool
 
-    `pins` must raise rather than end early. Raises `store.StoreError`.
+
+class PublishedRefs:
+    """One run of a rule over a producer's store.
+
+    Attributes:
+        gone: how many refs went, or would.
+        orphans: how many of these nobody had announced.
+
     """
-    began = time.monotonic()
-    candidates = dict(islice(_arrived(source, fleet, now_s - rule.age_s, pace), pace.most))
-    for pin in pins():
-        pace.breathe()
-        candidates.pop(pin.ref, None)
-    if candidates:
-        pace.begin()
-    for ref, (size_bytes, checksum) in candidates.items():
-        pace.breathe()
-        if source.delete(ref, unused_s=max(rule.age_s, time.monotonic() - began + SLACK_S)):
-            yield Retired(ref, ref, size_bytes, checksum)
 
+    def __init__(
+        self, source: VersionedStore, fleet: VersionedStore, rule: Published, now_s: float,
+        pace: Pace,
+    ) -> None:  # fmt: skip
+        self._source, self._fleet, self._rule = source, fleet, rule
+        self._now_s, self._pace = now_s, pace
+        self._highest = ("", 0)
+        self.gone = self.orphans = 0
 
-def _arrived(
-    source: VersionedStore, fleet: VersionedStore, before_s: float, pace: Pace
-) -> Iterator[tuple[str, tuple[int, str]]]:
-    """Yield the refs whose versions were all in both stores by then: sizes and checksums."""
-    for ref in source.list():
-        pace.breathe()
-        found = None if ref.startswith(RESERVED) else _found(source, fleet, ref, before_s)
-        if found:
-            yield ref, found
+    def run(
+        self, pins: Callable[[], Iterable[Pin]], announced: Callable[[], Iterable[str]], *,
+        dry_run: bool = False,
+    ) -> Iterator[Retired]:  # fmt: skip
+        """Delete what may go; yield each, once it went.
 
+        `pins` are of what is not finished, `announced` the refs of all notifications: both must
+        raise rather than end early. Raises `store.StoreError`.
+        """
+        began, pace = time.monotonic(), self._pace
+        found = dict(islice(self._candidates(), pace.most))
+        for pin in pins():
+            pace.breathe()
+            found.pop(pin.ref, None)
+        if any(one.is_orphan for one in found.values()):
+            for ref in announced():
+                pace.breathe()
+                if ref in found and found[ref].is_orphan:
+                    del found[ref]
+        if found and not dry_run:
+            pace.begin()
+        for ref, one in found.items():
+            pace.breathe()
+            age_s = self._rule.orphans_s if one.is_orphan else self._rule.age_s
+            unused_s = max(age_s or 0.0, time.monotonic() - began + SLACK_S)
+            if dry_run or self._source.delete(ref, unused_s=unused_s):
+                self.gone += 1
+                self.orphans += one.is_orphan
+                yield Retired(ref, ref, one.size_bytes, one.checksum)
 
-def _found(
-    source: VersionedStore, fleet: VersionedStore, ref: str, before_s: float
-) -> tuple[int, str] | None:
-    try:
-        versions = list(source.versions(ref))
-        there = {_pair(one): one.stored_at for one in fleet.versions(ref)}
-    except (NotFound, Corrupt):
-        return None
-    if any(max(one.stored_at, there.get(_pair(one), before_s + 1)) > before_s for one in versions):
-        return None
-    return stored_size(versions), versions[0].checksum
+    def _candidates(self) -> Iterator[tuple[str, _Candidate]]:
+        """Yield the refs that may go as far as the stores tell."""
+        for ref in self._source.list():
+            self._pace.breathe()
+            found = None if ref.startswith(RESERVED) else self._candidate(ref)
+            if found:
+                yield ref, found
+
+    def _candidate(self, ref: str) -> _Candidate | None:
+        try:
+            versions = list(self._source.versions(ref))
+            there = self._there(ref)
+        except (NotFound, Corrupt):
+            return None
+        before_s = self._now_s - self._rule.age_s
+        lacking = [one for one in versions if _pair(one) not in there]
+        if any(max(one.stored_at, there.get(_pair(one), 0.0)) > before_s for one in versions):
+            return None
+        if lacking and not self._are_orphans(ref, lacking):
+            return None
+        return _Candidate(stored_size(versions), versions[0].checksum, bool(lacking))
+
+    def _there(self, ref: str) -> dict[tuple[str, str], float]:
+        """Return since when the fleet's store has which versions of a ref."""
+        try:
+            return {_pair(one): one.stored_at for one in self._fleet.versions(ref)}
+        except NotFound:
+            return {}
+
+    def _are_orphans(self, ref: str, lacking: list[Version]) -> bool:
+        """Tell whether versions that the fleet does not have may go: something came after them."""
+        orphans_s = self._rule.orphans_s
+        if orphans_s is None or max(one.stored_at for one in lacking) > self._now_s - orphans_s:
+            return False
+        if not any(one.current for one in lacking):
+            return True
+        found = versioned(ref)
+        return found is not None and found.version < self._highest_of(found.family)
+
+    def _highest_of(self, family: str) -> int:
+        """Return the highest version of a stack that the fleet has; 0 where it is no stack."""
+        if self._highest[0] != family:
+            refs = self._fleet.list(family) if STACKS.fits(family) else ()
+            found = (one.version for ref in refs if (one := versioned(ref)))
+            self._highest = family, max(found, default=0)
+        return self._highest[1]
 
 
 def _pair(version: Version) -> tuple[str, str]:

@@ -10,10 +10,10 @@ from functools import partial
 from sidecar.ops.asking import ask_there, check_all_asked, to_ask
 from sidecar.ops.keeping import Keeping, Pace, Retired
 from sidecar.ops.pins import Pins, UnfinishedPins
-from sidecar.ops.published import retire_published
+from sidecar.ops.published import PublishedRefs
 from sidecar.redis.census import Named
 from sidecar.stores import explained
-from sidecar.wire.keeping import Published
+from sidecar.wire.keeping import Published, written
 from sidecar.wire.logbook import Log
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.removals import Removal, announce, put_on_record
@@ -49,8 +49,7 @@ def sweep(order: SweepOrder) -> Swept:
 @contextmanager
 def _recorded(order: SweepOrder) -> Iterator[Removal]:
     """Put on record what went meanwhile, also when it ends early."""
-    rules = order.place.rules
-    said = [str(one) for one in ([rules] if isinstance(rules, Published) else rules)]
+    said = written(order.place.rules)
     removal = Removal(rfc3339(time.time_ns() // 1000), order.by, said)
     try:
         yield removal
@@ -88,9 +87,8 @@ class _Retiring:
         if self._keeping:
             yield from self._keeping.run(pins.announced(), pins, now_s, dry_run=False)
         elif isinstance(place.rules, Published) and place.fleet:
-            yield from retire_published(
-                place.store, place.fleet, place.rules, pins, now_s, self._pace
-            )
+            refs = PublishedRefs(place.store, place.fleet, place.rules, now_s, self._pace)
+            yield from refs.run(pins, lambda: (one.ref for one in pins.announced()))
 
     def reached(self, refs: int) -> str:
         """Return where the pass ended; empty when it was through."""

@@ -10,13 +10,14 @@ there are the versions of one subject, a *family*. After the colon is what stays
 
     published+1h
 
-For a producer's store: what the fleet's store has had for so long goes.
+For a producer's store: what the fleet's store has had for so long goes. With `,orphans=30d` behind
+it also what was put so long ago and never announced, of stacks of which the fleet has a later one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Self
 
 from sidecar.wire.event import RESERVED
@@ -30,6 +31,7 @@ KEEPS_LITTLE_S: Final = 86_400.0
 SHORTEST_GRACE_S: Final = 60.0
 """What a slow producer has just stored must not go before its event comes."""
 _PUBLISHED: Final = "published+"
+_ORPHANS: Final = ",orphans="
 _LAST_MAX: Final = 10**6
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,18}")
 _FORM: Final = "write PATTERN:last=N,age=DURATION, with one of them at least: stacks/*/*/*:last=10"
@@ -82,24 +84,48 @@ class KeepRule(NamedTuple):
 
 
 class Published(NamedTuple):
-    """Of a producer's store goes what the fleet's has had for `age_s`."""
+    """Of a producer's store goes what the fleet's has had for `age_s`, and what was put and never
+    announced after `orphans_s`; None is never.
+    """
 
     age_s: float
+    orphans_s: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a rule. Raises `ValueError`."""
-        age_s = seconds(text.removeprefix(_PUBLISHED))
+        age, comma, orphans = text.removeprefix(_PUBLISHED).partition(_ORPHANS)
+        age_s = seconds(age)
         if age_s < SHORTEST_GRACE_S:
             raise ValueError(
                 f"{text}: under a minute, what a slow producer has just stored could go before its"
                 " event comes; write published+1h"
             )
-        return cls(age_s)
+        orphans_s = seconds(orphans) if comma else None
+        if orphans_s is not None and orphans_s < max(age_s, KEEPS_LITTLE_S):
+            raise ValueError(
+                f"{text}: orphans are kept for a day at least, and no less than what is published:"
+                " an event may come long after its artifact; write published+7d,orphans=30d"
+            )
+        return cls(age_s, orphans_s)
 
     def __str__(self) -> str:
         """Return it as it is written."""
-        return f"{_PUBLISHED}{self.age_s:.12g}s"
+        orphans = "" if self.orphans_s is None else f"{_ORPHANS}{self.orphans_s:.12g}s"
+        return f"{_PUBLISHED}{self.age_s:.12g}s{orphans}"
+
+
+STACKS: Final = KeepRule(tuple(USUAL.split("/")[:-1]))
+"""Fits the families of refs as most producers write them."""
+
+
+Rules = tuple[KeepRule, ...] | Published
+"""Of one store."""
+
+
+def written(rules: Iterable[KeepRule] | Published) -> list[str]:
+    """Return rules as they are written."""
+    return [str(one) for one in ([rules] if isinstance(rules, Published) else rules)]
 
 
 def unattended(text: str) -> KeepRule:
@@ -116,9 +142,9 @@ def unattended(text: str) -> KeepRule:
     return rule
 
 
-def source_rules(texts: Iterable[str]) -> tuple[KeepRule, ...] | Published:
-    """Read the rules for a producer's store. Raises `ValueError` as `unattended`."""
-    rules = [Published.parse(one) if one.startswith(_PUBLISHED) else unattended(one)
+def source_rules(texts: Iterable[str], parse: Callable[[str], KeepRule] = unattended) -> Rules:
+    """Read the rules for a producer's store, `parse` the others. Raises `ValueError` as that."""
+    rules = [Published.parse(one) if one.startswith(_PUBLISHED) else parse(one)
              for one in texts]  # fmt: skip
     keeping = tuple(rule for rule in rules if isinstance(rule, KeepRule))
     published = [rule for rule in rules if isinstance(rule, Published)]

@@ -218,8 +218,9 @@ class Settings(Options):
     )
     source_keep: tuple[SourceKeep, ...] = _option(
         (),
-        "The same in the producer's store; published+1h: what the fleet's store has had for an hour"
-        " and no unfinished event names. Default: no ref goes.",
+        "The same in the producer's store; published+7d: what the fleet's store has had for a week"
+        " and no unfinished event names; published+7d,orphans=30d: also what was put a month ago,"
+        " never announced and overtaken since. Default: no ref goes.",
         metavar="RULE",
     )
     keep_grace_s: Seconds = _option(

@@ -189,3 +189,63 @@ def test_what_went_is_on_record(web: Cli) -> None:
     lines = web("store", "history").out.splitlines()
     assert ["4 refs" in lines[0], "1 versions" in lines[1]] == [True, True]
     assert web("store", "history", "-n", "1").out.splitlines() == lines[1:]
+
+
+# --- a producers' store ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(sidecar: Cli, monkeypatch: pytest.MonkeyPatch) -> store.VersionedStore:
+    """A producers' store: two refs that the fleet has, and two more, one of them overtaken."""
+    for name in ("SHORTEST_GRACE_S", "KEEPS_LITTLE_S"):
+        monkeypatch.setattr(f"sidecar.wire.keeping.{name}", 0.0)
+    found = store.versioned(store.open_url(_url(sidecar)), store.Capability.DELETE)
+    assert found
+    for version in (1, 2, 3, 4):
+        found.put(f"{WEB}/{version}", b"%d" % version, b"m")
+    _put(sidecar, 1, 3)
+    _notify(sidecar, 3)
+    return found
+
+
+def _url(sidecar: Cli) -> str:
+    return (sidecar.directory / "data-dir" / "source").as_uri()
+
+
+def _published(sidecar: Cli, rule: str, *more: str) -> Any:
+    return sidecar("store", "gc", "--store", _url(sidecar), *NOW, "--keep", rule, *more)
+
+
+def test_what_the_fleet_has_and_orphans_go_from_a_producers_store(
+    sidecar: Cli, source: store.VersionedStore
+) -> None:
+    """As a worker does it: a dry run tells how many are which, and removes none; on record."""
+    rule = "published+0s,orphans=0s"
+    ran = _published(sidecar, rule, "--dry-run", "--json")
+    *pieces, last = ran.objects()
+    assert {one["ref"] for one in pieces} == {f"{WEB}/{version}" for version in (1, 2, 3)}
+    assert (last["summary"]["published"], last["summary"]["orphans"]) == (2, 1)
+    assert len(list(source.list(WEB))) == 4
+    assert "1 were never announced" in _published(sidecar, rule, "--dry-run").err
+    assert _published(sidecar, "published+0s").code == 0
+    assert sorted(source.list(WEB)) == [f"{WEB}/2", f"{WEB}/4"]
+    assert _published(sidecar, rule).code == 0
+    assert list(source.list(WEB)) == [f"{WEB}/4"]
+    history = sidecar("store", "history", "--store", _url(sidecar), "--json").objects()
+    assert [one["rules"] for one in history] == [["published+0s"], ["published+0s,orphans=0s"]]
+    assert _left(sidecar) == [1, 3]
+
+
+def test_what_the_fleets_store_has_cannot_be_asked_of_itself(
+    sidecar: Cli, source: store.VersionedStore
+) -> None:
+    """Nor are rules mixed: one line, exit 2, and nothing goes."""
+    for words, said in (
+        (("--keep", "published+1h"), "it is for a producers' store; name it by --store"),
+        (("--store", _url(sidecar), "--keep", "published+1h", "--keep", "last=2"), "alone"),
+        (("--store", _url(sidecar), "--keep", "published+1h,orphans=x"), "no duration"),
+    ):
+        ran = sidecar("store", "gc", *NOW, *words)
+        assert ran.code == 2
+        assert said in ran.err
+    assert len(list(source.list(WEB))) == 4

@@ -13,7 +13,7 @@ import pytest
 from sidecar.errors import Unreachable, UsageError
 from sidecar.ops import pins
 from sidecar.ops.keeping import AT_ONCE
-from sidecar.ops.published import retire_published
+from sidecar.ops.published import PublishedRefs
 from sidecar.ops.sweeping import sweep
 from sidecar.redis.census import Census
 from sidecar.redis.client import Side
@@ -347,9 +347,55 @@ def test_what_is_put_again_meanwhile_stays(fleet: MemoryStore, source: MemorySto
         source.put(f"{WEB}/1", b"1", b"m")
         return iter(())
 
-    found = retire_published(source, fleet, Published(0.0), pins, 1e12, AT_ONCE)
+    found = PublishedRefs(source, fleet, Published(0.0), 1e12, AT_ONCE).run(pins, tuple)
     assert f"{WEB}/1" not in [one.ref for one in found]
     assert left(source) == [1, 7]
+
+
+ORPHANS = Published(0.0, 0.0)
+
+
+def test_what_was_never_announced_goes_once_something_newer_was(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """Of a stack, or at its own ref: the newest stays, and what the fleet knows no stack of."""
+    fleet.delete(f"{WEB}/2")
+    source.put(f"{WEB}/3", b"never announced", b"m")
+    source.put(f"{WEB}/3", b"3", b"m")
+    source.put(f"{WEB}/4", b"newer", b"m")
+    put(source, 1, family="stacks/t/idle")
+    put(source, 1, family="rows/tenants")
+    fleet.put("rows/tenants/2", b"2", b"m")
+    source.put("rows/x", b"never announced", b"m")
+    for place in (source, fleet):
+        place.put("rows/x", b"announced", b"m")
+    wait_out(TICKS_S)
+    assert sweep(order(rig, Place("source", source, ORPHANS, fleet))).refs == 7
+    assert left(source) == [7]
+    assert not source.exists("rows/x")
+    assert left(source, "stacks/t/idle") == left(source, "rows/tenants") == [1]
+
+
+def test_no_orphan_goes_without_its_rule(rig: Rig, fleet: MemoryStore, source: MemoryStore) -> None:
+    """Nor before its own age."""
+    fleet.delete(f"{WEB}/2")
+    sweep(order(rig, Place("source", source, Published(0.0, 3600.0), fleet)))
+    assert left(source) == [2, 7]
+    sweep(order(rig, published(source, fleet)))
+    assert left(source) == [2, 7]
+
+
+def test_what_any_entry_names_is_no_orphan(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """It waits, is a dead letter, or was announced and is missing: a repair needs it."""
+    for version in (1, 2, 3, 4):
+        fleet.delete(f"{WEB}/{version}")
+    append(rig, rig.control, 1)
+    append(rig, rig.keys.dead, 2, origin=f"{rig.control}/1-1", reason="artifact_missing")
+    notify(rig, 3)
+    assert sweep(order(rig, Place("source", source, ORPHANS, fleet))).refs == 3
+    assert left(source) == [1, 2, 3, 7]
 
 
 def test_a_source_may_keep_by_rule_as_well(
@@ -481,6 +527,9 @@ def test_a_worker_follows_its_rules(
         ({"keep": ("published+1h",)}, "--keep"),
         ({"source_keep": ("published+59s",)}, "--source-keep: .*under a minute"),
         ({"source_keep": ("published+x",)}, "--source-keep: .*no duration"),
+        ({"source_keep": ("published+1h,orphans=x",)}, "--source-keep: .*no duration"),
+        ({"source_keep": ("published+1h,orphans=23h",)}, "--source-keep: .*for a day at least"),
+        ({"source_keep": ("published+7d,orphans=6d",)}, "--source-keep: .*for a day at least"),
         ({"source_keep": ("published+1h", "last=3")}, "--source-keep: published.3600s is a rule"),
         ({"source_keep": ("published+1h", "published+2h")}, "--source-keep: published"),
         ({"keep_grace": "1s"}, "--keep-grace"),
