@@ -25,7 +25,7 @@ ROOM_LINES: Final = {
     "sidecar": 720,
     "sidecar/cli": 4830,
     "sidecar/feed": 2320,
-    "sidecar/history": 2760,
+    "sidecar/history": 2810,
     "sidecar/ops": 5582,
     "sidecar/producer": 1300,
     "sidecar/redis": 6760,

@@ -21,6 +21,7 @@ from typing import Any, Final
 import redis
 
 import store
+from sidecar.feed import Feed
 from sidecar.producer import Producer
 from sidecar.redis.embedded import EmbeddedServer
 
@@ -145,6 +146,10 @@ class Fleet:
                 self.activate(tenant, self._versions[tenant])
             else:
                 self.change(tenant)
+
+    def reader(self, name: str, *, ttl_s: int = 600) -> Feed:
+        """Return the feed of a controller that registers under this name."""
+        return Feed(self.url, notify_stream=NOTIFY, reader=name, reader_ttl_s=ttl_s)
 
     # --- time -----------------------------------------------------------------------------------
 

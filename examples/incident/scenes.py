@@ -7,6 +7,7 @@ Where nothing may come between, it does not yield. README.md shows how to add on
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from examples.incident.fleet import (
     ROW,
     Fleet,
     checksum,
+    key,
 )
 
 Steps = Iterator[None]
@@ -302,6 +304,23 @@ def frozen(fleet: Fleet, tenant: str) -> Steps:
 
 
 @scene
+def other_store(fleet: Fleet, tenant: str) -> Steps:
+    """A worker is given an empty store, by somebody who removed the note that refuses it."""
+    fleet.settle()
+    fleet.stop()
+    fleet.redis.delete(key("fleet"))
+    fleet.start(fleet_store=(fleet.directory / "other").absolute().as_uri())
+    fleet.change(tenant)
+    fleet.settle()
+    fleet.caused("other_store", CONTROL)
+    fleet.may("artifact_gone")
+    fleet.stop()
+    fleet.redis.delete(key("fleet"))
+    fleet.start()
+    yield
+
+
+@scene
 def fleet_store_away(fleet: Fleet, tenant: str) -> Steps:
     """The volume with the fleet's store is unmounted, and comes back."""
     fleet.settle()
@@ -456,6 +475,72 @@ def doubled(fleet: Fleet, tenant: str) -> Steps:
     for event_id, n in sent:
         fleet.change(tenant, ref=f"rows/{tenant}/{n}", event_id=event_id)
     fleet.caused("producer_doubled", tenant)
+
+
+@scene
+def flooding(fleet: Fleet, tenant: str) -> Steps:
+    """An importer sends thousands of events at once; the others are served beside it."""
+    with fleet.redis.pipeline(transaction=False) as pipeline:
+        for n in range(4000):
+            event = {"event_id": f"{tenant}-{n}", "type": "run.abort", "tenant_id": tenant}
+            pipeline.xadd(CONTROL, {"event": json.dumps(event)})
+        pipeline.execute()
+    fleet.wait(1)
+    fleet.settle()
+    fleet.caused("flooding", tenant)
+    yield
+
+
+@last
+def silent(fleet: Fleet, tenant: str) -> Steps:
+    """A producer that sent evenly dies; the others continue."""
+    for _ in range(40):
+        fleet.change(tenant)
+        time.sleep(0.1)
+    fleet.wait(23)
+    fleet.caused("producer_silent", tenant)
+    yield
+
+
+# --- readers -----------------------------------------------------------------------------------
+
+
+@last
+def reader_stuck(fleet: Fleet, tenant: str) -> Steps:
+    """A controller reads, and then stands still with one notification."""
+    fleet.settle()
+    with fleet.reader("edge-7") as feed:
+        feed.passed(feed.poll(since=0)[-1].control_version)
+        fleet.change(tenant)
+        fleet.wait(32)
+    fleet.caused("reader_stuck", "edge-7")
+    yield
+
+
+@last
+def reader_expired(fleet: Fleet, tenant: str) -> Steps:
+    """A controller has gone, and its time has run out."""
+    fleet.settle()
+    with fleet.reader("edge-8", ttl_s=2) as feed:
+        feed.passed(feed.poll(since=0)[-1].control_version)
+    fleet.change(tenant)
+    fleet.wait(3)
+    fleet.caused("reader_expired", "edge-8")
+    yield
+
+
+@last
+def reader_in_a_gap(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody trims notifications that a controller has not read."""
+    fleet.change(tenant)
+    fleet.settle()
+    with fleet.reader("edge-9") as feed:
+        feed.passed(feed.poll(since=0)[0].control_version)
+    fleet.ordinary()
+    fleet.settle()
+    fleet.redis.xtrim(NOTIFY, maxlen=3, approximate=False)
+    fleet.caused("reader_gap", "edge-9")
+    yield
 
 
 # --- what is gone ------------------------------------------------------------------------------

@@ -44,7 +44,9 @@ from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held
+from sidecar.redis.readers import Reader
 from sidecar.redis.source import Entry
+from sidecar.redis.takeovers import Takeover
 from sidecar.stores import explained
 from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
 from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
@@ -281,9 +283,13 @@ class ArchiveHistory:
         del stream, entry_ids
         return set()
 
-    def readers(self) -> dict[str, int]:
+    def readers(self) -> Sequence[Reader]:
         """Return nothing: the archive does not know who reads."""
-        return {}
+        return ()
+
+    def takeovers(self) -> Sequence[Takeover]:
+        """Return nothing: the archive does not know who is at work."""
+        return ()
 
     def held(self) -> Sequence[Held]:
         """Return nothing: the archive has no workers."""

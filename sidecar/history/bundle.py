@@ -34,7 +34,9 @@ from sidecar.history.members import INDEX, MAX_INDEX_BYTES, TEXT, Members, artif
 from sidecar.history.scratch import Scratch, scratch
 from sidecar.history.segments import Damaged, Segment, entries_back_of, entries_of, lines_of
 from sidecar.redis.members import Held
+from sidecar.redis.readers import Reader
 from sidecar.redis.source import Entry
+from sidecar.redis.takeovers import Takeover
 from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
 from sidecar.wire.moments import rfc3339
 from store import (
@@ -57,6 +59,7 @@ MAX_ROWS: Final = 100_000
 _HEX: Final = re.compile("[0-9a-f]{64}")
 
 
+Position = Annotated[int, Field(ge=0, lt=10**17)]
 Time = Annotated[int, Field(ge=0, le=LATEST_US)]
 
 
@@ -106,6 +109,10 @@ class Index(_Part):
     waiting: Member
     pins: Member | None
     """None for a bundle without artifacts."""
+    readers: list[tuple[str, Position, Position, Position, bool]] = []
+    """As `Reader` has them; this and what follows is not in a bundle of an older release."""
+    takeovers: list[tuple[str, str, str, str]] = []
+    held: list[tuple[str, str, str, str, int, str, str, bool]] = []
 
 
 _WAITS: Final = TypeAdapter(tuple[str, IdText])
@@ -218,13 +225,17 @@ class BundleHistory:
         """Return those that nobody had finished when it was taken."""
         return self._waiting.get(stream, set()).intersection(entry_ids)
 
-    def readers(self) -> dict[str, int]:
-        """Return nothing: a bundle has what was published, not who has read it."""
-        return {}
+    def readers(self) -> Sequence[Reader]:
+        """Return those that were registered when it was taken."""
+        return [Reader(*one) for one in self._index.readers]
+
+    def takeovers(self) -> Sequence[Takeover]:
+        """Return those that were on record when it was taken."""
+        return [Takeover(*one) for one in self._index.takeovers]
 
     def held(self) -> Sequence[Held]:
-        """Return nothing: a bundle has no workers."""
-        return ()
+        """Return what workers told that they hold back when it was taken."""
+        return [Held(*one) for one in self._index.held]
 
     def published(self, event_ids: Collection[str]) -> dict[str, int]:
         """Return those that have a notification in the bundle."""

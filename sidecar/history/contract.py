@@ -10,7 +10,9 @@ from typing import Final, NamedTuple, Protocol
 
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held
+from sidecar.redis.readers import Reader
 from sidecar.redis.source import Entry
+from sidecar.redis.takeovers import Takeover
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.subject import Subject
 from store import VersionedStore
@@ -164,8 +166,12 @@ class History(Protocol):
         """Return the control_version of each of these events that is known to be published."""
         ...
 
-    def readers(self) -> dict[str, int]:
-        """Return of each registered reader up to which control_version it is."""
+    def readers(self) -> Sequence[Reader]:
+        """Return the registered readers, also those that have expired."""
+        ...
+
+    def takeovers(self) -> Sequence[Takeover]:
+        """Return which control streams changed hands, the newest first."""
         ...
 
     def held(self) -> Sequence[Held]:

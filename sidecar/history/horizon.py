@@ -70,7 +70,9 @@ def _needed(live: LiveHistory, stream: str) -> EntryId:
     reach = live.reach(stream)
     needed = [reach.first.before] if reach and reach.first else []
     if stream == live.streams.notifications:
-        needed += [EntryId.of_version(position) for position in live.readers().values()]
+        needed += [
+            EntryId.of_version(one.control_version) for one in live.readers() if not one.expired
+        ]
     return min(needed, default=LAST)
 
 

@@ -12,7 +12,9 @@ from sidecar.history.rows import id_of_line
 from sidecar.history.segments import Id, merged, turned
 from sidecar.redis.client import Side
 from sidecar.redis.members import Held
+from sidecar.redis.readers import Reader
 from sidecar.redis.source import Entry
+from sidecar.redis.takeovers import Takeover
 from sidecar.wire.ids import FIRST, LAST, EntryId
 
 T = TypeVar("T")
@@ -130,9 +132,13 @@ class JoinedHistory:
         known = self._live.published(event_ids)
         return self._archive.published([one for one in event_ids if one not in known]) | known
 
-    def readers(self) -> dict[str, int]:
+    def readers(self) -> Sequence[Reader]:
         """Return those registered in Redis."""
         return self._live.readers()
+
+    def takeovers(self) -> Sequence[Takeover]:
+        """Return those on record in Redis."""
+        return self._live.takeovers()
 
     def held(self) -> Sequence[Held]:
         """Return what workers tell in Redis that they hold back."""

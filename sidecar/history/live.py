@@ -17,15 +17,17 @@ from sidecar.redis.groups import delivered, pending
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Member, registered_workers
 from sidecar.redis.publisher import remembered
-from sidecar.redis.readers import registered
+from sidecar.redis.readers import Reader, registered
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import Entry
+from sidecar.redis.takeovers import Takeover, newest_takeovers
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.urls import redact
 from store import VersionedStore
 
 PAGE: Final = 500
+MOST_TAKEOVERS: Final = 1000
 _FIRST_POSSIBLE: Final = FIRST.after
 
 
@@ -159,11 +161,18 @@ class LiveHistory:
             if seen is not None
         }
 
-    def readers(self) -> dict[str, int]:
-        """Return those that were heard of within their time."""
+    def readers(self) -> Sequence[Reader]:
+        """Return those that are registered, but of very many only those that hold back most."""
         with translated(self._notify.url):
-            readers = registered(self._notify.client, self._one)
-        return {one.name: one.control_version for one in readers.good if not one.expired}
+            return registered(self._notify.client, self._one).good
+
+    def takeovers(self) -> Sequence[Takeover]:
+        """Return those that are on record."""
+        with translated(self._notify.url):
+            found = partial(
+                newest_takeovers, self._notify.client, self._keys.values(), MOST_TAKEOVERS
+            )
+            return or_else(list[Takeover](), found)
 
     def held(self) -> Sequence[Held]:
         """Return what workers tell that they hold back."""

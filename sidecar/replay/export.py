@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -101,7 +101,9 @@ def export(
             span_us=(window.since_us, min(window.until_us, history.now_us())),
             control=list(names.control), notifications=names.notifications, dead=names.dead,
             redriven=names.redriven, halts=names.halts, tenures=names.tenures, streams=streams,
-            waiting=waiting, pins=pins,
+            waiting=waiting, pins=pins, readers=[one[:] for one in history.readers()],
+            takeovers=[astuple(one) for one in history.takeovers()],
+            held=[one[:] for one in history.held()],
         )  # fmt: skip
         target.write(INDEX, [seal(index)])
     return exported

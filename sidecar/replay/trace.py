@@ -16,6 +16,7 @@ from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
 from sidecar.history.redrives import Redrive
 from sidecar.redis.members import Held
+from sidecar.redis.readers import Reader
 from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import Put, State, put_of
@@ -264,7 +265,8 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
         end = next((_held(one) for one in history.held() if one.entry == life.origin), end)
     # Of an overtaken letter one fix holds, and what keeps it from happening again.
     yield end._replace(fix=explain(life.reason).prevent) if overtaker else end
-    if life.end is End.PUBLISHED and (readers := history.readers()):
+    readers = [one for one in history.readers() if not one.expired]
+    if life.end is End.PUBLISHED and readers:
         yield _read(life.control_version, readers)
     if overtaker:
         yield overtaker
@@ -367,10 +369,10 @@ def _held(one: Held) -> Hop:
                f" {ends}")  # fmt: skip
 
 
-def _read(control_version: int, readers: dict[str, int]) -> Hop:
+def _read(control_version: int, readers: list[Reader]) -> Hop:
     """Return which registered readers have passed it."""
-    passed = [name for name, at in readers.items() if at >= control_version]
-    left = [name for name in readers if name not in passed]
+    passed = [one.name for one in readers if one.control_version >= control_version]
+    left = [one.name for one in readers if one.control_version < control_version]
     said = [f"passed by {_some(passed)}"] if passed else []
     said += [f"not yet by {_some(left)}"] if left else []
     return Hop("readers", Mark.WAITS if left else Mark.OK, None, "; ".join(said))

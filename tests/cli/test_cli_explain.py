@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from tests.cli.harness import Cli
+import redis
+
+from sidecar.history.bundle import BundleHistory
+from sidecar.redis import readers, takeovers
+from sidecar.redis.readers import registered
+from tests.cli.harness import KEYS, Cli
+from tests.sidecar.harness import eventually
 
 
 def told(sidecar: Cli, *args: str | Path, code: int = 1) -> list[dict[str, Any]]:
@@ -91,6 +98,29 @@ def test_an_expired_window_without_a_finding_is_exit_3(sidecar: Cli) -> None:
     ran = sidecar("explain")
     assert ran.code == 3
     assert "not on record any more" in ran.err
+
+
+def test_a_bundle_has_who_reads_who_took_over_and_what_is_held_back(
+    sidecar: Cli, client: redis.Redis
+) -> None:
+    """As it was when it was taken; explain says the same of it."""
+    sidecar.add("a", "t")
+    sidecar.work()
+    readers.passed(client, KEYS, "edge-7", 1, 1)
+    takeovers.put_on_record(client, KEYS, by="new:1", before="old:1")
+    held = {"entry": f"{KEYS.control}/1-0", "tenant_id": "t", "event_id": "a", "error": "away",
+            "attempts": 2, "since": "2026-01-01T00:00:00Z", "next_at": "",
+            "outage": True}  # fmt: skip
+    beat = {"name": "w", "version": "1", "serves": [], "owns": [], "held": [held]}
+    client.hset(KEYS.workers, "0" * 16, json.dumps(beat))
+    eventually(lambda: registered(client, KEYS).good[0].expired)
+    live = told(sidecar)
+    assert {one["kind"] for one in live} >= {"store_away", "reader_expired"}
+    bundle = sidecar.directory / "incident.zip"
+    assert sidecar("replay", "export", bundle).code == 0
+    assert told(sidecar, "--bundle", bundle) == live
+    (takeover,) = BundleHistory(bundle).takeovers()
+    assert (takeover.by, takeover.before) == ("new:1", "old:1")
 
 
 def test_a_redrive_of_the_oldest_dead_letter_is_no_trimming(sidecar: Cli) -> None:

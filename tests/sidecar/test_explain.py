@@ -9,10 +9,11 @@ from typing import Any, Final, cast
 import pytest
 
 from sidecar.history import History
-from sidecar.history.contract import Reach, Streams
+from sidecar.history.contract import Gap, Reach, Streams
 from sidecar.history.halts import HaltPeriod
 from sidecar.history.redrives import Redrive
 from sidecar.redis.members import Held
+from sidecar.redis.readers import Reader
 from sidecar.redis.source import Entry
 from sidecar.replay.explain.explaining import KINDS, explain_facts
 from sidecar.replay.explain.facts import Facts
@@ -40,9 +41,17 @@ class Recorded:
 
     store = None
 
-    def __init__(self, *held: Held) -> None:
+    def __init__(self, *held: Held, readers: tuple[Reader, ...] = ()) -> None:
         self.streams = Streams((STREAM,), "n", "n:dead", "n:redriven", "n:halts", "n:tenures")
-        self._held = held
+        self._held, self._readers = held, readers
+
+    def now_us(self) -> int:
+        """Return when the tests ask."""
+        return us(NOW_S)
+
+    def readers(self) -> tuple[Reader, ...]:
+        """Return who is registered."""
+        return self._readers
 
     def held(self) -> tuple[Held, ...]:
         """Return what workers tell that they hold back."""
@@ -107,11 +116,14 @@ def tenure(at_s: float, by: str = "a:1", **settings: Any) -> Entry:
     return record(at_s, what="tenure", stream=STREAM, by=by, version="1", settings=told)
 
 
-def facts(*lives: Life, held: tuple[Held, ...] = (), **more: Any) -> Facts:
+def facts(
+    *lives: Life, held: tuple[Held, ...] = (), readers: tuple[Reader, ...] = (), **more: Any
+) -> Facts:
     """Return what is on record: these events, and what else is said."""
-    told: dict[str, Any] = {"halts": [], "redrives": [], "records": []}
-    history = cast("History", Recorded(*held))
-    return Facts(history, Window(), list(lives), 0, **(told | more), now_us=us(NOW_S))
+    told: dict[str, Any] = {"halts": [], "redrives": [], "records": [], "now_us": us(NOW_S)}
+    window = more.pop("window", Window())
+    history = cast("History", Recorded(*held, readers=readers))
+    return Facts(history, window, list(lives), 0, **(told | more))
 
 
 def found(*lives: Life, what: str = "", **more: Any) -> list[Finding]:
@@ -407,9 +419,11 @@ def test_events_that_were_tried_again_are_no_sign_of_a_missing_worker() -> None:
 def test_what_redis_forgot_is_one_finding() -> None:
     """A group alone that was gone is another kind."""
     forgot = {"what": "forgot", "stream": STREAM, "known": "5-0", "found": "1-0"}
-    parts = [record(1, lost="group", **forgot), record(2, lost="control stream", **forgot)]
+    parts = [record(1, lost="group", **forgot), record(1.5, lost="control stream", **forgot)]
     (one,) = found(records=parts)
     assert (one.kind, one.level) == ("redis_lost", Level.ERROR)
+    later = [record(30, lost="group", **forgot), record(31, lost="group", **forgot)]
+    assert kinds(records=[*parts, *later]) == ["redis_lost", "group_touched"]
     assert kinds(records=parts[:1]) == ["group_touched"]
 
 
@@ -474,6 +488,74 @@ def test_what_came_to_nothing_is_told_where_all_can_be_read() -> None:
     """Where something has expired that may be its end: nobody knows."""
     lost = life(End.UNKNOWN, "a", 1)
     assert kinds(lost) == ["lost"]
+
+
+def test_a_producer_that_falls_silent_is_told() -> None:
+    """Where it had sent evenly, and several others still send; else nobody can say."""
+    even = [published(f"a{n}", n, version=n + 1) for n in range(30)]
+    rest = [published(f"{t}{n}", n * 20, tenant=t) for t in "wxy" for n in range(1, 30)]
+    (one,) = found(*even, *rest)
+    assert (one.kind, one.about) == ("producer_silent", frozenset({"t"}))
+    assert "30 events before came evenly" in one.what
+    assert not kinds(*even, *[life for life in rest if life.tenant_id != "w"])
+    assert not kinds(*even[:20], *even[29:], *rest)
+    assert not kinds(*even[:15], *rest)
+    assert not kinds(*even, *rest, published("again", 590, version=99))
+
+
+def test_a_flood_for_which_nobody_waited_is_a_note() -> None:
+    """From thousands of events on."""
+    flood = [published(f"f{n}", 10 + n / 1000, tenant="u") for n in range(2500)]
+    (one,) = found(*flood)
+    assert (one.kind, one.level) == ("flooding", Level.NOTE)
+    assert not kinds(*flood[:1500])
+
+
+def test_another_fleet_store_is_told() -> None:
+    """Where the next worker names another than the one before it."""
+    records = [tenure(1, fleet_store=None), tenure(10, "b:2", fleet_store="file:///b")]
+    (one,) = found(records=records)
+    assert (one.kind, one.by) == ("other_store", "b:2")
+    assert "file:///b; before it was that of its data directory" in one.what
+    assert not kinds(records=[records[1], tenure(20, fleet_store="file:///b")])
+    assert not kinds(records=[tenure(1), records[1]])
+
+
+# --- readers -------------------------------------------------------------------------------------
+
+
+def reader(passed_s: float, *, seen_s: float = NOW_S, expired: bool = False) -> Reader:
+    """Return a reader that has passed what there was then."""
+    return Reader("edge-7", us(passed_s), us(seen_s), 60, expired)
+
+
+def test_a_reader_that_does_not_move_is_told() -> None:
+    """Where a notification has waited for it for long; a new one is no sign."""
+    lives = published("a", 1), published("b", 500, version=2)
+    (one,) = found(*lives, readers=(reader(2),))
+    assert (one.kind, one.level) == ("reader_stuck", Level.WARNING)
+    assert "edge-7 has passed nothing for 1m39s" in one.what
+    assert "though 1 notification came" in one.what
+    assert not kinds(*lives, readers=(reader(501),))
+    assert not kinds(published("a", NOW_S - 5), readers=(reader(2),))
+    assert not kinds(*lives, readers=(reader(2),), window=Window(0, us(300)), now_us=us(300))
+
+
+def test_a_reader_that_has_expired_is_told() -> None:
+    """Also where it has passed all: from now on nothing is kept for it."""
+    (one,) = found(published("a", 1), readers=(reader(2, seen_s=3, expired=True),))
+    assert (one.kind, one.level) == ("reader_expired", Level.WARNING)
+
+
+def test_a_reader_in_a_gap_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not passed what was trimmed; one that begins with the oldest has no gap."""
+    gap = Gap(FIRST.after, EntryId.of_version(us(50)), "trimmed")
+    reach = Reach(EntryId.of_version(us(51)), LAST, (gap,))
+    monkeypatch.setattr(Recorded, "reach", lambda _, name: reach if name == "n" else None)
+    lone = facts(published("a", 590), readers=(reader(2),))
+    assert [one.kind for one in explain_facts(lone).findings] == ["reader_gap"]
+    begins = facts(published("a", 590), readers=(Reader("new", 0, us(599), 60, False),))
+    assert not explain_facts(begins).findings
 
 
 # --- all together --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sidecar.replay.explain import (
     losses,
     outages,
     producers,
+    readers,
     records,
     subjects,
     waits,
@@ -23,7 +24,7 @@ from sidecar.replay.explain.findings import Finding, Level, at, names
 from sidecar.replay.timeline import Life
 from sidecar.replay.window import Window
 
-_ROOMS: Final = (subjects, records, outages, deaths, halts, losses, waits, producers)
+_ROOMS: Final = (subjects, records, outages, deaths, halts, losses, waits, readers, producers)
 KINDS: Final = tuple(kind for room in _ROOMS for kind in room.KINDS)
 """All kinds of findings, the gravest first."""
 _ORDER: Final = {kind.name: n for n, kind in enumerate(KINDS)}

@@ -29,6 +29,8 @@ GONE: Final = Kind(
     "whether it was collected, deleted by hand, or damaged: the store keeps no record of it",
 )
 KINDS: Final = (LOST, GONE)
+EACH: Final = 5
+"""So many are told each; of more, all in one."""
 MAX_LOOKED_AT: Final = 500
 """So many artifacts are looked up, those of the subjects that changed last."""
 
@@ -57,11 +59,31 @@ def artifact_gone(facts: Facts) -> Iterator[Finding]:
     newest = sorted(
         (lives[-1] for lives in facts.by_subject.values()), key=lambda one: one.ended_us
     )
+    gone: list[tuple[Life, State]] = []
     for life in newest[-MAX_LOOKED_AT:]:
         store = facts.history.store
         put = put_of(life.event, store) if store else None
         if put and put.state is not State.THERE:
-            yield _gone(life, put.state)
+            gone.append((life, put.state))
+    if len(gone) > EACH:
+        yield _many_gone([life for life, _ in gone])
+    else:
+        yield from (_gone(life, state) for life, state in gone)
+
+
+def _many_gone(lives: list[Life]) -> Finding:
+    first = lives[0]
+    what = (
+        f"{len(lives):,} subjects cannot be resolved: the artifacts of their newest notifications"
+        f" are not in the store any more, or damaged; the first is that of {called(first)},"
+        f" control_version {first.control_version}, published at {at(first.ended_us)}"
+    )
+    return Finding(
+        GONE.name, Level.ERROR, what, first.ended_us, "gone", about=names_of(lives),
+        evidence=(command("audit"), command("trace", first.event_id)),
+        fix="see that this is the fleet's store; `sidecar audit --repair --reason …` puts them"
+        " again from the producer's store, or restore it from a backup",
+    )  # fmt: skip
 
 
 def _gone(life: Life, state: State) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
 
 from sidecar.replay.explain.facts import Facts
@@ -32,7 +33,12 @@ FLOODING: Final = Kind(
     "flooding", "One tenant sent most of what came in a short time, far more than it does else,"
     " and others waited.",
 )  # fmt: skip
-KINDS: Final = (CLOCK, DOUBLED, FLOODING)
+SILENT: Final = Kind(
+    "producer_silent",
+    "A tenant that had sent evenly sent nothing more, while others did.",
+    "whether it had nothing to send; of a tenant that sends unevenly nothing is said",
+)
+KINDS: Final = (CLOCK, DOUBLED, FLOODING, SILENT)
 AHEAD_S: Final = 5.0
 """So far ahead a clock is wrong, and not only a bit off."""
 MOST_OF_THEM: Final = 0.3
@@ -42,6 +48,16 @@ FLOOD: Final = 300
 """So many events of one tenant in `BUCKET_US`, at least, are a flood."""
 SHARE: Final = 0.8
 WAITED_S: Final = 2.0
+FLOOD_ALONE: Final = 2000
+"""So many are told of also where nobody waited."""
+EVEN: Final = 20
+"""From so many events on it can be said that they came evenly: no pause over `UNEVEN` medians."""
+UNEVEN: Final = 6
+SILENT_US: Final = 20_000_000
+SILENT_PAUSES: Final = 10
+"""So long, and so many times the longest pause before, is silence."""
+WITNESSES: Final = 3
+"""So many other tenants must have sent in the later half of it."""
 
 
 def clocks(facts: Facts) -> Iterator[Finding]:
@@ -100,7 +116,7 @@ def flooding(facts: Facts) -> Iterator[Finding]:
         if tenant in told or most < FLOOD or most < SHARE * total:
             continue
         others = _waited(facts, bucket * BUCKET_US, tenant)
-        if others:
+        if others or most >= FLOOD_ALONE:
             told.add(tenant)
             yield _flood(tenant, bucket * BUCKET_US, most, others)
 
@@ -116,20 +132,50 @@ def _waited(facts: Facts, since_us: int, tenant: str) -> list[Life]:
 
 
 def _flood(tenant: str, since_us: int, most: int, others: list[Life]) -> Finding:
-    longest = span(max(life.delay_s or 0 for life in others))
+    longest = span(max((life.delay_s or 0 for life in others), default=0))
     tenants = sorted({life.tenant_id for life in others})
-    what = (
-        f"{tenant} sent {most:,} events from {at(since_us)} on within 10 seconds, and"
-        f" {counted(len(others), 'event')} of {counted(len(tenants), 'other tenant')} waited up to"
-        f" {longest}"
-    )
+    waited = (
+        f"{counted(len(others), 'event')} of {counted(len(tenants), 'other tenant')} waited up to"
+        f" {longest}" if others else "no other tenant waited for that"
+    )  # fmt: skip
+    what = f"{tenant} sent {most:,} events from {at(since_us)} on within 10 seconds, and {waited}"
     return Finding(
-        FLOODING.name, Level.WARNING, what, since_us, f"flood:{tenant}", since_us + BUCKET_US,
-        about=names_of(others) | {tenant},
+        FLOODING.name, Level.WARNING if others else Level.NOTE, what, since_us,
+        f"flood:{tenant}", since_us + BUCKET_US, about=names_of(others) | {tenant},
         evidence=(command("replay", "show", "--tenant", tenant),),
         fix="slow that producer down, or give it a control stream of its own; `sidecar pause"
         " --tenant` holds it back meanwhile",
     )  # fmt: skip
 
 
-RULES = (clocks, doubled, flooding)
+def silent(facts: Facts) -> Iterator[Finding]:
+    """Yield each tenant that had sent evenly, and sends nothing more."""
+    came: defaultdict[str, list[int]] = defaultdict(list)
+    for life in facts.lives:
+        if life.begun_us and life.origin not in facts.put_back:
+            came[life.tenant_id].append(life.begun_us)
+    newest = {tenant: max(times) for tenant, times in came.items()}
+    for tenant, times in came.items():
+        pauses = sorted(then - one for one, then in pairwise(sorted(times)))
+        silence_us = facts.now_us - newest[tenant]
+        if len(pauses) < EVEN or pauses[-1] > UNEVEN * max(pauses[len(pauses) // 2], 1000):
+            continue
+        witnesses = sum(us > newest[tenant] + silence_us // 2 for us in newest.values())
+        if silence_us >= max(SILENT_US, SILENT_PAUSES * pauses[-1]) and witnesses >= WITNESSES:
+            yield _silent(tenant, len(times), pauses[-1], newest[tenant], silence_us)
+
+
+def _silent(tenant: str, count: int, longest_us: int, last_us: int, silence_us: int) -> Finding:
+    what = (
+        f"{tenant or 'no tenant'} has sent nothing for {span(silence_us / 1e6)}, since"
+        f" {at(last_us)}, while others did; its {count:,} events before came evenly, never more"
+        f" than {span(longest_us / 1e6)} apart"
+    )
+    return Finding(
+        SILENT.name, Level.WARNING, what, last_us, f"silent:{tenant}", about=frozenset({tenant}),
+        evidence=(command("replay", "show", "--tenant", tenant),),
+        fix="look whether that producer runs, and whether it can reach Redis and its store",
+    )  # fmt: skip
+
+
+RULES = (clocks, doubled, flooding, silent)

@@ -36,7 +36,14 @@ LIMIT: Final = Kind(
     "A worker began with another limit than the one before it, and events died of that since.",
 )
 REMADE: Final = Kind("remade", "A control stream was made anew by hand (`sidecar stream remake`).")
-KINDS: Final = (REDIS_LOST, GROUP_LOST, FLAPPING, LIMIT, REMADE)
+UNNAMED: Final = "that of its data directory"
+OTHER_STORE: Final = Kind(
+    "other_store", "A worker began with another fleet's store than the one before it.",
+    "whether it is the same store by another name",
+)  # fmt: skip
+KINDS: Final = (REDIS_LOST, GROUP_LOST, OTHER_STORE, FLAPPING, LIMIT, REMADE)
+WITH_IT_US: Final = 1_000_000
+"""A group that was found to be gone so near the loss of a stream went with that."""
 TOGETHER_US: Final = 60_000_000
 """What was noticed within so long is one loss."""
 OFTEN: Final = 5
@@ -51,14 +58,23 @@ _LIMITS: Final = {
 
 
 def redis_lost(facts: Facts) -> Iterator[Finding]:
-    """Yield what Redis forgot; what was noticed together is one loss."""
+    """Yield what Redis forgot; what was noticed together is one loss.
+
+    A group that went with its stream is a part of that; else somebody touched it, and that alone.
+    """
     losses: list[list[Forgotten]] = []
-    for one in sorted(facts.forgotten, key=lambda one: one.noticed_us):
-        if losses and one.noticed_us - losses[-1][0].noticed_us < TOGETHER_US:
-            losses[-1].append(one)
+    groups: list[list[Forgotten]] = []
+    for one in sorted(facts.forgotten, key=lambda one: (not one.loses_events, one.noticed_us)):
+        near = [each for each in losses if abs(one.noticed_us - each[0].noticed_us) < WITH_IT_US]
+        if not one.loses_events and near:
+            near[0].append(one)
+            continue
+        alike = losses if one.loses_events else groups
+        if alike and one.noticed_us - alike[-1][0].noticed_us < TOGETHER_US:
+            alike[-1].append(one)
         else:
-            losses.append([one])
-    yield from map(_loss, losses)
+            alike.append([one])
+    yield from map(_loss, (*losses, *groups))
 
 
 def _loss(parts: list[Forgotten]) -> Finding:
@@ -160,6 +176,27 @@ def _limit(name: str, values: tuple[Any, Any], now: Tenure, died: list[Death]) -
     )  # fmt: skip
 
 
+def other_store(facts: Facts) -> Iterator[Finding]:
+    """Yield each time that a stream's next worker named another fleet's store."""
+    streams: defaultdict[str, list[Tenure]] = defaultdict(list)
+    for one in facts.tenures:
+        if "fleet_store" in one.settings:
+            streams[one.stream].append(one)
+    for tenures in streams.values():
+        for before, one in pairwise(tenures):
+            was, now = (str(each.settings["fleet_store"] or UNNAMED) for each in (before, one))
+            if was != now and facts.has(one.at_us):
+                yield Finding(
+                    OTHER_STORE.name, Level.WARNING,
+                    f"{one.by} began to serve {one.stream} at {at(one.at_us)} with the fleet's"
+                    f" store {said(now)}; before it was {said(was)}",
+                    one.at_us, f"store:{one.stream}:{one.at_us}", by=one.by,
+                    about=frozenset({one.stream}), everybody=True,
+                    evidence=(command("status"), command("audit")),
+                    fix="see that both are one store, or that all artifacts were copied",
+                )  # fmt: skip
+
+
 def led_to(facts: Facts) -> Iterator[tuple[str, str]]:
     """Yield for what died of a limit its key, and that of the change that led to it."""
     for found in limit_changed(facts):
@@ -187,4 +224,4 @@ def remade(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-RULES = (redis_lost, flapping, limit_changed, remade)
+RULES = (redis_lost, other_store, flapping, limit_changed, remade)

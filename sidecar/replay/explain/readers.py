@@ -1,0 +1,90 @@
+"""Rules about registered readers: one that is in a gap, that has expired, or that does not move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sidecar.redis.readers import Reader
+from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.findings import Finding, Kind, Level, at, command, counted, said
+from sidecar.replay.timeline import Life
+from sidecar.wire.moments import span
+
+GAP: Final = Kind(
+    "reader_gap",
+    "A registered reader has not passed notifications that were trimmed: it never gets them.",
+    "whether it has read them without saying so",
+)
+EXPIRED: Final = Kind(
+    "reader_expired", "A registered reader was not heard of for its time: it protects nothing now.",
+    "whether it was taken out of service",
+)  # fmt: skip
+STUCK: Final = Kind(
+    "reader_stuck",
+    "A registered reader has passed nothing for long, though there were notifications.",
+    "what it waits for; readers that do not register",
+)  # fmt: skip
+KINDS: Final = (GAP, EXPIRED, STUCK)
+LONG_US: Final = 30_000_000
+"""A controller that works passes a notification sooner."""
+
+
+def readers(facts: Facts) -> Iterator[Finding]:
+    """Yield what is wrong with each reader now: of earlier nothing is on record."""
+    if facts.window.until_us < facts.history.now_us():
+        return
+    reach = facts.history.reach(facts.history.streams.notifications)
+    gaps = reach.gaps if reach else ()
+    trimmed_us = max((gap.last.control_version for gap in gaps if not gap.folded), default=0)
+    for reader in facts.history.readers():
+        left = [one for one in facts.published if one.control_version > reader.control_version]
+        if 0 < reader.control_version < trimmed_us:
+            yield _gap(reader, trimmed_us, left)
+        elif reader.expired:
+            yield _expired(reader, left)
+        elif left and facts.now_us - left[0].ended_us >= LONG_US:
+            yield _stuck(facts, reader, left)
+
+
+def _gap(reader: Reader, trimmed_us: int, left: list[Life]) -> Finding:
+    what = (
+        f"the reader {said(reader.name)} has passed {at(reader.control_version)}, and"
+        f" notifications up to {at(trimmed_us)} were trimmed: it never gets those between"
+    )
+    fix = "have it take the state again (`Feed.state`), and follow from there"
+    return _finding(GAP, Level.ERROR, reader, what, fix, left)
+
+
+def _expired(reader: Reader, left: list[Life]) -> Finding:
+    what = (
+        f"the reader {said(reader.name)} was last heard of at {at(reader.seen_us)}, and expired"
+        f" {span(reader.ttl_s)} later: what it has not passed may be trimmed"
+        f" ({counted(len(left), 'notification')} of this window)"
+    )
+    fix = "start that controller again, or remove the reader if it is gone for good"
+    return _finding(EXPIRED, Level.WARNING, reader, what, fix, left)
+
+
+def _stuck(facts: Facts, reader: Reader, left: list[Life]) -> Finding:
+    since = span((facts.now_us - left[0].ended_us) / 1e6)
+    what = (
+        f"the reader {said(reader.name)} has passed nothing for {since}, since"
+        f" {at(reader.control_version)}, though {counted(len(left), 'notification')} came; it was"
+        f" last heard of at {at(reader.seen_us)}"
+    )
+    fix = "look at that controller: it is down, or stuck with the first that it has not passed"
+    return _finding(STUCK, Level.WARNING, reader, what, fix, left)
+
+
+def _finding(
+    kind: Kind, level: Level, reader: Reader, what: str, fix: str, left: list[Life]
+) -> Finding:
+    shown = [command("trace", str(left[0].control_version))] if left else []
+    return Finding(
+        kind.name, level, what, reader.control_version or reader.seen_us, f"reader:{reader.name}",
+        about=frozenset({reader.name}), evidence=(command("status"), *shown), fix=fix,
+    )  # fmt: skip
+
+
+RULES = (readers,)
