@@ -121,10 +121,10 @@ class Box:
             if isinstance(value, Stream)
             for entry_id in value.ids
         }
-        lost = self._world.oracle.truth.restore(keys, number, there)
+        self._world.oracle.truth.restore(keys, number, there)
         for fleet in self._world.fleets:
-            if fleet.notify is self:
-                self._world.oracle.lost(fleet, lost)
+            if self in (fleet.notify, fleet.control):
+                self._world.oracle.forgive(fleet)
 
 
 def _copy(value: Any) -> Any:

@@ -150,7 +150,10 @@ def _have_workers(world: World, fleet: Fleet) -> None:
         serving = [
             worker
             for worker in world.workers.values()
-            if worker.fleet is fleet and worker.keys == keys and not worker.stop.is_set()
+            if worker.fleet is fleet
+            and worker.keys == keys
+            and not worker.stop.is_set()
+            and worker.process not in world.cut_off
         ]
         if not serving:
             world.start_worker(fleet, keys)

@@ -507,11 +507,15 @@ class Oracle:
         if isinstance(entry, Entry):
             entry.delivered = True
 
-    def lost(self, fleet: Fleet, records: list[Record]) -> None:
-        """Forgive what was acknowledged when the server that had its end lost that."""
-        for record in records:
-            entry = record.entry if isinstance(record, Note | Letter) else None
-            if entry is None:
+    def forgive(self, fleet: Fleet) -> None:
+        """Forgive what the group has behind it, while a server has lost the end of it.
+
+        Either may come first: the group's server goes back, too, to where it had that behind it.
+        """
+        ends: list[Note | Letter] = [*self.truth.notes, *self.truth.letters]
+        for record in ends:
+            entry = record.entry
+            if entry is None or record.counts:
                 continue
             for same in self.truth.entries:  # also where the first is gone, and repeats are there
                 if same is entry or (

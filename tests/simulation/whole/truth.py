@@ -133,19 +133,17 @@ class Truth:
                 taken.append(record)
         return taken
 
-    def restore(self, keys: Iterable[bytes], number: int, there: set[Place]) -> list[Record]:
-        """Let the server have what it had at `number`; return what it lost."""
-        lost, names = [], set(keys)
+    def restore(self, keys: Iterable[bytes], number: int, there: set[Place]) -> None:
+        """Let the server have what it had at `number`."""
+        names = set(keys)
         for record in self.all():
             if record.place[0] not in names:
                 continue
             if record.number > number and record.counts:
                 record.gone, record.gone_number = Gone.LOSS, self.tick()
-                lost.append(record)
             elif record.gone_number > number and record.place in there:
                 record.gone = None
                 self._there[record.place] = record
-        return lost
 
     def all(self) -> Iterator[Record]:
         """Yield every record."""
