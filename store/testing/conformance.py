@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from store import Artifact, Capability, InvalidRef, NotFound, Store, capabilities
-from store.testing.samples import ILLEGAL, LONG, LOOK_ALIKES, NEIGHBOURS, REF
+from store.testing.samples import LONG, LOOK_ALIKES, NEIGHBOURS, REF, illegal_refs_taken
 
 
 class RefusingConformance:
@@ -111,15 +111,11 @@ class StoreConformance(RefusingConformance):
             self.check_absent(store, ref)
         self.check_absent(store, ref[:-1] + "z")
 
-    @pytest.mark.parametrize("ref", ILLEGAL, ids=ascii)
-    def test_illegal_refs(self, store: Store, ref: str) -> None:
+    def test_illegal_refs(self, store: Store) -> None:
         """An illegal ref raises `InvalidRef` everywhere, and stores nothing."""
-        with pytest.raises(InvalidRef):
-            store.put(ref, b"data", b"manifest")
-        with pytest.raises(InvalidRef):
-            store.get(ref)
-        with pytest.raises(InvalidRef):
-            store.exists(ref)
+        assert not illegal_refs_taken(lambda ref: store.put(ref, b"data", b"manifest"))
+        assert not illegal_refs_taken(store.get)
+        assert not illegal_refs_taken(store.exists)
 
     @pytest.mark.parametrize("size_bytes", [0, 1, 65535, 65536, 65537, 5 << 20])
     def test_sizes(self, store: Store, size_bytes: int) -> None:

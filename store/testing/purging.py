@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import pytest
 
-from store import Capability, Corrupt, InvalidRef, NotFound, VersionedStore, capabilities
-from store.testing.samples import ILLEGAL, REF, blob_of, needs
+from store import Capability, Corrupt, NotFound, VersionedStore, capabilities
+from store.testing.samples import REF, blob_of, illegal_refs_taken, needs
 from store.testing.trouble import DamagingConformance
 
 TAKEN = b"what must not be left"
@@ -93,12 +93,10 @@ class PurgeConformance(DamagingConformance):
         assert least <= sum(piece.size_bytes for piece in told) < 1.5 * least + 5000
         assert list(store.purge(pairs, dry_run=True)) == []
 
-    @pytest.mark.parametrize("ref", ILLEGAL, ids=ascii)
-    def test_purge_illegal_refs(self, store: VersionedStore, ref: str) -> None:
+    def test_purge_illegal_refs(self, store: VersionedStore) -> None:
         """An illegal ref raises `InvalidRef`, and nothing went."""
         store.put(REF, b"data", b"m")
-        with pytest.raises(InvalidRef):
-            list(store.purge([REF, ref]))
+        assert not illegal_refs_taken(lambda ref: list(store.purge([REF, ref])))
         assert store.get(REF) == (b"data", b"m")
 
     @pytest.mark.parametrize("size_bytes", [10, 100_000])

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 
-from store import Capability, Store, capabilities
+from store import Capability, InvalidRef, Store, capabilities
 
 REF = "stacks/t_123/web/42"
 ABSENT = "sha256:" + "0" * 64
@@ -131,3 +132,15 @@ def wait_out(seconds: float) -> None:
     until = time.time() + seconds
     while time.time() < until:
         time.sleep(0.01)
+
+
+def illegal_refs_taken(call: Callable[[str], object]) -> list[object]:
+    """Return the illegal refs for which this call raises no `InvalidRef`: none should be taken."""
+    taken = []
+    for ref in ILLEGAL:
+        try:
+            call(ref)  # type: ignore[arg-type]  # some are no text: that is what is wrong with them
+        except InvalidRef:
+            continue
+        taken.append(ref)
+    return taken

@@ -18,14 +18,21 @@ from store import (
     Capability,
     ChecksumMismatch,
     Corrupt,
-    InvalidRef,
     NotFound,
     Unavailable,
     VersionedStore,
     capabilities,
     checksum_of,
 )
-from store.testing.samples import ABSENT, ILLEGAL, REF, Interrupted, Trickle, blob_of, needs
+from store.testing.samples import (
+    ABSENT,
+    REF,
+    Interrupted,
+    Trickle,
+    blob_of,
+    illegal_refs_taken,
+    needs,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -163,14 +170,11 @@ class StreamConformance:
             assert list(store.list()) == [REF]
             assert len(list(store.versions(REF))) == 1
 
-    @pytest.mark.parametrize("ref", ILLEGAL, ids=ascii)
-    def test_illegal_refs_in_streams(self, store: VersionedStore, ref: str) -> None:
+    def test_illegal_refs_in_streams(self, store: VersionedStore) -> None:
         """An illegal ref raises `InvalidRef`, and the reader is not asked."""
         reader = Trickle(b"data", 1, AssertionError("it was asked"))
-        with pytest.raises(InvalidRef):
-            store.put_from(ref, reader, b"manifest")
-        with pytest.raises(InvalidRef):
-            store.open(ref)
+        assert not illegal_refs_taken(lambda ref: store.put_from(ref, reader, b"manifest"))
+        assert not illegal_refs_taken(store.open)
 
     def test_malformed_checksum_in_streams(self, store: VersionedStore) -> None:
         """A checksum of another form is the caller's mistake: ValueError, and nothing is put."""

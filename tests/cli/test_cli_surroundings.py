@@ -18,7 +18,6 @@ from sidecar.cli import main
 from sidecar.errors import UsageError
 from sidecar.history import scratch
 from tests.cli.harness import Cli
-from tests.proofs import sampled
 from tests.sidecar.harness import eventually
 
 SURROUNDINGS: Final = {
@@ -74,8 +73,9 @@ def worker(place: Place) -> Iterator[None]:
         assert process.returncode == 0
 
 
+@pytest.mark.proof
 @pytest.mark.server
-@pytest.mark.parametrize("name", sampled([*SURROUNDINGS], ["open"], str))
+@pytest.mark.parametrize("name", SURROUNDINGS)
 def test_no_surroundings_open_what_is_private(tmp_path: Path, name: str) -> None:
     """No command fails, none has a traceback, and what may have secrets is its owner's alone."""
     place = Place(tmp_path, *SURROUNDINGS[name])

@@ -131,7 +131,10 @@ def _producer(sidecar: Cli, source: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("duration_s", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "duration_s",
+    [pytest.param(4, marks=pytest.mark.proof), pytest.param(60, marks=pytest.mark.slow)],
+)
 def test_whatever_is_named_stays(sidecar: Cli, client: redis.Redis, duration_s: int) -> None:
     """Every notification resolves by its pin, no event dies, and garbage goes."""
     root = sidecar.directory / "data-dir"

@@ -150,6 +150,7 @@ class TestChassis(
         away.rename(self.root)
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("without_attributes")
 class TestChassisWithoutAttributes(TestChassis):
     """The same on a file system without extended attributes: more is refused, nothing is torn."""

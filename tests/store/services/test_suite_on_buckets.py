@@ -1,4 +1,4 @@
-"""The object backend keeps the contract in buckets: moto's, by `make test`, and each service's."""
+"""The object backend keeps the contract in buckets: moto's and each service's."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from store.testing import (
     StreamConformance,
     VerifyConformance,
 )
+from tests.store import object_server
 from tests.store.buckets import InBucket, open_bucket
 from tests.store.planted import BUCKET_DAMAGES, TELLING
 from tests.store.services.conftest import MOTO, SERVICES, leading_to
@@ -48,6 +49,22 @@ def s3(
         yield service
 
 
+class TestPairsInABucket(InBucket, StoreConformance, CorruptionConformance):
+    """A sample of the suite, by moto alone."""
+
+    damages: ClassVar = {kind: BUCKET_DAMAGES[kind] for kind in TELLING}
+    test_tests_every_declared_capability = None  # type: ignore[assignment]  # the whole does
+
+    @pytest.fixture
+    def s3(
+        self, started: Callable[[ModuleType], Buckets], monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Buckets]:
+        """Moto's server."""
+        with leading_to(started(object_server), monkeypatch) as service:
+            yield service
+
+
+@pytest.mark.proof
 class TestInBuckets(
     InBucket,
     StoreConformance,
