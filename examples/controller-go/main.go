@@ -177,7 +177,15 @@ func load(path string) (uint64, error) {
 }
 
 func store(path string, cursor uint64) error {
-	if err := os.WriteFile(path+".new", []byte(fmt.Sprintln(cursor)), 0o600); err != nil {
+	file, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := fmt.Fprintln(file, cursor); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil { // else a power cut may leave the new name, and nothing in it
 		return err
 	}
 	return os.Rename(path+".new", path)

@@ -9,7 +9,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// patience is for how long an answer is waited for. It is longer than the longest block.
+var patience = 15 * time.Second
 
 // Redis is one connection that speaks RESP2. It is for one goroutine.
 type Redis struct {
@@ -28,26 +32,35 @@ func Dial(address string) (*Redis, error) {
 	if err != nil || u.Scheme != "redis" {
 		return nil, errors.New("a URL is wanted: redis://[user:password@]host:port[/db]")
 	}
-	conn, err := net.Dial("tcp", u.Host)
+	conn, err := net.DialTimeout("tcp", u.Host, patience)
 	if err != nil {
 		return nil, err
 	}
 	r := &Redis{conn, bufio.NewReader(conn)}
+	if err := r.begin(u); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// begin logs in, and selects the database that the URL names.
+func (r *Redis) begin(u *url.URL) error {
 	if password, ok := u.User.Password(); ok {
 		login := []string{"AUTH", u.User.Username(), password}
 		if u.User.Username() == "" {
 			login = []string{"AUTH", password}
 		}
 		if _, err := r.Do(login...); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if db := strings.Trim(u.Path, "/"); db != "" && db != "0" {
 		if _, err := r.Do("SELECT", db); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // Do sends a command and reads its answer: nil, string, int64, []any, or an error.
@@ -57,6 +70,10 @@ func (r *Redis) Do(words ...string) (any, error) {
 	for _, w := range words {
 		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(w), w)
 	}
+	// Without a deadline a server that is gone without a word would be waited for for ever.
+	if err := r.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
 	if _, err := io.WriteString(r.conn, b.String()); err != nil {
 		return nil, err
 	}
@@ -65,7 +82,7 @@ func (r *Redis) Do(words ...string) (any, error) {
 
 func (r *Redis) read() (any, error) {
 	line, err := r.in.ReadString('\n')
-	if err != nil || len(line) < 3 {
+	if err != nil {
 		return nil, fmt.Errorf("no answer: %w", err)
 	}
 	kind, text := line[0], strings.TrimRight(line[1:], "\r\n")
