@@ -223,8 +223,13 @@ def test_of_what_was_sent_just_now_a_repeat_is_told_from_a_conflict(
     assert looked(redis_url, mine._replace(content=b"x" * 16)).state == "waiting"
 
 
-def test_it_outlives_a_redis_that_is_started_anew(tmp_path: Path) -> None:
-    """Empty, so that each ID lies below what was read; what it then gets is found."""
+def test_it_outlives_a_redis_that_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty, so that each ID lies below what was read: it looks again, and not only once it has
+    read in vain for the time of a block.
+    """
+    monkeypatch.setattr(awaiting, "BLOCK_S", 10 * LONG_S)
     with servers.running(servers.usual()) as first:
         log = [redis.Redis(port=first.port)]
         publish(log[0], event("before"), NOW_MS + 10**9)
