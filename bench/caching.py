@@ -25,7 +25,7 @@ import redis
 import store
 from bench.events import MANIFEST, NOTIFICATIONS, artifact, ref_of
 from bench.remote import KEYS, slow_bucket
-from sidecar.feed import Cache, Feed
+from sidecar.feed import Cache, CacheFigures, Feed
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.fleet import STORE
 from sidecar.redis.keys import Keys
@@ -78,7 +78,9 @@ def controller(url: str, directory: str, ahead: int) -> None:
             is_hit = bool(cache and cache.figures().hits > before)
             took[is_hit].append((time.perf_counter() - start) * 1000)
         whole = time.perf_counter() - began
-    print(json.dumps({"hits": took[True], "misses": took[False], "s": whole}), flush=True)
+    done = cache.figures() if cache else CacheFigures(misses=len(batch))
+    found = {"hits": took[True], "misses": took[False], "s": whole}
+    print(json.dumps(found | {"reads": done.misses + done.prefetched}), flush=True)
 
 
 def run(count: int, *arguments: str) -> list[Any]:
@@ -107,18 +109,25 @@ def measure(url: str, endpoint: str, controllers: int, artifacts: int) -> None:
         read = statistics.median(plain["misses"])
         print(f"load {os.getloadavg()[0]:.0f}: without a cache a read takes {read:.2f} ms and"
               f" {each:.2f} requests; {artifacts:,} take {plain['s']:.1f} s")  # fmt: skip
-        found = run(controllers, url, f"{directory}/shared", "0")
-        misses = sum(len(one["misses"]) for one in found)
-        print(f"{controllers} controllers, {artifacts:,} artifacts each: {misses:,} were read, with"
-              f" {reads_of(endpoint):,} requests, at most two for each controller that looks at the"
-              f" store; the last was done in {max(one['s'] for one in found):.1f} s")  # fmt: skip
-        warm = run(1, url, f"{directory}/shared", "0")[0]
+        print(f"{controllers} controllers, {artifacts:,} artifacts each; with the requests of each"
+              " that looks whether there is a store, and which")  # fmt: skip
+        shared = f"{directory}/shared"
+        for kind, cache, ahead in (
+            ("with one cache", shared, "0"), ("without", "", "0"),
+            ("with one cache, and prefetch(ahead=8)", f"{shared} ahead", "8"),
+        ):  # fmt: skip
+            found = run(controllers, url, cache, ahead)
+            last = max(one["s"] for one in found)
+            print(f"  {kind}: {sum(one['reads'] for one in found):,} were read, with"
+                  f" {reads_of(endpoint):,} requests; the last controller was done in {last:.1f} s,"
+                  f" load {os.getloadavg()[0]:.0f}")  # fmt: skip
+        warm = run(1, url, shared, "0")[0]
         hit = statistics.median(warm["hits"])
         high = sorted(warm["hits"])[int(len(warm["hits"]) * 0.99)]
         print(f"a hit takes {hit:.3f} ms (99th percentile {high:.3f}), {hit / read:.4f} of a read;"
               f" {artifacts:,} take {warm['s']:.2f} s")  # fmt: skip
-        for ahead in (8, 32):
-            one = run(1, url, f"{directory}/{ahead}", str(ahead))[0]
+        for ahead in ("8", "32"):
+            one = run(1, url, f"{directory}/{ahead}", ahead)[0]
             print(f"an empty cache, prefetch(ahead={ahead}): {one['s']:.2f} s,"
                   f" {plain['s'] / one['s']:.1f} times as fast as without")  # fmt: skip
 

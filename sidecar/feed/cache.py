@@ -116,8 +116,8 @@ class Cache:
         return self._kept(pin, fetch, Kept.reader) or self._past(fetch)
 
     def prefetch(self, pin: Pinned, fetch: Fetch) -> None:
-        """Fetch an artifact that will be asked for, unless it is there or cannot be kept."""
-        if not self._directory.has(pin):
+        """Fetch an artifact that will be asked for, unless it is there, or another fetches it."""
+        if not self._read(pin, Kept.close):
             self._kept(pin, fetch, Kept.close, is_asked_for=False)
 
     def _found(self, pin: Pinned, read: Callable[[Kept], T]) -> T | None:
@@ -147,15 +147,7 @@ class Cache:
         if time.monotonic() < self._rests_until:
             return None
         try:
-            while True:
-                with self._directory.take(pin) as coming:
-                    found = self._read(pin, read)
-                    if found is not None:
-                        self._count(hits=is_asked_for, waits=is_asked_for)
-                        return found
-                    if coming:
-                        is_there = self._write(coming, pin, fetch, is_asked_for=is_asked_for)
-                        return self._read(pin, read) if is_there else None
+            return self._in_turn(pin, fetch, read, is_asked_for=is_asked_for)
         except FileNotFoundError:  # somebody removed a part of it
             with suppress(OSError):
                 self._directory.make()
@@ -165,15 +157,29 @@ class Cache:
                 self._rests_until = time.monotonic() + REST_S
         return None
 
-    def _write(
-        self, coming: Coming, pin: Pinned, fetch: Fetch, *, is_asked_for: bool
-    ) -> bool:  # fmt: skip
+    def _in_turn(
+        self, pin: Pinned, fetch: Fetch, read: Callable[[Kept], T], *, is_asked_for: bool
+    ) -> T | None:
+        """Wait for who fetches it, or fetch it; what nobody asked for yet is not waited for."""
+        while True:
+            with self._directory.take(pin, waits=is_asked_for) as coming:
+                found = self._read(pin, read)
+                if found is not None:
+                    self._count(hits=is_asked_for, waits=is_asked_for)
+                    return found
+                if coming:
+                    is_there = self._write(coming, pin, fetch, is_asked_for=is_asked_for)
+                    return self._read(pin, read) if is_there else None
+            if not is_asked_for:
+                return None
+
+    def _write(self, coming: Coming, pin: Pinned, fetch: Fetch, *, is_asked_for: bool) -> bool:
         """Fetch an artifact and keep it; return whether it is small enough for that."""
         with fetch() as source:
             if not self._directory.takes(size := size_of(pin, source)):
                 self._warn(
                     "the cache %s does not keep what is larger than half of its max_bytes, such as"
-                    f" {size} bytes at %s", pin.ref,
+                    " %s", f"{size} bytes at {pin.ref}",
                 )  # fmt: skip
                 return False
             gone = coming.write(source)

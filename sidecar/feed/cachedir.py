@@ -122,13 +122,6 @@ class Directory:
             return None
         return Kept(pin, fd, f"{self.path}/{_kept(pin)}")
 
-    def has(self, pin: Pinned) -> bool:
-        """Tell whether there is a file of an artifact, whatever is in it."""
-        with suppress(FileNotFoundError), self._root() as root_fd:
-            os.stat(_kept(pin), dir_fd=root_fd, follow_symlinks=False)
-            return True
-        return False
-
     def remove(self, pin: Pinned) -> None:
         """Remove the file of an artifact."""
         with suppress(FileNotFoundError), self._root() as root_fd:
@@ -139,29 +132,29 @@ class Directory:
         return _on_disk(size) <= self.max_bytes // 2
 
     @contextmanager
-    def take(self, pin: Pinned) -> Iterator[Coming | None]:
-        """Hold the place of an artifact. None: another had it and has ended; look again.
+    def take(self, pin: Pinned, *, waits: bool) -> Iterator[Coming | None]:
+        """Hold the place of an artifact. None: another has it, or had, and has ended: look again.
 
-        Raises TimeoutError when another holds it and makes no progress.
+        With `waits` until it has ended; raises TimeoutError when it makes no progress.
         """
         try:
-            coming = self._take(pin)
+            coming = self._take(pin, waits=waits)
         except FileNotFoundError:
             self.make()
-            coming = self._take(pin)
+            coming = self._take(pin, waits=waits)
         try:
             yield coming
         finally:
             if coming:
                 coming.close()
 
-    def _take(self, pin: Pinned) -> Coming | None:
+    def _take(self, pin: Pinned, *, waits: bool) -> Coming | None:
         with ExitStack() as stack:
             root_fd = self._open()
             stack.callback(os.close, root_fd)
             fd = os.open(_coming(pin), LOCK, 0o600, dir_fd=root_fd)
             stack.callback(os.close, fd)
-            if not _lock(fd, _coming(pin), root_fd):
+            if not _lock(fd, _coming(pin), root_fd, waits=waits):
                 return None
             stack.pop_all()
         return Coming(self, pin, root_fd, fd)
@@ -185,7 +178,7 @@ class Directory:
         while not is_ours:
             fd = os.open("used", LOCK, 0o600, dir_fd=root_fd)
             try:
-                if is_ours := _lock(fd, "used", root_fd):
+                if is_ours := _lock(fd, "used", root_fd, waits=True):
                     yield fd
             finally:
                 with suppress(OSError):
@@ -298,15 +291,15 @@ def _is_at(fd: int, name: str, root_fd: int) -> bool:
     return identity_of(there) == identity_of(os.fstat(fd))
 
 
-def _lock(fd: int, name: str, root_fd: int) -> bool:
-    """Wait for the lock of a file. False: the file left its place, so its holder has ended.
+def _lock(fd: int, name: str, root_fd: int, *, waits: bool) -> bool:
+    """Lock a file; wait for that, or not. False: another has it, or the file left its place.
 
     Raises TimeoutError when another holds it and writes nothing.
     """
     pause_s, written, since = _FIRST_PAUSE_S, -1, 0.0
     while True:
         is_ours = _try_lock(fd)
-        if is_ours or not _is_at(fd, name, root_fd):
+        if is_ours or not waits or not _is_at(fd, name, root_fd):
             return is_ours and _is_at(fd, name, root_fd)
         if written != (written := os.fstat(fd).st_mtime_ns):
             since = time.monotonic()

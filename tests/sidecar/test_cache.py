@@ -192,6 +192,19 @@ def test_processes_that_want_the_same_wait_for_one_of_them(where: Path, tmp_path
     assert sorted((tmp_path / "asked").read_text().split()) == sorted(refs)
 
 
+def test_what_another_fetches_is_not_waited_for_to_prefetch_it(fleet: Fleet, where: Path) -> None:
+    """Nobody has asked for it yet, and it comes."""
+    cache, pin = Cache(where, LARGE), fleet.artifact("a")
+    fleet.may_answer.clear()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(whole, cache, fleet, pin)
+        eventually(lambda: fleet.asked, "one asks the store")
+        cache.prefetch(pin, fleet.fetch(pin))
+        fleet.may_answer.set()
+        assert other.result() == b"data of a"
+    assert cache.figures() == CacheFigures(misses=1)
+
+
 # --- files that are not what was kept ---------------------------------------------------------
 
 
@@ -447,6 +460,40 @@ def test_a_child_that_is_forked_in_the_middle(fleet: Fleet, where: Path) -> None
         assert cache.figures() == CacheFigures(misses=1)
 
 
+@pytest.mark.parametrize("has_child", [False, True])
+def test_who_waits_for_a_fetch_that_fails(fleet: Fleet, where: Path, has_child: bool) -> None:
+    """The next in turn fetches it, and keeps it; also where a child holds the lock of the first."""
+    cache, pin = Cache(where, LARGE), fleet.artifact("a")
+    may_fail = threading.Event()
+
+    def fails() -> ArtifactReader:
+        if has_child:
+            stack.enter_context(forked(signal.pause))
+        may_fail.wait()
+        raise store.Unavailable("not now")
+
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, pin, fails)
+        eventually(lambda: opened(pin) == 1, "the first fetches")
+        second = pool.submit(whole, cache, fleet, pin)
+        eventually(lambda: opened(pin) == 2, "the second waits")
+        may_fail.set()
+        with pytest.raises(store.Unavailable):
+            first.result()
+        assert second.result() == b"data of a"
+    assert cache.figures() == CacheFigures(misses=1)
+    assert left_in(where) == {pin.name}
+
+
+def opened(pin: Pinned) -> int:
+    """Return how often this process has the place of an artifact open."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum(pin.name in link for link in links)
+
+
 def test_a_child_that_is_forked_while_files_are_counted(
     fleet: Fleet, where: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,13 +591,14 @@ def test_what_is_larger_than_half_of_it_is_not_kept(
     cache = Cache(where, 64 * 1024)
     small, large = fleet.artifact("small"), fleet.artifact("large", os.urandom(33_000))
     get(cache, fleet, small)
+    get(cache, fleet, fleet.artifact("larger", bytes(40_000)))
     for _ in range(2):
         assert store.checksum_of(get(cache, fleet, large)) == large.checksum
     assert left_in(where) == {small.name}
-    assert cache.figures().bypassed == 2
+    assert cache.figures().bypassed == 3
     warned = [one.getMessage() for one in caplog.records]
     assert len(warned) == 1
-    assert "larger than half of its max_bytes, such as 33" in warned[0]
+    assert "larger than half of its max_bytes, such as 40" in warned[0]
     assert get(Cache(where, 1), fleet, small) == b"data of small"
 
 
@@ -632,10 +680,10 @@ def test_limits_of_the_process(where: Path, limit: int, most: int) -> None:
 
     def limited() -> None:
         resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
-        for _ in range(2):
-            assert cache.find(pin) is None
-            assert cache.get(pin, lambda: reader_of(data)).data == data
-        assert cache.figures() == CacheFigures(misses=2, bypassed=2)
+        for one in (cache, Cache(where, LARGE)):
+            assert one.find(pin) is None
+            assert one.get(pin, lambda: reader_of(data)).data == data
+            assert one.figures() == CacheFigures(misses=1, bypassed=1)
 
     with forked(limited) as pid:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -700,3 +748,8 @@ def test_a_directory_that_others_may_write_to_later(
     where.chmod(0o700)
     assert whole(cache, fleet, pin) == b"data of a"
     assert fleet.asked == 3
+    cache._rests_until = 0.0
+    whole(cache, fleet, fleet.artifact("b"))
+    where.chmod(0o777)
+    whole(cache, fleet, pin)
+    assert len(caplog.records) == 2

@@ -12,6 +12,7 @@ import pytest
 
 import store
 from sidecar.feed import Cache, CacheFigures, UsageError
+from sidecar.feed.kept import Pinned
 from store import Capability
 from store.memory import MemoryStore
 from store.testing.wrappers import Wrapper
@@ -106,6 +107,7 @@ def noted(client: Any, fleet: Fleet, count: int = 1, **fields: str) -> None:
 def test_controllers_of_a_host_read_the_store_once(client: Any, make: Make, fleet: Fleet) -> None:
     """What one has resolved the others resolve and open without it, and while it is away."""
     noted(client, fleet, 3)
+    client.hset("{control:notifications}:fleet", "store", fleet.identity or "")
     feed, other = make(), make()
     found = [feed.resolve(n) for n in feed.poll()]
     assert [one.data for one in found] == [b"data 1", b"data 2", b"data 3"]
@@ -210,22 +212,40 @@ def test_what_comes_is_fetched_ahead(client: Any, make: Make, fleet: Fleet, cach
     assert figures.misses + figures.prefetched == 20
 
 
-def test_no_more_is_fetched_than_is_ahead(client: Any, make: Make, fleet: Fleet) -> None:
-    """Who stops in the middle, or resolves nothing, has caused no more reads than that."""
+def test_no_more_is_fetched_than_is_ahead(
+    client: Any, make: Make, fleet: Fleet, tmp_path: Path
+) -> None:
+    """What is handed out before its turn came is left to its reader; who stops causes no more."""
     noted(client, fleet, 20)
     feed = make()
     fleet.may_answer.clear()
-    coming = feed.prefetch(feed.poll(), ahead=2)
+    batch = feed.poll()
+    coming = feed.prefetch(batch, ahead=2)
     for _ in range(10):
         next(coming)
+    eventually(lambda: fleet.under_way == 2, "two are fetched")
+    fleet.may_answer.set()
+    eventually(lambda: len(kept(tmp_path)) == 4, "the next two, too")
+    assert kept(tmp_path) == {Pinned(*pins(batch[number])).name for number in (0, 1, 10, 11)}
+    fleet.may_answer.clear()
+    next(coming)
+    eventually(lambda: fleet.under_way == 1, "one more is fetched")
+    next(coming)
+    next(coming)
     coming.close()
     fleet.may_answer.set()
     eventually(lambda: not fleet.under_way, "what was begun ends")
-    assert fleet.asked <= 2
-    before = fleet.asked
-    assert len(list(feed.prefetch(feed.poll()[:2], ahead=2))) == 2
-    eventually(lambda: not fleet.under_way, "what was begun ends")
-    assert fleet.asked <= before + 2
+    assert fleet.asked <= 6
+
+
+def pins(n: Any) -> tuple[str, str, str]:
+    """Return what a notification pins."""
+    return n.artifact_ref, n.checksum, n.manifest_checksum
+
+
+def kept(tmp_path: Path) -> set[str]:
+    """Return the names of what is kept."""
+    return {path.name for path in tmp_path.glob("cache/kept/*")}
 
 
 def test_what_is_kept_is_not_fetched_ahead(client: Any, make: Make, fleet: Fleet) -> None:
