@@ -101,7 +101,7 @@ class Directory:
 
     def make(self) -> None:
         """Make what is not there, and remove what dead processes left in mid-fetch."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)  # whatever the umask
         with suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
         with self._root() as root_fd:

@@ -623,11 +623,13 @@ def test_a_directory_that_is_removed(fleet: Fleet, where: Path, get: Get) -> Non
     previous = os.umask(0)
     try:
         assert get(cache, fleet, pin) == get(cache, fleet, pin) == b"data of a"
+        Cache(where.with_name("above") / "cache", LARGE)
     finally:
         os.umask(previous)
     assert fleet.asked == 2
     modes = {stat.S_IMODE(path.stat().st_mode) for path in [where, *where.rglob("*")]}
     assert modes == {0o600, 0o700}
+    assert stat.S_IMODE(where.with_name("above").stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("what", ["", "kept", "coming", "used"])
