@@ -23,7 +23,7 @@ INSTALLED: Final = "/usr/lib/postgresql/*/bin"
 """Where Debian puts what is not on the PATH."""
 SETTINGS: Final = (
     "listen_addresses=", "fsync=off", "max_prepared_transactions=10", "autovacuum=off",
-    "shared_buffers=16MB", "deadlock_timeout=10s",
+    "shared_buffers=16MB", "deadlock_timeout=10s", "lock_timeout=60s",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The SQLite control plane: what happens in it, its outbox, its snapshots.
 
 Every change is one transaction that writes the rows, the revision they have now, and the event
-with its artifact into an outbox. So an event is there exactly when its change is, and it carries
+with its artifact into the outbox. So an event is there exactly when its change is, and it carries
 the rows as that transaction left them.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from examples.demo import schema
+from sidecar.producer import outbox
 from store import checksum_of
 
 SNAPSHOT_TYPE: Final = "system.opstack.updated"
@@ -51,7 +52,7 @@ _SIZES: Final = {
 }  # fmt: skip
 
 Outgoing = tuple[dict[str, Any], bytes, bytes]
-"""One event as the outbox holds it, with its ref; then data and manifest of the artifact."""
+"""One event, with its ref; then data and manifest of the artifact."""
 
 
 class Snapshot(NamedTuple):
@@ -76,7 +77,8 @@ class ControlPlane:
         self._seed, self._rng = seed, random.Random(seed)
         self._now = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
         self._db = schema.connect(path)
-        self._db.executescript(schema.CONTROL + schema.OUTBOX)
+        self._db.executescript(schema.CONTROL)
+        outbox.prepare(self._db)
         self._tenants = [f"t_{number:02d}" for number in range(1, 13)]
         with self._transaction():
             for tenant_id in self._tenants:
@@ -96,8 +98,8 @@ class ControlPlane:
         often = [often for often, *_ in _CHANGES]
         _, type_, table, what = self._rng.choices(_CHANGES, often)[0]
         with self._transaction():
-            event, *artifact = self._make(type_, tenant_id, table, what)
-            self._insert("outbox", event["id"], json.dumps(event), *artifact)
+            event, data, manifest = self._make(type_, tenant_id, table, what)
+            outbox.stage(self._db, **event, data=data, manifest=manifest)
 
     def change_by_hand(self, tenant_id: str) -> Outgoing:
         """Bind a hostname, and return the event instead of putting it into the outbox."""
@@ -105,20 +107,13 @@ class ControlPlane:
             return self._make("hostname.bound", tenant_id, "hostnames", _NEW)
 
     def work(
-        self, send: Callable[[Outgoing], None], changes: int, per_s: float, stop: threading.Event
+        self, pump: Callable[[], int], changes: int, per_s: float, stop: threading.Event
     ) -> None:
-        """Make changes at that pace, each in its transaction, and send what is in the outbox.
-
-        A node that died between sending and taking off the outbox would send again, under the same
-        event_id: the sidecar absorbs it.
-        """
+        """Make changes at that pace, each in its transaction, and send what is in the outbox."""
         due = time.monotonic()
         for _ in range(changes):
             self.change()
-            for number, event, *artifact in self._db.execute("SELECT * FROM outbox").fetchall():
-                send((json.loads(event), *artifact))
-                self._db.execute("DELETE FROM outbox WHERE number = ?", (number,))
-                self.sent += 1
+            self.sent += pump()
             due = max(due + 1 / per_s, time.monotonic() - 1.0)
             if stop.wait(max(0.0, due - time.monotonic())):
                 return

@@ -26,6 +26,7 @@ from examples.demo.processes import Child, ask
 from examples.demo.stage import Stage
 from sidecar.feed import Feed, ForeignEntry, Notification, SidecarError
 from sidecar.producer import Producer
+from sidecar.producer.outbox import Pump
 from sidecar.redis.embedded import EmbeddedServer
 
 CONTROL: Final = "control:events"
@@ -95,6 +96,8 @@ class Demo:
         source = store.open_url((self._dir / "source").as_uri())
         self._producer = Producer(server.url, CONTROL, source)
         stack.callback(self._producer.close)
+        self._pump = Pump(self._plane.path, server.url, CONTROL, source)
+        stack.callback(self._pump.close)
         began = time.monotonic()
         self._worker = self._start_worker()
         stack.callback(self._stop_worker)
@@ -271,7 +274,9 @@ class Demo:
         return self._worker.stop()  # the one that there is by then
 
     def _work_at(self, per_s: float) -> None:
-        self._work = self._pool.submit(self._plane.work, self._send, CHANGES, per_s, self._stop)
+        self._work = self._pool.submit(
+            self._plane.work, self._pump.once, CHANGES, per_s, self._stop
+        )
 
     def _send(self, out: Outgoing) -> None:
         """Put the artifact, then append the event."""

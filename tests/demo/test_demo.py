@@ -68,7 +68,7 @@ def tables(path: Path) -> dict[str, list[Any]]:
         return {
             name: sorted(db.execute(f"SELECT * FROM {name}").fetchall())
             for name in names
-            if name not in ("outbox", "fleet_state") and not name.startswith("sidecar_")
+            if name not in ("sqlite_sequence", "fleet_state") and not name.startswith("sidecar_")
         }
 
 
