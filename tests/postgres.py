@@ -10,11 +10,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from tests.servers import START_TIMEOUT_S, missing
@@ -48,42 +49,58 @@ def as_nobody(directory: str) -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-@contextmanager
-def running(*settings: str) -> Iterator[str]:
-    """Run a server that takes everybody for who they say they are; yield its URL."""
-    initdb, postgres = program("initdb"), program("postgres")
-    with tempfile.TemporaryDirectory(prefix="sidecar-pg-") as directory:
-        someone = as_nobody(directory)
-        data, log = f"{directory}/data", Path(directory) / "log"
+class Server:
+    """A server that takes everybody for who they say they are, in a directory of its own."""
+
+    def __init__(self, directory: str, *settings: str) -> None:
+        self.url = f"postgresql://owner@/postgres?host={quote(directory, safe='')}"
+        self._directory, self._someone = directory, as_nobody(directory)
+        self._words = [word for one in (*SETTINGS, *settings) for word in ("-c", one)]
+        self._process: subprocess.Popen[bytes] | None = None
         words = ["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=owner"]
         subprocess.run(
-            [initdb, f"--pgdata={data}", *words],
-            check=True, capture_output=True, cwd=directory, **someone,
+            [program("initdb"), f"--pgdata={directory}/data", *words],
+            check=True, capture_output=True, cwd=directory, **self._someone,
         )  # fmt: skip
-        options = [word for one in (*SETTINGS, *settings) for word in ("-c", one)]
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [postgres, "-D", data, "-k", directory, *options],
-                stdout=out, stderr=out, cwd=directory, start_new_session=True, **someone,
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        where, log = self._directory, Path(self._directory) / "log"
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [program("postgres"), "-D", f"{where}/data", "-k", where, *self._words],
+                stdout=out, stderr=out, cwd=where, start_new_session=True, **self._someone,
             )  # fmt: skip
-        try:
-            url = f"postgresql://owner@/postgres?host={quote(directory, safe='')}"
-            _wait_for(url, process, log)
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)  # fast: sessions are ended, too
-            process.wait(START_TIMEOUT_S)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    import psycopg
-
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            psycopg.connect(url).close()
-        except psycopg.OperationalError:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with suppress(psycopg.OperationalError):
+                psycopg.connect(self.url).close()
+                return
             time.sleep(0.02)
-        else:
-            return
-    raise RuntimeError(f"PostgreSQL does not start: {log.read_text(errors='replace')[-500:]}")
+        raise RuntimeError(f"PostgreSQL does not start: {log.read_text(errors='replace')[-500:]}")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT ends its sessions first, SIGQUIT ends it at once."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(START_TIMEOUT_S)
+
+
+@contextmanager
+def served(*settings: str) -> Iterator[Server]:
+    """Run a server."""
+    program("initdb")
+    with tempfile.TemporaryDirectory(prefix="sidecar-pg-", ignore_cleanup_errors=True) as directory:
+        server = Server(directory, *settings)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def running(*settings: str) -> Iterator[str]:
+    """Run a server; yield its URL."""
+    with served(*settings) as server:
+        yield server.url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,9 @@ import pytest
 
 from sidecar.errors import Unreachable, UsageError
 from sidecar.producer import outbox
+from sidecar.producer.outbox.pump import BATCH, AnotherPump
 from sidecar.producer.outbox.table import NotNow
+from tests import postgres
 from tests.outbox.places import PostgresPlace
 from tests.servers import PATIENCE_S
 
@@ -71,14 +74,13 @@ def test_the_order_is_that_of_commits_and_not_of_inserts(
     pg: PostgresPlace, connect: Connect
 ) -> None:
     """A sequence commits out of order: what was staged first and committed last comes last."""
-    first, second = connect(), connect()
+    first, second, later = connect(), connect(), [f"a{number}" for number in range(2, BATCH + 9)]
     stage(first, "a1")
-    stage(second, "a2")
+    stage(second, *later)
     second.commit()
-    assert pg.pumped() == 1
     first.commit()
     pg.pumped()
-    assert pg.appended() == ["a2", "a1"]
+    assert pg.appended() == [*later, "a1"]
 
 
 def test_nothing_is_sent_before_what_its_tenant_commits_first(
@@ -300,12 +302,11 @@ def test_programs_that_begin_at_once_make_one_outbox(pg: PostgresPlace) -> None:
 
 
 def test_preparing_what_is_there_waits_for_no_writer(connect: Connect) -> None:
-    """A program may do it at each start, while others write."""
+    """A program may do it at each start, while others write, and prepare."""
     stage(connect(), "a1")
-    db = connect()
-    db.execute("SET lock_timeout = '1s'")
-    outbox.prepare(db)
-    db.commit()
+    for db in (connect(), connect()):
+        db.execute("SET lock_timeout = '1s'")
+        outbox.prepare(db)
 
 
 # --- rights ---------------------------------------------------------------------------------------
@@ -483,6 +484,46 @@ def test_a_pump_that_lost_its_session_while_it_puts_changes_no_order(pg: Postgre
     assert pg.appended() == ["a", "b", "a", "b"]
     pg.pumped()
     assert pg.appended() == ["a", "b", "a", "b", "c"]
+
+
+def test_a_pump_that_waits_for_another_keeps_its_connection(pg: PostgresPlace) -> None:
+    """A server starts a process for each; to ask for the lock costs little."""
+    first, second = pg.pump(), pg.pump()
+    first.once()
+    pids = set()
+    for _ in range(3):
+        with pytest.raises(AnotherPump):
+            second.once()
+        database: Any = second._database
+        pids.add(database._db.info.backend_pid)
+    first.close()
+    pg.stage("a")
+    assert second.once() == 1
+    second.close()
+    assert len(pids) == 1
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+def test_a_running_pump_outlives_its_server(
+    tmp_path: Path, redis_url: str, how: signal.Signals
+) -> None:
+    """It was shut down, or died at once: what was committed is sent when it is back."""
+    with postgres.served() as server:
+        pg = PostgresPlace(tmp_path, redis_url, server.url)
+        stop, pump = threading.Event(), pg.pump()
+        running = threading.Thread(target=pump.run, args=(stop,), kwargs={"poll_s": 0.01})
+        running.start()
+        pg.stage("a")
+        pg.until(lambda: pg.appended() == ["a"])
+        server.stop(how)
+        pg.until(lambda: any("; waiting" in one for one in pg.told))
+        server.start()
+        pg.stage("b")
+        pg.until(lambda: list(dict.fromkeys(pg.appended())) == ["a", "b"])
+        stop.set()
+        running.join(PATIENCE_S)
+        pump.close()
 
 
 def test_a_pump_waits_for_a_server_that_is_away(pg: PostgresPlace) -> None:

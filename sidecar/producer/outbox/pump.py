@@ -59,6 +59,7 @@ class Pump:
         self._keep_s = keep_s
         self._tell = told
         self._database: Database | None = None
+        self._is_ours = False
         self._told = ""
         self._has_worked = False
 
@@ -119,6 +120,8 @@ class Pump:
         """
         try:
             return self._once(self._held(), stop or threading.Event())
+        except AnotherPump:
+            raise  # the connection is good: it asks again and again
         except BaseException:
             self._let_go()  # whatever it was, the next time begins with a new connection
             raise
@@ -140,15 +143,17 @@ class Pump:
         """Return the database, open and ours alone."""
         if self._database is None:
             self._database = opened(self._name)
+        if not self._is_ours:
             if not self._database.lock():
                 raise AnotherPump(f"another pump has the outbox of {shown(self._name)}")
             check_stream(self._client, self._url, self._stream)
+            self._is_ours = True
         return self._database
 
     def _let_go(self) -> None:
         if self._database is not None:
             self._database.close()
-            self._database = None
+        self._database, self._is_ours = None, False
 
     def _send(self, database: Database, rows: list[Row], stop: threading.Event) -> int:
         """Send rows one after another, then mark them, also those before one that failed."""

@@ -52,7 +52,7 @@ def prepare(connection: Connection) -> None:
         for statement in (*sqlite.SCHEMA, NOTE_FORMAT):
             connection.execute(statement)
     elif connection.execute(_FIND_TABLES).fetchall() == [(None,)]:
-        connection.execute(ddl("postgresql"))  # else no rights are needed that only an owner has
+        connection.execute(ddl("postgresql"))  # it would wait for others that prepare
     ((found,),) = connection.execute(FIND_FORMAT)
     check_format(found)
 
