@@ -19,7 +19,6 @@ from sidecar.errors import SidecarError, Unreachable
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.telemetry.tracing import exporting
 from sidecar.wire.urls import redact
-from sidecar.worker.archiving import Archiving
 from sidecar.worker.exposed import warn_of_writers
 from sidecar.worker.fleetstore import FleetStore
 from sidecar.worker.health import BACKGROUND, FAILING, HealthServer
@@ -28,11 +27,11 @@ from sidecar.worker.metrics import Metrics, State, StreamMetrics
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.probing import Probing
 from sidecar.worker.relay import Relay
-from sidecar.worker.retaining import Retaining, Sweep, Swept
+from sidecar.worker.retaining import Sweep, Swept
 from sidecar.worker.settings import Settings
 from sidecar.worker.statuspage import Collect, StatusPage
 from sidecar.worker.supervision import Supervisor
-from sidecar.worker.threads import Threads
+from sidecar.worker.threads import Beside, Threads
 from sidecar.worker.wiring import Wiring, whoami
 
 if TYPE_CHECKING:
@@ -133,9 +132,7 @@ class _Worker:
     def _begin_beside(self, wiring: Wiring, pipeline: Pipeline, stack: ExitStack) -> None:
         """Begin what does its work in a thread of its own; `stack` ends it."""
         settings = self._settings
-        beside: list[Probing | Archiving | Retaining] = [
-            Probing(wiring.fleet, wiring.share, self._supervisor)
-        ]
+        beside: list[Beside] = [Probing(wiring.fleet, wiring.share, self._supervisor)]
         if settings.archive:
             beside.append(wiring.archiving())
         if settings.keep or settings.source_keep:

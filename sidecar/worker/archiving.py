@@ -5,7 +5,6 @@ In a thread of its own: a slow store must not keep a worker from telling the oth
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -17,9 +16,9 @@ from sidecar.history.archiver import Archiver
 from sidecar.redis.keys import Keys, records_of
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
+from sidecar.worker.threads import Beside
 
 LOOK_EVERY_S: Final = 10.0
-LEAVE_S: Final = 10.0
 ARCHIVING: Final = "archiving"
 CHECKPOINTS: Final = "checkpoints"
 EXPIRING: Final = "expiring"
@@ -28,7 +27,7 @@ EXPIRE_AT_ONCE: Final = 1000
 """So much goes of a stream, then what is new is archived."""
 
 
-class Archiving:
+class Archiving(Beside):
     """Archives what this worker is responsible for: the control streams that it owns, and of the
     others those that belong to the first of all.
     """
@@ -39,33 +38,23 @@ class Archiving:
         keep_s: float | None = None,
     ) -> None:  # fmt: skip
         """Both by control stream. A segment is closed in `every_s` seconds, and kept `keep_s`."""
+        attempt = partial(supervisor.attempt, ARCHIVING, "", self._look)
+        super().__init__("archive", min(LOOK_EVERY_S, every_s), attempt)
         self._archivers, self._keys, self._share = archivers, keys, share
         self._every_s, self._keep_s = every_s, keep_s
         self._supervisor, self._log = supervisor, log
         self._expire_at = time.monotonic()
         self._owed: set[str] = set()
         """By control stream: whose archiver may have a checkpoint to write."""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
 
     def close(self) -> None:
         """End, once what is under way is through, unless that takes too long.
 
         Nothing is lost then: what is not noted as archived is archived again.
         """
-        self._stop.set()
-        self._thread.join(LEAVE_S)
+        super().close()
         if self._thread.is_alive():
             self._log.warning("the archive is left as it is: the store does not answer")
-
-    def _run(self) -> None:
-        while not self._stop.wait(min(LOOK_EVERY_S, self._every_s)):
-            # Also what lies between the steps: nobody would see the thread end.
-            self._supervisor.attempt(ARCHIVING, "", self._look)
 
     def _look(self) -> None:
         """Archive of each stream what is due."""
@@ -94,7 +83,7 @@ class Archiving:
         removed = 0
         for _ in self._archivers[control].expire(stream, keep_s):
             removed += 1
-            if self._stop.is_set() or removed >= EXPIRE_AT_ONCE:
+            if self._stopping.is_set() or removed >= EXPIRE_AT_ONCE:
                 self._expire_at = time.monotonic()
                 break
         if removed:
@@ -118,7 +107,7 @@ class Archiving:
             if stream == self._keys[control].notifications:
                 self._owed.add(control)
                 self._checkpoint(control)
-            if self._stop.is_set():
+            if self._stopping.is_set():
                 return
 
     def _checkpoint(self, control: str) -> None:

@@ -8,7 +8,6 @@ and a pass of somebody else beside it does no harm.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from sidecar.redis.keys import Keys
 from sidecar.wire.keeping import KeepRule, Published
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import IDLE, Supervisor
+from sidecar.worker.threads import Beside
 from store import VersionedStore
 
 RETENTION: Final = "retention"
@@ -37,7 +37,6 @@ SLICE_S: Final = 0.005
 REST: Final = 19
 """It rests so many times as long as it has worked: it takes a twentieth of a processor."""
 LONGEST_REST_S: Final = 1.0
-LEAVE_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,62 +85,57 @@ Sweep = Callable[[SweepOrder], Swept]
 """Does one pass; `sidecar.ops.sweeping` has it. May raise whatever the stores and servers do."""
 
 
-class Retaining:
+class Task(NamedTuple):
+    """What is to be retained where; the same for each pass."""
+
+    places: Sequence[Place]
+    control: Side
+    notify: Side
+    keys: Sequence[Keys]
+    """Of each control stream that the worker serves; they share the notifications."""
+    grace_s: float
+    by: str
+    """This worker, for the record."""
+
+
+class Retaining(Beside):
     """Follows the rules until it is closed."""
 
     def __init__(
-        self, places: Sequence[Place], sides: tuple[Side, Side], keys: Sequence[Keys],
-        grace_s: float,
-        share: Share, sweep: Sweep, supervisor: Supervisor, log: FilteringBoundLogger, *, by: str,
-        went: Callable[[str, int, int], None] = lambda _name, _refs, _bytes: None,
+        self, task: Task, sweep: Sweep, share: Share, supervisor: Supervisor,
+        log: FilteringBoundLogger, went: Callable[[str, int, int], None],
     ) -> None:  # fmt: skip
-        """The owner of the first of the control streams does it. `by` is this worker; `went`
-        hears of each store how many refs and bytes went.
+        """The owner of the first of the control streams does it; `went` hears of each store how
+        many refs and bytes went.
         """
-        self._places, self._sides, self._keys = places, sides, keys
-        self._grace_s, self._share, self._sweep = grace_s, share, sweep
+        attempt = partial(supervisor.attempt, RETENTION, "", self._look)
+        super().__init__("retention", LOOK_EVERY_S, attempt)
+        self._task, self._sweep, self._share = task, sweep, share
         self._supervisor, self._log, self._went = supervisor, log, went
-        self._by = by
-        self._due = {place.name: time.monotonic() + FIRST_S for place in places}
+        self._due = {place.name: time.monotonic() + FIRST_S for place in task.places}
         self._collect_at = dict.fromkeys(self._due, 0.0)
         self._after = dict.fromkeys(self._due, "")
         self._woke = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End, without waiting long for a store that hangs."""
-        self._stop.set()
-        self._thread.join(LEAVE_S)
-
-    def _run(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_S):
-            # Also what lies between the steps: nobody would see the thread end.
-            self._supervisor.attempt(RETENTION, "", self._look)
 
     def _look(self) -> None:
         """Do the passes that are due."""
         if not self._is_owner():
             self._supervisor.only(RETENTION, {""})
             return
-        for place in self._places:
+        for place in self._task.places:
             if time.monotonic() >= self._due[place.name]:
                 step = partial(self._pass, place)
                 self._supervisor.attempt(RETENTION, place.name, step, longest_pause_s=EVERY_S)
 
     def _is_owner(self) -> bool:
-        return self._share.owns(min(one.control for one in self._keys))
+        return self._share.owns(min(one.control for one in self._task.keys))
 
     def _pass(self, place: Place) -> object:
-        name, began = place.name, time.monotonic()
+        name, began, task = place.name, time.monotonic(), self._task
         self._woke = began
         order = SweepOrder(
-            place, *self._sides, self._keys, self._grace_s, MOST, self._after[name], self._by,
-            began >= self._collect_at[name], self._breathe,
+            place, task.control, task.notify, task.keys, task.grace_s, MOST, self._after[name],
+            task.by, began >= self._collect_at[name], self._breathe,
         )  # fmt: skip
         try:
             done = self._sweep(order)
@@ -165,7 +159,7 @@ class Retaining:
         worked_s = time.monotonic() - self._woke
         if worked_s < SLICE_S:
             return
-        if self._stop.wait(min(REST * worked_s, LONGEST_REST_S)) or not self._is_owner():
+        if self._stopping.wait(min(REST * worked_s, LONGEST_REST_S)) or not self._is_owner():
             raise _Ended
         self._woke = time.monotonic()
 

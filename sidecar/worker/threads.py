@@ -1,15 +1,41 @@
-"""A thread a relay, and what becomes of the process when one ends."""
+"""A thread a relay, and what becomes of the process when one ends; threads beside them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.errors import SidecarError, Unreachable
 from sidecar.worker.heartbeat import Heartbeats
 from sidecar.worker.relay import Relay
+
+LEAVE_S: Final = 10.0
+
+
+class Beside:
+    """Work beside the relays, in a thread of its own: a look every so often until it is closed."""
+
+    def __init__(self, name: str, every_s: float, look: Callable[[], object]) -> None:
+        """`look` raises nothing: nobody would see the thread end."""
+        self._stopping = threading.Event()
+        self._rest_s, self._do = every_s, look
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End, without waiting long for what hangs."""
+        self._stopping.set()
+        self._thread.join(LEAVE_S)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._rest_s):
+            self._do()
 
 
 class Threads:

@@ -49,7 +49,7 @@ from sidecar.worker.outages import Outages
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules, same_storage
 from sidecar.worker.relay import Relay
-from sidecar.worker.retaining import Place, Retaining, Sweep
+from sidecar.worker.retaining import Place, Retaining, Sweep, Task
 from sidecar.worker.settings import Settings, recorded
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import StorePool
@@ -395,10 +395,9 @@ class Wiring:
             source = _deleting("--source-keep", self.source)
             there = keeper_of(self.fleet)  # None: no ref goes by published+AGE
             places.append(Place("source", source, source_rules(one.source_keep), there))
-        return Retaining(
-            places, self.sides(), list(self.keys.values()), one.keep_grace_s, self.share, sweep,
-            self.supervisor, self.log, by=whoami(), went=went,
-        )  # fmt: skip
+        keys = list(self.keys.values())
+        task = Task(places, *self.sides(), keys, one.keep_grace_s, whoami())
+        return Retaining(task, sweep, self.share, self.supervisor, self.log, went)
 
     def without_archive(self) -> None:
         """Hold nothing back for an archive that was kept before. Raises as `connect`."""

@@ -22,7 +22,7 @@ from sidecar.wire.keeping import Published, source_rules, unattended
 from sidecar.wire.logbook import Log, register
 from sidecar.wire.removals import removals
 from sidecar.worker import retaining, wiring
-from sidecar.worker.retaining import Place, Retaining, SweepOrder, Swept
+from sidecar.worker.retaining import Place, Retaining, SweepOrder, Swept, Task
 from sidecar.worker.settings import build
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
@@ -108,10 +108,8 @@ def running(
 ) -> Iterator[None]:  # fmt: skip
     """Follow rules for as long as the block lasts."""
     side, log = Side(rig.client, rig.url), silent_log()
-    one = Retaining(
-        places, (side, side), [rig.keys], 0.0, share, do, Supervisor(told or Told(), log), log,
-        by="me", went=went,
-    )  # fmt: skip
+    task = Task(places, side, side, [rig.keys], 0.0, "me")
+    one = Retaining(task, do, share, Supervisor(told or Told(), log), log, went)
     one.start()
     try:
         yield

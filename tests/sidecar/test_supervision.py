@@ -20,7 +20,7 @@ from sidecar.redis.members import Members
 from sidecar.redis.pruning import Pruning
 from sidecar.redis.retention import Policy, Retention, Trimmed
 from sidecar.redis.scripts import script_of
-from sidecar.worker import archiving, housekeeping
+from sidecar.worker import housekeeping, threads
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.housekeeping import Chores, Housekeeper
 from sidecar.worker.share import Share
@@ -393,7 +393,7 @@ def test_an_archive_that_hangs_does_not_keep_the_worker(
     rig: Rig, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that is told to stop ends, though the archive's store never answers."""
-    monkeypatch.setattr(archiving, "LEAVE_S", 0.1)
+    monkeypatch.setattr(threads, "LEAVE_S", 0.1)
     archiver = FakeArchiver()
     archiver.hangs = threading.Event()
     running = archiving_of(rig, archiver, supervisor)

@@ -216,7 +216,7 @@ class WholeWorker:
             )
         keys_of = {keys.control: keys for keys in self.keys}
         archiving = Archiving(archivers, keys_of, share, ARCHIVE_EVERY_S, self.supervisor, QUIET)
-        archiving._stop = self.stop  # type: ignore[assignment]
+        archiving._stopping = self.stop  # type: ignore[assignment]
         world.schedule.spawn(self.process, archiving._run)
 
     # --- what it leaves behind -----------------------------------------------------------------
