@@ -20,6 +20,7 @@ MEETS: Final[dict[Area, Callable[[World], bool]]] = {
     Area.REDRIVE: lambda world: Deed.REDRIVE in world.faults.deeds,
     Area.REPAIR: lambda _: True,  # every run ends with an audit
     Area.COLLECTION: lambda world: Deed.COLLECT in world.faults.deeds,
+    Area.KEEPING: lambda world: world.steady,
     Area.SPREADING: lambda world: any(fleet.plan.workers > 1 for fleet in world.fleets),
     Area.PAUSING: lambda world: Deed.PAUSE_TENANT in world.faults.deeds,
 }

@@ -52,6 +52,7 @@ class Deed(StrEnum):
     REPAIR = "an operator audits and repairs"
     STATUS = "an operator looks at the status"
     COLLECT = "an operator collects garbage"
+    KEEP = "a worker follows keep rules"
 
 
 OPERATORS: Final = (
@@ -78,7 +79,7 @@ class WholeFaults(Faults):
         """`more` deeds are done beside those that are drawn."""
         super().__init__(chance, quiet=True)
         self.rates = _weather(chance)
-        kinds: list[Deed] = [deed for deed in Deed if deed not in OPERATORS]
+        kinds: list[Deed] = [deed for deed in Deed if deed not in (*OPERATORS, Deed.KEEP)]
         self.deeds: list[Deed] = chance.sample(kinds, chance.choice((0, 1, 1, 1, 2, 2, 3, 5)))
         self.deeds += [deed for deed in OPERATORS if chance.random() < 0.3]
         if Deed.REPAIR in self.deeds and chance.random() < 0.5:

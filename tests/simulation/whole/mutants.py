@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from sidecar.redis import scripts
 from tests.simulation.whole.kinds import Deed
-from tests.simulation.whole.plan import DRAWN, Scene
+from tests.simulation.whole.plan import DRAWN, KEEPING, Scene
 
 
 class Area(StrEnum):
@@ -30,6 +30,7 @@ class Area(StrEnum):
     REDRIVE = "redrive"
     REPAIR = "repair"
     COLLECTION = "collection"
+    KEEPING = "keeping"
     SPREADING = "spreading"
     PAUSING = "pausing"
 
@@ -322,6 +323,16 @@ MUTANTS: Final = (
     Mutant("gc_knows_no_logs", "sidecar.wire.logbook:registered",
            "sorted((_read(store, ref) for ref in refs), key=lambda one: one.id)",
            "[]", Area.COLLECTION, 2006),
+    # --- keep rules
+    Mutant("keep_deletes_the_newest", "sidecar.ops.keeping:Keeping._spare",
+           "candidate = self._candidates.pop(pin.ref, None)",
+           "candidate = None", Area.KEEPING, 35, KEEPING),
+    Mutant("keep_deletes_before_the_record", "sidecar.ops.keeping:Keeping.run",
+           "self._pace.begin()",
+           "pass", Area.KEEPING, 31, KEEPING),
+    Mutant("published_ignores_what_waits", "sidecar.ops.published:PublishedRefs.run",
+           "found.pop(pin.ref, None)",
+           "pass", Area.KEEPING, 31, KEEPING),
     # --- spreading
     Mutant("nothing_is_given_back", f"{_SHARE}.gives",
            "if self._may_give <= 0 or not any(fewer):",

@@ -16,15 +16,20 @@ from sidecar.ops.redrive import RedriveOrder, Redriver
 from sidecar.ops.redrive import Result as Redriven
 from sidecar.ops.repair import Repair, RepairOrder
 from sidecar.ops.status import collect
+from sidecar.ops.sweeping import sweep
 from sidecar.redis import halts, tenants
 from sidecar.redis.census import Named, Registrar
 from sidecar.redis.client import Side
 from sidecar.redis.letters import ALL
+from sidecar.wire.event import RESERVED
+from sidecar.wire.keeping import KeepRule, Published
+from sidecar.wire.removals import removals
 from sidecar.worker.pipeline import Rules
+from sidecar.worker.retaining import Place, SweepOrder
 from store import Retention, StoreError
 from tests.simulation.schedule import Process
 from tests.simulation.streams import parse_id
-from tests.simulation.whole.depot import DepotStore
+from tests.simulation.whole.depot import Depot, DepotStore
 from tests.simulation.whole.kinds import Deed
 
 from typing import TYPE_CHECKING, Any, cast  # isort: skip
@@ -184,6 +189,41 @@ def _collect(world: World, fleet: Fleet, process: Process) -> None:
     collect_garbage(world, fleets, process, grace_s=1.0)
 
 
+class _Recorded:
+    """A store from which nothing may go that is not announced."""
+
+    def __init__(self, world: World, depot: Depot) -> None:
+        self._world, self._depot = world, depot
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._depot.inner, name)
+
+    def delete(self, ref: str, **how: Any) -> bool:
+        """Delete, once it is on record."""
+        inner = self._depot.inner
+        if not ref.startswith(RESERVED):
+            begun = sum(not one.complete for one in removals(cast("Any", inner)))
+            self._world.guarded(self._world.oracle.on_record)(ref, begun)
+        return inner.delete(ref, **how)
+
+
+def _keep(world: World, fleet: Fleet, process: Process) -> None:
+    """Follow keep rules in both stores, as a worker does."""
+    if not world.steady:
+        return  # as for a collection
+    control, notify = sides(world, fleet, process)
+    rules: dict[str, Any] = {"fleet": [KeepRule.parse("last=1")], "source": Published(1.0, 3.0)}
+    for name, depot in (("fleet", fleet.store), ("source", fleet.source)):
+        place = Place(name, cast("Any", _Recorded(world, depot)), rules[name], fleet.store.inner)
+        needed = world.oracle.needed(fleet, is_source=depot is fleet.source)
+        before = {pin for pin in needed if depot.holds(pin)}
+        done = sweep(SweepOrder(
+            place, control, notify, fleet.keys, 1.0, 10_000, "", process.name, False, lambda: None,
+        ))  # fmt: skip
+        world.note("retired", name, done)
+        world.guarded(world.oracle.kept)(fleet, depot, before)
+
+
 _DOES = {
     Deed.PAUSE: _pause,
     Deed.PAUSE_TENANT: _pause_tenant,
@@ -191,4 +231,5 @@ _DOES = {
     Deed.REPAIR: _repair,
     Deed.STATUS: _status,
     Deed.COLLECT: _collect,
+    Deed.KEEP: _keep,
 }

@@ -14,6 +14,7 @@ from store.contract import AHEAD_MS
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import MAX_NOTIFICATION_BYTES, Violation
 from tests.simulation.producer import Sent, content_of
+from tests.simulation.stores import Pin
 from tests.simulation.streams import Id, Stream, parse_id, show_id
 from tests.simulation.whole.kinds import FORGETTING, LOSING, Deed
 from tests.simulation.whole.truth import Entry, Gone, Letter, Note, Record, Truth
@@ -634,6 +635,36 @@ class Oracle:
                 "store", f"{ref} has lost the version that it is at",
             )  # fmt: skip
 
+    def on_record(self, ref: str, begun: int) -> None:
+        """Nothing goes by a rule before the store has the record of a pass that begins."""
+        self._expect(bool(begun), "G10", f"{ref} goes, and no record says so")
+
+    def needed(self, fleet: Fleet, *, is_source: bool) -> set[Pin]:
+        """Return what keep rules must leave: what any entry names (of the source, none that has
+        ended), and the newest of each stack that was announced.
+        """
+        truth, newest = self.truth, dict[tuple[str, str], tuple[int, Pin]]()
+        found = [one for one in truth.entries if one.present]
+        if is_source:
+            found = [one for one in found if not truth.ends_of(one)]
+        found += [one.entry for one in truth.letters if one.present and one.entry]
+        for note in () if is_source else truth.notes:
+            if note.entry is None or note.entry.sent.pin is None:
+                continue
+            found += [note.entry] if note.present else []
+            _, stack = _subject(note.body)
+            if stack and note.place[0] == fleet.notifications:
+                one = note.body["version"], note.entry.sent.pin
+                newest[stack] = max(newest.get(stack, one), one)
+        pins = [one.sent.pin for one in found] + [pin for _, pin in newest.values()]
+        return {pin for pin in pins if pin}
+
+    def kept(self, fleet: Fleet, depot: Depot, before: set[Pin]) -> None:
+        """What a store had and must keep, before a pass and after it, is there."""
+        for pin in before & self.needed(fleet, is_source=depot is fleet.source):
+            there = depot.holds(pin) or (depot, pin) in self.rotten
+            self._expect(there, "kept", f"{pin} went by a keep rule")
+
     def settled(self, fleet: Fleet, letter_id: str) -> None:
         """A dead letter whose event was redriven is there no more."""
         letter = self.truth.at(fleet.dead, parse_id(letter_id.encode()))
@@ -672,7 +703,10 @@ class Oracle:
                 continue
             if note.entry.place[1][0] > ahead_ms:
                 continue
-            current = self.fleets[note.place[0]].store.inner._entries[pin[0]].position
+            there = self.fleets[note.place[0]].store.inner._entries.get(pin[0])
+            if there is None and Deed.KEEP in self._did:
+                continue  # it went by a rule
+            current = there.position if there else None
             self._expect(
                 current is not None and current >= note.entry.place[1],
                 "refs", f"{pin[0]} stands at {current}, and {note.entry} was published",

@@ -61,6 +61,8 @@ class Plan:
     """How many artifacts a relay carries at once. `threads` is how many run at a time."""
     sends_again: bool = False
     """Whether producers send an event again when its artifact comes late: only in a scene."""
+    plain_versions: bool = False
+    """Whether refs of stacks end in the version alone, as keep rules have it: only in a scene."""
 
     @classmethod
     def draw(cls, chance: random.Random) -> Plan:
@@ -157,9 +159,15 @@ WIDE: Final = Scene(
     fleet={"events": 60},
 )  # fmt: skip
 """How many artifacts are carried at once follows what comes through, and enough come at once."""
+KEEPING: Final = Scene(
+    deeds=(Deed.KEEP,),
+    plan={"stacks": 0.7, "plain_versions": True, "trim_notifications": "length=4"},
+    fleet={"events": 20},
+)
+"""Refs go by keep rules."""
 WIDE_EVERY: Final = 8
 
 
 def scene_of(seed: int) -> Scene:
     """Return what a seed is run in where nobody says."""
-    return WIDE if seed % WIDE_EVERY == WIDE_EVERY - 1 else DRAWN
+    return {WIDE_EVERY - 1: WIDE, WIDE_EVERY - 5: KEEPING}.get(seed % WIDE_EVERY, DRAWN)

@@ -46,7 +46,10 @@ class WholeProducer(Producer):
         self._activations += 1
         version = self._activations
         tenant = self._chance.choice(self._tenants) or "t"
-        ref = f"stacks/{tenant}/web/{version}@{self._number}"
+        stack, ref = "web", f"stacks/{tenant}/web/{version}@{self._number}"
+        if self._whole.plan.plain_versions:
+            stack = self._stream.decode().replace(":", "-")  # each stream counts for itself
+            ref = f"stacks/{tenant}/{stack}/{version}"
         data, manifest = f"{ref} activated".encode(), b"{}"
         wait_s = self._chance.choice((0.0, 0.0, 0.5, LATE_S))
         inner = self._fleet.source.inner
@@ -56,7 +59,7 @@ class WholeProducer(Producer):
             inner.put(ref, data, manifest)
         pin = (ref, sha256(data), sha256(manifest))
         body = self._body(
-            type="stack.activated", tenant_id=tenant, stack_id="web", version=version,
+            type="stack.activated", tenant_id=tenant, stack_id=stack, version=version,
             artifact_ref=ref, checksum=pin[1],
         )  # fmt: skip
         reasons = frozenset({"artifact_missing", "checksum_mismatch"} if wait_s else ())
