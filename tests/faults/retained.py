@@ -29,7 +29,7 @@ from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
 from sidecar.wire import keeping
 from sidecar.wire.keeping import KeepRule, Published
-from sidecar.wire.removals import removals
+from sidecar.wire.removals import ROOT
 from sidecar.worker.retaining import Place, SweepOrder
 from store import VersionedStore, checksum_of
 
@@ -213,7 +213,7 @@ class Fleet:
         return [ref for ref in self.stores[name].list() if ref.startswith("stacks/")]
 
     def _records(self, name: str) -> int:
-        return sum(1 for _ in removals(self.stores[name]))
+        return sum(1 for _ in self.stores[name].list(ROOT))
 
     def finish(self) -> None:
         """Let a pass over each store come to its end: what may go has gone."""

@@ -20,6 +20,7 @@ QUICK: Final = frozenset({
     "redrive_newest_first",
     "audit_takes_what_was_trimmed_for_lost",
     "gc_asks_one_log_of_two",
+    "keep_deletes_before_the_record",
     "nothing_is_given_back",
     "publishes_of_the_paused",
 })  # fmt: skip

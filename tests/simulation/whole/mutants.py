@@ -332,7 +332,7 @@ MUTANTS: Final = (
            "pass", Area.KEEPING, 31, KEEPING),
     Mutant("published_ignores_what_waits", "sidecar.ops.published:PublishedRefs.run",
            "found.pop(pin.ref, None)",
-           "pass", Area.KEEPING, 31, KEEPING),
+           "pass", Area.KEEPING, 78, KEEPING),
     # --- spreading
     Mutant("nothing_is_given_back", f"{_SHARE}.gives",
            "if self._may_give <= 0 or not any(fewer):",

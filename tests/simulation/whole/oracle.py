@@ -16,7 +16,7 @@ from tests.simulation.invariants import MAX_NOTIFICATION_BYTES, Violation
 from tests.simulation.producer import Sent, content_of
 from tests.simulation.stores import Pin
 from tests.simulation.streams import Id, Stream, parse_id, show_id
-from tests.simulation.whole.kinds import FORGETTING, LOSING, Deed
+from tests.simulation.whole.kinds import FORGETTING, LOSING, OPERATORS, Deed
 from tests.simulation.whole.truth import Entry, Gone, Letter, Note, Record, Truth
 
 if TYPE_CHECKING:
@@ -642,7 +642,12 @@ class Oracle:
     def needed(self, fleet: Fleet, *, is_source: bool) -> set[Pin]:
         """Return what keep rules must leave: what any entry names (of the source, none that has
         ended), and the newest of each stack that was announced.
+
+        Of the source nothing once people were at work: what they take out of a group's pending list
+        is no event that waits, as far as one can see; and the fleet's store has it.
         """
+        if is_source and self._did.keys() - {*OPERATORS, Deed.KEEP}:
+            return set()
         truth, newest = self.truth, dict[tuple[str, str], tuple[int, Pin]]()
         found = [one for one in truth.entries if one.present]
         if is_source:
