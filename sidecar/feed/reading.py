@@ -14,6 +14,7 @@ from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced, named
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
+from sidecar.redis.trimmed import gone_field, went_since
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, doubt_of, incarnation_of, is_lost, parse
 from sidecar.wire.notification import Notification
@@ -156,6 +157,7 @@ class Reading:
             "XREAD", "COUNT", limit, *block, "STREAMS", self._stream, EntryId.of_version(since)
         )
         pipeline.xinfo_stream(self._stream)
+        pipeline.hget(self._keys.trimmed, gone_field(self._stream))
         pipeline.hget(self._keys.trimmed, self._stream)
         pipeline.xrange(self._stream, EntryId.of_version(since), EntryId.of_version(since))
         pipeline.hget(self._keys.incarnations, "list")
@@ -164,16 +166,17 @@ class Reading:
         """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and `RedisError`."""
         answers = [named(one) if isinstance(one, Refused) else one for one in answers]
         before, after = self._seen(answers.pop(0)), self._seen(answers.pop())
-        if isinstance(answers[2], Refused) and is_misplaced(answers[2]):
-            answers[2] = b"another kind of key"
-        read, info, noted, there = _without_errors(answers)
+        for at in (2, 3):
+            if isinstance(answers[at], Refused) and is_misplaced(answers[at]):
+                answers[at] = b"another kind of key"
+        read, info, gone, noted, there = _without_errors(answers)
         self._see(is_there=info is not None)
         self._found = _Found(info, noted, after or ())
         self.at_cursor = Entry(EntryId.of_version(since), there[0][1]) if there else None
         if since:
             lost = after is not None and is_lost(since, after, is_there=bool(there))
             doubt = doubt_of(since, after or (), _end(info))
-            self._check_gap(since, noted, info, lost=lost, doubt=doubt)
+            self._check_gap(since, noted, gone, info, lost=lost, doubt=doubt)
         found = self._notifications(read[0][1] if read else [])
         # Of which incarnation it is is sure only where no other began while it was read.
         own = after[-1].id if after and before == after else ""
@@ -257,8 +260,8 @@ class Reading:
         return found
 
     def _check_gap(
-        self, since: int, noted: bytes | None, info: dict[str, Any] | None, *, lost: bool,
-        doubt: str,
+        self, since: int, noted: bytes | None, gone: bytes | None, info: dict[str, Any] | None, *,
+        lost: bool, doubt: str,
     ) -> None:  # fmt: skip
         if info is None:
             words = f"the cursor is {since}, and there is no stream {self._stream}{doubt}"
@@ -278,8 +281,10 @@ class Reading:
         # Known since Redis 7.0.
         whole = is_told and info.get("entries-added") == info["length"]
         # Trimmed by the sidecar, or by hand, which no one noted: then nobody knows how much of it
-        # came after the cursor.
-        if since < trimmed or (trimmed < since < min(first, end) and not whole):
+        # came after the cursor. Where the sidecar's trimming ended, only counting tells.
+        is_past = trimmed < since and not whole
+        is_past |= trimmed == since and went_since(gone, EntryId.of_version(since), _gone(info))
+        if since < trimmed or (is_past and since < min(first, end)):
             words = f"the cursor is {since}, and the stream begins only at {first}{doubt}"
             raise FeedGap(words, "trimmed", cursor=since, first=first, end=end)
 
@@ -304,6 +309,12 @@ def _first(info: dict[str, Any] | None) -> int:
     """Return the control_version of the oldest notification; without any, what follows the end."""
     oldest = info["first-entry"] if info else None
     return EntryId(oldest[0].decode()).control_version if oldest else _end(info) + 1
+
+
+def _gone(info: dict[str, Any]) -> int | None:
+    """Return how many notifications are not there any more; None before Redis 7.0."""
+    added = info.get("entries-added")
+    return None if added is None else int(added) - int(info["length"])
 
 
 def _end(info: dict[str, Any] | None) -> int:

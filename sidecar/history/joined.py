@@ -48,7 +48,7 @@ class JoinedHistory:
         if archived is None or live is None:
             return archived or live
         # Where trimming ended with the archive, what comes next may be much later: no gap.
-        in_step = self._live.trimmed_to(stream) == archived.last
+        in_step = self._live.is_trimmed_to(stream, archived.last)
         left = [] if in_step else live.missing(archived.last.after, LAST)
         first = min(filter(None, (archived.first, live.first)), default=None)
         last = max(archived.last, live.last)

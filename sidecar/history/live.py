@@ -21,6 +21,7 @@ from sidecar.redis.readers import Reader, registered
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import Entry
 from sidecar.redis.takeovers import Takeover, newest_takeovers
+from sidecar.redis.trimmed import taken_by_hand
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.urls import redact
@@ -101,6 +102,14 @@ class LiveHistory:
         """Return the highest ID that the sidecar trimmed, as it noted; FIRST for none."""
         with translated(self._notify.url):
             return trimmed_of(self._notify.client, self._one, stream) or FIRST
+
+    def is_trimmed_to(self, stream: str, last: EntryId) -> bool:
+        """Tell whether trimming took `last` at last, and nobody has taken anything since."""
+        side = self._side(stream)
+        with translated(side.url), translated(self._notify.url):
+            info = stream_info(side.at(stream), stream)
+            by_hand = info and taken_by_hand(self._notify.client, self._one, stream, info)
+        return self.trimmed_to(stream) == last and not by_hand
 
     def archived_to(self, stream: str) -> EntryId | None:
         """Return up to where all that is in the stream is archived; None when nobody can tell."""

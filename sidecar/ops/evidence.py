@@ -31,6 +31,7 @@ from sidecar.redis.pruning import memory_of
 from sidecar.redis.scan import origin_of, pages, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.redis.times import streams_with_times
+from sidecar.redis.trimmed import taken_by_hand
 from sidecar.wire.event import Event, Rejected, decode
 from sidecar.wire.expiring import Before, Horizon, Trimmed
 from sidecar.wire.identity import identity_digest, identity_of
@@ -314,6 +315,7 @@ class Evidence:
         if info is None:
             return None
         with translated(self._notify.url):
+            taken = taken_by_hand(self._notify.client, self._one, stream, info)
             noted = trimmed_of(self._notify.client, self._one, stream)
         return Extent(
             info.first_id or info.last_id.after,
@@ -322,6 +324,7 @@ class Evidence:
             info.added is not None,
             noted or FIRST,
             self._archive.reach(stream) if self._archive else None,
+            taken,
         )
 
 

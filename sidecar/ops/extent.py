@@ -23,6 +23,8 @@ class Extent(NamedTuple):
     """The highest that trimming took, as the trimmer noted."""
     archived: Reach | None = None
     """What of it the archive has, if that is read, too."""
+    taken: bool = False
+    """Whether somebody took entries since the trimmer noted how far it went."""
 
     @property
     def begin(self) -> EntryId:
@@ -62,7 +64,7 @@ class Extent(NamedTuple):
 
     def _cut_behind(self, archived: Reach, since: EntryId) -> bool:
         """Tell whether something was trimmed that came after all that is archived."""
-        if self.noted == archived.last:
+        if self.noted == archived.last and not self.taken:
             return False  # the trimmer took the last that is archived, and nothing since
         return self._cut(max(since, archived.last.after))
 

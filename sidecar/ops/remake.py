@@ -24,9 +24,9 @@ from sidecar.redis.lag import is_beyond
 from sidecar.redis.lease import Fenced, Lease
 from sidecar.redis.publisher import remembered, sent_again
 from sidecar.redis.remade import Copy
-from sidecar.redis.retention import note_trimmed
 from sidecar.redis.scan import pages, pages_back, server_time_us, stream_info
 from sidecar.redis.source import Entry
+from sidecar.redis.trimmed import note_trimmed
 from sidecar.wire.ids import FIRST, LAST, EntryId
 
 LEASE_S: Final = 30.0

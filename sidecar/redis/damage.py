@@ -163,7 +163,8 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
 def trimmed_streams(client: Client, keys: Keys) -> set[str]:
     """Return the streams of which something was trimmed, as noted. Raises `RedisError`."""
     found: Any = client.hgetall(keys.trimmed)
-    return {stream.decode(errors="backslashreplace") for stream in found if stream}
+    names = {name.decode(errors="backslashreplace") for name in found if name}
+    return {name for name in names if name.removeprefix("gone ") not in names - {name}}
 
 
 def trimmed_id(

@@ -33,6 +33,7 @@ from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.scripts import script_of
 from sidecar.redis.source import Entry
 from sidecar.redis.times import age_s
+from sidecar.redis.trimmed import note_trimmed
 from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.units import seconds
 
@@ -200,7 +201,7 @@ class Retention:
         below = _below(client, stream, kept, group, trim=False)
         if below.last is None:
             return Trimmed(stream, 0, False, _blockers(client, stream, wanted, floors))  # noqa: FBT003 -- no more
-        note_trimmed(self._notify, self._keys, stream, below.last)
+        note_trimmed(self._notify, self._keys, stream, below.last, below.gone)
         removed = _below(client, stream, below.last.after, group, trim=True).removed
         return Trimmed(stream, removed, more=removed > 0 and below.more, early=early)
 
@@ -252,11 +253,6 @@ def _tells_age(client: Client, stream: str, cutoff: EntryId, now_us: int) -> boo
     return not found or age_s(EntryId(found[0][0].decode()), now_us) is not None
 
 
-def note_trimmed(notify: Client, keys: Keys, stream: str, last: EntryId) -> None:
-    """Note that the entries up to `last` go. Raises `RedisError`."""
-    script_of(notify, "note_trimmed")(keys=[keys.trimmed], args=[stream, *last.pair])
-
-
 class _Below(NamedTuple):
     """What goes of a stream in one round."""
 
@@ -265,6 +261,8 @@ class _Below(NamedTuple):
     """The highest that goes; None without any."""
     more: bool
     """Whether more may go in another round."""
+    gone: int | None
+    """How many of all that the stream ever had are gone then; None before Redis 7.0."""
 
 
 def _below(client: Client, stream: str, kept: EntryId, group: str, *, trim: bool) -> _Below:
@@ -274,7 +272,8 @@ def _below(client: Client, stream: str, kept: EntryId, group: str, *, trim: bool
     """
     args: list[str | int] = [kept, ROUND, int(trim), group]
     answer: Any = script_of(client, "trim")(keys=[stream], args=args)
-    return _Below(int(answer[0]), EntryId.read(answer[1]), bool(answer[2]))
+    gone = int(answer[3]) if answer[3] else None
+    return _Below(int(answer[0]), EntryId.read(answer[1]), bool(answer[2]), gone)
 
 
 def _oldest(client: Client, stream: str, n: int) -> EntryId | None:

@@ -27,6 +27,11 @@ class StreamInfo(NamedTuple):
     deleted: EntryId
     """The highest that was deleted by hand; `FIRST` for none, and before Redis 7.0."""
 
+    @property
+    def gone(self) -> int | None:
+        """How many of all that it ever had are not there any more; None before Redis 7.0."""
+        return None if self.added is None else self.added - self.length
+
 
 def server_time_us(client: Client) -> int:
     """Return the server's clock, in microseconds since the epoch."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,19 @@ from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.history.segments import Damaged, ahead
 from sidecar.history.state import state_at
+from sidecar.ops.evidence import Evidence
+from sidecar.ops.waiting import EntryRange
 from sidecar.redis.archived import Claim
 from sidecar.redis.client import Side
 from sidecar.redis.keys import records_of
-from sidecar.redis.retention import Policy, Retention
+from sidecar.redis.retention import KINDS, Policy, Retention
 from sidecar.redis.source import Entry
 from sidecar.replay import moment
 from sidecar.replay.export import export
 from sidecar.replay.timeline import lives
 from sidecar.replay.window import Window
 from sidecar.wire.event import Reason
-from sidecar.wire.ids import EntryId
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker import app, logs
 from sidecar.worker.settings import build
 from store import Capability, VersionedStore, versioned
@@ -435,6 +439,41 @@ def test_what_was_trimmed_by_hand_behind_the_archive_is_a_gap(
     reach = joined(rig, fleet).reach(rig.notify)
     assert reach
     assert reach.gaps
+
+
+def test_what_people_take_where_archive_and_trimming_ended_is_a_gap(
+    rig: Rig, fleet: VersionedStore
+) -> None:
+    """Told by counting, and no longer believed to be quiet; an audit sees it, too."""
+    rig.emit_artifact("first", ref="rows/1")
+    rig.drain()
+    info: Any = rig.client.xinfo_stream(rig.notify)
+    if "entries-added" not in info:
+        pytest.skip("before Redis 7 no server counts entries: nobody can tell")
+    archive(rig, fleet)
+    everything = Policy(length=0)
+    policies = dict.fromkeys(KINDS, everything)
+    retention = Retention(rig.client, rig.client, rig.keys, policies, dedup_window_s=0)
+    assert retention.trim_one("notifications").removed == 1
+    for n in range(4):
+        rig.emit_artifact(f"e{n}", ref="rows/1")
+    rig.drain()
+    side = Side(rig.client, rig.url)
+    everywhere, disk = EntryRange(FIRST, LAST), sqlite3.connect(":memory:")
+    with closing(disk):
+        archived = ArchiveHistory(fleet, live(rig).streams)
+        evidence = Evidence(side, side, [rig.keys], everywhere, disk, archived)
+
+        def told() -> tuple[int, bool]:
+            history, audited = joined(rig, fleet).reach(rig.notify), evidence.outbound_reach
+            extent = audited(rig.notify)
+            assert history
+            assert extent
+            return len(history.gaps), extent.cut(FIRST.after)
+
+        assert told() == (0, False)
+        rig.client.xtrim(rig.notify, maxlen=2, approximate=False)
+        assert told() == (1, True)
 
 
 def test_what_no_sidecar_wrote_is_of_no_state(rig: Rig, fleet: VersionedStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 import redis
 
+from sidecar.feed import Feed, FeedGap
 from sidecar.redis import retention as retention_module
+from sidecar.redis.damage import trimmed_streams
 from sidecar.redis.keys import Keys
 from sidecar.redis.memory import memories
 from sidecar.redis.readers import LONGEST_TTL_S, passed, registered
 from sidecar.redis.retention import ROUND, Policy, Retention, parse_policy
-from sidecar.redis.scan import server_time_us
+from sidecar.redis.scan import server_time_us, stream_info
+from sidecar.redis.trimmed import gone_field, note_trimmed, taken_by_hand
 from sidecar.wire.ids import LAST
 from tests.sidecar.harness import trim_once
 
@@ -282,7 +286,7 @@ def test_a_long_backlog_goes_round_by_round(server: redis.Redis) -> None:
 
 def after_noting(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], object]) -> None:
     """Call `hook` each time when a note of how far trimming goes has just been written."""
-    note = retention_module.note_trimmed
+    note = note_trimmed
 
     def noting(*what: Any) -> None:
         note(*what)
@@ -401,3 +405,59 @@ def test_a_server_that_is_nearly_full_keeps_less(server: redis.Redis, kind: str)
         server.config_set("maxmemory", 0)
     assert (roomy.removed, roomy.early) == (0, False)
     assert (trimmed.removed, trimmed.early) == (10 if kind == "dead" else 5, True)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("how", ["trimmed", "deleted", "neither"])
+def test_what_people_take_where_trimming_ended_is_a_gap(server: redis.Redis, how: str) -> None:
+    """A cursor at that very place is no safer than others; before Redis 7.0 nobody can tell."""
+    stream = KEYS.notifications
+    for number in range(1, 9):
+        event = {"event_id": f"e{number}", "type": "run.abort", "control_version": number * 1000}
+        server.xadd(stream, {"event": json.dumps(event), "origin": "c/1-1"}, id=f"{number}-0")
+    trim(server, notifications=Policy(length=5))
+    assert noted(server, stream) == "3-0"
+    if how == "trimmed":
+        server.xtrim(stream, minid="6-0", approximate=False)
+    if how == "deleted":
+        server.xdel(stream, "4-0", "5-0")
+    counts = server.xinfo_stream(stream).get("entries-added") is not None
+    with Feed(_url_of(server)) as feed:
+        if counts and how != "neither":
+            with pytest.raises(FeedGap, match="begins only at 6000") as told:
+                feed.poll(3000)
+            assert told.value.kind == "trimmed"
+        else:
+            found = [one.control_version for one in feed.poll(3000)]
+            assert found[0] == (4000 if how == "neither" else 6000)
+        trim(server, notifications=Policy(length=1))
+        assert [one.control_version for one in feed.poll(7000)] == [8000], "counted anew"
+        with pytest.raises(FeedGap):
+            feed.poll(6000)
+
+
+@pytest.mark.server
+def test_what_is_counted_as_gone_is_what_will_have_gone(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is noted before anything goes: who trims further in between has taken the rest."""
+    fill(server, KEYS.dead, 9)
+    server.xdel(KEYS.dead, "2-0", "7-0")
+    after_noting(monkeypatch, lambda: server.xtrim(KEYS.dead, minid="6-0", approximate=False))
+    retention = Retention(server, server, KEYS, {"dead": Policy(length=5)}, dedup_window_s=0)
+    retention.trim_one("dead")
+    assert noted(server, KEYS.dead) == "3-0"
+    told = server.hget(KEYS.trimmed, gone_field(KEYS.dead))
+    info = stream_info(server, KEYS.dead)
+    assert info is not None
+    if info.added is None:
+        assert told is None
+    else:
+        assert told == b"3-0 4"
+        assert taken_by_hand(server, KEYS, KEYS.dead, info)
+    assert trimmed_streams(server, KEYS) == {KEYS.dead}
+
+
+def _url_of(server: redis.Redis) -> str:
+    options = server.connection_pool.connection_kwargs
+    return f"redis://{options['host']}:{options['port']}/{options.get('db') or 0}"

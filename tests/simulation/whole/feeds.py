@@ -25,9 +25,9 @@ class Controller:
     """One controller: it keeps a cursor, reads, and starts anew where it is told of a gap."""
 
     def __init__(self, world: World, fleet: Fleet, kind: str, number: int) -> None:
-        self._world, self._fleet, self._kind = world, fleet, kind
+        self._world, self.fleet, self._kind = world, fleet, kind
         self.process = Process(f"{kind}{number}")
-        self._cursor = 0
+        self.cursor = 0
         self.seen: set[Note] = set()
         self._is_registered = False
         self._asked_at = 0
@@ -53,8 +53,8 @@ class Controller:
 
     def _begin_at_the_end(self) -> None:
         notes = [note for note in self._world.oracle.truth.notes if self._is_mine(note)]
-        self._cursor = max((note.version for note in notes if note.present), default=0)
-        self.seen.update(note for note in notes if note.version <= self._cursor)
+        self.cursor = max((note.version for note in notes if note.present), default=0)
+        self.seen.update(note for note in notes if note.version <= self.cursor)
 
     def _read(self) -> None:
         world = self._world
@@ -63,19 +63,19 @@ class Controller:
                 while True:
                     self._ask()
                     limit = world.chance.choice((1, 2, 1000))
-                    self._judge(feed.poll(self._cursor, wait_s=0.5, limit=limit), feed)
+                    self._judge(feed.poll(self.cursor, wait_s=0.5, limit=limit), feed)
                     world.schedule.wait(world.chance.choice((0.0, 0.2, 1.0)))
             self._ask()
-            for batch in feed.batches(self._cursor):
+            for batch in feed.batches(self.cursor):
                 self._judge(batch, feed)
                 if self._kind == "register":
                     world.schedule.wait(world.chance.choice((0.0, 0.0, 0.5, 3.0)))  # it applies
-                    feed.passed(self._cursor)
+                    feed.passed(self.cursor)
                     self._is_registered = True
                 self._ask()
 
     def _feed(self) -> Feed:
-        world, fleet, process = self._world, self._fleet, self.process
+        world, fleet, process = self._world, self.fleet, self.process
 
         class Simulated(Feed):
             @staticmethod
@@ -95,7 +95,7 @@ class Controller:
 
     def _end(self) -> int:
         """Return the control_version at which the stream ends."""
-        found = self._fleet.notify.server.data.get(self._fleet.notifications)
+        found = self.fleet.notify.server.data.get(self.fleet.notifications)
         ms, seq = found.last if isinstance(found, Stream) else (0, 0)
         return ms * 1000 + seq
 
@@ -103,7 +103,7 @@ class Controller:
 
     def _judge(self, batch: Batch, feed: Feed) -> None:
         world = self._world
-        since, cursor = self._cursor, batch.cursor
+        since, cursor = self.cursor, batch.cursor
         who = self.process
         versions = [one.control_version for one in batch]
         self._expect(cursor >= since, f"{who}: the cursor went back from {since} to {cursor}")
@@ -128,7 +128,7 @@ class Controller:
                     f"feed: {who} skipped {note} ({note.event_id}, {note.version}) in silence:"
                     f" it read {versions} after {since}, and continued to {cursor}"
                 ))  # fmt: skip
-        self._cursor = cursor
+        self.cursor = cursor
         if batch and world.chance.random() < 0.3:
             self._resolve(feed, batch)
 
@@ -142,13 +142,14 @@ class Controller:
             return False
         if note.present:
             return True
-        return note.gone is Gone.PRODUCT and note.gone_number <= self._asked_at
+        is_told = note.gone is Gone.PRODUCT or (note.gone is Gone.PEOPLE and note.cut_off)
+        return is_told and note.gone_number <= self._asked_at
 
     def _is_mine(self, note: Note) -> bool:
-        return note.place[0] == self._fleet.notifications
+        return note.place[0] == self.fleet.notifications
 
     def _note_of(self, version: int) -> Note | None:
-        found = self._world.oracle.truth.at(self._fleet.notifications, divmod(version, 1000))
+        found = self._world.oracle.truth.at(self.fleet.notifications, divmod(version, 1000))
         return found if isinstance(found, Note) else None
 
     def _resolve(self, feed: Feed, batch: Batch) -> None:
@@ -161,7 +162,7 @@ class Controller:
         try:
             feed.resolve(one)
         except StoreError as error:
-            store = self._fleet.store
+            store = self.fleet.store
             away = pin is not None and store.holds(pin)
             self._expect(
                 away or (store, pin) in self._world.oracle.rotten or not note.present,
@@ -191,7 +192,7 @@ class Controller:
             self._is_registered and gap.kind == "trimmed" and world.oracle.knows_all() and not torn
         )
         self._expect(not kept, f"{self.process} is registered, and lost what it needs: {gap}")
-        self._cursor = gap.end
+        self.cursor = gap.end
         for note in world.oracle.truth.notes:
             if self._is_mine(note) and (note.version <= gap.end or not note.present):
                 self.seen.add(note)
@@ -199,9 +200,9 @@ class Controller:
     def _pass(self, error: ForeignEntry) -> None:
         found = re.search(r"since=(\d+)", str(error))
         assert found
-        self._cursor = max(self._cursor, int(found[1]))
+        self.cursor = max(self.cursor, int(found[1]))
         for note in self._world.oracle.truth.notes:
-            if self._is_mine(note) and note.version <= self._cursor and not note.present:
+            if self._is_mine(note) and note.version <= self.cursor and not note.present:
                 self.seen.add(note)
 
     def lacks(self) -> list[Note]:

@@ -114,6 +114,12 @@ _READERS_HOLD: Final = Scene(
     plan={"trim_notifications": "length=4", "dedup_window_s": 1.0, "archive": False},
     fleet={"feeds": ("register", "register"), "events": 20},
 )
+_HAND_TRIMS: Final = Scene(
+    (Deed.TRIM_NOTES,),
+    plan={"trim_notifications": "length=0", "dedup_window_s": 0.5, "archive": False,
+          "chaos_s": 8.0},
+    fleet={"feeds": ("poll", "poll"), "events": 40},
+)  # fmt: skip
 _FULL: Final = Scene(
     (Deed.FULL,),
     plan={"trim_control": "length=3", "archive": False, "crashes_till_careful": 1},
@@ -179,6 +185,9 @@ MUTANTS: Final = (
     Mutant("gap_begins_one_too_late", f"{_READING}._check_gap",
            "if since < trimmed or",
            "if since + 10**6 < trimmed or", Area.FEED, 2000, _READERS_LATE),
+    Mutant("feed_believes_where_trimming_ended", f"{_READING}._check_gap",
+           "trimmed == since and went_since",
+           "False and went_since", Area.FEED, 2013, _HAND_TRIMS),
     Mutant("feed_takes_one_after_its_cursor_twice", f"{_READING}.ask",
            "self._stream, EntryId.of_version(since)\n",
            "self._stream, EntryId.of_version(max(since - 1, 0))\n", Area.FEED, 2003),

@@ -422,8 +422,7 @@ class Oracle:
         by_people = self._world.by_people
         taken = self.truth.take(key, list(ids), Gone.PEOPLE if by_people else Gone.PRODUCT)
         if by_people:
-            if key not in box.server.data:
-                self.truth.lives[key] = self.truth.lives.get(key, 0) + 1
+            self._taken_by_people(box, key, taken)
             return
         for record in taken:
             if isinstance(record, Entry):
@@ -432,6 +431,12 @@ class Oracle:
                 self._note_may_go(box, fleet, record)
             elif isinstance(record, Letter):
                 self._letter_may_go(record)
+
+    def _taken_by_people(self, box: Box, key: bytes, taken: list[Record]) -> None:
+        for record in taken:
+            record.cut_off = self._world.trims
+        if key not in box.server.data:
+            self.truth.lives[key] = self.truth.lives.get(key, 0) + 1
 
     def _may_go(self, fleet: Fleet, entry: Entry) -> None:
         entry.gone = None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 OTHER: Final = b"debug"
 THEIRS: Final = b"analysis"
 GARBAGE_S: Final = 2.0
+WATCHES: Final = 150
+"""So often it is looked, after a trim, whether a reader stands where the sidecar's ended."""
 LAST: Final = b"18446744073709551615-18446744073709551615"
 DENIABLE: Final = (
     b"XTRIM", b"XADD", b"XACK", b"HSET", b"SET", b"XREADGROUP", b"EVALSHA", b"XGROUP", b"XPENDING",
@@ -144,11 +146,26 @@ def trim_entries(world: World) -> bool:
 
 
 def trim_notes(world: World) -> bool:
-    """Trim the notifications."""
+    """Trim the notifications, and once more as soon as a reader stands where trimming ended."""
     fleet = _fleet(world)
     world.people(fleet.notify, b"XTRIM", fleet.notifications, b"MAXLEN",
                  b"%d" % world.chance.randint(0, 3))  # fmt: skip
+    _trim_at_a_cursor(world, fleet, WATCHES)
     return True
+
+
+def _trim_at_a_cursor(world: World, fleet: Fleet, left: int) -> None:
+    if not world.faults.on or not left:
+        return
+    found = fleet.notify.server.data.get(fleet.notifications)
+    marks = fleet.notify.server.data.get(fleet.keys[0].trimmed.encode())
+    mark = marks.get(fleet.notifications) if isinstance(marks, dict) else None
+    stands = {show_id(divmod(c.cursor, 1000)) for c in world.controllers if c.fleet is fleet}
+    if isinstance(found, Stream) and found.ids and mark in stands:
+        world.people(fleet.notify, b"XTRIM", fleet.notifications, b"MAXLEN",
+                     b"%d" % (len(found.ids) - 1))  # fmt: skip
+        return
+    world.schedule.after(0.02, lambda: _trim_at_a_cursor(world, fleet, left - 1))
 
 
 def odd_entry(world: World) -> bool:

@@ -36,6 +36,8 @@ class Record:
     at: float
     gone: Gone | None = None
     gone_number: int = 0
+    cut_off: bool = False
+    """Whether people trimmed it: readers must be told."""
 
     @property
     def present(self) -> bool:

@@ -114,7 +114,8 @@ class World:
         self.acting: dict[Process, float] = {}
         """Since when an operator is at it, by process."""
         self.actor: Process | None = None
-        self.by_people = False
+        self.by_people = self.trims = False
+        """Whether people are at it, and whether they trim."""
         self.sending: Sent | None = None
         self.repaired: list[tuple[Place, int]] = []
         """What a repair appended again, and when that began."""
@@ -205,11 +206,11 @@ class World:
 
     def people(self, box: Box, *command: bytes) -> Any:
         """Do what a person does with a client."""
-        self.by_people = True
+        self.by_people, self.trims = True, command[0] == b"XTRIM"
         try:
             answer = box.wire.local(*command)
         finally:
-            self.by_people = False
+            self.by_people = self.trims = False
         self.note("person", box.name, command, answer)
         return answer
 
