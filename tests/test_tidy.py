@@ -33,7 +33,7 @@ ROOM_LINES: Final = {
     "sidecar/telemetry": 1271,
     "sidecar/terminal": 1110,
     "sidecar/wire": 2174,
-    "sidecar/worker": 7450,
+    "sidecar/worker": 7456,
     "store": 2260,
     "store/chassis": 985,
     "store/file": 2560,

@@ -60,6 +60,11 @@ class Lease:
         self._other = owner or self._other
         return owner is not None
 
+    def is_anothers(self) -> bool:
+        """Tell whether another worker owned the control stream last; not where nobody did."""
+        owner: Any = self._client.get(self._keys.fence)
+        return owner is not None and owner.decode(errors="replace") != self._token
+
     def other(self) -> str:
         """Return the id of the worker that had the lease when another was last seen to have it;
         empty when none was.

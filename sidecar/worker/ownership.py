@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event as Signal
 from typing import Final, Protocol
 
@@ -31,6 +32,8 @@ FIRST_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 5.0
 STAND_BACK_PAUSES: Final = 8
 """For so many pauses, and for a lease at least, a stream is left to others that may serve it."""
+LONGEST_BACK_S: Final = 10.0
+"""For so long, or a lease, who lost tenures in vain leaves a stream to others, at most."""
 _TROUBLE: Final = (*Failed, SidecarError, OSError)
 """What passes: of Redis, of a store, or of this machine (no file descriptor, no memory)."""
 
@@ -73,6 +76,9 @@ class Ownership:
         self._is_owner = False
         self._free_since: float | None = None
         self._stands_back_until = -math.inf
+        self._acquired_at = -math.inf
+        self._vain = 0
+        """So many tenures in a row were lost to another worker before anything was done in them."""
         self._renew_at = 0.0
         self._began = host.clock()
         self._pause_s = FIRST_PAUSE_S
@@ -94,9 +100,7 @@ class Ownership:
                 if self._serve_if_owner(serve, give_up_at):
                     break
             except Fenced:
-                self._is_owner = False
-                self._reconnect()
-                self.state("standby", "another worker has taken over, or the fence is lost")
+                self._lost()
             except GivenBack:
                 self._leave("standby", "given back to a worker that has fewer streams")
             except GroupLost as error:
@@ -119,7 +123,7 @@ class Ownership:
         unclean = self._acquire()
         if unclean is None:
             return self._stand_by(give_up_at)
-        self._is_owner = True
+        self._is_owner, self._acquired_at = True, self._clock()
         self._caution.begin(unclean)
         try:
             serve()
@@ -246,6 +250,7 @@ class Ownership:
     def progressed(self) -> None:
         """Note that something was finished."""
         self._down_since = None
+        self._vain = 0
 
     def _gives_up(self, error: Exception, *, anew: bool) -> bool:
         """Tell whether a drain has waited long enough: it ends, and has left something.
@@ -277,6 +282,24 @@ class Ownership:
         self._reconnect()
         if not self._gives_up(error, anew=self._clock() - self._began > MAX_PAUSE_S):
             self._pause()
+
+    def _lost(self) -> None:
+        """Another has taken over, though this worker lives: it was slower than its lease.
+
+        Two that are both so slow, without processor time or on a slow network, would take over
+        from each other for ever, each before the other is through with what a tenure begins with.
+        So who loses a tenure in vain leaves the stream to the other, for twice as long each time.
+        The other keeps it meanwhile, for nobody else takes it when its lease has run out.
+        """
+        self._is_owner = False
+        self._reconnect()
+        self.state("standby", "another worker has taken over, or the fence is lost")
+        lasted = self._clock() - self._acquired_at > LONGEST_BACK_S
+        self._vain = 1 if lasted else self._vain + 1
+        with suppress(*Failed):
+            if self._publisher.is_anothers():
+                back_s = min(self._options.lease_s * 2.0 ** (self._vain - 1), LONGEST_BACK_S)
+                self._stands_back_until = self._clock() + max(self._options.lease_s, back_s)
 
     def _yield_lease(self) -> str:
         """Give the lease back in the middle of a tenure; say so if that was done."""
