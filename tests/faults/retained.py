@@ -37,6 +37,7 @@ KEYS: Final = Keys.of("control:events", "control:notifications")
 STACKS: Final = ("stacks/t/a", "stacks/t/b", "stacks/u/a")
 LARGE: Final = 70_000
 """Over what lies in a record: it is an object of its own."""
+ENDS: Final = ("published", "published", "published", "waits", "dead", "orphan")
 TRACED: Final = ("sidecar.ops", "sidecar.wire.removals", "store.file")
 
 
@@ -57,6 +58,8 @@ class Fleet:
         """By kind of pass, how many lines it takes."""
         self.found: Counter[str] = Counter()
         self.wrong: list[str] = []
+        for stack in STACKS:  # before anything is announced, a pass may not know the store
+            self._event(stack, "published")
 
     def _open(self, name: str) -> VersionedStore:
         found = store.versioned(store.open_url((self._directory / name).as_uri()))
@@ -71,17 +74,16 @@ class Fleet:
             self._finish_what_waits()
         for stack in STACKS:
             for _ in range(self._rng.randint(0, 3)):
-                self._event(stack)
+                self._event(stack, self._rng.choice(ENDS))
         self._client.xtrim(KEYS.notifications, maxlen=6, approximate=False)
         self._client.xtrim(KEYS.control, maxlen=4, approximate=False)
         self._client.xtrim(KEYS.dead, maxlen=2, approximate=False)
 
-    def _event(self, stack: str) -> None:
+    def _event(self, stack: str, end: str) -> None:
         self._version[stack] += 1
         ref = f"{stack}/{self._version[stack]}"
         data = ref.encode() * (LARGE // len(ref) if self._rng.random() < 0.2 else 1)
         self.stores["source"].put(ref, data, b"m")
-        end = self._rng.choice(("published", "published", "published", "waits", "dead", "orphan"))
         self.found[end] += 1
         if end == "orphan":
             return
@@ -264,6 +266,7 @@ def main(url: str, directory: str, kills: str, seed: str) -> None:
         fleet.work()
         fleet.kill_a_pass()
         fleet.look()
+        print(fleet.found["killed"], end=" ", file=sys.stderr, flush=True)  # noqa: T201 -- as below
     fleet.finish()
     print(json.dumps({"found": fleet.found, "wrong": fleet.wrong}))  # noqa: T201 -- what it is for
 

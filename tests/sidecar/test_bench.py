@@ -99,6 +99,17 @@ def test_a_worker_over_a_network(allowed: str) -> None:
     assert ("all published" if allowed != "0" else "worker/bare") in done.stdout
 
 
+@pytest.mark.proof
+def test_what_retention_costs(tmp_path: Path) -> None:
+    """All that its rule lets go went, whatever it took."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.keeping", "--refs", "2000", "--dir", str(tmp_path)],
+        capture_output=True, check=False, timeout=120, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1,000 refs went in 1 passes, without rests" in done.stdout
+
+
 def test_what_is_published_in_one_moment_has_a_rate() -> None:
     """A drain of few is one run of the publisher, with one time: that is no division by nothing."""
     assert remote.rate([7.0] * 40) == math.inf
