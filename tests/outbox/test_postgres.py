@@ -123,6 +123,24 @@ def test_transactions_with_several_tenants_never_wait_for_each_other(
     assert pg.appended() == ["a0", "a1", "b1", "b2", "a2"]
 
 
+def test_a_transaction_that_resets_its_settings_is_in_order_all_the_same(
+    pg: PostgresPlace, connect: Connect, beside: ThreadPoolExecutor
+) -> None:
+    """What it noted of its locks is gone; each row takes its own."""
+    first, second = connect(), connect()
+    schema = pg.run("SHOW search_path")[0][0]
+    for one, event_id in ((first, "a1"), (second, "a2")):
+        stage(one, event_id)
+        one.execute(f"RESET ALL; SET search_path = {schema}")
+    first.execute(NUMBER_NOW)
+    done = beside.submit(second.commit)
+    pg.until(lambda: waiting_for_locks(pg) == 1)
+    first.commit()
+    done.result(PATIENCE_S)
+    pg.pumped()
+    assert pg.appended() == ["a1", "a2"]
+
+
 def commit_at_once(pg: PostgresPlace, writers: int, each: int) -> list[str]:
     """Let writers raise counters and stage what they raised them to, and a pump send meanwhile."""
     pg.run(
@@ -484,6 +502,18 @@ def test_a_pump_that_lost_its_session_while_it_puts_changes_no_order(pg: Postgre
     assert pg.appended() == ["a", "b", "a", "b"]
     pg.pumped()
     assert pg.appended() == ["a", "b", "a", "b", "c"]
+
+
+@pytest.mark.proof
+def test_a_table_that_somebody_locks_is_told(pg: PostgresPlace, connect: Connect) -> None:
+    """A migration holds it: the pump waits, but not without a word."""
+    pg.stage("a")
+    db = connect()
+    db.execute("LOCK TABLE sidecar_outbox")
+    with pytest.raises(Unreachable, match="lock timeout; is it up, and not locked"):
+        pg.pumped()
+    db.rollback()
+    assert pg.pumped() == 1
 
 
 def test_a_pump_that_waits_for_another_keeps_its_connection(pg: PostgresPlace) -> None:
