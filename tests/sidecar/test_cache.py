@@ -11,6 +11,7 @@ import stat
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -149,7 +150,10 @@ def test_threads_that_want_the_same_wait_for_one_of_them(fleet: Fleet, where: Pa
 @contextmanager
 def forked(do: Callable[[], object]) -> Iterator[int]:
     """Run a process that does something; yield its ID. It is killed unless it has ended."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # From 3.12 on Python warns of a fork beside threads; the child uses none of the parent's.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if not pid:
         try:
             do()
