@@ -529,7 +529,7 @@ def reader_expired(fleet: Fleet, tenant: str) -> Steps:
     yield
 
 
-@last
+@first
 def reader_in_a_gap(fleet: Fleet, tenant: str) -> Steps:
     """Somebody trims notifications that a controller has not read."""
     fleet.change(tenant)

@@ -13,20 +13,21 @@ import typer
 
 from sidecar.cli.bundles import in_bundle
 from sidecar.cli.filters import Between, Of
-from sidecar.cli.options import Bundle, Json, LiveOnly
+from sidecar.cli.options import Bundle, Json
 from sidecar.cli.servers import Letters
 from sidecar.errors import FilteredOut, UsageError
+from sidecar.history import History
 from sidecar.ops.redriven import RedriveOutcome, RedriveOutcomes
 from sidecar.redis.errors import translated
 from sidecar.redis.letters import ALL, DeadLetter, DeadLetters, LetterSelection, grouped
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
-from sidecar.replay.letters import RecordedLetters
+from sidecar.replay.letters import RecordedLetters, became
 from sidecar.replay.window import parse_window
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
 from sidecar.wire.event import Reason
-from sidecar.wire.ids import EntryId
+from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.units import said
 
 TABLE_ROWS: Final = 1000
@@ -119,7 +120,7 @@ def history(
     ] = None,
     *,
     json: Json = False,
-    _bundle: LiveOnly = None,
+    bundle: Bundle = None,
 ) -> None:
     """Print what was redriven, by whom, when and why, the oldest first, and what became of it.
 
@@ -134,6 +135,9 @@ def history(
       sidecar dead history --json | jq -r 'select(.became == "dead") | .became_as'
 
     """
+    if bundle is not None:
+        _print_recorded(in_bundle(bundle, where.named), count, json=json)
+        return
     letters = DeadLetters(where.notify.client, where.keys)
     outcomes = None
     with translated(where.notify_url):
@@ -141,23 +145,37 @@ def history(
         left = iter(deque(records, count) if count else records)
         while batch := list(islice(left, TABLE_ROWS)):
             outcomes = outcomes or RedriveOutcomes(letters.client, where.keys, batch[0])
-            for record, became in zip(batch, outcomes.of(batch), strict=True):
-                _print_record(record, became, json=json)
+            for record, outcome in zip(batch, outcomes.of(batch), strict=True):
+                _print_record(record, outcome, json=json)
     if outcomes is None:
         output.hint(f"nothing was redriven, says {where.keys.redriven}")
 
 
-def _print_record(record: Entry, became: RedriveOutcome, *, json: bool) -> None:
+def _print_recorded(recorded: History, count: int | None, *, json: bool) -> None:
+    """Print the records of a bundle, with what it shows of their outcomes."""
+    records = recorded.entries(recorded.streams.redriven)
+    shown = 0
+    for record in deque(records, count) if count else records:
+        end, as_ = became(recorded, Origin(text(record.fields, "entry")))
+        _print_record(record, RedriveOutcome(end, as_), json=json)
+        shown += 1
+    if not shown:
+        output.hint(f"nothing was redriven, says {recorded.describe()}")
+
+
+def _print_record(record: Entry, outcome: RedriveOutcome, *, json: bool) -> None:
     if json:
         fields = output.jsonable(dict(record.fields))
-        output.json_line(fields | {"became": became.what or None, "became_as": became.as_ or None})
+        output.json_line(
+            fields | {"became": outcome.what or None, "became_as": outcome.as_ or None}
+        )
         return
     names = ("at", "by", "event_id", "letter", "entry", "reason")
     styles = ("dim", "", "bold", "dim", "", "")
     parts = [(text(record.fields, name) or "-", style)
              for name, style in zip(names, styles, strict=True)]  # fmt: skip
-    again = "" if became.what in ("", "published") else "again "
-    parts.append((f"{became.what} {again}as {became.as_}" if became.what else "-", ""))
+    again = "" if outcome.what in ("", "published") else "again "
+    parts.append((f"{outcome.what} {again}as {outcome.as_}" if outcome.what else "-", ""))
     output.styled(parts)
 
 

@@ -13,6 +13,7 @@ from sidecar.cli.review import Review
 from sidecar.errors import UsageError
 from sidecar.history.halts import HaltPeriod
 from sidecar.replay.artifacts import State, put_of
+from sidecar.replay.backs import Backs
 from sidecar.replay.moment import Row
 from sidecar.replay.moment import at as moment_at
 from sidecar.replay.timeline import End, Life, with_halts
@@ -102,6 +103,7 @@ def _print_lives(
     held = 0
     shown: Counter[str] = Counter()
     show_line = _print_json if json else _print_line
+    backs = Backs(review.history)
     for one in with_halts(review.history, review.window):
         if isinstance(one, HaltPeriod):
             _print_halt(one, json=json)
@@ -109,7 +111,7 @@ def _print_lives(
         held += 1
         if review.asked.wants(one.event, one.tenant_id, one.end):
             shown[one.end] += 1
-            show_line(one, store)
+            show_line(one, store, backs.did(one.origin) if one.end is End.PUBLISHED else "")
     return held, shown
 
 
@@ -143,7 +145,7 @@ def _print_halt(halt: HaltPeriod, *, json: bool) -> None:
     ])  # fmt: skip
 
 
-def _print_line(life: Life, store: VersionedStore | None) -> None:
+def _print_line(life: Life, store: VersionedStore | None, went_back: str) -> None:
     event = life.event
     at_us = life.ended_us or life.begun_us
     at = rfc3339(at_us) if at_us else f"{'-':<24}"
@@ -158,6 +160,8 @@ def _print_line(life: Life, store: VersionedStore | None) -> None:
         (life.event_id or "?", ""),
         *((word, _STYLES[life.end.value]) for word in life.words()),
     ]
+    if went_back:
+        parts.append((f"went back: {went_back}", "bold red"))
     if store:
         parts.append(_put_words(life, store))
     output.styled(parts)
@@ -170,8 +174,8 @@ def _put_words(life: Life, store: VersionedStore) -> tuple[str, str]:
     return str(put), "green" if put.state is State.THERE else "bold red"
 
 
-def _print_json(life: Life, store: VersionedStore | None) -> None:
-    row: dict[str, Any] = life.to_json()
+def _print_json(life: Life, store: VersionedStore | None, went_back: str) -> None:
+    row: dict[str, Any] = life.to_json() | {"went_back": went_back or None}
     if store:
         put = put_of(life.event, store)
         row["put"] = put and put.to_json()

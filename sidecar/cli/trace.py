@@ -32,8 +32,8 @@ class Meant:
     what: str = argument(
         REQUIRED,
         "ID|REF|TENANT/STACK[@VERSION]",
-        "An event_id, STREAM/ENTRY_ID, a control_version, the ID of a notification or dead letter;"
-        " else an artifact_ref; else a stack, or one version of it.",
+        "An event_id, STREAM/ENTRY_ID, a control_version, the ID of an entry, notification or dead"
+        " letter; else an artifact_ref; else a stack, or one version of it.",
     )
     kind: str | None = option(None, "Take it for an event, a ref, or a stack.", "KIND", "--as")
     count: int = option(

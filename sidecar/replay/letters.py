@@ -7,6 +7,9 @@ from itertools import islice
 
 from sidecar.history import History
 from sidecar.redis.letters import ALL, DeadLetter, LetterSelection
+from sidecar.redis.scan import text
+from sidecar.replay.timeline import End, by_origin
+from sidecar.wire.ids import Origin
 
 
 class RecordedLetters:
@@ -35,3 +38,19 @@ class RecordedLetters:
         back = self._history.entries_back(self._stream, asked.last, asked.first)
         letters = (DeadLetter(entry.id, entry.fields) for entry in back)
         return list(islice(filter(asked.wants, letters), count))[::-1]
+
+
+def became(history: History, entry: Origin) -> tuple[str, str]:
+    """Return what became of what was appended as this entry: `published`, `dead` or `redriven`.
+
+    And as which control_version, dead letter or entry; both empty where nothing shows it. Raises
+    as the history does.
+    """
+    for life in by_origin(history, entry):
+        if life.end in (End.PUBLISHED, End.DUPLICATE):
+            return End.PUBLISHED.value, str(life.control_version)
+        if life.end is End.REDRIVEN:
+            return life.end.value, text(life.fields or {}, "entry")
+        if life.end is End.DEAD:
+            return life.end.value, str(life.end_id)
+    return "", ""

@@ -13,6 +13,7 @@ from sidecar.history.halts import halts_of
 from sidecar.history.redrives import Redrive, redrives_of
 from sidecar.history.state import FleetState, state_at
 from sidecar.redis.scan import text
+from sidecar.replay.backs import Backs
 from sidecar.replay.timeline import End, decoded, lives
 from sidecar.replay.window import Window, moment
 from sidecar.wire.event import Event, named
@@ -60,6 +61,7 @@ class Moment:
     def __init__(self, history: History, at_us: int, around_us: int, state: FleetState) -> None:
         self._history, self._at_us, self._around_us = history, at_us, around_us
         self._state = state
+        self._backs = Backs(history)
 
     @property
     def gaps(self) -> list[Gap]:
@@ -96,10 +98,16 @@ class Moment:
 
     def rows(self) -> Iterator[Row]:
         """Yield stacks, what waited, what was dead, and refs, in this order: refs are many."""
-        yield from (_row("stack", note) for note in self._state.stacks())
+        yield from (self._row("stack", note) for note in self._state.stacks())
         yield from self._waiting()
         yield from self._dead()
-        yield from (_row("ref", note) for note in self._state.refs())
+        yield from (self._row("ref", note) for note in self._state.refs())
+
+    def _row(self, what: str, note: Notification) -> Row:
+        """Return a subject's newest notification, and whether the subject went back with it."""
+        did = self._backs.did(note.origin)
+        said = f"went back: {did}" if did else ""
+        return Row(what, note, note.event_id, note.tenant_id, note.control_version, said)
 
     def _waiting(self) -> Iterator[Row]:
         """Yield what had begun by then, not so long before, and had not ended.
@@ -141,10 +149,6 @@ def _letter(fields: Any, letter_id: EntryId) -> Row:  # noqa: ANN401 -- of an en
     tenant, event_id = named(event, fields)
     said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
     return Row("dead", event, event_id, tenant, letter_id.control_version, said)
-
-
-def _row(what: str, note: Notification) -> Row:
-    return Row(what, note, note.event_id, note.tenant_id, note.control_version)
 
 
 def at(history: History, at_us: int, around_us: int) -> Moment:

@@ -20,6 +20,8 @@ from sidecar.history import History
 from sidecar.history.halts import halts_of
 from sidecar.replay.artifacts import Put, State, put_of
 from sidecar.replay.compare import Comparison, compare
+from sidecar.replay.explain.explaining import explain as explained
+from sidecar.replay.explain.subjects import WENT_BACK
 from sidecar.replay.overtaking import LEAVE_IT, Overtaking
 from sidecar.replay.stalls import Stalls
 from sidecar.replay.timeline import End, Life
@@ -31,6 +33,7 @@ from store import Limit, StoreError, VersionedStore
 
 ENDS: Final = tuple(end.value for end in End)
 MAX_HALTS: Final = 100
+MAX_CAUSES: Final = 100
 MAX_DIFFS: Final = 200
 MAX_DIFF_LINES: Final = 400
 _COMPARED: Final = Limit(64 << 20, MAX_MANIFEST_BYTES)
@@ -121,6 +124,31 @@ class Report:
             for halt in found[-MAX_HALTS:]
         ]  # fmt: skip
 
+    def _causes(self) -> list[dict[str, Any]]:
+        """Return what `explain` says of what was asked for, each with its row where it has one.
+
+        Raises as that does.
+        """
+        found = explained(self.history, self.window, _what(self.asked))
+        findings = found.findings[:MAX_CAUSES]
+        rows = self._rows({one.place for one in findings})
+        return [
+            one.to_json(found.numbers) | {
+                "from_us": one.at_us, "to_us": one.until_us or one.at_us,
+                "row": rows.get(one.place), "back": one.kind == WENT_BACK.name,
+            }
+            for one in findings
+        ]  # fmt: skip
+
+    def _rows(self, places: set[str]) -> dict[str, int]:
+        """Return the rows of these entries and notifications."""
+        wanted = {self.strings[one]: one for one in places if one and one in self.strings}
+        return {
+            wanted[text]: row
+            for name in ("origin", "end_id") for row, text in enumerate(self.columns[name])
+            if text in wanted
+        }  # fmt: skip
+
     def data(self) -> bytes:
         """Return what the page reads."""
         asked = [f"{name} {value}" for name, value in _given(self.asked)]
@@ -131,6 +159,7 @@ class Report:
                 "covered": [one.to_json() for one in self.covered],
             },
             "strings": list(self.strings), "columns": self.columns, "ends": ENDS,
+            "causes": self._causes(),
             "diffs": self.diffs, "quiet": [stall._asdict() for stall in self._stalls.found()],
             "halts": self._halts(), "overtaken": self._overtaken(), "leave_it": LEAVE_IT,
             "prevent": {reason: told.prevent for reason, told in EXPLANATIONS.items()},
@@ -192,6 +221,13 @@ def _shortened(found: Comparison, ref: str) -> list[str]:
     left = len(lines) - MAX_DIFF_LINES
     more = [f"… {left:,} lines more: sidecar diff {shlex.quote(ref)}"] if left > 0 else []
     return [*lines[:MAX_DIFF_LINES], *more]
+
+
+def _what(asked: LifeSelection) -> str:
+    """Return what `explain` is asked about; empty for everything."""
+    if asked.tenant and asked.stack:
+        return f"{asked.tenant}/{asked.stack}"
+    return asked.ref or asked.tenant
 
 
 def _given(asked: LifeSelection) -> Iterator[tuple[str, str]]:

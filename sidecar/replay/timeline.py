@@ -204,6 +204,15 @@ def lives(history: History, window: Window) -> Iterator[Life]:
                 yield replace(life, seen_us=now_us)
 
 
+def by_origin(history: History, origin: Origin) -> list[Life]:
+    """Return the lives of one entry of a control stream: more than one if it was redriven."""
+    if origin.entry is None:
+        return []
+    begin_us = origin.entry.ms * 1000
+    window = Window(begin_us, begin_us + 999)
+    return [life for life in lives(history, window) if life.origin == origin]
+
+
 def with_halts(history: History, window: Window) -> Iterator[Life | HaltPeriod]:
     """Yield `lives`, and between them the halts of the window, in the order of time."""
     halts = deque(halts_of(history, window.since_us, window.until_us))

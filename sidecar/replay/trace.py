@@ -14,14 +14,15 @@ import orjson
 
 from sidecar.history import ANY, About, History
 from sidecar.history.contract import get
-from sidecar.history.redrives import Redrive
+from sidecar.history.redrives import Redrive, redrives_of
 from sidecar.redis.members import Held
 from sidecar.redis.readers import Reader
 from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.artifacts import Put, State, put_of
+from sidecar.replay.backs import Backs
 from sidecar.replay.overtaking import LEAVE_IT, first_overtaker
-from sidecar.replay.timeline import End, Life, decoded, lives
+from sidecar.replay.timeline import End, Life, by_origin, decoded, lives
 from sidecar.replay.waits import waits
 from sidecar.replay.window import Window
 from sidecar.wire.event import Event
@@ -80,6 +81,7 @@ class Trace:
 def traces(history: History, found: list[Life]) -> Iterator[Trace]:
     """Yield the way of each; what was redriven is followed to what became of it."""
     told: set[str] = set()
+    backs = Backs(history)
     followed = 0
     left = list(found)
     while left:
@@ -87,7 +89,7 @@ def traces(history: History, found: list[Life]) -> Iterator[Trace]:
         if (key := f"{life.origin} {life.end}") in told:
             continue
         told.add(key)
-        yield Trace(life, list(hops(history, life)))
+        yield Trace(life, list(hops(history, life, backs)))
         if life.end is End.REDRIVEN and life.fields and followed < MAX_FOLLOWED:
             followed += 1
             left = [*by_origin(history, Origin(text(life.fields, "entry"))), *left]
@@ -99,7 +101,8 @@ def traces(history: History, found: list[Life]) -> Iterator[Trace]:
 def find(history: History, what: str, window: Window, around_us: int) -> list[Life]:
     """Return the lives of what `what` names, in the order in which they began.
 
-    An event_id, `STREAM/ENTRY_ID`, a control_version, or the ID of a notification or dead letter.
+    An event_id, `STREAM/ENTRY_ID`, a control_version, or an ID: of a notification, of a dead letter
+    (also one that was redriven since), of the record of a redrive, of a control entry.
     Repeats of an event_id are looked for within `around_us` microseconds of what is found at once.
     """
     origin = Origin(what)
@@ -107,21 +110,12 @@ def find(history: History, what: str, window: Window, around_us: int) -> list[Li
         if origin.stream in history.streams.control:
             return by_origin(history, origin)
     elif entry_id := EntryId.parse(what):
-        return _by_end(history, entry_id)
+        return _by_id(history, entry_id)
     elif _CONTROL_VERSION.fullmatch(what) and (
-        found := _by_end(history, EntryId.of_version(int(what)))
+        found := _by_id(history, EntryId.of_version(int(what)))
     ):
         return found
     return by_event_id(history, what, window, around_us)
-
-
-def by_origin(history: History, origin: Origin) -> list[Life]:
-    """Return the lives of one entry of a control stream: more than one if it was redriven."""
-    if origin.entry is None:
-        return []
-    begin_us = origin.entry.ms * 1000
-    window = Window(begin_us, begin_us + 999)
-    return [life for life in lives(history, window) if life.origin == origin]
 
 
 def by_event_id(history: History, event_id: str, window: Window, around_us: int) -> list[Life]:
@@ -200,12 +194,20 @@ def _of(entries: Iterator[Entry], wanted: Callable[[Event], bool]) -> Iterator[E
             yield entry
 
 
-def _by_end(history: History, entry_id: EntryId) -> list[Life]:
-    for stream in (history.streams.notifications, history.streams.dead):
+def _by_id(history: History, entry_id: EntryId) -> list[Life]:
+    """Return all that has this ID: what ended with it, was a dead letter with it, or came so."""
+    names = history.streams
+    origins: list[tuple[Origin, ...]] = []
+    for stream in (names.notifications, names.dead):
         entry = get(history, stream, entry_id)
-        if entry:
-            return by_origin(history, origin_of(entry.fields))
-    return []
+        origins += [(origin_of(entry.fields),)] if entry else []
+    for record in redrives_of(history):
+        if entry_id in (record.letter, EntryId.of_version(record.at_us)):
+            origins.append((record.origin, record.entry))
+    came = [Origin.of(stream, entry_id) for stream in names.control]
+    origins += [(one,) for one in came if get(history, one.stream, entry_id)]
+    lists = (next(filter(None, (by_origin(history, one) for one in each)), []) for each in origins)
+    return list({f"{life.origin} {life.end}": life for found in lists for life in found}.values())
 
 
 def _known_points(history: History, event_id: str) -> Iterator[int]:
@@ -248,7 +250,7 @@ def _scanned(history: History, event_id: str, window: Window) -> Iterator[int]:
 # --- hops ----------------------------------------------------------------------------------------
 
 
-def hops(history: History, life: Life) -> Iterator[Hop]:
+def hops(history: History, life: Life, backs: Backs) -> Iterator[Hop]:
     """Yield the stations of one event, in order."""
     if life.event and life.event.created_at:
         yield _made(life, life.event.created_at)
@@ -270,6 +272,18 @@ def hops(history: History, life: Life) -> Iterator[Hop]:
         yield _read(life.control_version, readers)
     if overtaker:
         yield overtaker
+    yield from _backs(backs, life)
+
+
+def _backs(backs: Backs, life: Life) -> Iterator[Hop]:
+    """Yield that a subject went back with this event, or was set back behind it."""
+    if life.end is not End.PUBLISHED or life.event is None:
+        return
+    if did := backs.did(life.origin):
+        yield Hop("went back", Mark.FAILED, life.ended_us, did)
+    if back := backs.after(life.event, life.origin, life.ended_us):
+        fix = "have the producer send the newer state again, under a new event_id, unless it did"
+        yield Hop("set back", Mark.FAILED, back.ended_us, back.said, fix)
 
 
 def _made(life: Life, created_at: str) -> Hop:

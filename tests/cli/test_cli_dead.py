@@ -137,7 +137,7 @@ def test_ls_reads_a_bundle(sidecar: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", [
-    "dead show 1-0", "dead redrive --all --reason x", "dead history", "status", "audit",
+    "dead show 1-0", "dead redrive --all --reason x", "status", "audit",
 ])  # fmt: skip
 def test_what_needs_a_live_system_refuses_a_bundle(sidecar: Cli, command: str) -> None:
     """It says so, and which commands read one."""

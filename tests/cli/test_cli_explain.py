@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,60 @@ def test_a_stack_that_went_back_is_told_live_and_in_a_bundle(sidecar: Cli) -> No
     offline = {"SIDECAR_REDIS": ""}
     text = sidecar("explain", "--bundle", bundle, "--markdown", env=offline).out
     assert text.startswith("1. **error, went\\_back**: t/web went back")
+
+
+def test_every_command_says_of_a_subject_that_it_went_back(sidecar: Cli) -> None:
+    """`trace` of both events, `show` and `at`; live and in a bundle, as `dead history` does."""
+    sidecar.lay_out("source", "fleet")
+    sidecar.add("six", "t", stack_id="web", version=6)
+    letter = sidecar.letter(
+        {"event_id": "five", "type": "key.changed", "tenant_id": "t", "stack_id": "web",
+         "version": 5}, "1-0",
+    )  # fmt: skip
+    sidecar.work()
+    assert sidecar("dead", "redrive", letter, "--force", "--reason", "nova asked").code == 0
+    sidecar.work()
+    bundle = sidecar.directory / "incident.zip"
+    assert sidecar("replay", "export", bundle).code in (0, 3)
+    for args, env in (((), None), (("--bundle", bundle), {"SIDECAR_REDIS": ""})):
+        hops = sidecar("trace", "t/web@6", *args, env=env).out
+        assert re.search(r"! set back .* by five \(t/web@5\), redriven by force by .* \(nova", hops)
+        assert re.search(r"! went back .* redriven by force .*, behind six",
+                         sidecar("trace", "five", *args, env=env).out)  # fmt: skip
+        shown = sidecar("replay", "show", *args, env=env).out.splitlines()
+        assert ["went back: redriven" in line for line in shown if " published " in line] == [
+            False, True,
+        ]  # fmt: skip
+        (stack,) = [line for line in sidecar("replay", "at", "0s", *args, env=env).out.splitlines()
+                    if line.startswith("stack")]  # fmt: skip
+        assert "went back: redriven by force" in stack
+        told = sidecar("dead", "history", "--json", *args, env=env).object()
+        assert (told["event_id"], told["became"]) == ("five", "published")
+        assert told["became_as"].isdecimal()
+
+
+def test_trace_finds_whatever_another_command_prints(sidecar: Cli) -> None:
+    """IDs of entries, notifications, dead letters, also redriven ones, and of their records."""
+    letter = sidecar.letter({"event_id": "five", "type": "run.abort", "tenant_id": "t"}, "1-0",
+                            reason="poison")  # fmt: skip
+    sidecar.add("six", "t")
+    sidecar.work()
+    assert sidecar("dead", "redrive", letter, "--force", "--reason", "x").code == 0
+    sidecar.work()
+    records: Any = sidecar.client.xrange(KEYS.redriven)
+    record = records[0]
+    entry = record[1][b"entry"].decode()
+    (six,) = sidecar("trace", "six", "--json").objects()
+    names = {
+        letter: "five", record[0].decode(): "five", entry: "five", entry.rpartition("/")[2]: "five",
+        six["origin"]: "six", six["origin"].rpartition("/")[2]: "six", six["end_id"]: "six",
+        str(six["control_version"]): "six",
+    }  # fmt: skip
+    for name, event_id in names.items():
+        ran = sidecar("trace", name, "--json")
+        assert ran.code == 0, (name, ran.err)
+        assert event_id in {one["event_id"] for one in ran.objects()}, name  # IDs may be alike
+    assert sidecar("trace", "1-9", "--json").code == 1
 
 
 def test_a_healthy_system_has_no_finding(sidecar: Cli) -> None:

@@ -17,6 +17,7 @@ from tests.report.browser import Browser
 from tests.report.test_report import BASE_MS, made, quiet
 
 HALTS = "{control:notifications}:halts"
+REDRIVEN = "{control:notifications}:redriven"
 WAITS_MS = 5000
 DRAWN = """
 const done = arguments[arguments.length - 1], told = [];
@@ -258,7 +259,7 @@ def test_where_nothing_died_it_says_so(sidecar: Cli, browser: Browser) -> None:
     """Without dead letters there is no list, but a word; and one event is no `1 events`."""
     published(sidecar, "good", 0, tenant_id="t_1")
     browser.open(made(sidecar))
-    assert browser.text("#wrong") == "Nothing ended badly."
+    assert browser.text("#wrong") == "No event is a dead letter, and nothing was halted."
     assert browser.text("#chosen") == "1 of 1 event"
 
 
@@ -349,3 +350,62 @@ def test_what_can_be_linked_is_told_and_works(sidecar: Cli, browser: Browser) ->
         assert browser.text(place) == shown
         assert browser.run("return location.hash.slice(1)").startswith(fragment[:5])
     quiet(browser)
+
+
+# --- sentences -----------------------------------------------------------------------------------
+
+
+def set_back(sidecar: Cli, event_id: str = "acme-5") -> None:
+    """Plant version 6, and version 5 that was redriven over it by force."""
+    published(sidecar, "acme-6", 1000, **stack(6))
+    published(sidecar, event_id, 2000, **stack(5))
+    record: dict[Any, Any] = {
+        "letter": f"{BASE_MS + 500}-0", "origin": f"{STREAM}/{BASE_MS + 100}-0",
+        "dead_reason": "artifact_missing", "event_id": event_id, "reason": "ticket 7",
+        "entry": f"{STREAM}/{BASE_MS + 1995}-0",
+        "by": "ann", "forced": "overtaken", "overrode": "acme-6",
+    }  # fmt: skip
+    plant(sidecar, REDRIVEN, record, 1990)
+
+
+def test_the_report_opens_with_why(sidecar: Cli, browser: Browser) -> None:
+    """The gravest first; a click leads to the event, and that says so, too."""
+    set_back(sidecar)
+    browser.open(made(sidecar))
+    first = browser.text("#causes li")
+    assert first.startswith("error went_back t_acme/web went back from @6 to @5")
+    assert "redriven by force by ann (ticket 7), behind acme-6" in first
+    assert "↩ back" in drawn(browser, "timeline")
+    browser.click("#causes button")
+    assert browser.text("#detail-title") == "acme-5"
+    assert "went back" in browser.text("#hops")
+    assert f"from={(BASE_MS + 2000) * 1000 - 999_999}" in browser.run("return location.hash")
+    quiet(browser)
+
+
+def test_what_the_report_is_not_about_is_not_among_its_sentences(sidecar: Cli) -> None:
+    """A report of one tenant says why of that; each sentence has the row that it is about."""
+    set_back(sidecar)
+    dead(sidecar, "krill", 3000, Reason.INVALID_EVENT, tenant_id="t_krill")
+    assert {one["kind"] for one in data_of(made(sidecar))["causes"]} == {
+        "went_back", "artifact_missing", "malformed",
+    }  # fmt: skip
+    (one, _) = data_of(made(sidecar, "--tenant", "t_acme"))["causes"]
+    assert (one["kind"], one["row"]) == ("went_back", 1)
+
+
+def test_hostile_sentences_stay_text(sidecar: Cli, browser: Browser) -> None:
+    """What events say goes into sentences; the page shows it and runs nothing."""
+    set_back(sidecar, f"<img src=x onerror=alert(1)>{HOSTILE}")
+    dead(sidecar, f"<script>{HOSTILE}", 3000, Reason.POISON, tenant_id=HOSTILE)
+    browser.open(made(sidecar))
+    assert "\\u{1b}" in browser.text("#causes")
+    assert browser.run("return document.querySelectorAll('#causes img').length") == 0
+    quiet(browser)
+
+
+def test_where_no_rule_has_found_anything_it_says_so(sidecar: Cli, browser: Browser) -> None:
+    """In a word."""
+    published(sidecar, "good", 0, tenant_id="t_1")
+    browser.open(made(sidecar))
+    assert browser.text("#causes") == "No rule has found anything."

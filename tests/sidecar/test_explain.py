@@ -345,6 +345,13 @@ def test_what_is_tried_again_is_told_by_its_worker() -> None:
     assert "others were published meanwhile" in other.what
 
 
+def test_what_was_done_before_a_worker_stood_still_is_no_witness() -> None:
+    """An event that came later and was done at once says nothing of one that waited for seconds."""
+    lives = published("a", 10, 20), published("b", 10.1, 10.2, tenant="u")
+    assert "artifact_late" not in kinds(*lives)
+    assert "artifact_late" in kinds(*lives, published("c", 14, tenant="w"))
+
+
 def test_what_waits_without_a_worker_is_told() -> None:
     """Where nothing came of anything since; a halted stream has its own finding."""
     lives = published("a", 1), waiting("b", 2, tenant="u"), waiting("c", 3)
@@ -500,6 +507,8 @@ def test_a_producer_that_falls_silent_is_told() -> None:
     assert not kinds(*even, *[life for life in rest if life.tenant_id != "w"])
     assert not kinds(*even[:20], *even[29:], *rest)
     assert not kinds(*even[:15], *rest)
+    burst = [published(f"b{n}", 10 + n / 100, version=n + 1) for n in range(60)]
+    assert not kinds(*burst, *rest)
     assert not kinds(*even, *rest, published("again", 590, version=99))
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from sidecar.replay.timeline import Life
+from sidecar.wire.ids import EntryId
 from sidecar.wire.moments import rfc3339
 
 MAX_SAID: Final = 200
@@ -60,6 +61,12 @@ class Finding:
     fix: str = ""
     causes: tuple[str, ...] = ()
     """The keys of what led to it."""
+
+    @property
+    def place(self) -> str:
+        """The entry or the notification's ID that it is about alone; empty where there is none."""
+        place = self.key.partition(":")[2]
+        return str(EntryId.of_version(int(place))) if place.isdecimal() else place
 
     def to_json(self, numbers: dict[str, int]) -> dict[str, Any]:
         """Return it for machines; `numbers` are those of the findings, by key. Absent is null."""

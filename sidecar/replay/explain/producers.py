@@ -53,6 +53,8 @@ FLOOD_ALONE: Final = 2000
 EVEN: Final = 20
 """From so many events on it can be said that they came evenly: no pause over `UNEVEN` medians."""
 UNEVEN: Final = 6
+STEADY_US: Final = 3_000_000
+"""What came within so long was sent at once, and then all was sent."""
 SILENT_US: Final = 20_000_000
 SILENT_PAUSES: Final = 10
 """So long, and so many times the longest pause before, is silence."""
@@ -158,7 +160,8 @@ def silent(facts: Facts) -> Iterator[Finding]:
     for tenant, times in came.items():
         pauses = sorted(then - one for one, then in pairwise(sorted(times)))
         silence_us = facts.now_us - newest[tenant]
-        if len(pauses) < EVEN or pauses[-1] > UNEVEN * max(pauses[len(pauses) // 2], 1000):
+        is_burst = newest[tenant] - min(times) < STEADY_US
+        if len(pauses) < EVEN or is_burst or pauses[-1] > UNEVEN * pauses[len(pauses) // 2]:
             continue
         witnesses = sum(us > newest[tenant] + silence_us // 2 for us in newest.values())
         if silence_us >= max(SILENT_US, SILENT_PAUSES * pauses[-1]) and witnesses >= WITNESSES:

@@ -78,8 +78,9 @@ class _Queue:
             return True
         if any(one.overlaps(stream, turn_us, life.ended_us) for one in self.facts.outages):
             return False
+        apart_us = LONG_US // 3  # what was done just before a worker stood still is no witness
         return any(
-            turn_us < one.begun_us and 0 < one.ended_us < life.ended_us - LONG_US // 3
+            turn_us < one.begun_us and turn_us + apart_us < one.ended_us < life.ended_us - apart_us
             for one in self.facts.lives
             if one.tenant_id != tenant and one.origin.stream == stream
         )

@@ -63,6 +63,8 @@ function start(data) {
   }) : [el("p", "Never for long.")]));
   put($("tenants"), ...lanes.slice(0, 2000).map((tenant) => el("option", undefined, { value: visible(strings[tenant]) })));
 
+  const backs = new Map(data.causes.filter((one) => one.back && one.row !== null).map((one) => [one.row, one.what]));
+
   // --- what went wrong --------------------------------------------------------------------------
   function groups() {  // the dead letters by reason and tenant, the most first
     const found = new Map();
@@ -92,8 +94,21 @@ function start(data) {
       item.append(button, " ", el("span", count > 1 ? `${clock(time(first))} to ${clock(time(last))}` : clock(time(first)), { class: "soft" }));
       return item;
     }));
-    if (!all.length && !data.halts.length) put($("wrong"), el("p", "Nothing ended badly."));
+    if (!all.length && !data.halts.length) put($("wrong"), el("p", "No event is a dead letter, and nothing was halted."));
     if (left.length) $("wrong").append(el("p", `And ${some(left.reduce((sum, one) => sum + one.count, 0), "dead letter")} of ${some(left.length, "smaller group")}.`, { class: "soft" }));
+  }
+
+  function causes() {
+    put($("causes"), ...data.causes.map((one) => {
+      const item = el("li", undefined, { class: one.level, id: "cause-" + one.number, value: one.number });
+      const button = el("button", one.what, { type: "button" });
+      button.onclick = () => { zoom(one.from_us / 1e6 - 1, one.to_us / 1e6 + 1); if (one.row !== null) open(one.row, true); };
+      item.append(el("strong", one.level), " ", el("span", one.kind, { class: "soft" }), " ", button);
+      if (one.causes.length) item.append(" ", el("span", "caused by " + one.causes.join(", "), { class: "soft" }));
+      if (one.fix) item.append(el("div", "Fix: " + one.fix, { class: "soft" }));
+      return item;
+    }));
+    if (!data.causes.length) put($("causes"), el("p", "No rule has found anything."));
   }
 
   // --- choosing ---------------------------------------------------------------------------------
@@ -187,6 +202,12 @@ function start(data) {
       name === "dead" || name === "duplicate" ? c.stroke() : c.fill();
     });
     c.font = `600 ${11 * ratio}px system-ui`; c.textBaseline = "middle";
+    if (heaped) for (const i of backs.keys()) {  // a subject went back: told also without a colour
+      if (!keep(i) || !now.chosen.includes(i)) continue;
+      c.textAlign = "left"; c.lineWidth = 3 * ratio; c.strokeStyle = colour("card"); c.fillStyle = colour("dead");
+      const at = [plot.valToPos(time(i) / 1e6, "x", true) + r + 3 * ratio, plot.valToPos(yOf(i), "y", true)];
+      c.strokeText("↩ back", ...at); c.fillText("↩ back", ...at);
+    }
     c.lineWidth = 3 * ratio; c.strokeStyle = colour("card"); c.fillStyle = colour("dead");
     for (const { from, to, y, count } of heaps) {
       if (count < 2) continue;
@@ -357,6 +378,7 @@ function start(data) {
     const told = { published: "notification", duplicate: "a repeat", dead: "dead letter", redriven: "redriven", waiting: "it waits", unknown: "nobody knows how it ended" }[end(i)];
     hop(told, ended, [text("end_id", i), [text("reason", i), text("detail", i)].filter(Boolean).join(": "), fix && "Fix: " + fix], began, ["dead", "unknown"].includes(end(i)));
     if (over) hop("overtaken", over.at_us, [overtaker(over), "Fix: " + data.leave_it], ended, true);
+    if (backs.has(i)) hop("went back", 0, [backs.get(i)], 0, true);
     put($("hops"), ...hops);
     const alike = (...names) => text(names[0], i) ? order.filter((other) => names.every((name) => columns[name][other] === columns[name][i])) : [];
     related($("versions"), alike("ref"), i, "It names no artifact.", changed);
@@ -431,6 +453,7 @@ function start(data) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { build(); redraw(); });
   addEventListener("resize", later(() => { for (const [plot, id] of [[timeline, "timeline"], [delay, "delay"]]) plot.setSize({ width: $(id).clientWidth, height: plot.height }); rows(); }));
   addEventListener("hashchange", follow);
+  causes();
   wrong();
   build();
   follow();
