@@ -28,7 +28,7 @@ ROOM_LINES: Final = {
     "sidecar/history": 2810,
     "sidecar/ops": 5590,
     "sidecar/producer": 1300,
-    "sidecar/redis": 6815,
+    "sidecar/redis": 6848,
     "sidecar/replay": 5200,
     "sidecar/telemetry": 1271,
     "sidecar/terminal": 1110,

@@ -21,13 +21,13 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.scan import pages, pages_back, stream_info
 from sidecar.redis.source import ControlStream
 from sidecar.wire.event import MAX_ENTRY_BYTES
-from sidecar.wire.ids import FIRST
+from sidecar.wire.ids import FIRST, LAST
 from tests.servers import Server
 
 KEYS = Keys.of("control:events", "control:notifications")
 MIB = 1 << 20
 ids = st.builds("{}-{}".format, st.integers(0, 2**64 - 1), st.integers(0, 9)).map(str.encode)
-values = st.none() | st.integers(-9, 10**12) | st.binary(max_size=40)
+values = st.none() | st.integers(-9, 10**12) | st.binary(max_size=40) | ids
 pairs = st.builds(
     lambda one, fields: [one, [part for pair in fields for part in pair]],
     ids, st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=40))),
@@ -67,7 +67,7 @@ def answering(raw: bytes, part: int) -> Iterator[BoundedParser]:
         sender.join()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(answers, min_size=1, max_size=4), st.integers(1, 300), st.integers(0, 400))
 def test_answers_are_as_hiredis_has_them(sent: list[Any], part: int, most: int) -> None:
     """Wherever among them those begin that are read by hand, and however they come."""
@@ -170,6 +170,36 @@ def test_what_has_many_parts_is_read_by_fewer_at_a_time(
             with pytest.raises(TooMuch, match="MiB"):
                 pipeline.execute()
         assert bound.llen("many") == 5000, "it connects anew"
+
+
+def test_an_entry_of_very_many_fields_is_passed_over(
+    redis_server: Server, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their bytes are counted to the last, and the event is found wherever it is."""
+    monkeypatch.setattr(bounded, "MOST_BYTES", 1 << 10)
+    tiny = [part for n in range(60_000) for part in (f"{n % 700}", "event"[: n % 6])]
+    for event in ([], ["event", "it", "event", "is"]):
+        fields = [*tiny, *event, *tiny[:10]]
+        client.execute_command("XADD", KEYS.control, "*", *fields)  # type: ignore[no-untyped-call]
+        with closing(connect(redis_server.url)) as bound:
+            found = ControlStream(bound, bound, KEYS).last_to(LAST)
+        assert found
+        assert found.size_bytes == sum(map(len, fields))
+        assert found.raw_event == (b"is" if event else b"")
+
+
+def test_names_that_look_like_ids_are_names(redis_server: Server, client: redis.Redis) -> None:
+    """A pair of a name and a large value is no entry, whatever the name is."""
+    client.hset("hash", "1-1", b"*" * (9 * MIB))
+    with closing(connect(redis_server.url)) as bound:
+        assert bound.hgetall("hash") == {b"1-1": b"*" * bounded.VALUE_BYTES}
+        client.hset("hash", "1-1", b"*1\r\n$1\r\nx\r\n" + b"*" * (9 * MIB))
+        (value,) = bound.hgetall("hash").values()
+        assert len(value) == bounded.VALUE_BYTES
+        with bound.pipeline(transaction=False) as pipeline:
+            pipeline.hmget("hash", "nothing", "1-1")
+            pipeline.get("nothing")
+            assert pipeline.execute()[1] is None
 
 
 def test_large_answers_are_no_slower_than_their_bytes(
