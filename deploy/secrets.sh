@@ -17,7 +17,7 @@ scheme=${3:-redis}
 umask 077
 mkdir "$out"
 cp "$here/redis/users.acl" "$out/users.acl.new"
-for user in sidecar producer waiter controller operator halter redriver repairer collector rescuer health; do
+for user in sidecar producer waiter controller operator halter redriver repairer collector eraser rescuer health; do
     password=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
     hash=$(printf %s "$password" | sha256sum | cut -d ' ' -f 1)
     sed "s/^\(user $user on #\)[0-9a-f]\{64\} /\1$hash /" "$out/users.acl.new" > "$out/users.acl"

@@ -31,7 +31,7 @@ from sidecar.redis import fleet
 from sidecar.redis.keys import Keys
 from sidecar.redis.members import Held, Members
 from sidecar.redis.source import Entry
-from sidecar.wire import event, notification, removals
+from sidecar.wire import erasures, event, notification, removals
 from sidecar.wire.event import Event, Reason
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.notification import Notification
@@ -394,6 +394,7 @@ def test_versions_are_the_codes() -> None:
         "state in the archive": str(checkpoints.FORMAT),
         "outbox in a producer's database": str(outbox_table.FORMAT),
         "record of what went from a store": str(removals.FORMAT),
+        "record of an erased tenant": str(erasures.FORMAT),
         "file in a cache of a feed": kept.FORMAT,
         "bundle of `sidecar replay export`": str(bundle.FORMAT),
     }, f"{PAGE}, Versions: what is written now"

@@ -32,6 +32,7 @@ _REPLAY: Final = {
 }  # fmt: skip
 _CONFIG: Final = {"show": "config:show"}
 _STREAM: Final = {"remake": "stream:remake"}
+_TENANT: Final = {"erase": "tenant:erase"}
 _OUTBOX: Final = {"run": "outbox:run", "status": "outbox:status"}
 _STORE: Final = {
     "put": "store:put", "get": "store:get", "exists": "store:exists", "ls": "store:ls",
@@ -78,6 +79,7 @@ app.add_typer(_group(_DEAD, "Dead letters: list, explain, redrive."), name="dead
 app.add_typer(_group(_REPLAY, _REVIEW), name="replay")
 app.add_typer(_group(_CONFIG, "The settings: what each is, and where it came from."), name="config")
 app.add_typer(_group(_STREAM, "A control stream: made anew where its IDs ran out."), name="stream")
+app.add_typer(_group(_TENANT, "A tenant that leaves."), name="tenant")
 app.add_typer(
     _group(_OUTBOX, "The outbox in a producer's database: its pump, its state."), name="outbox"
 )

@@ -5,9 +5,9 @@ store history`: what went.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -22,9 +22,10 @@ from sidecar.stores import explained, needs
 from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
 from sidecar.terminal.progress import seldom
+from sidecar.wire.erasures import Erasure, announced, erasures
 from sidecar.wire.keeping import KeepRule, Published, Rules, source_rules
 from sidecar.wire.logbook import Log
-from sidecar.wire.removals import Removal, removals
+from sidecar.wire.removals import MOST_NAMED, Removal, removals
 from sidecar.worker.pipeline import same_storage
 from store import Capability, Retention, Store, VersionedStore
 
@@ -83,8 +84,8 @@ def history(
     """Print what went from the store, by whom, when and by which rules, the oldest first.
 
     One line for each run of `store gc` and each pass of a worker with `--keep` or `--source-keep`
-    that removed anything. The newest 1,000 are kept, in the store itself; with --json each names
-    up to 100 refs with their checksums.
+    that removed anything, and for each `tenant erase`. The newest 1,000 are kept, in the store
+    itself, and all of `tenant erase`; with --json each names up to 100 refs with their checksums.
 
     Examples:
       sidecar store history -n 20
@@ -94,19 +95,30 @@ def history(
     """
     opened = needs(where.opened(), Capability.LIST, "keeps no record of what went")
     with explained():
-        found = list(deque(removals(opened), count))
-    for removal in found:
-        if json:
-            output.json_line(asdict(removal))
-        else:
-            _print_removal(removal)
+        went: list[Removal | Erasure] = [*removals(opened), *erasures(opened)]
+        found = sorted(went, key=lambda one: one.at)[-count if count else 0 :]
+        for one in found:
+            if json:
+                output.json_line(_to_json(opened, one))
+            else:
+                _print_removal(one)
     if not found:
         output.hint("nothing went from this store")
 
 
-def _print_removal(removal: Removal) -> None:
+def _to_json(store: VersionedStore, one: Removal | Erasure) -> dict[str, object]:
+    if isinstance(one, Removal):
+        return asdict(one)
+    named = islice(announced(store, one), MOST_NAMED)
+    return asdict(one) | {"count": one.refs, "refs": [(gone.ref, gone.checksum) for gone in named]}
+
+
+def _print_removal(removal: Removal | Erasure) -> None:
     pieces = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(removal.counts.items()))
-    rules = " ".join(removal.rules) or "-"
+    if isinstance(removal, Erasure):
+        rules = f"all of the tenant {output.visible(removal.tenant)}: {removal.reason}"
+    else:
+        rules = " ".join(removal.rules) or "-"
     end = "" if removal.complete else "stopped early"
     output.styled([
         (removal.at, "dim"), (removal.by, ""), (pieces, "bold"),

@@ -18,6 +18,9 @@ from store import VersionedStore
 class Asked:
     """A pair of servers whose events are read."""
 
+    control: Side
+    notify: Side
+    registrar: Registrar
     pins: Pins
     logs: frozenset[str]
     """The ids of the logs there."""
@@ -34,7 +37,8 @@ def ask(
 def ask_there(control: Side, notify: Side, named: Named, pins: type[Pins] = Pins) -> Asked:
     """Find the streams on servers that are connected. Raises as `ask`."""
     registrar = Registrar(control, notify, named)
-    return Asked(pins(control, notify, registrar), registrar.logs(registrar.take()))
+    found = pins(control, notify, registrar)
+    return Asked(control, notify, registrar, found, registrar.logs(registrar.take()))
 
 
 def ask_another(control_url: str, notify_url: str) -> list[Asked]:
@@ -81,10 +85,22 @@ def check_all_asked(logs: Iterable[Log], asked: Iterable[Asked]) -> None:
     missing = [str(log) for log in logs if log.id not in there]
     if missing:
         raise UsageError(
-            f"this store is also named by the log {', '.join(missing)}, which was not asked:"
-            " `sidecar store gc` with its server, too (--notify-redis, repeatable), or, if it is"
-            " gone for good, with --forget its id; nothing was removed"
+            f"this store is also named by the log {', '.join(missing)}, which was not asked: give"
+            " its server, too (--notify-redis, repeatable), or, if it is gone for good, `sidecar"
+            " store gc` with --forget its id; nothing was removed"
         )
+
+
+def ask_all(urls: tuple[str, str], others: Iterable[str], named: Named) -> list[Asked]:
+    """Find the streams on all servers: the first pair, and further ones with notifications.
+
+    Raises `UsageError` for a wrong one, `Unreachable`.
+    """
+    control_url, notify_url = urls
+    asked = [ask(control_url, notify_url, named)]
+    for url in others:
+        asked += ask_another(control_url, url)
+    return asked
 
 
 def all_pins(
@@ -96,9 +112,6 @@ def all_pins(
     `urls` are those of the first pair, `others` of further servers with notifications: a wrong one
     is told before the store is walked. Raises `UsageError`, `Unreachable`.
     """
-    control_url, notify_url = urls
-    asked = [ask(control_url, notify_url, named)]
-    for url in others:
-        asked += ask_another(control_url, url)
+    asked = ask_all(urls, others, named)
     check_all_asked(logs, asked)
-    return CheckedPins(store, [one.pins for one in asked], notify_url)
+    return CheckedPins(store, [one.pins for one in asked], urls[1])

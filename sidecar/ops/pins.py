@@ -58,15 +58,20 @@ class Pins:
         Raises `Unreachable` when a server goes away or lost something meanwhile, and `UsageError`
         when it looks like the wrong one: it never just ends early.
         """
+        self.read = 0
+        for fields in self.events():
+            for pin in pins_of(fields):
+                self.read += 1
+                yield pin
+
+    def events(self) -> Iterator[Mapping[bytes, bytes]]:
+        """Yield the fields of every entry. Raises as when it is called."""
         census = self._registrar.take()
         self.streams = len(census.control) + len(census.notifications) + len(census.dead)
-        self.read = 0
         self._next.clear()
         for side, streams in self._rounds(census):
             for stream in sorted(streams):
-                for pin in self._on(side, stream):
-                    self.read += 1
-                    yield pin
+                yield from self._entries(side, stream)
         self._registrar.confirm()
 
     def _rounds(self, census: Census) -> Iterator[tuple[Side, set[bytes]]]:
@@ -97,10 +102,6 @@ class Pins:
         with translated(self._notify.url):
             infos: list[Any] = [node.info("server") for node in self._notify.nodes().values()]
         return min(time.time(), *(int(info["server_time_usec"]) / 1e6 for info in infos))
-
-    def _on(self, side: Side, stream: bytes) -> Iterator[Pin]:
-        for fields in self._entries(side, stream):
-            yield from pins_of(fields)
 
     def _entries(self, side: Side, stream: bytes) -> Iterator[Mapping[bytes, bytes]]:
         """Yield what is in the stream now and was not read before."""

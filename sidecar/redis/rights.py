@@ -41,6 +41,7 @@ _TAIL: Final = (*_READ, "XREAD COUNT 1 STREAMS {} $")
 _QUEUE: Final = (*_READ, "XINFO GROUPS {}", "XPENDING {} none")
 _APPEND: Final = ("XADD {} none field value",)
 _SCRIPT: Final = (f"EVALSHA {_NO_SHA} 1 {{}}",)
+_TYPED: Final = ("TYPE {}", "XINFO STREAM {}", "XRANGE {} - - COUNT 1")
 _FIELD: Final = ("HGET {} f",)
 _FIELDS: Final = ("HMGET {} f",)
 _KEY: Final = ("GET {}", "EXISTS {}")
@@ -77,6 +78,13 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "": ("TIME",), "control": (*_QUEUE, *_APPEND, *_SCRIPT), "notifications": _READ,
         "dead": _READ, "redriven": _APPEND, "resent": (*_FIELDS, "HSET {} f v f"), "low": _KEY,
         "workers": ("HGETALL {}",), "trimmed": _FIELD, "paused": ("HGETALL {}",),
+    },
+    "eraser": {
+        "": ("INFO", "SCAN 0 COUNT 1"), "notifications": _TYPED, "dead": _TYPED,
+        "control": (*_TYPED, "XINFO GROUPS {}", "XPENDING {} none"), "low": _KEY,
+        "workers": ("HGETALL {}",), "fleet": _FIELD,
+        "halt": (*_SCRIPT, *_FIELDS, "HDEL {} f", "HINCRBY {} f none"), "halts": _APPEND,
+        "paused": ("HGETALL {}", "HDEL {} f"), "rows": ("HDEL {} f",), "fence": ("EXISTS {}",),
     },
     "collector": {
         "": ("INFO", "SCAN 0 COUNT 1"), "control": ("TYPE {}", "XRANGE {} - - COUNT 1",

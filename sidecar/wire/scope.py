@@ -51,6 +51,8 @@ class Scope:
         """With `neighbours_part`, no character beside `{tenant}` may be in the tenant's name, as no
         slash may: else `{tenant}-*` would give `a` what is `a-b`'s.
         """
+        patterns = tuple(patterns)
+        self._corners = tuple(one for one in patterns if _is_corner(one))
         self._patterns = tuple(
             (pattern.split("*"), "/" + (_neighbours(pattern) if neighbours_part else ""))
             for pattern in patterns
@@ -72,6 +74,30 @@ class Scope:
             if not any(TENANT in part for part in parts)
             or (tenant and not any(one in tenant for one in parting))
         )
+
+    def owners(self, name: str) -> set[str]:
+        """Return the tenants whose corner the name is in: where a pattern has the tenant's name as
+        a whole segment, before any `*`.
+        """
+        found = set()
+        for pattern in self._corners:
+            before = pattern.partition(TENANT)[0]
+            tenant = name.removeprefix(before).partition("/")[0]
+            parts = pattern.replace(TENANT, tenant).split("*")
+            if tenant and name.startswith(before) and matches(parts, name):
+                found.add(tenant)
+        return found
+
+    def corners(self, tenant: str) -> set[str]:
+        """Return prefixes, of whole segments, under which all lies whose owner `tenant` may be."""
+        if not tenant or "/" in tenant:
+            return set()
+        return {pattern.partition(TENANT)[0] + tenant for pattern in self._corners}
+
+
+def _is_corner(pattern: str) -> bool:
+    before, named, after = pattern.partition(TENANT)
+    return bool(named) and "*" not in before and before[-1:] in ("", "/") and after[:1] in ("", "/")
 
 
 def matches(parts: list[str], name: str) -> bool:

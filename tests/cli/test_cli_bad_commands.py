@@ -44,6 +44,7 @@ WORDS: Final = {
     "store exists": "store exists <ref/a>", "store versions": "store versions <ref/a>",
     "outbox run": "outbox run --drain --database {}/app.db",
     "outbox status": "outbox status --database {}/app.db",
+    "tenant erase": "tenant erase <t1> --reason r --dry-run",
     "store gc": "store gc --dry-run", "audit": "audit --repair --reason r --dry-run",
 }  # fmt: skip
 """By command the words that it wants, its arguments in brackets; of others their name."""
@@ -82,7 +83,8 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "ID": (*ODD, RAW, "1-2-3", "9" * 400, LONG), "ID|REF|TENANT/STACK[@VERSION]": TEXT,
     "[TENANT|TENANT/STACK[@VERSION]|REF|ID]": TEXT,
     "--as": WORD, "--only": WORD, "--end": WORD, "--role": WORD, "--traceparent": WORD,
-    "--forget": TEXT, "--tenant": TEXT, "--stack": TEXT, "--type": TEXT, "--reason": TEXT,
+    "--forget": TEXT, "--tenant": TEXT, "TENANT": TEXT, "--stack": TEXT, "--type": TEXT,
+    "--reason": TEXT,
     "--event-id": TEXT, "--ref": TEXT, "--allow-type": TEXT, "--tenant-scope": TEXT,
     "--event-id-scope": TEXT, "--keep": WORD, "--keep-sent": DURATIONS, "--database": FILE,
 }  # fmt: skip

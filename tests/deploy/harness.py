@@ -29,7 +29,7 @@ NOTIFY_STREAM: Final = "control:notifications"
 KEYS: Final = Keys.of(STREAM, NOTIFY_STREAM)
 USERS: Final = (
     "sidecar", "producer", "waiter", "controller", "operator", "halter", "redriver",
-    "repairer", "collector", "rescuer", "health",
+    "repairer", "collector", "eraser", "rescuer", "health",
 )  # fmt: skip
 
 ALSO_ON_A_CLUSTER: Final = sampled([servers.usual(), "cluster"], [servers.usual()])

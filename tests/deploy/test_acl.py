@@ -296,6 +296,14 @@ DENIED: Final = {
         "HGETALL {control:notifications}:seen:00", "XDEL {control:notifications}:dead 1-1",
         "GET {control:notifications}:fence:control:events",
     ),
+    "eraser": (
+        *set(FOR_NO_ONE) - {"SCAN 0", "XRANGE other - +"}, *FOR_NO_READER, *NO_EVAL,
+        "XADD control:events * f v", "XREAD STREAMS control:events 0", "TIME",
+        "XDEL {control:notifications}:dead 1-1", "XADD {control:notifications}:dead * f v",
+        "HSET {control:notifications}:halt:control:events reason x",
+        "HDEL {control:notifications}:seen:00 f", "XDEL {control:notifications}:halts 1-1",
+        "SET {control:notifications}:fence:control:events x",
+    ),
     "repairer": (
         *FOR_NO_ONE, *FOR_NO_READER, *NO_EVAL, "INFO",
         "HSET {control:notifications}:seen:0000 f v", "HDEL {control:notifications}:resent f",

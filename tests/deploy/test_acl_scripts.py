@@ -20,7 +20,7 @@ from tests.deploy.harness import KEYS, NOTIFY_STREAM, STREAM, Server, granted, o
 pytestmark = pytest.mark.server
 
 PART: Final = KEYS.seen(bytes(2))
-PEOPLE: Final = ("halter", "redriver", "repairer")
+PEOPLE: Final = ("halter", "redriver", "repairer", "eraser")
 ENDLESS: Final = "while true do end"
 SCRIPTS: Final = sorted(
     path.name.removesuffix(".lua")

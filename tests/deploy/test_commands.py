@@ -244,6 +244,24 @@ def test_a_collector_finds_what_is_named(server: Server, run_as: As) -> None:
     assert server.denials() == set()
 
 
+def test_an_eraser_empties_the_stores_of_a_tenant(server: Server, run_as: As) -> None:
+    """`tenant erase` works as `eraser`, which is granted nothing that it does not send."""
+    _emit(run_as, 1, "stacks/t_1/web")
+    _work(server)
+    eraser = run_as("eraser")
+    server.call("admin", "CONFIG", "RESETSTAT")
+    event = '{"event_id": "waits", "type": "tenant.created", "tenant_id": "t_1"}'
+    server.call("producer", "XADD", STREAM, "*", "event", event)
+    ran = eraser("tenant", "erase", "t_1", *REASON)
+    assert (ran.code, "have not ended" in ran.err) == (2, True), ran.err
+    _work(server)
+    ran = eraser("tenant", "erase", "t_1", *REASON)
+    assert ran.code == 0, ran.err
+    assert not store.open_url(file_url(_store(server, "FLEET"))).exists("stacks/t_1/web")
+    assert unused(server, "eraser") == set()
+    assert server.denials() == set()
+
+
 @pytest.mark.parametrize(("name", "user"), [("audit", "operator"), ("gc", "collector")])
 def test_a_timers_command_works(server: Server, run_as: As, name: str, user: str) -> None:
     """What a unit of systemd runs by the clock ends with 0, as the user whose URL it loads."""

@@ -179,7 +179,8 @@ def collect_garbage(
 def _asked(world: World, fleet: Fleet, process: Process) -> Asked:
     control, notify = sides(world, fleet, process)
     registrar = Registrar(control, notify, Named())
-    return Asked(Pins(control, notify, registrar), registrar.logs(registrar.take()))
+    pins = Pins(control, notify, registrar)
+    return Asked(control, notify, registrar, pins, registrar.logs(registrar.take()))
 
 
 def _collect(world: World, fleet: Fleet, process: Process) -> None:

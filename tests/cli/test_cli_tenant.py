@@ -1,0 +1,312 @@
+"""`sidecar tenant erase`: of a tenant that leaves no byte is left, and nothing of others goes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+import store
+from sidecar.redis.tenants import read_paused
+from sidecar.wire.erasures import Erasures, erasures
+from sidecar.wire.logbook import Log, register
+from store import VersionedStore, checksum_of
+from tests.cli.harness import KEYS, NOTIFICATIONS, STREAM, Cli, Ran
+from tests.store.harness import raw_files
+
+TAKEN = b"all that is t1's"
+BIG = TAKEN + bytes(100_000)
+SCOPE = ("--tenant-scope", "stacks/{tenant}/*", "--tenant-scope", "shared/*")
+WHY = ("--reason", "contract ended")
+
+
+def _opened(sidecar: Cli, name: str) -> VersionedStore:
+    found = store.versioned(
+        store.open_url((sidecar.directory / "data-dir" / name).as_uri()), store.Capability.PURGE
+    )
+    assert found
+    return found
+
+
+def _left(sidecar: Cli, name: str = "fleet") -> list[str]:
+    return sorted(ref for ref in _opened(sidecar, name).list() if not ref.startswith(".sidecar"))
+
+
+def _raw(sidecar: Cli) -> bytes:
+    """Return what all stores hold, on disk."""
+    return raw_files(sidecar.directory / "data-dir")
+
+
+def _erase(sidecar: Cli, *args: str | Path, tenant: str = "t1") -> Ran:
+    return sidecar("tenant", "erase", tenant, *WHY, *args)
+
+
+def _bring(sidecar: Cli, event_id: str, ref: str, data: bytes, tenant: str) -> None:
+    sidecar.bring(event_id, ref, data, "--tenant", tenant)
+
+
+@pytest.fixture
+def two(sidecar: Cli) -> Cli:
+    """Two tenants with artifacts in both stores, all relayed."""
+    _bring(sidecar, "a", "stacks/t1/web/1", TAKEN, "t1")
+    _bring(sidecar, "b", "stacks/t1/web/2", BIG, "t1")
+    _bring(sidecar, "c", "stacks/t2/web/1", b"t2's", "t2")
+    sidecar.work()
+    return sidecar
+
+
+def test_erase(two: Cli) -> None:
+    """All versions go from both stores, with what is in quarantine; others have their own."""
+    fleet = _opened(two, "fleet")
+    fleet.put("stacks/t1/web/1", TAKEN + b", again", b"m")
+    path = two.directory / "data-dir/fleet/refs/stacks/t1/web/2@"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert any(each.quarantined for each in fleet.verify(quarantine=True))
+    ran = _erase(two)
+    assert ran.code == 0, ran.err
+    assert "t1: 2 refs with" in ran.out
+    assert TAKEN not in _raw(two)
+    assert _left(two) == _left(two, "source") == ["stacks/t2/web/1"]
+    assert two("store", "get", "stacks/t2/web/1", "--data", "-").raw == b"t2's"
+    assert [one.tenant for one in erasures(fleet)] == ["t1"]
+
+
+def test_a_dry_run(two: Cli) -> None:
+    """It tells what would go, changes nothing, and needs no ended events."""
+    before = _raw(two)
+    two.add("waits", "t1")
+    dry = _erase(two, "--dry-run", "--json")
+    assert dry.code == 0, dry.err
+    assert "now it would be refused" in dry.err
+    assert _raw(two) == before
+    *refs, summary = dry.objects()
+    assert [one["ref"] for one in refs] == ["stacks/t1/web/1", "stacks/t1/web/2"]
+    assert refs[0]["versions"] == [{"checksum": checksum_of(TAKEN), "size_bytes": len(TAKEN)}]
+    two.work()
+    done = _erase(two, "--json").objects()
+    assert done == [*refs, {"summary": summary["summary"] | {"dry_run": False}}]
+
+
+def test_an_event_that_waits(two: Cli) -> None:
+    """Nothing goes while an event of the tenant has not ended; those of others do not count."""
+    two.add("other", "t2")
+    two.add("waits", "t1")
+    ran = _erase(two)
+    assert (ran.code, ran.out) == (2, "")
+    assert "'waits'" in ran.err
+    assert "sidecar wait" in ran.err
+    assert len(_left(two)) == 3
+    assert not read_paused(two.client, KEYS).tenants
+    two.work()
+    assert _erase(two).code == 0
+
+
+def test_an_event_of_a_paused_tenant(two: Cli) -> None:
+    """What waits since its tenant is paused has not ended, and the pause of a person stays."""
+    assert two("pause", "--tenant", "t1", "--reason", "it leaves").code == 0
+    two.add("waits", "t1")
+    ran = _erase(two)
+    assert ran.code == 2
+    assert "paused" in ran.err
+    two.client.xtrim(STREAM, maxlen=0)
+    assert _erase(two).code == 0
+    assert read_paused(two.client, KEYS).tenants["t1"].reason == "it leaves"
+
+
+def test_what_was_never_announced(two: Cli) -> None:
+    """With the scope, orphans of the tenant go, too; those of others stay, and those of nobody."""
+    for name in ("fleet", "source"):
+        for ref in ("stacks/t1/orphan", "stacks/t1-not/orphan", "stacks/t2/orphan", "free"):
+            _opened(two, name).put(ref, TAKEN if "/t1/" in ref else b"other", b"m")
+    assert _erase(two, *SCOPE).code == 0
+    assert TAKEN not in _raw(two)
+    for name in ("fleet", "source"):
+        there = ["free", "stacks/t1-not/orphan", "stacks/t2/orphan", "stacks/t2/web/1"]
+        assert _left(two, name) == there
+
+
+def test_what_another_tenant_names_too(two: Cli) -> None:
+    """It stays, and is told; where the scope forbids the claim, it counts for nothing."""
+    _bring(two, "d", "stacks/t1/web/1", TAKEN, "t2")
+    _bring(two, "e", "stacks/t2/web/1", b"t2's", "t1")
+    two.work()
+    dry = _erase(two, "--dry-run")
+    assert "'stacks/t1/web/1' stays: 't2' has it, too" in dry.err
+    assert "'stacks/t2/web/1' stays: 't2' has it, too" in dry.err
+    assert "1 refs with" in dry.out
+    assert _erase(two, *SCOPE).code == 0
+    assert _left(two) == ["stacks/t2/web/1"]
+    assert TAKEN not in _raw(two)
+
+
+def test_dead_letters_claim_too(two: Cli) -> None:
+    """What a dead letter names is the tenant's, but for what it was forbidden to name."""
+    for name in ("fleet", "source"):
+        for ref in ("old/1", "old/2"):
+            _opened(two, name).put(ref, TAKEN, b"m")
+    event = {"event_id": "x", "type": "key.changed", "tenant_id": "t1", "artifact_ref": "old/1"}
+    two.letter(event, "1-1")
+    two.letter(event | {"artifact_ref": "old/2"}, "1-2", reason="forbidden_ref")
+    assert _erase(two).code == 0
+    assert _left(two) == ["old/2", "stacks/t2/web/1"]
+
+
+def test_what_only_the_archive_names(two: Cli) -> None:
+    """What was trimmed from Redis is found in the archive."""
+    assert two("archive").code == 0
+    for stream in (STREAM, NOTIFICATIONS):
+        two.client.xtrim(stream, maxlen=0)
+    assert _erase(two).code == 0
+    assert _left(two) == ["stacks/t2/web/1"]
+    assert TAKEN not in _raw(two)
+
+
+def test_reserved_refs_are_nobodys(two: Cli) -> None:
+    """A tenant that names the sidecar's own records takes none of them along."""
+    assert two("archive").code == 0
+    fleet = _opened(two, "fleet")
+    own = {ref for ref in fleet.list() if ref.startswith(".sidecar/")}
+    assert own
+    for ref in own:
+        event = {"event_id": ref, "type": "x", "tenant_id": "t1", "artifact_ref": ref}
+        two.client.xadd(NOTIFICATIONS, {"event": json.dumps(event), "origin": f"{STREAM}/1-1"})
+    assert _erase(two).code == 0
+    assert own <= set(fleet.list())
+
+
+@pytest.mark.parametrize("tenant", ["nobody", "../t1", "t1/web", "{tenant}", "*", "\x1b[31m", "T1"])
+def test_an_unknown_tenant(two: Cli, tenant: str) -> None:
+    """A name that nothing has is told, whatever it looks like, and nothing goes."""
+    ran = _erase(two, *SCOPE, tenant=tenant)
+    assert ran.code == 1
+    assert f"{tenant!r}" in ran.err
+    assert "\x1b" not in ran.err
+    assert len(_left(two)) == 3
+    assert not erasures(_opened(two, "fleet"))
+
+
+@pytest.mark.parametrize("args", [("",), ("x" * 257,), ("t1", "--reason", " ")])
+def test_what_cannot_be_meant(two: Cli, args: tuple[str, ...]) -> None:
+    """An empty name, one that is too long, and no reason are refused."""
+    ran = two("tenant", "erase", *args, *(() if "--reason" in args else WHY))
+    assert ran.code == 2
+    assert len(_left(two)) == 3
+
+
+def test_a_second_fleet_that_was_not_asked(two: Cli) -> None:
+    """A store that another log names, too, is not emptied until its server was asked."""
+    log = Log("1" * 32, "control:notifications", "redis://elsewhere", "2026-11-02T10:00:00Z")
+    register(_opened(two, "source"), log)
+    ran = _erase(two)
+    assert ran.code == 2
+    assert "--notify-redis" in ran.err
+    assert len(_left(two)) == 3
+
+
+def test_a_store_that_cannot_purge(two: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend without the capability is refused, with the option that names it."""
+    from store.file import FileStore
+
+    monkeypatch.setattr(FileStore, "capabilities", frozenset(store.Capability) - {"purge"})
+    ran = _erase(two)
+    assert ran.code == 2
+    assert "--fleet-store" in ran.err
+    assert "'purge'" in ran.err
+
+
+def test_again(two: Cli) -> None:
+    """Erased again there is nothing to do; what a producer brings anew is relayed, and erasable."""
+    assert _erase(two).code == 0
+    again = _erase(two)
+    assert (again.code, "0 refs" in again.out) == (0, True)
+    _bring(two, "new", "stacks/t1/web/1", TAKEN, "t1")
+    two.work()
+    assert two("store", "get", "stacks/t1/web/1", "--data", "-").raw == TAKEN
+    assert _erase(two).code == 0
+    assert TAKEN not in _raw(two)
+    assert len(erasures(_opened(two, "fleet"))) == 2
+
+
+def test_one_store_for_both(sidecar: Cli) -> None:
+    """Where the producer's store is the fleet's, it is emptied once."""
+    fleet = sidecar.directory / "data-dir/fleet"
+    sidecar.lay_out("fleet")
+    _opened(sidecar, "fleet").put("stacks/t1/1", TAKEN, b"m")
+    event = {"event_id": "x", "type": "x", "tenant_id": "t1", "artifact_ref": "stacks/t1/1"}
+    sidecar.notification(event, "1-1", f"{STREAM}/1-1")
+    ran = _erase(sidecar, "--source-store", fleet.as_uri(), "--json")
+    assert ran.code == 0, ran.err
+    assert ran.objects()[-1]["summary"]["pieces"] == {"record": 2}
+
+
+def test_a_go_fleets_directory_as_source(two: Cli) -> None:
+    """A producer's `chassis-file` store is emptied as well; what may be another's there stays."""
+    go = two.directory / "go"
+    go.mkdir()
+    for name, data in (("stacks/t1/web/1", TAKEN), ("stacks/t1/a_b", b"whose?")):
+        (go / name).parent.mkdir(parents=True, exist_ok=True)
+        (go / name).write_bytes(data)
+        (go / f"{name}.manifest.json").write_bytes(b"{}")
+    event = {"event_id": "x", "type": "x", "tenant_id": "t1", "artifact_ref": "stacks/t1/a b"}
+    two.notification(event, "99999999999999-1", f"{STREAM}/1-1")
+    source = _opened(two, "source")
+    list(source.purge(list(source.list("stacks"))))
+    ran = _erase(two, "--source-store", f"chassis-file://{go}")
+    assert ran.code == 0, ran.err
+    assert "'stacks/t1/a b' stays" in ran.err
+    assert TAKEN not in raw_files(go)
+    assert (go / "stacks/t1/a_b").read_bytes() == b"whose?"
+
+
+# Killed at any step.
+
+
+def _killed(sidecar: Cli, at: int) -> bool:
+    """Erase, and kill it at that step; tell whether it came to that."""
+    with mock.patch.object(
+        Cli, "argv", lambda _, *args: [sys.executable, "-m", "tests.cli.dying", str(at), *args]
+    ):
+        ran = sidecar.process("tenant", "erase", "t1", *WHY)
+    assert ran.code in (0, -signal.SIGKILL), ran.err
+    return ran.code != 0
+
+
+def _check_whole(sidecar: Cli) -> None:
+    """Nothing of others is gone, and what is gone of the tenant is on record."""
+    fleet = _opened(sidecar, "fleet")
+    assert fleet.get("stacks/t2/web/1").data == b"t2's"
+    assert not [each for each in fleet.verify() if each.error]
+    on_record = Erasures(fleet)
+    for ref, data in (("stacks/t1/web/1", TAKEN), ("stacks/t1/web/2", BIG)):
+        checksum = checksum_of(data)
+        assert fleet.exists(ref, checksum=checksum) or on_record.find(ref, checksum)
+
+
+def _check_finished(sidecar: Cli) -> None:
+    assert _erase(sidecar).code == 0
+    assert TAKEN not in _raw(sidecar)
+    assert _left(sidecar) == _left(sidecar, "source") == ["stacks/t2/web/1"]
+    assert [one.complete for one in erasures(_opened(sidecar, "fleet"))] == [True]
+    assert not read_paused(sidecar.client, KEYS).tenants
+
+
+def test_killed_again_and_again(two: Cli) -> None:
+    """Wherever it is killed, the next run continues, and the last one finishes."""
+    for at in (1, 4, 7, 10):
+        assert _killed(two, at)
+        _check_whole(two)
+    _check_finished(two)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("at", range(1, 24))
+def test_killed_at_each_step(two: Cli, at: int) -> None:
+    """After a kill at any step, nothing of others is gone, and the next run finishes."""
+    if not _killed(two, at):
+        assert at > 15, "the command has fewer steps than this test believes"
+    _check_whole(two)
+    _check_finished(two)
