@@ -92,7 +92,7 @@ BY_COMMAND: Final = {
     "emit --ref": REF, "emit --event-id": (*TEXT, ODD[1], LONG), "emit --type": (*TEXT, LONG),
     "emit --tenant": (*TEXT, LONG), "emit --stack": (*TEXT, LONG),
     "tail --fleet-store": (opened_by_none := ("", ODD[1], "token=x", "/srv/fleet", RAW)),
-    "wait --fleet-store": opened_by_none,
+    "wait --fleet-store": opened_by_none, "status --fleet-store": opened_by_none,
     "dead show --fleet-store": opened_by_none, "dead show --source-store": opened_by_none,
     "audit --source-store": opened_by_none, "config show --source-store": opened_by_none,
     "config show --fleet-store": opened_by_none,
