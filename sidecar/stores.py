@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final
 import store
 from sidecar.errors import SidecarError, Unreachable, UsageError
 from sidecar.wire.bounds import bounded
+from sidecar.wire.erasures import Erasures
 from sidecar.wire.units import said
 from sidecar.wire.urls import redact
 from store import (
@@ -141,13 +142,14 @@ def put_file(opened: Store, ref: str, file: BinaryIO, manifest: bytes) -> tuple[
 def open_reader(opened: Store, ref: str, pin: dict[str, Any]) -> ArtifactReader:
     """Open an artifact for reading: in constant memory where the backend can.
 
-    Raises as the store does.
+    Raises as the store does, and `Erased` for what went with its tenant.
     """
-    streaming = versioned(opened, Capability.STREAM)
-    if streaming is not None:
-        return streaming.open(ref, **pin, **bounded(streaming))
-    get: Any = opened.get
-    found: Artifact = get(ref, **pin, **bounded(opened))
+    with Erasures(opened).told(ref, pin.get("checksum")):
+        streaming = versioned(opened, Capability.STREAM)
+        if streaming is not None:
+            return streaming.open(ref, **pin, **bounded(streaming))
+        get: Any = opened.get
+        found: Artifact = get(ref, **pin, **bounded(opened))
     return ArtifactReader(
         io.BytesIO(found.data), checksum=None, size_bytes=len(found.data),
         manifest=found.manifest, where=ref,

@@ -233,6 +233,8 @@ def _print_summary(
     if expired := found.ends["expired"]:
         rows.append(("", f"{expired:,} of them expired: nobody can know what came of these"))
     rows.append(("artifacts", f"{found.artifacts:,} read, {found.size_bytes:,} bytes"))
+    if found.erased:
+        rows.append(("", f"{found.erased:,} of them erased with their tenant, as is on record"))
     if order.sample is not None:
         again = f"--sample {order.sample} --seed {order.seed}"
         rows.append(("", f"a sample; {again} chooses it again"))

@@ -18,11 +18,12 @@ from sidecar.feed.coroutines import AsyncFeed
 from sidecar.feed.cursors import Applied, FileCursor, RedisCursor
 from sidecar.feed.reading import Batch, FeedGap, ForeignEntry
 from sidecar.feed.state import State, StateBegins, StateEnds
+from sidecar.wire.erasures import Erased
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 
 __all__ = [
-    "Applied", "AsyncFeed", "Batch", "Cache", "CacheFigures", "Cursor", "Feed", "FeedGap",
-    "FileCursor", "ForeignEntry", "Notification", "RedisCursor", "SidecarError", "State",
+    "Applied", "AsyncFeed", "Batch", "Cache", "CacheFigures", "Cursor", "Erased", "Feed",
+    "FeedGap", "FileCursor", "ForeignEntry", "Notification", "RedisCursor", "SidecarError", "State",
     "StateBegins", "StateEnds", "Unreachable", "UsageError",
 ]  # fmt: skip

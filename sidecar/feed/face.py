@@ -25,6 +25,7 @@ from sidecar.redis.readers import DEFAULT_TTL_S, check
 from sidecar.telemetry.traceparent import TracerProvider
 from sidecar.telemetry.tracing import spans_of
 from sidecar.wire.bounds import bounded
+from sidecar.wire.erasures import erasures_of
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 from sidecar.wire.urls import FiledUrl, redact
@@ -196,13 +197,15 @@ class Face(Generic[Client]):
 
     def _get_there(self, notification: Notification) -> Artifact:
         store, pin = self._pinned(notification)
-        return store.get(notification.artifact_ref, **pin, **bounded(store))
+        with erasures_of(store).told(notification.artifact_ref, notification.checksum):
+            return store.get(notification.artifact_ref, **pin, **bounded(store))
 
     def _open_there(self, notification: Notification) -> ArtifactReader:
         """Open the artifact in the store."""
         store, pin = self._pinned(notification)
         if versioned(store, Capability.STREAM):
-            return store.open(notification.artifact_ref, **pin, **bounded(store))
+            with erasures_of(store).told(notification.artifact_ref, notification.checksum):
+                return store.open(notification.artifact_ref, **pin, **bounded(store))
         data, manifest = self._get_there(notification)
         return ArtifactReader(
             io.BytesIO(data), checksum=notification.checksum, size_bytes=len(data),

@@ -37,6 +37,7 @@ from sidecar.redis.members import Held
 from sidecar.redis.readers import Reader
 from sidecar.redis.source import Entry
 from sidecar.redis.takeovers import Takeover
+from sidecar.wire.erasures import Erased
 from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
 from sidecar.wire.moments import rfc3339
 from store import (
@@ -371,6 +372,8 @@ class BundleStore:
             and manifest_checksum in (None, one.manifest_checksum)
         ]
         if not fits:
+            if any(one.state == "erased" for one in self._by_ref.get(ref, ())):
+                raise Erased(f"{ref} was erased with all of its tenant before this was exported")
             raise NotFound(f"{ref} is not in the bundle{' as ' + checksum if checksum else ''}")
         return max(fits, key=lambda one: one.stored_at)
 

@@ -33,10 +33,21 @@ from sidecar.redis.publisher import Seen, is_dead, origin_digest, remembered
 from sidecar.redis.scan import origin_of
 from sidecar.redis.source import Entry
 from sidecar.stores import explained, open_reader
+from sidecar.wire.erasures import erasures_of
 from sidecar.wire.event import Event, Rejected, content_digest, decode
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, EntryId, Origin
-from store import Capability, Corrupt, InvalidRef, NotFound, Pin, Store, TooLarge, capabilities
+from store import (
+    Capability,
+    Corrupt,
+    InvalidRef,
+    NotFound,
+    Pin,
+    Store,
+    TooLarge,
+    capabilities,
+    versioned,
+)
 
 CHUNK_BYTES: Final = 1 << 20
 _LOST: Final = "entry_lost"
@@ -94,6 +105,8 @@ class Found:
     notifications: int = 0
     """Of entries in the window."""
     artifacts: int = 0
+    erased: int = 0
+    """Artifacts that went with all of their tenant, as is on record."""
     size_bytes: int = 0
     culprits: Counter[str] = field(default_factory=Counter)
     covered: list[dict[str, str | bool | None]] = field(default_factory=list)
@@ -125,7 +138,7 @@ class Found:
         return {
             "entries": self.entries, **{f"{end}s": self.ends[end] for end in ENDS[:3]},
             **{end: self.ends[end] for end in ENDS[3:]}, "artifacts": self.artifacts,
-            "size_bytes": self.size_bytes,
+            "erased": self.erased, "size_bytes": self.size_bytes,
             "sample_seed": None if order.sample is None else order.seed,
             "covered": self.covered, "pending": self.pending,
             "forgotten": [one.to_json() for one in self.forgotten],
@@ -458,7 +471,9 @@ class Audit:
             self.found.artifacts += 1
             self.found.size_bytes += size_bytes
             self._show(f"{self.found.artifacts:,} artifacts read")
-            if wrong:
+            if wrong and is_erased(self._fleet, pin):
+                self.found.erased += 1
+            elif wrong:
                 yield from self._naming(pin, wrong)
 
     def _naming(self, pin: Pin, wrong: str) -> Iterator[Culprit]:
@@ -499,6 +514,17 @@ def what_is_wrong(store: Store, pin: Pin) -> tuple[str, int]:
     if (data_is, manifest_is) == (pin.checksum, pin.manifest_checksum):
         return "", size_bytes
     return f"the store returns {data_is} with manifest {manifest_is}", size_bytes
+
+
+def is_erased(store: Store, pin: Pin) -> bool:
+    """Tell whether an artifact is not there because its tenant was erased. Raises `Unreachable`."""
+    with explained():
+        erasure = erasures_of(store).find(pin.ref, pin.checksum)
+        keeper = versioned(store, Capability.PINNED_GET) if erasure else None
+        try:
+            return bool(keeper and not keeper.exists(pin.ref, checksum=pin.checksum))
+        except Corrupt:
+            return False
 
 
 def _end(kind: str) -> str:

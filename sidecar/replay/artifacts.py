@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sidecar.stores import explained
+from sidecar.wire.erasures import Erased, erasures_of
 from sidecar.wire.event import Event
 from sidecar.wire.moments import rfc3339
 from store import Capability, Corrupt, InvalidRef, NotFound, Version, VersionedStore
@@ -20,6 +21,8 @@ class State(StrEnum):
     ABSENT = "absent"
     """There is nothing at the ref."""
     CORRUPT = "corrupt"
+    ERASED = "erased"
+    """With all of its tenant."""
 
 
 class Put(NamedTuple):
@@ -28,6 +31,8 @@ class Put(NamedTuple):
     state: State
     version: Version | None = None
     """None when it is not there, or the store does not list what it has."""
+    why: str = ""
+    """Of what was erased: when, by whom, and why."""
 
     def __str__(self) -> str:
         """Return it for a person."""
@@ -64,13 +69,20 @@ def _put(event: Event, store: VersionedStore) -> Put:
     try:
         if Capability.LIST not in store.capabilities:
             there = store.exists(pinned[0], checksum=pinned[1], manifest_checksum=pinned[2])
-            return Put(State.THERE if there else State.GONE)
+            return Put(State.THERE) if there else _lacking(event, store, State.GONE)
         found = next((v for v in store.versions(event.artifact_ref) if _is(v, event)), None)
+    except Erased as error:
+        return Put(State.ERASED, why=str(error))
     except (NotFound, InvalidRef):
-        return Put(State.ABSENT)
+        return _lacking(event, store, State.ABSENT)
     except Corrupt:
         return Put(State.CORRUPT)
-    return Put(State.THERE, found) if found else Put(State.GONE)
+    return Put(State.THERE, found) if found else _lacking(event, store, State.GONE)
+
+
+def _lacking(event: Event, store: VersionedStore, state: State) -> Put:
+    erasure = erasures_of(store).find(event.artifact_ref, event.checksum)
+    return Put(State.ERASED, why=f"it was {erasure}") if erasure else Put(state)
 
 
 def _is(version: Version, event: Event) -> bool:

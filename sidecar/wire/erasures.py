@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from sidecar.wire.bounds import bounded
@@ -155,6 +156,18 @@ class Erasures:
             if erasure:
                 raise Erased(f"{ref!r} was {erasure}") from error
             raise
+
+
+def erasures_of(store: Store) -> Erasures:
+    """Return what looks up there, for those that ask about many artifacts of one store."""
+    if not isinstance(store, Hashable):
+        return Erasures(store)
+    return _remembered(store)
+
+
+@lru_cache(maxsize=2)
+def _remembered(store: Any) -> Erasures:  # noqa: ANN401 -- what can be hashed, and is a store
+    return Erasures(store)
 
 
 def _key(ref: str, checksum: str) -> bytes:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
 import store
+from sidecar.feed import Feed
+from sidecar.ops.erasing import Erasing, Plan
 from sidecar.redis.tenants import read_paused
-from sidecar.wire.erasures import Erasures, erasures
+from sidecar.wire.erasures import Erased, Erasures, erasures
 from sidecar.wire.logbook import Log, register
 from store import VersionedStore, checksum_of
-from tests.cli.harness import KEYS, NOTIFICATIONS, STREAM, Cli, Ran
+from store.file import FileStore
+from tests.cli.harness import DEAD, KEYS, NOTIFICATIONS, STREAM, Cli, Ran
 from tests.store.harness import raw_files
 
 TAKEN = b"all that is t1's"
@@ -209,8 +215,6 @@ def test_a_second_fleet_that_was_not_asked(two: Cli) -> None:
 
 def test_a_store_that_cannot_purge(two: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend without the capability is refused, with the option that names it."""
-    from store.file import FileStore
-
     monkeypatch.setattr(FileStore, "capabilities", frozenset(store.Capability) - {"purge"})
     ran = _erase(two)
     assert ran.code == 2
@@ -262,6 +266,61 @@ def test_a_go_fleets_directory_as_source(two: Cli) -> None:
     assert (go / "stacks/t1/a_b").read_bytes() == b"whose?"
 
 
+def test_what_comes_meanwhile_is_not_published(two: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that comes amid it waits, and is tried once it is done: its artifact is gone."""
+    plan = Erasing.plan
+
+    def then(self: Erasing) -> Plan:
+        found = plan(self)
+        _bring(two, "late", "stacks/t1/web/1", TAKEN, "t1")
+        assert two.process("run", "--drain", "--retry-budget", "0").code == 3
+        return found
+
+    monkeypatch.setattr(Erasing, "plan", then)
+    count = len(two.notifications())
+    assert _erase(two).code == 0
+    assert len(two.notifications()) == count
+    two.work()
+    assert len(two.notifications()) == count
+    assert [one["reason"] for one in two.entries(DEAD)] == ["artifact_missing"]
+    assert TAKEN not in _raw(two)
+
+
+def test_what_comes_at_the_last_moment_is_told(two: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a producer put while its store was emptied is found by the look afterwards: exit 3."""
+    pieces = Erasing.pieces
+
+    def then(self: Erasing, found: Plan, *, dry_run: bool) -> Iterator[store.Collected]:
+        yield from pieces(self, found, dry_run=dry_run)
+        if not dry_run:
+            _opened(two, "source").put("stacks/t1/web/1", TAKEN, b"m")
+
+    monkeypatch.setattr(Erasing, "pieces", then)
+    ran = _erase(two)
+    assert ran.code == 3
+    assert "run it again" in ran.err
+    monkeypatch.undo()
+    assert _erase(two).code == 0
+    assert TAKEN not in _raw(two)
+    assert [one.complete for one in erasures(_opened(two, "fleet"))] == [True]
+
+
+def test_a_record_that_cannot_be_kept(two: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the fleet's store takes no record, nothing goes, and the tenant continues."""
+    put = FileStore.put
+
+    def refuse(self: FileStore, ref: str, *args: Any, **options: Any) -> None:
+        if ref.startswith(".sidecar/erased/"):
+            raise store.Unavailable("no room")
+        put(self, ref, *args, **options)
+
+    monkeypatch.setattr(FileStore, "put", refuse)
+    ran = _erase(two)
+    assert (ran.code, "no room" in ran.err) == (4, True)
+    assert len(_left(two)) == len(_left(two, "source")) == 3
+    assert not read_paused(two.client, KEYS).tenants
+
+
 # Killed at any step.
 
 
@@ -270,7 +329,7 @@ def _killed(sidecar: Cli, at: int) -> bool:
     with mock.patch.object(
         Cli, "argv", lambda _, *args: [sys.executable, "-m", "tests.cli.dying", str(at), *args]
     ):
-        ran = sidecar.process("tenant", "erase", "t1", *WHY)
+        ran = sidecar.process("tenant", "erase", "t1", *WHY, *SCOPE)
     assert ran.code in (0, -signal.SIGKILL), ran.err
     return ran.code != 0
 
@@ -287,15 +346,23 @@ def _check_whole(sidecar: Cli) -> None:
 
 
 def _check_finished(sidecar: Cli) -> None:
-    assert _erase(sidecar).code == 0
+    assert _erase(sidecar, *SCOPE).code == 0
     assert TAKEN not in _raw(sidecar)
     assert _left(sidecar) == _left(sidecar, "source") == ["stacks/t2/web/1"]
     assert [one.complete for one in erasures(_opened(sidecar, "fleet"))] == [True]
     assert not read_paused(sidecar.client, KEYS).tenants
 
 
-def test_killed_again_and_again(two: Cli) -> None:
+@pytest.fixture
+def with_orphan(two: Cli) -> Cli:
+    """A ref of the tenant that nothing names, beside what its events name."""
+    _opened(two, "fleet").put("stacks/t1/orphan", TAKEN, b"m")
+    return two
+
+
+def test_killed_again_and_again(with_orphan: Cli) -> None:
     """Wherever it is killed, the next run continues, and the last one finishes."""
+    two = with_orphan
     for at in (1, 4, 7, 10):
         assert _killed(two, at)
         _check_whole(two)
@@ -303,10 +370,91 @@ def test_killed_again_and_again(two: Cli) -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("at", range(1, 24))
-def test_killed_at_each_step(two: Cli, at: int) -> None:
+@pytest.mark.parametrize("at", range(1, 28))
+def test_killed_at_each_step(with_orphan: Cli, at: int) -> None:
     """After a kill at any step, nothing of others is gone, and the next run finishes."""
+    two = with_orphan
     if not _killed(two, at):
         assert at > 15, "the command has fewer steps than this test believes"
     _check_whole(two)
     _check_finished(two)
+
+
+# What is told of it afterwards.
+
+
+@pytest.fixture
+def erased(two: Cli) -> Cli:
+    """The first tenant was erased."""
+    assert two("archive").code == 0
+    assert _erase(two).code == 0
+    return two
+
+
+def test_resolving_says_erased(erased: Cli) -> None:
+    """Who resolves is told that it was erased, by whom, when and why; what is lost is not so."""
+    feed = Feed(erased.url, store=_opened(erased, "fleet"))
+    with closing(feed):
+        notifications = feed.poll()
+        assert len(notifications) == 3
+        for one in notifications[:2]:
+            for resolve in (feed.resolve, feed.open):
+                with pytest.raises(Erased, match=r"with all of the tenant 't1' .* contract ended"):
+                    resolve(one)
+        assert feed.resolve(notifications[2]).data == b"t2's"
+        _opened(erased, "fleet").delete("stacks/t2/web/1")
+        with pytest.raises(store.NotFound) as lost:
+            feed.resolve(notifications[2])
+        assert not isinstance(lost.value, Erased)
+    ran = erased("store", "get", "stacks/t1/web/1", "--data", "-")
+    assert (ran.code, "contract ended" in ran.err) == (1, True)
+
+
+def test_another_version_than_was_erased(erased: Cli) -> None:
+    """A version of the same ref that came later, and was lost, counts as lost."""
+    fleet = _opened(erased, "fleet")
+    _bring(erased, "new", "stacks/t1/web/1", b"new", "t1")
+    erased.work()
+    fleet.delete("stacks/t1/web/1")
+    assert Erasures(fleet).find("stacks/t1/web/1", checksum_of(TAKEN))
+    assert not Erasures(fleet).find("stacks/t1/web/1", checksum_of(b"new"))
+    ran = erased("audit", "--json")
+    assert [one["event_id"] for one in ran.objects()[:-1]] == ["new"]
+
+
+def test_audit_counts_what_was_erased(erased: Cli) -> None:
+    """It is no loss, and a repair never brings it again, though a backup had the artifact."""
+    ran = erased("audit", "--json")
+    assert ran.code == 0, ran.out
+    assert ran.objects()[-1]["summary"]["erased"] == 2
+    _opened(erased, "source").put("stacks/t1/web/1", TAKEN, b"")
+    assert erased("audit", "--repair", "--reason", "test").code == 0
+    assert not _opened(erased, "fleet").exists("stacks/t1/web/1")
+    assert "2 of them erased" in erased("audit").out
+
+
+def test_reviews_say_erased(erased: Cli) -> None:
+    """`trace`, `replay show`, `explain` and a bundle's say erased, and never gone or lost."""
+    bundle = erased.directory / "bundle.zip"
+    assert erased("replay", "export", bundle).code == 0
+    for where in ((), ("--bundle", bundle)):
+        env = {"SIDECAR_REDIS": ""} if where else {}
+        trace = erased("trace", "a", *where, env=env)
+        assert "is erased in the fleet's store" in trace.out, trace.err
+        shown = erased("replay", "show", "--resolve", *where, env=env).out
+        assert shown.count("artifact erased") == 2
+        found = erased("explain", "--json", *where, env=env).objects()
+        kinds = {one["kind"]: one["level"] for one in found if "kind" in one}
+        assert "artifact_gone" not in kinds
+        assert kinds["artifact_erased"] == "note"
+
+
+def test_history_has_it(erased: Cli) -> None:
+    """The record says who, why, how much, and with --json which refs and checksums."""
+    shown = erased("store", "history").out
+    assert "all of the tenant t1: contract ended" in shown
+    (one,) = erased("store", "history", "--json").objects()
+    assert (one["tenant"], one["reason"], one["complete"]) == ("t1", "contract ended", True)
+    assert sorted(one["refs"]) == [
+        ["stacks/t1/web/1", checksum_of(TAKEN)], ["stacks/t1/web/2", checksum_of(BIG)]
+    ]  # fmt: skip

@@ -154,3 +154,36 @@ def test_a_pattern_that_keeps_no_tenants_apart_is_refused(pattern: str) -> None:
     """One that lets two tenants use an id is none for event_ids."""
     with pytest.raises(UsageError, match="--event-id-scope"):
         settings.build(event_id_scope=(pattern,))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "owners"),
+    [
+        ("stacks/{tenant}/*", "stacks/t_1/web/1", {"t_1"}),
+        ("stacks/{tenant}/*", "stacks/t_1", set()),
+        ("stacks/{tenant}/*", "stacks//x", set()),
+        ("rows/{tenant}", "rows/t_1", {"t_1"}),
+        ("rows/{tenant}", "rows/t_1/x", set()),
+        ("{tenant}/*", "stacks/t_1/x", {"stacks"}),
+        ("{tenant}/{tenant}/*", "a/a/x", {"a"}),
+        ("{tenant}/{tenant}/*", "a/b/x", set()),
+        ("*/{tenant}/*", "stacks/t_1/x", set()),
+        ("stacks/{tenant}-*", "stacks/t_1-x", set()),
+        ("stacks/x{tenant}/*", "stacks/xt/y", set()),
+        ("shared/*", "shared/x", set()),
+    ],
+)  # fmt: skip
+def test_a_corner_has_one_owner(pattern: str, name: str, owners: set[str]) -> None:
+    """Only a whole segment before any star leaves no doubt whose a name is."""
+    scope = Scope([pattern])
+    assert scope.owners(name) == owners
+    for owner in owners:
+        assert scope.allows(owner, name)
+        assert any(name == one or name.startswith(f"{one}/") for one in scope.corners(owner))
+
+
+def test_two_patterns_may_have_two_owners() -> None:
+    """Where corners overlap each owner is named."""
+    scope = Scope(["{tenant}/*", "stacks/{tenant}/*"])
+    assert scope.owners("stacks/t/x") == {"stacks", "t"}
+    assert scope.corners("a/b") == scope.corners("") == set()

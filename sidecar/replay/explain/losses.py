@@ -28,7 +28,11 @@ GONE: Final = Kind(
     "The newest notification of a subject pins an artifact that the store has no more, or damaged.",
     "whether it was collected, deleted by hand, or damaged: the store keeps no record of it",
 )
-KINDS: Final = (LOST, GONE)
+ERASED: Final = Kind(
+    "artifact_erased",
+    "The newest notification of a subject pins an artifact that went with all of its tenant.",
+)
+KINDS: Final = (LOST, GONE, ERASED)
 EACH: Final = 5
 """So many are told each; of more, all in one."""
 MAX_LOOKED_AT: Final = 500
@@ -60,15 +64,31 @@ def artifact_gone(facts: Facts) -> Iterator[Finding]:
         (lives[-1] for lives in facts.by_subject.values()), key=lambda one: one.ended_us
     )
     gone: list[tuple[Life, State]] = []
+    erased: dict[tuple[str, str], list[Life]] = {}
     for life in newest[-MAX_LOOKED_AT:]:
         store = facts.history.store
         put = put_of(life.event, store) if store else None
-        if put and put.state is not State.THERE:
+        if put and put.state is State.ERASED:
+            erased.setdefault((life.tenant_id, put.why), []).append(life)
+        elif put and put.state is not State.THERE:
             gone.append((life, put.state))
     if len(gone) > EACH:
         yield _many_gone([life for life, _ in gone])
     else:
         yield from (_gone(life, state) for life, state in gone)
+    for (tenant, why), lives in erased.items():
+        yield _erased(tenant, lives, why)
+
+
+def _erased(tenant: str, lives: list[Life], why: str) -> Finding:
+    what = (
+        f"{counted(len(lives), 'subject')} of {tenant or 'no tenant'} cannot be resolved any more,"
+        f" the last {called(lives[-1])}: {why}"
+    )
+    return Finding(
+        ERASED.name, Level.NOTE, what, lives[-1].ended_us, f"erased:{tenant}",
+        about=names_of(lives), evidence=(command("store", "history"),),
+    )  # fmt: skip
 
 
 def _many_gone(lives: list[Life]) -> Finding:
