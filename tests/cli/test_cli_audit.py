@@ -69,7 +69,8 @@ def test_what_a_worker_did_is_clean(drained: Cli) -> None:
     assert summary.pop("forgotten") == []
     assert summary == {
         "entries": 7, "notifications": 4, "duplicates": 1, "dead_letters": 2, "waiting": 0,
-        "expired": 0, "artifacts": 2, "size_bytes": 6 + len(LARGE), "sample_seed": None,
+        "expired": 0, "artifacts": 2, "erased": 0,
+        "size_bytes": 6 + len(LARGE), "sample_seed": None,
         "culprits": {"G1": 0, "G2": 0, "G3": 0, "G4": 0}, "complete": True,
     }  # fmt: skip
     assert [(one["stream"], one["trimmed"]) for one in covered] == [(STREAM, False)]
