@@ -23,13 +23,13 @@ FUNCTION_LINES: Final = 60
 USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
     "sidecar": 720,
-    "sidecar/cli": 5030,
+    "sidecar/cli": 5060,
     "sidecar/feed": 2320,
-    "sidecar/history": 2810,
+    "sidecar/history": 2830,
     "sidecar/ops": 6110,
     "sidecar/producer": 1300,
-    "sidecar/redis": 6848,
-    "sidecar/replay": 5200,
+    "sidecar/redis": 6862,
+    "sidecar/replay": 5220,
     "sidecar/telemetry": 1271,
     "sidecar/terminal": 1110,
     "sidecar/wire": 2460,
