@@ -186,10 +186,13 @@ def _print(
         f"{output.visible(tenant)}: {len(plan.gone):,} refs with {versions:,} versions {would}:"
         f" {pieces or 'nothing'}, {size_bytes:,} bytes"
     )
-    kept = list(plan.kept.items())
+    _print_kept(list(plan.kept.items()))
+    if not dry_run:
+        output.hint("on record in the fleet's store: `sidecar store history`")
+
+
+def _print_kept(kept: list[tuple[str, str]]) -> None:
     for ref, by in kept[:_ROWS_MAX]:
         output.hint(f"{ref!r} stays: {by} has it, too")
     if len(kept) > _ROWS_MAX:
         output.hint(f"{len(kept) - _ROWS_MAX:,} more stay: --json has them")
-    if not dry_run:
-        output.hint("on record in the fleet's store: `sidecar store history`")

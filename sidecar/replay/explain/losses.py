@@ -72,12 +72,15 @@ def artifact_gone(facts: Facts) -> Iterator[Finding]:
             erased.setdefault((life.tenant_id, put.why), []).append(life)
         elif put and put.state is not State.THERE:
             gone.append((life, put.state))
+    yield from _each_gone(gone)
+    yield from (_erased(tenant, lives, why) for (tenant, why), lives in erased.items())
+
+
+def _each_gone(gone: list[tuple[Life, State]]) -> Iterator[Finding]:
     if len(gone) > EACH:
         yield _many_gone([life for life, _ in gone])
     else:
         yield from (_gone(life, state) for life, state in gone)
-    for (tenant, why), lives in erased.items():
-        yield _erased(tenant, lives, why)
 
 
 def _erased(tenant: str, lives: list[Life], why: str) -> Finding:
