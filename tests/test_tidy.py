@@ -29,7 +29,7 @@ ROOM_LINES: Final = {
     "sidecar/ops": 6110,
     "sidecar/producer": 1300,
     "sidecar/redis": 6862,
-    "sidecar/replay": 5220,
+    "sidecar/replay": 5310,
     "sidecar/telemetry": 1271,
     "sidecar/terminal": 1110,
     "sidecar/wire": 2460,

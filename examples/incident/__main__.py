@@ -49,10 +49,9 @@ def _options() -> Namespace:
 
 def _names(options: Namespace) -> list[str]:
     """Return the scenes to play. Ends the program when there is no such scene."""
-    ours = set(SCENES)
     if options.scenes:
         importlib.import_module(options.scenes)
-    names = [name for name in SCENES if not options.scenes or name not in ours]
+    names = [name for name, one in SCENES.items() if options.scenes in (None, one.__module__)]
     wanted = options.only.split(",") if options.only else names
     if unknown := set(wanted) - SCENES.keys():
         sys.exit(f"--only: no scenes {', '.join(sorted(unknown))}; there are: {', '.join(SCENES)}")

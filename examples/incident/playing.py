@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import examples.incident.unseen  # noqa: F401 -- its scenes belong to the corpus
 from examples.incident.fleet import Answer, Fleet
 from examples.incident.scenes import FIRST, LAST, SCENES
 

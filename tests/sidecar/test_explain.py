@@ -41,7 +41,11 @@ class Recorded:
 
     store = None
 
-    def __init__(self, *held: Held, readers: tuple[Reader, ...] = ()) -> None:
+    def __init__(
+        self, *held: Held, readers: tuple[Reader, ...] = (),
+        reach: Reach = Reach(FIRST.after, LAST),  # noqa: B008 -- nothing changes it
+    ) -> None:  # fmt: skip
+        self._reach = reach
         self.streams = Streams((STREAM,), "n", "n:dead", "n:redriven", "n:halts", "n:tenures")
         self._held, self._readers = held, readers
 
@@ -58,8 +62,8 @@ class Recorded:
         return self._held
 
     def reach(self, _: str) -> Reach:
-        """Return that all can be read."""
-        return Reach(FIRST.after, LAST)
+        """Return that all can be read, unless told otherwise."""
+        return self._reach
 
 
 def life(
@@ -122,7 +126,8 @@ def facts(
     """Return what is on record: these events, and what else is said."""
     told: dict[str, Any] = {"halts": [], "redrives": [], "records": [], "now_us": us(NOW_S)}
     window = more.pop("window", Window())
-    history = cast("History", Recorded(*held, readers=readers))
+    reach = more.pop("reach", Reach(FIRST.after, LAST))
+    history = cast("History", Recorded(*held, readers=readers, reach=reach))
     return Facts(history, window, list(lives), 0, **(told | more))
 
 
@@ -287,6 +292,16 @@ def test_a_halt_in_a_row_of_dead_letters_is_linked_to_them() -> None:
     told = found(early, published("a", 5, tenant="v"), *row, halts=[halt("sidecar")])
     (one,) = (one for one in told if one.kind == "halted")
     assert (one.level, one.causes) == (Level.WARNING, ("died:malformed:t",))
+
+
+def test_a_resume_before_the_cause_was_fixed_is_told() -> None:
+    """Where it is held again, and nothing was published meanwhile; of a later one nothing."""
+    twice = [halt("sidecar"), halt("sidecar", 40, since_s=30)]
+    first, second = found(halts=twice)
+    assert f"resumed too early: at {rfc3339(us(30))} it was held again" in first.what
+    assert "too early" not in second.what
+    fixed = found(published("a", 25), halts=twice)
+    assert not any("too early" in one.what for one in fixed)
 
 
 def test_a_pause_that_somebody_made_and_lifted_is_a_note() -> None:
@@ -489,6 +504,38 @@ def test_a_flood_for_which_others_waited_is_told() -> None:
     slow = [published("s", 101, 105, tenant="u", stack="")]
     assert "flooding" in kinds(*flood, *slow)
     assert not kinds(*flood, published("s", 101, tenant="u", stack=""))
+
+
+CUT_AT: Final = EntryId(f"{BASE_MS + 200_000}-0")
+
+
+def cut(*records: Entry, gap: str = "", policy: str = "age=7d") -> list[str]:
+    """Return what is found where a published entry lies before a control stream's first one."""
+    gaps = (Gap(FIRST.after, CUT_AT.before, gap),) if gap else ()
+    seen = (published("a", 100), published("b", 300))
+    return kinds(*seen, records=[tenure(1, trim_control=policy), *records],
+                 reach=Reach(CUT_AT, LAST, gaps))  # fmt: skip
+
+
+def test_a_control_stream_that_was_deleted_and_made_anew_is_told() -> None:
+    """What was published came from entries that it never had; unless workers saw the loss."""
+    assert cut() == ["cut_by_hand"]
+    assert cut(gap="not exported") == []
+    loss = record(200, what="forgot", lost="control stream", stream=STREAM, known=str(CUT_AT),
+                  found="0-0", whole_until="")  # fmt: skip
+    assert cut(loss) == ["redis_lost"]
+
+
+@pytest.mark.parametrize("policy", ["age=60s", "age=7d,length=5", "age=7d,full=60s", "what=1"])
+def test_a_control_stream_that_a_worker_may_have_trimmed_is_no_finding(policy: str) -> None:
+    """Only where all workers keep entries as young as what is gone, somebody else trimmed it."""
+    assert cut(gap="trimmed", policy=policy) == []
+
+
+@pytest.mark.parametrize("policy", ["age=7d", "never"])
+def test_a_control_stream_that_somebody_trimmed_is_told(policy: str) -> None:
+    """Its workers would have kept what is gone."""
+    assert cut(gap="trimmed", policy=policy) == ["cut_by_hand"]
 
 
 def test_what_came_to_nothing_is_told_where_all_can_be_read() -> None:

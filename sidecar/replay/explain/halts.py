@@ -9,7 +9,7 @@ from sidecar.history.halts import HaltPeriod
 from sidecar.redis.halts import BY_ITSELF
 from sidecar.replay.explain.deaths import key_of, kind_of
 from sidecar.replay.explain.facts import Facts
-from sidecar.replay.explain.findings import Finding, Kind, Level, command, counted, names_of
+from sidecar.replay.explain.findings import Finding, Kind, Level, at, command, counted, names_of
 from sidecar.replay.timeline import End, Life
 
 HALTED: Final = Kind("halted", "A control stream was halted, by hand or by dead letters in a row.")
@@ -36,12 +36,36 @@ def _finding(facts: Facts, halt: HaltPeriod) -> Finding:
     tenants = () if halt.tenant is None else (halt.tenant,)
     shown = ("--tenant", halt.tenant) if halt.tenant is not None else ()
     return Finding(
-        (HALTED if halt.tenant is None else PAUSED).name, _level(halt), f"{halt}{who}",
+        (HALTED if halt.tenant is None else PAUSED).name, _level(halt),
+        f"{halt}{who}{_too_early(facts, halt)}",
         halt.since_us, key_of_halt(halt), halt.until_us, halt.by,
         names_of(waited) | {halt.stream, *tenants}, everybody=halt.tenant is None,
         evidence=(command("replay", "show", *shown),), fix=_fix(halt),
         causes=tuple(dict.fromkeys(_causes(facts, halt))),
     )  # fmt: skip
+
+
+def _too_early(facts: Facts, halt: HaltPeriod) -> str:
+    """Say where a halt in a row of dead letters came again before anything was published."""
+    same = [one for one in facts.halts if _whose(one) == _whose(halt)]
+    again_us = min((one.since_us for one in same if one.since_us > halt.since_us), default=0)
+    until_us = halt.until_us or again_us
+    if not again_us or halt.by != BY_ITSELF:
+        return ""
+    if any(until_us <= one.ended_us < again_us for one in _its(facts, halt)):
+        return ""
+    return (
+        f". It was resumed too early: at {at(again_us)} it was held again, and nothing of it had"
+        " been published meanwhile"
+    )
+
+
+def _whose(halt: HaltPeriod) -> tuple[str, str | None, str]:
+    return halt.stream, halt.tenant, halt.by
+
+
+def _its(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
+    return (one for one in facts.published if _is_its(halt, one))
 
 
 def _level(halt: HaltPeriod) -> Level:
@@ -75,7 +99,7 @@ def _causes(facts: Facts, halt: HaltPeriod) -> Iterator[str]:
     """Yield the keys of what died in a row right before it, where the sidecar halted it."""
     if halt.by != BY_ITSELF:
         return
-    before = (one.ended_us for one in facts.published if _is_its(halt, one))
+    before = (one.ended_us for one in _its(facts, halt))
     since_us = max((us for us in before if us <= halt.since_us), default=0)
     for death in facts.deaths:
         if since_us <= death.at_us <= halt.since_us + _MILLISECOND_US and _is_its(halt, death.life):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
+from sidecar.history import Reach
+from sidecar.redis.forgotten import Part
+from sidecar.redis.retention import parse_policy
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.explain.facts import Facts
 from sidecar.replay.explain.findings import (
@@ -18,6 +22,7 @@ from sidecar.replay.explain.findings import (
     names_of,
 )
 from sidecar.replay.timeline import End, Life
+from sidecar.wire.ids import EntryId
 
 LOST: Final = Kind(
     "lost", "An entry was acknowledged, and neither notification nor dead letter is there.",
@@ -32,7 +37,15 @@ ERASED: Final = Kind(
     "artifact_erased",
     "The newest notification of a subject pins an artifact that went with all of its tenant.",
 )
-KINDS: Final = (LOST, GONE, ERASED)
+CUT: Final = Kind(
+    "cut_by_hand",
+    "Entries of a control stream are gone before any worker trims them: somebody trimmed it, or"
+    " deleted it. What no worker had read then never arrives.",
+    "who did it, and what had not been read; where a Redis before 7.0 holds it, which of the two",
+)
+KINDS: Final = (LOST, CUT, GONE, ERASED)
+TRIMMED: Final = "trimmed"
+"""What a history says of a gap that trimming left."""
 EACH: Final = 5
 """So many are told each; of more, all in one."""
 MAX_LOOKED_AT: Final = 500
@@ -55,6 +68,74 @@ def lost(facts: Facts) -> Iterator[Finding]:
         evidence=(command("audit"), command("trace", first.event_id or first.origin)),
         fix="`sidecar audit --repair --reason …` has them published",
         causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten),
+    )  # fmt: skip
+
+
+def cut_by_hand(facts: Facts) -> Iterator[Finding]:
+    """Yield each control stream that lacks entries which its workers still keep.
+
+    Entries that were published lie before its first: they were there. What Redis itself forgot is
+    told by the workers.
+    """
+    told = {one.stream for one in facts.forgotten if one.lost == Part.CONTROL}
+    for stream in facts.history.streams.control:
+        reach = None if stream in told else facts.history.reach(stream)
+        if reach and reach.first and (last := _last_gone(facts, stream, reach.first)):
+            yield from _cut(facts, last, reach)
+
+
+def _last_gone(facts: Facts, stream: str, first: EntryId) -> Life | None:
+    """Return what was published of the newest entry before the first one that is there."""
+    gone = [
+        one for one in facts.published
+        if one.origin.stream == stream and one.begun_us and (one.origin.entry or first) < first
+    ]  # fmt: skip
+    return max(gone, key=lambda one: one.begun_us, default=None)
+
+
+def _cut(facts: Facts, last: Life, reach: Reach) -> Iterator[Finding]:
+    """Yield how a stream lost it: by no gap it is another stream, with one it was trimmed."""
+    entry, first = last.origin.entry, reach.first
+    if not (entry and first):
+        return
+    gaps = reach.missing(entry, entry)
+    if not gaps:
+        yield _cut_finding(last, first, "was deleted and made anew")
+    elif gaps[0].why == TRIMMED and _is_kept(facts, last):
+        yield _cut_finding(last, first, "was trimmed, and not by a worker")
+
+
+def _is_kept(facts: Facts, life: Life) -> bool:
+    """Tell whether all workers were told to keep an entry as young as this one."""
+    ages = [
+        _age_s(str(one.settings.get("trim_control", "")))
+        for one in facts.tenures if one.stream == life.origin.stream
+    ]  # fmt: skip
+    return bool(ages) and facts.now_us - life.begun_us < min(ages) * 1e6
+
+
+def _age_s(told: str) -> float:
+    """Return how old an entry is, in seconds, before such a policy lets it go; 0 for any age."""
+    try:
+        policy = parse_policy(told)
+    except ValueError:
+        return 0.0  # of another release
+    if policy.length is not None or policy.full_s is not None:
+        return 0.0
+    return math.inf if policy.age_s is None else policy.age_s
+
+
+def _cut_finding(last: Life, first: EntryId, how: str) -> Finding:
+    stream, at_us = last.origin.stream, first.ms * 1000
+    what = (
+        f"{stream} {how}: its first entry is of {at(at_us)}, while {called(last)} of"
+        f" {at(last.begun_us)} was published from it. What no worker had read by then never arrives"
+    )
+    return Finding(
+        CUT.name, Level.ERROR, what, last.begun_us, f"cut:{stream}", at_us,
+        about=frozenset({stream}), everybody=True, evidence=(command("audit"), command("status")),
+        fix="let producers send again what they sent in that time; what was published already is"
+        " absorbed. Find out who may run XTRIM and DEL there",
     )  # fmt: skip
 
 
@@ -125,4 +206,4 @@ def _gone(life: Life, state: State) -> Finding:
     )  # fmt: skip
 
 
-RULES = (lost, artifact_gone)
+RULES = (lost, cut_by_hand, artifact_gone)
