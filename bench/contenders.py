@@ -91,6 +91,12 @@ def relay_traced_all(url: str, directory: Path, count: int) -> Cost:
     return _traced(url, directory, count, sampled_every=1)
 
 
+def relay_signed(url: str, directory: Path, count: int) -> Cost:
+    """The same with `--sign-key`."""
+    fill(url, count, artifacts=False)
+    return _drain(url, directory, sign_key=_sign_key(directory))
+
+
 def relay_beside_trouble(url: str, directory: Path, count: int) -> Cost:
     """The same, until all are published, beside a tenant whose artifacts are missing."""
     from sidecar.worker import app, logs, settings
@@ -113,13 +119,23 @@ def relay_beside_trouble(url: str, directory: Path, count: int) -> Cost:
 
 def full_job(url: str, directory: Path, count: int) -> Cost:
     """`sidecar run --drain`, 4 KiB artifacts from file store to file store, durable."""
+    _produce(url, directory, count)
+    return _drain(url, directory)
+
+
+def full_job_signed(url: str, directory: Path, count: int) -> Cost:
+    """The same with `--sign-key`."""
+    _produce(url, directory, count)
+    return _drain(url, directory, sign_key=_sign_key(directory))
+
+
+def _produce(url: str, directory: Path, count: int) -> None:
     import store
 
     source = store.open_url((directory / "source").as_uri())
     for i in range(count):
         source.put(ref_of(i), artifact(i), MANIFEST)
     fill(url, count, artifacts=True)
-    return _drain(url, directory)
 
 
 def idle_latency(url: str, directory: Path, count: int) -> Cost:
@@ -295,10 +311,18 @@ def _traced(url: str, directory: Path, count: int, sampled_every: int) -> Cost:
         return _drain(url, directory, traces=True)
 
 
-def _drain(url: str, directory: Path, *, traces: bool = False) -> Cost:
+def _sign_key(directory: Path) -> Path:
+    from sidecar.wire.keyfiles import new_pair
+
+    directory.mkdir(parents=True, exist_ok=True)
+    new_pair(directory / "key")
+    return directory / "key"
+
+
+def _drain(url: str, directory: Path, **more: object) -> Cost:
     from sidecar.worker import app, logs, settings
 
-    chosen = settings.build(redis=url, **_stores(directory), drain=True, traces=traces)
+    chosen = settings.build(redis=url, **_stores(directory), drain=True, **more)
     log = logs.configure("info")
     _prune(url)
     lap = Lap()
@@ -317,8 +341,10 @@ CONTENDERS: dict[str, Callable[[str, Path, int], Cost]] = {
         relay_not_traced,
         relay_traced,
         relay_traced_all,
+        relay_signed,
         relay_beside_trouble,
         full_job,
+        full_job_signed,
         *rivals.RIVALS,
         idle_latency,
         bare_reader,

@@ -122,8 +122,9 @@ def test_limits_are_the_codes() -> None:
 def test_notification_fields_are_listed() -> None:
     """The fields that publish.lua appends have rows, and what a reader gets beside the event."""
     script = (ROOT / "sidecar/redis/lua/publish.lua").read_text()
-    appended = re.findall(r"redis\.pcall\('XADD', KEYS\[4\], entry, (.*?)\)\n", script, re.DOTALL)
-    names = set(chain.from_iterable(re.findall(r"'(\w+)',", one) for one in appended))
+    appended = re.search(r"\n    local added\n(.*?)\n    if type\(added\)", script, re.DOTALL)
+    assert appended
+    names = set(re.findall(r"'([a-z]+)',", appended[1]))
     rows = table("Notification", "field of the entry")
     agree("Notification", rows, names, "| `{}` | yes | content |")
     beside = {
@@ -142,7 +143,7 @@ def test_fields_of_a_notification_are_those_of_the_feed() -> None:
     text = (ROOT / "docs/feed.md").read_text().partition("\n## A notification\n")[2]
     rows = re.findall(r"^\| (`.*?) \|", text.partition("\n## ")[0], re.MULTILINE)
     listed = re.findall(r"`(\w+)`", " ".join(rows))
-    made = {*Notification.model_fields, "origin", "traceparent", "model_extra"}
+    made = {*Notification.model_fields, "origin", "traceparent", "signature", "model_extra"}
     missing, stale = sorted(made - set(listed)), sorted(set(listed) - made)
     assert not missing, f"docs/feed.md, A notification: add a row for {missing}"
     assert not stale, f"docs/feed.md, A notification: nothing has {stale}"

@@ -6,7 +6,9 @@ Schemas into the wheel and beside docs/wire.md; golden vectors beside it only.
 from __future__ import annotations
 
 import json
+import tempfile
 from base64 import b64encode
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,8 @@ from sidecar.feed.reading import Reading
 from sidecar.wire import notification
 from sidecar.wire.event import Rejected
 from sidecar.wire.ids import EntryId
+from sidecar.wire.signing import Signer
+from sidecar.wire.trust import Trust, Untrusted
 from sidecar.worker.pipeline import Pipeline, Rules
 from store import InvalidRef, Position, check_ref, checksum_of, open_url
 from store.errors import Corrupt
@@ -42,7 +46,7 @@ def files() -> dict[Path, str]:
     }
     vectors = {
         "events": events(), "positions": positions(), "gaps": gaps(), "refs": refs(),
-        "records": records(),
+        "records": records(), "signatures": signatures(),
     }  # fmt: skip
     return made | {PUBLISHED / f"vectors/{name}.json": _json(one) for name, one in vectors.items()}
 
@@ -158,7 +162,7 @@ def _gap(
     noted = EntryId.of_version(trimmed).encode() if trimmed else None
     kind = None
     try:
-        Reading("N", None).batch([b"", [], info, noted, [], b""], cursor)
+        Reading("N", None).batch([b"", [], info, None, noted, [], b""], cursor)
     except FeedGap as gap:
         kind = gap.kind
     given = {"cursor": cursor, "first": first, "end": end, "trimmed": trimmed}
@@ -203,6 +207,80 @@ def records() -> dict[str, Any]:
         " this format does not know wrote it; it is no damage).",
         [_record(name, raw) for name, raw in _records().items()],
     )
+
+
+# --- signatures ----------------------------------------------------------------------------------
+
+_KEY: Final = (
+    "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"
+    "\n-----END PRIVATE KEY-----\n"
+)
+"""The seed of 32 ones: it signs vectors, and nothing else."""
+_STREAM: Final = "control:notifications"
+_RUN: Final = 5
+"""Notifications that were signed together."""
+
+
+def signatures() -> dict[str, Any]:
+    """Return entries of a notification stream, and whether a reader with that key trusts them."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "key"
+        path.touch(0o600)
+        path.write_text(_KEY)
+        signer = Signer(path)
+        key = signer.public_key
+        trust = _trusting(Path(directory), key)
+        return _file(
+            "A notification stream's name, an entry's ID and its fields, and the 32 bytes of the"
+            " one public key that is trusted: null, or the kind of Untrusted.",
+            [_signed(trust, key, *one) for one in _signatures(signer)],
+        )
+
+
+def _trusting(directory: Path, key: bytes) -> Trust:
+    der = bytes.fromhex("302a300506032b6570032100") + key
+    pem = f"-----BEGIN PUBLIC KEY-----\n{b64encode(der).decode()}\n-----END PUBLIC KEY-----\n"
+    (directory / "key.pub").write_text(pem)
+    return Trust(directory)
+
+
+def _signatures(signer: Signer) -> Iterator[tuple[str, str, int, dict[bytes, bytes]]]:
+    """Yield name, stream, control_version and fields."""
+    run = []
+    for number in range(_RUN):
+        event = b'{"event_id":"e%d","type":"run.abort","control_version":%d}'
+        origin = f"control:events/{number + 1}-0".encode()
+        run.append((origin, event % (number, STAMP + number)))
+    signs = signer.signed(_STREAM, run)
+    whole = [{b"event": event, b"origin": origin, b"signature": sign}
+             for (origin, event), sign in zip(run, signs, strict=True)]  # fmt: skip
+    for number, fields in enumerate(whole):
+        yield f"number {number} of {_RUN}", _STREAM, STAMP + number, fields
+    alone = signer.signed(_STREAM, run[:1])[0]
+    yield "one alone", _STREAM, STAMP, whole[0] | {b"signature": alone}
+    first = whole[0]
+    yield "with a traceparent", _STREAM, STAMP, first | {b"traceparent": b"00-0-0-01"}
+    yield "another stream", "lab:notifications", STAMP, first
+    yield "another place", _STREAM, STAMP + 9, first
+    yield "another event", _STREAM, STAMP, first | {b"event": run[0][1].replace(b"e0", b"e9")}
+    yield "another origin", _STREAM, STAMP, first | {b"origin": b"control:events/9-0"}
+    yield "another's signature", _STREAM, STAMP, first | {b"signature": signs[1]}
+    yield "no signature", _STREAM, STAMP, {b"event": run[0][1], b"origin": run[0][0]}
+    yield "of another form", _STREAM, STAMP, first | {b"signature": b"2" + signs[0][1:]}
+    yield "another key", _STREAM, STAMP, first | {b"signature": b"1 " + b"0" * 16 + signs[0][18:]}
+
+
+def _signed(
+    trust: Trust, key: bytes, name: str, stream: str, at: int, fields: dict[bytes, bytes]
+) -> dict[str, Any]:
+    error = None
+    try:
+        trust.check(stream, EntryId.of_version(at), fields)
+    except Untrusted as untrusted:
+        error = untrusted.kind
+    texts = {field.decode(): value.decode() for field, value in fields.items()}
+    return {"name": name, "stream": stream, "id": EntryId.of_version(at), "fields": texts,
+            "key_base64": b64encode(key).decode(), "error": error}  # fmt: skip
 
 
 def _records() -> dict[str, bytes]:

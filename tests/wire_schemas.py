@@ -233,4 +233,8 @@ def _entry(name: str) -> dict[str, Any]:
         origin = {"pattern": "^.+/[0-9]+-[0-9]+$", "description": "<control stream>/<entry ID>"}
         fields["origin"] = text | origin
         required.append("origin")
+        signature = {"pattern": "^1 [0-9a-f]{16} [0-9]{1,5} [A-Za-z0-9+/]+=*$"}
+        fields["signature"] = text | signature | {
+            "description": "Who vouches for it: docs/wire.md, Verify a signature.",
+        }  # fmt: skip
     return _strict_ends({"type": "object", "properties": fields, "required": required})

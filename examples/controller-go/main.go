@@ -1,12 +1,14 @@
 // A fleet controller in Go: it follows the notifications, resolves each artifact from a file store,
 // and prints a line for each.
 //
-//	go run . [-stream control:notifications] [-cursor FILE] redis://host:6379 /var/lib/fleet
+//	go run . [-stream control:notifications] [-cursor FILE] [-trust KEY] redis://host:6379 /var/lib/fleet
 //
 // docs/wire.md explains each step. It is at least once: the cursor is stored after the line.
 package main
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,10 +19,21 @@ import (
 	"time"
 )
 
+// trust has the key that every notification must be signed with; without one none need be.
+var trust = Keys{}
+
 func main() {
 	stream := flag.String("stream", "control:notifications", "notification stream")
 	path := flag.String("cursor", "cursor", "file that keeps the cursor")
+	trusted := flag.String("trust", "", "base64 of a public key (32 bytes): every notification must be signed with it")
 	flag.Parse()
+	if *trusted != "" {
+		key, err := base64.StdEncoding.DecodeString(*trusted)
+		if err != nil || len(key) != ed25519.PublicKeySize {
+			log.Fatal("-trust: no public key")
+		}
+		trust.Add(key)
+	}
 	if flag.NArg() != 2 {
 		log.Fatal("usage: controller [-stream NAME] [-cursor FILE] REDIS_URL STORE_DIRECTORY")
 	}
@@ -28,6 +41,9 @@ func main() {
 		err := follow(flag.Arg(0), *stream, *path, flag.Arg(1))
 		if errors.Is(err, ErrGap) {
 			log.Fatal(err, ": begin again from a state, and remove ", *path)
+		}
+		if errors.Is(err, ErrUntrusted) {
+			log.Fatal(err, ": find out who wrote it")
 		}
 		log.Print(err, ": trying again")
 		time.Sleep(time.Second)
@@ -77,6 +93,11 @@ func next(redis *Redis, stream string, cursor uint64) ([]Notification, error) {
 	}
 	var batch []Notification
 	for _, one := range entries(answer) {
+		if len(trust) > 0 {
+			if err := trust.Verify(stream, one.id, one.fields); err != nil {
+				return nil, err
+			}
+		}
 		n, err := Decode(one.id, one.fields)
 		if err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"os"
@@ -105,6 +106,23 @@ func TestRecords(t *testing.T) {
 			}
 		} else if err != nil || envelope != v.Envelope || string(manifest) != v.Manifest || string(data) != v.Data {
 			t.Error(v.Name, err, envelope)
+		}
+	}
+}
+
+func TestSignatures(t *testing.T) {
+	type vector struct {
+		Name, Stream, ID string
+		Fields           map[string]string
+		Key              string `json:"key_base64"`
+		Error            *string
+	}
+	for _, v := range read[vector](t, "signatures") {
+		key, _ := base64.StdEncoding.DecodeString(v.Key)
+		keys := Keys{}
+		keys.Add(ed25519.PublicKey(key))
+		if err := keys.Verify(v.Stream, v.ID, v.Fields); (err != nil) != (v.Error != nil) {
+			t.Error(v.Name, err)
 		}
 	}
 }

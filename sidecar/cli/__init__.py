@@ -33,6 +33,7 @@ _REPLAY: Final = {
 _CONFIG: Final = {"show": "config:show"}
 _STREAM: Final = {"remake": "stream:remake"}
 _TENANT: Final = {"erase": "tenant:erase"}
+_SIGN_KEY: Final = {"new": "sign_key:new"}
 _OUTBOX: Final = {"run": "outbox:run", "status": "outbox:status"}
 _STORE: Final = {
     "put": "store:put", "get": "store:get", "exists": "store:exists", "ls": "store:ls",
@@ -83,6 +84,7 @@ app.add_typer(_group(_TENANT, "A tenant that leaves."), name="tenant")
 app.add_typer(
     _group(_OUTBOX, "The outbox in a producer's database: its pump, its state."), name="outbox"
 )
+app.add_typer(_group(_SIGN_KEY, "Keys that a worker signs notifications with."), name="sign-key")
 app.add_typer(
     _group(_STORE, "A store by hand: put, get, look, verify, collect garbage."), name="store"
 )

@@ -12,7 +12,7 @@ import typer
 
 from sidecar.cli.halts import tell_of_halts
 from sidecar.cli.histories import Everything
-from sidecar.cli.options import Json, LiveOnly
+from sidecar.cli.options import Json, LiveOnly, verify_by
 from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
 from sidecar.history.archive import ArchiveHistory, own_archive
 from sidecar.ops.audit import ENDS, Audit, AuditOrder, Culprit
@@ -29,6 +29,7 @@ from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import progress, seldom, summed_up
 from sidecar.wire.ids import FIRST
 from sidecar.wire.moments import parse_entry
+from sidecar.wire.trust import Trust
 from sidecar.wire.units import window
 from store import Capability, VersionedStore
 
@@ -49,6 +50,9 @@ class Judged:
     )
     seed: int | None = option(None, "Choose the same sample as another time.", "N")
     dedup_window: float = option("7d", "The one that the worker has.", "TIME", unit=window)
+    verify: Trust | None = verify_by(
+        "See also that each notification since --since is signed by a key in this directory."
+    )
 
     def order(self, where: Everything, archive: ArchiveHistory | None) -> AuditOrder:
         """Return what to audit. Raises `UsageError`."""
@@ -56,7 +60,10 @@ class Judged:
             now_us = server_time_us(where.control.client)
         seed = random.SystemRandom().getrandbits(32) if self.seed is None else self.seed
         window = self._window(now_us)
-        return AuditOrder(where.keys, window, self.sample, seed, self.dedup_window, archive)
+        return AuditOrder(
+            where.keys, window, self.sample, seed, self.dedup_window, archive,
+            self.verify,
+        )  # fmt: skip
 
     def _window(self, now_us: int) -> EntryRange:
         since, until = self.since, self.until
@@ -122,7 +129,8 @@ def audit(
     What Redis was found to have forgotten is named: what came in that time may be missing, and no
     guarantee is vouched for; with --since after it, it does not count.
 
-    Exit codes: 1 a guarantee is broken (with --repair: something remains), 3 stopped before the
+    Exit codes: 1 a guarantee is broken, or with --verify a notification is not trusted (with
+    --repair: something remains), 3 stopped before the
     end, Redis forgot a part of the window, or one with --since is partly expired, 4 Redis or a
     store is out of reach, 5 the window holds nothing.
 

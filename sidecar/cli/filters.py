@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sidecar.cli.options import verify_by
 from sidecar.terminal.groups import option
+from sidecar.wire.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,16 @@ class Between:
     until: str | None = option(
         None, "End with this control_version, entry ID or time. Default: now.", "POSITION",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Believed(Between):
+    """The same, and whom notifications in it must be signed by."""
+
+    verify: Trust | None = verify_by(
+        "First see that each notification in the window is signed by a key in this directory; exit"
+        " 1 if one is not."
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sidecar.redis.keys import check_control, check_name
 from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import option
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
+from sidecar.wire.trust import Trust
 
 CONNECTION: Final = "Connection"
 """Where the help shows what leads to servers and stores: after a command's own options."""
@@ -38,6 +39,19 @@ def _checked_store(text: str) -> str:
 
     check_store(text)
     return text
+
+
+def verify_by(help_: str) -> Any:  # noqa: ANN401 -- as option
+    """Declare the directory of the keys that are trusted."""
+    return option(None, help_, "DIR", unit=trusted)
+
+
+def trusted(directory: str) -> Trust:
+    """Return the keys in a directory. Raises `UsageError`, which does not repeat its name."""
+    try:
+        return Trust(directory)
+    except UsageError as error:
+        raise UsageError(str(error).replace(str(Path(directory)), "the directory")) from None
 
 
 def redis_at(help_: str) -> Any:  # noqa: ANN401 -- as option

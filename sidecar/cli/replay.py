@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sidecar.cli.filters import Between, Of, OfRef, OfStack
+from sidecar.cli.filters import Believed, Of, OfRef, OfStack
 from sidecar.cli.histories import Archived
 from sidecar.cli.options import Bundle, Json
 from sidecar.cli.review import Review
@@ -59,7 +59,7 @@ class Shown:
 
 
 def show(
-    between: Between, of: Of, told: Shown, *, json: Json = False, bundle: Bundle = None,
+    between: Believed, of: Of, told: Shown, *, json: Json = False, bundle: Bundle = None,
     where: Archived,
 ) -> None:  # fmt: skip
     """Print the timeline: one line an event, what caused it beside what came of it.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sidecar.cli.filters import Between, Of
+from sidecar.cli.filters import Believed, Of
 from sidecar.cli.histories import Archived
 from sidecar.cli.options import Bundle, Json
 from sidecar.cli.review import Review
@@ -27,7 +27,7 @@ def export(
             metavar="DIR|FILE.zip", help="Where the bundle goes; nothing may be there yet."
         ),
     ],
-    between: Between,
+    between: Believed,
     *,
     artifacts: Annotated[
         bool,
@@ -73,7 +73,7 @@ def report(
     path: Annotated[
         Path, typer.Argument(metavar="FILE.html", help="Where the report goes; it is replaced.")
     ],
-    between: Between,
+    between: Believed,
     of: Of,
     *,
     max_events: Annotated[

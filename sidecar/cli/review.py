@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sidecar.cli.filters import Between, Of
+from sidecar.cli.filters import Believed, Between, Of
 from sidecar.cli.histories import Archived
+from sidecar.errors import SidecarError
 from sidecar.history import History
 from sidecar.replay.window import (
     Covered,
@@ -20,6 +21,7 @@ from sidecar.replay.window import (
     verdict,
 )
 from sidecar.terminal import output
+from sidecar.wire.trust import Trust, Untrusted
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Review:
         window = parse_window(
             between.since or None, between.until or None, history.now_us(), history.span_us
         )
+        if isinstance(between, Believed) and between.verify:
+            _check_signed(history, window, between.verify)
         return cls(history, window, LifeSelection(**of.given(), ends=frozenset(ends)))
 
     @classmethod
@@ -76,3 +80,15 @@ class Review:
         failure = verdict(self.window, self.seen, held=held, shown=shown, asked=self.asked)
         if failure:
             raise failure
+
+
+def _check_signed(history: History, window: Window, trust: Trust) -> None:
+    """Raise `SidecarError` unless each notification in the window is trusted."""
+    stream, count = history.streams.notifications, 0
+    try:
+        for entry in history.entries(stream, window.first, window.last):
+            trust.check(stream, entry.id, entry.fields)
+            count += 1
+    except Untrusted as error:
+        raise SidecarError(f"{error}; {count:,} before it in the window are") from error
+    output.hint(f"{count:,} notifications are signed by {', '.join(sorted(trust.names.values()))}")

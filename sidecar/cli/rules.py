@@ -21,9 +21,12 @@ class WorkerRules:
     event_id_scope: list[str] | None = option(None, _AS_WORKERS, "PATTERN")
     max_artifact_size: int | None = option(None, _AS_WORKERS, "SIZE", unit=artifact_size)
 
+    sign_key: str | None = option(None, _AS_WORKERS, "FILE")
+
     def rules(self) -> Rules:
         """Return them. Raises `UsageError`."""
         return Rules.of_options(
             allow_type=self.allow_type, tenant_scope=self.tenant_scope,
             max_artifact_bytes=self.max_artifact_size, event_id_scope=self.event_id_scope,
+            sign_key=self.sign_key,
         )  # fmt: skip

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 import store
-from sidecar.cli.options import Json
+from sidecar.cli.options import Json, verify_by
 from sidecar.cli.servers import Fleet, Notifications
 from sidecar.errors import Incomplete, NothingThere, SidecarError, UsageError
-from sidecar.feed import Feed, FeedGap, ForeignEntry, Notification
+from sidecar.feed import Feed, FeedGap, ForeignEntry, Notification, Untrusted
 from sidecar.feed.begin import cursor_of, retained
 from sidecar.ops.missing import meant, nothing_in
 from sidecar.redis.client import check_stream, connect
@@ -25,6 +25,7 @@ from sidecar.terminal import output
 from sidecar.terminal.groups import flag, option
 from sidecar.wire.cloudevent import cloud_event
 from sidecar.wire.moments import rfc3339
+from sidecar.wire.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Wanted:
         min=0,
     )
     follow: bool = flag("Go on with what comes.", "--follow", "-f")
+    verify: Trust | None = verify_by(
+        "Each must be signed by a key in this directory (docs/trust.md); exit 1 at the first that"
+        " is not."
+    )
 
 
 def tail(
@@ -71,8 +76,8 @@ def tail(
     """Print notifications, the oldest first.
 
     Without options all that are retained. With --since and -n it ends after so many, --follow or
-    not. Exit codes: 1 an artifact did not resolve, 3 notifications after --since are gone,
-    5 there is no notification in the window.
+    not. Exit codes: 1 an artifact did not resolve, or a notification is not trusted,
+    3 notifications after --since are gone, 5 there is no notification in the window.
 
     Examples:
       sidecar tail -n 10
@@ -85,6 +90,8 @@ def tail(
 
       sidecar tail --follow --cloudevents
 
+      sidecar tail --verify trust --since 1h
+
     """
     if cloudevents and resolve:
         raise UsageError(
@@ -96,7 +103,7 @@ def tail(
     check_stream(client, url, stream)
     with _told(url):
         cursor = cursor_of(client, stream, wanted.since, wanted.count)
-        feed = Feed(url, notify_stream=stream, store=fleet)
+        feed = Feed(url, notify_stream=stream, store=fleet, trust=wanted.verify)
         found = _following(feed, cursor) if wanted.follow else retained(feed, cursor)
         if wanted.count is not None and (wanted.since or not wanted.follow):
             found = islice(found, wanted.count)
@@ -135,6 +142,8 @@ def _told(url: str) -> Iterator[None]:
         ) from error
     except ForeignEntry as error:
         raise SidecarError(f"{error}; is --notify-stream right?") from error
+    except Untrusted as error:
+        raise SidecarError(f"{error}; --since {error.cursor} passes it") from error
     except KeyboardInterrupt:
         return
 

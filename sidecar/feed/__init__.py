@@ -21,9 +21,10 @@ from sidecar.feed.state import State, StateBegins, StateEnds
 from sidecar.wire.erasures import Erased
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
+from sidecar.wire.trust import Trust, Untrusted
 
 __all__ = [
     "Applied", "AsyncFeed", "Batch", "Cache", "CacheFigures", "Cursor", "Erased", "Feed",
     "FeedGap", "FileCursor", "ForeignEntry", "Notification", "RedisCursor", "SidecarError", "State",
-    "StateBegins", "StateEnds", "Unreachable", "UsageError",
+    "StateBegins", "StateEnds", "Trust", "Unreachable", "Untrusted", "UsageError",
 ]  # fmt: skip

@@ -30,7 +30,8 @@ class Feed(Face[Client]):
         """Return at most `limit` notifications with a control_version above `since`, ascending.
 
         With none there, waits for one up to `wait_s` seconds. `since=0` means from the oldest
-        there is. Raises `FeedGap`, `ForeignEntry`, and `Unreachable` when Redis is away.
+        there is. Raises `FeedGap`, `ForeignEntry`, `Untrusted`, and `Unreachable` when Redis is
+        away.
         """
         since, deadline = self._known(since), time.monotonic() + wait_s
         with translated(self._url):
@@ -66,8 +67,8 @@ class Feed(Face[Client]):
 
         Wakes at once, and outlives a Redis that goes away and comes back, of which it logs both
         (`sidecar.feed`). Registers the reader, if it has a name, as one that needs nothing up to
-        `since`. Raises `FeedGap`, `ForeignEntry`, and `UsageError` when Redis refuses the login or
-        a command.
+        `since`. Raises `FeedGap`, `ForeignEntry`, `Untrusted`, and `UsageError` when Redis refuses
+        the login or a command.
 
         With `state`, one that begins at 0 begins with what `state()` returns, between a
         `StateBegins` and a `StateEnds`; and raises what that does, but waits for Redis. With

@@ -28,6 +28,7 @@ from sidecar.wire.bounds import bounded
 from sidecar.wire.erasures import erasures_of
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
+from sidecar.wire.trust import Trust
 from sidecar.wire.urls import FiledUrl, redact
 from store import Artifact, ArtifactReader, Capability, Store, VersionedStore, versioned
 
@@ -113,6 +114,7 @@ class Face(Generic[Client]):
         ref_prefix: str = "",
         cache: Cache | None = None,
         tracer_provider: TracerProvider | None = None,
+        trust: Trust | str | Path | None = None,
     ) -> None:
         """Connect lazily: nothing is sent yet. Raises `UsageError` for what cannot be meant.
 
@@ -129,13 +131,16 @@ class Face(Generic[Client]):
 
         With a `cache`, `resolve` and `open` ask the store only for what that does not have.
 
+        With `trust`, public keys or the directory that they are in, each notification must have the
+        signature of one: any other raises `Untrusted`, also one that the feed leaves out.
+
         With an OpenTelemetry `tracer_provider`, each `resolve` and `open` has a span in the trace
         of its event.
         """
         if reader is not None:
             check(reader, reader_ttl_s)
         self._url = url_of(redis_url)
-        self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix))
+        self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix), Trust.of(trust))
         self._store = versioned(store, Capability.PINNED_GET) if store else None
         self._lack = _lack(store)
         self._cache = cache
@@ -226,7 +231,7 @@ class Face(Generic[Client]):
     def _read_state(self, client: redis_client.Client) -> State:
         """Return the state; `client` is one for threads. Raises as `read_state`."""
         archive = archive_of(self._store, client, self._keys)
-        return read_state(client, self._keys, archive, self._reading.wants)
+        return read_state(client, self._keys, archive, self._reading)
 
     def _may_again(self, *, state: bool, again: bool) -> bool:
         """Tell whether a gap leads to the state again. Raises `UsageError` for half of a wish."""

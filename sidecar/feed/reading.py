@@ -18,6 +18,7 @@ from sidecar.redis.trimmed import gone_field, went_since
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, doubt_of, incarnation_of, is_lost, parse
 from sidecar.wire.notification import Notification
+from sidecar.wire.trust import Trust, Untrusted, untrusted
 
 NO_STREAM: Final = "no such key"
 
@@ -130,8 +131,9 @@ def _names(option: str, given: str | Collection[str] | None) -> frozenset[str]:
 class Reading:
     """Asks for what comes after a cursor, and reads the answers."""
 
-    def __init__(self, stream: str, wants: Filter | None) -> None:
+    def __init__(self, stream: str, wants: Filter | None, trust: Trust | None = None) -> None:
         self._stream = stream
+        self.trust = trust
         self._keys = Keys.of("", stream)
         self.wants = wants
         self._is_blind = False
@@ -163,7 +165,10 @@ class Reading:
         pipeline.hget(self._keys.incarnations, "list")
 
     def batch(self, answers: list[Any], since: int) -> Batch:
-        """Return what the answers bring. Raises `FeedGap`, `ForeignEntry` and `RedisError`."""
+        """Return what the answers bring.
+
+        Raises `FeedGap`, `ForeignEntry`, with keys to trust `Untrusted`, and `RedisError`.
+        """
         answers = [named(one) if isinstance(one, Refused) else one for one in answers]
         before, after = self._seen(answers.pop(0)), self._seen(answers.pop())
         for at in (2, 3):
@@ -247,11 +252,18 @@ class Reading:
     def _notifications(self, entries: list[tuple[bytes, list[bytes]]]) -> list[Notification]:
         found: list[Notification] = []
         for entry_id, flat in entries:
-            fields = iter(flat)
+            parts = iter(flat)
+            fields = dict(zip(parts, parts))  # noqa: B905 -- two of one iterator
             try:
-                one = Notification.of_entry(dict(zip(fields, fields)))  # noqa: B905 -- two of one iterator
+                if self.trust:
+                    self.trust.check(self._stream, EntryId(entry_id.decode()), fields)
+                one = Notification.of_entry(fields)
                 if entry_id != b"%d-%d" % divmod(one.control_version, 1000):
                     raise _NoCursor
+            except Untrusted:
+                if found:
+                    break
+                raise
             except (KeyError, ValueError) as error:
                 if found:
                     break  # first what is before it
@@ -288,8 +300,10 @@ class Reading:
             words = f"the cursor is {since}, and the stream begins only at {first}{doubt}"
             raise FeedGap(words, "trimmed", cursor=since, first=first, end=end)
 
-    def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry:
+    def _foreign(self, entry_id: bytes, error: Exception) -> ForeignEntry | Untrusted:
         name = EntryId(entry_id.decode())
+        if self.trust:
+            return untrusted(self._stream, name, "foreign", "no sidecar wrote it")
         return ForeignEntry(
             f"{self._stream} has an entry that no sidecar wrote, {name} ({type(error).__name__});"
             f" since={name.control_version} passes it",

@@ -7,8 +7,9 @@ archived is told by the names in the store, and believed where Redis has the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 from sidecar.feed.reading import Batch, FeedGap, Filter, ForeignEntry, Reading
@@ -24,6 +25,7 @@ from sidecar.stores import explained
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
+from sidecar.wire.trust import Trust
 from store import Capability, VersionedStore
 
 PAGE: Final = 1000
@@ -64,15 +66,16 @@ class State:
     """
 
     def __init__(
-        self, found: FleetState, cursor: Cursor, complete_since: int, wants: Filter | None
-    ) -> None:
-        self._found, self._wants = found, wants
+        self, found: FleetState, cursor: Cursor, complete_since: int, wants: Filter | None,
+        believed: Callable[[Entry], None] | None,
+    ) -> None:  # fmt: skip
+        self._found, self._wants, self._believed = found, wants, believed
         self.cursor = cursor
         self.complete_since = complete_since
 
     def __iter__(self) -> Iterator[Notification]:
-        """Yield those that the feed wants."""
-        for one in self._found.notifications():
+        """Yield those that the feed wants. Raises `Untrusted` for a feed with keys to trust."""
+        for one in self._found.notifications(self._believed):
             if self._wants is None or self._wants(one):
                 yield one
 
@@ -90,26 +93,25 @@ def archive_of(store: VersionedStore | None, client: Client, keys: Keys) -> Arch
     return None if is_others else archive
 
 
-def read_state(
-    client: Client, keys: Keys, archive: ArchiveHistory | None, wants: Filter | None
-) -> State:
-    """Return the state as of about now.
+def read_state(client: Client, keys: Keys, archive: ArchiveHistory | None, how: Reading) -> State:
+    """Return the state as of about now, of what is wanted and trusted as `how` says.
 
-    Raises `RedisError`, and as the archive does. `FeedGap` where trimming was faster each time.
+    Raises `RedisError`, and as the archive does. `FeedGap` where trimming was faster each time,
+    `Untrusted` for what Redis has.
     """
-    live = _Live(client, keys.notifications)
+    live = _Live(client, keys.notifications, how)
     for _ in range(TRIES - 1):
         with suppress(FeedGap):  # trimmed, or made anew, while it was read
-            return _read(live, archive, wants)
-    return _read(live, archive, wants)
+            return _read(live, archive)
+    return _read(live, archive)
 
 
-def _read(live: _Live, archive: ArchiveHistory | None, wants: Filter | None) -> State:
+def _read(live: _Live, archive: ArchiveHistory | None) -> State:
     begin = _begin(live, archive)
     found = state_at(archive, begin.archived) if archive else FleetState([])
     cursor = live.fold(begin, found)
     unknown = (begin.complete_since, *(gap.last.control_version for gap in found.gaps))
-    return State(found, cursor, max(unknown), wants)
+    return State(found, cursor, max(unknown), live.wants, live.believed)
 
 
 class _Begin(NamedTuple):
@@ -138,10 +140,11 @@ def _begin(live: _Live, archive: ArchiveHistory | None) -> _Begin:
 class _Live:
     """The notifications in Redis, page by page."""
 
-    def __init__(self, client: Client, stream: str) -> None:
-        self.stream = stream
+    def __init__(self, client: Client, stream: str, how: Reading) -> None:
+        self.stream, self.wants = stream, how.wants
         self._client = client
-        self._reading = Reading(stream, None)
+        self._reading = Reading(stream, None, how.trust)
+        self.believed = partial(_believed, how.trust, stream) if how.trust else None
 
     def after(self, last: EntryId, archive: ArchiveHistory) -> _Begin | None:
         """Return the first page after `last`, with which the archive ends.
@@ -188,6 +191,10 @@ class _Live:
                 return self._reading.batch(answers, since)
             except ForeignEntry as foreign:
                 since = foreign.cursor
+
+
+def _believed(trust: Trust, stream: str, row: Entry) -> None:
+    trust.check(stream, row.id, row.fields)
 
 
 def _rows(page: Batch) -> Iterator[bytes]:

@@ -84,6 +84,9 @@ class Header(BaseHeader):
     """Whose events are in it; None when there are too many to say."""
     about: Annotated[str, AfterValidator(_base64)] = ""
     """A Bloom filter of event_ids and artifact_refs, in base64."""
+    previous: str = ""
+    """The segment before it, as `history.chain` writes it; empty for a first one, and in segments
+    of older releases."""
 
 
 EXPIRED: Final = "expired"
@@ -146,16 +149,16 @@ def mark_of(notifications: str, stream: str, last: EntryId) -> str:
 
 
 def pack(
-    notifications: str, stream: str, entries: Sequence[Entry], gap: Ends | None
+    notifications: str, stream: str, entries: Sequence[Entry], gap: Ends | None, previous: str = ""
 ) -> tuple[str, bytes, bytes]:
-    """Return ref, data and manifest of a segment: the same for the same entries."""
+    """Return ref, data and manifest of a segment: the same for the same entries, after the same."""
     raw = b"".join(map(to_line, entries))
     tenants, words = _mentioned(entries)
     header = Header(
         format=FORMAT, stream=stream, first=entries[0].id, last=entries[-1].id, rows=len(entries),
         sha256=hashlib.sha256(raw).hexdigest(),
         tenants=sorted(tenants) if len(tenants) <= MAX_TENANTS else None,
-        about=b64encode(_filter(words)).decode(),
+        about=b64encode(_filter(words)).decode(), previous=previous,
     )  # fmt: skip
     ref = f"{place_of(notifications, stream)}/{header.first}..{header.last}"
     ref += f"~{gap[0]}..{gap[1]}" if gap else ""
@@ -311,9 +314,14 @@ class ArchiveHistory:
 
     def rows(self, name: Name) -> int:
         """Return how many entries a segment has."""
-        where = f"the archive's segment {name.ref}"
-        with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
-            return Header.read(reader.manifest, where, FORMAT).rows
+        return Header.read(
+            self.manifest(name.ref), f"the archive's segment {name.ref}", FORMAT
+        ).rows
+
+    def manifest(self, ref: str) -> bytes:
+        """Return the manifest of the segment at `ref`. Raises `SidecarError`."""
+        with explained(), self.store.open(ref, **_bounded(self.store)) as reader:
+            return reader.manifest
 
     def _pieces(self, stream: str, about: About) -> list[_Piece]:
         return [

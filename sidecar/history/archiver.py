@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
+from sidecar.history.chain import kept, previous_of
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.horizon import expire
 from sidecar.history.live import LiveHistory
@@ -173,9 +174,12 @@ class Archiver:
         return ((before[0].first, before[-1].last) if before else None), bool(within)
 
     def _write(self, stream: str, entries: list[Entry], gap: Ends | None) -> Archived:
-        ref, data, manifest = pack(self._keys.notifications, stream, entries, gap)
+        archive = ArchiveHistory(self._store, self._live.streams)
+        before = previous_of(archive, stream, entries[0].id)
+        ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before)
         with explained():
             ref = apart(self._store, ref, manifest)
+            manifest = kept(archive, ref, manifest)
             self._store.put(ref, data, manifest)
         return Archived(stream, ref, len(entries), len(data) + len(manifest))
 

@@ -7,7 +7,7 @@ wants to read them. Memory is bounded: a state of many subjects lies in a tempor
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import orjson
@@ -71,9 +71,14 @@ class FleetState:
             return
         yield from sorted(self._here.values(), key=id_of_line)
 
-    def notifications(self) -> Iterator[Notification]:
-        """Yield them as they were published, the oldest first."""
-        return (note for _, note in _written(self.rows()))
+    def notifications(
+        self, believed: Callable[[Entry], None] | None = None
+    ) -> Iterator[Notification]:
+        """Yield them as they were published, the oldest first.
+
+        `believed` looks at the entry of each before, and raises what it will.
+        """
+        return (note for _, note in _written(self.rows(), believed))
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries of them all."""
@@ -115,11 +120,15 @@ class FleetState:
         self._here.clear()
 
 
-def _written(lines: Iterable[bytes]) -> Iterator[tuple[Entry, Notification]]:
+def _written(
+    lines: Iterable[bytes], believed: Callable[[Entry], None] | None = None
+) -> Iterator[tuple[Entry, Notification]]:
     """Yield what a sidecar wrote; anything else may lie among it."""
     for line in lines:
         try:
             entry = of_line(line)
+            if believed:
+                believed(entry)
             note = Notification.of_entry(entry.fields)
         except (KeyError, ValueError):
             continue

@@ -37,6 +37,7 @@ from sidecar.wire.erasures import erasures_of
 from sidecar.wire.event import Event, Rejected, content_digest, decode
 from sidecar.wire.identity import identity_digest, identity_of
 from sidecar.wire.ids import FIRST, EntryId, Origin
+from sidecar.wire.trust import Trust, Untrusted
 from store import (
     Capability,
     Corrupt,
@@ -58,6 +59,8 @@ _WITHOUT_ENTRY: Final = """
 ENDS: Final = ("notification", "duplicate", "dead_letter", "waiting", "expired")
 """How entries end."""
 GUARANTEES: Final = ("G1", "G2", "G3", "G4")
+SIGNED: Final = "signed"
+"""Stands beside them where keys to trust are given."""
 
 
 class Culprit(NamedTuple):
@@ -65,7 +68,7 @@ class Culprit(NamedTuple):
 
     guarantee: str
     problem: str
-    """lost, two_ends, no_entry, foreign, twice, out_of_order, overtaken, or artifact."""
+    """lost, two_ends, no_entry, foreign, twice, out_of_order, overtaken, artifact, or untrusted."""
     stream: str
     """The control stream; the notification stream for what has no legible origin."""
     entry: EntryId | None
@@ -87,6 +90,13 @@ class AuditOrder:
     dedup_window_s: float = 7 * 86400.0
     archive: ArchiveHistory | None = None
     """Where the window's part is that was trimmed."""
+    trust: Trust | None = None
+    """Whom the notifications must be signed by that were published since the window begins."""
+
+    @property
+    def judged(self) -> Sequence[str]:
+        """What culprits may be of."""
+        return (*GUARANTEES, SIGNED) if self.trust else GUARANTEES
 
     def chosen(self, count: int) -> Container[int]:
         """Return which of `count` artifacts to read, by their numbers."""
@@ -122,7 +132,8 @@ class Found:
 
     def verdict(self, *, complete: bool) -> str:
         """Return in words which guarantees hold, or are broken and how often."""
-        broken = [f"{name} {self.culprits[name]:,}" for name in GUARANTEES if self.culprits[name]]
+        broken = [f"{name} {self.culprits[name]:,}"
+                  for name in (*GUARANTEES, SIGNED) if self.culprits[name]]  # fmt: skip
         if broken:
             return f"broken: {', '.join(broken)}"
         what = " for what is there, not for what Redis forgot" if self.may_miss else ""
@@ -142,7 +153,7 @@ class Found:
             "sample_seed": None if order.sample is None else order.seed,
             "covered": self.covered, "pending": self.pending,
             "forgotten": [one.to_json() for one in self.forgotten],
-            "culprits": {name: self.culprits[name] for name in GUARANTEES},
+            "culprits": {name: self.culprits[name] for name in order.judged},
             **({"repair": dict(repaired)} if repaired is not None else {}), "complete": complete,
         }  # fmt: skip
 
@@ -220,8 +231,17 @@ class Audit:
         self._evidence.read_letters()
         for page in self._evidence.notifications():
             for entry in page:
+                yield from self._untrusted(entry)
                 yield from self._notification(entry)
             self._show(f"{self.found.notifications:,} notifications read")
+
+    def _untrusted(self, entry: Entry) -> Iterator[Culprit]:
+        trust, stream = self._order.trust, self._order.keys[0].notifications
+        try:
+            if trust and entry.id >= self._order.window.since:
+                trust.check(stream, entry.id, entry.fields)
+        except Untrusted as error:
+            yield Culprit(SIGNED, "untrusted", stream, None, entry.id, None, str(error))
 
     def _notification(self, entry: Entry) -> Iterator[Culprit]:
         origin = origin_of(entry.fields)

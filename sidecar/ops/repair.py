@@ -45,6 +45,7 @@ _BEYOND_REPAIR: Final = {
     " delete the dead letter if it is the wrong one",
     "no_entry": "it is there, and only the entry that it came from is not; nothing is missing",
     "foreign": "the sidecar takes no notification back; find out who wrote it, and XDEL it",
+    "untrusted": "nobody can sign it afterwards; find out who wrote it, and XDEL what is forged",
     "twice": "what readers may have seen is not taken back; a reader that knows the event_id"
     " passes over the second",
     "overtaken": "a worker publishes it as soon as it runs; what readers may have seen is not"

@@ -20,11 +20,13 @@ from sidecar.redis.halts import MAX_HALT_RECORDS, Halt
 from sidecar.redis.keys import Keys
 from sidecar.redis.lease import Fenced, Lease
 from sidecar.redis.scripts import script_of
+from sidecar.redis.signed import Signing
 from sidecar.redis.source import Entry
 from sidecar.redis.tenants import MOST_ROWS, all_paused
 from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
+from sidecar.wire.signing import Signer
 
 MOST_LETTERS: Final = 100
 """So many dead letters are written at once: with 16 KiB each they take 1.6 MiB of Redis."""
@@ -84,6 +86,10 @@ class Outbound(NamedTuple):
     """Up to the value of control_version; empty for an event that the index is said to know."""
     origin: str
     traceparent: bytes
+
+
+_Run = tuple[Sequence[Outbound], EntryId, int, Sequence[tuple[int, str]]]
+"""What `Publisher.begin` is given."""
 
 
 class Seen(NamedTuple):
@@ -191,15 +197,18 @@ class Publisher(Lease):
 
     def __init__(
         self, client: Client, keys: Keys, *, lease_s: float, dedup_window_s: float,
-        wait_replicas: int = 0, worker: str = "",
+        wait_replicas: int = 0, worker: str = "", signer: Signer | None = None,
     ) -> None:  # fmt: skip
         """With `wait_replicas`, what is written counts only once so many replicas have it.
 
-        `worker` as `Lease` has it.
+        With `signer`, each notification is signed. `worker` as `Lease` has it.
         """
         super().__init__(client, keys, lease_s=lease_s, worker=worker)
         self._window_s = int(dedup_window_s)
         self._wait_replicas = wait_replicas
+        self._signing = Signing(signer, keys.notifications) if signer else None
+        self._run: _Run | None = None
+        """What was begun."""
         self._highest = 0
         self._changes = b""
         """How often tenants were paused or resumed, as far as this worker knows."""
@@ -292,19 +301,36 @@ class Publisher(Lease):
         So the worker admits the next entries while Redis publishes these, in one thread: a
         second one would contend with it for the interpreter. `finish` is due before the next.
         """
-        one = self._keys
+        self._run = (events, low, row_ends_from, tenants_rows)
+        self._send_run(*self._run)
+
+    def _send_run(
+        self, events: Sequence[Outbound], low: EntryId, row_ends_from: int,
+        tenants_rows: Sequence[tuple[int, str]],
+    ) -> None:  # fmt: skip
+        one, floor = self._keys, self._highest
         keys = [one.fence, one.halt, one.low, one.notifications]
         keys += [one.incarnations, one.trimmed, one.archived, one.readers, one.resent, one.rows]
-        args: list[Any] = [self._token, low, self._highest, row_ends_from, self._changes]
-        for event in events:
-            keys.append(self._keys.seen(event.identity))
-            args += (event.identity[2:], event.json, event.origin, event.traceparent)
-        args += chain.from_iterable(tenants_rows)
+        keys += [one.seen(event.identity) for event in events]
+        each: list[tuple[Any, ...]] = [(event.identity[2:], *event[1:]) for event in events]
+        if self._signing:
+            pairs = [(event.origin, event.json) for event in events]
+            floor, signatures = self._signing.signed(pairs, floor)
+            each = [(*event, sign) for event, sign in zip(each, signatures, strict=True)]
+        args: list[Any] = [self._token, low, floor, row_ends_from, self._changes]
+        args += (len(each[0]) if each else 0, *chain(*each), *chain(*tenants_rows))
         self._send("publish", keys, args)
 
     def finish(self) -> list[Verdict]:
         """Return the verdicts on what was begun, as `publish` does."""
-        (highest, found, *results), reached = self._received()
+        (state, highest, found, now_us, *results), reached = self._received()
+        while state == _OVERTAKEN and self._signing and self._run:
+            self._signing.overtaken(highest, now_us)
+            self._send_run(*self._run)
+            (state, highest, found, now_us, *results), reached = self._received()
+        if self._signing:
+            self._signing.published(now_us)
+        self._run = None
         self._highest, self.found = highest, EntryId(found.decode())
         self._check_replicas(reached)
         return [_verdict(result) for result in results]
@@ -328,17 +354,17 @@ class Publisher(Lease):
             raise
 
     def _received(self) -> tuple[list[Any], int]:
-        """Return a script's answer behind its state, and how many replicas have what it wrote."""
+        """Return a script's answer, and how many replicas have what it wrote."""
         try:
-            state, *answer = self._sent.read_response()
+            answer = self._sent.read_response()
             reached = self._sent.read_response() if self._wait_replicas else 0
         except BaseException:
             self._loaded = False  # it may be that the script is gone
             self.abandon()
             raise
         self._release()
-        if state in _REFUSED:
-            raise _REFUSED[state]
+        if answer[0] in _REFUSED:
+            raise _REFUSED[answer[0]]
         return answer, reached
 
     def abandon(self) -> None:
@@ -426,7 +452,7 @@ class Publisher(Lease):
                 2 * len(letter.fields), *chain.from_iterable(letter.fields.items()),
             ]  # fmt: skip
         self._send("bury", keys, args)
-        results, reached = self._received()
+        (_, *results), reached = self._received()
         self._check_replicas(reached)
         return [Buried(result) for result in results]
 
@@ -447,6 +473,8 @@ class Publisher(Lease):
 _SCRIPTS: Final = ("publish", "bury", "seen")
 _REFUSED: Final[Mapping[int, type[Exception]]] = {0: Fenced, -1: Halted, -2: TenantsChanged}
 """What the state says with which a script answers that it did nothing."""
+_OVERTAKEN: Final = -3
+"""The state with which the publish script answers that what was signed for is given already."""
 _LAST: Final = frozenset({Buried.HALTED_NOW, Buried.PAUSED_NOW})
 """What is answered of the last letter that is written."""
 

@@ -12,6 +12,7 @@ import orjson
 from pydantic import ConfigDict, ValidationError
 from pydantic_core import from_json
 
+from sidecar.wire import signature
 from sidecar.wire.event import FIELDS, Event, Reason, Rejected, before_its_rule
 
 MAX_NOTIFICATION_BYTES: Final = 8 * 1024
@@ -39,23 +40,29 @@ def unstamped(body: Mapping[str, Any], manifest_checksum: str) -> bytes:
 
 
 def size_bytes(
-    unstamped_json: bytes, origin: str, traceparent: bytes, *, stamps_manifest: bool
-) -> int:
+    unstamped_json: bytes, origin: str, traceparent: bytes, *, stamps_manifest: bool,
+    signs: bool = False,
+) -> int:  # fmt: skip
     """Return the size of the notification that will come of it: names and values added up.
 
-    `stamps_manifest` tells that a manifest checksum will be added to `unstamped_json` later.
+    `stamps_manifest` tells that a manifest checksum will be added to `unstamped_json` later, and
+    `signs` that it will be signed: room is left for the largest signature.
     """
     size = len(b"event") + len(unstamped_json) + _STAMP_DIGITS + 1
     size += len(b"origin") + len(origin.encode())
     size += len(b"traceparent") + len(traceparent) if traceparent else 0
+    size += signature.MOST_BYTES if signs else 0
     return size + (_MANIFEST_CHECKSUM_BYTES if stamps_manifest else 0)
 
 
 def check_size(
-    unstamped_json: bytes, origin: str, traceparent: bytes, *, stamps_manifest: bool
-) -> None:
+    unstamped_json: bytes, origin: str, traceparent: bytes, *, stamps_manifest: bool,
+    signs: bool = False,
+) -> None:  # fmt: skip
     """Raise `Rejected` where the notification would be too large; see `size_bytes`."""
-    size = size_bytes(unstamped_json, origin, traceparent, stamps_manifest=stamps_manifest)
+    size = size_bytes(
+        unstamped_json, origin, traceparent, stamps_manifest=stamps_manifest, signs=signs
+    )
     if size > MAX_NOTIFICATION_BYTES:
         raise Rejected(
             Reason.TOO_LARGE,
@@ -82,6 +89,12 @@ class Notification(Event):
     def traceparent(self) -> str | None:
         """The W3C trace context that came with that entry."""
         found = self._entry.get(b"traceparent")
+        return None if found is None else found.decode(errors="replace")
+
+    @property
+    def signature(self) -> str | None:
+        """Who vouches for it, as `Feed(trust=…)` verifies; None where nobody does."""
+        found = self._entry.get(b"signature")
         return None if found is None else found.decode(errors="replace")
 
     def to_json(self) -> dict[str, Any]:

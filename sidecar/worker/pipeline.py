@@ -60,11 +60,14 @@ class Rules:
     max_artifact_bytes: int = DEFAULT_MAX_ARTIFACT_BYTES
     event_id_scope: tuple[str, ...] = ()
     """Patterns such as `{tenant}/*`; when there are any, an event_id must match one."""
+    signs: bool = False
+    """Whether a notification needs room for a signature."""
 
     @classmethod
     def of_options(
         cls, *, allow_type: Iterable[str] | None, tenant_scope: Iterable[str] | None,
         max_artifact_bytes: int | None, event_id_scope: Iterable[str] | None,
+        sign_key: object,
     ) -> Self:  # fmt: skip
         """Return the rules that options make; None is an option that is not given.
 
@@ -72,7 +75,10 @@ class Rules:
         """
         limit = DEFAULT_MAX_ARTIFACT_BYTES if max_artifact_bytes is None else max_artifact_bytes
         types = KNOWN_TYPES.union(allow_type or ())
-        return cls(types, tuple(tenant_scope or ()), limit, tuple(event_id_scope or ()))
+        return cls(
+            types, tuple(tenant_scope or ()), limit, tuple(event_id_scope or ()),
+            signs=sign_key is not None,
+        )  # fmt: skip
 
 
 class Carried(NamedTuple):
@@ -158,7 +164,9 @@ class Pipeline:
         traceparent = fields.get(b"traceparent", b"")
         unstamped = notification.unstamped(body, event.manifest_checksum)
         stamps = bool(event.artifact_ref and not event.manifest_checksum)
-        notification.check_size(unstamped, origin, traceparent, stamps_manifest=stamps)
+        notification.check_size(
+            unstamped, origin, traceparent, stamps_manifest=stamps, signs=self._rules.signs
+        )
         return Admitted(event, body, content_digest(body), traceparent, unstamped)
 
     def carry(self, admitted: Admitted, position: Position) -> None:

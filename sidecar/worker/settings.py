@@ -20,6 +20,7 @@ from sidecar.redis.keys import Keys, check_control, check_name
 from sidecar.redis.retention import KINDS, Policy, parse_policy
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
 from sidecar.wire.keeping import SHORTEST_GRACE_S, source_rules, unattended
+from sidecar.wire.keyfiles import private_key
 from sidecar.wire.scope import check_id_pattern
 from sidecar.wire.units import address_of, artifact_size, seconds, window
 from sidecar.wire.urls import redact
@@ -47,6 +48,18 @@ def _kept_at_source(text: str) -> str:
     return text
 
 
+def _signing_key(path: str | Path) -> Path:
+    """Return where the key is. Raises `ValueError` where it cannot be signed with.
+
+    The name is not repeated: it may be a secret that was typed in its place.
+    """
+    try:
+        private_key(Path(path))
+    except (UsageError, ValueError) as error:
+        raise ValueError(str(error).replace(str(Path(path)), "the file")) from None
+    return Path(path)
+
+
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(artifact_size)]
 Window = Annotated[float, BeforeValidator(window)]
@@ -55,6 +68,7 @@ StoreThreads = Annotated[Threads, BeforeValidator(store_threads)]
 Address = Annotated[str, AfterValidator(_checked_address)]
 IdPattern = Annotated[str, AfterValidator(check_id_pattern)]
 Keep = Annotated[str, AfterValidator(_kept)]
+SignKey = Annotated[Path, BeforeValidator(_signing_key)]
 SourceKeep = Annotated[str, AfterValidator(_kept_at_source)]
 StreamName = Annotated[str, AfterValidator(check_name)]
 ControlName = Annotated[str, AfterValidator(check_control)]
@@ -177,6 +191,12 @@ class Settings(Options):
         "Acknowledge an entry only once N replicas have its notification (WAIT).",
         metavar="N", ge=0, le=100,
     )  # fmt: skip
+    sign_key: SignKey | None = _option(
+        None,
+        "Sign each notification with this Ed25519 key: PEM, the worker's alone (`sidecar sign-key"
+        " new FILE`). Needs the extra signing.",
+        metavar="FILE",
+    )
     log_level: Level = _option("info", "debug, info, warning or error.")
     log_format: Format | None = _option(
         None, "json or console. Default: console at a terminal, else json."

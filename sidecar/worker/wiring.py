@@ -37,6 +37,7 @@ from sidecar.telemetry import outside
 from sidecar.telemetry.gathered import Gathered
 from sidecar.wire.keeping import source_rules, unattended
 from sidecar.wire.logbook import keeper_of
+from sidecar.wire.signing import Signer
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
@@ -233,6 +234,7 @@ class Wiring:
             tenant_scope=self.settings.tenant_scope,
             max_artifact_bytes=self.settings.max_artifact_bytes,
             event_id_scope=self.settings.event_id_scope,
+            sign_key=self.settings.sign_key,
         )
         if self._exporting is None:
             return Pipeline(self.source, self.fleet, rules)
@@ -271,6 +273,7 @@ class Wiring:
         publisher = Publisher(
             notify, keys, lease_s=one.lease_s, dedup_window_s=one.dedup_window_s,
             wait_replicas=one.wait_replicas, worker=self._id,
+            signer=Signer.of(one.sign_key),
         )  # fmt: skip
         fitness = Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys)
         route = Route(stream, ControlStream(client, blocking, keys), publisher)

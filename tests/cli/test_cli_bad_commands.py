@@ -87,12 +87,15 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "--reason": TEXT,
     "--event-id": TEXT, "--ref": TEXT, "--allow-type": TEXT, "--tenant-scope": TEXT,
     "--event-id-scope": TEXT, "--keep": WORD, "--keep-sent": DURATIONS, "--database": FILE,
+    "--verify": (*FILE, *ODD[1:], "/dev/null"),
 }  # fmt: skip
 BY_COMMAND: Final = {
     "emit --ref": REF, "emit --event-id": (*TEXT, ODD[1], LONG), "emit --type": (*TEXT, LONG),
     "emit --tenant": (*TEXT, LONG), "emit --stack": (*TEXT, LONG),
     "tail --fleet-store": (opened_by_none := ("", ODD[1], "token=x", "/srv/fleet", RAW)),
     "wait --fleet-store": opened_by_none, "status --fleet-store": opened_by_none,
+    "check-event --sign-key": ("",), "dead show --sign-key": ("",),
+    "dead redrive --sign-key": ("",), "replay check --sign-key": ("",),
     "dead show --fleet-store": opened_by_none, "dead show --source-store": opened_by_none,
     "audit --source-store": opened_by_none, "config show --source-store": opened_by_none,
     "config show --fleet-store": opened_by_none,

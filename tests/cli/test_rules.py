@@ -10,7 +10,7 @@ from sidecar.worker.settings import options
 
 GIVEN = WorkerRules(
     allow_type=["mine"], tenant_scope=["{tenant}/*"], event_id_scope=["{tenant}/*"],
-    max_artifact_size=1,
+    max_artifact_size=1, sign_key="key",
 )  # fmt: skip
 
 

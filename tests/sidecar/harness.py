@@ -24,6 +24,7 @@ from sidecar.redis.scan import server_time_us
 from sidecar.redis.source import ControlStream
 from sidecar.redis.tenures import Outage
 from sidecar.wire.event import RESERVED
+from sidecar.wire.signing import Signer
 from sidecar.worker import app
 from sidecar.worker.host import Host, Route, Traces
 from sidecar.worker.outages import Outages
@@ -277,6 +278,7 @@ class Rig:
     stream_class: type[ControlStream] = ControlStream
     threads: int = 4
     outages: list[Outage] = field(default_factory=list)
+    signer: Signer | None = None
     sent: dict[str, str] = field(default_factory=dict)
     """Entry ID by event_id, of what was produced first."""
 
@@ -351,7 +353,7 @@ class Rig:
             publisher = Publisher(
                 clients[2], keys,
                 lease_s=options["lease_s"], dedup_window_s=self.dedup_window_s,
-                wait_replicas=self.wait_replicas,
+                wait_replicas=self.wait_replicas, signer=self.signer,
             )  # fmt: skip
             relay = Relay(
                 Route(self.control, self.stream_class(clients[0], clients[1], keys), publisher),

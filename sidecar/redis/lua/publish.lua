@@ -4,17 +4,23 @@
 --       5 its incarnations   6 trimmed   7 archived   8 readers of an older release
 --       9 the notes of what is sent again   10 rows of dead letters, by tenant
 --       then one for each event: its shard of the deduplication index
--- ARGV  1 token   2 lowest entry unfinished after this run   3 highest control_version known
+-- ARGV  1 token   2 lowest entry unfinished after this run   3 highest control_version known; of a
+--       signed run the one below that of its first event
 --       4 a row of dead letters ends when the n-th event or a later one is published, no duplicate
 --       5 how often tenants were paused or resumed, as far as the worker knows
---       then four for each event:
+--       6 how many arguments an event has: 5 in a signed run, else 4
+--       then for each event:
 --         14 bytes of event_id digest and 16 of content digest
 --         JSON up to the value of control_version; empty: known to be published, only look
 --         origin
 --         traceparent, or empty
+--         signature. It holds for one control_version: that after ARGV 3 for the first
+--         event of the run, the next for the second, whatever becomes of those before
 --       then pairs: a tenant's row ends when the n-th event is published, no duplicate; the tenant
--- Answer { state, highest control_version, the stream's last ID before this run, result, ... }
+-- Answer { state, highest control_version, the stream's last ID before this run, the server's time,
+--          result, ... }
 --   state   1 done   0 the fence is another's   -1 halted   -2 other tenants are paused by now
+--           -3 nothing is done: the control_versions that are signed for are below the highest
 --   result  n published as n   -n duplicate of n   0 published before with other content
 --           1 the index has forgotten it, and it was said to be known, or it is sent again: it
 --             must come in full, and the rest is left undone
@@ -121,29 +127,36 @@ local function undo(found)
 end
 
 -- Forget what else of this run is sent again: a worker reads everything again for it, once.
-local function forget_with_it(first, arg)
+local function forget_with_it(first, arg, each)
   for key = first, #KEYS do
     local id, content = string.sub(ARGV[arg], 1, 14), string.sub(ARGV[arg], 15)
     local known = redis.call('HGET', KEYS[key], id)
     if known and is_sent_again(id, content, known, KEYS[9], KEYS[6], KEYS[4]) then
       redis.call('HDEL', KEYS[key], id)
     end
-    arg = arg + 4
+    arg = arg + each
   end
 end
 
+local function add(fields, name, value)
+  fields[#fields + 1], fields[#fields + 2] = name, value
+end
+
 local call, sub, format = redis.call, string.sub, string.format
-local answer, published, row_ends, complete = {1, 0, last_id}, false, false, true
-local first_to_end = 10 + tonumber(ARGV[4])
-local arg, found = 6, nil
+local answer, published, row_ends, complete = {1, 0, last_id, now}, false, false, true
+local first_to_end, floor = 10 + tonumber(ARGV[4]), tonumber(ARGV[3])
+local arg, each, found = 7, tonumber(ARGV[6]), nil
 for key = 11, #KEYS do
   local shard, id, content = KEYS[key], sub(ARGV[arg], 1, 14), sub(ARGV[arg], 15)
   local json, origin, traceparent = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
+  local signature = each == 5 and ARGV[arg + 4] or ''
   local result = 1
   if json ~= '' and not full and not found then
     found = incarnation()
     if not found.goes_on then clock = math.max(clock, given(found.known)) end
+    if signature ~= '' and clock > floor then return {-3, clock, last_id, now} end
   end
+  if signature ~= '' then clock = floor + key - 11 end
   local stamp = format('%.0f', clock + 1)
   if json ~= '' and not full then call('PERSIST', shard) end  -- an older release let it expire
   if json ~= '' and found and not found.goes_on and call('HEXISTS', shard, id) == 0 then
@@ -154,11 +167,13 @@ for key = 11, #KEYS do
     clock = clock + 1
     local entry = format('%.0f-%.0f', math.floor(clock / 1000), clock % 1000)
     local added
-    if traceparent == '' then
+    if traceparent == '' and signature == '' then
       added = redis.pcall('XADD', KEYS[4], entry, 'event', json .. stamp .. '}', 'origin', origin)
     else
-      added = redis.pcall('XADD', KEYS[4], entry, 'event', json .. stamp .. '}', 'origin', origin,
-        'traceparent', traceparent)
+      local fields = {'event', json .. stamp .. '}', 'origin', origin}
+      if traceparent ~= '' then add(fields, 'traceparent', traceparent) end
+      if signature ~= '' then add(fields, 'signature', signature) end
+      added = redis.pcall('XADD', KEYS[4], entry, unpack(fields))
     end
     if type(added) == 'table' and added.err then
       call('HDEL', shard, id)  -- not published, so not remembered
@@ -186,20 +201,20 @@ for key = 11, #KEYS do
     end
   end
   answer[#answer + 1] = result
-  arg = arg + 4
+  arg = arg + each
   if result == 0 or result == 1 then complete = false end
   if result == 1 then
-    forget_with_it(key + 1, arg)
+    forget_with_it(key + 1, arg, each)
     break
   end
 end
 
-if full and #answer == 3 and #KEYS > 10 then return kept end
+if full and #answer == 4 and #KEYS > 10 then return kept end
 answer[2] = clock
 if published then call('HSET', KEYS[5], 'last', last_id) end
 if complete then redis.call('SET', KEYS[3], ARGV[2]) end
 if row_ends then redis.call('HDEL', KEYS[2], 'dead_in_a_row') end
-for i = 6 + 4 * (#KEYS - 10), #ARGV, 2 do
-  if (answer[3 + ARGV[i]] or 0) > 1 then redis.call('HDEL', KEYS[10], ARGV[i + 1]) end
+for i = 7 + each * (#KEYS - 10), #ARGV, 2 do
+  if (answer[4 + ARGV[i]] or 0) > 1 then redis.call('HDEL', KEYS[10], ARGV[i + 1]) end
 end
 return answer

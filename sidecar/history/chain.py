@@ -1,0 +1,142 @@
+"""Each segment of the archive names the one before it, by a hash that covers what that names.
+
+    previous: "<its name> <SHA-256 of its manifest>"
+
+A manifest has the hash of its rows, and so the chain covers all rows of a stream. One who changes a
+segment, or takes one out of the middle, would have to write all anew that come after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+import orjson
+
+from sidecar.errors import SidecarError
+from sidecar.history.archive import FORMAT, ArchiveHistory, Header, Name, place_of
+from sidecar.history.segments import Damaged
+from sidecar.wire.ids import EntryId
+from store import Corrupt, NotFound, TooLarge
+
+UNREADABLE: Final = "unreadable"
+"""Stands for the hash of a segment that could not be read when the next one was written."""
+_OF_STORE: Final = (Corrupt, NotFound, TooLarge)
+
+
+class Fault(NamedTuple):
+    """What is wrong with the archive of a stream."""
+
+    stream: str
+    segment: str
+    """The ref of the segment that tells it."""
+    kind: str
+    """`changed`, `missing`, `no_predecessor` or `damaged`."""
+    detail: str
+
+
+def previous_of(archive: ArchiveHistory, stream: str, first: EntryId) -> str:
+    """Return what a segment that begins with `first` says of the one before it; empty for none.
+
+    Raises `Unreachable`.
+    """
+    before = [name for name in archive.names(stream, anew=True) if name.last < first]
+    if not before:
+        return ""
+    last = max(before, key=_order)
+    manifest = _manifest(archive, last.ref)
+    digest = UNREADABLE if manifest is None else sha256(manifest).hexdigest()
+    return f"{_word(archive, stream, last)} {digest}"
+
+
+def kept(archive: ArchiveHistory, ref: str, manifest: bytes) -> bytes:
+    """Return the manifest that is at `ref` where that is of the same rows, else `manifest`.
+
+    So one who writes again what is there breaks no chain. Raises `Unreachable`.
+    """
+    there = _manifest(archive, ref)
+    is_same = there is not None and _but_chain(there) == _but_chain(manifest)
+    return there if there is not None and is_same else manifest
+
+
+def faults_of(archive: ArchiveHistory, stream: str) -> Iterator[Fault]:
+    """Yield what the chain of a stream tells to be missing or changed. Reads manifests, no rows.
+
+    Segments of releases without a chain say nothing. Raises `Unreachable`.
+    """
+    names = sorted(archive.names(stream, anew=True), key=_order)
+    by_word = {_word(archive, stream, name): name for name in names}
+    digests: dict[str, str] = {}
+    is_chained, reached = False, None
+    for name in names:
+        manifest = _manifest(archive, name.ref)
+        digests[name.ref] = sha256(manifest).hexdigest() if manifest is not None else ""
+        header = _header(name, manifest)
+        if isinstance(header, str):
+            yield Fault(stream, name.ref, "damaged", header)
+            continue
+        if header.previous:
+            yield from _broken(archive, stream, name, header.previous, by_word, digests)
+        elif is_chained and reached is not None and reached < name.first:
+            said = "segments lie before it, and it names none"
+            yield Fault(stream, name.ref, "no_predecessor", said)
+        is_chained |= bool(header.previous)
+        reached = max(reached, name.last) if reached is not None else name.last
+
+
+def _broken(
+    archive: ArchiveHistory, stream: str, name: Name, previous: str, by_word: Mapping[str, Name],
+    digests: Mapping[str, str],
+) -> Iterator[Fault]:  # fmt: skip
+    word, _, digest = previous.partition(" ")
+    before = by_word.get(word)
+    if before is None:
+        if _last_of(word) > archive.contents(stream).expired:
+            said = f"the segment before it is gone: {word}"
+            yield Fault(stream, name.ref, "missing", said)
+    elif digest not in (digests.get(before.ref), UNREADABLE):
+        yield Fault(stream, name.ref, "changed", f"the segment before it is another: {word}")
+
+
+def _order(name: Name) -> tuple[EntryId, EntryId, str]:
+    return name.last, name.first, name.ref
+
+
+def _word(archive: ArchiveHistory, stream: str, name: Name) -> str:
+    return name.ref.removeprefix(place_of(archive.streams.notifications, stream) + "/")
+
+
+def _last_of(word: str) -> EntryId:
+    """Return the last ID in a segment's name; of what is no name, an ID that never expires."""
+    ends = word.partition("~")[0].partition("+")[0].partition("..")
+    return EntryId.parse(ends[2]) or EntryId.of(2**64 - 1)
+
+
+def _manifest(archive: ArchiveHistory, ref: str) -> bytes | None:
+    """Return the manifest of a segment; None for one that is gone or damaged."""
+    try:
+        return archive.manifest(ref)
+    except SidecarError as error:
+        if isinstance(error.__cause__, _OF_STORE):
+            return None
+        raise
+
+
+def _header(name: Name, manifest: bytes | None) -> Header | str:
+    """Return what a manifest says; of what says nothing, why."""
+    if manifest is None:
+        return "it cannot be read"
+    try:
+        return Header.read(manifest, name.ref, FORMAT)
+    except Damaged as error:
+        return str(error)
+
+
+def _but_chain(manifest: bytes) -> object:
+    """Return what a manifest says of its own segment; None for what is none."""
+    try:
+        said = orjson.loads(manifest)
+        return {key: value for key, value in said.items() if key != "previous"}
+    except (ValueError, AttributeError):
+        return None
