@@ -342,7 +342,7 @@ class BundleStore:
         """Tell whether `get` would return something."""
         try:
             self._find(ref, checksum, manifest_checksum)
-        except NotFound:
+        except (NotFound, Corrupt):
             return False
         return True
 
@@ -372,8 +372,11 @@ class BundleStore:
             and manifest_checksum in (None, one.manifest_checksum)
         ]
         if not fits:
-            if any(one.state == "erased" for one in self._by_ref.get(ref, ())):
+            why = {one.state: one.checksum for one in self._by_ref.get(ref, ())}
+            if "erased" in why:
                 raise Erased(f"{ref} was erased with all of its tenant before this was exported")
+            if "corrupt" in why and checksum in (None, why["corrupt"]):
+                raise Corrupt(f"{ref} was damaged in the store when this was exported")
             raise NotFound(f"{ref} is not in the bundle{' as ' + checksum if checksum else ''}")
         return max(fits, key=lambda one: one.stored_at)
 

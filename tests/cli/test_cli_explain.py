@@ -129,6 +129,20 @@ def test_what_has_gone_from_the_store_is_told(sidecar: Cli) -> None:
     assert "audit --repair" in one["fix"]
 
 
+def test_what_was_damaged_when_a_bundle_was_taken_is_told(sidecar: Cli) -> None:
+    """As damaged, and not as gone."""
+    sidecar.bring("a", "ref/a", b"rots", "--tenant", "t")
+    sidecar.work()
+    fleet = sidecar.directory / "data-dir" / "fleet"
+    for path in (fleet / "refs").rglob("*@*"):
+        path.write_bytes(path.read_bytes().replace(b"rots", b"rotz"))
+    bundle = sidecar.directory / "incident.zip"
+    assert sidecar("replay", "export", bundle, "--fleet-store", fleet.as_uri()).code in (0, 3)
+    (one,) = told(sidecar, "ref/a", "--bundle", bundle)
+    assert one["kind"] == "artifact_gone"
+    assert one["what"].endswith("its artifact ref/a is damaged")
+
+
 def test_nothing_by_that_name_is_exit_1(sidecar: Cli) -> None:
     """In one line, without a finding."""
     sidecar.add("a")

@@ -212,18 +212,29 @@ def _nameless(deaths: list[Death]) -> str:
 
 
 def _release(facts: Facts, deaths: list[Death]) -> str:
-    """Say that a producer sends nothing good from a moment on, where it did before."""
-    tenant, since_us = deaths[0].life.tenant_id, deaths[0].at_us
-    if not tenant or len(deaths) < A_RELEASE or kind_of(deaths[0].reason) is not MALFORMED:
+    """Say that a producer sent nothing good from a moment on, where it did before."""
+    if not deaths[0].life.tenant_id or len(deaths) < A_RELEASE:
         return ""
-    types = {one.life.event.type for one in deaths if one.life.event}
-    good = [
-        life for life in facts.published
-        if life.tenant_id == tenant and life.event and (not types or life.event.type in types)
-    ]  # fmt: skip
-    if not good or any(life.begun_us > since_us for life in good):
+    good = _alike(facts, deaths) if kind_of(deaths[0].reason) is MALFORMED else []
+    later = [us for us in good if us > deaths[0].at_us]
+    if len(later) == len(good) or any(us < deaths[-1].life.begun_us for us in later):
         return ""
+    if later:
+        return (
+            f" Until {at(min(later))} none of its events was right, before and since all were: as"
+            " after a release that was rolled back."
+        )
     return " From then on none of its events was right, before all were: as after a release."
+
+
+def _alike(facts: Facts, deaths: list[Death]) -> list[int]:
+    """Return when events of the same tenant and types came that were published."""
+    types = {one.life.event.type for one in deaths if one.life.event}
+    return [
+        life.begun_us for life in facts.published
+        if life.tenant_id == deaths[0].life.tenant_id and life.event
+        and (not types or life.event.type in types)
+    ]  # fmt: skip
 
 
 def _evidence(deaths: list[Death]) -> tuple[str, ...]:

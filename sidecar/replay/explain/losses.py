@@ -31,7 +31,8 @@ LOST: Final = Kind(
 GONE: Final = Kind(
     "artifact_gone",
     "The newest notification of a subject pins an artifact that the store has no more, or damaged.",
-    "whether it was collected, deleted by hand, or damaged: the store keeps no record of it",
+    "whether it was collected or deleted by hand: the store keeps no record of it; live, what is"
+    " damaged: only an export and `sidecar store verify` read the data",
 )
 ERASED: Final = Kind(
     "artifact_erased",
@@ -192,11 +193,11 @@ def _many_gone(lives: list[Life]) -> Finding:
 
 def _gone(life: Life, state: State) -> Finding:
     assert life.event  # noqa: S101 -- it has a subject
-    words = {State.CORRUPT: "is damaged", State.ABSENT: "is not there"}
+    words = {State.CORRUPT: "is damaged", State.ABSENT: "is not there any more"}
     what = (
         f"{called(life)}, published at {at(life.ended_us)} as control_version"
         f" {life.control_version}, cannot be resolved: its artifact {life.event.artifact_ref}"
-        f" {words.get(state, 'is not there in this version')} any more"
+        f" {words.get(state, 'is not there in this version any more')}"
     )
     return Finding(
         GONE.name, Level.ERROR, what, life.ended_us, f"gone:{life.control_version}",
