@@ -29,7 +29,7 @@ ROOM_LINES: Final = {
     "sidecar/ops": 6145,
     "sidecar/producer": 1300,
     "sidecar/redis": 6987,
-    "sidecar/replay": 5310,
+    "sidecar/replay": 5390,
     "sidecar/telemetry": 1271,
     "sidecar/terminal": 1110,
     "sidecar/wire": 3056,

@@ -1,7 +1,7 @@
 """Incidents by somebody who had not read the rules: as an on-call engineer knows them from life.
 
 Each says in plain words who did what, and what came of it. What `caused` names was put beside it
-only afterwards. Two of them were rules that there were not yet: `cut_by_hand`.
+only afterwards. `cut_by_hand` and `same_version` were made for three of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import store
-from examples.incident.fleet import CONTROL, GROUP, ROW, Fleet, checksum
+from examples.incident.fleet import CONTROL, GROUP, ROW, Fleet, checksum, key
 from examples.incident.scenes import Steps, first, last, scene
 
 
@@ -477,4 +477,30 @@ def markup_in_a_name(fleet: Fleet, tenant: str) -> Steps:
     event = fleet.activate(name, 1, data=None)
     fleet.dead(event)
     fleet.caused("artifact_missing", f"{tenant}<b onload=x>/web@1")
+    yield
+
+
+@scene
+def two_nodes_both_lead(fleet: Fleet, tenant: str) -> Steps:
+    """Two build nodes both hold the lead: each activates web@5, with bytes of its own."""
+    fleet.activate(tenant, 4)
+    yield
+    fleet.activate(tenant, 5, event_id=f"{tenant}-a-5", data=b"of a")
+    yield
+    fleet.activate(tenant, 5, event_id=f"{tenant}-b-5", data=b"of b")
+    fleet.settle()
+    fleet.caused("same_version", f"{tenant}/web@5")
+
+
+@scene
+def halt_key_deleted(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody lifts a halt with DEL in place of `sidecar resume`: no record says who."""
+    fleet.activate(tenant, 1)
+    fleet.settle()
+    fleet.sidecar("pause", "--reason", "change freeze")
+    time.sleep(2)
+    fleet.redis.delete(key(f"halt:{CONTROL}"))
+    fleet.activate(tenant, 2)
+    fleet.settle()
+    fleet.caused("halted", CONTROL)
     yield

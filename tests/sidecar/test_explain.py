@@ -190,6 +190,19 @@ def test_an_older_version_in_an_event_of_its_own_is_its_producers() -> None:
     assert not explain_facts(facts(published("six", 4))).is_wrong
 
 
+def test_one_version_with_two_artifacts_is_told_once() -> None:
+    """Two producers activate it; what is sent again, or pins the same, is nothing."""
+    a, b = (f"sha256:{one * 64}" for one in "ab")
+    sent = enumerate([("x", a), ("same", a), ("y", b), ("z", b)], 1)
+    lives = [published(name, n, version=5, checksum=pin, artifact_ref="r")
+             for n, (name, pin) in sent]  # fmt: skip
+    (one,) = found(*lives)
+    assert one.kind == "same_version"
+    assert one.what.startswith(f"t/web@5 is two artifacts: x activated it at {rfc3339(us(1.01))}")
+    assert "and y with other content" in one.what
+    assert kinds(*lives[:2]) == []
+
+
 def test_two_control_streams_never_set_each_other_back() -> None:
     """Nobody can tell which of the two came first."""
     other = published("five", 9, version=5)
@@ -322,6 +335,15 @@ def test_a_pause_that_somebody_made_and_lifted_is_a_note() -> None:
     (other,) = found(halts=[lasts])
     assert other.level is Level.ERROR
     assert "sidecar resume --stream control:events" in other.fix
+
+
+def test_a_halt_that_was_lifted_without_a_record_is_told() -> None:
+    """What came after it was published: it is over, and nobody knows who did that."""
+    (one,) = found(published("a", 15), halts=[halt("ann", None)])
+    assert (one.level, one.fix) == (Level.WARNING, "")
+    assert f"at {rfc3339(us(15.01))}, by nobody on record: its key was deleted" in one.what
+    (lasts,) = found(published("a", 5), halts=[halt("ann", None)])
+    assert lasts.level is Level.ERROR
 
 
 def test_a_paused_tenant_is_that_tenants() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from sidecar.history.halts import HaltPeriod
@@ -17,12 +18,26 @@ PAUSED: Final = Kind("paused", "A tenant was paused, by hand or by its dead lett
 KINDS: Final = (HALTED, PAUSED)
 _WAITED: Final = (End.PUBLISHED, End.DEAD, End.WAITING, End.REDRIVEN)
 _MILLISECOND_US: Final = 1000
+_UNDER_WAY_US: Final = 1_000_000
+"""What is published so soon after it began was under way."""
+UNKNOWN: Final = "nobody on record"
+NO_RECORD: Final = "its key was deleted, or what came since would wait"
 
 
 def halted(facts: Facts) -> Iterator[Finding]:
     """Yield each halt and pause of the window."""
     for halt in facts.halts:
-        yield _finding(facts, halt)
+        yield _finding(facts, _lifted(facts, halt) if halt.until_us is None else halt)
+
+
+def _lifted(facts: Facts, halt: HaltPeriod) -> HaltPeriod:
+    """Return when it was over, where what came since was published: somebody deleted its key."""
+    seen_us = halt.since_us + _UNDER_WAY_US
+    ended = [one.ended_us for one in _its(facts, halt)
+             if one.begun_us > halt.since_us and one.ended_us > seen_us]  # fmt: skip
+    if not ended:
+        return halt
+    return replace(halt, until_us=min(ended), resumed_by=UNKNOWN, resumed_why=NO_RECORD)
 
 
 def key_of_halt(halt: HaltPeriod) -> str:
@@ -71,7 +86,7 @@ def _its(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
 def _level(halt: HaltPeriod) -> Level:
     if halt.until_us is None:
         return Level.ERROR
-    return Level.WARNING if halt.by == BY_ITSELF else Level.NOTE
+    return Level.WARNING if halt.by == BY_ITSELF or halt.resumed_by == UNKNOWN else Level.NOTE
 
 
 def _fix(halt: HaltPeriod) -> str:

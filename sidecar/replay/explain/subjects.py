@@ -34,7 +34,13 @@ TWICE = Kind("twice", "One event_id has two notifications. The guarantee of `onc
 NEVER_SENT = Kind(
     "never_sent", "Asked for a version, there is no event of it, though there are of its stack."
 )
-KINDS = (WENT_BACK, TWICE, NEVER_SENT, OLDER_VERSION)
+SAME_VERSION = Kind(
+    "same_version",
+    "One version of a stack was activated by two events that pin different artifacts.",
+    "which of the two is meant",
+)
+ACTIVATED = "stack.activated"
+KINDS = (WENT_BACK, TWICE, NEVER_SENT, SAME_VERSION, OLDER_VERSION)
 
 
 def went_back(facts: Facts) -> Iterator[Finding]:
@@ -185,4 +191,36 @@ def twice(facts: Facts) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-RULES = (went_back, twice)
+def same_version(facts: Facts) -> Iterator[Finding]:
+    """Yield each version of a stack that is two artifacts, of two producers, say."""
+    for lives in facts.by_subject.values():
+        had: dict[int, Life] = {}
+        told: set[int] = set()
+        for life in lives:
+            event = life.event
+            if event is None or event.type != ACTIVATED or not event.checksum:
+                continue
+            first = had.setdefault(event.version, life)
+            if _is_other(first, life) and event.version not in told:
+                told.add(event.version)
+                yield _same(first, life)
+
+
+def _is_other(first: Life, life: Life) -> bool:
+    pins = [one.event.checksum if one.event else "" for one in (first, life)]
+    return pins[0] != pins[1] and first.event_id != life.event_id
+
+
+def _same(first: Life, life: Life) -> Finding:
+    what = (
+        f"{called(life)} is two artifacts: {first.event_id} activated it at {at(first.ended_us)},"
+        f" and {life.event_id} with other content at {at(life.ended_us)}, which readers have since"
+    )
+    return Finding(
+        SAME_VERSION.name, Level.WARNING, what, life.ended_us, f"same:{life.control_version}",
+        about=names_of((first, life)), evidence=(command("trace", called(life)),),
+        fix="find out whether two producers build that stack: each artifact wants its own version",
+    )  # fmt: skip
+
+
+RULES = (went_back, twice, same_version)
