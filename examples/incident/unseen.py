@@ -1,7 +1,7 @@
 """Incidents by somebody who had not read the rules: as an on-call engineer knows them from life.
 
 Each says in plain words who did what, and what came of it. What `caused` names was put beside it
-only afterwards. `cut_by_hand` and `same_version` were made for three of them.
+only afterwards. `cut_by_hand`, `same_version` and `foreign` were made for them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import store
-from examples.incident.fleet import CONTROL, GROUP, ROW, Fleet, checksum, key
+from examples.incident.fleet import CONTROL, GROUP, NOTIFY, ROW, Fleet, checksum, key
 from examples.incident.scenes import Steps, first, last, scene
 
 
@@ -503,4 +503,16 @@ def halt_key_deleted(fleet: Fleet, tenant: str) -> Steps:
     fleet.activate(tenant, 2)
     fleet.settle()
     fleet.caused("halted", CONTROL)
+    yield
+
+
+@scene
+def notified_by_hand(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody in a hurry announces web@2 himself, by XADD to the notifications."""
+    fleet.activate(tenant, 1)
+    fleet.settle()
+    event = {"event_id": f"{tenant}-hand", "type": "stack.activated", "tenant_id": tenant,
+             "stack_id": "web", "version": 2}  # fmt: skip
+    fleet.redis.xadd(NOTIFY, {"event": json.dumps(event)})
+    fleet.caused("foreign", tenant)
     yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
@@ -535,6 +536,14 @@ def test_a_flood_for_which_others_waited_is_told() -> None:
     slow = [published("s", 101, 105, tenant="u", stack="")]
     assert "flooding" in kinds(*flood, *slow)
     assert not kinds(*flood, published("s", 101, tenant="u", stack=""))
+
+
+def test_a_notification_of_no_worker_is_told() -> None:
+    """It names no control entry, as every one of a worker does."""
+    by_hand = replace(published("x", 2, version=3), origin=Origin(""))
+    (one,) = found(published("a", 1, version=2), by_hand, what="x")
+    assert (one.kind, one.level) == ("foreign", Level.ERROR)
+    assert "1 notification came from no control entry, the first" in one.what
 
 
 CUT_AT: Final = EntryId(f"{BASE_MS + 200_000}-0")

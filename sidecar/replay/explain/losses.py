@@ -44,7 +44,11 @@ CUT: Final = Kind(
     " deleted it. What no worker had read then never arrives.",
     "who did it, and what had not been read; where a Redis before 7.0 holds it, which of the two",
 )
-KINDS: Final = (LOST, CUT, GONE, ERASED)
+FOREIGN: Final = Kind(
+    "foreign", "A notification names no control entry that it came from: no worker published it.",
+    "who appended it",
+)  # fmt: skip
+KINDS: Final = (LOST, CUT, FOREIGN, GONE, ERASED)
 TRIMMED: Final = "trimmed"
 """What a history says of a gap that trimming left."""
 EACH: Final = 5
@@ -140,6 +144,27 @@ def _cut_finding(last: Life, first: EntryId, how: str) -> Finding:
     )  # fmt: skip
 
 
+def foreign(facts: Facts) -> Iterator[Finding]:
+    """Yield what somebody else than a worker appended to the notifications."""
+    lives = [life for life in facts.published if life.origin.entry is None]
+    if lives:
+        yield _by_hand(lives)
+
+
+def _by_hand(lives: list[Life]) -> Finding:
+    first = lives[0]
+    what = (
+        f"{counted(len(lives), 'notification')} came from no control entry, the first"
+        f" {called(first)}, control_version {first.control_version}, at {at(first.ended_us)}:"
+        " somebody else than a worker appended it"
+    )
+    return Finding(
+        FOREIGN.name, Level.ERROR, what, first.ended_us, "foreign", about=names_of(lives),
+        evidence=(command("audit"), command("trace", str(first.control_version))),
+        fix="find out who may append to the notifications, and have producers send events instead",
+    )  # fmt: skip
+
+
 def artifact_gone(facts: Facts) -> Iterator[Finding]:
     """Yield the newest state of a subject that a controller cannot resolve."""
     newest = sorted(
@@ -207,4 +232,4 @@ def _gone(life: Life, state: State) -> Finding:
     )  # fmt: skip
 
 
-RULES = (lost, cut_by_hand, artifact_gone)
+RULES = (lost, cut_by_hand, foreign, artifact_gone)
