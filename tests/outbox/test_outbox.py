@@ -270,6 +270,48 @@ def test_preparing_again_changes_nothing(place: Place) -> None:
     assert place.appended() == ["a"]
 
 
+@pytest.mark.parametrize("names", [False, True])
+def test_rows_may_come_as_the_program_likes(place: Place, names: bool) -> None:
+    """A connection whose rows are no tuples prepares, also where nothing is yet, and stages."""
+
+    def row_factory(cursor: Any, *row: Any) -> Any:
+        found = [one[0] for one in cursor.description or ()]
+
+        def made(values: Any) -> Any:
+            return dict(zip(found, values, strict=True)) if names else list(values)
+
+        return made(*row) if row else made
+
+    for table in ("sidecar_outbox", "sidecar_outbox_order", "sidecar_outbox_format"):
+        place.run(f"DROP TABLE IF EXISTS {table}")
+    with place.connected() as db:
+        db.row_factory = row_factory
+        outbox.prepare(db)
+        outbox.prepare(db)
+        outbox.stage(db, type="key.changed", tenant_id="t", event_id="e")
+        assert db.row_factory is row_factory
+    assert place.pumped() == 1
+
+
+class OfAnotherDriver:
+    """What psycopg2 and SQLAlchemy give."""
+
+    autocommit, isolation_level = False, None
+
+    def in_transaction(self) -> bool:
+        """Tell whether a transaction is open."""
+        return True
+
+
+def test_another_drivers_connection_is_refused() -> None:
+    """In one line, which says what is wanted, before anything is written."""
+    connection: Any = OfAnotherDriver()
+    with pytest.raises(UsageError, match="OfAnotherDriver is no connection that has an outbox"):
+        outbox.prepare(connection)
+    with pytest.raises(UsageError, match="OfAnotherDriver is no connection that has an outbox"):
+        outbox.stage(connection, type="key.changed", tenant_id="t")
+
+
 def test_a_database_without_outbox_is_told(place: Place) -> None:
     """With what makes it."""
     place.run("DROP TABLE sidecar_outbox_format")

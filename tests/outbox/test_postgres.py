@@ -306,6 +306,16 @@ def test_the_tables_can_be_made_by_a_migration(pg: PostgresPlace, connect: Conne
         outbox.ddl("mysql")
 
 
+def test_options_of_the_environment_count_as_for_every_program(
+    pg: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that finds its schema by PGOPTIONS is not pumped from another schema."""
+    monkeypatch.setenv("PGOPTIONS", f"-csearch_path={pg.schema}")
+    with psycopg.connect(pg.server) as db:
+        stage(db, "a1")
+    assert outbox.figures(pg.server).waiting == 1
+
+
 def test_programs_that_begin_at_once_make_one_outbox(pg: PostgresPlace) -> None:
     """None of them fails over what another makes."""
     pg.run(f"CREATE SCHEMA {pg.schema}_3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -96,7 +97,8 @@ class PostgresOutbox(Database):
         self._pid: int | None = None
         check_url(self._url)
         given: dict[str, Any] = {**conninfo_to_dict(self._url)}
-        given = {**_DEFAULTS, **given, "options": f"{given.get('options', '')} {_OPTIONS}"}
+        options = given.get("options") or os.environ.get("PGOPTIONS", "")  # as libpq has it
+        given = {**_DEFAULTS, **given, "options": f"{options} {_OPTIONS}"}
         try:
             self._db = psycopg.connect("", autocommit=True, **given)
         except psycopg.Error as error:

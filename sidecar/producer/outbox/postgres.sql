@@ -1,7 +1,7 @@
 -- The outbox in PostgreSQL: one statement, which changes nothing where there is an outbox already.
 -- It is made in the first schema of the search_path; docs/outbox.md has the least rights.
 --
--- A sequence commits out of order: whoever took the lower number may commit last. So a row gets its
+-- A sequence commits out of order: who took the lower number may commit last. So a row gets its
 -- place in sidecar_outbox_order at COMMIT, under a lock of its tenant that lasts until the commit
 -- can be seen. Nothing is read for that: serializable transactions get no conflict out of it.
 DO $outbox$
@@ -40,9 +40,10 @@ BEGIN
     number bigint NOT NULL
   );
 
+  -- Functions may be left of tables that somebody dropped.
   -- Note, before a row is written, which lock its transaction will take: one of 256, by tenant.
   EXECUTE format($make$
-    CREATE FUNCTION %1$I.sidecar_outbox_note() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE OR REPLACE FUNCTION %1$I.sidecar_outbox_note() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
       lock int := get_byte(sha256(NEW.tenant), 0);
       locks int[] := coalesce(nullif(current_setting('sidecar.outbox_locks', true), ''), '{}');
@@ -58,7 +59,7 @@ BEGIN
   -- At COMMIT: take all of them, lowest first, so that no two transactions wait for each other; then
   -- give the row its place. By the owner's rights, so that a writer needs none but INSERT.
   EXECUTE format($make$
-    CREATE FUNCTION %1$I.sidecar_outbox_place() RETURNS trigger LANGUAGE plpgsql
+    CREATE OR REPLACE FUNCTION %1$I.sidecar_outbox_place() RETURNS trigger LANGUAGE plpgsql
       SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DECLARE
       lock int;

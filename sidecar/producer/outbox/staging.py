@@ -51,10 +51,9 @@ def prepare(connection: Connection) -> None:
     if not _is_postgres(connection):
         for statement in (*sqlite.SCHEMA, NOTE_FORMAT):
             connection.execute(statement)
-    elif connection.execute(_FIND_TABLES).fetchall() == [(None,)]:
+    elif _value(connection, _FIND_TABLES) is None:
         connection.execute(ddl("postgresql"))  # it would wait for others that prepare
-    ((found,),) = connection.execute(FIND_FORMAT)
-    check_format(found)
+    check_format(_value(connection, FIND_FORMAT))
 
 
 def stage(
@@ -136,9 +135,32 @@ def _row(
     return event, (event.tenant_id.encode(), entry[b"event"], traced, blob, bytes(manifest))
 
 
+def _value(connection: Any, sql: str) -> object:  # noqa: ANN401 -- sqlite3's, or psycopg's
+    """Return the one value that a query finds, whatever the connection makes of rows."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    if _is_postgres(connection):
+        from psycopg.rows import tuple_row  # it is an extra
+
+        cursor.row_factory = tuple_row
+    ((found,),) = cursor.execute(sql)
+    return found
+
+
 def _is_postgres(connection: object) -> bool:
-    """Tell a connection of psycopg, also one that is awaited."""
-    return hasattr(connection, "pgconn")
+    """Tell a connection of psycopg, also one that is awaited.
+
+    Raises `UsageError` for what is neither that nor one to SQLite.
+    """
+    if hasattr(connection, "pgconn"):
+        return True
+    if isinstance(getattr(connection, "in_transaction", None), bool):
+        return False
+    kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
+    raise UsageError(
+        f"{kind} is no connection that has an outbox: give the driver's own, of sqlite3, aiosqlite"
+        " or psycopg 3"
+    )
 
 
 def _insert(connection: object) -> str:
