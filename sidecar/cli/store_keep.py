@@ -207,8 +207,11 @@ class FromSource:
     def pieces(self, show: Callable[[str], None]) -> Iterator[Retired]:
         """Remove what may go, and yield each. Raises as `PublishedRefs.run`."""
         show("looking at what the fleet's store has")
-        named = (one.ref for one in self._pins.announced())
-        return self._refs.run(self._pins, lambda: named, dry_run=self._dry_run)
+
+        def announced() -> Iterator[str]:
+            return (one.ref for one in self._pins.announced())
+
+        return self._refs.run(self._pins, announced, dry_run=self._dry_run)
 
     def summary(self) -> dict[str, object]:
         """Return what the summary has of it."""

@@ -8,7 +8,7 @@ takeover or a redrive is read at its source again.
 An *orphan* was put and never announced: the fleet's store does not have it, and no entry of any
 stream names it. It goes only where its successor is known, as in `keeping`: where the fleet's store
 has a later version of its stack, or a later one at its own ref. What was never in the fleet's store
-for another reason (that was put back from an old copy, say) is overtaken then all the same.
+for another reason (that was restored from an old copy, say) is overtaken then all the same.
 
 In this order, as in `keeping`: the refs are looked at, all streams are read, what is left is
 deleted.
@@ -60,20 +60,36 @@ class PublishedRefs:
         `pins` are of what is not finished, `announced` the refs of all notifications: both must
         raise rather than end early. Raises `store.StoreError`.
         """
-        began, pace = time.monotonic(), self._pace
-        found = dict(islice(self._candidates(), pace.most))
+        candidates, pace, has_begun = self._candidates(), self._pace, dry_run
+        began = time.monotonic()
+        # Those that something names may be many: they must not keep the others from their turn.
+        while self.gone < pace.most and (found := dict(islice(candidates, pace.most))):
+            self._leave_named(found, pins, announced)
+            if found and not has_begun:
+                pace.begin()
+                has_begun = True
+            yield from self._remove(found, began, dry_run=dry_run)
+            began = time.monotonic()
+
+    def _leave_named(
+        self, found: dict[str, _Candidate], pins: Callable[[], Iterable[Pin]],
+        announced: Callable[[], Iterable[str]],
+    ) -> None:  # fmt: skip
+        """Leave out what an unfinished event names, and of orphans what any does."""
         for pin in pins():
-            pace.breathe()
+            self._pace.breathe()
             found.pop(pin.ref, None)
         if any(one.is_orphan for one in found.values()):
             for ref in announced():
-                pace.breathe()
+                self._pace.breathe()
                 if ref in found and found[ref].is_orphan:
                     del found[ref]
-        if found and not dry_run:
-            pace.begin()
+
+    def _remove(
+        self, found: dict[str, _Candidate], began: float, *, dry_run: bool
+    ) -> Iterator[Retired]:
         for ref, one in found.items():
-            pace.breathe()
+            self._pace.breathe()
             age_s = self._rule.orphans_s if one.is_orphan else self._rule.age_s
             unused_s = max(age_s or 0.0, time.monotonic() - began + SLACK_S)
             if dry_run or self._source.delete(ref, unused_s=unused_s):

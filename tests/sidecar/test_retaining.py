@@ -396,6 +396,21 @@ def test_what_any_entry_names_is_no_orphan(
     assert left(source) == [1, 2, 3, 7]
 
 
+@pytest.mark.parametrize("rule", [Published(0.0), ORPHANS])
+def test_what_is_named_keeps_nothing_else_from_its_turn(
+    rig: Rig, fleet: MemoryStore, source: MemoryStore, rule: Published
+) -> None:
+    """Also where more is named, and stays, than goes in a pass: what comes behind goes."""
+    for version in (1, 2, 3, 4):
+        if rule is ORPHANS:
+            fleet.delete(f"{WEB}/{version}")
+            notify(rig, version)
+        else:
+            append(rig, rig.control, version)
+    assert sweep(order(rig, Place("source", source, rule, fleet), most=2)).refs == 2
+    assert left(source) == [1, 2, 3, 4, 7]
+
+
 def test_a_source_may_keep_by_rule_as_well(
     rig: Rig, fleet: MemoryStore, source: MemoryStore
 ) -> None:
