@@ -77,8 +77,8 @@ class Ownership:
         self._free_since: float | None = None
         self._stands_back_until = -math.inf
         self._acquired_at = -math.inf
-        self._vain = 0
-        """So many tenures in a row were lost to another worker before anything was done in them."""
+        self._back_s = 0.0
+        """So long it stood back when a tenure was lost; 0 once anything was done since."""
         self._renew_at = 0.0
         self._began = host.clock()
         self._pause_s = FIRST_PAUSE_S
@@ -250,7 +250,7 @@ class Ownership:
     def progressed(self) -> None:
         """Note that something was finished."""
         self._down_since = None
-        self._vain = 0
+        self._back_s = 0.0
 
     def _gives_up(self, error: Exception, *, anew: bool) -> bool:
         """Tell whether a drain has waited long enough: it ends, and has left something.
@@ -294,12 +294,13 @@ class Ownership:
         self._is_owner = False
         self._reconnect()
         self.state("standby", "another worker has taken over, or the fence is lost")
-        lasted = self._clock() - self._acquired_at > LONGEST_BACK_S
-        self._vain = 1 if lasted else self._vain + 1
+        lease_s = self._options.lease_s
+        if self._clock() - self._acquired_at > LONGEST_BACK_S:
+            self._back_s = 0.0
+        self._back_s = max(lease_s, min(2 * self._back_s, LONGEST_BACK_S))
         with suppress(*Failed):
             if self._publisher.is_anothers():
-                back_s = min(self._options.lease_s * 2.0 ** (self._vain - 1), LONGEST_BACK_S)
-                self._stands_back_until = self._clock() + max(self._options.lease_s, back_s)
+                self._stands_back_until = self._clock() + self._back_s
 
     def _yield_lease(self) -> str:
         """Give the lease back in the middle of a tenure; say so if that was done."""

@@ -19,7 +19,7 @@ from sidecar.worker import outages
 from sidecar.worker.caution import Caution
 from sidecar.worker.host import Host, Route
 from sidecar.worker.outages import Outages
-from sidecar.worker.ownership import Ownership
+from sidecar.worker.ownership import LONGEST_BACK_S, Ownership
 from sidecar.worker.settings import Options
 from sidecar.worker.share import Share
 
@@ -37,6 +37,7 @@ class Redis:
         self.room = [False, False, True]
         self.halted = ["by hand", ""]
         self.unreachable = False
+        self.is_owned_by_another = False
 
     def __getattr__(self, name: str) -> Any:
         def ask(*_: object) -> Any:
@@ -46,6 +47,7 @@ class Redis:
             answers: dict[str, Callable[[], Any]] = {
                 "acquire": lambda: self.owned_before.pop() if self.owned_before else self.owner,
                 "has_room": lambda: self.room.pop(0),
+                "is_anothers": lambda: self.is_owned_by_another,
                 "other": lambda: "another",
                 "renew": lambda: self.halted.pop(0),
                 "yield_lease": lambda: True,
@@ -261,6 +263,25 @@ def test_a_connection_made_anew_has_the_servers_looked_at() -> None:
 
     run.owner.run(run.stop, tenure)
     assert run.watch.states == ["active", "waiting", "stopped"]
+
+
+@pytest.mark.parametrize(("lease_s", "longest_s"), [(0.03, LONGEST_BACK_S), (60.0, 60.0)])
+def test_who_loses_every_tenure_for_a_day_stands_back_no_longer(
+    lease_s: float, longest_s: float
+) -> None:
+    """A lease at first, then twice as long each time, to 10 s or a lease, however often."""
+    run = Run(lease_s=lease_s)
+    run.redis.is_owned_by_another = True
+    run.owner._acquired_at = run.owner._clock()
+    stood_back = []
+    for _ in range(2000):
+        run.owner._lost()
+        stood_back.append(run.owner._back_s)
+    assert stood_back[:2] == [lease_s, min(2 * lease_s, longest_s)]
+    assert set(stood_back[20:]) == {longest_s}
+    run.owner.progressed()
+    run.owner._lost()
+    assert run.owner._back_s == lease_s
 
 
 def test_a_halt_is_waited_for_with_the_lease() -> None:
