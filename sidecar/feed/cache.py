@@ -63,8 +63,8 @@ class CacheFigures:
 class Cache:
     """Artifacts in a directory, verified when they are kept and when they are read.
 
-    For any number of feeds, threads and processes of one user. Each artifact is fetched once,
-    whoever wants it at the same time. Whatever is wrong with the directory, the store is asked.
+    For any number of feeds, threads and processes of one user. Each artifact is fetched once
+    for all who want it at the same time. Whatever is wrong with the directory, the store is asked.
     """
 
     def __init__(self, directory: str | os.PathLike[str], max_bytes: int) -> None:

@@ -178,7 +178,11 @@ class Directory:
         while not is_ours:
             fd = os.open("used", LOCK, 0o600, dir_fd=root_fd)
             try:
-                if is_ours := _lock(fd, "used", root_fd, waits=True):
+                try:
+                    is_ours = _lock(fd, "used", root_fd, waits=True)
+                except TimeoutError as error:  # no artifact can be kept, not only this one
+                    raise OSError(errno.EBUSY, error.strerror) from error
+                if is_ours:
                     yield fd
             finally:
                 with suppress(OSError):

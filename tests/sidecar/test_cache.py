@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
@@ -511,6 +512,21 @@ def test_a_child_that_is_forked_while_files_are_counted(
         whole(cache, fleet, pin)
     os.close(root_fd)
     assert cache.figures() == CacheFigures(misses=1)
+
+
+def test_a_process_that_is_stopped_while_it_counts(
+    fleet: Fleet, where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be kept then: who found that out does not wait for it at each artifact."""
+    cache, pins = Cache(where, LARGE), [fleet.artifact(ref) for ref in "ab"]
+    held = os.open(where / "used", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    monkeypatch.setattr(cachedir, "PATIENCE_S", 0.05)
+    assert whole(cache, fleet, pins[0]) == b"data of a"
+    monkeypatch.setattr(cachedir, "PATIENCE_S", 3600.0)
+    assert whole(cache, fleet, pins[1]) == b"data of b"
+    os.close(held)
+    assert cache.figures() == CacheFigures(misses=2, bypassed=2)
 
 
 # --- how much is kept -------------------------------------------------------------------------
