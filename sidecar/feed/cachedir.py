@@ -178,11 +178,7 @@ class Directory:
         while not is_ours:
             fd = os.open("used", LOCK, 0o600, dir_fd=root_fd)
             try:
-                try:
-                    is_ours = _lock(fd, "used", root_fd, waits=True)
-                except TimeoutError as error:  # no artifact can be kept, not only this one
-                    raise OSError(errno.EBUSY, error.strerror) from error
-                if is_ours:
+                if is_ours := _lock_used(fd, root_fd):
                     yield fd
             finally:
                 with suppress(OSError):
@@ -312,6 +308,14 @@ def _lock(fd: int, name: str, root_fd: int, *, waits: bool) -> bool:
             raise TimeoutError(errno.ETIMEDOUT, words)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+
+def _lock_used(fd: int, root_fd: int) -> bool:
+    """Lock the count. Raises OSError, as no artifact can be kept while another holds it."""
+    try:
+        return _lock(fd, "used", root_fd, waits=True)
+    except TimeoutError as error:
+        raise OSError(errno.EBUSY, error.strerror) from error
 
 
 def _try_lock(fd: int) -> bool:

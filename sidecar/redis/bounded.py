@@ -11,6 +11,7 @@ Of an entry that is cut, the size is as it was, and the beginning of its event i
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -71,7 +72,7 @@ class _Recorded:
     """hiredis's reader, and what it has not made answers of, in case that this grows large."""
 
     def __init__(self, reader: Any) -> None:  # noqa: ANN401 -- untyped
-        self.gets, self.has_data, self._feed = reader.gets, reader.has_data, reader.feed
+        self.gets, self._has_data, self._feed = reader.gets, reader.has_data, reader.feed
         self.raw = bytearray()
         self.answers = 0
         """So many of the answers in `raw` were made."""
@@ -94,6 +95,10 @@ class _Recorded:
             raise _Large
         self._feed(buffer, start, length)
 
+    def has_data(self) -> bool:
+        """Tell whether there is something of which no answer was made yet."""
+        return self.cut.has_data() if self.cut else bool(self._has_data())
+
     def answered(self) -> None:
         """Note that an answer was made."""
         self.answers += 1
@@ -109,6 +114,7 @@ class BoundedParser(_HiredisParser):
 
     def on_connect(self, connection: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- redis-py
         """As redis-py."""
+        self._connection = weakref.ref(connection)
         super().on_connect(connection, **kwargs)  # type: ignore[no-untyped-call]
         self._reader: Any = _Recorded(self._reader)
 
@@ -160,8 +166,8 @@ class BoundedParser(_HiredisParser):
             self.read_from_socket(timeout=timeout)  # type: ignore[no-untyped-call]
 
         reader: _Recorded = self._reader
-        reader.cut = _Cut(reader.raw, more, self.parse_error)
-        reader.raw = bytearray()
+        self.on_connect(self._connection())  # a new reader: this one stands in the middle of it
+        self._reader.cut = _Cut(reader.raw, more, self.parse_error)
         return reader.answers
 
 
@@ -177,6 +183,10 @@ class _Cut:
         self._more = more
         self._error = error
         self._kept = 0
+
+    def has_data(self) -> bool:
+        """Tell whether something is left."""
+        return len(self.raw) > self._at
 
     def answer(self) -> Any:  # noqa: ANN401 -- Redis
         """Return the next answer. Raises `TooMuch`."""
@@ -204,7 +214,7 @@ class _Cut:
         """Return the fields of an entry; what is none, as it is."""
         _, said = self._line()
         length = int(said)
-        if length <= 0 or length % 2 or not self._comes(b"$"):
+        if length <= 0 or length % 2:
             return self._list(length)
         fields, kept, left = CutFields(), 0, length // 2
         while left:
@@ -212,11 +222,15 @@ class _Cut:
                 left -= self._pass_over(left, fields)
                 if not left:
                     break
+            if not self._is_value_next():  # then it is no entry
+                return [*fields, *(self._list(2 * left) or ())]
             left -= 1
             name_bytes = self._size()
             is_event = name_bytes == len(_EVENT) and self._comes(_EVENT)
             most = VALUE_BYTES if kept < ENTRY_BYTES or is_event else 0
             name = self._value(name_bytes, most)
+            if not self._is_value_next():
+                return [*fields, name, *(self._list(2 * left + 1) or ())]
             value_bytes = self._size()
             value = self._value(value_bytes, most)
             fields.size_bytes += name_bytes + value_bytes
@@ -246,10 +260,7 @@ class _Cut:
         return done
 
     def _size(self) -> int:
-        kind, said = self._line()
-        if kind != b"$":
-            raise redis.InvalidResponse(f"{kind!r} among the fields of an entry")
-        return int(said)
+        return int(self._line()[1])
 
     def _value(self, size: int, most: int) -> bytes:
         """Return at most so many bytes of a value that has `size`."""
@@ -259,6 +270,9 @@ class _Cut:
         if most:
             self._keep(most)
         return value
+
+    def _is_value_next(self) -> bool:
+        return self._comes(b"$") and not self._comes(b"$-")
 
     def _comes(self, beginning: bytes) -> bool:
         return self._peek(len(beginning)) == beginning

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis.connection import Connection
 
@@ -68,6 +68,7 @@ def answering(raw: bytes, part: int) -> Iterator[BoundedParser]:
 
 
 @settings(max_examples=40)
+@example([[b"1-1", [b"no", []]], [b"1-1", [None, b"entry"]], [b"1-1", [b"a", b"b", 7, b"c"]]], 1, 0)
 @given(st.lists(answers, min_size=1, max_size=4), st.integers(1, 300), st.integers(0, 400))
 def test_answers_are_as_hiredis_has_them(sent: list[Any], part: int, most: int) -> None:
     """Wherever among them those begin that are read by hand, and however they come."""
@@ -79,6 +80,23 @@ def test_answers_are_as_hiredis_has_them(sent: list[Any], part: int, most: int) 
         found = [parser.read_response() for _ in sent]
     expected = [_without_empty(one) for one in sent]
     assert [_without_empty(one) for one in found] == expected
+
+
+@pytest.mark.parametrize("part", [5, 7])
+def test_the_next_command_has_its_own_answer(part: int) -> None:
+    """Also where it is read by hand from the end of a value on: nothing is left of it then."""
+    sent = [[12] * 20, 34, [56], 78]  # each value, and each beginning, of five bytes
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        answering(b"".join(map(resp, sent)), part) as parser,
+    ):
+        patch.setattr(bounded, "MOST_BYTES", 6 * part)
+        found = [parser.read_response()]
+        if part == 5:  # nothing was read beyond the answer
+            assert not parser._reader.has_data()
+            parser.begin()
+        found += [parser.read_response() for _ in sent[1:]]
+    assert found == sent
 
 
 def _without_empty(answer: Any) -> Any:

@@ -47,8 +47,7 @@ class Redis:
             answers: dict[str, Callable[[], Any]] = {
                 "acquire": lambda: self.owned_before.pop() if self.owned_before else self.owner,
                 "has_room": lambda: self.room.pop(0),
-                "is_anothers": lambda: self.is_owned_by_another,
-                "other": lambda: "another",
+                "is_anothers": lambda: self.is_owned_by_another, "other": lambda: "another",
                 "renew": lambda: self.halted.pop(0),
                 "yield_lease": lambda: True,
             }  # fmt: skip
@@ -272,8 +271,7 @@ def test_who_loses_every_tenure_for_a_day_stands_back_no_longer(
     """A lease at first, then twice as long each time, to 10 s or a lease, however often."""
     run = Run(lease_s=lease_s)
     run.redis.is_owned_by_another = True
-    run.owner._acquired_at = run.owner._clock()
-    stood_back = []
+    run.owner._acquired_at, stood_back = run.owner._clock(), list[float]()
     for _ in range(2000):
         run.owner._lost()
         stood_back.append(run.owner._back_s)
