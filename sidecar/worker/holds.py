@@ -14,6 +14,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import count
 
 from sidecar.wire.ids import EntryId
 
@@ -29,6 +30,8 @@ class Held:
     """Whether it waits for a store to come back, however long that takes."""
     followed: bool = False
     """Whether later entries of the tenant wait for it in the pending list."""
+    number: int = 0
+    """Of all that one tenure held back: two may be of one entry, and due at one moment."""
 
     @property
     def is_paused(self) -> bool:
@@ -41,8 +44,9 @@ class Holds:
 
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}
-        self._due: list[tuple[float, EntryId, str]] = []
+        self._due: list[tuple[float, EntryId, int, str]] = []
         """A heap of when which entry of which tenant is tried again. Some are out of date."""
+        self._numbers = count(1)
         self._behind: set[str] = set()
         self.paused: set[str] = set()
         """Tenants of which nothing may be published or dead-lettered."""
@@ -83,9 +87,9 @@ class Holds:
         followed |= tenant in self._behind
         followed |= before is not None and (before.followed or before.id != entry_id)
         self._behind.discard(tenant)
-        self._held[tenant] = Held(entry_id, due, outage, followed)
+        held = self._held[tenant] = Held(entry_id, due, outage, followed, next(self._numbers))
         if due < math.inf:
-            heappush(self._due, (due, entry_id, tenant))
+            heappush(self._due, (due, entry_id, held.number, tenant))
 
     def pause(self, tenant: str, entry_ids: Collection[EntryId]) -> None:
         """Pause a tenant of which these entries were in the window, and are no more."""
@@ -116,9 +120,9 @@ class Holds:
         """
         found: list[tuple[str, EntryId]] = []
         while self._due and self._due[0][0] <= now and len(found) < most:
-            due, entry_id, tenant = heappop(self._due)
+            _, entry_id, number, tenant = heappop(self._due)
             held = self._held.get(tenant)
-            if held is not None and (held.due, held.id) == (due, entry_id):
+            if held is not None and held.number == number:
                 found.append((tenant, entry_id))
         return found
 

@@ -35,6 +35,17 @@ def test_an_entry_that_is_held_again_is_due_once() -> None:
     assert holds.take_due(2.0, 9) == [("t", "1-0")]
 
 
+def test_an_entry_that_is_held_twice_till_one_moment_is_due_once() -> None:
+    """Both waits may end with the retry budget, and an older entry may be held between them."""
+    holds = Holds()
+    hold(holds, "t", 2, due=1.0)
+    hold(holds, "t", 1, due=0.5)
+    assert holds.take_due(0.5, 9) == [("t", "1-0")]
+    assert holds.through("t", EntryId("1-0"))
+    hold(holds, "t", 2, due=1.0)
+    assert holds.take_due(1.0, 9) == [("t", "2-0")]
+
+
 def test_the_lowest_is_compared_as_an_id() -> None:
     """9-0 lies below 10-0."""
     holds = Holds()
