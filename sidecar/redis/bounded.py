@@ -45,11 +45,6 @@ class CutFields(list[bytes]):
     """What all of them had."""
 
 
-def size_of(fields: list[bytes]) -> int:
-    """Return how many bytes the names and values of an entry have."""
-    return fields.size_bytes if isinstance(fields, CutFields) else sum(map(len, fields))
-
-
 def fewer(ask: Callable[[int], T], count: int) -> tuple[T, int]:
     """Ask for so many, or for as many as are not too much; return the answer, and how many.
 

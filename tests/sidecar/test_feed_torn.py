@@ -18,7 +18,7 @@ from sidecar.wire.ids import EntryId
 
 pytestmark = pytest.mark.server
 KEYS = Keys.of("control:events", "control:notifications")
-COMMANDS = 6
+COMMANDS = 7
 LAST = 8
 
 

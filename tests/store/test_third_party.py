@@ -116,7 +116,7 @@ def test_it_passes_the_suite(package: Path, site: Path) -> None:
         )  # fmt: skip
     told = done.stdout.decode()
     assert done.returncode == 0, told
-    assert int(re.findall(r"(\d+) passed", told)[0]) > 70
+    assert int(re.findall(r"(\d+) passed", told)[0]) > 50
     assert "failed" not in told
 
 

@@ -535,7 +535,7 @@ SOUGHT: Final = (
            "range(2)",
            "range(0)", Area.COLLECTION, NEVER),
     # Rare: a server has to lose its memory between two commands.
-    Mutant("gc_does_not_confirm", f"{_PINS}.__call__",
+    Mutant("gc_does_not_confirm", f"{_PINS}.events",
            "self._registrar.confirm()",
            "pass", Area.COLLECTION, NEVER),
     # Not met: a Put and a collection in memory have no time between them.
