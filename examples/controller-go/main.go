@@ -130,11 +130,28 @@ func look(redis *Redis, stream string) (s Stream, err error) {
 	if err != nil {
 		return s, err
 	}
+	gone, err := redis.Do("HGET", tagged(stream)+":trimmed", "gone "+stream)
+	if err != nil {
+		return s, err
+	}
 	noted, err := redis.Do("HGET", tagged(stream)+":trimmed", stream)
 	if id, ok := noted.(string); ok && id != "" && err == nil {
 		s.Trimmed, err = ControlVersion(id)
 	}
+	s.Gone = goneWith(noted, gone)
 	return s, err
+}
+
+// goneWith says how many were gone with the ID that was noted; -1 where that is not told of it.
+func goneWith(noted, gone any) int64 {
+	id, _ := noted.(string)
+	told, _ := gone.(string)
+	of, count, found := strings.Cut(told, " ")
+	number, err := strconv.ParseInt(count, 10, 64)
+	if !found || err != nil || number < 0 || of != id {
+		return -1
+	}
+	return number
 }
 
 // tagged is what the sidecar's own keys begin with: {N}, or N where that has a hash tag.

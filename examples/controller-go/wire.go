@@ -63,6 +63,7 @@ func Decode(id string, fields map[string]string) (Notification, error) {
 type Stream struct {
 	First, End, Trimmed  uint64 // control_versions; Trimmed 0: nothing was
 	Length, EntriesAdded int64  // EntriesAdded -1: Redis before 7.0 does not say
+	Gone                 int64  // so many of all it ever had were gone with Trimmed; -1: nobody says
 }
 
 // ErrGap: what the cursor was at is gone. Begin again from a state.
@@ -83,6 +84,8 @@ func (s Stream) Gap(cursor uint64) string {
 		return "trimmed"
 	case s.Trimmed < cursor && cursor < first && s.EntriesAdded != s.Length:
 		return "trimmed" // by hand: nobody knows how far
+	case s.Trimmed == cursor && cursor < first && s.Gone >= 0 && s.EntriesAdded-s.Length > s.Gone:
+		return "trimmed" // by hand, right behind what the sidecar trimmed
 	}
 	return ""
 }

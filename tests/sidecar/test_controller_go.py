@@ -95,8 +95,9 @@ def test_it_follows_a_real_stream(program: Path, redis_url: str, tmp_path: Path)
         assert seen[f"e{number}"][-3:] == [str(len(data)), "1", f"sha256:{digest}"]
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
 def test_a_gap_and_damage_are_never_skipped(
-    program: Path, redis_url: str, client: redis.Redis, tmp_path: Path
+    program: Path, redis_url: str, client: redis.Redis, tmp_path: Path, by_hand: bool
 ) -> None:
     """It ends at a gap, and stays before an artifact that is damaged."""
     cursor = tmp_path / "cursor"
@@ -110,7 +111,11 @@ def test_a_gap_and_damage_are_never_skipped(
     with following(program, redis_url, tmp_path) as out:
         eventually(cursor.exists)
     entries: Any = client.xrange(NOTIFICATIONS)
-    client.hset("{control:notifications}:trimmed", NOTIFICATIONS, entries[1][0])
+    noted = {NOTIFICATIONS: entries[1][0]}
+    about: Any = client.xinfo_stream(NOTIFICATIONS)
+    if by_hand and "entries-added" in about:  # Redis before 7.0 does not count
+        noted = {NOTIFICATIONS: entries[0][0], f"gone {NOTIFICATIONS}": entries[0][0] + b" 1"}
+    client.hset("{control:notifications}:trimmed", mapping=noted)  # type: ignore[arg-type]
     client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
     assert int(cursor.read_text()) == EntryId(entries[0][0].decode()).control_version
     ran = subprocess.run(
