@@ -129,7 +129,7 @@ class Report:
 
         Raises as that does.
         """
-        found = explained(self.history, self.window, _what(self.asked))
+        found = explained(self.history, self.window, self._what())
         findings = found.findings[:MAX_CAUSES]
         rows = self._rows({one.place for one in findings})
         return [
@@ -139,6 +139,17 @@ class Report:
             }
             for one in findings
         ]  # fmt: skip
+
+    def _what(self) -> str:
+        """Return what `explain` is asked about, which knows no ref by what it lies under.
+
+        Empty for everything: better too much is told than nothing of what went wrong.
+        """
+        asked, texts = self.asked, list(self.strings)
+        if asked.tenant and asked.stack:
+            return f"{asked.tenant}/{asked.stack}"
+        is_one = {texts[at] for at in self.columns["ref"]} <= {asked.ref}
+        return asked.ref if asked.ref and is_one else asked.tenant
 
     def _rows(self, places: set[str]) -> dict[str, int]:
         """Return the rows of these entries and notifications."""
@@ -221,13 +232,6 @@ def _shortened(found: Comparison, ref: str) -> list[str]:
     left = len(lines) - MAX_DIFF_LINES
     more = [f"… {left:,} lines more: sidecar diff {shlex.quote(ref)}"] if left > 0 else []
     return [*lines[:MAX_DIFF_LINES], *more]
-
-
-def _what(asked: LifeSelection) -> str:
-    """Return what `explain` is asked about; empty for everything."""
-    if asked.tenant and asked.stack:
-        return f"{asked.tenant}/{asked.stack}"
-    return asked.ref or asked.tenant
 
 
 def _given(asked: LifeSelection) -> Iterator[tuple[str, str]]:

@@ -392,6 +392,16 @@ def test_what_the_report_is_not_about_is_not_among_its_sentences(sidecar: Cli) -
     }  # fmt: skip
     (one, _) = data_of(made(sidecar, "--tenant", "t_acme"))["causes"]
     assert (one["kind"], one["row"]) == ("went_back", 1)
+    one, *others = data_of(made(sidecar, "--ref", "stacks/t_acme/web/5"))["causes"]
+    assert one["kind"] == "went_back"
+    assert "malformed" not in {each["kind"] for each in others}
+
+
+def test_a_report_of_refs_says_why_of_all_under_them(sidecar: Cli) -> None:
+    """Never that nothing was found where something went wrong with one of them."""
+    set_back(sidecar)
+    for under in ("stacks", "stacks/t_acme/web", "stacks/t_acme/"):
+        assert data_of(made(sidecar, "--ref", under))["causes"][0]["kind"] == "went_back"
 
 
 def test_hostile_sentences_stay_text(sidecar: Cli, browser: Browser) -> None:
