@@ -379,7 +379,7 @@ MUTANTS: Final = (
            "self._reading.take_fresh()", Area.PAUSING, 544),
     Mutant("publishes_of_the_paused", "publish",
            "if (halt[2] or '') ~= ARGV[5] then return {-2, 0, ''} end",
-           "", Area.PAUSING, 40),
+           "", Area.PAUSING, 130),
     Mutant("who_is_resumed_is_not_read_back", "sidecar.worker.pausing:Pausing.look",
            "reading.go_back_to(waits_from.before)",
            "pass", Area.PAUSING, 30),
