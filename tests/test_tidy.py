@@ -29,7 +29,7 @@ ROOM_LINES: Final = {
     "sidecar/ops": 6145,
     "sidecar/producer": 1320,
     "sidecar/redis": 7010,
-    "sidecar/replay": 5390,
+    "sidecar/replay": 5500,
     "sidecar/telemetry": 1271,
     "sidecar/terminal": 1110,
     "sidecar/wire": 3056,

@@ -111,7 +111,9 @@ def _print_lives(
         held += 1
         if review.asked.wants(one.event, one.tenant_id, one.end):
             shown[one.end] += 1
-            show_line(one, store, backs.did(one.origin) if one.end is End.PUBLISHED else "")
+            is_published = one.end is End.PUBLISHED
+            did = backs.did(one.event, one.origin, one.ended_us) if is_published else ""
+            show_line(one, store, did)
     return held, shown
 
 

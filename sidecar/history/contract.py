@@ -61,6 +61,11 @@ class Reach(NamedTuple):
     gaps: tuple[Gap, ...] = ()
     """What is missing, in order."""
 
+    @property
+    def before(self) -> EntryId:
+        """The last ID before all that is there; where nothing is, the last that was given."""
+        return self.first.before if self.first else self.last
+
     def missing(self, first: EntryId, last: EntryId) -> list[Gap]:
         """Return what is missing of the entries from `first` to `last`, cut to these."""
         return [

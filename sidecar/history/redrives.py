@@ -58,6 +58,15 @@ class Redrive(NamedTuple):
         return said or (_UNKNOWN if self.letter else "")
 
     @property
+    def was_guarded(self) -> bool:
+        """Whether nothing that was published or waited then was newer.
+
+        Only records of releases that note why the letter died tell that; a repair overrides what
+        is newer, and says so.
+        """
+        return bool(self.letter and (self.dead_reason or self.dead_detail)) and not self.forced
+
+    @property
     def how(self) -> str:
         """What was done, by whom and why, for a person."""
         what = "redriven" if self.letter else "repaired"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from sidecar.errors import FilteredOut, Incomplete, NothingThere
@@ -14,10 +15,10 @@ from sidecar.history.redrives import Redrive, redrives_of
 from sidecar.history.state import FleetState, state_at
 from sidecar.redis.scan import text
 from sidecar.replay.backs import Backs
-from sidecar.replay.timeline import End, decoded, lives
+from sidecar.replay.timeline import End, Life, decoded, lives, of_trimmed
 from sidecar.replay.window import Window, moment
 from sidecar.wire.event import Event, named
-from sidecar.wire.ids import FIRST, HIGHEST, EntryId
+from sidecar.wire.ids import FIRST, HIGHEST, EntryId, Origin
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.notification import Notification
 
@@ -105,20 +106,29 @@ class Moment:
 
     def _row(self, what: str, note: Notification) -> Row:
         """Return a subject's newest notification, and whether the subject went back with it."""
-        did = self._backs.did(note.origin)
+        did = self._backs.did(note, Origin(note.origin), note.control_version)
         said = f"went back: {did}" if did else ""
         return Row(what, note, note.event_id, note.tenant_id, note.control_version, said)
 
     def _waiting(self) -> Iterator[Row]:
         """Yield what had begun by then, not so long before, and had not ended.
 
-        The window begins so long before: what is older and waited all the same is not found.
+        The window begins so long before: what is older and waited all the same is not found. Nor is
+        what ended so long after, if its entry is gone.
         """
         window = Window(max(0, self._at_us - self._around_us), self._at_us)
-        for life in lives(self._history, window):
-            ended_later = life.ended_us > self._at_us and life.end is not End.DUPLICATE
-            if life.end is End.WAITING or ended_later:
-                yield Row("waiting", life.event, life.event_id, life.tenant_id, life.begun_us)
+        later = Window(self._at_us + 1, self._at_us + self._around_us)
+        gone = of_trimmed(self._history, later, window.first_entry)
+        begun = (life for life in gone if 0 < life.begun_us <= self._at_us)
+        for one in chain(lives(self._history, window), begun):
+            if one.end is End.WAITING or self._ended_later(one):
+                yield Row("waiting", one.event, one.event_id, one.tenant_id, one.begun_us)
+
+    def _ended_later(self, life: Life) -> bool:
+        """Tell whether it had not ended by then. Dead letters count in milliseconds."""
+        if life.end is End.PUBLISHED:
+            return life.ended_us > self._at_us
+        return life.end is not End.DUPLICATE and life.stopped_us // 1000 > self._at_us // 1000
 
     def _dead(self) -> Iterator[Row]:
         """Yield the dead letters that had been written by then and not been redriven."""

@@ -32,6 +32,7 @@ from sidecar.wire.reasons import EXPLANATIONS, explain
 from store import Limit, StoreError, VersionedStore
 
 ENDS: Final = tuple(end.value for end in End)
+_REPEAT: Final = ENDS.index(End.DUPLICATE)
 MAX_HALTS: Final = 100
 MAX_CAUSES: Final = 100
 MAX_DIFFS: Final = 200
@@ -152,12 +153,14 @@ class Report:
         return asked.ref if asked.ref and is_one else asked.tenant
 
     def _rows(self, places: set[str]) -> dict[str, int]:
-        """Return the rows of these entries and notifications."""
+        """Return the rows of these entries and notifications: not those of a repeat, which has the
+        notification of the first.
+        """
         wanted = {self.strings[one]: one for one in places if one and one in self.strings}
         return {
             wanted[text]: row
             for name in ("origin", "end_id") for row, text in enumerate(self.columns[name])
-            if text in wanted
+            if text in wanted and (name == "origin" or self.columns["end"][row] != _REPEAT)
         }  # fmt: skip
 
     def data(self) -> bytes:

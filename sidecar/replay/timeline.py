@@ -17,7 +17,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from sidecar.history import History
+from sidecar.history import About, History
 from sidecar.history.contract import get
 from sidecar.history.halts import HaltPeriod, halts_of
 from sidecar.history.rows import of_line, to_line
@@ -86,6 +86,12 @@ class Life:
         latest_us = (self.ended_us if is_ended else self.seen_us) + CLOCK_SLACK_MS * 1000
         earliest_us = (self.ended_us or self.seen_us) - LONGEST_WAIT_US
         return begun_us if earliest_us <= begun_us <= latest_us else 0
+
+    @property
+    def stopped_us(self) -> int:
+        """Since when it has not waited: of what was redriven, that is when it died."""
+        letter = EntryId.parse(text(self.fields or {}, "letter"))
+        return letter.control_version if letter and self.end is End.REDRIVEN else self.ended_us
 
     @property
     def delay_s(self) -> float | None:
@@ -210,7 +216,37 @@ def by_origin(history: History, origin: Origin) -> list[Life]:
         return []
     begin_us = origin.entry.ms * 1000
     window = Window(begin_us, begin_us + 999)
-    return [life for life in lives(history, window) if life.origin == origin]
+    found = [life for life in lives(history, window) if life.origin == origin]
+    if found or origin.entry > _gone(history, origin.stream):
+        return found
+    after = Window(max(0, begin_us - CLOCK_SLACK_MS * 1000))
+    ends = of_trimmed(history, after, origin.entry)
+    return list(islice((one for one in ends if one.origin == origin), 1))
+
+
+def of_trimmed(history: History, window: Window, since: EntryId) -> Iterator[Life]:
+    """Yield the lives that ended in the window and whose entries, from `since` on, are gone."""
+    gone = {stream: _gone(history, stream) for stream in history.streams.control}
+    if all(last < since for last in gone.values()):
+        return
+    for effect in _effects(history, window):
+        origin = effect.origin
+        if origin.entry and since <= origin.entry <= gone.get(origin.stream, FIRST):
+            yield _ended(effect, None)
+
+
+def _gone(history: History, stream: str) -> EntryId:
+    """Return up to which ID the entries of a control stream are gone."""
+    reach = history.reach(stream)
+    return reach.before if reach else FIRST
+
+
+def published_back(history: History, since_us: int, before_us: int, about: About) -> Iterator[Life]:
+    """Yield what was published in a time, the newest first, without the entries."""
+    window = Window(max(0, since_us), before_us)
+    stream = history.streams.notifications
+    for one in history.entries_back(stream, window.last.before, window.first, about=about):
+        yield _ended(_Effect(one.id.control_version, End.PUBLISHED, one.id, one.fields), None)
 
 
 def with_halts(history: History, window: Window) -> Iterator[Life | HaltPeriod]:

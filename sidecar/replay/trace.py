@@ -279,7 +279,7 @@ def _backs(backs: Backs, life: Life) -> Iterator[Hop]:
     """Yield that a subject went back with this event, or was set back behind it."""
     if life.end is not End.PUBLISHED or life.event is None:
         return
-    if did := backs.did(life.origin):
+    if did := backs.did(life.event, life.origin, life.ended_us):
         yield Hop("went back", Mark.FAILED, life.ended_us, did)
     if back := backs.after(life.event, life.origin, life.ended_us):
         fix = "have the producer send the newer state again, under a new event_id, unless it did"

@@ -97,6 +97,15 @@ def overtakes(later: Change, earlier: Change) -> bool:
     return not (later.version and earlier.version) or later.version >= earlier.version
 
 
+def sets_back(later: Change, earlier: Change) -> bool:
+    """Tell whether `earlier`, published after `later`, has set its subject back.
+
+    Between two control streams nobody can tell which came first: that is never said to be back.
+    """
+    same = later.moves and later.subject == earlier.subject and later.stream == earlier.stream
+    return same and overtakes(later, earlier)
+
+
 def comes_after(later: Change, earlier: Change) -> bool:
     """Tell whether `later` comes after: in entry order on one control stream, else in time.
 

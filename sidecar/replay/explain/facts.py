@@ -17,6 +17,7 @@ from sidecar.redis.forgotten import Forgotten, forgotten_of
 from sidecar.redis.members import Held
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
+from sidecar.replay.backs import Backs
 from sidecar.replay.stalls import Stall, Stalls
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window, covered, moment
@@ -130,6 +131,11 @@ class Facts:
             if life.event_id:
                 found[life.event_id].append(life)
         return dict(found)
+
+    @cached_property
+    def backs(self) -> Backs:
+        """What was set back behind something that came before the window."""
+        return Backs(self.history)
 
     @cached_property
     def put_back(self) -> dict[str, Redrive]:

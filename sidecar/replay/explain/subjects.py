@@ -18,7 +18,8 @@ from sidecar.replay.explain.findings import (
     names_of,
 )
 from sidecar.replay.timeline import Life
-from sidecar.wire.subject import Subject, overtakes
+from sidecar.wire.ids import EntryId
+from sidecar.wire.subject import Subject, overtakes, sets_back
 
 WENT_BACK = Kind(
     "went_back",
@@ -44,27 +45,42 @@ KINDS = (WENT_BACK, TWICE, NEVER_SENT, SAME_VERSION, OLDER_VERSION)
 
 
 def went_back(facts: Facts) -> Iterator[Finding]:
-    """Yield each time that a subject moved back. A second going back is told against the newest."""
+    """Yield each time that a subject moved back: against the newer event that came last before."""
     for subject, lives in facts.by_subject.items():
-        newest = lives[0]
-        for life in lives[1:]:
-            if _is_back(facts, newest, life):
-                yield _back(facts, subject, newest, life)
+        newest, highest = lives[0], dict[str, EntryId]()
+        for n, life in enumerate(lives):
+            if behind := _behind(facts, lives[:n] if _is_late(facts, highest, life) else [], life):
+                yield _back(facts, subject, behind, life)
             elif life.event_id != newest.event_id:
                 if _is_older(newest, life):
                     yield _older(facts, subject, newest, life)
                 newest = life
 
 
-def _is_back(facts: Facts, newest: Life, life: Life) -> bool:
-    """Tell whether `life` was published behind what is newer, by the rule that redrive goes by.
-
-    Between two control streams nobody can tell which came first: that is never said to be back.
-    """
-    later, earlier = facts.change(newest), facts.change(life)
-    if not (later and earlier) or later.stream != earlier.stream:
+def _is_late(facts: Facts, highest: dict[str, EntryId], life: Life) -> bool:
+    """Note its entry among the highest of each control stream; tell whether there was a higher."""
+    own = facts.change(life)
+    if own is None or own.entry is None:
         return False
-    return overtakes(later, earlier)
+    before = highest.setdefault(own.stream, own.entry)
+    highest[own.stream] = max(before, own.entry)
+    return own.entry < before
+
+
+def _behind(facts: Facts, before: list[Life], life: Life) -> Life | None:
+    """Return what this set back, by the rule that `Backs` has, of the window or from before it.
+
+    What two tenants do to one ref has no order, unless somebody redrove it: that asks for one.
+    """
+    own, is_redriven = facts.change(life), life.origin in facts.put_back
+    for other in reversed(before):
+        later = facts.change(other)
+        in_order = is_redriven or other.tenant_id == life.tenant_id
+        if in_order and own and later and sets_back(later, own):
+            return other
+    if facts.window.since_us == 0:
+        return None
+    return facts.backs.behind(life.event, life.origin, life.ended_us)
 
 
 def _back(facts: Facts, subject: Subject, newest: Life, life: Life) -> Finding:
