@@ -5,7 +5,7 @@ In this order, each step of which may be the last one before a crash; done again
 1. The tenant is paused wherever its events may come from: nothing of it is published from then on.
 2. Its events must have ended, or nothing goes: a notification would name what is not there.
 3. Its refs are found. All streams and archives are read, and the stores' corner of the tenant.
-4. What goes is put on record in the fleet's store, for good: whoever resolves it is told.
+4. What goes is put on record in the fleet's store, for good: a reader that resolves it is told.
 5. The producer's store is emptied, then the fleet's: in the other order an event that comes again
    would find its artifact.
 6. Both are looked at again; the end is put on record, and the tenant continues.

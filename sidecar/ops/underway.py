@@ -65,7 +65,7 @@ def _keys(asked: Asked, stream: bytes, notifications: Sequence[bytes]) -> list[K
         for name in notifications:
             fence = Keys.of(text_of(stream), text_of(name)).fence
             leads.update([name] if asked.notify.at(fence).exists(fence) else [])
-    # What no worker has read yet waits for whoever comes.
+    # What no worker has read yet waits for the next one.
     return [Keys.of(text_of(stream), text_of(one)) for one in sorted(leads or notifications[:1])]
 
 
