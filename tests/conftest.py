@@ -21,9 +21,12 @@ from hypothesis import HealthCheck, settings
 from tests import leaks, servers
 from tests.servers import PATIENCE_S, Server
 
+# A shell, or nohup, starts what it runs in the background so that it does not hear of these, and
+# the processes of tests would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what it runs in the background so, and the processes of tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests start Python hundreds of times: it would compile everything anew each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
