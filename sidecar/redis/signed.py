@@ -37,7 +37,9 @@ class Signing:
         None for unknown. It has what signing and sending take in it."""
         self._began_us = 0
         self._above = 0
-        """Somebody was given this one while the run was on its way."""
+        """Somebody was given this one, or nearly, while the run was on its way."""
+        self._beyond_us = 0
+        """How far above what others are given then: more each time that was not enough."""
 
     def signed(self, events: Sequence[tuple[str, bytes]], highest: int) -> tuple[int, list[bytes]]:
         """Return the control_version below the first event's, and a signature for each event.
@@ -48,22 +50,29 @@ class Signing:
         self._began_us = int(self._clock() * 1e6)
         now_us = 0 if self._server_us is None else self._began_us + self._server_us
         ahead_us = self._ahead_us + EACH_US * len(events)
-        floor = max(highest, ahead_us + max(now_us, self._above))
+        floor = max(highest, now_us + ahead_us, self._above)
         whole = [(origin.encode(), b"%b%d}" % (json, floor + number))
                  for number, (origin, json) in enumerate(events, 1) if json]  # fmt: skip
         signatures = iter(self._signer.signed(self._stream, whole))
         return floor, [next(signatures) if json else b"" for _, json in events]
 
     def overtaken(self, highest: int, now_us: int) -> None:
-        """Note that a run was not published because `highest` is given; it is signed again."""
+        """Note that a run was not published because `highest` is given; it is signed again.
+
+        One that came late is farther ahead of the server's time from now on. One that another
+        overtook is not: it is given what comes next. Two that outbid each other would have
+        control_versions run away from time.
+        """
         self._heard(now_us)
-        self._above = highest
-        self._ahead_us = min(2 * self._ahead_us, MOST_AHEAD_US)
+        self._above = highest + self._beyond_us
+        self._beyond_us = min(2 * self._beyond_us + EACH_US, MOST_AHEAD_US)
+        if highest < now_us:
+            self._ahead_us = min(2 * self._ahead_us, MOST_AHEAD_US)
 
     def published(self, now_us: int) -> None:
         """Note the server's time after a run."""
         self._heard(now_us)
-        self._above = 0
+        self._above = self._beyond_us = 0
         self._ahead_us = max(AHEAD_US, self._ahead_us - self._ahead_us // _CALMS)
 
     def _heard(self, now_us: int) -> None:

@@ -243,7 +243,7 @@ def test_how_far_ahead_a_worker_is_shrinks_again(signer: Sly) -> None:
     signing = Signing(signer, NOTIFICATIONS, lambda: now_us / 1e6)
     for _ in range(8):
         floor, _ = signing.signed([("control:events/1-1", b"{")], 0)
-        signing.overtaken(floor + 1, now_us)
+        signing.overtaken(floor + 1, floor + 2)
     ahead = []
     for _ in range(100):
         floor, _ = signing.signed([("control:events/1-1", b"{")], 0)
@@ -251,3 +251,32 @@ def test_how_far_ahead_a_worker_is_shrinks_again(signer: Sly) -> None:
         signing.published(now_us)
     assert ahead[1] > 50 * AHEAD_US
     assert AHEAD_US <= ahead[-1] < 2 * AHEAD_US
+
+
+def test_workers_that_overtake_each_other_stay_near_the_servers_time(
+    redis_url: str, client: redis.Redis, signer: Sly, trust: Trust
+) -> None:
+    """Those of two control streams that publish in turn do not outbid each other: control_versions
+    would run away from time, by seconds a run, and never come back.
+    """
+    owners = [owner(redis_url, signer, f"control:{name}") for name in "ab"]
+    for one in owners:  # as after hiccups of Redis
+        one._signing._ahead_us = MOST_AHEAD_US  # type: ignore[union-attr]
+    for number in range(30):
+        for one in owners:
+            one.publish([outbound(f"{one._keys.control}{number}")], FIRST)
+    (last, _) = entries(client)[-1]
+    assert last.control_version < server_time_us(client) + 2 * MOST_AHEAD_US
+    assert len(verified(client, trust)) == 60
+
+
+def test_where_all_are_far_ahead_nobody_goes_farther_than_it_must(signer: Sly) -> None:
+    """After a clock of Redis that went back by an hour, each is given what comes next."""
+    now_us, last = 1_000_000_000, 4_600_000_000
+    signing = Signing(signer, NOTIFICATIONS, lambda: now_us / 1e6)
+    for _ in range(50):
+        signing.overtaken(last, now_us)
+        floor, _ = signing.signed([("control:events/1-1", b"{")], 0)
+        assert floor == last
+        signing.published(now_us)
+        last += 1
