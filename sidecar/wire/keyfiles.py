@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
 
 _BEGIN: Final = "-----BEGIN "
+_END: Final = "-----END PUBLIC KEY-----"
 _TIMES: Final = ("not-before", "not-after")
 _REVOKED: Final = "revoked"
 FOREVER_US: Final = 2**63
@@ -80,7 +81,7 @@ def public_key(path: Path) -> PublicKey:
     """Return the key in a file of a trust directory.
 
     Above the PEM block may stand `not-before: TIME`, `not-after: TIME` (RFC 3339) and
-    `revoked: WHY`. Raises `UsageError` for anything else.
+    `revoked: WHY`. Raises `UsageError` for anything else, also for a line below it.
     """
     text = _text(path)
     if "PRIVATE KEY" in text:
@@ -96,6 +97,10 @@ def public_key(path: Path) -> PublicKey:
         ) from error
     if not isinstance(found, Ed25519PublicKey):
         raise UsageError(f"{path} is no Ed25519 key; move it away")
+    if text.partition(_END)[2].strip():
+        raise UsageError(
+            f"{path}: something stands below the key, where it counts for nothing; move it above"
+        )
     said = _said(path, text[: text.index(_BEGIN)])
     times = [_time(path, name, said[name]) if name in said else None for name in _TIMES]
     return PublicKey(

@@ -92,7 +92,7 @@ class Signature(NamedTuple):
     @classmethod
     def parse(cls, raw: bytes) -> Self:
         """Read a field. Raises `ValueError` for what is no signature of this form."""
-        parts = raw.split(b" ")
+        parts = raw.split(b" ", _PARTS)  # a field of spaces takes no more memory than it has
         if len(parts) != _PARTS or parts[0] != _VERSION:
             raise ValueError("it is no signature of a form that this release knows")
         _, key, number, packed = parts

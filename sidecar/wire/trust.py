@@ -101,6 +101,8 @@ class Trust:
         key = self._valid(found.key_id, stream, at)
         # What is signed tells its own place: it is the last that a worker writes.
         is_in_place = event.endswith(b'"control_version":%d}' % at.control_version)
+        # No other ID stands for it: 5-1000 would be a second 6-0.
+        is_in_place &= at == EntryId.of_version(at.control_version)
         if not (is_in_place and self._is_signed(key, stream, found, leaf(origin, event))):
             said = f"{key.name} did not sign this event, origin, stream and place together"
             raise untrusted(stream, at, "altered", said)

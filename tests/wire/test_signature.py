@@ -183,6 +183,17 @@ def test_a_notification_of_another_place_is_not_trusted(fleet: Fleet) -> None:
     assert refused(fleet, 2, signed(fleet.signer, 4, "lab:notifications")[2]) == "altered"
 
 
+def test_no_second_id_stands_for_a_place(fleet: Fleet) -> None:
+    """`5-1000` converts to the control_version of `6-0`: it would be that notification twice."""
+    run = signed(fleet.signer, 1)
+    place = at(0)
+    fleet.trust.check(STREAM, place, run[0])
+    ms, sequence = place.pair
+    with pytest.raises(Untrusted, match="did not sign") as caught:
+        fleet.trust.check(STREAM, EntryId.of(ms - 1, sequence + 1000), run[0])
+    assert caught.value.kind == "altered"
+
+
 def test_a_control_version_inside_the_event_is_no_place(fleet: Fleet) -> None:
     """What a producer puts into a field of its own does not stand for the stamp."""
     inner = written(0, x={"control_version": FIRST + 5})
@@ -280,6 +291,17 @@ def test_a_line_above_a_key_that_says_nothing_is_refused(fleet: Fleet, above: st
     fleet.say("first", above + (fleet.directory / "first.pub").read_text())
     with pytest.raises(UsageError, match=r"first\.pub"):
         Trust(fleet.directory)
+
+
+@pytest.mark.parametrize("below", ["revoked: stolen\n", "not-after: 2026-01-01T00:00:00Z\n", "key"])
+def test_what_stands_below_a_key_is_refused(fleet: Fleet, below: str) -> None:
+    """Who appends `revoked:` to the file has not revoked the key, and is told."""
+    whole = (fleet.directory / "first.pub").read_text()
+    fleet.say("first", whole + (whole if below == "key" else below))
+    with pytest.raises(UsageError, match=r"first\.pub: something stands below the key"):
+        Trust(fleet.directory)
+    fleet.say("first", whole + "\n \n")
+    Trust(fleet.directory)
 
 
 def test_a_reader_keeps_its_keys_when_a_file_is_broken(fleet: Fleet) -> None:
