@@ -24,6 +24,7 @@ from sidecar.terminal.person import whoami
 from sidecar.terminal.progress import progress
 from sidecar.terminal.stopping import cleaned_up
 from sidecar.wire.defaults import STREAM
+from sidecar.wire.erasures import Erasure
 from sidecar.wire.event import MAX_NAME_CHARS
 from sidecar.wire.scope import Scope
 from sidecar.wire.urls import redact
@@ -126,6 +127,7 @@ def erase(
     if not why.reason.strip():
         raise UsageError("--reason: say why; it is kept on record")
     waiting: list[Unended] = []
+    erasure: Erasure | None = None
     with progress(json=json) as show, cleaned_up():
         erasing = Erasing(_order(tenant, where, why, show))
         if dry_run:
@@ -139,7 +141,7 @@ def erase(
     if json:
         _print_json(tenant, plan, counts, size_bytes, dry_run=dry_run)
     else:
-        _print(tenant, plan, counts, size_bytes, dry_run=dry_run)
+        _print(tenant, plan, counts, size_bytes, erasure)
     if waiting:
         output.hint(f"now it would be refused: {under_way(tenant, waiting)}")
 
@@ -168,8 +170,8 @@ def _print_json(
     for ref, versions in plan.gone.items():
         gone = [{"checksum": one.checksum, "size_bytes": one.size_bytes} for one in versions]
         output.json_line({"ref": ref, "versions": gone})
-    for ref, by in plan.kept.items():
-        output.json_line({"ref": ref, "kept": by})
+    for ref, why in plan.kept.items():
+        output.json_line({"ref": ref, "kept": why})
     output.json_line({"summary": {
         "tenant": tenant, "refs": len(plan.gone), "kept": len(plan.kept), "pieces": dict(counts),
         "size_bytes": size_bytes, "dry_run": dry_run,
@@ -177,22 +179,23 @@ def _print_json(
 
 
 def _print(
-    tenant: str, plan: Plan, counts: Counter[str], size_bytes: int, *, dry_run: bool
+    tenant: str, plan: Plan, counts: Counter[str], size_bytes: int, erasure: Erasure | None
 ) -> None:
+    """Tell a person; without an erasure it was a dry run."""
     versions = sum(map(len, plan.gone.values()))
     pieces = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(counts.items()))
-    would = "would go" if dry_run else "erased"
+    would = "erased" if erasure else "would go"
     output.line(
         f"{output.visible(tenant)}: {len(plan.gone):,} refs with {versions:,} versions {would}:"
         f" {pieces or 'nothing'}, {size_bytes:,} bytes"
     )
     _print_kept(list(plan.kept.items()))
-    if not dry_run:
+    if erasure and erasure.complete:
         output.hint("on record in the fleet's store: `sidecar store history`")
 
 
 def _print_kept(kept: list[tuple[str, str]]) -> None:
-    for ref, by in kept[:_ROWS_MAX]:
-        output.hint(f"{ref!r} stays: {by} has it, too")
+    for ref, why in kept[:_ROWS_MAX]:
+        output.hint(f"{ref!r} stays: {why}")
     if len(kept) > _ROWS_MAX:
         output.hint(f"{len(kept) - _ROWS_MAX:,} more stay: --json has them")

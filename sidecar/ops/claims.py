@@ -1,7 +1,9 @@
 """Which refs are a tenant's: what its events name, and what lies in its corner of the scope.
 
-Without a scope anybody may name anything: what another tenant names, too, is kept then. With one,
-another's claim counts only where the scope allows it, and so does the tenant's own.
+Without a scope anybody may name anything: what another tenant names, too, is kept then, and what
+the workers' scope forbade to the tenant, as a dead letter tells: the entry is still in the control
+stream, and says nothing of it. With a scope, another's claim counts only where that allows it, and
+so does the tenant's own.
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.wire.event import RESERVED, Reason
 from sidecar.wire.scope import Scope
 from store import InvalidRef, VersionedStore, check_ref
 
+_FORBIDDEN: Final = (
+    "it may be another's: a worker's --tenant-scope forbade the tenant to name it; give the same"
+)
 Events = Callable[[], Iterable[Mapping[bytes, bytes]]]
 """Returns the fields of every entry that there is, of all kinds of streams."""
 
@@ -24,6 +29,8 @@ class Claim(NamedTuple):
 
     tenant: str
     ref: str
+    forbidden: bool
+    """It is a dead letter: a worker's `--tenant-scope` did not let the tenant name it."""
 
 
 def claim_of(fields: Mapping[bytes, bytes]) -> Claim | None:
@@ -31,14 +38,13 @@ def claim_of(fields: Mapping[bytes, bytes]) -> Claim | None:
 
     More leniently than a worker: what was never published may be stored all the same.
     """
-    if fields.get(b"reason") == Reason.FORBIDDEN_REF.encode():
-        return None
+    forbidden = fields.get(b"reason") == Reason.FORBIDDEN_REF.encode()
     with suppress(ValueError, RecursionError, InvalidRef):
         body = json.loads(fields.get(b"event", b"").decode(errors="replace"))
         ref, tenant = (body.get(name) for name in ("artifact_ref", "tenant_id"))
         check_ref(ref)
         if isinstance(tenant or "", str) and not ref.startswith(RESERVED):
-            return Claim(tenant or "", ref)
+            return Claim(tenant or "", ref, forbidden)
     return None
 
 
@@ -47,20 +53,21 @@ class Claims:
 
     Attributes:
         refs: those that are its alone.
-        kept: those that it shares, each with who else claims it.
+        kept: those that stay, each with why: who else claims it, as a rule.
 
     """
 
     def __init__(self, tenant: str, scope: Scope) -> None:
         self._tenant, self._scope = tenant, scope
         self.refs: set[str] = set()
+        self._forbidden: set[str] = set()
         self.kept: dict[str, str] = {}
 
     def add_named(self, events: Events) -> None:
         """Add what the tenant's own events name. Raises as `events`."""
         for claim in self._claims(events):
             if claim.tenant == self._tenant:
-                self.refs.add(claim.ref)
+                (self._forbidden if claim.forbidden else self.refs).add(claim.ref)
 
     def add_orphans(self, store: VersionedStore) -> None:
         """Add what lies where only this tenant may put it. Raises `store.StoreError`."""
@@ -77,15 +84,18 @@ class Claims:
     def spare(self, events: Events) -> None:
         """Take out what another tenant claims, too. Raises as `events`."""
         for claim in self._claims(events):
-            if claim.tenant != self._tenant and claim.ref in self.refs:
+            is_others = claim.tenant != self._tenant and not claim.forbidden
+            if is_others and claim.ref in self.refs:
                 self._keep(claim.ref, repr(claim.tenant) if claim.tenant else "no tenant")
+        if not self._scope:
+            self.kept = dict.fromkeys(self.refs & self._forbidden, _FORBIDDEN) | self.kept
         self.refs -= self.kept.keys()
 
     def _keep(self, ref: str, by: str) -> None:
-        self.kept.setdefault(ref, by)
+        self.kept.setdefault(ref, f"{by} has it, too")
 
     def _claims(self, events: Events) -> Iterator[Claim]:
         for fields in events():
             claim = claim_of(fields)
-            if claim and (not self._scope or self._scope.allows(*claim)):
+            if claim and (not self._scope or self._scope.allows(claim.tenant, claim.ref)):
                 yield claim

@@ -112,9 +112,12 @@ class Erasing:
         claims = Claims(order.tenant, order.scope)
         with explained():
             records = [one for one in erasures(order.fleet) if one.tenant == order.tenant]
-            before = next((one for one in reversed(records) if not one.complete), None)
-            if before:
-                claims.refs.update(one.ref for one in announced(order.fleet, before))
+            begun = [one for one in records if not one.complete]
+            # One that names a store which is not given stays on record as not come to its end.
+            given = order.stores.keys()
+            before = next((one for one in begun[::-1] if given >= {*one.stores}), None)
+            for each in begun:
+                claims.refs.update(one.ref for one in announced(order.fleet, each))
             archives = list(self._archives())
             order.tell("reading what the tenant's events name")
             claims.add_named(lambda: self._events(archives))
@@ -140,7 +143,8 @@ class Erasing:
                 raise UsageError(under_way(self._order.tenant, found))
             plan = self.plan()
             erasure = plan.before or self._begun()
-            if plan.gone or plan.before:
+            # Of what was deleted before there is no version any more; its data may still be there.
+            if plan.gone or plan.before or any(self.pieces(plan, dry_run=True)):
                 with explained():
                     self._erase(plan, erasure)
             return plan, erasure

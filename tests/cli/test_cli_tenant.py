@@ -235,6 +235,67 @@ def test_again(two: Cli) -> None:
     assert len(erasures(_opened(two, "fleet"))) == 2
 
 
+def test_what_was_deleted_before(two: Cli) -> None:
+    """Where no version is left, the data goes that the deletion left, and that is on record."""
+    for name in ("fleet", "source"):
+        for ref in _left(two, name):
+            _opened(two, name).delete(ref)
+    assert TAKEN in _raw(two)
+    ran = _erase(two)
+    assert (ran.code, "2 objects" in ran.out, "on record" in ran.err) == (0, True, True)
+    assert TAKEN not in _raw(two)
+    again = _erase(two)
+    assert (again.code, "erased: nothing" in again.out) == (0, True)
+    assert "on record" not in again.err
+    assert len(erasures(_opened(two, "fleet"))) == 1
+
+
+def test_what_workers_forbade_the_tenant_to_name(two: Cli) -> None:
+    """Its entry is in the control stream, and gives it nothing: not even where no scope is given
+    and the owner's own events are trimmed.
+    """
+    _trim(two)
+    _bring(two, "d", "stacks/t1/web/3", TAKEN, "t1")
+    event = {"event_id": "evil", "type": "key.changed", "tenant_id": "t1",
+             "artifact_ref": "stacks/t2/web/1", "checksum": checksum_of(b"t2's")}  # fmt: skip
+    two.client.xadd(STREAM, {"event": json.dumps(event)})
+    two("run", "--drain", "--tenant-scope", "stacks/{tenant}/*")
+    assert two.client.xlen(DEAD) == 1
+    ran = _erase(two)
+    assert ran.code == 0, ran.err
+    assert "'stacks/t2/web/1' stays: it may be another's" in ran.err
+    assert "stacks/t2/web/1" in _left(two)
+    assert "stacks/t1/web/3" not in _left(two)
+
+
+def _trim(sidecar: Cli) -> None:
+    for stream in (STREAM, NOTIFICATIONS):
+        sidecar.client.xtrim(stream, maxlen=0, approximate=False)
+
+
+def test_another_store_when_it_is_continued(
+    two: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An erasure ends only once the stores that it names are empty; till then history tells."""
+    other = tmp_path / "other"
+    node = store.open_url(other.as_uri())
+    node.put("stacks/t1/web/1", TAKEN, b"m")
+
+    def fail(*_: object, **__: object) -> None:
+        raise store.Unavailable("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Erasing, "pieces", fail)
+        assert _erase(two, "--source-store", other.as_uri()).code == 4
+    assert _erase(two).code == 0
+    fleet = _opened(two, "fleet")
+    assert [one.complete for one in erasures(fleet)] == [False, True]
+    assert "stopped early" in two("store", "history").out
+    assert _erase(two, "--source-store", other.as_uri()).code == 0
+    assert [one.complete for one in erasures(fleet)] == [True, True]
+    assert not node.exists("stacks/t1/web/1")
+
+
 def test_one_store_for_both(sidecar: Cli) -> None:
     """Where the producer's store is the fleet's, it is emptied once."""
     fleet = sidecar.directory / "data-dir/fleet"
