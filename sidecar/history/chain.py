@@ -17,6 +17,7 @@ import orjson
 from sidecar.errors import SidecarError
 from sidecar.history.archive import FORMAT, ArchiveHistory, Header, Name, place_of
 from sidecar.history.segments import Damaged
+from sidecar.redis.times import EARLIEST_MS
 from sidecar.wire.ids import EntryId
 from store import Corrupt, NotFound, TooLarge
 
@@ -92,11 +93,19 @@ def _broken(
     word, _, digest = previous.partition(" ")
     before = by_word.get(word)
     if before is None:
-        if _last_of(word) > archive.contents(stream).expired:
+        # What expires goes oldest first: a mark does not speak for one that is gone by itself.
+        last = _last_of(word)
+        is_first = not any(_expires(one) and one.last < last for one in by_word.values())
+        if last > archive.contents(stream).expired or not is_first:
             said = f"the segment before it is gone: {word}"
             yield Fault(stream, name.ref, "missing", said)
     elif digest not in (digests.get(before.ref), UNREADABLE):
         yield Fault(stream, name.ref, "changed", f"the segment before it is another: {word}")
+
+
+def _expires(name: Name) -> bool:
+    """Tell whether a segment goes once it is old: IDs that are no times tell no age."""
+    return name.last.ms >= EARLIEST_MS
 
 
 def _order(name: Name) -> tuple[EntryId, EntryId, str]:

@@ -128,6 +128,18 @@ def test_what_expired_is_not_missing(rig: Rig, fleet: VersionedStore) -> None:
     assert not faults(rig, fleet)
 
 
+def test_a_mark_hides_no_segment_that_is_gone_by_itself(rig: Rig, fleet: VersionedStore) -> None:
+    """What expires goes oldest first. So one that is taken out of the middle shows, whatever the
+    mark says.
+    """
+    second = names(rig, fleet)[1]
+    fleet.put(mark_of(rig.notify, rig.control, second.last), b"", b"")
+    fleet.delete(second.ref)
+    assert faults(rig, fleet) == [("missing", 1)]
+    fleet.delete(names(rig, fleet)[0].ref)
+    assert not faults(rig, fleet)
+
+
 def test_segments_of_older_releases_have_no_chain(rig: Rig, fleet: VersionedStore) -> None:
     """It begins with the first segment that is written by this one."""
     for name in names(rig, fleet):
