@@ -393,7 +393,8 @@ def test_no_alarm_on_a_healthy_day(rig: Rig, tmp_path: Path) -> None:
             rig.emit_artifact(f"day{number}", data=b"%d" % number * 1000)
             time.sleep(1)
         eventually(lambda: value(scraped(on.port), "sidecar_lag_entries", stream=rig.control) == 0)
-        assert on.prometheus.firing(spent_s) == set()
+        lags = on.prometheus.query(f"sidecar_archive_lag_seconds[{spent_s:.0f}s:60s]")
+        assert on.prometheus.firing(spent_s) == set(), lags
         samples = on.prometheus.query(f"count_over_time(sidecar_build_info[{spent_s:.0f}s])")
         assert float(samples[0]["value"][1]) > spent_s / 2, "it was hardly looked at"
         published = len(rig.published())
