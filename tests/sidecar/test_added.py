@@ -12,6 +12,7 @@ from sidecar.telemetry import added as module
 from sidecar.telemetry.added import Added, added
 from store import Unavailable, checksum_of
 from store.memory import MemoryStore
+from tests.servers import counts_deletions
 from tests.sidecar.harness import PlainStore, Rig
 
 HOUR_MS = 3_600_000
@@ -57,6 +58,7 @@ def test_of_a_busy_stream_the_newest_stand_for_the_day(
     assert added(rig.client, rig.notify, fleet) == Added(24, 288)
 
 
+@counts_deletions
 def test_what_was_trimmed_within_the_day_is_made_up_for(rig: Rig) -> None:
     """What is left stands for it; of nothing that is left nothing is said."""
     fleet = MemoryStore()
