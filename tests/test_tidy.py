@@ -30,7 +30,7 @@ ROOM_LINES: Final = {
     "sidecar/producer": 1320,
     "sidecar/redis": 7010,
     "sidecar/replay": 5500,
-    "sidecar/telemetry": 1271,
+    "sidecar/telemetry": 1276,
     "sidecar/terminal": 1110,
     "sidecar/wire": 3056,
     "sidecar/worker": 7500,

@@ -34,8 +34,8 @@ class Added(NamedTuple):
 def added(notify: Client, stream: str, fleet: Store | None) -> Added | None:
     """Return what was announced within a day; None where the stream does not tell.
 
-    Of a busy stream the newest `MOST` notifications stand for the day. Redis 6.2 does not count what
-    was trimmed within it: there it is less. Raises `RedisError`.
+    Of a busy stream the newest `MOST` stand for the day; Redis 6.2 does not count what was trimmed.
+    Raises `RedisError`.
     """
     info = stream_info(notify, stream)
     if info is None:
