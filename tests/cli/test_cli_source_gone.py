@@ -64,7 +64,7 @@ def _letter(sidecar: Cli) -> dict[str, str]:
 @pytest.mark.parametrize("size", ["small", "large"])
 @pytest.mark.parametrize("pins", ["manifest", "data"])
 def test_a_repair_publishes_from_the_fleets_store(sidecar: Cli, size: str, pins: str) -> None:
-    """The same notification; whoever waits for the event learns it, and the audit is clean."""
+    """The same notification; who waits for the event learns it, and the audit is clean."""
     data, source = DATA[size], _store(sidecar, "source")
     source.put(REF, data, b"manifest")
     more = {"manifest_checksum": checksum_of(b"manifest")} if pins == "manifest" else {}

@@ -112,7 +112,7 @@ BROKEN: dict[str, tuple[list[tuple[str, int]], Callable[[Rig, VersionedStore], N
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_was_done_to_a_segment_shows(rig: Rig, fleet: VersionedStore, name: str) -> None:
-    """In the segment that comes after it, which whoever did it has not written."""
+    """In the segment that comes after it, which the one who did it has not written."""
     expected, tamper = BROKEN[name]
     tamper(rig, fleet)
     assert faults(rig, fleet) == expected

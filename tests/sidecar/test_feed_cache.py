@@ -195,7 +195,7 @@ def test_a_cache_needs_a_store_that_pins(make: Make) -> None:
 
 
 def test_what_comes_is_fetched_ahead(client: Any, make: Make, fleet: Fleet, cache: Cache) -> None:
-    """So many are under way at once, and no more; each is read once, in order, whoever reads it."""
+    """So many are under way at once, and no more; each is read once, in order, for every reader."""
     noted(client, fleet, 20)
     feed = make()
     fleet.may_answer.clear()
