@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
-from sidecar.history.chain import kept, previous_of
+from sidecar.history.chain import kept, link_to, previous_of
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.horizon import expire
 from sidecar.history.live import LiveHistory
@@ -52,6 +52,28 @@ class Archived(NamedTuple):
     """As it is stored."""
 
 
+class _Uncovered(NamedTuple):
+    """Notifications that no checkpoint has: they are counted on, since segments are ever more."""
+
+    reached: EntryId
+    """The last one."""
+    rows: int
+    checkpoint_rows: int
+    """What the newest checkpoint has."""
+    least_rows: int
+
+    @property
+    def is_worth_it(self) -> bool:
+        """Tell whether a checkpoint is."""
+        return self.rows >= self.least_rows and 2 * self.rows >= self.checkpoint_rows
+
+    def followed_by(self, after: EntryId, entries: list[Entry]) -> _Uncovered | None:
+        """Return it with a segment that begins behind `after`; None where another wrote between."""
+        if after != self.reached:
+            return None
+        return self._replace(reached=entries[-1].id, rows=self.rows + len(entries))
+
+
 class Archiver:
     """Archives the streams of one notification stream.
 
@@ -72,7 +94,9 @@ class Archiver:
         self._rows, self._size_bytes = rows, size_bytes
         self._checkpoint_rows = checkpoint_rows
         self._hold = hold
-        self._counted: dict[str, tuple[int, EntryId]] = {}
+        self._links: dict[str, tuple[EntryId, str]] = {}
+        """By stream: where the segment that was written last ends, and what the next says of it."""
+        self._uncovered: _Uncovered | None = None
 
     def is_due(self, stream: str, every_s: float) -> bool:
         """Tell whether the stream's last segment was closed so long ago, by any worker."""
@@ -125,11 +149,11 @@ class Archiver:
             entries, full = batch
             if not (full or rest):
                 return
-            before, within = self._missing(stream, reached, entries)
+            gap, within = self._missing(stream, reached, entries)
             if within:
                 continue  # trimmed by hand while it was read: read again what is left
+            done = self._write(stream, reached, entries, gap)
             reached = entries[-1].id
-            done = self._write(stream, entries, before)
             if not self._holds(claim):
                 return  # another took over meanwhile, and its mark may be higher
             with translated(self._live.describe()):
@@ -173,14 +197,22 @@ class Archiver:
         within = reach.missing(entries[0].id.after, entries[-1].id)
         return ((before[0].first, before[-1].last) if before else None), bool(within)
 
-    def _write(self, stream: str, entries: list[Entry], gap: Ends | None) -> Archived:
+    def _write(
+        self, stream: str, after: EntryId, entries: list[Entry], gap: Ends | None
+    ) -> Archived:
+        """Write a segment of what follows `after`, up to where the stream is archived."""
         archive = ArchiveHistory(self._store, self._live.streams)
-        before = previous_of(archive, stream, entries[0].id)
+        ours, before = self._links.get(stream, (FIRST, ""))
+        if ours != after or not before:  # the last one is another's: all are looked through
+            before = previous_of(archive, stream, entries[0].id)
         ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before)
         with explained():
             ref = apart(self._store, ref, manifest)
             manifest = kept(archive, ref, manifest)
             self._store.put(ref, data, manifest)
+        self._links[stream] = entries[-1].id, link_to(archive, stream, ref, manifest)
+        if stream == self._keys.notifications and self._uncovered:
+            self._uncovered = self._uncovered.followed_by(after, entries)
         return Archived(stream, ref, len(entries), len(data) + len(manifest))
 
     def expire(self, stream: str, keep_s: float) -> Iterator[str]:
@@ -205,20 +237,19 @@ class Archiver:
         if reached == FIRST:
             return
         archive = ArchiveHistory(self._store, self._live.streams)
-        before = archive.checkpoint(reached)
-        since = self._rows_after(archive, before.last if before else FIRST)
-        if since < self._checkpoint_rows or (before and 2 * since < before.rows):
+        if self._uncovered is None or self._uncovered.reached != reached:
+            self._uncovered = self._count(archive, reached)
+        if not self._uncovered.is_worth_it:
             return
         state = state_at(archive, reached.control_version)
         write_checkpoint(self._store, self._keys.notifications, reached, state.keyed(), state.gaps)
+        self._uncovered = None
 
-    def _rows_after(self, archive: ArchiveHistory, begin: EntryId) -> int:
-        """Return how many rows the notifications' segments have that end after `begin`."""
-        for name in archive.names(self._keys.notifications):
-            if name.last > begin and name.ref not in self._counted:
-                self._counted[name.ref] = archive.rows(name), name.last
-        self._counted = {r: one for r, one in self._counted.items() if one[1] > begin}
-        return sum(rows for rows, _ in self._counted.values())
+    def _count(self, archive: ArchiveHistory, reached: EntryId) -> _Uncovered:
+        checkpoint = archive.checkpoint(reached)
+        begin, size = (checkpoint.last, checkpoint.rows) if checkpoint else (FIRST, 0)
+        since = [name for name in archive.names(self._keys.notifications) if name.last > begin]
+        return _Uncovered(reached, sum(map(archive.rows, since)), size, self._checkpoint_rows)
 
     def _reached(self, stream: str, renew: Callable[[], object] = lambda: None) -> EntryId:
         """Return the last entry that is archived; of a stream made anew, none is.

@@ -46,9 +46,13 @@ def previous_of(archive: ArchiveHistory, stream: str, first: EntryId) -> str:
     if not before:
         return ""
     last = max(before, key=_order)
-    manifest = _manifest(archive, last.ref)
+    return link_to(archive, stream, last.ref, _manifest(archive, last.ref))
+
+
+def link_to(archive: ArchiveHistory, stream: str, ref: str, manifest: bytes | None) -> str:
+    """Return what the next segment says of the one at `ref`; None is a manifest that is damaged."""
     digest = UNREADABLE if manifest is None else sha256(manifest).hexdigest()
-    return f"{_word(archive, stream, last)} {digest}"
+    return f"{_word(archive, stream, ref)} {digest}"
 
 
 def kept(archive: ArchiveHistory, ref: str, manifest: bytes) -> bytes:
@@ -67,7 +71,7 @@ def faults_of(archive: ArchiveHistory, stream: str) -> Iterator[Fault]:
     Segments of releases without a chain say nothing. Raises `Unreachable`.
     """
     names = sorted(archive.names(stream, anew=True), key=_order)
-    by_word = {_word(archive, stream, name): name for name in names}
+    by_word = {_word(archive, stream, name.ref): name for name in names}
     digests: dict[str, str] = {}
     is_chained, reached = False, None
     for name in names:
@@ -112,8 +116,8 @@ def _order(name: Name) -> tuple[EntryId, EntryId, str]:
     return name.last, name.first, name.ref
 
 
-def _word(archive: ArchiveHistory, stream: str, name: Name) -> str:
-    return name.ref.removeprefix(place_of(archive.streams.notifications, stream) + "/")
+def _word(archive: ArchiveHistory, stream: str, ref: str) -> str:
+    return ref.removeprefix(place_of(archive.streams.notifications, stream) + "/")
 
 
 def _last_of(word: str) -> EntryId:

@@ -18,11 +18,12 @@ import store
 from sidecar.errors import UsageError
 from sidecar.history import About, Gap, History
 from sidecar.history import archiver as archiver_module
-from sidecar.history.archive import ArchiveHistory, names_of, pack
+from sidecar.history.archive import ArchiveHistory, contents_of, names_of, pack
 from sidecar.history.archiver import Archiver
 from sidecar.history.bundle import BundleHistory
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
+from sidecar.history.places import ROOT, escaped
 from sidecar.history.segments import Damaged, ahead
 from sidecar.history.state import state_at
 from sidecar.ops.evidence import Evidence
@@ -41,6 +42,7 @@ from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.worker import app, logs
 from sidecar.worker.settings import build
 from store import Capability, VersionedStore, versioned
+from store.memory import MemoryStore
 from tests.servers import named_stores
 from tests.sidecar.harness import (
     AtWork,
@@ -377,6 +379,53 @@ def test_a_state_is_the_same_from_a_checkpoint(
         fleet.put(ref, b"broken", fleet.get(ref).manifest)
     with pytest.raises(Damaged, match="checkpoint"):
         state_at(joined(rig, fleet), positions[-1])
+
+
+def test_a_segment_costs_the_same_however_many_there_are(
+    rig: Rig, fleet: VersionedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who wrote the last one looks through none of the others, nor counts them for a checkpoint."""
+    looks: list[str] = []
+
+    def look(opened: VersionedStore, notifications: str, stream: str) -> Any:
+        looks.append(stream)
+        return contents_of(opened, notifications, stream)
+
+    writer = archiver(rig, fleet)
+    emit(rig, 3)
+    archive_with_states(writer, rig.notify)
+    monkeypatch.setattr("sidecar.history.archive.contents_of", look)
+    for begin in range(3, 12, 3):
+        emit(rig, 3, begin=begin)
+        assert archive_with_states(writer, rig.notify) == 1
+    assert not looks
+    archive_with_states(archiver(rig, fleet), rig.notify)
+    emit(rig, 3, begin=12)
+    assert archive_with_states(archiver(rig, fleet), rig.notify) == 1
+    assert looks  # by one who did not
+
+
+def test_checkpoints_come_where_they_would_if_all_were_counted_each_time(
+    rig: Rig, fleet: VersionedStore
+) -> None:
+    """Who counts on writes the same ones as who begins anew at each segment, also where another
+    writes a segment between.
+    """
+    other: VersionedStore = MemoryStore()
+    writer = archiver(rig, fleet, checkpoint_rows=10)
+    for number in range(15):
+        emit(rig, 4, begin=4 * number)
+        for at, who in ((fleet, writer), (other, archiver(rig, other, checkpoint_rows=10))):
+            if number % 3 == 1:
+                assert list(archiver(rig, at).archive(rig.notify, rest=True))
+            else:
+                archive_with_states(who, rig.notify)
+            rig.client.delete(rig.keys.archived, rig.keys.segments)
+    found, expected = (
+        sorted(one.list(f"{ROOT}/{escaped(rig.notify)}@state")) for one in (fleet, other)
+    )
+    assert found == expected
+    assert len(expected) > 2
 
 
 def test_a_checkpoint_of_an_older_format_is_as_good_as_none(

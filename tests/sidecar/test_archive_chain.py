@@ -185,3 +185,14 @@ def test_a_damaged_segment_does_not_keep_the_next_from_being_written(
     newest = names(rig, fleet)[-1]
     assert said(fleet, newest)["previous"].endswith(" unreadable")
     assert EntryId(newest.first) > last.last
+
+
+def test_a_chain_of_two_writers_in_turn_is_whole(rig: Rig, fleet: VersionedStore) -> None:
+    """Each names the other's segment, though it remembers its own last one."""
+    one, two = archiver(rig, fleet), archiver(rig, fleet)
+    for begin, writer in zip(range(35, 70, 7), (one, two, two, one, two), strict=True):
+        emit(rig, 7, begin=begin)
+        assert len(list(writer.archive(rig.control, rest=True))) == 1
+    assert not faults(rig, fleet)
+    found = [said(fleet, name)["previous"].partition(" ")[0] for name in names(rig, fleet)]
+    assert found == ["", *(name.ref.rpartition("/")[2] for name in names(rig, fleet)[:-1])]
