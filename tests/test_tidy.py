@@ -25,7 +25,7 @@ ROOM_LINES: Final = {
     "sidecar": 720,
     "sidecar/cli": 5205,
     "sidecar/feed": 2335,
-    "sidecar/history": 3000,
+    "sidecar/history": 3050,
     "sidecar/ops": 6145,
     "sidecar/producer": 1320,
     "sidecar/redis": 7010,
