@@ -1,8 +1,9 @@
-"""`python -m bench.state [SUBJECTS]`: how long a controller takes to get the fleet's state.
+"""`python -m bench.state [SUBJECTS] [--signed]`: how long a controller takes to get the state.
 
 A history of ten notifications a subject, archived as a worker does it and trimmed, and a tenth of
 that live after it. A process of its own imports the feed, reads the state and looks at each
-notification of it; what counts is its processor time and the most memory that it had.
+notification of it; what counts is its processor time and the most memory that it had. With
+`--signed` the worker signs notifications and archive, in runs of 64, and the feed verifies.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from sidecar.redis.client import Client, Side
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import EntryId
+from sidecar.wire.keyfiles import new_pair
+from sidecar.wire.signing import Signer
 from store import Capability, versioned
 
 KEYS = Keys.of("control:events", "control:notifications")
@@ -34,7 +37,8 @@ from pathlib import Path
 import store
 from sidecar.feed import Feed
 began, imported = time.perf_counter(), time.process_time()
-with Feed(sys.argv[1], store=store.open_url(sys.argv[2], create=False)) as feed:
+fleet, trust = store.open_url(sys.argv[2], create=False), sys.argv[3] or None
+with Feed(sys.argv[1], store=fleet, trust=trust) as feed:
     state = feed.state()
     count = sum(1 for _ in state)
 most = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
@@ -45,10 +49,13 @@ print(f"{count:,} subjects, complete since {state.complete_since}:"
 """
 
 
-def publish(client: Client, first: int, count: int, subjects: int, chance: random.Random) -> None:
+def publish(
+    client: Client, first: int, count: int, subjects: int, chance: random.Random,
+    signer: Signer | None,
+) -> None:  # fmt: skip
     """Append so many notifications, each of some subject."""
     for begin in range(first, first + count, CHUNK):
-        pipeline = client.pipeline(transaction=False)
+        found: list[tuple[int, bytes, bytes]] = []
         for n in range(begin, min(begin + CHUNK, first + count)):
             # Each subject once, and then any.
             subject = n if n < subjects else chance.randrange(subjects)
@@ -61,34 +68,54 @@ def publish(client: Client, first: int, count: int, subjects: int, chance: rando
                 "control_version": cv,
             }  # fmt: skip
             origin = f"control:events/{cv // 1000}-0"
-            fields: dict[Any, Any] = {"event": json.dumps(event), "origin": origin}
-            pipeline.xadd(KEYS.notifications, fields, id=EntryId.of_version(cv))
-        pipeline.execute()
+            found.append((cv, origin.encode(), json.dumps(event, separators=(",", ":")).encode()))
+        _append(client, found, signer)
 
 
-def main(subjects: int) -> None:
+def _append(client: Client, found: list[tuple[int, bytes, bytes]], signer: Signer | None) -> None:
+    pipeline = client.pipeline(transaction=False)
+    signed = [(origin, event) for _, origin, event in found]
+    signatures = signer.signed(KEYS.notifications, signed) if signer else [b""] * len(found)
+    for (cv, origin, event), signature in zip(found, signatures, strict=True):
+        fields: dict[Any, Any] = {"event": event, "origin": origin}
+        fields |= {"signature": signature} if signature else {}
+        pipeline.xadd(KEYS.notifications, fields, id=EntryId.of_version(cv))
+    pipeline.execute()
+
+
+def _key(directory: Path) -> tuple[Signer, Path]:
+    """Make a key; return it, and the directory of those who trust it."""
+    (directory / "trust").mkdir()
+    public, _ = new_pair(directory / "bench")
+    public.rename(directory / "trust" / public.name)
+    return Signer(directory / "bench"), directory / "trust"
+
+
+def main(subjects: int, *, signs: bool) -> None:
     """Make the history, then read its state."""
     chance = random.Random(1)
     with tempfile.TemporaryDirectory() as directory:
         fleet = versioned(store.open_url((Path(directory) / "fleet").as_uri()), Capability.STREAM)
         assert fleet
+        signer, trust = _key(Path(directory)) if signs else (None, "")
         server = EmbeddedServer(Path(directory) / "redis")
         try:
             side = Side.open(server.url, KEYS.notifications)
             client, live = side.client, LiveHistory(side, side, [KEYS], fleet)
             archiver = Archiver(live, fleet, client, KEYS)
             for part in range(10):
-                publish(client, part * subjects, subjects, subjects, chance)
+                publish(client, part * subjects, subjects, subjects, chance, signer)
                 for _ in archiver.archive(KEYS.notifications, rest=True):
                     archiver.keep_state()
                 client.hset(KEYS.trimmed, KEYS.notifications, live.reach(KEYS.notifications).last)
                 client.xtrim(KEYS.notifications, maxlen=0, approximate=False)
-            publish(client, 10 * subjects, subjects // 10, subjects, chance)
-            where = (server.url, (Path(directory) / "fleet").as_uri())
+            publish(client, 10 * subjects, subjects // 10, subjects, chance, signer)
+            where = (server.url, (Path(directory) / "fleet").as_uri(), str(trust))
             subprocess.run([sys.executable, "-c", READER, *where], check=True)
         finally:
             server.close()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
+    given = [one for one in sys.argv[1:] if one != "--signed"]
+    main(int(given[0]) if given else 100_000, signs="--signed" in sys.argv)

@@ -32,7 +32,7 @@ ROOM_LINES: Final = {
     "sidecar/replay": 5500,
     "sidecar/telemetry": 1276,
     "sidecar/terminal": 1110,
-    "sidecar/wire": 3056,
+    "sidecar/wire": 3120,
     "sidecar/worker": 7500,
     "store": 2260,
     "store/chassis": 985,

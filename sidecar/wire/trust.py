@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from sidecar.errors import UsageError
 from sidecar.wire.ids import EntryId
-from sidecar.wire.keyfiles import PublicKey, public_key, verifies
+from sidecar.wire.keyfiles import PublicKey, verifies
+from sidecar.wire.keyring import Keyring
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.signature import FIELD, Signature, leaf, message
 
-ENDINGS: Final = (".pem", ".pub")
-LOOK_EVERY_S: Final = 1.0
-_MOST_KEYS: Final = 1000
 _MOST_ROOTS: Final = 64
 """So many signatures are remembered as verified: notifications of one come together."""
 _FIELD: Final = FIELD.encode()
-_log: Final = logging.getLogger("sidecar.trust")
 
 Kind = Literal[
     "unsigned", "no_signature", "unknown_key", "revoked", "out_of_date", "altered", "foreign"
@@ -56,18 +50,15 @@ class Trust:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Read the keys: each file in `directory` that ends in `.pub` or `.pem` is one. What
-        changes there counts within a second or so of reading, with no restart.
+        changes there counts within a second or so of reading, with no restart: what can be read of
+        it, and what cannot is told in the log (`Keyring`).
 
         Up to the control_version `unsigned_until` a notification may lack a signature: from when
         the worker had no key. Raises `UsageError` for a directory without a key, or with a file
         that is none.
         """
-        self._directory = Path(directory)
+        self._keys = Keyring(Path(directory), clock)
         self._unsigned_until = unsigned_until
-        self._clock = clock
-        self._looked_at = clock()
-        self._seen = self._look()
-        self._keys = self._read()
         self._verified: dict[tuple[str, bytes, bytes], None] = {}
 
     @classmethod
@@ -78,7 +69,7 @@ class Trust:
     @property
     def names(self) -> dict[str, str]:
         """The names of the keys, by their ids."""
-        return {one.id: one.name for one in self._keys.values()}
+        return self._keys.names
 
     def check(self, stream: str, at: EntryId, fields: Mapping[bytes, bytes]) -> None:
         """Raise `Untrusted` unless a trusted key signed what the entry `at` of a stream has."""
@@ -109,10 +100,9 @@ class Trust:
 
     def _valid(self, key_id: str, stream: str, at: EntryId) -> PublicKey:
         """Return the key with that id, if it was good for that place."""
-        key = self._key(key_id)
+        key = self._keys.key(key_id)
         if key is None:
-            said = f"no key in {self._directory} has the id {key_id!r}"
-            raise untrusted(stream, at, "unknown_key", said)
+            raise untrusted(stream, at, "unknown_key", self._keys.lacks(key_id))
         if key.revoked:
             raise untrusted(stream, at, "revoked", f"its key {key.name} is revoked: {key.revoked}")
         if not key.from_us <= at.control_version <= key.until_us:
@@ -132,56 +122,6 @@ class Trust:
         verified = dict(list(self._verified.items())[1 - _MOST_ROOTS :])
         self._verified = {**verified, known: None}
         return True
-
-    def _key(self, key_id: str) -> PublicKey | None:
-        if self._clock() - self._looked_at >= LOOK_EVERY_S:
-            self._look_again()
-        return self._keys.get(key_id)
-
-    def _look_again(self) -> None:
-        """Read the keys anew if a file came, went or changed. What is wrong now is logged, and the
-        keys stay as they were: a file may be half written.
-        """
-        self._looked_at = self._clock()
-        try:
-            seen = self._look()
-            if seen != self._seen:
-                self._keys = self._read()
-        except UsageError as error:
-            _log.warning("the keys stay as they were: %s", error)
-            return
-        self._seen = seen
-
-    def _look(self) -> dict[str, tuple[int, int, int]]:
-        """Return by name what shows that a file is another than before. Raises `UsageError`."""
-        try:
-            names = sorted(filter(_is_key, os.listdir(self._directory)))
-            found = {one: os.stat(self._directory / one) for one in names}
-        except OSError as error:
-            said = f"{self._directory} cannot be read: {error.strerror}; name a directory with keys"
-            raise UsageError(said) from None
-        if not 0 < len(found) <= _MOST_KEYS:
-            raise UsageError(
-                f"{self._directory} has {len(found)} files that end in .pub or .pem; it needs one"
-                f" for each key, {_MOST_KEYS} at most"
-            )
-        return {name: (one.st_mtime_ns, one.st_size, one.st_ino) for name, one in found.items()}
-
-    def _read(self) -> dict[str, PublicKey]:
-        keys: dict[str, PublicKey] = {}
-        for name in self._look():
-            key = public_key(self._directory / name)
-            if key.id in keys:
-                raise UsageError(
-                    f"{self._directory}: {keys[key.id].name} and {key.name} are one key; move one"
-                    " of the files away"
-                )
-            keys[key.id] = key
-        return keys
-
-
-def _is_key(name: str) -> bool:
-    return name.endswith(ENDINGS) and not name.startswith(".")
 
 
 def untrusted(stream: str, at: EntryId, kind: Kind, said: str) -> Untrusted:

@@ -17,8 +17,8 @@ from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Side
 from sidecar.wire.keyfiles import new_pair, verifies
+from sidecar.wire.keyring import LOOK_EVERY_S
 from sidecar.wire.signing import Signer
-from sidecar.wire.trust import LOOK_EVERY_S
 from store import VersionedStore, versioned
 from tests.sidecar.faces import FACES
 from tests.sidecar.harness import NOTIFICATIONS, Rig
@@ -157,7 +157,7 @@ def test_a_key_is_replaced_without_a_stop(
     rig: Rig, keys: Keys, feed_of: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Add the new public key, sign with it, remove the old one: no feed is opened anew."""
-    monkeypatch.setattr("sidecar.wire.trust.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("sidecar.wire.keyring.LOOK_EVERY_S", 0.0)
     assert LOOK_EVERY_S > 0
     first, feed = Signer(keys.trust.parent / "first"), feed_of(trust=keys.trust)
     last = signs(rig, first, "a")

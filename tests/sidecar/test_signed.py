@@ -154,7 +154,7 @@ def test_what_others_published_meanwhile_has_the_run_signed_again(
 
 
 def _key(trust: Trust) -> Path:
-    return trust._directory.parent / "key"
+    return trust._keys.directory.parent / "key"
 
 
 def test_a_run_that_comes_late_is_signed_again(

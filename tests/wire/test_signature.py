@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from sidecar.errors import UsageError
 from sidecar.wire.ids import EntryId
 from sidecar.wire.keyfiles import new_pair, private_key, public_key
+from sidecar.wire.keyring import BROKEN_S, LOOK_EVERY_S
 from sidecar.wire.signature import MOST_BYTES, MOST_LEAVES, Signature, key_id, leaf, tree
 from sidecar.wire.signing import Signer
-from sidecar.wire.trust import LOOK_EVERY_S, Trust, Untrusted
+from sidecar.wire.trust import Trust, Untrusted
 
 STREAM = "control:notifications"
 FIRST = 1_791_234_567_890_123
@@ -304,17 +305,76 @@ def test_what_stands_below_a_key_is_refused(fleet: Fleet, below: str) -> None:
     Trust(fleet.directory)
 
 
-def test_a_reader_keeps_its_keys_when_a_file_is_broken(fleet: Fleet) -> None:
-    """It may be half written: what is trusted does not change until it is whole."""
+def test_a_key_whose_file_is_broken_is_believed_for_seconds_only(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be half written, or hold a revocation with a mistake in it. It is told, once."""
     one = signed(fleet.signer, 1)[0]
     whole = (fleet.directory / "first.pub").read_text()
     for broken in ("", whole[:40], "x" * 100_000):
         fleet.say("first", broken)
         fleet.later()
         fleet.trust.check(STREAM, at(0), one)
+    assert sum("believed for 10 s more" in line for line in caplog.messages) == 3
+    fleet.say("first", "revokd: laptop stolen\n" + whole)
+    fleet.clock.now_s += BROKEN_S
+    for _ in range(3):
+        assert refused(fleet, 0, one) == "unknown_key"
+        fleet.later()
+    with pytest.raises(Untrusted, match=r"broken there: first\.pub"):
+        fleet.trust.check(STREAM, at(0), one)
+    assert sum("no key of this file is believed" in line for line in caplog.messages) == 1
     fleet.say("first", "revoked: at last\n" + whole)
     fleet.later()
     assert refused(fleet, 0, one) == "revoked"
+    fleet.say("first", whole)
+    fleet.later()
+    fleet.trust.check(STREAM, at(0), one)
+
+
+def test_a_broken_file_keeps_no_other_from_being_read(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key is revoked, and another added, beside a file that holds none."""
+    one, second = signed(fleet.signer, 1)[0], fleet.key("second")
+    fleet.say("third", "no key")
+    fleet.say("first", "revoked: laptop stolen\n" + (fleet.directory / "first.pub").read_text())
+    fleet.later()
+    assert refused(fleet, 0, one) == "revoked"
+    fleet.trust.check(STREAM, at(0), signed(second, 1)[0])
+    assert any("third.pub holds no public key" in line for line in caplog.messages)
+
+
+def test_of_a_key_in_two_files_the_stricter_counts(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who adds a file with a revocation has revoked the key, though the old file is there."""
+    one, whole = signed(fleet.signer, 1)[0], (fleet.directory / "first.pub").read_text()
+    for name, above, kind in (
+        ("a", "revoked: stolen\n", "revoked"), ("z", "revoked: stolen\n", "revoked"),
+        ("a", "not-after: 2026-10-03T22:00:00Z\n", "out_of_date"),
+    ):  # fmt: skip
+        fleet.say(name, above + whole)
+        fleet.later()
+        assert refused(fleet, 0, one) == kind
+        (fleet.directory / f"{name}.pub").unlink()
+    assert any("are one key; what is stricter counts" in line for line in caplog.messages)
+
+
+def test_keys_that_are_all_gone_are_believed_no_more(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To remove the only file is to trust nobody. A directory that cannot be read says nothing."""
+    one, away = signed(fleet.signer, 1)[0], fleet.directory.with_name("away")
+    fleet.directory.rename(away)
+    fleet.later()
+    fleet.trust.check(STREAM, at(0), one)
+    away.rename(fleet.directory)
+    (fleet.directory / "first.pub").unlink()
+    fleet.later()
+    assert refused(fleet, 0, one) == "unknown_key"
+    told = ["the keys stay as they were", "has no keys any more"]
+    assert [word for word in told if any(word in line for line in caplog.messages)] == told
 
 
 def test_a_directory_has_keys_and_no_secrets(fleet: Fleet, tmp_path: Path) -> None:
