@@ -197,9 +197,7 @@ class Feed(Face[Client]):
         self.close()
 
     def _read(self, since: int, limit: int, wait_s: float) -> Batch:
-        with self._client.pipeline(transaction=False) as pipeline:
-            self._reading.ask(pipeline, since, limit, wait_s)
-            return self._reading.batch(pipeline.execute(raise_on_error=False), since)
+        return self._reading.read(self._client, since, limit, wait_s)
 
     def _compare_store(self) -> None:
         """Compare the store with the one that is noted, once; Redis need not be there, nor let us.

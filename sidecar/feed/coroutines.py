@@ -12,7 +12,8 @@ from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following, as_it_
 from sidecar.feed.reading import Batch, FeedGap
 from sidecar.feed.state import Followed, State, StateBegins, StateEnds
 from sidecar.redis import readers
-from sidecar.redis.client import AsyncClient, connect, connect_async
+from sidecar.redis.bounded import TooMuch
+from sidecar.redis.client import AsyncClient, Client, connect, connect_async
 from sidecar.redis.errors import NotPermitted, Outage, Refused, translated
 from sidecar.redis.fleet import STORE
 from sidecar.wire.notification import Notification
@@ -96,8 +97,14 @@ class AsyncFeed(Face[AsyncClient]):
         return await asyncio.to_thread(self._read_apart)
 
     def _read_apart(self) -> State:
-        with connect(self._url, key=self._keys.notifications, block_s=BLOCK_S) as client:
-            return self._read_state(as_it_comes(client))
+        with self._apart() as client:
+            return self._read_state(client)
+
+    def _apart(self) -> Client:
+        """Return a client of its own for a thread."""
+        client = connect(self._url, key=self._keys.notifications, block_s=BLOCK_S)
+        as_it_comes(client)
+        return client
 
     async def _follow(self, since: int) -> AsyncGenerator[Notification, None]:
         async for batch in self.batches(since):
@@ -179,7 +186,15 @@ class AsyncFeed(Face[AsyncClient]):
     async def _read(self, since: int, limit: int, wait_s: float) -> Batch:
         async with self._client.pipeline(transaction=False) as pipeline:
             self._reading.ask(pipeline, since, limit, wait_s)
-            return self._reading.batch(await pipeline.execute(raise_on_error=False), since)
+            answers = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(one, TooMuch) for one in answers):
+            return await asyncio.to_thread(self._read_cut, since, limit)
+        return self._reading.batch(answers, since)
+
+    def _read_cut(self, since: int, limit: int) -> Batch:
+        """Read what is too much for a coroutine's connection: entries are cut on another."""
+        with self._apart() as client:
+            return self._reading.read(client, since, limit)
 
     async def _compare_store(self) -> None:
         """Compare the store with the one that is noted, once; see `Feed`."""

@@ -1,6 +1,6 @@
 """What is asked of Redis for a page of notifications, and what its answers mean.
 
-Nothing here sends or waits: the two faces of the feed do, each in its own way.
+Nothing here waits but `read`: the two faces of the feed do, each in its own way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from sidecar.errors import UsageError
+from sidecar.redis.bounded import fewer
+from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged, trimmed_id
 from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced, named
 from sidecar.redis.keys import Keys
@@ -163,6 +165,19 @@ class Reading:
         pipeline.hget(self._keys.trimmed, self._stream)
         pipeline.xrange(self._stream, EntryId.of_version(since), EntryId.of_version(since))
         pipeline.hget(self._keys.incarnations, "list")
+
+    def read(self, client: Client, since: int, limit: int, wait_s: float = 0.0) -> Batch:
+        """Return what comes after a cursor: fewer than `limit` where so many are too much.
+
+        Raises as `batch`.
+        """
+
+        def ask(count: int) -> Batch:
+            with client.pipeline(transaction=False) as pipeline:
+                self.ask(pipeline, since, count, wait_s)
+                return self.batch(pipeline.execute(raise_on_error=False), since)
+
+        return fewer(ask, limit)[0]
 
     def batch(self, answers: list[Any], since: int) -> Batch:
         """Return what the answers bring.

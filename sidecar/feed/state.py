@@ -184,11 +184,8 @@ class _Live:
     def _page(self, since: int) -> Batch:
         """Return what comes after a cursor; an entry that no sidecar wrote replaces nothing."""
         while True:
-            with self._client.pipeline(transaction=False) as pipeline:
-                self._reading.ask(pipeline, since, PAGE, 0.0)
-                answers = pipeline.execute(raise_on_error=False)
             try:
-                return self._reading.batch(answers, since)
+                return self._reading.read(self._client, since, PAGE)
             except ForeignEntry as foreign:
                 since = foreign.cursor
 

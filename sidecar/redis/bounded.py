@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import redis
-from redis._parsers import _HiredisParser
+from redis._parsers import _AsyncHiredisParser, _HiredisParser
 from redis.utils import SENTINEL
 
 T = TypeVar("T")
@@ -164,6 +164,53 @@ class BoundedParser(_HiredisParser):
         self.on_connect(self._connection())  # a new reader: this one stands in the middle of it
         self._reader.cut = _Cut(reader.raw, more, self.parse_error)
         return reader.answers
+
+
+class AsyncBoundedParser(_AsyncHiredisParser):
+    """Makes answers of what a coroutine's connection reads, up to `MOST_BYTES` of them.
+
+    It cuts nothing: whoever wants what is more asks on a blocking connection.
+    """
+
+    _ended: TooMuch | None = None
+    """Why nothing is read any more, until the next command."""
+
+    def on_connect(self, connection: Any) -> None:  # noqa: ANN401 -- redis-py
+        """As redis-py."""
+        super().on_connect(connection)  # type: ignore[no-untyped-call]
+        self._reader: Any = _Counted(self._reader)
+
+    def begin(self) -> None:
+        """Note that a command is sent, or a pipeline."""
+        self._ended = None
+        if self._reader is not None:
+            self._reader.total = 0
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- redis-py
+        """Return the next answer. Raises `TooMuch`, and what redis-py raises."""
+        if self._ended:  # the connection is closed
+            raise self._ended
+        try:
+            return await super().read_response(*args, **options)
+        except _Large:
+            self._ended = TooMuch(f"the answers have more than {MOST_BYTES >> 20} MiB")
+            self._reader = None  # with what it holds
+            raise self._ended from None
+
+
+class _Counted:
+    """hiredis's reader, and how much came since the last command."""
+
+    def __init__(self, reader: Any) -> None:  # noqa: ANN401 -- untyped
+        self.gets, self.has_data, self._feed = reader.gets, reader.has_data, reader.feed
+        self.total = 0
+
+    def feed(self, buffer: bytes) -> None:
+        """Take what came from the socket. Raises `_Large`."""
+        self.total += len(buffer)
+        if self.total > MOST_BYTES:
+            raise _Large
+        self._feed(buffer)
 
 
 class _Cut:

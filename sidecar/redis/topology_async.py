@@ -13,6 +13,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
+from sidecar.redis.bounded import AsyncBoundedParser, TooMuch
 from sidecar.redis.topology import Place, Route, Steering
 
 
@@ -20,7 +21,7 @@ class _Steered(Steering, AbstractConnection):
     """Goes where its route says, and leaves a node that is not the one to write to."""
 
     def __init__(self, *, route: Route | None = None, **options: Any) -> None:  # noqa: ANN401 -- redis-py
-        super().__init__(**options)
+        super().__init__(**options, parser_class=AsyncBoundedParser)
         self._route = route
 
     async def connect_check_health(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- redis-py
@@ -40,6 +41,8 @@ class _Steered(Steering, AbstractConnection):
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ANN401, FBT001, FBT002 -- redis-py's
         cancelled = _cancellations()
+        parser: Any = self._parser
+        parser.begin()
         try:
             await super().send_packed_command(command, check_health)
         except redis.ConnectionError as error:
@@ -54,6 +57,9 @@ class _Steered(Steering, AbstractConnection):
             return await super().read_response(*args, **options)
         except redis.ConnectionError as error:
             self._raise_with_node(error)
+        except TooMuch:
+            await self.disconnect(nowait=True)  # it stands in the middle of the answer
+            raise
         except redis.ResponseError as error:
             problem = self._problem(error)
             if problem is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ import redis
 
 import store
 from sidecar.feed import FeedGap, ForeignEntry, UsageError, face
+from sidecar.redis import bounded
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
 from sidecar.redis.readers import registered
@@ -524,3 +526,43 @@ def test_a_stream_that_is_not_there_is_waited_for(
     assert len(feed.poll()) == 1
     feed.passed(1)
     assert client.exists(keys.registered)
+
+
+def test_a_giant_among_the_notifications_takes_no_memory(
+    make: Make, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as a foreign one, as it would be with little in it; and what follows is read."""
+    monkeypatch.setattr(bounded, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(bounded, "MOST_KEPT_BYTES", 2 << 20)
+    published(client, 1000)
+    filler = "x" * (1 << 20)
+    giant = [part for number in range(16) for part in (f"f{number}", filler)]
+    client.execute_command("XADD", NOTIFICATIONS, "1-1", *giant)
+    published(client, 1002)
+    feed = make()
+    tracemalloc.start()
+    try:
+        assert versions(feed.poll()) == [1000]
+        with pytest.raises(ForeignEntry) as told:
+            feed.poll(1000)
+        assert versions(feed.poll(told.value.cursor)) == [1002]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert told.value.cursor == 1001
+    assert peak < 8 << 20
+
+
+def test_what_is_too_much_at_once_is_read_by_fewer(
+    make: Make, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is left out, and the connection stays in step."""
+    monkeypatch.setattr(bounded, "MOST_BYTES", 6 << 10)
+    monkeypatch.setattr(bounded, "MOST_KEPT_BYTES", 12 << 10)
+    every = list(range(1000, 1040))
+    published(client, *every, tenant_id="t" * 200)
+    feed, cursor, found = make(), 0, []
+    while page := feed.poll(cursor):
+        found += versions(page)
+        cursor = page.cursor
+    assert found == every
