@@ -24,11 +24,11 @@ USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
     "sidecar": 720,
     "sidecar/cli": 5205,
-    "sidecar/feed": 2335,
+    "sidecar/feed": 2360,
     "sidecar/history": 3050,
     "sidecar/ops": 6145,
     "sidecar/producer": 1320,
-    "sidecar/redis": 7010,
+    "sidecar/redis": 7060,
     "sidecar/replay": 5500,
     "sidecar/telemetry": 1276,
     "sidecar/terminal": 1110,
