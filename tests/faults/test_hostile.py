@@ -318,13 +318,20 @@ def test_a_full_server_loses_nothing(where: str) -> None:
 # --- keys of another kind, and nonsense ----------------------------------------------------------
 
 
+def put_a_list(client: redis.Redis, key: str) -> None:
+    """Put nonsense in the place of a key, in one step: a live worker writes it all the time."""
+    with client.pipeline(transaction=True) as both:
+        both.delete(key)
+        both.lpush(key, "nonsense")
+        both.execute()
+
+
 @pytest.mark.parametrize("which", ["lease", "low"])
 def test_a_key_of_another_type_that_is_only_written(rig: Rig, which: str) -> None:
     """A list in the place of a key that is written anew all the time is in nobody's way."""
     with rig.relay(lease_s=0.3) as run:
         eventually(lambda: run.observer.state_now == "active")
-        rig.client.delete(getattr(rig.keys, which))
-        rig.client.lpush(getattr(rig.keys, which), "nonsense")
+        put_a_list(rig.client, getattr(rig.keys, which))
         rig.emit("e")
         rig.add("{")
         rig.emit("f")
@@ -340,8 +347,7 @@ def test_a_key_of_another_type_is_named(rig: Rig, which: str) -> None:
     key = getattr(rig.keys, which)
     with rig.relay(lease_s=0.3) as run:
         eventually(lambda: run.observer.state_now == "active")
-        rig.client.delete(key)
-        rig.client.lpush(key, "nonsense")
+        put_a_list(rig.client, key)
         rig.emit("e")
         rig.add("{")
         eventually(lambda: said(run.observer, "waiting", f"{key} is a list", "remove it"))
