@@ -1452,8 +1452,10 @@ def test_a_fenced_worker_does_nothing_more(rig: Rig) -> None:
     with rig.relay(lease_s=60) as run:
         eventually(lambda: rig.source.gets)
         eventually(lambda: len(rig.letters()) == 1)
-        rig.client.set(rig.keys.fence, "another")
-        rig.client.set(rig.keys.lease, "another", px=600_000)
+        with rig.client.pipeline(transaction=True) as both:  # else it may come between
+            both.set(rig.keys.fence, "another")
+            both.set(rig.keys.lease, "another", px=600_000)
+            both.execute()
         rig.add("[")
         gate.set()
         eventually(lambda: run.observer.state_now == "standby")
