@@ -242,7 +242,7 @@ MUTANTS: Final = (
            "if stamp then", Area.TRIMMING, 2000),
     # --- archive
     Mutant("archive_is_noted_and_not_written", f"{_ARCHIVER}._archive",
-           "done = self._write(stream, entries, before)",
+           "done = self._write(stream, reached, entries, gap)",
            "done = Archived(stream, '', 0, 0)", Area.ARCHIVE, 2008),
     Mutant("archive_lacks_the_last_of_a_segment", f"{_ARCHIVER}._write",
            "stream, entries, gap)",

@@ -529,6 +529,18 @@ class Oracle:
                 ):
                     same.forgiven = same.forgiven or not self.waits(fleet, same)
 
+    def emptied(self, box: Box) -> None:
+        """Forgive what has no end, and that the group has no more: only this server knew of it.
+
+        People took it from the group, on another server, and no worker could take it back since.
+        """
+        for fleet in self._world.fleets:
+            if box is not fleet.notify or box is fleet.control:
+                continue
+            for entry in self.unfinished():
+                if entry.place[0] in fleet.control_streams and not self.waits(fleet, entry):
+                    entry.forgiven = True
+
     # --- what is left --------------------------------------------------------------------------
 
     def waits(self, fleet: Fleet, entry: Entry) -> bool:

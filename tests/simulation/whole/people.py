@@ -239,6 +239,7 @@ def flush(world: World) -> bool:
     """Empty a database."""
     box = world.chance.choice(world.boxes)
     world.people(box, b"FLUSHDB")
+    world.oracle.emptied(box)
     world.forget_indexes(box)
     return True
 
@@ -323,6 +324,7 @@ def emptied(world: World) -> bool:
     if box.is_behind:
         return False
     box.restore(({}, {}, 0))
+    world.oracle.emptied(box)
     box.step_clock(-world.chance.choice((0.0, 5.0, 5.0)))
     box.server.run_id = b"%040x" % world.number()
     world.forget_indexes(box)
