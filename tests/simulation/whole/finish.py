@@ -23,6 +23,7 @@ from tests.simulation.whole.producers import LATE_S
 from tests.simulation.whole.truth import Gone
 
 if TYPE_CHECKING:
+    from tests.simulation.whole.truth import Entry
     from tests.simulation.whole.worker import WholeWorker
     from tests.simulation.whole.world import Fleet, World
 
@@ -282,11 +283,18 @@ def _could_trim(world: World) -> bool:
                 there = [e for e in there if e.place[1] < ripe]
                 if not there or there[-1].place[1] < TIMES_FROM:
                     continue  # such IDs tell no age
-            first = next((at for at, e in enumerate(there) if not truth.ends_of(e)), len(there))
+            first = next((at for at, e in enumerate(there) if not _has_ended(world, fleet, e)),
+                         len(there))  # fmt: skip
             keeps = KEPT if world.plan.trim_control == "length=3" else 0
             if fleet.control.full and min(first, len(there) - keeps) > 0:
                 return True
     return False
+
+
+def _has_ended(world: World, fleet: Fleet, entry: Entry) -> bool:
+    """Tell whether an entry has its end; a repeat behind a short window is published once more."""
+    is_anew = world.plan.dedup_window_s < LONG_S and world.oracle.waits(fleet, entry)
+    return bool(world.oracle.truth.ends_of(entry)) and not is_anew
 
 
 def _not_archived(world: World, fleet: Fleet) -> str:
