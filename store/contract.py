@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
@@ -35,6 +35,10 @@ AHEAD_MS: Final = 86_400_000
 """A day: so far may the clock of a server be ahead that gives entries their IDs."""
 
 
+Only = Mapping[str, Collection[str]] | None
+"""Checksums of data, by ref; see `VersionedStore.purge`."""
+
+
 def checksum_of(blob: Blob) -> str:
     """Return `sha256:` and 64 lower-case hex digits for `blob`."""
     return "sha256:" + hashlib.sha256(blob).hexdigest()
@@ -56,6 +60,16 @@ def check_pin(checksum: str | None, manifest_checksum: str | None) -> None:
     for argument in (checksum, manifest_checksum):
         if argument is not None and not _CHECKSUM.fullmatch(argument):
             raise ValueError(f"{argument!r} is no checksum: sha256: and 64 lower-case hex digits")
+
+
+def digests_of(only: Only) -> dict[str, set[str]]:
+    """Return, by ref, the checksums without their `sha256:`. Raises ValueError for what is none."""
+    found: dict[str, set[str]] = {}
+    for ref, checksums in (only or {}).items():
+        for checksum in checksums:
+            check_pin(checksum, None)
+        found[ref] = {checksum.removeprefix("sha256:") for checksum in checksums}
+    return found
 
 
 def check_position(position: Position | None) -> None:
@@ -377,7 +391,9 @@ class VersionedStore(Store, Protocol):
         """
         ...
 
-    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+    def purge(
+        self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """Remove `refs` so that no byte of their data is left; yield each piece.
 
         As `delete`, and all that may lie elsewhere goes, too: data of any size that no other ref
@@ -385,6 +401,9 @@ class VersionedStore(Store, Protocol):
         goes what nobody's ref names any more, of whatever ref it was. When it ended, all is gone
         for good; if it was cut short, purging the same refs again does the rest. A Put beside it
         may be told `Unavailable`; put again, the artifact is whole.
+
+        Of a ref in `only` no version goes but those with data of these checksums: what somebody put
+        since they were listed stays whole.
         """
         ...
 

@@ -17,6 +17,7 @@ from store.contract import (
     Checked,
     Collected,
     Limit,
+    Only,
     Pin,
     Position,
     Retention,
@@ -265,10 +266,16 @@ class MemoryStore:
             self._remove(ref, entry, gone)
             return True
 
-    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+    def purge(
+        self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.purge`."""
         for ref in checked(refs):
+            wanted = (only or {}).get(ref)
             for found in self._versions(ref):
+                if wanted is not None and found.key[0] not in wanted:
+                    continue
+                self._let_go(found, dry_run=dry_run)
                 size_bytes = sum(map(len, found.stored.artifact))
                 yield Collected("record", found.where, ref, size_bytes)
             aside = [one for one in self.quarantine if one.rpartition("@")[0] == f"memory:{ref}"]
@@ -276,8 +283,6 @@ class MemoryStore:
                 yield Collected("damaged", where, ref, sum(map(len, self.quarantine[where])))
                 if not dry_run:
                     del self.quarantine[where]
-            if not dry_run:
-                self.delete(ref)
 
     def _remove(self, ref: str, entry: _Entry, keys: Iterable[_Key]) -> None:
         for key in keys:

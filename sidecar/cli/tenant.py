@@ -101,6 +101,10 @@ def erase(
     why: Why,
     *,
     dry_run: Annotated[bool, typer.Option(help="Show what would be removed.")] = False,
+    continue_: Annotated[
+        bool,
+        typer.Option("--continue", help="Continue a run that was killed: it is under way no more."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Remove all artifacts of a tenant, from the fleet's store and from the producer's.
@@ -108,13 +112,14 @@ def erase(
     All versions, what was put and never announced (with --tenant-scope), what is in quarantine.
     What another tenant names, too, stays, and is told. References stay in streams and archive, and
     resolving them says that the artifact was erased. Refused while an event of the tenant has not
-    ended; it is paused meanwhile. Cut short, it is run again. Nothing brings back what went.
+    ended; it is paused meanwhile, and no resume lifts that. A run that was killed leaves it paused:
+    run it again with --continue. Nothing brings back what went.
 
     With --json a line for each ref, then a summary.
 
-    Exit codes: 1 nothing is known of such a tenant, 2 an event of it has not ended, or a log that
-    names a store was not asked, or a backend cannot purge; 3 something came meanwhile, and is left;
-    4 Redis or a store is out of reach.
+    Exit codes: 1 nothing is known of such a tenant, 2 an event of it has not ended, another run is
+    under way, or a log that names a store was not asked, or a backend cannot purge; 3 something
+    came meanwhile, and is left; 4 Redis or a store is out of reach.
 
     Examples:
       sidecar tenant erase t_7 --reason "contract ended" --dry-run
@@ -129,7 +134,7 @@ def erase(
     waiting: list[Unended] = []
     erasure: Erasure | None = None
     with progress(json=json) as show, cleaned_up():
-        erasing = Erasing(_order(tenant, where, why, show))
+        erasing = Erasing(_order(tenant, where, why, show, over=continue_))
         if dry_run:
             plan, waiting = erasing.plan(), erasing.waiting()
             pieces = list(erasing.pieces(plan, dry_run=True))
@@ -146,7 +151,9 @@ def erase(
         output.hint(f"now it would be refused: {under_way(tenant, waiting)}")
 
 
-def _order(tenant: str, where: Everywhere, why: Why, show: Callable[[str], None]) -> EraseOrder:
+def _order(
+    tenant: str, where: Everywhere, why: Why, show: Callable[[str], None], *, over: bool
+) -> EraseOrder:
     stores, fleet_url = where.stores()
     urls = (where.servers.control_url, where.servers.notify_url)
     named = Named(tuple(where.stream or ()), STREAM, (), tuple(where.dead_stream or ()))
@@ -155,7 +162,7 @@ def _order(tenant: str, where: Everywhere, why: Why, show: Callable[[str], None]
         asked = ask_all(urls, (where.notify_redis or [])[1:], named)
     return EraseOrder(
         tenant, why.reason, whoami(), asked, stores[fleet_url], others, fleet_url,
-        Scope(why.tenant_scope or ()), show,
+        Scope(why.tenant_scope or ()), show, over,
     )  # fmt: skip
 
 
@@ -170,11 +177,11 @@ def _print_json(
     for ref, versions in plan.gone.items():
         gone = [{"checksum": one.checksum, "size_bytes": one.size_bytes} for one in versions]
         output.json_line({"ref": ref, "versions": gone})
-    for ref, why in plan.kept.items():
+    for ref, why in plan.claims.kept.items():
         output.json_line({"ref": ref, "kept": why})
     output.json_line({"summary": {
-        "tenant": tenant, "refs": len(plan.gone), "kept": len(plan.kept), "pieces": dict(counts),
-        "size_bytes": size_bytes, "dry_run": dry_run,
+        "tenant": tenant, "refs": len(plan.gone), "kept": len(plan.claims.kept),
+        "pieces": dict(counts), "size_bytes": size_bytes, "dry_run": dry_run,
     }})  # fmt: skip
 
 
@@ -189,7 +196,7 @@ def _print(
         f"{output.visible(tenant)}: {len(plan.gone):,} refs with {versions:,} versions {would}:"
         f" {pieces or 'nothing'}, {size_bytes:,} bytes"
     )
-    _print_kept(list(plan.kept.items()))
+    _print_kept(list(plan.claims.kept.items()))
     if erasure and erasure.complete:
         output.hint("on record in the fleet's store: `sidecar store history`")
 

@@ -8,9 +8,12 @@ In this order, each step of which may be the last one before a crash; done again
 4. What goes is put on record in the fleet's store, for good: a reader that resolves it is told.
 5. The producer's store is emptied, then the fleet's: in the other order an event that comes again
    would find its artifact.
-6. Both are looked at again; the end is put on record, and the tenant continues.
+6. Both are looked at again: what came meanwhile goes the same way. The end is put on record, and
+   the tenant continues.
 
-Who was killed leaves the tenant paused, by a reason that the next run knows as its own.
+The pause is the erasure's own (`sidecar.redis.holding`): no second one begins beside it, and no
+resume lifts it. If Redis forgets it all the same, nothing more goes. Who was killed leaves the
+tenant paused, until the next run is told to continue.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Final, NamedTuple
@@ -29,11 +32,11 @@ from sidecar.history.contract import Streams
 from sidecar.history.rows import of_line
 from sidecar.ops.asking import Asked, check_all_asked, to_ask
 from sidecar.ops.claims import Claims
-from sidecar.ops.underway import Relayed, Unended, relayed, waiting
+from sidecar.ops.underway import Unended, relayed, waiting
 from sidecar.redis.census import text_of
 from sidecar.redis.errors import translated
+from sidecar.redis.holding import Hold
 from sidecar.redis.keys import Keys
-from sidecar.redis.tenants import pause_tenant, read_paused, resume_tenant
 from sidecar.stores import CHUNK_BYTES, explained, open_reader
 from sidecar.wire.erasures import Erasure, Gone, announce, announced, conclude, erasures
 from sidecar.wire.ids import LAST
@@ -51,9 +54,11 @@ from store import (
     checksum_of,
 )
 
-OURS: Final = "erase: "
-"""How the reason begins by which an erasure pauses a tenant."""
 MOST_SHOWN: Final = 5
+ROUNDS: Final = 3
+"""So often what came meanwhile is put on record and purged, too."""
+_LOOK_EVERY_S: Final = 1.0
+"""So old becomes what is known of the pause while anything goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,8 @@ class EraseOrder:
     fleet_url: str
     scope: Scope = field(default_factory=lambda: Scope(()))
     tell: Callable[[str], None] = lambda _: None
+    over: bool = False
+    """Whether to continue one that was killed."""
 
     @property
     def stores(self) -> dict[str, VersionedStore]:
@@ -85,8 +92,8 @@ class Plan(NamedTuple):
     """The versions of each ref that there are in any store."""
     refs: list[str]
     """What is purged: also what has no version any more, and may have left something."""
-    kept: dict[str, str]
-    """Refs that stay, and why."""
+    claims: Claims
+    """Whose the refs are; those that stay, and why."""
     before: Erasure | None
     """One that did not come to its end, and is continued."""
 
@@ -100,6 +107,7 @@ class Erasing:
             with explained():
                 check_all_asked(to_ask(store, ()), order.asked)
         self._relayed = relayed(order.asked)
+        self._holds: list[tuple[Hold, str]] = []
 
     def waiting(self) -> list[Unended]:
         """Return some of the tenant's events that have not ended."""
@@ -121,20 +129,17 @@ class Erasing:
             archives = list(self._archives())
             order.tell("reading what the tenant's events name")
             claims.add_named(lambda: self._events(archives))
-            for store in order.stores.values():
-                if Capability.LIST in capabilities(store):
-                    order.tell("looking at the tenant's corner of the stores")
-                    claims.add_orphans(store)
+            order.tell("looking at the tenant's corner of the stores")
+            self._add_orphans(claims)
             order.tell("reading what others' events name")
             claims.spare(lambda: self._events(archives))
-            gone = {ref: list(self._versions(ref, claims)) for ref in sorted(claims.refs)}
+            plan = self._there(claims, before)
         if not (claims.refs or claims.kept or records):
             raise SidecarError(
                 f"no event and no ref that is known here is of the tenant {order.tenant!r}: check"
                 " its name; with --tenant-scope what was put and never announced is found, too"
             )
-        refs = [ref for ref in gone if ref not in claims.kept]
-        return Plan({ref: gone[ref] for ref in refs if gone[ref]}, refs, claims.kept, before)
+        return plan
 
     def run(self) -> tuple[Plan, Erasure]:
         """Erase the tenant; return what went. Raises `Incomplete` where something is left."""
@@ -146,14 +151,17 @@ class Erasing:
             # Of what was deleted before there is no version any more; its data may still be there.
             if plan.gone or plan.before or any(self.pieces(plan, dry_run=True)):
                 with explained():
-                    self._erase(plan, erasure)
+                    plan = self._erase(plan, erasure)
             return plan, erasure
 
     def pieces(self, plan: Plan, *, dry_run: bool) -> Iterator[Collected]:
-        """Purge the stores; yield each piece."""
+        """Purge the stores of what is planned, of no version besides; yield each piece."""
+        only = {ref: {one.checksum for one in plan.gone.get(ref, ())} for ref in plan.refs}
+        # Of what is damaged nothing tells which versions it has.
+        only = {ref: checksums for ref, checksums in only.items() if "" not in checksums}
         for url, store in self._order.stores.items():
             self._order.tell(f"emptying {url}")
-            yield from store.purge(plan.refs, dry_run=dry_run)
+            yield from store.purge(plan.refs, only=only, dry_run=dry_run)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -162,53 +170,78 @@ class Erasing:
         at = rfc3339(time.time_ns() // 1000)
         return Erasure(at, order.by, order.tenant, order.reason, list(order.stores))
 
-    def _erase(self, plan: Plan, erasure: Erasure) -> None:
+    def _erase(self, plan: Plan, erasure: Erasure) -> Plan:
+        """Erase what is planned, and what comes meanwhile; return all that went."""
         fleet = self._order.fleet
-        known = set(announced(fleet, erasure)) if plan.before else set()
-        new = (one for rows in plan.gone.values() for one in rows if one not in known)
-        announce(fleet, erasure, new)
+        known = dict.fromkeys(announced(fleet, erasure) if plan.before else ())
+        went, left = dict[str, list[Gone]](), list[Collected]()
+        for _ in range(ROUNDS):
+            self._check_held()
+            new = [one for rows in plan.gone.values() for one in rows]
+            announce(fleet, erasure, (one for one in new if one not in known))
+            for one in new:
+                known[one] = None
+                went.setdefault(one.ref, []).append(one)
+            left = self._purge(plan, erasure, known)
+            if not left:
+                self._conclude(erasure, known)
+                return plan._replace(gone=went)
+            plan = self._there(plan.claims, plan.before)
+        raise Incomplete(
+            f"{len(left):,} pieces came while the tenant {self._order.tenant!r} was erased, the"
+            f" first {left[0].where}: have its producers stop, and run it again"
+        )
+
+    def _conclude(self, erasure: Erasure, known: Iterable[Gone]) -> None:
+        self._check_held()
+        erasure.refs, erasure.complete = len({one.ref for one in known}), True
+        conclude(self._order.fleet, erasure)
+
+    def _purge(self, plan: Plan, erasure: Erasure, known: Iterable[Gone]) -> list[Collected]:
+        """Purge what is planned; return what is left of the tenant then."""
+        looked = time.monotonic()
         for piece in self.pieces(plan, dry_run=False):
             erasure.counts[piece.kind] = erasure.counts.get(piece.kind, 0) + 1
             erasure.size_bytes += piece.size_bytes
-        self._check_gone(plan)
-        erasure.refs = len({one.ref for one in announced(fleet, erasure)})
-        erasure.complete = True
-        conclude(fleet, erasure)
+            if time.monotonic() - looked > _LOOK_EVERY_S:
+                self._check_held()
+                looked = time.monotonic()
+        return self._left(plan.claims, known)
 
-    def _check_gone(self, plan: Plan) -> None:
-        """Look at the stores again. Raises `Incomplete` where anything of the tenant is left."""
-        refs = set(plan.refs)
-        digests = {one.checksum.partition(":")[2] for rows in plan.gone.values() for one in rows}
-        left = [
+    def _left(self, claims: Claims, known: Iterable[Gone]) -> list[Collected]:
+        self._add_orphans(claims)
+        claims.refs -= claims.kept.keys()
+        digests = {one.checksum.partition(":")[2] for one in known}
+        pieces = (
             piece
-            for piece in self.pieces(plan, dry_run=True)
-            if piece.ref in refs or piece.where[-64:] in digests
-        ]
-        if left:
-            raise Incomplete(
-                f"{len(left):,} pieces came while the tenant {self._order.tenant!r} was erased, the"
-                f" first {left[0].where}: have its producers stop, and run it again"
-            )
+            for store in self._order.stores.values()
+            for piece in store.purge(claims.refs, dry_run=True)
+        )
+        return [one for one in pieces if one.ref in claims.refs or one.where[-64:] in digests]
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
-        """Pause the tenant for the block, unless a person has."""
-        tenant, why = self._order.tenant, f"{OURS}{self._order.reason}"
-        ours: list[Relayed] = []
-        try:
+        """Hold the tenant for the block. Raises `Held` where another erasure does."""
+        order = self._order
+        with ExitStack() as held:
             for one in self._relayed:
-                with translated(one.notify.url):
-                    paused = read_paused(one.notify.client, one.keys).tenants.get(tenant)
-                    if paused is None or paused.reason.startswith(OURS):
-                        ours.append(one)
-                        pause_tenant(one.notify.client, one.keys, tenant=tenant, reason=why,
-                                     by=self._order.by, now=_now())  # fmt: skip
+                hold = Hold(
+                    one.notify.client, one.keys, order.tenant, reason=order.reason, by=order.by
+                )
+                held.enter_context(_taken(hold, one.notify.url, over=order.over))
+                self._holds.append((hold, one.notify.url))
             yield
-        finally:
-            for one in ours:
-                with translated(one.notify.url):
-                    resume_tenant(one.notify.client, one.keys, tenant=tenant, reason=why,
-                                  by=self._order.by, now=_now())  # fmt: skip
+
+    def _check_held(self) -> None:
+        """Raise `Incomplete` where the tenant is not held any more: its events are published."""
+        for hold, url in self._holds:
+            with translated(url):
+                if not hold.is_kept():
+                    raise Incomplete(
+                        f"the tenant {self._order.tenant!r} is held by this run no longer: another"
+                        " run has continued it, or Redis lost its pause; not all is said to be"
+                        " erased: run it again"
+                    )
 
     # --- what there is ------------------------------------------------------------------------
 
@@ -235,6 +268,16 @@ class Erasing:
             if archive:
                 yield archive
 
+    def _add_orphans(self, claims: Claims) -> None:
+        for store in self._order.stores.values():
+            if Capability.LIST in capabilities(store):
+                claims.add_orphans(store)
+
+    def _there(self, claims: Claims, before: Erasure | None) -> Plan:
+        gone = {ref: list(self._versions(ref, claims)) for ref in sorted(claims.refs)}
+        refs = [ref for ref in gone if ref not in claims.kept]
+        return Plan({ref: gone[ref] for ref in refs if gone[ref]}, refs, claims, before)
+
     def _versions(self, ref: str, claims: Claims) -> Iterator[Gone]:
         """Yield the versions of a ref in all stores, each once."""
         found: dict[Gone, None] = {}
@@ -244,6 +287,17 @@ class Erasing:
             except InvalidRef as error:
                 claims.kept[ref] = str(error)
         yield from found
+
+
+@contextmanager
+def _taken(hold: Hold, url: str, *, over: bool) -> Iterator[None]:
+    with translated(url):
+        hold.take(over=over)
+    try:
+        yield
+    finally:
+        with translated(url):
+            hold.release()
 
 
 def versions_of(store: VersionedStore, ref: str) -> list[Gone]:
@@ -277,7 +331,3 @@ def under_way(tenant: str, found: Sequence[Unended]) -> str:
         f"{count} of the tenant {tenant!r} have not ended, first {first.event_id!r}"
         f" ({first.origin}): {first.why}; wait (`sidecar wait`, `sidecar status`), and run it again"
     )
-
-
-def _now() -> str:
-    return rfc3339(time.time_ns() // 1000)

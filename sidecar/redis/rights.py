@@ -84,7 +84,8 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "control": (*_TYPED, "XINFO GROUPS {}", "XPENDING {} none"), "low": _KEY,
         "workers": ("HGETALL {}",), "fleet": _FIELD,
         "halt": (*_SCRIPT, *_FIELDS, "HDEL {} f", "HINCRBY {} f none"), "halts": _APPEND,
-        "paused": ("HGETALL {}", "HDEL {} f"), "rows": ("HDEL {} f",), "fence": ("EXISTS {}",),
+        "paused": (*_FIELD, "HGETALL {}", "HDEL {} f"), "rows": ("HDEL {} f",),
+        "fence": ("EXISTS {}",),
     },
     "collector": {
         "": ("INFO", "SCAN 0 COUNT 1"), "control": ("TYPE {}", "XRANGE {} - - COUNT 1",

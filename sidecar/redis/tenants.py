@@ -9,10 +9,12 @@ unpaused), `stream`, `tenant`, `reason` and `by`, and counted in the field `tena
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from sidecar.errors import UsageError
 from sidecar.redis.bounded import TooMuch
 from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged
@@ -45,7 +47,7 @@ def read_paused(client: Client, keys: Keys) -> Paused:
         found: Any = client.hgetall(keys.paused)
     except TooMuch:
         raise _too_many(keys, b"too many tenants") from None
-    tenants = {tenant.decode(errors="replace"): _halt(noted) for tenant, noted in found.items()}
+    tenants = {tenant.decode(errors="replace"): halt_of(noted) for tenant, noted in found.items()}
     return Paused(changes or b"", tenants)
 
 
@@ -61,7 +63,9 @@ def all_paused(client: Client, keys: Keys) -> Paused:
     if count > MOST_PAUSED:
         raise _too_many(keys, b"%d tenants" % count)
     noted = dict(zip(found[::2], found[1::2], strict=True))
-    return Paused(changes, {who.decode(errors="replace"): _halt(why) for who, why in noted.items()})
+    return Paused(
+        changes, {who.decode(errors="replace"): halt_of(why) for who, why in noted.items()}
+    )
 
 
 def _too_many(keys: Keys, found: bytes) -> Damaged:
@@ -73,29 +77,62 @@ def pause_tenant(
     client: Client, keys: Keys, *, tenant: str, reason: str, by: str, now: str
 ) -> Change:
     """Pause a tenant; one that is paused already keeps its reason. Raises `RedisError`."""
-    noted = orjson.dumps(dict(zip(FIELDS, (reason, now, by), strict=True)))
-    return _run(client, "pause_tenant", keys, reason, now, by, tenant, noted)
+    noted = orjson.dumps(Halt(reason, now, by)._asdict())
+    return _change(*run(client, "pause_tenant", keys, reason, now, by, tenant, noted, ""))
 
 
 def resume_tenant(
     client: Client, keys: Keys, *, tenant: str, reason: str, by: str, now: str
 ) -> Change:
-    """Let a tenant continue, and count its dead letters in a row anew. Raises `RedisError`."""
-    return _run(client, "resume_tenant", keys, reason, now, by, tenant)
+    """Let a tenant continue, and count its dead letters in a row anew.
+
+    Raises `Held` for one that is being erased, and `RedisError`.
+    """
+    answer = run(client, "resume_tenant", keys, reason, now, by, tenant, "")
+    if answer[0] < 0:
+        raise Held(tenant, answer[1])
+    return _change(*answer)
 
 
-def _run(
+class Held(UsageError):
+    """A tenant is being erased, so its pause is the erasure's."""
+
+    def __init__(self, tenant: str, noted: bytes) -> None:
+        """`noted` is what is noted of the pause."""
+        said = holder_of(noted) or {}
+        since, by = (str(said.get(name, "")) for name in ("since", "by"))
+        super().__init__(
+            f"the tenant {tenant!r} is being erased since {since} by {by}, and stays paused until"
+            " that has ended: wait; if that run was killed, `sidecar tenant erase` with --continue"
+            " does the rest"
+        )
+
+
+def holder_of(noted: bytes) -> dict[str, Any] | None:
+    """Return what a pause's note says of the erasure that has it; None when none has."""
+    with suppress(ValueError, TypeError, KeyError):
+        said = orjson.loads(noted)["erasure"]
+        return said if isinstance(said, dict) else {}
+    return None
+
+
+def run(
     client: Client, name: str, keys: Keys, reason: str, now: str, by: str, *args: str | bytes
-) -> Change:
+) -> tuple[int, bytes, bytes]:
+    """Run the script; return its answer: what changed, the note, why it is not on record."""
     answer: Any = run_for_people(
         client, name, [keys.halt, keys.halts, keys.paused, keys.rows],
         [reason, now, by, keys.control, str(MAX_HALT_RECORDS), *args],
     )  # fmt: skip
     changed, noted, unrecorded = answer
-    return Change(bool(changed), _halt(noted), unrecorded.decode(errors="replace"))
+    return changed, noted, unrecorded
 
 
-def _halt(noted: bytes) -> Halt:
+def _change(changed: int, noted: bytes, unrecorded: bytes) -> Change:
+    return Change(bool(changed), halt_of(noted), unrecorded.decode(errors="replace"))
+
+
+def halt_of(noted: bytes) -> Halt:
     """Return what is noted of a pause. What no sidecar wrote there pauses, too, and is shown."""
     try:
         said = orjson.loads(noted)

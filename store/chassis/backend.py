@@ -42,6 +42,7 @@ from store.contract import (
     Capability,
     Collected,
     Limit,
+    Only,
     StoreConfig,
     as_bytes,
     check_pin,
@@ -72,7 +73,7 @@ from store.streams import CHUNK_BYTES, ArtifactReader
 from store.urls import root_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from store.streams import Readable
 
@@ -374,17 +375,19 @@ class ChassisStore:
         it meanwhile.
         """
         check_pin(checksum, None)
-        return bool(self._delete(ref, checksum, unused_s))
+        return bool(self._delete(ref, [checksum] if checksum else None, unused_s))
 
-    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+    def purge(
+        self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.purge`. Raises as `delete`, of each ref when it comes to that."""
         for ref in checked(refs):
-            for file in self._delete(ref, None, 0.0, dry_run=dry_run):
+            for file in self._delete(ref, (only or {}).get(ref), 0.0, dry_run=dry_run):
                 yield Collected("record", file.path, ref, file.found.st_size)
         self._sweep()
 
     def _delete(
-        self, ref: str, checksum: str | None, unused_s: float, *, dry_run: bool = False
+        self, ref: str, checksums: Collection[str] | None, unused_s: float, *, dry_run: bool = False
     ) -> list[File]:
         """Remove the files of a ref, and return them, closed."""
         place = place_of(ref)
@@ -396,13 +399,11 @@ class ChassisStore:
                 self._root.check_root()
                 return []
             held.callback(os.close, directory_fd)
-            leaving = _leaving(self._path, place, self._open_files(place, held), checksum)
+            leaving = _leaving(self._path, place, self._open_files(place, held), checksums)
             if any(_is_used(file, time.time() - unused_s) for file in leaving if unused_s):
                 return []
-            for file in leaving if not dry_run else ():
-                _unlink(directory_fd, file)
-            # Also when nothing was there: one that died before it came to this may have removed it.
-            os.fsync(directory_fd)
+            if not dry_run:
+                _remove(directory_fd, leaving)
             return leaving
 
     # Our own corner of the tree.
@@ -547,10 +548,10 @@ def _stat(directory_fd: int, name: str) -> os.stat_result | None:
         raise
 
 
-def _leaving(root: str, place: Place, look: Look, checksum: str | None) -> list[File]:
+def _leaving(root: str, place: Place, look: Look, checksums: Collection[str] | None) -> list[File]:
     """Return the files to remove, the data first. Raises `InvalidRef`."""
     data, manifest = owned(look.data, place, "data"), owned(look.manifest, place, "manifest")
-    if checksum and not (data and is_data(data, checksum)):
+    if checksums is not None and not (data and any(is_data(data, one) for one in checksums)):
         return []
     leaving = [file for file in (data, manifest) if file]
     if leaving and (look.is_shared or any(not (f.mark or place.spelled) for f in leaving)):
@@ -559,6 +560,13 @@ def _leaving(root: str, place: Place, look: Look, checksum: str | None) -> list[
             " be another ref's, which this layout writes to the same path; remove it by hand"
         )
     return leaving
+
+
+def _remove(directory_fd: int, leaving: list[File]) -> None:
+    for file in leaving:
+        _unlink(directory_fd, file)
+    # Also when nothing was there: one that died before it came to this may have removed it.
+    os.fsync(directory_fd)
 
 
 def _unlink(directory_fd: int, file: File) -> None:

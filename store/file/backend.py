@@ -29,12 +29,14 @@ from store.contract import (
     Blob,
     Capability,
     Limit,
+    Only,
     Position,
     StoreConfig,
     Version,
     as_bytes,
     check_pin,
     check_position,
+    digests_of,
 )
 from store.errors import ChecksumMismatch, Corrupt, NotFound
 from store.file import deleting, finding, purging, records, upkeep
@@ -340,11 +342,13 @@ class FileStore:
         with explained(self._root, f"delete {ref!r}"):
             return deleting.delete(self._tree, ref, checksum, unused_s)
 
-    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+    def purge(
+        self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.purge`. It walks the whole store once, for data that refs share."""
         leaving = checked(refs)
         with explained(self._root, "purge"):
-            yield from purging.purge(self._tree, leaving, dry_run=dry_run)
+            yield from purging.purge(self._tree, leaving, digests_of(only), dry_run=dry_run)
 
 
 def _accepted(ref: str, digest: str, checksum: str | None) -> str:

@@ -8,6 +8,7 @@ may name it, and collection finds out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from store.file import records, upkeep
 from store.file.layout import Place, place_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
     from store.file.tree import Tree
 
 
@@ -41,6 +44,53 @@ def delete(tree: Tree, ref: str, checksum: str | None, unused_s: float) -> bool:
         # Also when nothing was there: one that died before it came to this may have removed it.
         os.fsync(directory_fd)
     return bool(names)
+
+
+def listed(
+    tree: Tree, place: Place, names: Iterable[str], only: Collection[str] | None
+) -> dict[str, os.stat_result]:
+    """Return what these records of a ref are, with `only` those with data of these digests."""
+    found: dict[str, os.stat_result] = {}
+    with tree.directory(place.way) as directory_fd:
+        if directory_fd is None:
+            return found
+        for name in sorted(names):
+            with contextlib.suppress(FileNotFoundError):
+                if only is None or _data_of(tree, directory_fd, place, name) in only:
+                    found[name] = _stat(directory_fd, name)
+    return found
+
+
+def remove(tree: Tree, place: Place, found: Mapping[str, os.stat_result]) -> list[str]:
+    """Remove what `listed` found of a ref, but for what was put again since; return the names."""
+    with (
+        tree.locked(upkeep.lock_of_records(place.path)),
+        tree.directory(place.way) as directory_fd,
+    ):
+        if directory_fd is None:
+            tree.check_root()
+            return []
+        names = [name for name in found if _is_same(directory_fd, name, found[name])]
+        for name in names:
+            os.unlink(name, dir_fd=directory_fd)
+        os.fsync(directory_fd)
+    return names
+
+
+def _data_of(tree: Tree, directory_fd: int, place: Place, name: str) -> str:
+    """Return the digest of a record's data; that of a damaged current one nothing tells."""
+    if name != place.leaf:
+        return name.removeprefix(place.leaf).partition(".")[0]
+    with contextlib.suppress(Corrupt, PermissionError):
+        return records.header(tree, directory_fd, place, name).data_digest
+    return ""
+
+
+def _is_same(directory_fd: int, name: str, found: os.stat_result) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        now = _stat(directory_fd, name)
+        return (now.st_ino, now.st_ctime_ns) == (found.st_ino, found.st_ctime_ns)
+    return False
 
 
 def _names(tree: Tree, directory_fd: int, place: Place, data_digest: str | None) -> list[str]:

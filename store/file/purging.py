@@ -1,9 +1,11 @@
 """Removing refs with all that is left of them: records, large data, and what was moved aside.
 
-Each step leaves a store that is sound, and purging the same refs again does the rest. What was
-moved aside goes first: the note in a record's place tells whose it was. Then the records go, as in
-`store.file.deleting`. Large data goes last: whatever no record names any more, whosever it was, for
-nothing tells. It needs no grace, for a Put holds its object's lock until its record is there.
+Each directory of records is read once, whatever the number of refs in it: a Put that comes later
+is beside the purge, and stays whole. Each step leaves a store that is sound, and purging the same
+refs again does the rest. What was moved aside goes first: the note in a record's place tells whose
+it was. Then the records go. Large data goes last: whatever no record names any more, whosever it
+was, for nothing tells. It needs no grace, for a Put holds its object's lock until its record is
+there.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from store.file.layout import QUARANTINE, Place, object_of, place_of
 from store.record import FIRST_BYTES, Newer, Quarantined, header_left, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from store.file.tree import Tree
 
@@ -37,13 +39,15 @@ class _Aside(NamedTuple):
     """Whose record it was; None for an object."""
 
 
-def purge(tree: Tree, refs: Iterable[str], *, dry_run: bool) -> Iterator[Collected]:
+def purge(
+    tree: Tree, refs: Iterable[str], only: Mapping[str, Collection[str]], *, dry_run: bool
+) -> Iterator[Collected]:
     """Remove what is left of `refs`; see `VersionedStore.purge`.
 
     Raises `Newer` where an unreadable record may name any data, and `Unavailable`.
     """
     tree.check_root()
-    places = [place_of(ref) for ref in refs]
+    places = _listed(tree, refs)
     objects: list[_Aside] = []
     for aside in _aside(tree, places):
         if aside.ref is None:
@@ -51,8 +55,8 @@ def purge(tree: Tree, refs: Iterable[str], *, dry_run: bool) -> Iterator[Collect
         else:
             yield _let_go(tree, aside, dry_run=dry_run)
     gone: set[upkeep.Leaf] = set()
-    for place in places:
-        for piece, name in _stored(tree, place, dry_run=dry_run):
+    for place, names in places.items():
+        for piece, name in _stored(tree, place, names, only.get(place.ref), dry_run=dry_run):
             gone.add((place.directories, name))
             yield piece
     yield from _data(tree, objects, gone if dry_run else set(), dry_run=dry_run)
@@ -60,23 +64,34 @@ def purge(tree: Tree, refs: Iterable[str], *, dry_run: bool) -> Iterator[Collect
         yield Collected("leftover", tree.path("tmp", name), None, size)
 
 
-def _stored(tree: Tree, place: Place, *, dry_run: bool) -> list[tuple[Collected, str]]:
-    """Remove the records of a ref; return them, each with its name."""
-    found = []
-    with tree.directory(place.way) as directory_fd:
-        if directory_fd is None:
-            return []
-        current = None
-        for name in sorted(records.names(directory_fd, place.leaf)):
-            with contextlib.suppress(FileNotFoundError):
-                file = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-                current = current or file.st_ino
-                size = file.st_size if name == place.leaf or file.st_ino != current else 0
-                path = tree.path(*place.way, name)
-                found.append((Collected("record", path, place.ref, size), name))
-    if not dry_run:  # also when nothing is there: it may not be gone for good yet
-        deleting.delete(tree, place.ref, None, 0.0)
+def _listed(tree: Tree, refs: Iterable[str]) -> dict[Place, list[str]]:
+    """Return where the refs' records lie, and their names there."""
+    found: dict[Place, list[str]] = {place_of(ref): [] for ref in refs}
+    at: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for place, names in found.items():
+        at.setdefault(place.way, {})[place.leaf] = names
+    for way, leaves in at.items():
+        with tree.directory(way) as directory_fd:
+            for name in [] if directory_fd is None else records.names(directory_fd, ""):
+                leaves.get(f"{name.partition('@')[0]}@", []).append(name)
     return found
+
+
+def _stored(
+    tree: Tree, place: Place, names: list[str], only: Collection[str] | None, *, dry_run: bool
+) -> list[tuple[Collected, str]]:
+    """Remove these records of a ref; return them, each with its name."""
+    found = deleting.listed(tree, place, names, only)
+    # Also when nothing is there: it may not be gone for good yet.
+    removed = found if dry_run else deleting.remove(tree, place, found)
+    pieces, current = [], None
+    for name, file in found.items():
+        current = current or file.st_ino
+        if name not in removed:
+            continue
+        size = file.st_size if name == place.leaf or file.st_ino != current else 0
+        pieces.append((Collected("record", tree.path(*place.way, name), place.ref, size), name))
+    return pieces
 
 
 def _data(
@@ -111,10 +126,12 @@ def _flush(tree: Tree, digests: Iterable[str]) -> None:
 # What was moved aside.
 
 
-def _aside(tree: Tree, places: Iterable[Place]) -> Iterator[_Aside]:
+def _aside(tree: Tree, places: Mapping[Place, list[str]]) -> Iterator[_Aside]:
     """Yield the objects in quarantine, and the records there that were of one of these places."""
     marked = {upkeep.mark_of(place.path): place for place in places}
-    noted = {kept: place.ref for place in places for kept in _kept(tree, place)}
+    noted = {
+        kept: place.ref for place, names in places.items() for kept in _kept(tree, place, names)
+    }
     refs = {place.ref for place in places}
     for entry in tree.scan((QUARANTINE,)):
         found = _ASIDE.fullmatch(entry.name)
@@ -132,10 +149,10 @@ def _aside(tree: Tree, places: Iterable[Place]) -> Iterator[_Aside]:
                 yield _Aside(entry.name, size, ref)
 
 
-def _kept(tree: Tree, place: Place) -> Iterator[str]:
+def _kept(tree: Tree, place: Place, names: list[str]) -> Iterator[str]:
     """Yield where the notes in the place of a ref's records say that the records are."""
     with tree.directory(place.way) as directory_fd:
-        for name in [] if directory_fd is None else records.names(directory_fd, place.leaf):
+        for name in [] if directory_fd is None else names:
             path = tree.path(*place.way, name)
             try:
                 parse(tree.read_file(directory_fd or 0, name, path, FIRST_BYTES)[0], path)

@@ -29,6 +29,7 @@ from store.contract import (
     Checked,
     Collected,
     Limit,
+    Only,
     Pin,
     Position,
     Retention,
@@ -37,6 +38,7 @@ from store.contract import (
     as_bytes,
     check_pin,
     check_position,
+    digests_of,
 )
 from store.errors import ConfigError, Corrupt, NotFound, Unavailable, no_store
 from store.foreign import is_of_tools
@@ -443,13 +445,15 @@ class ObjectStore:
         if unused_s:
             _check_grace("a time out of use", unused_s, self._shortest_grace_s)
         self._check_store()
-        return delete(self._bucket, ref, checksum and _hex_of(checksum), unused_s)
+        return delete(self._bucket, ref, [_hex_of(checksum)] if checksum else None, unused_s)
 
-    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+    def purge(
+        self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.purge`; docs/object-store.md has what a Put beside it may meet."""
         leaving = checked(refs)
         self._check_store()
-        yield from purge(self._bucket, leaving, dry_run=dry_run)
+        yield from purge(self._bucket, leaving, digests_of(only), dry_run=dry_run)
 
 
 def _newest_records(bucket: Bucket, place: Place) -> Iterable[str]:

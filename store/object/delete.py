@@ -18,6 +18,8 @@ from store.object.reading import begun, whole
 from store.record import HEADER_MAX_BYTES, Newer
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from store.object.client import Bucket
     from store.object.layout import Place, Stored
 
@@ -36,16 +38,16 @@ class _Current(NamedTuple):
     written_at: float
 
 
-def delete(bucket: Bucket, ref: str, data_digest: str | None, unused_s: float) -> bool:
-    """Remove what is at `ref`, or only the versions with that data; see `VersionedStore.delete`.
+def delete(bucket: Bucket, ref: str, digests: Collection[str] | None, unused_s: float) -> bool:
+    """Remove what is at `ref`, or only the versions with such data; see `VersionedStore.delete`.
 
     Raises `Corrupt` when nothing tells whether a damaged current record is such a version.
     """
     place = place_of(ref)
     records = _records(bucket, place)
     current = _current(bucket, place)
-    goes = current is not None and _goes(bucket, place, current, data_digest)
-    leaving = [each for each in records if data_digest in (None, each.key.data_digest)]
+    goes = current is not None and _goes(bucket, place, current, digests)
+    leaving = [each for each in records if digests is None or each.key.data_digest in digests]
     written = [each.written_at for each in leaving]
     if current and goes:
         written.append(current.written_at)
@@ -78,11 +80,11 @@ def _current(bucket: Bucket, place: Place) -> _Current | None:
         return meta and _Current(None, meta["last_modified"].timestamp())
 
 
-def _goes(bucket: Bucket, place: Place, current: _Current, data_digest: str | None) -> bool:
-    if data_digest is None:
+def _goes(bucket: Bucket, place: Place, current: _Current, digests: Collection[str] | None) -> bool:
+    if digests is None:
         return True
     if current.stored:
-        return current.stored.record.data_digest == data_digest
+        return current.stored.record.data_digest in digests
     raise Corrupt(
         f"{bucket.where(place.current)} is damaged, and may be the version to delete: put the ref"
         " again, or delete all of it"

@@ -19,7 +19,7 @@ from store.object.reading import begun
 from store.record import HEADER_MAX_BYTES, Newer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from obstore import ObjectMeta
 
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from store.object.layout import Place
 
 
-def purge(bucket: Bucket, refs: Iterable[str], *, dry_run: bool) -> Iterator[Collected]:
+def purge(
+    bucket: Bucket, refs: Iterable[str], only: Mapping[str, Collection[str]], *, dry_run: bool
+) -> Iterator[Collected]:
     """Remove what is left of `refs`; see `VersionedStore.purge`."""
     places = {place_of(ref).path: ref for ref in refs}
     for ref in places.values():
-        yield from _of_ref(bucket, ref, dry_run=dry_run)
+        yield from _of_ref(bucket, ref, only.get(ref), dry_run=dry_run)
     for meta in bucket.keys(QUARANTINE):
         ref = places.get(_path_of(meta["path"].split("/", 2)[-1]), "")
         if ref:
@@ -46,17 +48,39 @@ def _path_of(key: str) -> str:
     return found.path if found else key.removeprefix(f"{CURRENTS}/")
 
 
-def _of_ref(bucket: Bucket, ref: str, *, dry_run: bool) -> Iterator[Collected]:
+def _of_ref(
+    bucket: Bucket, ref: str, only: Collection[str] | None, *, dry_run: bool
+) -> Iterator[Collected]:
     place = place_of(ref)
-    found = list(bucket.keys(f"{VERSIONS}/{place.path}"))
-    current = bucket.head(place.current)
+    found, current = _leaving(bucket, place, only), bucket.head(place.current)
+    if only is not None:
+        current = current if _data_of(bucket, place) in only else None
     if not dry_run:
-        delete(bucket, ref, None, 0.0)
+        delete(bucket, ref, only, 0.0)
         _remove_data(bucket, place, found)
     for meta in [*found, *([current] if current else [])]:
         key = version_key(meta["path"])
         kind = "object" if key and not key.data_digest else "record"
         yield Collected(kind, bucket.where(meta["path"]), ref, meta["size"])
+
+
+def _data_of(bucket: Bucket, place: Place) -> str:
+    """Return the digest of the data at the ref; that of a damaged record nothing tells."""
+    with contextlib.suppress(Corrupt, Newer):
+        found = begun(bucket, place.current, HEADER_MAX_BYTES)
+        return found[1].record.data_digest if found else ""
+    return ""
+
+
+def _leaving(bucket: Bucket, place: Place, only: Collection[str] | None) -> list[ObjectMeta]:
+    """Return the keys of a ref's versions, but for those that stay."""
+    found = list(bucket.keys(f"{VERSIONS}/{place.path}"))
+    if only is None:
+        return found
+    keys = [key for meta in found if (key := version_key(meta["path"]))]
+    stay = {key.nonce for key in keys if key.data_digest and key.data_digest not in only}
+    staying = {key.text for key in keys if key.nonce in stay}
+    return [meta for meta in found if meta["path"] not in staying]
 
 
 def _remove_data(bucket: Bucket, place: Place, found: list[ObjectMeta]) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from store import Capability, Corrupt, NotFound, VersionedStore, capabilities
+from store import Capability, Corrupt, NotFound, VersionedStore, capabilities, checksum_of
 from store.testing.samples import REF, blob_of, illegal_refs_taken, needs
 from store.testing.trouble import DamagingConformance
 
@@ -53,6 +53,24 @@ class PurgeConformance(DamagingConformance):
             store.put(REF, TAKEN + bytes([number]), b"m")
         list(store.purge([REF]))
         assert TAKEN not in self.raw(store)
+
+    @pytest.mark.parametrize("data", [b"data", BIG], ids=["small", "big"])
+    def test_purge_only_what_was_listed(self, store: VersionedStore, data: bytes) -> None:
+        """With `only`, versions with other data stay whole; those of refs that are not in it go."""
+        first, later = data + b"1", data + b"2"
+        store.put(REF, TAKEN + first, b"m")
+        listed = {REF: [checksum_of(TAKEN + first)]}
+        store.put(REF, later, b"m2")
+        store.put("other", TAKEN, b"m")
+        told = list(store.purge([REF, "other"], only=listed, dry_run=True))
+        assert list(store.purge([REF, "other"], only=listed)) == told
+        assert TAKEN not in self.raw(store)
+        assert store.get(REF) == (later, b"m2")
+        assert not store.exists("other")
+        assert list(store.purge([REF], only={REF: []})) == []
+        assert store.get(REF) == (later, b"m2")
+        list(store.purge([REF], only={REF: [checksum_of(later)]}))
+        assert not store.exists(REF)
 
     def test_purge_leaves_shared_data(self, store: VersionedStore) -> None:
         """What another ref has, too, stays there, and goes with the last that has it."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Version,
         VersionedStore,
     )
+    from store.contract import Only
 
 T = TypeVar("T")
 
@@ -137,9 +138,11 @@ class Wrapper:
         """See `VersionedStore.delete`."""
         return self.around(lambda: self.inner.delete(ref, checksum=checksum, unused_s=unused_s))
 
-    def purge(self, refs: Iterable[str], *, dry_run: bool = False) -> Iterator[Collected]:
+    def purge(
+        self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,
+    ) -> Iterator[Collected]:  # fmt: skip
         """See `VersionedStore.purge`."""
-        return self._each(lambda: self.inner.purge(refs, dry_run=dry_run))
+        return self._each(lambda: self.inner.purge(refs, only=only, dry_run=dry_run))
 
     def _each(self, operation: Callable[[], Iterator[T]]) -> Iterator[T]:
         yield from self.around(operation)

@@ -390,7 +390,7 @@ def _killed(sidecar: Cli, at: int) -> bool:
     with mock.patch.object(
         Cli, "argv", lambda _, *args: [sys.executable, "-m", "tests.cli.dying", str(at), *args]
     ):
-        ran = sidecar.process("tenant", "erase", "t1", *WHY, *SCOPE)
+        ran = sidecar.process("tenant", "erase", "t1", *WHY, *SCOPE, "--continue")
     assert ran.code in (0, -signal.SIGKILL), ran.err
     return ran.code != 0
 
@@ -407,7 +407,7 @@ def _check_whole(sidecar: Cli) -> None:
 
 
 def _check_finished(sidecar: Cli) -> None:
-    assert _erase(sidecar, *SCOPE).code == 0
+    assert _erase(sidecar, *SCOPE, "--continue").code == 0
     assert TAKEN not in _raw(sidecar)
     assert _left(sidecar) == _left(sidecar, "source") == ["stacks/t2/web/1"]
     assert [one.complete for one in erasures(_opened(sidecar, "fleet"))] == [True]

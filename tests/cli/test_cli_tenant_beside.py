@@ -87,7 +87,7 @@ def test_killed_at_random_beside_all_others(sidecar: Cli) -> None:
             for _ in range(5):
                 producers.bring("t1")
             _ended(sidecar, "t1", len(producers.put["t1"]))
-            argv = ("tenant", "erase", "t1", "--reason", f"turn {turn}")
+            argv = ("tenant", "erase", "t1", "--reason", f"turn {turn}", "--continue")
             with sidecar.running(*argv) as erasing:
                 time.sleep(chance.uniform(0.3, 1.6))
                 erasing.kill()
@@ -96,7 +96,9 @@ def test_killed_at_random_beside_all_others(sidecar: Cli) -> None:
                 ran = sidecar("store", "gc", "--grace", "0", "--allow-short-grace")
                 assert ran.code == 0, ran.err
         deadline = time.monotonic() + DEADLINE_S
-        while (ran := sidecar("tenant", "erase", "t1", "--reason", "at last")).code == 2:
+        while (
+            ran := sidecar("tenant", "erase", "t1", "--reason", "at last", "--continue")
+        ).code == 2:
             assert time.monotonic() < deadline, ran.err
             time.sleep(0.1)
         assert ran.code == 0, ran.err

@@ -602,33 +602,33 @@ class DeletesOneHalfFirst(Reachable):
 class PurgesWhatReadersSee(Reachable):
     """Leaves what was moved aside."""
 
-    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+    def purge(self, refs: Any, *, only: Any = None, dry_run: bool = False) -> Any:
         aside = dict(self.quarantine)
-        yield from super().purge(refs, dry_run=dry_run)
+        yield from super().purge(refs, only=only, dry_run=dry_run)
         self.quarantine.update(aside)
 
 
 class PurgesWhenTrying(Reachable):
     """Ignores `dry_run`."""
 
-    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
-        yield from super().purge(refs)
+    def purge(self, refs: Any, *, only: Any = None, dry_run: bool = False) -> Any:
+        yield from super().purge(refs, only=only)
 
 
 class PurgesByContent(Reachable):
     """Takes what others have of the same data."""
 
-    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+    def purge(self, refs: Any, *, only: Any = None, dry_run: bool = False) -> Any:
         leaving = list(refs)
         data = {super(PurgesByContent, self).get(ref) for ref in leaving if self.exists(ref)}
         alike = [ref for ref in self._refs() if super(PurgesByContent, self).get(ref) in data]
-        yield from super().purge([*leaving, *alike], dry_run=dry_run)
+        yield from super().purge([*leaving, *alike], only=only, dry_run=dry_run)
 
 
 class PurgesTheCurrentAlone(Reachable):
     """Leaves the earlier versions."""
 
-    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+    def purge(self, refs: Any, *, only: Any = None, dry_run: bool = False) -> Any:
         for ref in refs:
             if self.exists(ref) and not dry_run:
                 super().delete(ref, checksum=checksum_of(self.get(ref).data))
@@ -638,18 +638,25 @@ class PurgesTheCurrentAlone(Reachable):
 class PurgesUntilItMeetsTrouble(Reachable):
     """Looks at each ref when it comes to it."""
 
-    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+    def purge(self, refs: Any, *, only: Any = None, dry_run: bool = False) -> Any:
         for ref in refs:
-            yield from super().purge([ref], dry_run=dry_run)
+            yield from super().purge([ref], only=only, dry_run=dry_run)
 
 
 class CountsAgain(Reachable):
     """Tells of a ref that is gone."""
 
-    def purge(self, refs: Any, *, dry_run: bool = False) -> Any:
+    def purge(self, refs: Any, *, only: Any = None, dry_run: bool = False) -> Any:
         leaving = list(refs)
-        yield from super().purge(leaving, dry_run=dry_run)
+        yield from super().purge(leaving, only=only, dry_run=dry_run)
         yield from (Collected("record", ref, ref, 0) for ref in leaving)
+
+
+class PurgesWhateverIsThere(Reachable):
+    """Takes versions that were not listed."""
+
+    def purge(self, refs: Any, *, only: Any = None, dry_run: bool = False) -> Any:
+        yield from super().purge(refs, dry_run=dry_run)
 
 
 SUITE, REFUSING = Suite(), RefusingSuite()
@@ -721,6 +728,7 @@ ATTACKS: list[tuple[type[Reachable], Callable[..., None], tuple[Any, ...]]] = [
     (PurgesByContent, SUITE.test_purge_leaves_shared_data, ()),
     (PurgesTheCurrentAlone, SUITE.test_purge_takes_every_version, ()),
     (PurgesUntilItMeetsTrouble, SUITE.test_purge_illegal_refs, ()),
+    (PurgesWhateverIsThere, SUITE.test_purge_only_what_was_listed, (b"data",)),
     (CountsAgain, SUITE.test_purge_again, ()),
     (DeletesOneHalfFirst, SUITE.test_racing_readers_see_whole_pairs, ()),
 ]
