@@ -242,7 +242,7 @@ def test_the_register_of_workers_is_listed() -> None:
     keys, name = Keys.of("S", "N"), "{N}:workers"
     held = Held("S/1-0", "t", "e", "error", 1, "since", "next", outage=False)
     with fakeredis.FakeRedis() as client:
-        Members(client, keys, name="me", serves=["S"], lease_s=5).beat(["S"], held=[held])
+        Members(client, keys, name="me", serves=["S"], lease_s=60).beat(["S"], held=[held])
         (written,) = client.hvals(keys.workers)
     row = table("Keys in Redis", "key")[name][1]
     made = {*json.loads(written), *held._fields}

@@ -51,9 +51,14 @@ def watching(
             os.close(ours)
 
 
-def newest(seen: str) -> str:
-    """Return what was drawn last."""
-    return seen.rpartition("as of ")[2]
+def drawn(seen: Callable[[], str], *words: str, without: str = "\0") -> str:
+    """Wait until what was drawn last has these words; return that, for the next is drawn soon."""
+
+    def has_come() -> str:
+        now = seen().rpartition("as of ")[2]
+        return now if all(word in now for word in words) and without not in now else ""
+
+    return eventually(has_come, f"{words} are drawn")
 
 
 @pytest.mark.server
@@ -62,11 +67,10 @@ def test_it_is_drawn_again_until_it_is_stopped(sidecar: Cli, by: signal.Signals)
     """What changes is seen; to stop it is exit 0, and the screen is what it was before."""
     sidecar.emit("one")
     with watching(sidecar) as (process, seen):
-        eventually(lambda: "1" in newest(seen()) and "dead letters" in newest(seen()))
+        assert "HELD BACK" not in drawn(seen, "1", "dead letters")
         assert "[?1049h" in seen()  # the screen that has no history
-        assert "HELD BACK" not in newest(seen())
         sidecar("pause", "--reason", "bad deploy")
-        eventually(lambda: "bad deploy" in newest(seen()))
+        drawn(seen, "bad deploy")
         process.send_signal(by)
         assert process.wait(TIMEOUT_S) == 0
         eventually(lambda: "[?1049l" in seen())
@@ -77,9 +81,9 @@ def test_it_is_drawn_again_until_it_is_stopped(sidecar: Cli, by: signal.Signals)
 def test_what_does_not_fit_is_counted(sidecar: Cli) -> None:
     """On a small terminal the first lines are seen, and how many there are beyond."""
     with watching(sidecar, lines=8) as (_, seen):
-        eventually(lambda: "lines more" in newest(seen()))
-        assert "control stream" in newest(seen())
-        assert "dead letters" not in newest(seen())
+        small = drawn(seen, "lines more")
+        assert "control stream" in small
+        assert "dead letters" not in small
 
 
 @pytest.mark.server
@@ -108,8 +112,8 @@ def test_what_was_seen_stays_while_redis_is_away(tmp_path: Path) -> None:
         sidecar = Cli(server.url, tmp_path, client)
         sidecar.emit("one")
         with watching(sidecar) as (_, seen):
-            eventually(lambda: "dead letters" in newest(seen()))
+            drawn(seen, "dead letters")
             server.process.kill()
-            eventually(lambda: "Ctrl-C" not in newest(seen()) and "dead letters" in newest(seen()))
-            assert server.url.partition("//")[2].partition("/")[0] in newest(seen())
+            address = server.url.partition("//")[2].partition("/")[0]
+            drawn(seen, "dead letters", address, without="Ctrl-C")
         assert sidecar("status", "--watch", "--json").code == 4

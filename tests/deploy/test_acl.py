@@ -100,7 +100,7 @@ def _duties(server: Server) -> None:
         closing(server.client("sidecar")) as trimming,
     ):
         control = ControlStream(client, blocking, KEYS)
-        owner, other = (Publisher(client, KEYS, lease_s=5, dedup_window_s=60) for _ in range(2))
+        owner, other = (Publisher(client, KEYS, lease_s=60, dedup_window_s=60) for _ in range(2))
         assert owner.acquire() == 0
         assert other.acquire() is None
         assert owner.renew() == ""
@@ -135,7 +135,7 @@ def _duties(server: Server) -> None:
 
 def _keep_house(server: Server, client: redis.Redis, trimming: redis.Redis) -> None:
     """Register, trim and prune as `sidecar`."""
-    members = Members(client, KEYS, name="me", serves=[STREAM], lease_s=5)
+    members = Members(client, KEYS, name="me", serves=[STREAM], lease_s=60)
     assert members.beat(owns=[]) == []
     members.leave()
     server.call("admin", "SADD", KEYS.registered, "me", "nobody")
@@ -203,7 +203,7 @@ def test_a_halter_halts_and_resumes(server: Server) -> None:
     assert _relay(server) == 3
     assert server.call("operator", "XLEN", NOTIFY_STREAM) == 0
     with closing(server.client("sidecar")) as client:
-        owner = Publisher(client, KEYS, lease_s=5, dedup_window_s=60)
+        owner = Publisher(client, KEYS, lease_s=60, dedup_window_s=60)
         owner.acquire()
         assert owner.renew() == "maintenance"
         with pytest.raises(Halted):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis
 import structlog
@@ -41,16 +41,21 @@ from store.memory import MemoryStore
 CONTROL: Final = "control:events"
 NOTIFICATIONS: Final = "control:notifications"
 PATIENCE_S: Final = 60.0
+Found = TypeVar("Found")
 WINDOW_S: Final = 7 * 86_400.0
 """How long a worker remembers unless it is told otherwise."""
 
 
-def eventually(holds: Callable[[], object], what: str = "") -> None:
-    """Wait until `holds()` is true; fail the test when it takes too long."""
+def eventually(holds: Callable[[], Found], what: str = "") -> Found:
+    """Wait until `holds()` is true; return that, for a second look may find something else.
+
+    Fails the test when it takes too long.
+    """
     deadline = time.monotonic() + PATIENCE_S
-    while not holds():
+    while not (found := holds()):
         assert time.monotonic() < deadline, f"never came true: {what or holds}"
         time.sleep(0.005)
+    return found
 
 
 def last_said(run: Running, words: str) -> bool:

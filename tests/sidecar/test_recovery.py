@@ -455,9 +455,9 @@ def test_who_may_not_read_leaves_the_lease_to_another(
     """A worker whose rights on the control stream are revoked gives the lease to a healthy one."""
     rig.emit("a")
     sick = Rig(limited(), rig.client, rig.source, rig.fleet)
-    with sick.relay(publisher_url=rig.url, lease_s=2) as first:
+    with sick.relay(publisher_url=rig.url, lease_s=60) as first:
         eventually(lambda: rig.published() == ["a"])
-        with rig.relay(lease_s=2) as second:
+        with rig.relay(lease_s=60) as second:
             eventually(lambda: second.observer.state_now == "standby")
             limited(command)
             rig.emit("b")
@@ -517,7 +517,7 @@ def test_a_lease_given_back_is_no_crash(rig: Rig) -> None:
     """Who cannot serve leaves the counts of crashes as its predecessors left them."""
 
     def publisher() -> Publisher:
-        return Publisher(connect(rig.url), rig.keys, lease_s=5, dedup_window_s=60)
+        return Publisher(connect(rig.url), rig.keys, lease_s=60, dedup_window_s=60)
 
     crashed, sick, healthy = publisher(), publisher(), publisher()
     assert crashed.acquire() == 0

@@ -415,14 +415,15 @@ def test_what_fails_beside_relaying_is_told(
 
         def told_of_damage() -> bool:
             rig.client.set(rig.keys.low, "garbage")  # the worker may note the right one once more
-            return f"trimming {rig.control}: the key" in get(port, "/readyz")[1]
+            (code, told), metrics = get(port, "/readyz"), get(port, "/metrics")[1]
+            return (
+                (code, get(port, "/readyz?strict")[0]) == (200, 503)
+                and f"trimming {rig.control}: the key" in told
+                and 'sidecar_background_failing{work="trimming"} 1.0' in metrics
+                and 'sidecar_background_failures_total{work="trimming"}' in metrics
+            )
 
         eventually(told_of_damage)
-        assert get(port, "/readyz")[0] == 200
-        assert get(port, "/readyz?strict")[0] == 503
-        metrics = get(port, "/metrics")[1]
-        assert 'sidecar_background_failing{work="trimming"} 1.0' in metrics
-        assert 'sidecar_background_failures_total{work="trimming"}' in metrics
         rig.client.set(rig.keys.low, "0-1")
         eventually(lambda: get(port, "/readyz?strict")[0] == 200)
 

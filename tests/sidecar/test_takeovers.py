@@ -70,12 +70,12 @@ def test_records_are_of_the_streams_that_are_asked_for(client: redis.Redis) -> N
 def test_who_had_the_lease_is_told_by_the_lease(client: redis.Redis, *, comes_first: bool) -> None:
     """Not by the register, in which several may say that they own it."""
     dead, owner = (
-        Members(client, KEYS, name=f"host:{n}", serves=["a"], lease_s=5) for n in range(2)
+        Members(client, KEYS, name=f"host:{n}", serves=["a"], lease_s=60) for n in range(2)
     )
     for one in (dead, owner):
         one.beat(["a"])
-    other = Lease(client, KEYS, lease_s=5, worker=owner.id)
-    ours = Lease(client, KEYS, lease_s=5)
+    other = Lease(client, KEYS, lease_s=60, worker=owner.id)
+    ours = Lease(client, KEYS, lease_s=60)
     assert ours.other() == ""
     other.acquire()
     assert ours.is_owned() if comes_first else ours.acquire() is None
