@@ -19,7 +19,7 @@ from sidecar.redis.client import check_url
 from sidecar.redis.keys import check_control, check_name
 from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import option
-from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM
+from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
 from sidecar.wire.trust import Trust
 
 CONNECTION: Final = "Connection"
@@ -112,12 +112,37 @@ def dead_stream() -> Any:  # noqa: ANN401 -- as option
     return stream(None, "Dead-letter stream. Default: {NOTIFY_STREAM}:dead.", unit=check_name)
 
 
+# What is asked of all logs whose events name a store: nothing of what one of them needs may go.
+
+
+def notify_redis_of_all(stores: str) -> Any:  # noqa: ANN401 -- as option
+    """Declare --notify-redis, repeatable."""
+    return connection(
+        None,
+        "Redis with a notification stream. Repeatable: one for each log that publishes into"
+        f" {stores}. Default: the same.",
+        "URL", unit=checked_redis,
+    )  # fmt: skip
+
+
+def stream_besides() -> Any:  # noqa: ANN401 -- as option
+    """Declare --stream, repeatable."""
+    help_ = "Control stream besides those that are found. Repeatable. Default:"
+    return stream(None, f"{help_} {STREAM}, if there is one.")
+
+
+def dead_stream_besides() -> Any:  # noqa: ANN401 -- as option
+    """Declare --dead-stream, repeatable."""
+    return stream(None, "Dead-letter stream besides those that are found. Repeatable.")
+
+
 def fleet_store() -> Any:  # noqa: ANN401 -- as option
     """Declare --fleet-store."""
     return store_at("The fleet's store. Default: DATA_DIR/fleet.")
 
 
 Json = Annotated[bool, typer.Option(help="One JSON object a line, for machines.")]
+DryRun = Annotated[bool, typer.Option(help="Show what would be removed.")]
 
 
 Bundle = Annotated[

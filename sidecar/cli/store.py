@@ -26,6 +26,7 @@ from sidecar.stores import (
 from sidecar.terminal import files, output
 from sidecar.terminal.groups import REQUIRED, option, read
 from sidecar.terminal.stopping import cleaned_up
+from sidecar.wire.erasures import Erasures
 from sidecar.wire.moments import rfc3339
 from store import Capability, Store, checksum_of
 
@@ -214,7 +215,7 @@ def versions(ref: Ref, where: Place, *, json: Json = False) -> None:
 
     """
     opened = needs(where.opened(), Capability.LIST, "lists no versions")
-    with explained():
+    with explained(), Erasures(opened).told(ref):
         found = opened.versions(ref)
         if json:
             for one in found:

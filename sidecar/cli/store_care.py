@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
 from sidecar.cli import options
-from sidecar.cli.options import Json, connection
+from sidecar.cli.options import DryRun, Json
 from sidecar.cli.servers import Servers
 from sidecar.cli.store import Place, Prefix
 from sidecar.cli.store_keep import FromSource, Keep, Refs
@@ -137,20 +137,9 @@ class Logs(Place):
     """The options that say where there are logs whose events name the store."""
 
     redis: str | None = options.redis_url()
-    notify_redis: list[str] | None = connection(
-        None,
-        "Redis with a notification stream. Repeatable: one for each log that publishes into this"
-        " store. Default: the same.",
-        "URL", unit=options.checked_redis,
-    )  # fmt: skip
-    stream: list[str] | None = options.stream(
-        None,
-        "Control stream besides those that are found. Repeatable. Default:"
-        f" {STREAM}, if there is one.",
-    )
-    dead_stream: list[str] | None = options.stream(
-        None, "Dead-letter stream besides those that are found. Repeatable."
-    )
+    notify_redis: list[str] | None = options.notify_redis_of_all("this store")
+    stream: list[str] | None = options.stream_besides()
+    dead_stream: list[str] | None = options.dead_stream_besides()
 
     @property
     def servers(self) -> Servers:
@@ -197,7 +186,7 @@ class Registered:
 
 def gc(
     where: Logs, kept: Kept, keep: Keep, *, registered: Registered, gone: Gone,
-    dry_run: Annotated[bool, typer.Option(help="Show what would be removed.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:  # fmt: skip
     """Remove the versions that nobody needs, and data that no version names.

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sidecar.cli import options
-from sidecar.cli.options import Json, connection
+from sidecar.cli.options import DryRun, Json
 from sidecar.cli.servers import Fleet, Servers, Source
 from sidecar.errors import UsageError
 from sidecar.ops.asking import ask_all
@@ -37,21 +37,10 @@ _ROWS_MAX = 50
 class Everywhere(Source):
     """The options that say where a tenant may have left anything."""
 
-    notify_redis: list[str] | None = connection(
-        None,
-        "Redis with a notification stream. Repeatable: one for each log that publishes into these"
-        " stores. Default: the same.",
-        "URL", unit=options.checked_redis,
-    )  # fmt: skip
+    notify_redis: list[str] | None = options.notify_redis_of_all("these stores")
     fleet_store: str | None = options.fleet_store()
-    stream: list[str] | None = options.stream(
-        None,
-        "Control stream besides those that are found. Repeatable. Default:"
-        f" {STREAM}, if there is one.",
-    )
-    dead_stream: list[str] | None = options.stream(
-        None, "Dead-letter stream besides those that are found. Repeatable."
-    )
+    stream: list[str] | None = options.stream_besides()
+    dead_stream: list[str] | None = options.dead_stream_besides()
 
     @property
     def _fleet(self) -> Fleet:
@@ -100,7 +89,7 @@ def erase(
     where: Everywhere,
     why: Why,
     *,
-    dry_run: Annotated[bool, typer.Option(help="Show what would be removed.")] = False,
+    dry_run: DryRun = False,
     continue_: Annotated[
         bool,
         typer.Option("--continue", help="Continue a run that was killed: it is under way no more."),

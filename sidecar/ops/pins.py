@@ -25,6 +25,7 @@ from sidecar.redis.client import Client, Side
 from sidecar.redis.errors import translated
 from sidecar.redis.keys import GROUP, Keys
 from sidecar.redis.scan import pages, stream_info
+from sidecar.wire.erasures import erasures_of
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
 from store import Corrupt, InvalidRef, Pin, VersionedStore, check_ref
@@ -249,7 +250,9 @@ class CheckedPins:
         return min(pins.now_s() for pins in self._pins)
 
     def _has(self, pin: Pin) -> bool:
+        """Tell whether the store has it, or had it until its tenant was erased."""
         try:
-            return self._store.exists(pin.ref, checksum=pin.checksum)
+            there = self._store.exists(pin.ref, checksum=pin.checksum)
         except Corrupt:
             return True
+        return there or erasures_of(self._store).find(pin.ref, pin.checksum or "") is not None

@@ -13,7 +13,8 @@ from sidecar.redis.errors import NotPermitted
 from sidecar.redis.keys import Keys
 from sidecar.redis.letters import DeadLetter
 from sidecar.redis.publisher import remembered
-from sidecar.wire.event import Reason, Rejected
+from sidecar.wire.erasures import erasures_of
+from sidecar.wire.event import Event, Reason, Rejected
 from sidecar.wire.identity import identity_digest
 from sidecar.worker.pipeline import Admitted, Pipeline, Rules
 from sidecar.worker.policy import Bury, Mismatch, decide
@@ -61,7 +62,7 @@ class Predictions:
         is looked for in `fleet`, as a worker does. `rules` are those of the workers.
         """
         self._without = without
-        self._knows_fleet = fleet is not None
+        self._fleet = fleet
         self._client = client
         self._keys = keys
         self._source = source
@@ -112,9 +113,17 @@ class Predictions:
         except (StoreError, Rejected, Mismatch) as error:
             verdict = decide(error, attempts=1, spent_s=0, budget_s=0)
             if isinstance(verdict, Bury):
-                detail = verdict.detail.partition(" (tried ")[0]
-                is_lack = verdict.reason in LACKING and not self._knows_fleet
-                return Prediction(f"{verdict.reason}: {detail}{NO_FLEET if is_lack else ''}")
+                return Prediction(f"{verdict.reason}: {self._detail(verdict, admitted.event)}")
             self._source, self._without = None, STORE_AWAY  # who is away is not asked again
             return Prediction(unseen=STORE_AWAY)
         return Prediction()
+
+    def _detail(self, verdict: Bury, event: Event) -> str:
+        """Say what is wrong; of what was erased, that, and by whom."""
+        detail = verdict.detail.partition(" (tried ")[0]
+        if verdict.reason not in LACKING:
+            return detail
+        if self._fleet is None:
+            return f"{detail}{NO_FLEET}"
+        erasure = erasures_of(self._fleet).find(event.artifact_ref, event.checksum)
+        return f"the artifact was {erasure}" if erasure else detail

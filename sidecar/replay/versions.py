@@ -10,6 +10,7 @@ from sidecar.errors import Incomplete, UsageError
 from sidecar.history import History
 from sidecar.replay.trace import artifact_of_stack
 from sidecar.stores import explained
+from sidecar.wire.erasures import erasures_of
 from store import Capability, NotFound, Version, VersionedStore
 
 _CHECKSUM: Final = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
@@ -103,7 +104,9 @@ def _versions(store: VersionedStore, ref: str) -> list[Version]:
     try:
         return list(store.versions(ref))
     except NotFound as error:
-        raise Incomplete(f"there is nothing at {ref!r} in the store") from error
+        erasure = erasures_of(store).find(ref)
+        why = f": it was {erasure}" if erasure else ""
+        raise Incomplete(f"there is nothing at {ref!r} in the store{why}") from error
 
 
 def _checksum_of(prefix: str) -> str:

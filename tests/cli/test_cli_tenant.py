@@ -510,6 +510,34 @@ def test_reviews_say_erased(erased: Cli) -> None:
         assert kinds["artifact_erased"] == "note"
 
 
+def test_dead_letters_and_lists_say_erased(erased: Cli) -> None:
+    """`dead show`, `dead redrive`, `store versions` and `diff` tell it from what is missing."""
+    _opened(erased, "fleet").put("stacks/t1/orphan", TAKEN, b"m")
+    assert _erase(erased, *SCOPE).code == 0
+    event = {"event_id": "x", "type": "key.changed", "tenant_id": "t1",
+             "artifact_ref": "stacks/t1/orphan", "checksum": checksum_of(TAKEN)}  # fmt: skip
+    letter = erased.letter(event, "99999999999999-1")
+    why = "with all of the tenant 't1'"
+    assert why in erased("dead", "show", letter).out
+    dry = erased("dead", "redrive", letter, "--dry-run")
+    assert why in dry.out + dry.err
+    for command in (("store", "versions", "stacks/t1/web/1"), ("diff", "stacks/t1/web/1")):
+        assert why in erased(*command).err
+    lost = erased.letter(event | {"checksum": checksum_of(b"never put")}, "99999999999999-2")
+    assert why not in erased("dead", "show", lost).out
+
+
+def test_collection_where_all_were_erased(erased: Cli) -> None:
+    """A store that has nothing of what events name, because it was erased, is collected."""
+    assert _erase(erased, tenant="t2").code == 0
+    gc = ("store", "gc", "--grace", "0", "--allow-short-grace")
+    ran = erased(*gc)
+    assert ran.code == 0, ran.err
+    for name in _opened(erased, "fleet").list(".sidecar/erased"):
+        _opened(erased, "fleet").delete(name)
+    assert erased(*gc).code == 2
+
+
 def test_history_has_it(erased: Cli) -> None:
     """The record says who, why, how much, and with --json which refs and checksums."""
     shown = erased("store", "history").out

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import pytest
@@ -83,13 +84,20 @@ def test_killed_at_random_beside_all_others(sidecar: Cli) -> None:
     )
     assert fleet
     with sidecar.running("run", "--retry-budget", "0"), producers.working(STEADY):
+        took_s, killed = 1.5, 0
         for turn in range(KILLS):
             for _ in range(5):
                 producers.bring("t1")
             _ended(sidecar, "t1", len(producers.put["t1"]))
             argv = ("tenant", "erase", "t1", "--reason", f"turn {turn}", "--continue")
+            began = time.monotonic()
             with sidecar.running(*argv) as erasing:
-                time.sleep(chance.uniform(0.3, 1.6))
+                with suppress(subprocess.TimeoutExpired):  # wherever in it, whatever the load is
+                    erasing.wait(chance.uniform(0.2, 1.1) * took_s)
+                    took_s = (took_s + time.monotonic() - began) / 2
+                if erasing.poll() is None:
+                    took_s *= 1.02
+                    killed += 1
                 erasing.kill()
                 erasing.wait()
             if turn % 5 == 0:
@@ -104,6 +112,7 @@ def test_killed_at_random_beside_all_others(sidecar: Cli) -> None:
         assert ran.code == 0, ran.err
         assert TAKEN not in raw_files(sidecar.directory / "data-dir")
     sidecar.work()
+    assert killed > KILLS / 2
     _check(sidecar, producers, fleet)
     producers.close()
 
