@@ -26,7 +26,7 @@ ROOM_LINES: Final = {
     "sidecar/cli": 5215,
     "sidecar/feed": 2360,
     "sidecar/history": 3050,
-    "sidecar/ops": 6200,
+    "sidecar/ops": 6225,
     "sidecar/producer": 1320,
     "sidecar/redis": 7135,
     "sidecar/replay": 5500,
