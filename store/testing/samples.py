@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import unicodedata
 from collections.abc import Callable
@@ -116,9 +117,8 @@ class Trickle:
 
 
 def blob_of(size_bytes: int) -> bytes:
-    """Return so many bytes, of which no two windows nearby are the same."""
-    blob = b"".join(b"%08d" % i for i in range(size_bytes // 8 + 1))
-    return blob[:size_bytes]
+    """Return so many bytes, always the same for a size; no two windows of them are alike."""
+    return random.Random(size_bytes).randbytes(size_bytes)  # noqa: S311 -- no secret
 
 
 def needs(store: Store, capability: Capability) -> None:
