@@ -236,13 +236,13 @@ def test_the_highest_id_ends_the_archive_and_what_is_read_of_it(bricked: Cli) ->
     """It is archived once and read once; the stream made anew is archived from its beginning."""
     bricked.drain()
     archive = ("archive", "--json")
-    assert sum(one["rows"] for one in bricked.process(*archive).objects()) == 16  # with two tenures
-    assert bricked.process(*archive).objects() == []
+    assert sum(one["rows"] for one in bricked(*archive).objects()) == 16  # with two tenures
+    assert bricked(*archive).objects() == []
     bricked.client.xtrim(STREAM, maxlen=0)
-    assert bricked.process("trace", "unread-2").code == 0
+    assert bricked("trace", "unread-2").code == 0
     assert bricked(*REMAKE).code == 0
     _goes_on(bricked)
-    bricked.process(*archive)
+    bricked(*archive)
     bricked.client.xtrim(STREAM, maxlen=0)
     for event_id in ("unread-2", "new"):
-        assert f" {STREAM}/" in bricked.process("trace", event_id).out
+        assert f" {STREAM}/" in bricked("trace", event_id).out
