@@ -13,7 +13,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from itertools import takewhile
 from typing import Any, Final
 
 from lupa import lua51
@@ -110,19 +109,22 @@ class Server:
         why = self.admits(name, args, self._has_written)
         if why:
             raise Refused(why)
-        if name == b"XREADGROUP":
-            return self._xreadgroup(args[1:], may_block=may_block)
-        if name == b"XREAD":
-            return self._xread(args[1:], may_block=may_block)
         handler = _HANDLERS.get(name)
         if handler is None:
-            raise Refused(f"ERR unknown command '{name.decode()}'")
-        if name in _GROWS:
-            why = self.refuse(args[1], self._has_written)
+            return self._read(name, args[1:], may_block=may_block)
+        if name in _WRITES:
+            why = self.refuse(args[1], self._has_written) if name in _GROWS else None
             if why:
                 raise Refused(why)
-        self._has_written |= name in _WRITES
+            self._has_written = True
         return handler(self, args[1:])
+
+    def _read(self, name: bytes, args: Sequence[bytes], *, may_block: bool) -> Any:
+        if name == b"XREADGROUP":
+            return self._xreadgroup(args, may_block=may_block)
+        if name == b"XREAD":
+            return self._xread(args, may_block=may_block)
+        raise Refused(f"ERR unknown command '{name.decode()}'")
 
     def _expire(self) -> None:
         now_ms = self._now_us() // 1000
@@ -691,7 +693,9 @@ class _Lua:
         return self._reply(script(self._table(list(keys)), self._table(list(args))))
 
     def _call(self, *args: Any) -> Any:
-        return self._from_reply(self._server.apply([_argument(arg) for arg in args]))
+        return self._from_reply(
+            self._server.apply([arg if type(arg) is bytes else _argument(arg) for arg in args])
+        )
 
     def _pcall(self, *args: Any) -> Any:
         try:
@@ -712,29 +716,36 @@ class _Lua:
         return self._table(map(self._from_json, value)) if isinstance(value, list) else value
 
     def _from_reply(self, reply: Any) -> Any:
-        if reply is None:
-            return False
         if reply is OK:
             return self._table({b"ok": OK})
-        if isinstance(reply, list):
-            return self._table([self._from_reply(item) for item in reply])
-        return reply
+        if type(reply) is list:
+            return self._table([
+                item if type(item) is bytes and item is not OK else self._from_reply(item)
+                for item in reply
+            ])  # fmt: skip
+        return False if reply is None else reply
 
     def _reply(self, value: Any) -> Any:
-        if isinstance(value, bool):
-            return 1 if value else None
-        if isinstance(value, (int, float)):
-            return math.trunc(value)
-        if value is None or isinstance(value, bytes):
+        kind = type(value)
+        if kind is bytes or value is None:
             return value
+        if kind is bool:
+            return 1 if value else None
+        if kind is int or kind is float:
+            return math.trunc(value)
         if value[b"err"]:
             raise Refused(value[b"err"].decode())
         return value[b"ok"] or self._list(value)
 
     def _list(self, table: Any) -> list[Any]:
         """Return the items of a table up to the first nil."""
-        items = (table[index] for index in range(1, len(table) + 1))
-        return [self._reply(item) for item in takewhile(lambda item: item is not None, items)]
+        found: list[Any] = []
+        for index in range(1, len(table) + 1):
+            item = table[index]
+            if item is None:
+                break
+            found.append(item if type(item) is bytes else self._reply(item))
+        return found
 
 
 def _argument(arg: Any) -> bytes:

@@ -6,6 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
+from math import log
 from typing import Any, Final
 
 import redis
@@ -20,6 +22,7 @@ from tests.simulation.streams import Id, Stream
 Command = tuple[bytes, ...]
 HOP_S: Final = 0.0002
 """One way between a worker and the server, on average."""
+HOPS_A_S: Final = 1 / HOP_S
 DELAYS_S: Final = (0.01, 0.3, 2.0, 7.0)
 """The most that something late is late by; a client gives up after five seconds."""
 
@@ -128,15 +131,11 @@ class Wire:
 
     # --- commands ------------------------------------------------------------------------------
 
-    def send(self, link: Link, commands: Sequence[Command]) -> None:
-        """Put commands on their way; each may be lost, or late, or its answer."""
-        for command in commands:
-            self._send(link, command)
-
-    def _send(self, link: Link, command: Command) -> None:
+    def send(self, link: Link, command: Command) -> None:
+        """Put a command on its way; it may be lost, or late, or its answer."""
         schedule = self.schedule
         fault = self.faults.draw(WIRE)
-        delay_s = self.faults.chance.expovariate(1 / HOP_S)
+        delay_s = -log(1.0 - self.faults.chance.random()) / HOPS_A_S  # random.expovariate
         if fault is not None:
             self.note("wire", link.process.name, fault.name, command[0])
         if fault is Fault.LATE_REQUEST:
@@ -147,7 +146,7 @@ class Wire:
         elif fault is Fault.SILENT_REQUEST:
             schedule.at(when, lambda: self._fall_silent(link))
         else:
-            schedule.at(when, lambda: self._arrive(link, command, fault))
+            schedule.at(when, partial(self._arrive, link, command, fault))
 
     def _lateness_s(self) -> float:
         late_s = self.faults.chance.choice(DELAYS_S) * self.faults.chance.random()
@@ -172,7 +171,8 @@ class Wire:
             self._block(link, command, blocked)
             return
         finally:
-            self._serve_blocked()
+            if self.seen_changes != self.server.changes:
+                self._serve_blocked()
         self._answer(link, reply, fault)
 
     def _apply(self, link: Link, command: Command) -> Any:
@@ -188,7 +188,9 @@ class Wire:
         return [self._within(link.process, each) for each in queued]
 
     def _call(self, process: Process, command: Command, *, may_block: bool) -> Any:
-        return self.served(process, command, lambda: self.server.call(command, may_block=may_block))
+        return self.served(
+            process, command, partial(self.server.call, command, may_block=may_block)
+        )
 
     def _within(self, process: Process, command: Command) -> Any:
         try:
@@ -197,7 +199,9 @@ class Wire:
             return error_of(refused)
 
     def _answer(self, link: Link, reply: Any, fault: Fault | None) -> None:
-        if fault is Fault.LOST_REPLY:
+        if fault is None:
+            self._reply(link, reply)
+        elif fault is Fault.LOST_REPLY:
             self.cut((link,))
         elif fault is Fault.SILENT_REPLY:
             self._fall_silent(link)
@@ -209,7 +213,7 @@ class Wire:
         if late:
             link.answered_at = max(link.answered_at, now + self._lateness_s())
         if link.answered_at > now:
-            self.schedule.at(link.answered_at, lambda: self._deliver(link, reply))
+            self.schedule.at(link.answered_at, partial(self._deliver, link, reply))
         else:
             self._deliver(link, reply)
 
@@ -244,8 +248,6 @@ class Wire:
 
     def _serve_blocked(self) -> None:
         """Serve the reads that need wait no longer, those that waited longest first."""
-        if self.seen_changes == self.server.changes:
-            return
         self.seen_changes = self.server.changes
         for waiting in list(self.blocked):
             if waiting.link.blocked is not waiting or not self._may_go_on(waiting):
@@ -272,7 +274,8 @@ class Wire:
             return self.server.execute(args)
         finally:
             self.is_local = False
-            self._serve_blocked()
+            if self.seen_changes != self.server.changes:
+                self._serve_blocked()
 
 
 class SimulatedConnection(ConnectionInterface):
@@ -322,7 +325,7 @@ class SimulatedConnection(ConnectionInterface):
 
     def send_command(self, *args: Any, **_: Any) -> None:
         """Send one command."""
-        self.send_packed_command(self.pack_command(*args))
+        self.send_packed_command([command_of(args)])
 
     def send_packed_command(
         self,
@@ -330,14 +333,16 @@ class SimulatedConnection(ConnectionInterface):
         check_health: bool = True,  # noqa: ARG002 -- redis-py's
     ) -> None:
         """Send commands; connect first if need be."""
-        self.connect()
+        if self._link is None:
+            self.connect()
         link = self._link
         assert link is not None
         self._wire.step(self._process)
         if link.broken:
             self.disconnect()
             raise redis.ConnectionError("simulated: broken pipe")
-        self._wire.send(link, command)
+        for each in command:
+            self._wire.send(link, each)
 
     def can_read(self, timeout: float = 0) -> bool:  # noqa: ARG002 -- redis-py's
         """Tell whether an answer is there. Raises `redis.ConnectionError` when it is broken."""
@@ -345,6 +350,11 @@ class SimulatedConnection(ConnectionInterface):
         if self._link.broken:
             raise redis.ConnectionError("simulated: connection closed")
         return bool(self._link.replies)
+
+    def is_ready(self) -> bool:
+        """Tell whether it is open, whole, and without an answer that nobody took."""
+        link = self._link
+        return link is not None and not link.broken and not link.replies
 
     def read_response(self, *_: Any, **__: Any) -> Any:
         """Wait for the next answer, and return it. Raises what it says, and what redis-py would."""
@@ -384,15 +394,18 @@ class SimulatedConnection(ConnectionInterface):
 
 
 def command_of(args: Sequence[Any]) -> Command:
-    name = _bytes(args[0])
-    words = name.split() if b" " in name else (name,)
-    return (*words, *map(_bytes, args[1:]))
+    """Return a command as it is sent: words, each of them bytes."""
+    rest = [
+        arg if type(arg) is bytes else arg.encode() if type(arg) is str else _bytes(arg)
+        for arg in args[1:]
+    ]
+    return (*_words(args[0]), *rest)
+
+
+@cache
+def _words(name: str | bytes) -> Command:
+    return tuple(_bytes(name).split())
 
 
 def _bytes(arg: Any) -> bytes:
-    kind = type(arg)
-    if kind is bytes:
-        return arg  # type: ignore[no-any-return]
-    if kind is str:
-        return arg.encode()  # type: ignore[no-any-return]
     return str(arg).encode() if isinstance(arg, (str, int, float)) else bytes(arg)

@@ -146,6 +146,10 @@ class Direct(ConnectionInterface):
         """Tell whether there is an answer that nobody read."""
         return bool(self._answers)
 
+    def is_ready(self) -> bool:
+        """Tell whether there is no answer that nobody read."""
+        return not self._answers
+
     def read_response(self, *_: Any, **__: Any) -> Any:
         """Return the next answer. Raises what it says."""
         answer = self._answers.pop(0)

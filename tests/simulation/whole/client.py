@@ -68,6 +68,8 @@ class SwiftPool(redis.ConnectionPool):
         """Return a connection that is idle, or a new one; it is connected."""
         if self._idle:
             connection = self._idle.pop()
+            if connection.is_ready():
+                return connection
         else:
             connection = self.connection_class(**self.connection_kwargs)
             self._all.append(connection)

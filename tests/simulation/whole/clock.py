@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,16 +54,21 @@ class SimulatedTime:
         return getattr(time, name)
 
 
+@cache
+def _having_time(_loaded: int) -> list[ModuleType]:
+    """Return the product's modules that have `time`, of so many that are loaded."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in ("sidecar", "store") and getattr(module, "time", None) is time
+    ]
+
+
 @contextmanager
 def simulated(clock: SimulatedTime) -> Iterator[None]:
     """Let the product find `clock` and repeatable names."""
     names = count(1)
-    modules = [
-        module
-        for name, module in list(sys.modules.items())
-        if name.split(".")[0] in ("sidecar", "store")
-    ]
-    found = [module for module in modules if getattr(module, "time", None) is time]
+    found = _having_time(len(sys.modules))
     token_hex = secrets.token_hex
     for module in found:
         module.time = clock  # type: ignore[attr-defined]

@@ -102,6 +102,10 @@ class Truth:
         self.notes: list[Note] = []
         self.letters: list[Letter] = []
         self._there: dict[Place, Record] = {}
+        self._notes_of: dict[Entry, list[Note]] = {}
+        self._letters_of: dict[Entry, list[Letter]] = {}
+        self._saying: dict[str, list[Note]] = {}
+        """Notifications by event ID."""
         self.lives: dict[bytes, int] = {}
         self._aside: set[Record] = set()
         """What was there when somebody gave its stream another name."""
@@ -118,8 +122,13 @@ class Truth:
             self.entries.append(record)
         elif isinstance(record, Note):
             self.notes.append(record)
+            self._saying.setdefault(record.event_id, []).append(record)
+            if record.entry:
+                self._notes_of.setdefault(record.entry, []).append(record)
         elif isinstance(record, Letter):
             self.letters.append(record)
+            if record.entry:
+                self._letters_of.setdefault(record.entry, []).append(record)
 
     def at(self, key: bytes, entry_id: Id) -> Record | None:
         """Return what was appended there last."""
@@ -178,15 +187,14 @@ class Truth:
 
     def ends_of(self, entry: Entry) -> list[Record]:
         """Return what an entry ended as: notification, dead letter, or that which it repeats."""
-        ended: list[Note | Letter] = [*self.notes, *self.letters]
-        own: list[Record] = [one for one in ended if one.entry is entry and one.counts]
+        ended = [*self._notes_of.get(entry, ()), *self._letters_of.get(entry, ())]
+        own: list[Record] = [one for one in ended if one.counts]
         if own or not entry.sent.event_id:
             return own
         return [
             note
-            for note in self.notes
+            for note in self._saying.get(entry.sent.event_id, ())
             if note.counts
-            and note.event_id == entry.sent.event_id
             and note.content == entry.sent.content
             and note.place[0] == self.notifications[entry.place[0]]
         ]

@@ -246,10 +246,13 @@ class World:
         if not process.alive:
             raise Killed
         self.steps += 1
-        self._dawdle(process)
+        if self.acting and self.plan.operator_s and process in self.acting:  # it takes its time
+            self.schedule.wait(self.chance.uniform(0.0, self.plan.operator_s))
         fault = self.faults.draw(PROCESS)
-        if fault is None:
-            return
+        if fault is not None:
+            self._befall(process, fault)
+
+    def _befall(self, process: Process, fault: Fault) -> None:
         worker = self.workers.get(process)
         if worker is None and process not in self.acting:
             return
@@ -265,11 +268,6 @@ class World:
             if worker is not None and fault is Fault.SUSPEND:
                 worker.drift_s -= stall_s
             self.schedule.wait(0.0)
-
-    def _dawdle(self, process: Process) -> None:
-        """Let an operator's command take its time, while others continue."""
-        if self.plan.operator_s and process in self.acting:
-            self.schedule.wait(self.chance.uniform(0.0, self.plan.operator_s))
 
     def crash(self, process: Process) -> None:
         """Let a process die at once; of a worker, another one begins later."""
