@@ -133,7 +133,7 @@ class Overtakers:
         self._timed = streams_with_times(notify, keys) if self._moving else set[str]()
         self._originals = DeadLetters(notify, keys).originals() if watched else {}
         ahead = self._ahead({one.stream for one in watched})
-        ends = self._ends({one.stream for one in watched if one.change.moves})
+        ends = self._ends(dict.fromkeys(one.stream for one in watched if one.change.moves))
         self._changes = {
             one.id: _placed(_timed(self._at_first(one), ahead), ends) for one in watched
         }

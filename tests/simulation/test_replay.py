@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-WORLDS = {"tests.simulation.world": (3, 11), "tests.simulation.whole.world": (6,)}
+WORLDS = {"tests.simulation.world": (3, 11), "tests.simulation.whole.world": (6, 528112)}
 
 
 @pytest.mark.parametrize(("world", "seeds"), WORLDS.items())
