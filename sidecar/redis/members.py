@@ -63,6 +63,8 @@ class Member:
     """The first of what it holds back, at most `MOST_HELD`."""
     version: str = ""
     """Its release; empty of one that did not say."""
+    signs: str | None = None
+    """The id of the key that it signs with, empty without one; None of one that did not say."""
 
 
 def new_id() -> str:
@@ -75,9 +77,9 @@ class Members:
 
     def __init__(
         self, client: Client, keys: Keys, *, name: str, serves: Sequence[str], lease_s: float,
-        clock: Callable[[], float] = time.monotonic, worker: str = "",
+        clock: Callable[[], float] = time.monotonic, worker: str = "", signs: str = "",
     ) -> None:  # fmt: skip
-        """`worker` is the id of this one, else it has a new one."""
+        """`worker` is the id of this one, else it has a new one. `signs` is that of its key."""
         self.id = worker or new_id()
         self._client = client
         self._note = noting(client)
@@ -85,6 +87,7 @@ class Members:
         self._name = name
         self._serves = list(serves)
         self._lease_s = lease_s
+        self._signs = signs
         self._clock = clock
         self._beats = 0
         self._seen: dict[bytes, tuple[bytes, float]] = {}
@@ -102,6 +105,7 @@ class Members:
         serves = [stream for stream in self._serves if stream not in unable]
         told: dict[str, Any] = {
             "name": self._name, "version": __version__, "serves": serves, "owns": sorted(owns),
+            "signs": self._signs,
         }  # fmt: skip
         told["held"] = [one._asdict() for one in held[:MOST_HELD]]
         pipeline = self._client.pipeline(transaction=False)
@@ -176,6 +180,7 @@ def _member(id_: bytes, raw: bytes) -> Member | None:
         if [type(value) for one in held for value in one] != [*_HELD] * len(held):
             return None
         version = str(told.get("version", ""))
-        return Member(id_.decode(), str(told["name"]), serves, owns, held, version)
+        signs = None if told.get("signs") is None else str(told["signs"])
+        return Member(id_.decode(), str(told["name"]), serves, owns, held, version, signs)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

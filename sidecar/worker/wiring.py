@@ -139,6 +139,11 @@ class Wiring:
                     self.log.warning("second deployment", detail=detail)
 
     @cached_property
+    def signer(self) -> Signer | None:
+        """What signs with this worker's key; None without one. Raises `UsageError`."""
+        return Signer.of(self.settings.sign_key)
+
+    @cached_property
     def source(self) -> Store:
         """The producer's store, opened. Where there is none a first worker makes it, and says so.
 
@@ -273,7 +278,7 @@ class Wiring:
         publisher = Publisher(
             notify, keys, lease_s=one.lease_s, dedup_window_s=one.dedup_window_s,
             wait_replicas=one.wait_replicas, worker=self._id,
-            signer=Signer.of(one.sign_key),
+            signer=self.signer,
         )  # fmt: skip
         fitness = Fitness(Side(client, self.redis_url), Side(notify, self.notify_url), keys)
         route = Route(stream, ControlStream(client, blocking, keys), publisher)
@@ -311,8 +316,9 @@ class Wiring:
         notify = self._connect(self.notify_url, one.notify_stream)
         first = next(iter(self.keys.values()))
         members = Members(
-            notify, first, name=whoami(), serves=one.streams, lease_s=one.lease_s, worker=self._id
-        )
+            notify, first, name=whoami(), serves=one.streams, lease_s=one.lease_s, worker=self._id,
+            signs=self.signer.key_id if self.signer else "",
+        )  # fmt: skip
         controls = {stream: self._connect(self.redis_url, stream) for stream in self.keys}
         retentions = {
             stream: self._retention(control, notify, self.keys[stream])

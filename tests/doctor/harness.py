@@ -104,11 +104,11 @@ class Place:
         self.client.set(KEYS.reader(name), line)
         self.client.sadd(KEYS.registered, name)
 
-    def worker(self, **more: Any) -> None:
+    def worker(self, name: str = "other:1", **more: Any) -> None:
         """Plant a worker in the register."""
-        told = {"name": "other:1", "version": __version__, "serves": [STREAM], "owns": [],
+        told = {"name": name, "version": __version__, "serves": [STREAM], "owns": [],
                 "held": [], "beat": 1}  # fmt: skip
-        self.client.hset(KEYS.workers, "0" * 16, json.dumps(told | more))
+        self.client.hset(KEYS.workers, name.encode().hex().zfill(16), json.dumps(told | more))
 
     def notification(self, at_ms: int) -> None:
         """Plant a notification with the ID of a time, in milliseconds since the epoch."""

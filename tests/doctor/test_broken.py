@@ -344,6 +344,9 @@ STREAMS: Final = (
            also=frozenset({"reader-holds"})),
     Broken("retention below the window", "retention-below-window", "--dedup-window",
            told("--trim-notifications", "age=1d")),
+    Broken("one signs, another does not", "keys-differ", "no key: other:1; 0123456789abcdef: new:1",
+           lambda place: (place.worker(signs=""),
+                          place.worker("new:1", signs="0123456789abcdef"))),
     Broken("an older worker", "versions-differ", "0.0.9: other:1",
            lambda place: place.worker(version="0.0.9")),
 )  # fmt: skip

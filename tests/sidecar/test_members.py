@@ -49,6 +49,15 @@ def test_workers_see_each_other(server: redis.Redis) -> None:
     assert [member.name for member in registered_workers(server, KEYS)] == ["one"]
 
 
+def test_a_worker_tells_with_which_key_it_signs(server: redis.Redis) -> None:
+    """Its id, or that it has none; of one that does not say, nothing is known."""
+    for name, signs in (("one", "0123456789abcdef"), ("two", "")):
+        Members(server, KEYS, name=name, serves=["a"], lease_s=2, signs=signs).beat(set())
+    server.hset(KEYS.workers, "3", '{"name": "three", "serves": [], "owns": []}')
+    found = {one.name: one.signs for one in registered_workers(server, KEYS)}
+    assert found == {"one": "0123456789abcdef", "two": "", "three": None}
+
+
 def test_who_is_silent_is_gone_and_comes_back(server: redis.Redis) -> None:
     """Silent for longer than a lease and a half is gone; a beat, and it is there again."""
     clock = Clock()

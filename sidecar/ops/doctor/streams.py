@@ -367,6 +367,23 @@ def _versions(seen: Seen) -> Iterator[Told]:
         )
 
 
+def _signing(seen: Seen) -> Iterator[Told]:
+    by_key: dict[str, list[str]] = {}
+    for one in seen.status.workers:
+        if one.signs is not None:  # an older release, which does not say, is told of by itself
+            by_key.setdefault(one.signs, []).append(one.name)
+    if len(by_key) > 1:
+        each = "; ".join(
+            f"{key or 'no key'}: {', '.join(names)}" for key, names in sorted(by_key.items())
+        )
+        yield Told(
+            f"the workers of {seen.streams.first.notifications} do not all sign with one key"
+            f" ({each})",
+            "start each with the same --sign-key; while that is replaced, restart those that lack"
+            " the new one (docs/trust.md)",
+        )
+
+
 _ERROR, _WARNING = Level.ERROR, Level.WARNING
 FIRST: Final[tuple[Check[Streams], ...]] = (
     Check("right-lacks", _ERROR, "the worker stops at the first command that it may not send",
@@ -412,6 +429,8 @@ CHECKS: Final[tuple[Check[Seen], ...]] = (
           _holding_the_archive),
     Check("retention-below-window", _WARNING, "notifications stay longer than they were meant to",
           _window),
+    Check("keys-differ", _WARNING, "a controller that verifies stops at what is not signed, or"
+          " signed with a key that it does not trust", _signing),
     Check("versions-differ", _WARNING, "workers of two releases side by side are not promised",
           _versions),
 )  # fmt: skip
