@@ -102,7 +102,7 @@ def main(subjects: int, *, signs: bool) -> None:
         try:
             side = Side.open(server.url, KEYS.notifications)
             client, live = side.client, LiveHistory(side, side, [KEYS], fleet)
-            archiver = Archiver(live, fleet, client, KEYS)
+            archiver = Archiver(live, fleet, client, KEYS, signer=signer)
             for part in range(10):
                 publish(client, part * subjects, subjects, subjects, chance, signer)
                 for _ in archiver.archive(KEYS.notifications, rest=True):

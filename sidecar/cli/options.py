@@ -20,6 +20,7 @@ from sidecar.redis.keys import check_control, check_name
 from sidecar.terminal.environment import filed
 from sidecar.terminal.groups import option
 from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
+from sidecar.wire.signing import Signer
 from sidecar.wire.trust import Trust
 
 CONNECTION: Final = "Connection"
@@ -52,6 +53,16 @@ def trusted(directory: str) -> Trust:
         return Trust(directory)
     except UsageError as error:
         raise UsageError(str(error).replace(str(Path(directory)), "the directory")) from None
+
+
+def signing(path: str) -> Signer:
+    """Return what signs with the key in a file. Raises `UsageError`, which does not repeat its
+    name: it may be a secret that was typed in its place.
+    """
+    try:
+        return Signer(Path(path))
+    except UsageError as error:
+        raise UsageError(str(error).replace(str(Path(path)), "the file")) from None
 
 
 def redis_at(help_: str) -> Any:  # noqa: ANN401 -- as option

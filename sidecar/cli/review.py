@@ -11,6 +11,8 @@ from sidecar.cli.filters import Believed, Between, Of
 from sidecar.cli.histories import Archived
 from sidecar.errors import SidecarError
 from sidecar.history import History
+from sidecar.history.chain import faults_of
+from sidecar.history.joined import JoinedHistory
 from sidecar.replay.window import (
     Covered,
     LifeSelection,
@@ -83,8 +85,13 @@ class Review:
 
 
 def _check_signed(history: History, window: Window, trust: Trust) -> None:
-    """Raise `SidecarError` unless each notification in the window is trusted."""
+    """Raise `SidecarError` unless each notification in the window is trusted, and the archive that
+    it may come from.
+    """
     stream, count = history.streams.notifications, 0
+    archive = history.archive if isinstance(history, JoinedHistory) else None
+    for fault in faults_of(archive, stream, trust) if archive else ():
+        raise SidecarError(f"{fault.segment} in the archive is not trusted: {fault.detail}")
     try:
         for entry in history.entries(stream, window.first, window.last):
             trust.check(stream, entry.id, entry.fields)

@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following
 from sidecar.feed.reading import Batch, FeedGap
-from sidecar.feed.state import Followed, State, StateBegins, StateEnds
+from sidecar.feed.state import Followed, State, StateBegins
 from sidecar.redis import readers
 from sidecar.redis.client import Client, connect
 from sidecar.redis.errors import NotPermitted, Outage, Refused, translated
@@ -81,7 +81,7 @@ class Feed(Face[Client]):
                 yield StateBegins(gap)
                 yield from found
                 since = self.position = found.cursor
-                yield StateEnds(found.cursor, found.complete_since)
+                yield found.ends()
             try:
                 yield from self._follow(since)
             except FeedGap as error:

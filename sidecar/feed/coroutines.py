@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 from sidecar.feed.face import BLOCK_S, PAGE, POLL_LIMIT, Face, Following, as_it_comes
 from sidecar.feed.reading import Batch, FeedGap
-from sidecar.feed.state import Followed, State, StateBegins, StateEnds
+from sidecar.feed.state import Followed, State, StateBegins
 from sidecar.redis import readers
 from sidecar.redis.bounded import TooMuch
 from sidecar.redis.client import AsyncClient, Client, connect, connect_async
@@ -70,7 +70,7 @@ class AsyncFeed(Face[AsyncClient]):
                 for notification in found:
                     yield notification
                 since = self.position = found.cursor
-                yield StateEnds(found.cursor, found.complete_since)
+                yield found.ends()
             try:
                 async for notification in self._follow(since):
                     yield notification

@@ -7,9 +7,10 @@ archived is told by the names in the store, and believed where Redis has the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from sidecar.feed.reading import Batch, FeedGap, Filter, ForeignEntry, Reading
@@ -17,7 +18,8 @@ from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import Streams
 from sidecar.history.places import archive_of_another
 from sidecar.history.rows import to_line
-from sidecar.history.state import FleetState, state_at
+from sidecar.history.sealing import Proof, tell
+from sidecar.history.state import Believed, FleetState, sealed_state_at, state_at
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
@@ -25,6 +27,7 @@ from sidecar.stores import explained
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
+from sidecar.wire.signature import signer_of
 from sidecar.wire.trust import Trust
 from store import Capability, VersionedStore
 
@@ -47,6 +50,8 @@ class StateEnds(NamedTuple):
     """The control_version that it is as of."""
     complete_since: int
     """See `State`."""
+    unproven_until: int = 0
+    """See `State`."""
 
 
 Followed = Notification | StateBegins | StateEnds
@@ -62,16 +67,24 @@ class State:
         cursor: the control_version that it is as of; what comes after it is to be followed.
         complete_since: 0 if the state is complete. Otherwise a control_version: a subject whose
             newest notification is not above it may be missing, for nothing has that any more.
+        unproven_until: with keys to trust, 0 if the archive's seals prove that nothing was left out
+            of it. Otherwise a control_version: up to there somebody may have left notifications
+            out, for the archive is that of a worker without a key, or was changed.
 
     """
 
     def __init__(
         self, found: FleetState, cursor: Cursor, complete_since: int, wants: Filter | None,
-        believed: Callable[[Entry], None] | None,
+        believed: Believed | None, unproven_until: int = 0,
     ) -> None:  # fmt: skip
         self._found, self._wants, self._believed = found, wants, believed
+        self.unproven_until = unproven_until
         self.cursor = cursor
         self.complete_since = complete_since
+
+    def ends(self) -> StateEnds:
+        """Return what `follow` yields behind it."""
+        return StateEnds(self.cursor, self.complete_since, self.unproven_until)
 
     def __iter__(self) -> Iterator[Notification]:
         """Yield those that the feed wants. Raises `Untrusted` for a feed with keys to trust."""
@@ -108,10 +121,24 @@ def read_state(client: Client, keys: Keys, archive: ArchiveHistory | None, how: 
 
 def _read(live: _Live, archive: ArchiveHistory | None) -> State:
     begin = _begin(live, archive)
-    found = state_at(archive, begin.archived) if archive else FleetState([])
+    found, proof = _archived(archive, begin.archived, live.trust)
     cursor = live.fold(begin, found)
     unknown = (begin.complete_since, *(gap.last.control_version for gap in found.gaps))
-    return State(found, cursor, max(unknown), live.wants, live.believed)
+    unproven = proof.unproven.control_version
+    return State(found, cursor, max(unknown), live.wants, live.believed, unproven)
+
+
+def _archived(
+    archive: ArchiveHistory | None, position: int, trust: Trust | None
+) -> tuple[FleetState, Proof]:
+    if archive is None:
+        return FleetState([]), Proof()
+    if trust is None:
+        return state_at(archive, position), Proof()
+    found, proof = sealed_state_at(archive, position, trust)
+    if proof.why:
+        tell(proof, trust)
+    return found, proof
 
 
 class _Begin(NamedTuple):
@@ -143,6 +170,7 @@ class _Live:
     def __init__(self, client: Client, stream: str, how: Reading) -> None:
         self.stream, self.wants = stream, how.wants
         self._client = client
+        self.trust = how.trust
         self._reading = Reading(stream, None, how.trust)
         self.believed = partial(_believed, how.trust, stream) if how.trust else None
 
@@ -173,13 +201,19 @@ class _Live:
     def fold(self, begin: _Begin, state: FleetState) -> Cursor:
         """Take what is live into the state, up to the end; return the cursor there."""
         page = begin.page
-        state.fold(_rows(page))
+        self._take(page, state)
         while page.cursor < begin.end:
             page = self._page(at := page.cursor)
             if page.cursor == at:  # the last of them are gone
                 return Cursor(begin.end, page.cursor.incarnation)
-            state.fold(_rows(page))
+            self._take(page, state)
         return page.cursor
+
+    def _take(self, page: Batch, state: FleetState) -> None:
+        """Take in a page. It is verified: its own key vouches for it, as long as that is good."""
+        by_signer = groupby(page, lambda one: signer_of((one.signature or "").encode()))
+        for signer, some in by_signer:
+            state.fold(map(_row, some), signer if self.trust else "")
 
     def _page(self, since: int) -> Batch:
         """Return what comes after a cursor; an entry that no sidecar wrote replaces nothing."""
@@ -190,10 +224,9 @@ class _Live:
                 since = foreign.cursor
 
 
-def _believed(trust: Trust, stream: str, row: Entry) -> None:
-    trust.check(stream, row.id, row.fields)
+def _believed(trust: Trust, stream: str, row: Entry, sealer: str) -> None:
+    trust.check(stream, row.id, row.fields, sealer=sealer)
 
 
-def _rows(page: Batch) -> Iterator[bytes]:
-    for one in page:
-        yield to_line(Entry(EntryId.of_version(one.control_version), one.to_fields())).rstrip()
+def _row(one: Notification) -> bytes:
+    return to_line(Entry(EntryId.of_version(one.control_version), one.to_fields())).rstrip()

@@ -32,6 +32,7 @@ from sidecar.history.checkpoints import newest_checkpoint
 from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach, Streams
 from sidecar.history.places import ROOT, archive_of_another, escaped
 from sidecar.history.rows import to_line
+from sidecar.history.sealing import Seals
 from sidecar.history.segments import (
     BaseHeader,
     Damaged,
@@ -39,6 +40,7 @@ from sidecar.history.segments import (
     entries_back_of,
     entries_of,
     lines_of,
+    runs_of,
 )
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
@@ -87,6 +89,8 @@ class Header(BaseHeader):
     previous: str = ""
     """The segment before it, as `history.chain` writes it; empty for a first one, and in segments
     of older releases."""
+    doubted: Annotated[list[int], Field(max_length=100_000)] | None = None
+    """Rows, by their numbers from 0, that who sealed it does not vouch for; None: for none."""
 
 
 EXPIRED: Final = "expired"
@@ -149,8 +153,9 @@ def mark_of(notifications: str, stream: str, last: EntryId) -> str:
 
 
 def pack(
-    notifications: str, stream: str, entries: Sequence[Entry], gap: Ends | None, previous: str = ""
-) -> tuple[str, bytes, bytes]:
+    notifications: str, stream: str, entries: Sequence[Entry], gap: Ends | None, previous: str = "",
+    doubted: list[int] | None = None,
+) -> tuple[str, bytes, bytes]:  # fmt: skip
     """Return ref, data and manifest of a segment: the same for the same entries, after the same."""
     raw = b"".join(map(to_line, entries))
     tenants, words = _mentioned(entries)
@@ -159,10 +164,16 @@ def pack(
         sha256=hashlib.sha256(raw).hexdigest(),
         tenants=sorted(tenants) if len(tenants) <= MAX_TENANTS else None,
         about=b64encode(_filter(words)).decode(), previous=previous,
+        doubted=doubted,
     )  # fmt: skip
     ref = f"{place_of(notifications, stream)}/{header.first}..{header.last}"
     ref += f"~{gap[0]}..{gap[1]}" if gap else ""
-    return ref, gzip.compress(raw, 6, mtime=0), orjson.dumps(header.model_dump(mode="json"))
+    return ref, gzip.compress(raw, 6, mtime=0), _json_of(header)
+
+
+def _json_of(header: Header) -> bytes:
+    leave_out = {"doubted"} if header.doubted is None else None
+    return orjson.dumps(header.model_dump(mode="json", exclude=leave_out))
 
 
 def apart(store: VersionedStore, ref: str, manifest: bytes) -> str:
@@ -222,8 +233,11 @@ def may_mention(header: Header, about: About) -> bool:
 class ArchiveHistory:
     """What the archive holds, as `History` describes it."""
 
-    def __init__(self, store: VersionedStore, streams: Streams) -> None:
-        """`streams` are those of a notification stream, as Redis knows them."""
+    def __init__(self, store: VersionedStore, streams: Streams, seals: Seals | None = None) -> None:
+        """`streams` are those of a notification stream, as Redis knows them. `seals` looks at who
+        sealed what is read of the notifications.
+        """
+        self._seals = seals
         self.store = store
         self.streams = streams
         self.span_us = ALWAYS
@@ -275,6 +289,10 @@ class ArchiveHistory:
         """Yield what is in the segments, as it lies there."""
         yield from lines_of(self._pieces(stream, ANY), first, last, eager=True)
 
+    def runs(self, stream: str, first: EntryId, last: EntryId) -> Iterator[tuple[str, list[bytes]]]:
+        """Yield what `lines` does, with the id of the key that vouches for it; empty for none."""
+        yield from runs_of(self._pieces(stream, ANY), first, last)
+
     def entries_back(
         self, stream: str, last: EntryId = LAST, first: EntryId = FIRST, *, about: About = ANY
     ) -> Iterator[Entry]:
@@ -310,7 +328,7 @@ class ArchiveHistory:
 
     def checkpoint(self, last: EntryId) -> Checkpoint | None:
         """Return the newest one at or before the notification `last`."""
-        return newest_checkpoint(self.store, self.streams.notifications, last)
+        return newest_checkpoint(self.store, self.streams.notifications, last, self._seals)
 
     def rows(self, name: Name) -> int:
         """Return how many entries a segment has."""
@@ -339,17 +357,24 @@ class ArchiveHistory:
                     raise Damaged(f"{where} is damaged: its header is that of another")
                 if not may_mention(header, about):
                     return None
-                data = reader.readall()
+                data, manifest = reader.readall(), reader.manifest
         except SidecarError as error:
             if isinstance(error.__cause__, NotFound) and self._has_expired(stream, name):
                 raise Incomplete(f"{where} expired while it was read: try again") from error
             if isinstance(error.__cause__, Corrupt | NotFound | TooLarge):
                 raise Damaged(f"{where} is damaged: {error}") from error
             raise
+        sealer = self._sealer(stream, name, manifest, header.previous)
         return Segment(
             where, EntryId(header.first), EntryId(header.last), header.rows, header.sha256,
-            partial(_unpacked, where, data),
+            partial(_unpacked, where, data), sealer if header.doubted is not None else "",
+            frozenset(header.doubted or ()),
         )  # fmt: skip
+
+    def _sealer(self, stream: str, name: Name, manifest: bytes, previous: str) -> str:
+        if self._seals is None or stream != self.streams.notifications:
+            return ""
+        return self._seals.segment(name.ref, manifest, (name.first, name.last), previous)
 
     def _has_expired(self, stream: str, name: Name) -> bool:
         return name.last <= self.contents(stream, anew=True).expired

@@ -23,8 +23,9 @@ from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.horizon import expire
 from sidecar.history.live import LiveHistory
 from sidecar.history.places import archive_of_another
+from sidecar.history.sealing import Sealer, Sealing
 from sidecar.history.segments import Damaged
-from sidecar.history.state import state_at
+from sidecar.history.state import sealed_state_at, state_at
 from sidecar.redis.archived import Claim, is_due, note_archived, nothing_lacks
 from sidecar.redis.client import Client
 from sidecar.redis.errors import translated
@@ -32,6 +33,8 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
 from sidecar.wire.ids import FIRST, LAST, EntryId
+from sidecar.wire.signing import Signer
+from sidecar.wire.trust import Untrusted
 from store import VersionedStore
 
 SEGMENT_ROWS: Final = 20_000
@@ -85,11 +88,13 @@ class Archiver:
         rows: int = SEGMENT_ROWS, size_bytes: int = SEGMENT_BYTES,
         checkpoint_rows: int = CHECKPOINT_ROWS,
         hold: Callable[[EntryId], None] = lambda _: None,
+        signer: Signer | None = None,
     ) -> None:  # fmt: skip
         """A segment is closed at so many rows, or bytes of rows; a checkpoint follows so many.
 
-        `hold` is told up to where the control stream is archived.
+        `hold` is told up to where the control stream is archived. `signer` seals what is written.
         """
+        self._sealer = Sealer(signer, keys.notifications) if signer else None
         self._live, self._store, self._notify, self._keys = live, store, notify, keys
         self._rows, self._size_bytes = rows, size_bytes
         self._checkpoint_rows = checkpoint_rows
@@ -205,9 +210,12 @@ class Archiver:
         ours, before = self._links.get(stream, (FIRST, ""))
         if ours != after or not before:  # the last one is another's: all are looked through
             before = previous_of(archive, stream, entries[0].id)
-        ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before)
+        vouches = self._sealer if stream == self._keys.notifications else None
+        doubted = vouches.doubted(entries) if vouches else None
+        ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before, doubted)
         with explained():
             ref = apart(self._store, ref, manifest)
+            manifest = self._sealer.sealed(ref, manifest) if self._sealer else manifest
             manifest = kept(archive, ref, manifest)
             self._store.put(ref, data, manifest)
         self._links[stream] = entries[-1].id, link_to(archive, stream, ref, manifest)
@@ -241,9 +249,25 @@ class Archiver:
             self._uncovered = self._count(archive, reached)
         if not self._uncovered.is_worth_it:
             return
-        state = state_at(archive, reached.control_version)
-        write_checkpoint(self._store, self._keys.notifications, reached, state.keyed(), state.gaps)
+        self._write_state(archive, reached, self._sealer)
         self._uncovered = None
+
+    def _write_state(
+        self, archive: ArchiveHistory, reached: EntryId, sealer: Sealer | None
+    ) -> None:
+        notifications, at = self._keys.notifications, reached.control_version
+        if sealer is None:
+            state = state_at(archive, at)
+            write_checkpoint(self._store, notifications, reached, state.keyed(), state.gaps)
+            return
+        head = previous_of(archive, notifications, reached.after)
+        try:
+            state, proof = sealed_state_at(archive, at, sealer.trust)
+        except Untrusted as error:
+            raise SidecarError(f"no state is archived: {error}") from error
+        how = Sealing(sealer.sealed, head, proof.unproven)
+        keyed = sealer.vouched(state.keyed())
+        write_checkpoint(self._store, notifications, reached, keyed, state.gaps, how)
 
     def _count(self, archive: ArchiveHistory, reached: EntryId) -> _Uncovered:
         checkpoint = archive.checkpoint(reached)

@@ -16,13 +16,19 @@ import orjson
 
 from sidecar.errors import SidecarError
 from sidecar.history.archive import FORMAT, ArchiveHistory, Header, Name, place_of
+from sidecar.history.checkpoints import checkpoints_of
+from sidecar.history.sealing import last_of
 from sidecar.history.segments import Damaged
 from sidecar.redis.times import EARLIEST_MS
 from sidecar.wire.ids import EntryId
+from sidecar.wire.seal import FIELD
+from sidecar.wire.trust import Trust, Untrusted
 from store import Corrupt, NotFound, TooLarge
 
 UNREADABLE: Final = "unreadable"
 """Stands for the hash of a segment that could not be read when the next one was written."""
+_OF_WRITER: Final = ("previous", "doubted", FIELD)
+"""What a manifest says that does not follow from its rows."""
 _OF_STORE: Final = (Corrupt, NotFound, TooLarge)
 
 
@@ -33,7 +39,7 @@ class Fault(NamedTuple):
     segment: str
     """The ref of the segment that tells it."""
     kind: str
-    """`changed`, `missing`, `no_predecessor` or `damaged`."""
+    """`changed`, `missing`, `no_predecessor`, `damaged`; with keys `unsealed` or `untrusted`."""
     detail: str
 
 
@@ -65,11 +71,37 @@ def kept(archive: ArchiveHistory, ref: str, manifest: bytes) -> bytes:
     return there if there is not None and is_same else manifest
 
 
-def faults_of(archive: ArchiveHistory, stream: str) -> Iterator[Fault]:
+def faults_of(archive: ArchiveHistory, stream: str, trust: Trust | None = None) -> Iterator[Fault]:
     """Yield what the chain of a stream tells to be missing or changed. Reads manifests, no rows.
 
-    Segments of releases without a chain say nothing. Raises `Unreachable`.
+    With keys to trust also what they have not sealed, from the first segment on that they have, and
+    what is sealed as something else, states too. Segments of releases without a chain say nothing.
+    Raises `Unreachable`.
     """
+    yield from _breaks(archive, stream)
+    if trust:
+        yield from _unsealed(archive, stream, trust)
+
+
+def _unsealed(archive: ArchiveHistory, stream: str, trust: Trust) -> Iterator[Fault]:
+    refs = [(name.last, name.ref) for name in archive.names(stream)]
+    if stream == archive.streams.notifications:
+        refs += checkpoints_of(archive.store, stream).items()
+    is_sealed = False
+    for last, ref in sorted(refs):
+        manifest = _manifest(archive, ref)
+        try:
+            found = trust.sealer(archive.streams.notifications, ref, manifest or b"", last)
+        except Untrusted as error:
+            yield Fault(stream, ref, "untrusted", str(error))
+            continue
+        if is_sealed and not found:
+            said = "it has no seal of a trusted key, and segments before it have"
+            yield Fault(stream, ref, "unsealed", said)
+        is_sealed |= bool(found)
+
+
+def _breaks(archive: ArchiveHistory, stream: str) -> Iterator[Fault]:
     names = sorted(archive.names(stream, anew=True), key=_order)
     by_word = {_word(archive, stream, name.ref): name for name in names}
     digests: dict[str, str] = {}
@@ -98,7 +130,7 @@ def _broken(
     before = by_word.get(word)
     if before is None:
         # What expires goes oldest first: a mark does not speak for one that is gone by itself.
-        last = _last_of(word)
+        last = last_of(word)
         is_first = not any(_expires(one) and one.last < last for one in by_word.values())
         if last > archive.contents(stream).expired or not is_first:
             said = f"the segment before it is gone: {word}"
@@ -118,12 +150,6 @@ def _order(name: Name) -> tuple[EntryId, EntryId, str]:
 
 def _word(archive: ArchiveHistory, stream: str, ref: str) -> str:
     return ref.removeprefix(place_of(archive.streams.notifications, stream) + "/")
-
-
-def _last_of(word: str) -> EntryId:
-    """Return the last ID in a segment's name; of what is no name, an ID that never expires."""
-    ends = word.partition("~")[0].partition("+")[0].partition("..")
-    return EntryId.parse(ends[2]) or EntryId.of(2**64 - 1)
 
 
 def _manifest(archive: ArchiveHistory, ref: str) -> bytes | None:
@@ -147,9 +173,9 @@ def _header(name: Name, manifest: bytes | None) -> Header | str:
 
 
 def _but_chain(manifest: bytes) -> object:
-    """Return what a manifest says of its own segment; None for what is none."""
+    """Return what a manifest says of its own rows; None for what is none."""
     try:
         said = orjson.loads(manifest)
-        return {key: value for key, value in said.items() if key != "previous"}
+        return {key: value for key, value in said.items() if key not in _OF_WRITER}
     except (ValueError, AttributeError):
         return None

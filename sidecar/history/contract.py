@@ -91,6 +91,16 @@ ALWAYS: Final = (0, 2**63)
 """The span of a history that nobody cut."""
 
 
+class Keyed(NamedTuple):
+    """The newest notification of a subject."""
+
+    subject: Subject
+    line: bytes
+    """Its row (`history.rows`)."""
+    sealer: str = ""
+    """The id of the key that says that it has verified it; empty where none is believed to."""
+
+
 class Checkpoint(NamedTuple):
     """The fleet's state once a notification had been published."""
 
@@ -99,8 +109,8 @@ class Checkpoint(NamedTuple):
     rows: int
     gaps: tuple[Gap, ...]
     """What was missing already before it."""
-    keyed: Callable[[], Iterator[tuple[Subject, bytes]]]
-    """Return each subject and its newest notification, as a row."""
+    keyed: Callable[[], Iterator[Keyed]]
+    """Return the newest notification of each subject."""
 
 
 class History(Protocol):

@@ -26,7 +26,7 @@ class JoinedHistory:
     span_us = ALWAYS
 
     def __init__(self, archive: ArchiveHistory, live: LiveHistory) -> None:
-        self._archive, self._live = archive, live
+        self.archive, self._live = archive, live
         self.streams = live.streams
         self.store = live.store
 
@@ -44,7 +44,7 @@ class JoinedHistory:
 
     def reach(self, stream: str) -> Reach | None:
         """Return from where to where both go, and what neither has."""
-        archived, live = self._archive.reach(stream), self._live.reach(stream)
+        archived, live = self.archive.reach(stream), self._live.reach(stream)
         if archived is None or live is None:
             return archived or live
         # Where trimming ended with the archive, what comes next may be much later: no gap.
@@ -60,7 +60,7 @@ class JoinedHistory:
         """Yield what is archived, then what is not."""
         yield from self._forwards(
             stream, first, last,
-            lambda low, high: self._archive.entries(stream, low, high, about=about),
+            lambda low, high: self.archive.entries(stream, low, high, about=about),
             lambda low, high: self._live.entries(stream, low, high, about=about),
             lambda entry: entry.id.pair,
         )  # fmt: skip
@@ -69,7 +69,7 @@ class JoinedHistory:
         """Yield what is archived, then what is not."""
         yield from self._forwards(
             stream, first, last,
-            lambda low, high: self._archive.lines(stream, low, high),
+            lambda low, high: self.archive.lines(stream, low, high),
             lambda low, high: self._live.lines(stream, low, high),
             id_of_line,
         )  # fmt: skip
@@ -86,7 +86,7 @@ class JoinedHistory:
                 yield from self._live.entries_back(stream, last, after, about=about)
 
         def archived() -> Iterator[Entry]:
-            yield from self._archive.entries_back(stream, last, first, about=about)
+            yield from self.archive.entries_back(stream, last, first, about=about)
 
         if is_apart:
             yield from live()
@@ -121,7 +121,7 @@ class JoinedHistory:
 
     def checkpoint(self, last: EntryId) -> Checkpoint | None:
         """Return the archive's newest at or before `last`."""
-        return self._archive.checkpoint(last)
+        return self.archive.checkpoint(last)
 
     def waiting(self, stream: str, entry_ids: Collection[EntryId]) -> set[EntryId]:
         """Return those that nobody has finished: what is archived may yet wait."""
@@ -130,7 +130,7 @@ class JoinedHistory:
     def published(self, event_ids: Collection[str]) -> dict[str, int]:
         """Ask the deduplication index, then the archive for what that has forgotten."""
         known = self._live.published(event_ids)
-        return self._archive.published([one for one in event_ids if one not in known]) | known
+        return self.archive.published([one for one in event_ids if one not in known]) | known
 
     def readers(self) -> Sequence[Reader]:
         """Return those registered in Redis."""
@@ -151,7 +151,7 @@ class JoinedHistory:
         It does not where archivers overlapped, or the stream was made anew with lower IDs.
         """
         noted = self._live.archived_to(stream)  # before the names: trimming follows right behind it
-        last = self._archive.last(stream, anew=True)
+        last = self.archive.last(stream, anew=True)
         begin = noted if noted is not None and noted <= last else FIRST
         if begin == last:
             return begin, True

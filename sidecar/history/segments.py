@@ -88,8 +88,16 @@ class Segment(NamedTuple):
     """Of its rows, not compressed, in hex digits."""
     read: Callable[[], bytes]
     """Return these rows. Raises `SidecarError`."""
+    sealer: str = ""
+    """The id of the key that vouches for each of its rows, but for `doubted`; empty for none."""
+    doubted: frozenset[int] = frozenset()
+    """By their numbers from 0."""
 
     def lines(self, low: Id, high: Id) -> list[bytes]:
+        """Return its rows from `low` to `high`. Raises as `taken`."""
+        return self.taken(low, high).lines
+
+    def taken(self, low: Id, high: Id) -> Rows:
         """Return its rows from `low` to `high`. Raises `Damaged` rather than return others."""
         raw = self.read()
         if hashlib.sha256(raw).hexdigest() != self.sha256:
@@ -102,9 +110,10 @@ class Segment(NamedTuple):
             ends = [id_of_line(line) for line in (*found[:1], *found[-1:])]
             if ends != [self.first.pair, self.last.pair]:
                 raise Damaged(f"{self.name} is damaged: it begins or ends elsewhere")
-            if low <= self.first.pair and self.last.pair <= high:
-                return found
-            return [line for line in found if low <= id_of_line(line) <= high]
+            doubted = frozenset(found[one] for one in self.doubted if 0 <= one < rows)
+            if self.first.pair < low or high < self.last.pair:
+                found = [line for line in found if low <= id_of_line(line) <= high]
+            return Rows(self.name, found, self.sealer, doubted)
         except ValueError as error:
             raise Damaged(f"{self.name} is damaged: {error}") from error
 
@@ -131,6 +140,17 @@ class Rows(NamedTuple):
     where: str
     """For words about them."""
     lines: list[bytes]
+    sealer: str = ""
+    """As `Segment` has it; where segments overlap nobody vouches."""
+    doubted: frozenset[bytes] = frozenset()
+
+    def runs(self) -> Iterator[tuple[str, list[bytes]]]:
+        """Yield the rows by who vouches for them."""
+        if not self.doubted:
+            yield self.sealer, self.lines
+            return
+        for line in self.lines:
+            yield "" if line in self.doubted else self.sealer, [line]
 
 
 def lines_of(
@@ -143,6 +163,14 @@ def lines_of(
     """
     for rows in _rows(pieces, first, last, eager=eager):
         yield from rows.lines
+
+
+def runs_of(
+    pieces: Iterable[Piece], first: EntryId, last: EntryId
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield rows as `lines_of`, all of them, with the id of the key that vouches for them."""
+    for rows in _rows(pieces, first, last, eager=True):
+        yield from rows.runs()
 
 
 def entries_of(
@@ -179,8 +207,8 @@ def _rows(
         if len(group) > 1:
             yield from _merged(group, low, high, back=back)
         elif segment := group[0].open():
-            lines = segment.lines(low, high)
-            yield Rows(segment.name, lines[::-1] if back else lines)
+            rows = segment.taken(low, high)
+            yield rows._replace(lines=rows.lines[::-1]) if back else rows
 
 
 def _loaded(groups: Iterable[list[Piece]]) -> Iterator[list[Piece]]:

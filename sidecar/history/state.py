@@ -13,23 +13,29 @@ from typing import Final
 import orjson
 
 from sidecar.history import Gap, History
+from sidecar.history.archive import ArchiveHistory
+from sidecar.history.contract import Keyed
 from sidecar.history.rows import id_of_line, of_line
 from sidecar.history.scratch import scratch
+from sidecar.history.sealing import Proof, Seals
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.notification import Notification
 from sidecar.wire.subject import Subject, subject_of
+from sidecar.wire.trust import Trust
 
+Believed = Callable[[Entry, str], None]
+Runs = Callable[[str, EntryId, EntryId], Iterable[tuple[str, Iterable[bytes]]]]
 SUBJECTS_IN_MEMORY: Final = 20_000
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE newest (
-    tenant, stack, ref, at, line, PRIMARY KEY (tenant, stack, ref)
+    tenant, stack, ref, at, line, sealer, PRIMARY KEY (tenant, stack, ref)
 );
 """
 _KEEP_NEWEST: Final = """
-INSERT INTO newest VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
-SET at = excluded.at, line = excluded.line WHERE excluded.at >= at
+INSERT INTO newest VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+SET at = excluded.at, line = excluded.line, sealer = excluded.sealer WHERE excluded.at >= at
 """
 
 
@@ -39,7 +45,7 @@ class FleetState:
     def __init__(self, gaps: list[Gap]) -> None:
         self.gaps = gaps
         """What nobody can tell: notifications that have expired. Empty when the state is whole."""
-        self._here: dict[Subject, bytes] = {}
+        self._here: dict[Subject, tuple[bytes, str]] = {}
         self._spilt: sqlite3.Connection | None = None
 
     def stacks(self) -> Iterator[Notification]:
@@ -50,39 +56,38 @@ class FleetState:
         """Yield the newest of each artifact_ref that is no stack's, in their order."""
         return self._notes(is_stack=False)
 
-    def keyed(self) -> Iterator[tuple[Subject, bytes]]:
-        """Yield each subject and its row, in the order of the subjects."""
+    def keyed(self) -> Iterator[Keyed]:
+        """Yield the newest of each subject, in the order of the subjects."""
         if self._spilt:
             self._spill()
             rows = self._spilt.execute(
-                "SELECT tenant, stack, ref, line FROM newest ORDER BY tenant, stack, ref"
+                "SELECT tenant, stack, ref, line, sealer FROM newest ORDER BY tenant, stack, ref"
             )
-            yield from ((Subject(tenant, stack, ref), line) for tenant, stack, ref, line in rows)
+            yield from (Keyed(Subject(*row[:3]), *row[3:]) for row in rows)
             return
-        yield from ((subject, self._here[subject]) for subject in sorted(self._here))
+        yield from (Keyed(subject, *self._here[subject]) for subject in sorted(self._here))
 
     def rows(self) -> Iterator[bytes]:
         """Yield the rows as they were published, the oldest first."""
-        if self._spilt:
-            self._spill()
-            yield from (line for (line,) in self._spilt.execute(
-                "SELECT line FROM newest ORDER BY at"
-            ))  # fmt: skip
-            return
-        yield from sorted(self._here.values(), key=id_of_line)
+        return (line for line, _ in self._oldest_first())
 
-    def notifications(
-        self, believed: Callable[[Entry], None] | None = None
-    ) -> Iterator[Notification]:
+    def notifications(self, believed: Believed | None = None) -> Iterator[Notification]:
         """Yield them as they were published, the oldest first.
 
-        `believed` looks at the entry of each before, and raises what it will.
+        `believed` looks at the entry of each before, and who vouches, and raises what it will.
         """
-        return (note for _, note in _written(self.rows(), believed))
+        return (note for _, note in _written(self._oldest_first(), believed))
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries of them all."""
-        return (entry for entry, _ in _written(row for _, row in self.keyed()))
+        return (entry for entry, _ in _written(one[1:] for one in self.keyed()))
+
+    def _oldest_first(self) -> Iterator[tuple[bytes, str]]:
+        if self._spilt:
+            self._spill()
+            yield from self._spilt.execute("SELECT line, sealer FROM newest ORDER BY at")
+            return
+        yield from sorted(self._here.values(), key=lambda one: id_of_line(one[0]))
 
     def __len__(self) -> int:
         if not self._spilt:
@@ -90,24 +95,27 @@ class FleetState:
         self._spill()
         return int(self._spilt.execute("SELECT count(*) FROM newest").fetchone()[0])
 
-    def fold(self, lines: Iterable[bytes]) -> None:
-        """Take in notifications, in any order: of each subject the highest ID counts."""
-        subjects = ((_subject(line), line) for line in lines)
-        self.fold_keyed((subject, line) for subject, line in subjects if subject)
+    def fold(self, lines: Iterable[bytes], sealer: str = "") -> None:
+        """Take in notifications, in any order: of each subject the highest ID counts.
 
-    def fold_keyed(self, keyed: Iterable[tuple[Subject, bytes]]) -> None:
+        `sealer` is as `Keyed` has it.
+        """
+        subjects = ((_subject(line), line) for line in lines)
+        self.fold_keyed(Keyed(subject, line, sealer) for subject, line in subjects if subject)
+
+    def fold_keyed(self, keyed: Iterable[Keyed]) -> None:
         """Take in notifications whose subjects are known, in any order."""
         here = self._here
-        for subject, line in keyed:
+        for subject, line, sealer in keyed:
             held = here.get(subject)
-            if held is None or id_of_line(held) <= id_of_line(line):
-                here[subject] = line
+            if held is None or id_of_line(held[0]) <= id_of_line(line):
+                here[subject] = line, sealer
                 if len(here) >= SUBJECTS_IN_MEMORY:
                     self._spill()
 
     def _notes(self, *, is_stack: bool) -> Iterator[Notification]:
-        lines = (line for subject, line in self.keyed() if bool(subject.stack_id) is is_stack)
-        return (note for _, note in _written(lines))
+        found = (one[1:] for one in self.keyed() if bool(one.subject.stack_id) is is_stack)
+        return (note for _, note in _written(found))
 
     def _spill(self) -> None:
         """Move what is in memory into a temporary file."""
@@ -115,30 +123,31 @@ class FleetState:
             self._spilt = scratch(_SCHEMA)
         self._spilt.executemany(
             _KEEP_NEWEST,
-            ((*subject, _at(line), line) for subject, line in self._here.items()),
+            ((*subject, _at(one[0]), *one) for subject, one in self._here.items()),
         )
         self._here.clear()
 
 
 def _written(
-    lines: Iterable[bytes], believed: Callable[[Entry], None] | None = None
+    found: Iterable[tuple[bytes, str]], believed: Believed | None = None
 ) -> Iterator[tuple[Entry, Notification]]:
     """Yield what a sidecar wrote; anything else may lie among it."""
-    for line in lines:
+    for line, sealer in found:
         try:
             entry = of_line(line)
             if believed:
-                believed(entry)
+                believed(entry, sealer)
             note = Notification.of_entry(entry.fields)
         except (KeyError, ValueError):
             continue
         yield entry, note
 
 
-def state_at(history: History, position: int) -> FleetState:
+def state_at(history: History, position: int, runs: Runs | None = None) -> FleetState:
     """Return the state that the notifications up to the control_version `position` make.
 
-    Begins with a checkpoint, if the history has one. Raises as the history does.
+    Begins with a checkpoint, if the history has one. Raises as the history does. `runs` tells of
+    the history's lines who vouches for them.
     """
     stream, last = history.streams.notifications, EntryId.of_version(max(0, position))
     first, gaps = FIRST, list[Gap]()
@@ -150,10 +159,27 @@ def state_at(history: History, position: int) -> FleetState:
     reach = history.reach(stream)
     missing = reach.missing(first, last) if reach else []
     gaps += [gap for gap in missing if not gap.folded]
-    state.fold(history.lines(stream, first, last))
+    if runs:
+        for sealer, lines in runs(stream, first, last):
+            state.fold(lines, sealer)
+    else:
+        state.fold(history.lines(stream, first, last))
     if checkpoint is not None:
         state.fold_keyed(checkpoint.keyed())
     return state
+
+
+def sealed_state_at(
+    archive: ArchiveHistory, position: int, trust: Trust
+) -> tuple[FleetState, Proof]:
+    """Return the state of an archive as `state_at`, with who vouches for what, and what it proves.
+
+    Raises `Untrusted` besides, for a seal that is not over what it lies with.
+    """
+    seals = Seals(trust, archive.streams.notifications)
+    sealed = ArchiveHistory(archive.store, archive.streams, seals)
+    state = state_at(sealed, position, sealed.runs)
+    return state, seals.proof()
 
 
 def _at(line: bytes) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.errors import Incomplete
 from sidecar.history import scratch
 from sidecar.history.archive import ArchiveHistory
+from sidecar.history.chain import faults_of
 from sidecar.ops.endings import About, about_of, end_of, excluding
 from sidecar.ops.evidence import Evidence, event_of
 from sidecar.ops.waiting import EntryRange
@@ -68,7 +69,8 @@ class Culprit(NamedTuple):
 
     guarantee: str
     problem: str
-    """lost, two_ends, no_entry, foreign, twice, out_of_order, overtaken, artifact, or untrusted."""
+    """lost, two_ends, no_entry, foreign, twice, out_of_order, overtaken, artifact; with keys
+    untrusted, or archive."""
     stream: str
     """The control stream; the notification stream for what has no legible origin."""
     entry: EntryId | None
@@ -219,6 +221,7 @@ class Audit:
         yield from self._two_ends()
         yield from self._without_entry()
         yield from self._unresolvable()
+        yield from self._unsealed()
         self.found.forgotten = self._forgotten()
 
     def _forgotten(self) -> list[Forgotten]:
@@ -242,6 +245,13 @@ class Audit:
                 trust.check(stream, entry.id, entry.fields)
         except Untrusted as error:
             yield Culprit(SIGNED, "untrusted", stream, None, entry.id, None, str(error))
+
+    def _unsealed(self) -> Iterator[Culprit]:
+        archive, trust = self._order.archive, self._order.trust
+        stream = self._order.keys[0].notifications
+        for one in faults_of(archive, stream, trust) if archive and trust else ():
+            said = f"{one.segment}: {one.detail}"
+            yield Culprit(SIGNED, "archive", stream, None, None, None, said)
 
     def _notification(self, entry: Entry) -> Iterator[Culprit]:
         origin = origin_of(entry.fields)

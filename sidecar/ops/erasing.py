@@ -254,7 +254,7 @@ class Erasing:
                 for entry in archive.entries(stream):
                     yield entry.fields
             newest = archive.checkpoint(LAST)
-            yield from (of_line(row).fields for _, row in (newest.keyed() if newest else ()))
+            yield from (of_line(one.line).fields for one in (newest.keyed() if newest else ()))
 
     def _archives(self) -> Iterator[ArchiveHistory]:
         """Yield all archives in the fleet's store, also of logs that are gone."""

@@ -45,6 +45,7 @@ _BEYOND_REPAIR: Final = {
     " delete the dead letter if it is the wrong one",
     "no_entry": "it is there, and only the entry that it came from is not; nothing is missing",
     "foreign": "the sidecar takes no notification back; find out who wrote it, and XDEL it",
+    "archive": "nobody can seal it afterwards; find out who changed it, and restore what is gone",
     "untrusted": "nobody can sign it afterwards; find out who wrote it, and XDEL what is forged",
     "twice": "what readers may have seen is not taken back; a reader that knows the event_id"
     " passes over the second",

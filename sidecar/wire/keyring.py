@@ -116,6 +116,22 @@ class Keyring:
         return {name: (one.st_mtime_ns, one.st_size, one.st_ino) for name, one in found.items()}
 
 
+class OneKey:
+    """A single key, which stays as it is."""
+
+    def __init__(self, key: PublicKey) -> None:
+        self._key = key
+        self.names = {key.id: key.name}
+
+    def key(self, key_id: str) -> PublicKey | None:
+        """Return it, if that is its id."""
+        return self._key if key_id == self._key.id else None
+
+    def lacks(self, key_id: str) -> str:
+        """Say that it has another id."""
+        return f"the key {key_id!r} is not {self._key.name}"
+
+
 def _is_key(name: str) -> bool:
     return name.endswith(ENDINGS) and not name.startswith(".")
 

@@ -52,8 +52,12 @@ def message(stream: str, root: bytes) -> bytes:
     DSSE's pre-authentication encoding, of a body that is `<length of the name> <name> <root>`.
     """
     name = stream.encode()
-    body = b"%d %b %b" % (len(name), name, root)
-    return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE, len(body), body)
+    return enveloped(_PAYLOAD_TYPE, b"%d %b %b" % (len(name), name, root))
+
+
+def enveloped(kind: bytes, body: bytes) -> bytes:
+    """Return what is signed of a body, so that it stands for nothing of another kind."""
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(body), body)
 
 
 def tree(leaves: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
@@ -111,6 +115,12 @@ class Signature(NamedTuple):
             pair = sibling + found if number & 1 else found + sibling
             found, number = sha256(b"\1" + pair).digest(), number >> 1
         return found
+
+
+def signer_of(raw: bytes) -> str:
+    """Return the id of the key that a field names, without reading the rest; empty for none."""
+    version, _, rest = raw.partition(b" ")
+    return rest[:_KEY_ID_DIGITS].decode("latin-1") if version == _VERSION else ""
 
 
 def _unpacked(packed: bytes) -> tuple[bytes, bytes]:

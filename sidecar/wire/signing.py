@@ -1,4 +1,4 @@
-"""Signs notifications, many with one signature."""
+"""Signs notifications, many with one signature, and seals what lies in an archive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from sidecar.wire.keyfiles import private_key
+from sidecar.wire import seal
+from sidecar.wire.keyfiles import FOREVER_US, PublicKey, private_key
 from sidecar.wire.signature import MOST_LEAVES, key_id, leaf, message, tree, written
 
 
@@ -35,3 +36,12 @@ class Signer:
             signature = self._key.sign(message(stream, root))
             fields += [written(key, number, signature, way) for number, way in enumerate(ways)]
         return fields
+
+    def sealed(self, stream: str, ref: str, manifest: bytes) -> bytes:
+        """Return the manifest of what lies at `ref` in the archive of a stream, with its seal."""
+        signature = self._key.sign(seal.message(stream, ref, manifest))
+        return seal.sealed(manifest, self.key_id, signature)
+
+    def own(self) -> PublicKey:
+        """Return what verifies what it signed."""
+        return PublicKey("its own", self.key_id, self._key.public_key(), 0, FOREVER_US, "")

@@ -9,9 +9,11 @@ from typing import Final, Literal
 
 from sidecar.wire.ids import EntryId
 from sidecar.wire.keyfiles import PublicKey, verifies
-from sidecar.wire.keyring import Keyring
+from sidecar.wire.keyring import Keyring, OneKey
 from sidecar.wire.moments import rfc3339
-from sidecar.wire.signature import FIELD, Signature, leaf, message
+from sidecar.wire.seal import message as seal_message
+from sidecar.wire.seal import seal_of
+from sidecar.wire.signature import FIELD, Signature, leaf, message, signer_of
 
 _MOST_ROOTS: Final = 64
 """So many signatures are remembered as verified: notifications of one come together."""
@@ -46,18 +48,24 @@ class Trust:
     """The keys that are believed. Safe to use from several threads."""
 
     def __init__(
-        self, directory: str | Path, *, unsigned_until: int = 0,
+        self, directory: str | Path | PublicKey, *, unsigned_until: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Read the keys: each file in `directory` that ends in `.pub` or `.pem` is one. What
         changes there counts within a second or so of reading, with no restart: what can be read of
         it, and what cannot is told in the log (`Keyring`).
 
+        In place of a directory may stand a single key, of which nothing ever changes.
+
         Up to the control_version `unsigned_until` a notification may lack a signature: from when
         the worker had no key. Raises `UsageError` for a directory without a key, or with a file
         that is none.
         """
-        self._keys = Keyring(Path(directory), clock)
+        self._keys: Keyring | OneKey = (
+            OneKey(directory)
+            if isinstance(directory, PublicKey)
+            else Keyring(Path(directory), clock)
+        )
         self._unsigned_until = unsigned_until
         self._verified: dict[tuple[str, bytes, bytes], None] = {}
 
@@ -71,17 +79,49 @@ class Trust:
         """The names of the keys, by their ids."""
         return self._keys.names
 
-    def check(self, stream: str, at: EntryId, fields: Mapping[bytes, bytes]) -> None:
-        """Raise `Untrusted` unless a trusted key signed what the entry `at` of a stream has."""
+    def may_lack(self, at: EntryId) -> bool:
+        """Tell whether what lies at `at` may lack a signature."""
+        return at.control_version <= self._unsigned_until
+
+    def check(
+        self, stream: str, at: EntryId, fields: Mapping[bytes, bytes], *, sealer: str = ""
+    ) -> None:
+        """Raise `Untrusted` unless a trusted key signed what the entry `at` of a stream has.
+
+        The key with the id `sealer`, if any, says that it has verified just that: it is believed
+        where both keys are good, so that it vouches for nothing that it could not have signed.
+        """
         raw = fields.get(_FIELD)
-        if raw is None and at.control_version <= self._unsigned_until:
+        if raw is None and self.may_lack(at):
             return
         event, origin = fields.get(b"event"), fields.get(b"origin")
         if event is None or origin is None:
             raise untrusted(stream, at, "foreign", "no sidecar wrote it")
         if raw is None:
             raise untrusted(stream, at, "unsigned", "it has no signature")
-        self._check(stream, at, raw, origin, event)
+        if not (sealer and self._is_good(sealer, at) and self._is_good(signer_of(raw), at)):
+            self._check(stream, at, raw, origin, event)
+
+    def sealer(self, stream: str, ref: str, manifest: bytes, last: EntryId) -> str:
+        """Return the id of the key that sealed what lies at `ref` in the archive of a stream, up to
+        the entry `last`; empty where none did, or none that is good there.
+
+        Raises `Untrusted` for a seal by a good key over something else: no worker writes that.
+        """
+        found = seal_of(manifest)
+        if found is None or not self._is_good(found.key_id, last):
+            return ""
+        key = self._keys.key(found.key_id)
+        if key and verifies(key, found.signature, seal_message(stream, ref, found.of)):
+            return found.key_id
+        said = f"{key.name if key else found.key_id} did not seal what lies at {ref} in the archive"
+        raise untrusted(stream, last, "altered", said)
+
+    def _is_good(self, key_id: str, at: EntryId) -> bool:
+        key = self._keys.key(key_id)
+        if key is None or key.revoked:
+            return False
+        return key.from_us <= at.control_version <= key.until_us
 
     def _check(self, stream: str, at: EntryId, raw: bytes, origin: bytes, event: bytes) -> None:
         try:

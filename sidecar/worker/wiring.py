@@ -388,7 +388,7 @@ class Wiring:
         control = Side(self._connect(self.redis_url, keys.control), self.redis_url)
         live = LiveHistory(control, notify, [keys], archive)
         held = partial(hold, control.client, keys)
-        return Archiver(live, archive, notify.client, keys, hold=held)
+        return Archiver(live, archive, notify.client, keys, hold=held, signer=self.signer)
 
     def retaining(
         self, sweep: Sweep, *, one_store: bool, went: Callable[[str, int, int], None]

@@ -142,3 +142,32 @@ def test_the_archive_tells_what_is_missing(sidecar: Cli) -> None:
     (fault,) = [one for one in ran.objects() if "kind" in one]
     assert (fault["kind"], fault["segment"]) == ("missing", refs[2])
     assert "missing" in sidecar("archive", "--check").out
+
+
+def test_the_archive_tells_what_is_not_sealed(sidecar: Cli, tmp_path: Path) -> None:
+    """Where a key is trusted: from the first segment on that it sealed, each has its seal."""
+    key, trust = trusted(sidecar, tmp_path), str(tmp_path / "trust")
+    for number, line in enumerate(([], ["--sign-key", str(key)], ["--sign-key", str(key)])):
+        sidecar.bring(f"e{number}", f"keys/{number}", b"k", "--tenant", "t")
+        sidecar.drain("--sign-key", str(key))
+        assert sidecar("archive", *line).code == 0
+        assert sidecar("archive", "--check", "--verify", trust).code == 0
+    audit = ("audit", "--verify", trust, "--since", "1h")
+    assert sidecar(*audit).code == 0
+    assert sidecar("replay", "show", "--verify", trust).code == 0
+    sidecar.bring("e3", "keys/3", b"k", "--tenant", "t")
+    sidecar.drain("--sign-key", str(key))
+    assert sidecar("archive").code == 0
+    assert sidecar("archive", "--check").code == 0
+    ran = sidecar("archive", "--check", "--verify", trust, "--json")
+    assert ran.code == 1
+    faults = [one for one in ran.objects() if "kind" in one]
+    assert {one["kind"] for one in faults} == {"unsealed"}
+    assert NOTIFICATIONS in {one["stream"] for one in faults}
+    ran = sidecar(*audit, "--json")
+    assert ran.code == 1
+    culprit = ran.objects()[0]
+    assert (culprit["guarantee"], culprit["problem"]) == ("signed", "archive")
+    ran = sidecar("replay", "show", "--verify", trust)
+    assert ran.code == 1
+    assert "in the archive is not trusted: it has no seal" in ran.err

@@ -19,6 +19,7 @@ from sidecar.wire.event import MAX_ENTRY_BYTES
 from sidecar.wire.identity import identity_digest
 from sidecar.wire.ids import FIRST, EntryId, Origin
 from sidecar.wire.keyfiles import new_pair
+from sidecar.wire.keyring import Keyring
 from sidecar.wire.notification import MAX_NOTIFICATION_BYTES, Notification
 from sidecar.wire.signing import Signer
 from sidecar.wire.trust import Trust, Untrusted
@@ -154,7 +155,9 @@ def test_what_others_published_meanwhile_has_the_run_signed_again(
 
 
 def _key(trust: Trust) -> Path:
-    return trust._keys.directory.parent / "key"
+    keys = trust._keys
+    assert isinstance(keys, Keyring)
+    return keys.directory.parent / "key"
 
 
 def test_a_run_that_comes_late_is_signed_again(
