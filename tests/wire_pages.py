@@ -132,41 +132,111 @@ def positions() -> dict[str, Any]:
 def gaps() -> dict[str, Any]:
     """Return cursors, what Redis says of the stream, and which gap that is."""
     whole, cut = {"length": 3, "entries_added": 3}, {"length": 3, "entries_added": 9}
-    cases = {
+    cases: dict[str, tuple[int, int, int, int, dict[str, Any]]] = {
         "from the oldest": (0, 5000, 9000, 4000, cut),
         "nothing was trimmed": (5000, 5000, 9000, 0, whole),
         "at the end": (9000, 5000, 9000, 4000, cut),
         "at what was trimmed last": (4000, 5000, 9000, 4000, cut),
         "before what was trimmed": (3999, 5000, 9000, 4000, cut),
         "above the end": (9001, 5000, 9000, 0, whole),
+        "no stream": (4000, 0, 0, 0, {"length": 0, "entries_added": 0}),
+        "nothing is left, at the end": (9000, 0, 9000, 9000, {"length": 0, "entries_added": 9}),
+        "nothing is left, before the end": (8999, 0, 9000, 9000, {"length": 0, "entries_added": 9}),
+        "all was trimmed by hand": (8999, 0, 9000, 4000, {"length": 0, "entries_added": 9}),
         "trimmed by hand": (4500, 5000, 9000, 4000, cut),
+        "Redis before 7.0 does not count": (
+            4500,
+            5000,
+            9000,
+            4000,
+            {"length": 3, "entries_added": None},
+        ),
+        "Redis before 7.0, at what was trimmed last": (
+            4000,
+            5000,
+            9000,
+            4000,
+            {"length": 3, "entries_added": None, "gone": "4-0 5"},
+        ),
+        "right behind what was trimmed, nothing since": (
+            4000,
+            5000,
+            9000,
+            4000,
+            cut | {"gone": "4-0 6"},
+        ),
+        "right behind what was trimmed, by hand since": (
+            4000,
+            5000,
+            9000,
+            4000,
+            cut | {"gone": "4-0 5"},
+        ),
+        "right behind, and it was counted of another end": (
+            4000,
+            5000,
+            9000,
+            4000,
+            cut | {"gone": "3-0 5"},
+        ),
+        "right behind, and what was counted is no number": (
+            4000,
+            5000,
+            9000,
+            4000,
+            cut | {"gone": "4-0 x"},
+        ),
+        "right behind, and less is gone than was counted": (
+            4000,
+            5000,
+            9000,
+            4000,
+            cut | {"gone": "4-0 7"},
+        ),
+        "right behind, counted and nothing left": (
+            4000,
+            0,
+            9000,
+            4000,
+            {"length": 0, "entries_added": 9, "gone": "4-0 5"},
+        ),
         "between two entries": (6000, 5000, 9000, 4000, cut),
         "before the first, and nothing ever went": (4500, 5000, 9000, 0, whole),
     }
     return _file(
         "A cursor (a control_version), the control_versions of the first and the last entry of"
-        " XINFO STREAM, its length and entries-added, and the field N of {N}:trimmed as a"
-        " control_version (0: none): which gap that is, or null.",
+        " XINFO STREAM (end 0: there is no stream; first 0: it is empty), its length and"
+        " entries-added (null: Redis does not say), the field N of {N}:trimmed as a control_version"
+        " (0: none), and its field 'gone N' (null: none): which gap that is, or null.",
         [_gap(name, *case) for name, case in cases.items()],
     )
 
 
 def _gap(
-    name: str, cursor: int, first: int, end: int, trimmed: int, counted: dict[str, int]
+    name: str, cursor: int, first: int, end: int, trimmed: int, counted: dict[str, Any]
 ) -> dict[str, Any]:
-    info = {
-        "first-entry": [EntryId.of_version(first).encode(), []], "length": counted["length"],
-        "last-generated-id": EntryId.of_version(end).encode(),
-        "entries-added": counted["entries_added"],
+    given: dict[str, Any] = {
+        "cursor": cursor,
+        "first": first,
+        "end": end,
+        "trimmed": trimmed,
+        "gone": None,
+    }
+    given |= counted
+    info: dict[str, Any] = {
+        "first-entry": [EntryId.of_version(first).encode(), []] if first else None,
+        "length": given["length"], "last-generated-id": EntryId.of_version(end).encode(),
     }  # fmt: skip
+    if given["entries_added"] is not None:
+        info["entries-added"] = given["entries_added"]
     noted = EntryId.of_version(trimmed).encode() if trimmed else None
+    gone = given["gone"].encode() if given["gone"] else None
     kind = None
     try:
-        Reading("N", None).batch([b"", [], info, None, noted, [], b""], cursor)
+        Reading("N", None).batch([b"", [], info if end else None, gone, noted, [], b""], cursor)
     except FeedGap as gap:
         kind = gap.kind
-    given = {"cursor": cursor, "first": first, "end": end, "trimmed": trimmed}
-    return {"name": name, **given, **counted, "gap": kind}
+    return {"name": name, **given, "gap": kind}
 
 
 # --- refs and records ----------------------------------------------------------------------------

@@ -208,6 +208,8 @@ def _rows(
             yield from _merged(group, low, high, back=back)
         elif segment := group[0].open():
             rows = segment.taken(low, high)
+            del segment
+            group.clear()  # the segment's bytes go: its rows have them, too
             yield rows._replace(lines=rows.lines[::-1]) if back else rows
 
 

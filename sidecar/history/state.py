@@ -26,7 +26,7 @@ from sidecar.wire.trust import Trust
 
 Believed = Callable[[Entry, str], None]
 Runs = Callable[[str, EntryId, EntryId], Iterable[tuple[str, Iterable[bytes]]]]
-SUBJECTS_IN_MEMORY: Final = 20_000
+SUBJECTS_IN_MEMORY: Final = 10_000
 _SCHEMA: Final = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE newest (

@@ -274,6 +274,11 @@ def _trimmed_before(place: Place) -> None:
     place.cli.trim(NOTIFICATIONS, keep=1)
 
 
+def _other_keys(place: Place) -> None:
+    place.worker(signs="")
+    place.worker("new:1", signs="0123456789abcdef")
+
+
 def _in_an_hour(place: Place) -> None:
     place.notification(time.time_ns() // 10**6 + 3_600_000)
 
@@ -345,8 +350,7 @@ STREAMS: Final = (
     Broken("retention below the window", "retention-below-window", "--dedup-window",
            told("--trim-notifications", "age=1d")),
     Broken("one signs, another does not", "keys-differ", "no key: other:1; 0123456789abcdef: new:1",
-           lambda place: (place.worker(signs=""),
-                          place.worker("new:1", signs="0123456789abcdef"))),
+           _other_keys),
     Broken("an older worker", "versions-differ", "0.0.9: other:1",
            lambda place: place.worker(version="0.0.9")),
 )  # fmt: skip
