@@ -260,14 +260,14 @@ class Archiver:
             state = state_at(archive, at)
             write_checkpoint(self._store, notifications, reached, state.keyed(), state.gaps)
             return
-        head = previous_of(archive, notifications, reached.after)
         try:
             state, proof = sealed_state_at(archive, at, sealer.trust)
         except Untrusted as error:
             raise SidecarError(f"no state is archived: {error}") from error
+        head = previous_of(archive, notifications, reached.after)
         how = Sealing(sealer.sealed, head, proof.unproven)
-        keyed = sealer.vouched(state.keyed())
-        write_checkpoint(self._store, notifications, reached, keyed, state.gaps, how)
+        rows = sealer.vouched(state.keyed())
+        write_checkpoint(self._store, notifications, reached, rows, state.gaps, how)
 
     def _count(self, archive: ArchiveHistory, reached: EntryId) -> _Uncovered:
         checkpoint = archive.checkpoint(reached)

@@ -29,6 +29,7 @@ UNREADABLE: Final = "unreadable"
 """Stands for the hash of a segment that could not be read when the next one was written."""
 _OF_WRITER: Final = ("previous", "doubted", FIELD)
 """What a manifest says that does not follow from its rows."""
+_NO_SEAL: Final = "it has no seal of a trusted key, and segments before it have"
 _OF_STORE: Final = (Corrupt, NotFound, TooLarge)
 
 
@@ -96,8 +97,7 @@ def _unsealed(archive: ArchiveHistory, stream: str, trust: Trust) -> Iterator[Fa
             yield Fault(stream, ref, "untrusted", str(error))
             continue
         if is_sealed and not found:
-            said = "it has no seal of a trusted key, and segments before it have"
-            yield Fault(stream, ref, "unsealed", said)
+            yield Fault(stream, ref, "unsealed", _NO_SEAL)
         is_sealed |= bool(found)
 
 

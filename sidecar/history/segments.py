@@ -206,10 +206,9 @@ def _rows(
     for group in ahead(_loaded(groups)) if eager else groups:
         if len(group) > 1:
             yield from _merged(group, low, high, back=back)
-        elif segment := group[0].open():
+        elif segment := group.pop().open():
             rows = segment.taken(low, high)
-            del segment
-            group.clear()  # the segment's bytes go: its rows have them, too
+            del segment  # its bytes go: the rows have them, too
             yield rows._replace(lines=rows.lines[::-1]) if back else rows
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from sidecar.errors import Incomplete
@@ -105,6 +106,14 @@ class AuditOrder:
         if self.sample is None or self.sample >= count:
             return range(count)
         return set(random.Random(self.seed).sample(range(count), self.sample))  # noqa: S311 -- no secret
+
+
+def _unsealed(order: AuditOrder) -> Iterator[Culprit]:
+    """Yield what nobody vouches for of the archive's notifications."""
+    stream, archive, trust = order.keys[0].notifications, order.archive, order.trust
+    for one in faults_of(archive, stream, trust) if archive and trust else ():
+        said = f"{one.segment}: {one.detail}"
+        yield Culprit(SIGNED, "archive", stream, None, None, None, said)
 
 
 @dataclass(slots=True)
@@ -217,11 +226,9 @@ class Audit:
             self._judge_entries(stream)
         evidence.waiting.read_again()
         yield from self._read_ends()
-        yield from self._lost()
-        yield from self._two_ends()
-        yield from self._without_entry()
+        yield from chain(self._lost(), self._two_ends(), self._without_entry())
         yield from self._unresolvable()
-        yield from self._unsealed()
+        yield from _unsealed(self._order)
         self.found.forgotten = self._forgotten()
 
     def _forgotten(self) -> list[Forgotten]:
@@ -245,13 +252,6 @@ class Audit:
                 trust.check(stream, entry.id, entry.fields)
         except Untrusted as error:
             yield Culprit(SIGNED, "untrusted", stream, None, entry.id, None, str(error))
-
-    def _unsealed(self) -> Iterator[Culprit]:
-        archive, trust = self._order.archive, self._order.trust
-        stream = self._order.keys[0].notifications
-        for one in faults_of(archive, stream, trust) if archive and trust else ():
-            said = f"{one.segment}: {one.detail}"
-            yield Culprit(SIGNED, "archive", stream, None, None, None, said)
 
     def _notification(self, entry: Entry) -> Iterator[Culprit]:
         origin = origin_of(entry.fields)

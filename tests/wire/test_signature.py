@@ -265,6 +265,22 @@ def test_keys_come_and_go_while_a_reader_runs(fleet: Fleet) -> None:
     assert refused(fleet, 0, old) == "unknown_key"
 
 
+def test_a_seal_lends_no_key_what_it_lacks(fleet: Fleet) -> None:
+    """What another key vouches for counts only while the key of the notification is good, too."""
+    second, one = fleet.key("second"), signed(fleet.signer, 1)[0]
+    fleet.later()
+    altered = {**one, b"origin": b"control:events/8-0"}
+    fleet.trust.check(STREAM, at(0), altered, sealer=second.key_id)  # as far as a seal is believed
+    fleet.say("first", "revoked: stolen\n" + (fleet.directory / "first.pub").read_text())
+    fleet.later()
+    for found in (one, altered):
+        with pytest.raises(Untrusted) as refusal:
+            fleet.trust.check(STREAM, at(0), found, sealer=second.key_id)
+        assert refusal.value.kind == "revoked"
+    with pytest.raises(Untrusted):
+        fleet.trust.check(STREAM, at(0), written(0), sealer=second.key_id)
+
+
 def test_a_key_has_its_time(fleet: Fleet) -> None:
     """Of what was published: an old notification stays good by a key that is not used any more."""
     public = (fleet.directory / "first.pub").read_text()
