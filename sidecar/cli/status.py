@@ -21,6 +21,7 @@ from sidecar.ops.status import (
     ReaderStatus,
     Status,
     collect,
+    memory_by_part,
 )
 from sidecar.redis.fleet import Noted
 from sidecar.redis.halts import Halt
@@ -28,11 +29,16 @@ from sidecar.redis.keys import CONSUMER
 from sidecar.redis.members import Held, Member
 from sidecar.redis.takeovers import Takeover
 from sidecar.terminal import output
+from sidecar.terminal.progress import size
 from sidecar.terminal.watching import again_and_again
 from sidecar.wire.moments import rfc3339, span
 
 _NOBODY: Final = "none holds the lease; if one runs, its log and /readyz?strict say what it lacks"
 _UNKNOWN: Final = "unknown"
+_PARTS: Final = {
+    "control": "control streams", "notifications": "notifications", "dead": "dead letters",
+    "index": "deduplication index", "own": "other keys",
+}  # fmt: skip
 _STYLES: Final = {_NOBODY: "yellow", _UNKNOWN: "yellow"}
 
 
@@ -64,8 +70,8 @@ def status(
     """Show streams, lag, pending entries, leases, halts, dead letters, readers, what Redis forgot.
 
     What a day adds to the stores is about what it was the day before; for the bytes it looks into
-    the fleet's store. Changes nothing. A lag that the server does not know is shown as unknown
-    (null in JSON).
+    the fleet's store. How much memory each part takes in Redis is an estimate. Changes nothing. A
+    lag that the server does not know is shown as unknown (null in JSON).
 
     Examples:
       sidecar status
@@ -84,7 +90,8 @@ def status(
         found = collect(where.control, where.notify, where.keys, letters=letters)
         if not grows:  # it is of a day: once is enough
             grows.append(where.growing())
-        found = replace(found, growing=grows[0])
+        parts = memory_by_part(where.control, where.notify, where.keys)
+        found = replace(found, growing=grows[0], parts=parts)
         if json:
             output.json_line(found.to_json())
         else:
@@ -104,6 +111,7 @@ def _print(found: Status) -> None:
     if found.growing:
         _print_growing(found.growing)
     _print_dead(found.dead)
+    _print_parts(found.parts)
     if found.readers:
         _print_table(("reader", "has passed", "last heard of"), map(_reader, found.readers))
     for what, detail in found.warnings:
@@ -237,6 +245,15 @@ def _kept(rule: str | None, option: str) -> str:
     if rule is None:
         return _UNKNOWN
     return rule or f"kept for ever, as far as workers go: they have no {option}"
+
+
+def _print_parts(parts: dict[str, int] | None) -> None:
+    output.line()
+    output.styled([("memory in Redis", "bold")])
+    if parts is None:
+        output.line(f"  {_UNKNOWN}: this user may not send MEMORY USAGE")
+        return
+    output.pairs([(f"  {_PARTS[name]}", f"about {size(count)}") for name, count in parts.items()])
 
 
 def _print_dead(found: DeadStatus) -> None:

@@ -58,7 +58,8 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "incarnations": _FIELD, "fleet": _FIELD, "registered": ("SADD {} ''",),
     },
     "operator": {
-        "": ("INFO", "TIME"), "control": (*_QUEUE, "XLEN {}", "XREAD COUNT 1 STREAMS {} $"),
+        "": ("INFO", "TIME"), "control": (*_QUEUE, "XLEN {}", "XREAD COUNT 1 STREAMS {} $",
+        "MEMORY USAGE {}"),
         "notifications": (*_TAIL, "XLEN {}"), "dead": (*_TAIL, "XLEN {}"),
         "lease": (*_KEY, "PTTL {}"), "low": _KEY, "workers": ("HGETALL {}", "HSCAN {} 0"),
         "trimmed": (*_FIELD, *_FIELDS), "registered": ("SSCAN {} 0",), "halt": _FIELDS,
@@ -95,7 +96,7 @@ ROLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 }  # fmt: skip
 """By the users of deploy/redis/users.acl, and by key, what each sends, but for what has no form
 that changes nothing (`GETSET`, `HSETNX`, `MULTI`)."""
-_WITH_COMMANDS_BELOW: Final = ("XINFO", "XGROUP", "SCRIPT")
+_WITH_COMMANDS_BELOW: Final = ("XINFO", "XGROUP", "SCRIPT", "MEMORY")
 LACKS: Final = "may not send"
 UNKNOWN: Final = "does not know"
 

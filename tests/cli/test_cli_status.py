@@ -11,7 +11,7 @@ import redis
 import store
 from sidecar.ops.status import collect
 from sidecar.redis.client import Side
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import SHARDS, Keys
 from sidecar.redis.lease import Lease
 from sidecar.redis.members import Members
 from sidecar.wire.ids import LAST
@@ -357,3 +357,38 @@ def test_a_takeover_is_told(sidecar: Cli, *, kill: bool) -> None:
             assert one["by"].endswith(f":{second.pid}")
             assert one["before"].endswith(f":{first.pid}")
             assert one["before"] in sidecar("status").out.partition("TAKEN OVER")[2]
+
+
+def test_memory_by_part(sidecar: Cli) -> None:
+    """Each part takes about what the server says that it grew by; the index is told by a sample."""
+    keys = Keys.of(STREAM, NOTIFICATIONS)
+    client = sidecar.client
+    before: dict[str, int] = sidecar("status", "--json").object()["parts"]
+    assert set(before) == {"control", "notifications", "dead", "index", "own"}
+    grew = {}
+    streams = {"control": STREAM, "notifications": NOTIFICATIONS, "dead": DEAD, "own": keys.halts}
+    for part in before:
+        used = int(client.info("memory")["used_memory"])
+        pipe: Any = client.pipeline(transaction=False)
+        for n in range(SHARDS if part == "index" else 2000):
+            if part == "index":
+                pipe.hset(keys.seen(n.to_bytes(2)), b"id", b"c" * 200)
+            else:
+                pipe.xadd(streams[part], {"event": b"x" * 1000})
+        pipe.execute()
+        grew[part] = int(client.info("memory")["used_memory"]) - used
+    found = sidecar("status", "--json").object()["parts"]
+    for part, size in grew.items():
+        assert found[part] - before[part] == pytest.approx(size, rel=0.35), part
+    assert "deduplication index" in sidecar("status").out
+
+
+def test_memory_that_may_not_be_asked(sidecar: Cli) -> None:
+    """Who may not send MEMORY USAGE sees all else, and that this is unknown."""
+    commands = ["+@all", "-memory"]
+    sidecar.client.acl_setuser("u", enabled=True, nopass=True, keys=["*"], commands=commands)
+    url = sidecar.url.replace("redis://", "redis://u:x@")
+    ran = sidecar("status", "--redis", url)
+    assert ran.code == 0, ran.err
+    assert "unknown: this user may not send MEMORY USAGE" in ran.out
+    assert sidecar("status", "--redis", url, "--json").object()["parts"] is None

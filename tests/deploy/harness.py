@@ -102,7 +102,7 @@ def wait_until_up(ping: Callable[[], Any], process: subprocess.Popen[bytes]) -> 
     pytest.fail(f"the server does not start with this ACL file; it ended with {process.poll()}")
 
 
-_WITH_COMMANDS_BELOW: Final = {"cluster", "script", "xgroup", "xinfo"}
+_WITH_COMMANDS_BELOW: Final = {"cluster", "memory", "script", "xgroup", "xinfo"}
 
 
 def _grants(user: str) -> Iterator[tuple[str, str]]:

@@ -50,6 +50,7 @@ KEYED: Final[dict[str, tuple[str, ...]]] = {
     "xtrim": ("KEY", "MAXLEN", "9"), "xack": ("KEY", "g", "1-1"), "xpending": ("KEY", "g"),
     "xclaim": ("KEY", "g", "c", "0", "1-1"), "xread": ("STREAMS", "KEY", "0"),
     "xreadgroup": ("GROUP", "g", "c", "STREAMS", "KEY", ">"), "xinfo|stream": ("KEY",),
+    "memory|usage": ("KEY",),
     "xinfo|groups": ("KEY",), "xgroup|create": ("KEY", "g", "0"), "xgroup|setid": ("KEY", "g", "0"),
 }  # fmt: skip
 KEYLESS: Final = {

@@ -165,6 +165,8 @@ def test_an_operator_looks_and_a_halter_halts(server: Server, run_as: As) -> Non
     by_worker = run_as("sidecar")("status", "--json").object()  # the status page, by its login
     assert by_worker["streams"][0]["halt"] == status["streams"][0]["halt"]
     assert by_worker["dead"] == status["dead"]
+    # Memory by part is for people: the status page does not ask.
+    assert (status["parts"]["control"] > 0, by_worker["parts"]) == (True, None)
 
     assert halter("resume", "--reason", "done", "--json").object()["changed"] is True
     _work(server)
@@ -172,7 +174,8 @@ def test_an_operator_looks_and_a_halter_halts(server: Server, run_as: As) -> Non
     listed = operator("dead", "ls", "--each", "--only", "artifact_missing", "--json")
     assert [one["id"] for one in listed.objects()] == [letter]
     assert operator("dead", "show", letter, "--json").object()["reason"] == ("artifact_missing")
-    assert server.denials() == set()
+    assert {user for user, _ in server.denials()} == {"sidecar"}
+    assert all(command.startswith("memory") for _, command in server.denials())
 
 
 @pytest.mark.parametrize("server", ALSO_ON_A_CLUSTER, indirect=True)
