@@ -98,7 +98,7 @@ class Feed(Face[Client]):
                     self._away(error)
                     time.sleep(at.failed())
         self._back()
-        if self._reader:
+        if self._registration.name:
             self.passed(found[0].cursor)
         return found[0]
 
@@ -141,10 +141,10 @@ class Feed(Face[Client]):
         artifact.
         """
         with self._span(notification):
-            if found := self._cached(notification):
+            if found := self._artifacts.cached(notification):
                 return found
             self._compare_store()
-            return self._get(notification)
+            return self._artifacts.get(notification)
 
     def open(self, notification: Notification) -> ArtifactReader:
         """Open what `resolve` would return, to be read in constant memory and closed.
@@ -153,10 +153,10 @@ class Feed(Face[Client]):
         that does not declare `stream` reads it at once. Raises as `resolve`.
         """
         with self._span(notification):
-            if found := self._cached_reader(notification):
+            if found := self._artifacts.cached_reader(notification):
                 return found
             self._compare_store()
-            return self._open(notification)
+            return self._artifacts.open(notification)
 
     def prefetch(
         self, notifications: Iterable[Notification], *, ahead: int = 8
@@ -167,7 +167,7 @@ class Feed(Face[Client]):
         `follow` yields would be held back until more comes. What cannot be fetched is left for
         `resolve` to raise. Raises `UsageError` for a feed without a cache.
         """
-        return self._ahead(notifications, ahead)
+        return self._artifacts.ahead(notifications, ahead)
 
     def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` any more; 0 at the beginning.
@@ -177,7 +177,7 @@ class Feed(Face[Client]):
         remembered, and noted later by them or by the next call. Raises `UsageError` for a feed
         without the name of a reader, and when Redis refuses the login or lacks the permission.
         """
-        self._owe(control_version)
+        self._registration.owe(control_version)
         with translated(self._url):
             try:
                 self._heartbeat()
@@ -204,9 +204,9 @@ class Feed(Face[Client]):
 
         Raises `UsageError` when it is another.
         """
-        if not self._is_fleets:
+        if not self._artifacts.is_fleets:
             with suppress(*Outage):
-                self._check_store(self._noted_store())
+                self._artifacts.check_store(self._noted_store(), self._url)
 
     def _noted_store(self) -> Any:  # noqa: ANN401 -- redis-py's answer
         with suppress(NotPermitted):
@@ -220,8 +220,9 @@ class Feed(Face[Client]):
         try:
             self._tell(position)
         except Refused as error:
-            self._refuse(error)
+            self._registration.refused(error, self._url)
 
     def _tell(self, control_version: int) -> None:
-        readers.passed(self._client, self._keys, self._reader, control_version, self._reader_ttl_s)
+        one = self._registration
+        readers.passed(self._client, self._keys, one.name, control_version, one.ttl_s)
         self._told(control_version)

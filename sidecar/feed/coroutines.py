@@ -88,7 +88,7 @@ class AsyncFeed(Face[AsyncClient]):
                     self._away(error)
                     await asyncio.sleep(at.failed())
         self._back()
-        if self._reader:
+        if self._registration.name:
             await self.passed(found[0].cursor)
         return found[0]
 
@@ -133,10 +133,10 @@ class AsyncFeed(Face[AsyncClient]):
     async def resolve(self, notification: Notification) -> Artifact:
         """Return the artifact that the notification pins, verified; see `Feed.resolve`."""
         with self._span(notification):
-            if found := await self._in_cache(self._cached, notification):
+            if found := await self._in_cache(self._artifacts.cached, notification):
                 return found
             await self._compare_store()
-            return await asyncio.to_thread(self._get, notification)
+            return await asyncio.to_thread(self._artifacts.get, notification)
 
     async def open(self, notification: Notification) -> ArtifactReader:
         """Open what `resolve` would return; see `Feed.open`.
@@ -144,27 +144,27 @@ class AsyncFeed(Face[AsyncClient]):
         Reading it blocks: `await asyncio.to_thread(reader.read, size)`.
         """
         with self._span(notification):
-            if found := await self._in_cache(self._cached_reader, notification):
+            if found := await self._in_cache(self._artifacts.cached_reader, notification):
                 return found
             await self._compare_store()
-            return await asyncio.to_thread(self._open, notification)
+            return await asyncio.to_thread(self._artifacts.open, notification)
 
     async def prefetch(
         self, notifications: Iterable[Notification], *, ahead: int = 8
     ) -> AsyncGenerator[Notification, None]:
         """Yield what is given, while the next of it comes into the cache; see `Feed.prefetch`."""
-        with closing(self._ahead(notifications, ahead)) as coming:
+        with closing(self._artifacts.ahead(notifications, ahead)) as coming:
             for notification in coming:
                 yield notification
 
     async def _in_cache(
         self, find: Callable[[Notification], T | None], notification: Notification
     ) -> T | None:
-        return await asyncio.to_thread(find, notification) if self._cache else None
+        return await asyncio.to_thread(find, notification) if self._artifacts.cache else None
 
     async def passed(self, control_version: int) -> None:
         """Note that this reader needs nothing up to `control_version` more; see `Feed.passed`."""
-        self._owe(control_version)
+        self._registration.owe(control_version)
         with translated(self._url):
             try:
                 await self._heartbeat()
@@ -198,9 +198,10 @@ class AsyncFeed(Face[AsyncClient]):
 
     async def _compare_store(self) -> None:
         """Compare the store with the one that is noted, once; see `Feed`."""
-        if not self._is_fleets:
+        if not self._artifacts.is_fleets:
             with suppress(*Outage):
-                await asyncio.to_thread(self._check_store, await self._noted_store())
+                noted = await self._noted_store()
+                await asyncio.to_thread(self._artifacts.check_store, noted, self._url)
 
     async def _noted_store(self) -> Any:  # noqa: ANN401 -- redis-py's answer
         with suppress(NotPermitted):
@@ -214,12 +215,14 @@ class AsyncFeed(Face[AsyncClient]):
         try:
             await self._tell(position)
         except Refused as error:
-            self._refuse(error)
+            self._registration.refused(error, self._url)
 
     async def _tell(self, control_version: int) -> None:
         seconds, microseconds = await self._client.time()
-        value = readers.value(control_version, seconds * 10**6 + microseconds, self._reader_ttl_s)
+        value = readers.value(
+            control_version, seconds * 10**6 + microseconds, self._registration.ttl_s
+        )
         async with self._client.pipeline(transaction=False) as both:
-            readers.note(both, self._keys, self._reader, value)
+            readers.note(both, self._keys, self._registration.name, value)
             await both.execute()
         self._told(control_version)

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import math
-import time
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from sidecar.errors import UsageError
-from sidecar.feed.ahead import ahead_of
+from sidecar.feed.artifacts import Artifacts
 from sidecar.feed.cache import Cache
-from sidecar.feed.kept import Pinned
 from sidecar.feed.reading import Batch, FeedGap, Reading, wanted
+from sidecar.feed.registration import Registration
 from sidecar.feed.state import State, archive_of, read_state
 from sidecar.redis import client as redis_client
 from sidecar.redis.client import url_of
-from sidecar.redis.errors import LoginRefused, NotPermitted, Refused, outage
+from sidecar.redis.errors import LoginRefused, outage
 from sidecar.redis.keys import Keys, named
-from sidecar.redis.readers import DEFAULT_TTL_S, check
+from sidecar.redis.readers import DEFAULT_TTL_S
 from sidecar.telemetry.traceparent import TracerProvider
 from sidecar.telemetry.tracing import spans_of
-from sidecar.wire.bounds import bounded
-from sidecar.wire.erasures import erasures_of
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 from sidecar.wire.trust import Trust
 from sidecar.wire.urls import FiledUrl, redact
-from store import Artifact, ArtifactReader, Capability, Store, VersionedStore, versioned
+from store import Store
 
 POLL_LIMIT: Final = 1000
 PAGE: Final = 200
@@ -38,26 +33,10 @@ PAGE: Final = 200
 BLOCK_S: Final = 1.0
 FIRST_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 5.0
-HEARTBEAT_S: Final = 60.0
 
 Client = TypeVar("Client")
 
 _log: Final = logging.getLogger("sidecar.feed")
-
-
-def is_lasting(error: Refused) -> bool:
-    """Tell whether a note about the reader will be refused next time, too.
-
-    A server that takes no writes just now, a replica or one without memory, can be read.
-    """
-    return isinstance(error, NotPermitted) or str(error).startswith("WRONGTYPE")
-
-
-def _lack(store: Store | None) -> str:
-    """Say what a feed without a store that pins needs."""
-    if store is None:
-        return "the fleet's store, and was given none; pass store=store.open_url(URL, create=False)"
-    return f"a store that declares pinned-get, and the backend {store.name!r} does not"
 
 
 def as_it_comes(client: Any) -> Any:  # noqa: ANN401 -- either client
@@ -137,26 +116,14 @@ class Face(Generic[Client]):
         With an OpenTelemetry `tracer_provider`, each `resolve` and `open` has a span in the trace
         of its event.
         """
-        if reader is not None:
-            check(reader, reader_ttl_s)
+        self._registration = Registration(reader, reader_ttl_s)
         self._url = url_of(redis_url)
         self._reading = Reading(notify_stream, wanted(tenant, type, ref_prefix), Trust.of(trust))
-        self._store = versioned(store, Capability.PINNED_GET) if store else None
-        self._lack = _lack(store)
-        self._cache = cache
-        if cache and not self._store:
-            raise UsageError(f"beside a cache, the feed needs {self._lack}")
-        self._is_fleets = store is None or not versioned(store, Capability.IDENTITY)
-        """Whether nothing is left to compare: the store is theirs, or nobody can tell."""
+        self._artifacts = Artifacts(store, cache)
         self._keys = Keys.of("", named("notify_stream", notify_stream))
         self._spans = spans_of(tracer_provider)
-        self._reader = reader or ""
-        self._reader_ttl_s = reader_ttl_s
         self.position: int = 0
-        self._passed: int | None = None
-        self._told_at = -math.inf
         self._away_for: set[str] = set()
-        self._is_refused = False
         self._was_in = False
         """Whether the login was taken."""
         client = self._connect(self._url, key=notify_stream, block_s=BLOCK_S)
@@ -169,68 +136,9 @@ class Face(Generic[Client]):
         stream, traceparent = self._keys.notifications, notification.traceparent
         return self._spans.resolving(stream, vars(notification), traceparent)
 
-    def _ahead(
-        self, notifications: Iterable[Notification], ahead: int
-    ) -> Generator[Notification, None, None]:
-        """Yield what is given, while the next of it comes into the cache."""
-        if self._cache is None:
-            raise UsageError("to prefetch, the feed needs a cache: Feed(…, cache=Cache(…))")
-        return ahead_of(notifications, ahead, self._prefetch)
-
-    def _prefetch(self, notification: Notification) -> None:
-        if self._cache and (pin := Pinned.by(notification)):
-            self._cache.prefetch(pin, lambda: self._open_there(notification))
-
-    def _cached(self, notification: Notification) -> Artifact | None:
-        """Return the artifact if it is in the cache; neither Redis nor the store is asked."""
-        pin = Pinned.by(notification)
-        return self._cache.find(pin) if self._cache and pin else None
-
-    def _cached_reader(self, notification: Notification) -> ArtifactReader | None:
-        pin = Pinned.by(notification)
-        return self._cache.find_reader(pin) if self._cache and pin else None
-
-    def _get(self, notification: Notification) -> Artifact:
-        if self._cache and (pin := Pinned.by(notification)):
-            return self._cache.get(pin, lambda: self._open_there(notification))
-        return self._get_there(notification)
-
-    def _open(self, notification: Notification) -> ArtifactReader:
-        if self._cache and (pin := Pinned.by(notification)):
-            return self._cache.open(pin, lambda: self._open_there(notification))
-        return self._open_there(notification)
-
-    def _get_there(self, notification: Notification) -> Artifact:
-        store, pin = self._pinned(notification)
-        with erasures_of(store).told(notification.artifact_ref, notification.checksum):
-            return store.get(notification.artifact_ref, **pin, **bounded(store))
-
-    def _open_there(self, notification: Notification) -> ArtifactReader:
-        """Open the artifact in the store."""
-        store, pin = self._pinned(notification)
-        if versioned(store, Capability.STREAM):
-            with erasures_of(store).told(notification.artifact_ref, notification.checksum):
-                return store.open(notification.artifact_ref, **pin, **bounded(store))
-        data, manifest = self._get_there(notification)
-        return ArtifactReader(
-            io.BytesIO(data), checksum=notification.checksum, size_bytes=len(data),
-            manifest=manifest, where=notification.artifact_ref,
-        )  # fmt: skip
-
-    def _pinned(self, notification: Notification) -> tuple[VersionedStore, dict[str, Any]]:
-        """Return where the artifact is, and which version."""
-        if not notification.artifact_ref:
-            raise ValueError(f"{notification.event_id} names no artifact")
-        if self._store is None:
-            raise UsageError(f"to resolve, the feed needs {self._lack}")
-        return self._store, {
-            "checksum": notification.checksum,
-            "manifest_checksum": notification.manifest_checksum or None,
-        }
-
     def _read_state(self, client: redis_client.Client) -> State:
         """Return the state; `client` is one for threads. Raises as `read_state`."""
-        archive = archive_of(self._store, client, self._keys)
+        archive = archive_of(self._artifacts.store, client, self._keys)
         return read_state(client, self._keys, archive, self._reading)
 
     def _may_again(self, *, state: bool, again: bool) -> bool:
@@ -245,16 +153,6 @@ class Face(Generic[Client]):
             raise gap
         _log.warning("the state is read again, and followed from there: %s", gap)
         return gap
-
-    def _check_store(self, noted: Any) -> None:  # noqa: ANN401 -- of either client
-        """Raise `UsageError` when the store is not the one whose identity is noted, if any is."""
-        identity = self._store.identity if self._store and noted else None
-        if identity and noted.decode(errors="replace") != identity:
-            raise UsageError(
-                f"the feed's store is {identity}, and the notifications on {redact(self._url)} name"
-                f" the store {noted.decode(errors='replace')}; open that one"
-            )
-        self._is_fleets = True
 
     def _at(self, notification: Notification, batch: Batch) -> Cursor:
         """Return the cursor at one of a batch."""
@@ -284,43 +182,16 @@ class Face(Generic[Client]):
 
     def _begin(self, since: int) -> None:
         """Have the reader, if it has a name, registered with the first heartbeat."""
-        if self._reader:
-            self._owe(since)
-
-    def _owe(self, control_version: int) -> None:
-        """Have the next heartbeat note that the reader needs nothing up to there."""
-        if not self._reader:
-            raise UsageError("to register, the feed needs a name: Feed(…, reader='controller-1')")
-        self._passed, self._told_at = control_version, -math.inf
-
-    def _refuse(self, error: Refused) -> None:
-        """Log that the note about the reader was refused, once until it is taken.
-
-        It is tried again with each heartbeat. Raises what will be refused next time, too.
-        """
-        if is_lasting(error):
-            raise error
-        if not self._is_refused:
-            _log.warning(
-                "%s takes no note of the reader %r, so what it has not passed may be trimmed; it is"
-                " tried again: %s", redact(self._url), self._reader, error,
-            )  # fmt: skip
-        self._is_refused = True
+        if self._registration.name:
+            self._registration.owe(since)
 
     def _told(self, control_version: int) -> None:
-        if self._is_refused:
-            _log.info("%s has taken note of the reader %r", redact(self._url), self._reader)
-        self._is_refused = False
-        if control_version == self._passed:  # else another task has passed more meanwhile
-            self._told_at = time.monotonic()
+        self._registration.told(control_version, self._url)
         self._back()
 
     def _due(self) -> int | None:
-        """Return what to note of the reader, at first or lest it expires; None: nothing is due.
+        """Return what to note of the reader; None: nothing is due.
 
         Of a stream that is not there nothing is noted: its name may be mistyped.
         """
-        if not self._reading.is_there:
-            return None
-        patience_s = min(HEARTBEAT_S, self._reader_ttl_s / 3)
-        return self._passed if time.monotonic() - self._told_at > patience_s else None
+        return self._registration.due() if self._reading.is_there else None

@@ -16,7 +16,7 @@ from sidecar.worker import outcomes
 from sidecar.worker.conflicts import Conflicts
 from sidecar.worker.deaths import Deaths
 from sidecar.worker.forgetting import Watch
-from sidecar.worker.host import Traces
+from sidecar.worker.host import Host
 from sidecar.worker.letter import letter
 from sidecar.worker.outcomes import Finished
 from sidecar.worker.rows import Parted, parted
@@ -53,10 +53,8 @@ class Committing:
     """Writes dead letters and notifications of one relay. Methods raise what `Publisher` does."""
 
     def __init__(
-        self, publisher: Publisher, watch: Watch, conflicts: Conflicts, deaths: Deaths,
-        wall_clock: Callable[[], float], *,
-        max_in_a_row: int, clock: Callable[[], float], timed: Callable[[Took, float], None],
-        traces: Traces | None,
+        self, publisher: Publisher, watch: Watch, conflicts: Conflicts, deaths: Deaths, host: Host,
+        *, max_in_a_row: int, timed: Callable[[Took, float], None],
     ) -> None:  # fmt: skip
         """`max_in_a_row` dead letters pause a tenant or halt the stream. `timed` hears how long a
         run took: its events, and Redis to publish it.
@@ -65,9 +63,9 @@ class Committing:
         self._watch = watch
         self._conflicts = conflicts
         self._deaths = deaths
-        self._wall_clock = wall_clock
         self._max_in_a_row = max_in_a_row
-        self._clock, self._timed, self._traces = clock, timed, traces
+        self._timed = timed
+        self._clock, self._wall_clock, self._traces = host.clock, host.wall_clock, host.traces
         self._run: _Run | None = None
         self._rows: set[str] = set()
         """The tenants that may have a row of dead letters, `MOST_ROWS` at most."""

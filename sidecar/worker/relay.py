@@ -119,9 +119,8 @@ class Relay:
         )  # fmt: skip
         self._committing = Committing(
             publisher, self._watch, Conflicts(publisher, observer.conflict_of_tenants, log),
-            Deaths(log, host.clock), host.wall_clock,
-            max_in_a_row=options.max_consecutive_dead, clock=host.clock, timed=observer.published,
-            traces=host.traces,
+            Deaths(log, host.clock), host, max_in_a_row=options.max_consecutive_dead,
+            timed=observer.published,
         )  # fmt: skip
         self._pausing = Pausing(publisher, observer.paused, log)
         self._keeps_refs = not pipeline.keeps_versions

@@ -43,7 +43,7 @@ class Life(NamedTuple):
 def feed(fleet: VersionedStore) -> Feed:
     """Return a feed that asks no server."""
     found = Feed("redis://localhost:1", store=fleet)
-    found._is_fleets = True
+    found._artifacts.is_fleets = True
     return found
 
 
@@ -54,8 +54,8 @@ def archive(fleet: VersionedStore) -> ArchiveHistory:
 
 READERS: dict[str, Callable[[Any], object]] = {
     "audit": lambda fleet: what_is_wrong(fleet, PIN) == ("", 4),
-    "feed, resolved": lambda fleet: feed(fleet)._get(Notification(**ABOUT)),
-    "feed, opened": lambda fleet: feed(fleet)._open(Notification(**ABOUT)),
+    "feed, resolved": lambda fleet: feed(fleet)._artifacts.get(Notification(**ABOUT)),
+    "feed, opened": lambda fleet: feed(fleet)._artifacts.open(Notification(**ABOUT)),
     "store get, export": lambda fleet: open_reader(fleet, REF, {}),
     "report": lambda fleet: report._data(Life(Event(**ABOUT)), fleet),  # type: ignore[arg-type]
     "logs": logbook.registered,

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 import store
-from sidecar.feed import FeedGap, ForeignEntry, UsageError, face
+from sidecar.feed import FeedGap, ForeignEntry, UsageError, registration
 from sidecar.redis import bounded
 from sidecar.redis.client import connect
 from sidecar.redis.keys import Keys
@@ -497,7 +497,7 @@ def test_an_idle_reader_does_not_expire(
     make: Make, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A follower that nothing comes to says that it is there, and claims no more than it passed."""
-    monkeypatch.setattr(face, "HEARTBEAT_S", 0)
+    monkeypatch.setattr(registration, "HEARTBEAT_S", 0)
     feed = make(reader="c1")
     feed.passed(500)
     (before,) = registered(client, KEYS).good
