@@ -18,7 +18,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from tests.servers import START_TIMEOUT_S, missing
+from tests.servers import START_TIMEOUT_S, missing, started
 
 INSTALLED: Final = "/usr/lib/postgresql/*/bin"
 """Where Debian puts what is not on the PATH."""
@@ -67,8 +67,8 @@ class Server:
         """Start it, and wait until it answers."""
         where, log = self._directory, Path(self._directory) / "log"
         with log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [program("postgres"), "-D", f"{where}/data", "-k", where, *self._words],
+            self._process = started(
+                program("postgres"), "-D", f"{where}/data", "-k", where, *self._words,
                 stdout=out, stderr=out, cwd=where, start_new_session=True, **self._someone,
             )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 import redis
@@ -149,12 +150,37 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def started(*command: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process, as Popen does, that dies with this one: nothing stays of killed tests.
+
+    It would die with the thread that starts it: so that is one that stays. Where there is no
+    setpriv, as outside of Linux, it lives on.
+    """
+    setpriv = shutil.which("setpriv")
+    words = [setpriv, "--pdeathsig", "KILL", *command] if setpriv else [*command]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(words, **options)
+
+    return _starter().submit(start).result()
+
+
+@cache
+def _starter() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
 @contextmanager
-def running(kind: str, *, arguments: tuple[str, ...] = ()) -> Iterator[Server]:
-    """Run a server of this kind in a directory of its own, on a free loopback port."""
+def running(
+    kind: str, *, arguments: tuple[str, ...] = (), port: int | None = None
+) -> Iterator[Server]:
+    """Run a server of this kind in a directory of its own, on a free loopback port.
+
+    Or on `port`, on which another has ended: it comes back, empty.
+    """
     binary = path_of(kind)
     with tempfile.TemporaryDirectory(prefix="sidecar-redis-") as directory:
-        server = _start(kind, binary, directory, arguments)
+        server = _start(kind, binary, directory, arguments, port)
         try:
             yield server
         finally:
@@ -162,19 +188,17 @@ def running(kind: str, *, arguments: tuple[str, ...] = ()) -> Iterator[Server]:
             server.process.wait()
 
 
-def _start(kind: str, binary: str, directory: str, arguments: tuple[str, ...]) -> Server:
+def _start(
+    kind: str, binary: str, directory: str, arguments: tuple[str, ...], again: int | None
+) -> Server:
     log = Path(directory) / "log"
     for _ in range(5):  # a program that is no test may take the port first
-        port = free_port()
+        port = again or free_port()
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [
-                    binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", directory,
-                    "--save", "", "--appendonly", "no", *arguments,
-                ],
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
+            process = started(
+                binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", directory,
+                "--save", "", "--appendonly", "no", *arguments,
+                stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         if answers(port, process):
             return Server(kind, f"redis://127.0.0.1:{port}/0", port, process)

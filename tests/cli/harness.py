@@ -27,6 +27,7 @@ from sidecar.redis.keys import Keys
 from sidecar.worker import app, settings
 from sidecar.worker.settings import file_url
 from tests import leaks
+from tests.servers import started
 from tests.sidecar.harness import note_nothing_to_prune
 
 TIMEOUT_S: Final = 120.0
@@ -114,8 +115,8 @@ class Cli:
     def running(self, *args: str | Path) -> Iterator[subprocess.Popen[bytes]]:
         """Run a command in a process of its own meanwhile."""
         self._settle(*args)
-        with subprocess.Popen(
-            self.argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        with started(
+            *self.argv(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=self._environment(None, *args),
         ) as process:  # fmt: skip
             try:

@@ -86,8 +86,13 @@ def run_server(binary: str, acl: str, root: Path, port: int, *more: str) -> subp
     (root / "users.acl").write_text(acl + "user admin on nopass ~* &* +@all\n")
     options = {"port": port, "bind": "127.0.0.1", "save": "", "dir": root}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return subprocess.Popen(
-        [binary, *arguments, *more, "--aclfile", str(root / "users.acl")], stdout=subprocess.DEVNULL
+    return servers.started(
+        binary,
+        *arguments,
+        *more,
+        "--aclfile",
+        str(root / "users.acl"),
+        stdout=subprocess.DEVNULL,
     )
 
 

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from tests.deploy.harness import DEPLOY
-from tests.sidecar.test_metrics import free_port
+from tests.servers import free_port, started
 
 RULES: Final = DEPLOY / "prometheus/rules.yml"
 DASHBOARD: Final = DEPLOY / "grafana/sidecar.json"
@@ -128,7 +128,7 @@ def watching(where: Path, worker_port: int, *, hurry: bool = True) -> Iterator[P
         f"--storage.tsdb.path={where}/data", f"--web.listen-address=127.0.0.1:{port}",
         "--query.lookback-delta=5s", "--log.level=error",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with started(*command, stderr=subprocess.DEVNULL) as process:
         try:
             yield Prometheus(port)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,8 +42,8 @@ class CrashingRedis:
     def start(self) -> None:
         """Start it, and wait until it has read its file and answers."""
         with (self._directory / "log").open("ab") as out:
-            self._process = subprocess.Popen(
-                self._command, stdout=out, stderr=out, start_new_session=True
+            self._process = servers.started(
+                *self._command, stdout=out, stderr=out, start_new_session=True
             )
         if not servers.answers(self.port, self._process):
             tail = (self._directory / "log").read_text(errors="replace")[-500:]

@@ -17,6 +17,7 @@ from sidecar.errors import UsageError
 from sidecar.producer import outbox
 from tests.outbox.places import PostgresPlace
 from tests.postgres import as_nobody
+from tests.servers import started
 
 CONFIGURATION = """
 [databases]
@@ -39,8 +40,8 @@ def pooler(pg: PostgresPlace, more: str) -> Iterator[str]:
         ini.write_text(CONFIGURATION.format(
             server=server, schema=pg.schema, directory=directory, more=more
         ))  # fmt: skip
-        with subprocess.Popen(
-            [program, "-q", ini], cwd=directory, stderr=subprocess.DEVNULL, **someone
+        with started(
+            program, "-q", str(ini), cwd=directory, stderr=subprocess.DEVNULL, **someone
         ) as process:
             try:
                 url = f"postgresql://owner@/app?host={quote(directory, safe='')}&port=6432"

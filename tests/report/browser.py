@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.servers import free_port, missing
+from tests.servers import free_port, missing, started
 
 TIMEOUT_S: Final = 60.0
 _ARGUMENTS: Final = (
@@ -173,8 +173,8 @@ def driver() -> Iterator[Callable[..., Browser]]:
     if not (shutil.which("chromium") or shutil.which("google-chrome")):
         missing("chromium")
     port = free_port()
-    with subprocess.Popen(
-        [command, f"--port={port}", "--log-level=OFF"],
+    with started(
+        command, f"--port={port}", "--log-level=OFF",
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         url = f"http://127.0.0.1:{port}"

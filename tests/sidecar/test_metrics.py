@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from sidecar.worker.metrics import Metrics, StreamMetrics
 from sidecar.worker.settings import build
 from sidecar.worker.supervision import Supervisor
 from tests.metrics_page import ROOT, metrics_page
+from tests.servers import free_port
 from tests.sidecar.harness import (
     PATIENCE_S,
     Rig,
@@ -44,13 +44,6 @@ from tests.sidecar.harness import (
 )
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
-from tests.servers import START_TIMEOUT_S, free_port, missing
+from tests.servers import START_TIMEOUT_S, free_port, missing, started
 
 CREDENTIALS: Final = {
     "AWS_ACCESS_KEY_ID": "AKIDFORTESTS",
@@ -110,8 +110,14 @@ def running() -> Iterator[S3Server]:
         if importlib.util.find_spec(module) is None:
             missing(f"moto's server, or obstore ({module})")
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)],
+    process = started(
+        sys.executable,
+        "-c",
+        _MOTO,
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(port),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

