@@ -15,9 +15,11 @@ from typing import Any, Final
 
 from sidecar.feed import FeedGap
 from sidecar.feed.reading import Reading
+from sidecar.wire import incarnations as wire_incarnations
 from sidecar.wire import notification
 from sidecar.wire.event import Rejected
 from sidecar.wire.ids import EntryId
+from sidecar.wire.incarnations import Cursor
 from sidecar.wire.signing import Signer
 from sidecar.wire.trust import Trust, Untrusted
 from sidecar.worker.pipeline import Pipeline, Rules
@@ -45,7 +47,8 @@ def files() -> dict[Path, str]:
         room / name: _json(one) for room in (SHIPPED, PUBLISHED) for name, one in schemas.items()
     }
     vectors = {
-        "events": events(), "positions": positions(), "gaps": gaps(), "refs": refs(),
+        "events": events(), "positions": positions(), "gaps": gaps(),
+        "incarnations": incarnations(), "refs": refs(),
         "records": records(), "signatures": signatures(),
     }  # fmt: skip
     return made | {PUBLISHED / f"vectors/{name}.json": _json(one) for name, one in vectors.items()}
@@ -237,6 +240,49 @@ def _gap(
     except FeedGap as gap:
         kind = gap.kind
     return {"name": name, **given, "gap": kind}
+
+
+def incarnations() -> dict[str, Any]:
+    """Return cursors, the incarnations of a stream, and whether the cursor's is lost."""
+    three = "a1 0 1000\nb2 2000 5000\nc3 6000 7000\n"
+    full = "".join(f"{n:x} 0 {n}000\n" for n in range(100, 164))
+    cases = [
+        ("of the newest", "7500 c3", three, False),
+        ("of an older one, and all was kept", "2000 a1", three, False),
+        ("of an older one, and not kept by the next", "2001 a1", three, False),
+        ("of an older one, kept by the next and not by the one after", "6001 b2", three, False),
+        ("of an older one, and a later one has its entry", "5000 a1", three, True),
+        ("of one that is not known", "7500 d4", three, True),
+        ("of one that is not known, and the list is full", "7500 d4", full, True),
+        ("of one that is not known, the list is full, and the entry is gone", "7500 d4", full,
+         False),
+        ("of one, and the stream has none", "7500 d4", "", False),
+        ("of one, the stream has none, and the entry is there", "7500 d4", "", True),
+        ("a number, between what was kept and what began", "3000", three, False),
+        ("a number between them, and the entry is there", "3000", three, True),
+        ("a number, what was kept last", "2000", three, False),
+        ("a number, what began", "5000", three, False),
+        ("a number, before all", "900", three, False),
+        ("a number, and the stream has none", "900", "", False),
+        ("lines that are none are left out", "3000 a1", "x\na1 0 1000\nb2 2000\n", False),
+    ]  # fmt: skip
+    return _file(
+        "A cursor as text, the field list of {N}:incarnations, and whether the stream has the"
+        " cursor's entry: whether the cursor is of a history that was lost (made_anew). It is not"
+        " above the stream's end.",
+        [
+            {"name": name, "cursor": cursor, "list": noted, "is_there": is_there,
+             "lost": _is_lost(cursor, noted, is_there=is_there)}
+            for name, cursor, noted, is_there in cases
+        ],
+    )  # fmt: skip
+
+
+def _is_lost(text: str, noted: str, *, is_there: bool) -> bool:
+    cursor = Cursor.parse(text)
+    assert cursor is not None
+    of_stream = wire_incarnations.parse(noted.encode())
+    return wire_incarnations.is_lost(cursor, of_stream, is_there=is_there)
 
 
 # --- refs and records ----------------------------------------------------------------------------

@@ -65,11 +65,11 @@ func follow(url, stream, path, root string) error {
 		if err != nil {
 			return err
 		}
-		for _, n := range batch {
+		for _, n := range batch.notifications {
 			if err := apply(root, n); err != nil {
 				return err // and again from this one: it is never skipped
 			}
-			cursor = n.ControlVersion
+			cursor = Cursor{n.ControlVersion, batch.incarnation}
 			if err := store(path, cursor); err != nil {
 				return err
 			}
@@ -77,34 +77,62 @@ func follow(url, stream, path, root string) error {
 	}
 }
 
+// batch is what came, and of which incarnation of the stream; "" where another began meanwhile.
+type batch struct {
+	notifications []Notification
+	incarnation   string
+}
+
 // next waits for what comes after the cursor. It reads first and looks for a gap then, so that
-// nothing can be trimmed in between.
-func next(redis *Redis, stream string, cursor uint64) ([]Notification, error) {
-	answer, err := redis.Do("XREAD", "COUNT", "500", "BLOCK", "5000", "STREAMS", stream, EntryID(cursor))
+// nothing can be trimmed, nor the stream made anew, in between.
+func next(redis *Redis, stream string, cursor Cursor) (batch batch, err error) {
+	before, err := incarnations(redis, stream)
 	if err != nil {
-		return nil, err
+		return batch, err
+	}
+	answer, err := redis.Do("XREAD", "COUNT", "500", "BLOCK", "5000", "STREAMS", stream, EntryID(cursor.Version))
+	if err != nil {
+		return batch, err
 	}
 	about, err := look(redis, stream)
 	if err != nil {
-		return nil, err
+		return batch, err
 	}
-	if kind := about.Gap(cursor); kind != "" {
-		return nil, fmt.Errorf("%w: %s, cursor %d, stream %+v", ErrGap, kind, cursor, about)
+	there, err := redis.Do("XRANGE", stream, EntryID(cursor.Version), EntryID(cursor.Version))
+	if err != nil {
+		return batch, err
 	}
-	var batch []Notification
+	after, err := incarnations(redis, stream)
+	if err != nil {
+		return batch, err
+	}
+	list := Incarnations(after)
+	found, _ := there.([]any)
+	if kind := about.Gap(cursor, list, len(found) > 0); kind != "" {
+		return batch, fmt.Errorf("%w: %s, cursor %s, stream %+v", ErrGap, kind, cursor, about)
+	}
+	if len(list) > 0 && before == after {
+		batch.incarnation = list[len(list)-1].ID
+	}
 	for _, one := range entries(answer) {
 		if len(trust) > 0 {
 			if err := trust.Verify(stream, one.id, one.fields); err != nil {
-				return nil, err
+				return batch, err
 			}
 		}
 		n, err := Decode(one.id, one.fields)
 		if err != nil {
-			return nil, err
+			return batch, err
 		}
-		batch = append(batch, n)
+		batch.notifications = append(batch.notifications, n)
 	}
 	return batch, nil
+}
+
+func incarnations(redis *Redis, stream string) (string, error) {
+	list, err := redis.Do("HGET", tagged(stream)+":incarnations", "list")
+	text, _ := list.(string)
+	return text, err
 }
 
 // look asks for the stream's ends, and how far it was trimmed.
@@ -204,17 +232,17 @@ func apply(root string, n Notification) error {
 	return err
 }
 
-func load(path string) (uint64, error) {
+func load(path string) (Cursor, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+		return Cursor{}, nil
 	} else if err != nil {
-		return 0, err
+		return Cursor{}, err
 	}
-	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	return ParseCursor(string(text))
 }
 
-func store(path string, cursor uint64) error {
+func store(path string, cursor Cursor) error {
 	file, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

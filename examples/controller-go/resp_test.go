@@ -69,7 +69,7 @@ func TestWhatIsNoAnswer(t *testing.T) {
 
 func TestTheCursor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cursor")
-	for _, cursor := range []uint64{1791234567890123, 7} {
+	for _, cursor := range []Cursor{{1791234567890123, "a1"}, {7, ""}} {
 		if err := store(path, cursor); err != nil {
 			t.Fatal(err)
 		}

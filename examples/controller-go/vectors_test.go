@@ -77,8 +77,30 @@ func TestGaps(t *testing.T) {
 		if v.EntriesAdded != nil {
 			s.EntriesAdded = *v.EntriesAdded
 		}
-		if got := s.Gap(v.Cursor); got != v.Gap {
+		if got := s.Gap(Cursor{Version: v.Cursor}, nil, false); got != v.Gap {
 			t.Errorf("%s: %q, not %q", v.Name, got, v.Gap)
+		}
+	}
+}
+
+func TestIncarnations(t *testing.T) {
+	type vector struct {
+		Name, Cursor, List string
+		IsThere            bool `json:"is_there"`
+		Lost               bool
+	}
+	for _, v := range read[vector](t, "incarnations") {
+		cursor, err := ParseCursor(v.Cursor)
+		if err != nil || cursor.String() != v.Cursor {
+			t.Error(v.Name, err, cursor)
+		}
+		if got := cursor.Lost(Incarnations(v.List), v.IsThere); got != v.Lost {
+			t.Errorf("%s: %t", v.Name, got)
+		}
+		kind := map[bool]string{true: "made_anew"}[v.Lost]
+		s := Stream{First: 1, End: 9999, Length: 1, EntriesAdded: 1, Gone: -1}
+		if got := s.Gap(cursor, Incarnations(v.List), v.IsThere); got != kind {
+			t.Errorf("%s: %q, not %q", v.Name, got, kind)
 		}
 	}
 }

@@ -69,8 +69,10 @@ type Stream struct {
 // ErrGap: what the cursor was at is gone. Begin again from a state.
 var ErrGap = errors.New("gap")
 
-// Gap says whether notifications after the cursor are lost, and how: "", "trimmed", "tail_lost".
-func (s Stream) Gap(cursor uint64) string {
+// Gap says whether notifications after the cursor are lost, and how: "", "trimmed", "tail_lost" or
+// "made_anew". isThere says whether the stream has the cursor's entry.
+func (s Stream) Gap(at Cursor, list []Incarnation, isThere bool) string {
+	cursor := at.Version
 	first := s.First
 	if first == 0 || first > s.End {
 		first = s.End
@@ -80,6 +82,8 @@ func (s Stream) Gap(cursor uint64) string {
 		return "" // from the oldest there is
 	case cursor > s.End:
 		return "tail_lost"
+	case at.Lost(list, isThere):
+		return "made_anew"
 	case cursor < s.Trimmed:
 		return "trimmed"
 	case s.Trimmed < cursor && cursor < first && s.EntriesAdded != s.Length:

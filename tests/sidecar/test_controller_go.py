@@ -117,11 +117,34 @@ def test_a_gap_and_damage_are_never_skipped(
         noted = {NOTIFICATIONS: entries[0][0], f"gone {NOTIFICATIONS}": entries[0][0] + b" 1"}
     client.hset("{control:notifications}:trimmed", mapping=noted)  # type: ignore[arg-type]
     client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
-    assert int(cursor.read_text()) == EntryId(entries[0][0].decode()).control_version
+    assert int(cursor.read_text().split()[0]) == EntryId(entries[0][0].decode()).control_version
+    assert "gap: trimmed" in ended(program, redis_url, tmp_path)
+    assert len(told(out)) == 1
+
+
+def test_a_stream_made_anew_is_a_gap(
+    program: Path, redis_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Its cursor carries the incarnation of the stream: what a new one has is no continuation."""
+    cursor = tmp_path / "cursor"
+    source = store.open_url((tmp_path / "source").as_uri())
+    with closing(Producer(redis_url, "control:events", source)) as producer:
+        producer.publish(type="run.abort", event_id="before")
+        relay(redis_url, tmp_path)
+        with following(program, redis_url, tmp_path):
+            eventually(lambda: " " in cursor.read_text().strip() if cursor.exists() else False)
+        client.delete(NOTIFICATIONS)
+        for number in range(2):
+            producer.publish(type="run.abort", event_id=f"after{number}")
+        relay(redis_url, tmp_path)
+    assert "gap: made_anew" in ended(program, redis_url, tmp_path)
+
+
+def ended(program: Path, redis_url: str, directory: Path) -> str:
+    """Run it until it ends by itself with exit 1; return what it says."""
     ran = subprocess.run(
-        [program, "-cursor", cursor, redis_url, tmp_path / "fleet"],
+        [program, "-cursor", directory / "cursor", redis_url, directory / "fleet"],
         check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert ran.returncode == 1
-    assert "gap: trimmed" in ran.stderr
-    assert len(told(out)) == 1
+    return ran.stderr
