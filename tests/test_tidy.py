@@ -29,7 +29,7 @@ ROOM_LINES: Final = {
     "sidecar/ops": 6275,
     "sidecar/producer": 1320,
     "sidecar/redis": 7195,
-    "sidecar/replay": 5500,
+    "sidecar/replay": 5660,
     "sidecar/telemetry": 1276,
     "sidecar/terminal": 1110,
     "sidecar/wire": 3260,

@@ -86,6 +86,8 @@ class Fleet:
         self.store = store.open_url(self.source.absolute().as_uri())
         self.producer = Producer(self.url, CONTROL, self.store)
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.environment: dict[str, str] = {}
+        """What workers find in their environment, besides what is there."""
         self._sent = 0
         self._versions: dict[str, int] = {}
 
@@ -204,7 +206,8 @@ class Fleet:
             for one in ([value] if isinstance(value, str) else value) for word in (f"--{name}", one)
         ]  # fmt: skip
         command = [*_SIDECAR, "run", "--data-dir", str(self.directory), *options]
-        self.workers.append(subprocess.Popen(command, env=clean(), start_new_session=True))
+        environment = clean() | self.environment
+        self.workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
         self.until(lambda: self.redis.exists(key(f"lease:{CONTROL}")), "a worker that serves")
 
     def stop(self, *, kill: bool = False) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 from examples.incident.fleet import (
     BUDGET_S,
     CONTROL,
+    DEAD,
     GROUP,
     LARGEST,
     NOTIFY,
@@ -221,6 +222,70 @@ def deleted_while_pending(fleet: Fleet, tenant: str) -> Steps:
     fleet.caused("trimmed_before_read")
     fleet.caused("artifact_missing", f"{tenant}/web@1")
     fleet.may("held_behind", tenant)
+    yield
+
+
+@scene
+def poison(fleet: Fleet, tenant: str) -> Steps:
+    """A driver of the producers' store dies of one artifact, and takes each worker with it."""
+    fleet.settle()
+    fleet.stop()
+    deadly = fleet.directory / "deadly"
+    (deadly / "deadly-1.dist-info").mkdir(parents=True)
+    (deadly / "deadly.py").write_text(_DEADLY)
+    (deadly / "deadly-1.dist-info" / "METADATA").write_text("Name: deadly\nVersion: 1\n")
+    points = "[artifact_sidecar.stores]\ndeadly = deadly:Deadly\n"
+    (deadly / "deadly-1.dist-info" / "entry_points.txt").write_text(points)
+    fleet.environment = {"PYTHONPATH": str(deadly), "DEADLY": fleet.source.absolute().as_uri()}
+    fleet.activate(tenant, 1, ref=f"stacks/{tenant}/poison/1")
+    while not _died(fleet, f"{tenant}-web-1"):
+        if not fleet.workers or fleet.workers[0].poll() is not None:
+            fleet.workers.clear()
+            fleet.start(source_store="deadly://source")
+        time.sleep(0.1)
+    fleet.settle()
+    fleet.environment = {}
+    fleet.restart()
+    fleet.caused("poison", f"{tenant}/web@1")
+    fleet.caused("flapping", CONTROL)
+    fleet.may("not_served")
+    yield
+
+
+_DEADLY: Final = """
+import os
+import store
+
+class Deadly:
+    name = "deadly"
+
+    def __init__(self, config):
+        self._store = store.open_url(os.environ["DEADLY"])
+
+    def put(self, ref, data, manifest):
+        self._store.put(ref, data, manifest)
+
+    def exists(self, ref):
+        return self._store.exists(ref)
+
+    def get(self, ref):
+        if "/poison/" in ref:
+            os.abort()
+        return self._store.get(ref)
+"""
+
+
+@scene
+def died_of_a_later_release(fleet: Fleet, tenant: str) -> Steps:
+    """A later release was tried, and left a dead letter whose reason this one does not know."""
+    fleet.activate(tenant, 1)
+    event_id = f"{tenant}-sealed"
+    fleet.append(event_id=event_id, type="key.changed", tenant_id=tenant, artifact_ref="rows/x")
+    letter = fleet.dead(event_id)
+    fields = fleet.redis.xrange(DEAD, letter, letter)[0][1]
+    fleet.redis.xadd(DEAD, fields | {b"reason": b"seal_broken", b"detail": b"of seal 7"})
+    fleet.redis.xdel(DEAD, letter)
+    fleet.caused("died", event_id)
     yield
 
 
@@ -636,6 +701,58 @@ def control_deleted(fleet: Fleet, tenant: str) -> Steps:
     fleet.caused("redis_lost", CONTROL)
     fleet.may("group_touched", CONTROL)
     yield
+
+
+@first
+def remade(fleet: Fleet, tenant: str) -> Steps:
+    """A producer takes the highest ID: nobody can append, until the stream is made anew."""
+    fleet.change(tenant)
+    fleet.settle()
+    event = {"event_id": f"{tenant}-last", "type": "key.changed", "tenant_id": tenant}
+    fleet.stop()
+    fleet.redis.xadd(CONTROL, {"event": json.dumps(event)}, id=f"{2**64 - 1}-{2**64 - 1}")
+    fleet.sidecar("stream", "remake", CONTROL, "--reason", "a producer took the highest ID")
+    fleet.start()
+    fleet.change(tenant)
+    fleet.settle()
+    fleet.caused("remade", CONTROL)
+    fleet.may("not_served")
+    yield
+
+
+@scene
+def erased(fleet: Fleet, tenant: str) -> Steps:
+    """A contract ends, and all artifacts of the tenant are removed for good."""
+    fleet.activate(tenant, 1)
+    fleet.change(tenant)
+    fleet.settle()
+    fleet.sidecar("tenant", "erase", tenant, "--reason", "its contract ended",
+                  "--source-store", fleet.source.absolute().as_uri())  # fmt: skip
+    fleet.caused("artifact_erased", tenant)
+    fleet.may("paused", tenant)
+    yield
+
+
+@first
+def twice(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody deletes what deduplication knows, and a producer sends its event again."""
+    event_id = fleet.change(tenant, ref=f"rows/{tenant}/twice")
+    fleet.settle()
+    fleet.stop()
+    for name in fleet.redis.scan_iter(key("seen:*")):
+        fleet.redis.delete(name)
+    fleet.start()
+    fleet.change(tenant, ref=f"rows/{tenant}/twice", event_id=event_id)
+    fleet.settle()
+    fleet.caused("twice", tenant)
+    fleet.may("went_back")
+    fleet.may("not_served")
+    yield
+
+
+def _died(fleet: Fleet, event_id: str) -> bool:
+    return any(f'"{event_id}"'.encode() in fields[b"event"]
+               for _, fields in fleet.redis.xrange(DEAD))  # fmt: skip
 
 
 def _halted(fleet: Fleet) -> bool:

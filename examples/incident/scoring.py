@@ -67,6 +67,7 @@ def score(bundle: Path) -> Score:
         begun = time.monotonic()
         findings = explain(history, Window(), ask).findings
         found.slowest_s = max(found.slowest_s, time.monotonic() - begun)
+        found.lines += (f"{which}: {line}" for line in _before_its_cause(findings))
         causes = [one for one in answer.causes if one.ask == ask]
         for one in causes:
             if any(_fits(one, finding) for finding in findings):
@@ -78,6 +79,13 @@ def score(bundle: Path) -> Score:
             found.wrong[finding.kind] += 1
             found.lines.append(f"{which}: wrong {finding.kind}: {finding.what}")
     return found
+
+
+def _before_its_cause(findings: list[Finding]) -> Iterator[str]:
+    numbers = {one.key: n for n, one in enumerate(findings)}
+    for n, one in enumerate(findings):
+        if any(numbers.get(cause, -1) > n for cause in one.causes):
+            yield f"{one.kind} is listed before its cause"
 
 
 def _wrong(findings: Iterable[Finding], true: Iterable[Named]) -> list[Finding]:

@@ -20,7 +20,8 @@ from sidecar.history import History
 from sidecar.history.halts import halts_of
 from sidecar.replay.artifacts import Put, State, put_of
 from sidecar.replay.compare import Comparison, compare
-from sidecar.replay.explain.explaining import explain as explained
+from sidecar.replay.explain.explaining import explain_facts
+from sidecar.replay.explain.facts import Facts, Kept
 from sidecar.replay.explain.subjects import WENT_BACK
 from sidecar.replay.overtaking import LEAVE_IT, Overtaking
 from sidecar.replay.stalls import Stalls
@@ -59,6 +60,7 @@ class Report:
     _newest: dict[str, Life] = field(default_factory=dict)
     _stalls: Stalls = field(default_factory=Stalls)
     _overtaking: Overtaking = field(default_factory=Overtaking)
+    _kept: Kept = field(default_factory=Kept)
 
     def add(self, life: Life) -> None:
         """Take in one event. Raises `Unreachable` when the store is away.
@@ -66,6 +68,7 @@ class Report:
         What is not asked for gets no row, but may be what waited, or what overtook.
         """
         wanted = self.asked.wants(life.event, life.tenant_id)
+        self._kept.add(life)
         self._stalls.add(life)
         self._overtaking.see(life, len(self) if wanted else None)
         if wanted:
@@ -130,7 +133,7 @@ class Report:
 
         Raises as that does.
         """
-        found = explained(self.history, self.window, self._what())
+        found = explain_facts(Facts.of(self.history, self.window, self._kept), self._what())
         findings = found.findings[:MAX_CAUSES]
         rows = self._rows({one.place for one in findings})
         return [

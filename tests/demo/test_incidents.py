@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from examples.incident.fleet import Answer, Named
 from examples.incident.playing import chosen, play
 from examples.incident.scenes import FIRST, LAST, SCENES
 from examples.incident.scoring import score
+from sidecar.replay.explain.explaining import KINDS
 
 QUICK = ("event_id_reused", "bad_release", "unknown_type", "forbidden_ref", "doubled")
 MIXED = tuple(range(len(SCENES), len(SCENES) + 12))
@@ -59,6 +62,13 @@ def test_a_cause_that_is_not_named_and_one_that_is_not_true_are_scored(
     found = score(other)
     assert (found.recall, found.precision) == (0.0, 0.0)
     assert len(found.lines) == 1 + len(QUICK)
+
+
+def test_every_kind_of_finding_has_a_scene() -> None:
+    """No rule is scored by nothing: each kind is what some scene brings about for real."""
+    scenes = "".join(inspect.getsource(one) for one in SCENES.values())
+    brought_about = set(re.findall(r'fleet\.caused\(\s*"(\w+)"', scenes))
+    assert brought_about == {kind.name for kind in KINDS}
 
 
 def test_incidents_follow_from_their_seeds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -19,6 +20,7 @@ from sidecar.redis.source import Entry
 from sidecar.replay.explain.explaining import KINDS, explain_facts
 from sidecar.replay.explain.facts import Facts
 from sidecar.replay.explain.findings import Finding, Level
+from sidecar.replay.explain.ordering import causal
 from sidecar.replay.explain.written import markdown
 from sidecar.replay.timeline import End, Life
 from sidecar.replay.window import Window
@@ -213,10 +215,27 @@ def test_two_control_streams_never_set_each_other_back() -> None:
 
 
 def test_one_event_id_with_two_notifications_is_told() -> None:
-    """With both control_versions."""
+    """With both control_versions; of more event_ids all at once, and how many."""
     (one,) = found(published("a", 1), published("a", 2))
     assert (one.kind, one.level) == ("twice", Level.ERROR)
     assert f"{us(1.01)} and {us(2.01)}" in one.what
+    (two,) = found(*(published(name, at) for at, name in enumerate("abcabc", 1)))
+    assert two.what.startswith("3 events were published more than once; t/web@1 was published 2")
+
+
+def test_what_is_published_again_when_its_event_id_is_forgotten_is_not_twice() -> None:
+    """What --dedup-window remembers no more is another event to the worker."""
+    lives, forgets = (published("a", 1), published("a", 99)), tenure(0, dedup_window=60.0)
+    assert kinds(*lives) == kinds(*lives, records=[tenure(0)]) == ["twice"]
+    assert not kinds(*lives, records=[forgets])
+
+
+def test_what_was_published_twice_is_the_cause_of_what_went_back_with_it() -> None:
+    """The older event came again, behind the newer one of its stack."""
+    lives = [published("five", 1, version=5), published("six", 2, version=6),
+             published("five", 1, 3, version=5)]  # fmt: skip
+    first, second = found(*lives)
+    assert (first.kind, second.kind, second.causes) == ("twice", "went_back", ("twice",))
 
 
 def test_a_version_that_nobody_sent_is_told_when_asked_for() -> None:
@@ -489,11 +508,25 @@ def test_a_stream_that_changes_hands_again_and_again_is_told() -> None:
     assert not kinds(records=[tenure(n * 300) for n in range(6)])
 
 
+def test_poison_is_the_cause_of_the_deaths_of_its_workers() -> None:
+    """Where it died in that time, and on that stream."""
+    changed = [tenure(n * 60, f"w:{n}") for n in range(5)]
+    first, second = found(dead("a", 1, "poison", 250), records=changed)
+    assert (first.kind, second.kind, second.causes) == ("poison", "flapping", (first.key,))
+    late = found(dead("a", 1, "poison", 1), records=[*map(later, changed)])
+    assert [one.causes for one in late] == [(), ()]
+
+
+def later(record_: Entry) -> Entry:
+    """Return a record as if it had come two seconds later."""
+    return record_._replace(id=EntryId.of_version(record_.id.control_version + 2_000_000))
+
+
 def test_a_limit_that_changed_is_the_cause_of_what_died_of_it() -> None:
     """Not where it was as narrow before, nor of what died before, nor where nothing died."""
     died = dead("a", 20, "artifact_too_large")
     change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
-    cause, effect = sorted(found(died, records=change), key=lambda one: one.at_us)
+    cause, effect = found(died, records=change)
     assert (cause.kind, effect.causes) == ("limit_changed", (cause.key,))
     assert "b:2 began to serve control:events" in cause.what
     assert "--max-artifact-size 10; before it was 100" in cause.what
@@ -558,7 +591,11 @@ def cut(*records: Entry, gap: str = "", policy: str = "age=7d") -> list[str]:
 
 
 def test_a_control_stream_that_was_deleted_and_made_anew_is_told() -> None:
-    """What was published came from entries that it never had; unless workers saw the loss."""
+    """What was published came from entries that it never had; unless workers saw the loss, or it
+    was made anew in good order.
+    """
+    by_command = record(200, what="remade", stream=STREAM, by="ann", reason="IDs")
+    assert cut(by_command) == cut(by_command, gap="trimmed") == ["remade"]
     assert cut() == ["cut_by_hand"]
     assert cut(gap="not exported") == []
     loss = record(200, what="forgot", lost="control stream", stream=STREAM, known=str(CUT_AT),
@@ -664,6 +701,40 @@ def test_what_is_asked_for_comes_before_what_led_to_it() -> None:
     theirs = dead("x", 40, "poison", tenant="w")
     told = kinds(mine, *row, theirs, what="t/web@1", halts=[halt("sidecar")])
     assert (told[0], set(told)) == ("artifact_missing", {"artifact_missing", "halted", "malformed"})
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_finding_is_told_before_one_that_it_names_as_its_cause(seed: int) -> None:
+    """Whatever their kinds and levels; all are told, and what stands first is the gravest or led
+    to that.
+    """
+    dice = random.Random(seed)
+    keys = [str(n) for n in range(12)]
+    made = [
+        Finding(dice.choice(KINDS).name, dice.choice(list(Level)), "", dice.randrange(9), key,
+                causes=tuple(dice.sample([*keys[:n], "of another window"], min(n, 2))))
+        for n, key in enumerate(keys)
+    ]  # fmt: skip
+    told = causal(dice.sample(made, len(made)), lambda one: (list(Level).index(one.level), one.key))
+    numbers = {one.key: n for n, one in enumerate(told)}
+    assert sorted(numbers, key=int) == keys
+    assert all(numbers.get(cause, -1) < n for n, one in enumerate(told) for cause in one.causes)
+    gravest = min(made, key=lambda one: (list(Level).index(one.level), one.key))
+    assert told[0].key in led_to(made, gravest.key)
+
+
+def led_to(made: list[Finding], key: str) -> set[str]:
+    """Return the keys of a finding, of its causes, and of theirs."""
+    causes = next((one.causes for one in made if one.key == key), ())
+    return {key}.union(*(led_to(made, cause) for cause in causes))
+
+
+def test_findings_that_name_each_other_are_told_once() -> None:
+    """No two rules do that; it must not hang all the same."""
+    a, b = (
+        Finding("lost", Level.ERROR, "", 0, key, causes=(other,)) for key, other in ("ab", "ba")
+    )
+    assert {one.key for one in causal([a, b], lambda one: one.key)} == {"a", "b"}
 
 
 def test_causes_are_numbers_of_findings() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.history import History
+from sidecar.history.bundle import BundleHistory
+from sidecar.redis.source import Entry
 from sidecar.replay.backs import Backs
 from sidecar.replay.explain.explaining import explain
 from sidecar.replay.explain.subjects import WENT_BACK
@@ -21,7 +24,7 @@ from sidecar.replay.trace import find, traces
 from sidecar.replay.window import LifeSelection, Window
 from sidecar.wire.ids import Origin
 from tests.proofs import sampled
-from tests.sidecar.planted_history import CHECKSUM, CONTROLS, Planted, Sent
+from tests.sidecar.planted_history import CHECKSUM, CONTROLS, NOTIFICATIONS, Planted, Sent
 
 WHOLE = Window()
 SEEDS = 400
@@ -177,6 +180,23 @@ def test_two_tenants_with_one_ref_have_no_order(tmp_path: Path) -> None:
     wait(planted)
     planted.publish(planted.sent[0])
     agree(planted, tmp_path)
+
+
+def test_a_report_reads_its_window_once(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sentences come of the events that its rows come of."""
+    planted.publish(planted.sent[1])
+    history, read = planted.write(tmp_path), []
+    entries = BundleHistory.entries
+
+    def counted(self: BundleHistory, stream: str, *span: Any, **more: Any) -> Iterator[Entry]:
+        read.append(stream)
+        return entries(self, stream, *span, **more)
+
+    monkeypatch.setattr(BundleHistory, "entries", counted)
+    reported(history)
+    assert read.count(CONTROLS[0]) == read.count(NOTIFICATIONS) == 1
 
 
 # --- what each says ------------------------------------------------------------------------------

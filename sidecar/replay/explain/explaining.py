@@ -21,6 +21,7 @@ from sidecar.replay.explain import (
 )
 from sidecar.replay.explain.facts import MOST, Facts
 from sidecar.replay.explain.findings import Finding, Level, at, names
+from sidecar.replay.explain.ordering import causal
 from sidecar.replay.timeline import Life
 from sidecar.replay.window import Window
 
@@ -33,7 +34,7 @@ _LEVELS: Final = list(Level)
 
 @dataclass
 class Explanation:
-    """What was found of a window, the gravest first."""
+    """What was found of a window, the gravest first, and each below what led to it."""
 
     findings: list[Finding] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
@@ -64,12 +65,14 @@ def explain(history: History, window: Window, what: str = "") -> Explanation:
 
 def explain_facts(facts: Facts, what: str = "") -> Explanation:
     """Apply all rules to what is on record; raises as `explain` does."""
-    found = _sorted(_linked(facts, _all(facts)))
+    found = _linked(facts, _all(facts))
     asked = [life for life in facts.lives if what in names(life)] if what else []
     if what:
         found = _about(facts, found, asked, what)
         unsent = None if asked else subjects.never_sent(facts, what)
         found += [unsent] if unsent else []
+    # What is about it comes before what was about everybody.
+    found = causal(found, lambda one: (bool(what) and what not in one.about, *_rank(one)))
     return Explanation(found, asked, list(_unknown(facts)), bool(facts.gaps))
 
 
@@ -88,10 +91,8 @@ def _linked(facts: Facts, found: list[Finding]) -> list[Finding]:
     ]
 
 
-def _sorted(found: Iterable[Finding]) -> list[Finding]:
-    return sorted(
-        found, key=lambda one: (_LEVELS.index(one.level), _ORDER[one.kind], one.at_us, one.key)
-    )
+def _rank(one: Finding) -> tuple[int, int, int, str]:
+    return _LEVELS.index(one.level), _ORDER[one.kind], one.at_us, one.key
 
 
 def _about(facts: Facts, found: list[Finding], asked: list[Life], what: str) -> list[Finding]:
@@ -104,8 +105,7 @@ def _about(facts: Facts, found: list[Finding], asked: list[Life], what: str) -> 
             if cause in by_key and cause not in kept:
                 kept.add(cause)
                 todo.append(cause)
-    # What is about it comes before what led to that, or was about everybody.
-    return sorted((one for one in found if one.key in kept), key=lambda one: what not in one.about)
+    return [one for one in found if one.key in kept]
 
 
 def _touches(facts: Facts, one: Finding, asked: list[Life]) -> bool:

@@ -25,6 +25,8 @@ from sidecar.wire.ids import Origin
 from sidecar.wire.moments import time_us
 from sidecar.wire.subject import Change, Subject, followed, subject_of
 
+DEDUP_WINDOW_S: Final = 7 * 86_400.0
+"""How long workers remember an event_id, where none is on record with another setting."""
 MOST: Final = 200_000
 """So many events are looked at, those that ended last: memory stays bounded."""
 
@@ -66,6 +68,19 @@ class Death(NamedTuple):
     """None while it is dead."""
 
 
+class Kept:
+    """The events of a window as they are read, of which the last `MOST` stay."""
+
+    def __init__(self) -> None:
+        self.lives: deque[Life] = deque(maxlen=MOST)
+        self.seen = 0
+
+    def add(self, life: Life) -> None:
+        """Take in the next one."""
+        self.lives.append(replace(life, entry=None))
+        self.seen += 1
+
+
 @dataclass
 class Facts:
     """All that is on record of a window. Times are in microseconds since the epoch."""
@@ -84,15 +99,18 @@ class Facts:
     @classmethod
     def read(cls, history: History, window: Window) -> Self:
         """Read the window once. Raises as the history does."""
-        kept: deque[Life] = deque(maxlen=MOST)
-        seen = 0
+        kept = Kept()
         for life in lives(history, window):
-            kept.append(replace(life, entry=None))
-            seen += 1
+            kept.add(life)
+        return cls.of(history, window, kept)
+
+    @classmethod
+    def of(cls, history: History, window: Window, kept: Kept) -> Self:
+        """Take what somebody has read of the window. Raises as the history does."""
         names, now_us = history.streams, min(window.until_us, history.now_us())
         records = history.entries(names.tenures) if names.tenures else iter(())
         return cls(
-            history, window, list(kept), seen - len(kept),
+            history, window, list(kept.lives), kept.seen - len(kept.lives),
             halts_of(history, window.since_us, now_us) if names.halts else [],
             list(redrives_of(history)), list(records), now_us,
         )  # fmt: skip
@@ -133,6 +151,21 @@ class Facts:
         return dict(found)
 
     @cached_property
+    def repeated(self) -> dict[str, list[Life]]:
+        """What was published again while it had to be remembered, by event_id.
+
+        The first notification comes first.
+        """
+        told = [one.settings.get("dedup_window") for one in self.tenures]
+        kept_s = min((one for one in told if isinstance(one, int | float)), default=DEDUP_WINDOW_S)
+        found: defaultdict[str, list[Life]] = defaultdict(list)
+        for life in self.published:
+            known = found[life.event_id]
+            if life.event_id and (not known or life.ended_us - known[-1].ended_us <= kept_s * 1e6):
+                known.append(life)
+        return {event_id: known for event_id, known in found.items() if len(known) > 1}
+
+    @cached_property
     def backs(self) -> Backs:
         """What was set back behind something that came before the window."""
         return Backs(self.history)
@@ -169,6 +202,11 @@ class Facts:
         """What Redis was found to have forgotten in the window."""
         found = map(forgotten_of, (one for one in self.records if _what(one) == "forgot"))
         return [one for one in found if self.has(one.noticed_us)]
+
+    @cached_property
+    def remade(self) -> set[str]:
+        """Control streams that were made anew by hand, which takes along what is unfinished."""
+        return {text(one.fields, "stream") for one in self.records if _what(one) == "remade"}
 
     @cached_property
     def stalls(self) -> list[Stall]:

@@ -82,7 +82,7 @@ def cut_by_hand(facts: Facts) -> Iterator[Finding]:
     Entries that were published lie before its first: they were there. What Redis itself forgot is
     told by the workers.
     """
-    told = {one.stream for one in facts.forgotten if one.lost == Part.CONTROL}
+    told = {one.stream for one in facts.forgotten if one.lost == Part.CONTROL} | facts.remade
     for stream in facts.history.streams.control:
         reach = None if stream in told else facts.history.reach(stream)
         if reach and reach.first and (last := _last_gone(facts, stream, reach.first)):

@@ -103,7 +103,7 @@ def flapping(facts: Facts) -> Iterator[Finding]:
             [*tenures[:1], *(one for before, one in pairwise(tenures) if before.by != one.by)]
         )
         if run:
-            yield _flapping(stream, run)
+            yield _flapping(facts, stream, run)
 
 
 def _run(tenures: list[Tenure]) -> list[Tenure]:
@@ -115,7 +115,7 @@ def _run(tenures: list[Tenure]) -> list[Tenure]:
     return most if len(most) >= OFTEN else []
 
 
-def _flapping(stream: str, run: list[Tenure]) -> Finding:
+def _flapping(facts: Facts, stream: str, run: list[Tenure]) -> Finding:
     who = ", ".join(dict.fromkeys(one.by for one in run))
     what = (
         f"{stream} changed hands {len(run)} times from {at(run[0].at_us)} to {at(run[-1].at_us)}:"
@@ -126,7 +126,16 @@ def _flapping(stream: str, run: list[Tenure]) -> Finding:
         about=frozenset({stream}), everybody=True, evidence=(command("status"),),
         fix="the workers' logs tell why each tenure ended: a crash, a lease that is too short, or"
         " a machine without time",
+        causes=tuple(dict.fromkeys(_killed(facts, stream, run))),
     )  # fmt: skip
+
+
+def _killed(facts: Facts, stream: str, run: list[Tenure]) -> Iterator[str]:
+    """Yield the keys of what workers are known to have died over meanwhile."""
+    for one in facts.deaths:
+        its = one.reason == Reason.POISON and one.life.origin.stream == stream
+        if its and run[0].at_us <= one.at_us <= run[-1].at_us + OFTEN_US:
+            yield key_of(kind_of(one.reason).name, one.life.tenant_id)
 
 
 def limit_changed(facts: Facts) -> Iterator[Finding]:

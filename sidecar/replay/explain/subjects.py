@@ -41,6 +41,7 @@ SAME_VERSION = Kind(
     "which of the two is meant",
 )
 ACTIVATED = "stack.activated"
+TWICE_KEY = "twice"
 KINDS = (WENT_BACK, TWICE, NEVER_SENT, SAME_VERSION, OLDER_VERSION)
 
 
@@ -97,12 +98,14 @@ def _back(facts: Facts, subject: Subject, newest: Life, life: Life) -> Finding:
         f"back:{life.control_version}", after.ended_us if after else None,
         record.by if record else "", names_of((newest, life)) | {subject.tenant_id} - {""},
         evidence=_evidence(life, record),
-        fix=_fix(after), causes=tuple(_causes(facts, record)),
+        fix=_fix(after), causes=tuple(_causes(facts, record, life)),
     )  # fmt: skip
 
 
-def _causes(facts: Facts, record: Redrive | None) -> Iterator[str]:
-    """Yield the key of what its dead letter had died of."""
+def _causes(facts: Facts, record: Redrive | None, life: Life) -> Iterator[str]:
+    """Yield the key of what its dead letter had died of, or of what published it twice."""
+    if record is None and life.event_id in facts.repeated:
+        yield TWICE_KEY
     for death in facts.deaths if record else ():
         if death.redrive and record and death.redrive.letter == record.letter:
             yield key_of(kind_of(death.reason).name, death.life.tenant_id)
@@ -193,18 +196,25 @@ def never_sent(facts: Facts, what: str) -> Finding | None:
 
 
 def twice(facts: Facts) -> Iterator[Finding]:
-    """Yield each event_id that was published more than once."""
-    for event_id, lives in facts.by_event_id.items():
-        again = sorted({life.control_version for life in lives if life.end == "published"})
-        if len(again) > 1:
-            yield Finding(
-                TWICE.name, Level.ERROR,
-                f"{called(lives[0])} was published {len(again)} times as {event_id}, as"
-                f" control_versions {again[0]} and {again[1]}",
-                lives[0].ended_us, f"twice:{event_id}", about=names_of(lives),
-                evidence=(command("audit"), command("trace", event_id)),
-                fix="what readers have seen is not taken back; report it with a bundle",
-            )  # fmt: skip
+    """Yield what was published more than once, all of it together."""
+    again = facts.repeated
+    if not again:
+        return
+    first = min(again.values(), key=lambda lives: lives[1].ended_us)
+    versions = f"{first[0].control_version} and {first[1].control_version}"
+    name = f" as {first[0].event_id}" if first[0].event_id not in called(first[0]) else ""
+    what = f"{called(first[0])} was published {len(first)} times{name}, as control_versions"
+    if len(again) > 1:
+        what = f"{len(again):,} events were published more than once; {what}"
+    yield Finding(
+        TWICE.name, Level.ERROR, f"{what} {versions}", first[1].ended_us, TWICE_KEY,
+        about=frozenset().union(*map(names_of, again.values())),
+        evidence=(command("audit"), command("trace", first[0].event_id)),
+        fix="what readers have seen is not taken back, and doing it again does no harm to one that"
+        " applies states. Find out what became of the deduplication index; if nothing did, report"
+        " it with a bundle",
+        causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten),
+    )  # fmt: skip
 
 
 def same_version(facts: Facts) -> Iterator[Finding]:
