@@ -210,6 +210,13 @@ class Fleet:
         self.workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
         self.until(lambda: self.redis.exists(key(f"lease:{CONTROL}")), "a worker that serves")
 
+    def stand_by(self) -> None:
+        """Start a worker beside the one that serves, and wait until it stands by."""
+        self.start()
+        name, members = f':{self.workers[-1].pid}"'.encode(), key("workers")
+        self.until(lambda: any(name in one for one in self.redis.hvals(members)),
+                   "a worker that stands by")  # fmt: skip
+
     def stop(self, *, kill: bool = False) -> None:
         """Stop the worker that was started first, in good order or by SIGKILL."""
         worker = self.workers.pop(0)

@@ -69,6 +69,35 @@ def healthy(fleet: Fleet, tenant: str) -> Steps:
     fleet.change(tenant, ref=f"rows/{tenant}/a", event_id=f"{again}-2")
 
 
+@scene
+def ordinary_day(fleet: Fleet, tenant: str) -> Steps:
+    """A day in short: archive, keep rules, a reader, a planned pause, two rolling restarts."""
+    fleet.settle()
+    fleet.environment = {
+        "SIDECAR_ARCHIVE": "true", "SIDECAR_ARCHIVE_EVERY": "1s", "SIDECAR_KEEP": "last=3,age=1d",
+    }  # fmt: skip
+    version = 0
+    with fleet.reader("edge-1", ttl_s=86_400) as feed:
+        for _ in range(2):
+            fleet.stand_by()
+            fleet.stop()
+            for _ in range(4):
+                version += 1
+                fleet.activate(tenant, version, data=b"of a day" * version)
+                fleet.wait(1)
+                fleet.settle()
+                feed.passed(feed.poll(since=0, limit=100_000)[-1].control_version)
+    fleet.environment = {}
+    fleet.sidecar("pause", "--tenant", tenant, "--reason", "its database moves, CHG-7")
+    fleet.change(tenant)
+    fleet.wait(1)
+    fleet.sidecar("resume", "--tenant", tenant, "--reason", "CHG-7 is done")
+    fleet.settle()
+    fleet.caused("paused", tenant)
+    fleet.may("reader_stuck", "edge-1")
+    yield
+
+
 # --- events that end as dead letters -------------------------------------------------------------
 
 

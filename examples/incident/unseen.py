@@ -222,7 +222,7 @@ def quiet_hour(fleet: Fleet, tenant: str) -> Steps:
 def rolling_deploy(fleet: Fleet, tenant: str) -> Steps:
     """A deploy starts the new worker, then stops the old one. Nothing is wrong."""
     fleet.activate(tenant, 1)
-    fleet.start()
+    fleet.stand_by()
     fleet.stop()
     fleet.activate(tenant, 2)
     fleet.settle()

@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 from sidecar.errors import FilteredOut, Incomplete, NothingThere
 from sidecar.history import Gap, History
 from sidecar.history.archive import EXPIRED
-from sidecar.history.contract import get
 from sidecar.history.halts import halts_of
-from sidecar.history.redrives import Redrive, redrives_of
+from sidecar.history.redrives import Redrive
 from sidecar.history.state import FleetState, state_at
-from sidecar.redis.scan import text
 from sidecar.replay.backs import Backs
-from sidecar.replay.timeline import End, Life, decoded, lives, of_trimmed
+from sidecar.replay.timeline import End, Life, dead_at, lives, of_trimmed
 from sidecar.replay.window import Window, moment
-from sidecar.wire.event import Event, named
+from sidecar.wire.event import Event
 from sidecar.wire.ids import FIRST, HIGHEST, EntryId, Origin
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.notification import Notification
@@ -119,46 +117,21 @@ class Moment:
         window = Window(max(0, self._at_us - self._around_us), self._at_us)
         later = Window(self._at_us + 1, self._at_us + self._around_us)
         gone = of_trimmed(self._history, later, window.first_entry)
-        begun = (life for life in gone if 0 < life.begun_us <= self._at_us)
+        begun = (life for life in gone if life.begun_us)
         for one in chain(lives(self._history, window), begun):
-            if one.end is End.WAITING or self._ended_later(one):
+            if one.was(self._at_us) is End.WAITING:
                 yield Row("waiting", one.event, one.event_id, one.tenant_id, one.begun_us)
-
-    def _ended_later(self, life: Life) -> bool:
-        """Tell whether it had not ended by then. Dead letters count in milliseconds."""
-        if life.end is End.PUBLISHED:
-            return life.ended_us > self._at_us
-        return life.end is not End.DUPLICATE and life.stopped_us // 1000 > self._at_us // 1000
 
     def _dead(self) -> Iterator[Row]:
         """Yield the dead letters that had been written by then and not been redriven."""
-        names, last = self._history.streams, EntryId.of(self._at_us // 1000, HIGHEST)
-        redriven = {one.letter: one for one in redrives_of(self._history) if one.letter}
-        for letter in self._history.entries(names.dead, FIRST, last):
-            record = redriven.pop(letter.id, None)
-            if record is None or record.at_us > self._at_us:
-                yield _letter(letter.fields, letter.id)
-        # What has been redriven since was dead then; the dead letter may be gone, its record stays.
-        for letter_id, record in redriven.items():
-            if letter_id <= last and record.at_us > self._at_us:
-                yield self._redriven_since(record, letter_id)
-
-    def _redriven_since(self, record: Redrive, letter_id: EntryId) -> Row:
-        """Return a dead letter by the record of its redrive, and by the entry that it became."""
-        stream, entry_id = record.entry.stream, record.entry.entry
-        known = stream in self._history.streams.control and entry_id
-        entry = get(self._history, stream, entry_id) if known and entry_id else None
-        event = decoded(entry.fields) if entry else None
-        tenant = event.tenant_id if event else ""
-        at_us = letter_id.control_version
-        return Row("dead", event, record.event_id, tenant, at_us, record.died)
+        for one in dead_at(self._history, self._at_us):
+            yield Row("dead", one.event, one.event_id, one.tenant_id, one.stopped_us, _why(one))
 
 
-def _letter(fields: Any, letter_id: EntryId) -> Row:  # noqa: ANN401 -- of an entry
-    event = decoded(fields)
-    tenant, event_id = named(event, fields)
-    said = ": ".join(filter(None, (text(fields, "reason"), text(fields, "detail"))))
-    return Row("dead", event, event_id, tenant, letter_id.control_version, said)
+def _why(life: Life) -> str:
+    if life.end is End.REDRIVEN and life.end_id:
+        return Redrive.of_fields(life.fields or {}, life.end_id).died
+    return ": ".join(filter(None, (life.reason, life.detail)))
 
 
 def at(history: History, at_us: int, around_us: int) -> Moment:

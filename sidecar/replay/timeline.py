@@ -26,7 +26,7 @@ from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.replay.window import Window
 from sidecar.wire.event import Event, Rejected, decode, named
-from sidecar.wire.ids import FIRST, EntryId, Origin
+from sidecar.wire.ids import FIRST, HIGHEST, LAST, EntryId, Origin
 from sidecar.wire.moments import rfc3339, span, time_us
 from sidecar.wire.notification import Notification
 from sidecar.wire.subject import CLOCK_SLACK_MS
@@ -92,6 +92,21 @@ class Life:
         """Since when it has not waited: of what was redriven, that is when it died."""
         letter = EntryId.parse(text(self.fields or {}, "letter"))
         return letter.control_version if letter and self.end is End.REDRIVEN else self.ended_us
+
+    def was(self, us: int) -> End | None:
+        """Return how it stood at an instant: as what it had ended, dead, or waiting.
+
+        None before it began, and where nobody knows. Dead letters count in milliseconds.
+        """
+        if self.begun_us > us or self.end in (End.DUPLICATE, End.UNKNOWN):
+            return None
+        if self.end is End.WAITING:
+            return End.WAITING
+        if self.end is End.PUBLISHED:
+            return self.end if self.ended_us <= us else End.WAITING
+        if self.stopped_us // 1000 > us // 1000:
+            return End.WAITING
+        return End.DEAD if self.end is End.DEAD or us < self.ended_us else End.REDRIVEN
 
     @property
     def delay_s(self) -> float | None:
@@ -222,6 +237,31 @@ def by_origin(history: History, origin: Origin) -> list[Life]:
     after = Window(max(0, begin_us - CLOCK_SLACK_MS * 1000))
     ends = of_trimmed(history, after, origin.entry)
     return list(islice((one for one in ends if one.origin == origin), 1))
+
+
+def dead_at(history: History, us: int) -> Iterator[Life]:
+    """Yield the lives of what was dead at an instant, however long before it had died.
+
+    The dead letter of what has been redriven since may be gone: the record of that stays.
+    """
+    names, last = history.streams, EntryId.of(us // 1000, HIGHEST)
+    since = list(_ends(history, names.redriven, End.REDRIVEN, FIRST, LAST))
+    redriven = {EntryId.parse(text(one.fields, "letter")): one for one in since}
+    for letter in _ends(history, names.dead, End.DEAD, FIRST, last):
+        record = redriven.pop(letter.id, None)
+        if record is None or record.at_us > us:
+            yield _ended(letter, None)
+    for record in redriven.values():
+        life = _ended(record, _appended(history, record))
+        if life.was(us) is End.DEAD:
+            yield life
+
+
+def _appended(history: History, record: _Effect) -> Entry | None:
+    """Return the entry that a redrive appended."""
+    became = Origin(text(record.fields, "entry"))
+    known = became.stream in history.streams.control
+    return get(history, became.stream, became.entry) if known and became.entry else None
 
 
 def of_trimmed(history: History, window: Window, since: EntryId) -> Iterator[Life]:

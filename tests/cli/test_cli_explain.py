@@ -36,8 +36,9 @@ def test_a_stack_that_went_back_is_told_live_and_in_a_bundle(sidecar: Cli) -> No
     redriven = sidecar("dead", "redrive", letter, "--force", "--reason", "nova asked")
     assert redriven.code == 0, redriven.err
     sidecar.work()
-    (one, *_) = live = told(sidecar, "t/web")
+    (cause, one, *_) = live = told(sidecar, "t/web")
     assert (one["kind"], one["level"]) == ("went_back", "error")
+    assert (cause["kind"], one["causes"]) == ("artifact_missing", [cause["number"]])
     assert "t/web went back from @6 to @5" in one["what"]
     assert "redriven by force by" in one["what"]
     assert "(nova asked), behind six" in one["what"]
@@ -47,7 +48,7 @@ def test_a_stack_that_went_back_is_told_live_and_in_a_bundle(sidecar: Cli) -> No
     assert told(sidecar, "t/web", "--bundle", bundle) == live
     offline = {"SIDECAR_REDIS": ""}
     text = sidecar("explain", "--bundle", bundle, "--markdown", env=offline).out
-    assert text.startswith("1. **error, went\\_back**: t/web went back")
+    assert "\n2. **error, went\\_back**: t/web went back" in text
 
 
 def test_every_command_says_of_a_subject_that_it_went_back(sidecar: Cli) -> None:

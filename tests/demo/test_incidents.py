@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from examples.incident.fleet import Answer, Named
 from examples.incident.playing import chosen, play
 from examples.incident.scenes import FIRST, LAST, SCENES
 from examples.incident.scoring import score
+from sidecar.replay.explain import records
 from sidecar.replay.explain.explaining import KINDS
 
 QUICK = ("event_id_reused", "bad_release", "unknown_type", "forbidden_ref", "doubled")
@@ -62,6 +64,20 @@ def test_a_cause_that_is_not_named_and_one_that_is_not_true_are_scored(
     found = score(other)
     assert (found.recall, found.precision) == (0.0, 0.0)
     assert len(found.lines) == 1 + len(QUICK)
+
+
+@pytest.mark.proof
+def test_a_healthy_day_has_no_finding_but_what_was_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers, an archive, keep rules, a reader, restarts in turn; and a rule that took a
+    restart for flapping would be noticed.
+    """
+    play(3, ["ordinary_day"], tmp_path / "incident.zip")
+    found = score(tmp_path / "incident.zip")
+    assert (found.lines, found.named) == ([], Counter({"paused": 1}))
+    monkeypatch.setattr(records, "OFTEN", 3)
+    assert score(tmp_path / "incident.zip").wrong == Counter({"flapping": 1})
 
 
 def test_every_kind_of_finding_has_a_scene() -> None:

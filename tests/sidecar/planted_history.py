@@ -19,6 +19,8 @@ BEGAN_MS: Final = 1_790_000_000_000
 CONTROLS: Final = ("one", "two")
 NOTIFICATIONS, DEAD, REDRIVEN, HALTS = "n", "n:dead", "n:redriven", "n:halts"
 CHECKSUM: Final = f"sha256:{'0' * 64}"
+TRIMMED: Final = "trimmed"
+"""How an event ended whose notification has been trimmed."""
 REASONS: Final = ("artifact_missing", "poison", "checksum_mismatch")
 
 
@@ -56,6 +58,8 @@ class Planted:
     halts: list[tuple[int, int | None]] = field(default_factory=list)
     newest: dict[str, EntryId] = field(default_factory=dict)
     """The ID that was given last on each control stream."""
+    trimmed: EntryId = FIRST
+    """Up to which ID the notifications are gone."""
     now_ms: int = BEGAN_MS
 
     def __post_init__(self) -> None:
@@ -65,7 +69,7 @@ class Planted:
     def play(self) -> Self:
         """Let this and that happen."""
         steps = [self._emit] * 5 + [self._end] * 7 + [self._redrive] * 4 + [
-            self._repair, self._halt, self._trim,
+            self._repair, self._halt, self._trim, self._trim_notifications,
         ]  # fmt: skip
         for _ in range(self.dice.randrange(4, 40)):
             self.now_ms += self.dice.choice((1, 7, 900, 40_000))
@@ -109,7 +113,9 @@ class Planted:
             return
         one = self.dice.choice(heads)
         first = next((o for o in self._published() if o.event_id == one.event_id), None)
-        if first:
+        if any(o.end == TRIMMED for o in self.sent if o.event_id == one.event_id):
+            one.end = TRIMMED  # the deduplication index knows it, and nothing shows of what it is
+        elif first:
             one.end, one.end_id, one.ended_us = "duplicate", first.end_id, first.ended_us
         elif self.dice.random() < 0.35:
             self.bury(one)
@@ -191,6 +197,18 @@ class Planted:
         while rows and f"{stream}/{rows[0][0]}" not in waiting and self.dice.random() < 0.7:
             rows.pop(0)
 
+    def _trim_notifications(self) -> None:
+        """Trim the oldest notifications: what their events and the repeats of these became shows
+        nowhere.
+        """
+        rows = self.rows[NOTIFICATIONS]
+        while len(rows) > 1 and self.dice.random() < 0.6:
+            gone = rows.pop(0)[0]
+            self.trimmed = EntryId(gone)
+            for one in self.sent:
+                if one.end in ("published", "duplicate") and one.end_id == gone:
+                    one.end, one.end_id, one.ended_us = TRIMMED, "", 0
+
     # --- what is true ---------------------------------------------------------------------------
 
     def change(self, one: Sent) -> Change:
@@ -223,6 +241,12 @@ class Planted:
         """Return the entries of a control stream that were not trimmed."""
         return {f"{stream}/{row[0]}" for row in self.rows[stream]}
 
+    def _gaps(self, stream: str) -> list[tuple[EntryId, EntryId, str, bool]]:
+        """Return what of a stream is known to be gone."""
+        if stream != NOTIFICATIONS or self.trimmed == FIRST:
+            return []
+        return [(FIRST.after, self.trimmed, "trimmed", False)]
+
     def write(self, path: Path) -> BundleHistory:
         """Write it as a bundle, and open that."""
         streams = []
@@ -231,7 +255,7 @@ class Planted:
             first = EntryId(rows[0][0] if rows else FIRST)
             member = _file(path, f"streams/{n}/000000.jsonl", rows, first, newest)
             streams.append(StreamIndex(
-                name=name, known=True, oldest=first if rows else None, gaps=[],
+                name=name, known=True, oldest=first if rows else None, gaps=self._gaps(name),
                 newest=self.newest.get(name, newest), segments=[member] if rows else [],
             ))  # fmt: skip
         waits = [[*one.origin.split("/")] for one in self.sent if one.end == "waiting"]

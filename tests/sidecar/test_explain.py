@@ -230,6 +230,12 @@ def test_what_is_published_again_when_its_event_id_is_forgotten_is_not_twice() -
     assert not kinds(*lives, records=[forgets])
 
 
+def test_what_was_published_twice_was_not_late_the_second_time() -> None:
+    """Its turn had come long before: it was published then."""
+    lives = [published("a", 1), *others(3, 4, 5), published("a", 1, 10)]
+    assert kinds(*lives) == ["twice"]
+
+
 def test_what_was_published_twice_is_the_cause_of_what_went_back_with_it() -> None:
     """The older event came again, behind the newer one of its stack."""
     lives = [published("five", 1, version=5), published("six", 2, version=6),
@@ -416,6 +422,13 @@ def test_what_was_done_before_a_worker_stood_still_is_no_witness() -> None:
     lives = published("a", 10, 20), published("b", 10.1, 10.2, tenant="u")
     assert "artifact_late" not in kinds(*lives)
     assert "artifact_late" in kinds(*lives, published("c", 14, tenant="w"))
+
+
+def test_a_halt_that_was_lifted_without_a_record_hides_nothing_that_came_after_it() -> None:
+    """Its key was deleted: what was late since then was not halted."""
+    lifted = published("x", 22, tenant="w")
+    late = [*others(41), published("late", 40, 50)]
+    assert kinds(lifted, *late, halts=[halt("ann", None)]) == ["halted", "artifact_late"]
 
 
 def test_what_waits_without_a_worker_is_told() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from sidecar.history import History
 from sidecar.history.bundle import BundleHistory
+from sidecar.history.state import state_at
 from sidecar.redis.source import Entry
 from sidecar.replay.backs import Backs
+from sidecar.replay.changes import changes
 from sidecar.replay.explain.explaining import explain
 from sidecar.replay.explain.subjects import WENT_BACK
 from sidecar.replay.letters import RecordedLetters, became
@@ -24,7 +27,7 @@ from sidecar.replay.trace import find, traces
 from sidecar.replay.window import LifeSelection, Window
 from sidecar.wire.ids import Origin
 from tests.proofs import sampled
-from tests.sidecar.planted_history import CHECKSUM, CONTROLS, NOTIFICATIONS, Planted, Sent
+from tests.sidecar.planted_history import CHECKSUM, CONTROLS, NOTIFICATIONS, TRIMMED, Planted, Sent
 
 WHOLE = Window()
 SEEDS = 400
@@ -54,8 +57,11 @@ def agree(planted: Planted, path: Path) -> None:
     by_origin = {one.origin: one for one in planted.sent}
     for _, _, entry in planted.records:
         assert became(history, Origin(entry)) == outcome(planted, by_origin[Origin(entry)])
-    for us in instants(planted):
+    times = instants(planted)
+    for us in times:
         assert was_there(history, us) == was(planted, us, backs), us
+    for old_us, new_us in pairwise([*times[::7], times[-1]] if times else []):
+        assert compared(history, old_us, new_us) == differ(planted, old_us, new_us)
 
 
 # --- where they did not --------------------------------------------------------------------------
@@ -209,7 +215,8 @@ def ended(planted: Planted) -> Ends:
     """Return how each event ended that anything is left of, as what, and why."""
     there = set().union(*map(planted.there, CONTROLS))
     return {
-        one.origin: (one.end, one.end_id, one.reason) for one in planted.sent
+        one.origin: ("unknown" if one.end == TRIMMED else one.end, one.end_id, one.reason)
+        for one in planted.sent
         if one.origin in there or one.end in ("published", "dead", "redriven")
     }  # fmt: skip
 
@@ -268,6 +275,31 @@ def outcome(planted: Planted, one: Sent) -> tuple[str, str]:
     return (one.end, one.end_id) if one.end == "dead" else ("", "")
 
 
+def compared(history: History, old_us: int, new_us: int) -> set[tuple[str, str]]:
+    """Return what `diff --at` says: which event each changed subject had before, and has now."""
+    return {
+        tuple(one.event_id if one else "" for one in (each.old, each.new))
+        for each in changes(state_at(history, old_us), state_at(history, new_us))
+    }  # fmt: skip
+
+
+def differ(planted: Planted, old_us: int, new_us: int) -> set[tuple[str, str]]:
+    """Return the same of what was published."""
+    old, new = (published(planted, us) for us in (old_us, new_us))
+    states = [(old.get(one), new.get(one)) for one in old | new]
+    return {
+        tuple(one.event_id if one else "" for one in pair)
+        for pair in states if pair[0] is not pair[1]
+    }  # fmt: skip
+
+
+def published(planted: Planted, us: int) -> dict[Any, Sent]:
+    """Return what each subject had, as its notification is still there."""
+    found = sorted((one for one in planted.sent if one.end == "published" and one.ended_us <= us),
+                   key=lambda one: one.ended_us)  # fmt: skip
+    return {planted.change(one).subject: one for one in found}
+
+
 # --- at an instant -------------------------------------------------------------------------------
 
 
@@ -293,19 +325,18 @@ def was_there(history: History, us: int) -> Rows:
 
 def was(planted: Planted, us: int, backs: set[Origin]) -> Rows:
     """Return what was there."""
-    newest: dict[Any, Sent] = {}
     rows: Rows = set()
     ms = us // 1000 * 1000
-    ended_ones = (one for one in planted.sent if one.end != "duplicate")
+    ended_ones = (one for one in planted.sent if one.end not in ("duplicate", TRIMMED))
     for one in sorted(ended_ones, key=lambda one: one.ended_us):
         if one.end == "published" and one.ended_us <= us:
-            newest[planted.change(one).subject] = one
-        elif 0 < one.died_us <= ms + 999:
+            continue
+        if 0 < one.died_us <= ms + 999:
             if one.end == "dead" or one.ended_us > us:
                 rows.add(("dead", one.event_id, False))
         elif one.begun_us <= us and (one.end == "waiting" or one.ended_us > us):
             rows.add(("waiting", one.event_id, False))
-    for subject, one in newest.items():
+    for subject, one in published(planted, us).items():
         rows.add(("stack" if subject.stack_id else "ref", one.event_id, one.origin in backs))
     if any(begun <= us and (over is None or over >= us) for begun, over in planted.halts):
         rows.add(("halt", "", False))

@@ -31,6 +31,13 @@ MOST: Final = 200_000
 """So many events are looked at, those that ended last: memory stays bounded."""
 
 
+UNKNOWN: Final = "nobody on record"
+"""Who lifted a halt that no record says was lifted."""
+_NO_RECORD: Final = "its key was deleted, or what came since would wait"
+_UNDER_WAY_US: Final = 1_000_000
+"""What is published so soon after a halt began was under way."""
+
+
 class Tenure(NamedTuple):
     """When a worker began to serve a control stream, with which settings."""
 
@@ -120,6 +127,20 @@ class Facts:
         """What was published, in the order in which it was."""
         found = [life for life in self.lives if life.end is End.PUBLISHED and life.ended_us]
         return sorted(found, key=lambda life: life.ended_us)
+
+    @cached_property
+    def held_up(self) -> list[HaltPeriod]:
+        """The halts, each as long as it was: also where somebody deleted its key."""
+        return [self._lifted(one) if one.until_us is None else one for one in self.halts]
+
+    def _lifted(self, halt: HaltPeriod) -> HaltPeriod:
+        """Return when it was over, where what came since was published."""
+        seen_us = halt.since_us + _UNDER_WAY_US
+        ended = [one.ended_us for one in self.published if is_of(halt, one)
+                 and one.begun_us > halt.since_us and one.ended_us > seen_us]  # fmt: skip
+        if not ended:
+            return halt
+        return replace(halt, until_us=min(ended), resumed_by=UNKNOWN, resumed_why=_NO_RECORD)
 
     @cached_property
     def waiting(self) -> list[Life]:
@@ -237,11 +258,16 @@ class Facts:
 
     def halted(self, stream: str, tenant: str, since_us: int, until_us: int) -> HaltPeriod | None:
         """Return a halt that kept this tenant of this stream from being served in a time."""
-        for halt in self.halts:
+        for halt in self.held_up:
             meant = halt.stream == stream and halt.tenant in (None, tenant)
             if meant and halt.overlaps(since_us, until_us):
                 return halt
         return None
+
+
+def is_of(halt: HaltPeriod, life: Life) -> bool:
+    """Tell whether a halt holds up what this event is of."""
+    return life.origin.stream == halt.stream and halt.tenant in (None, life.tenant_id)
 
 
 def subject_of_life(life: Life) -> Subject | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 from sidecar.history.halts import HaltPeriod
 from sidecar.redis.halts import BY_ITSELF
 from sidecar.replay.explain.deaths import key_of, kind_of
-from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.facts import UNKNOWN, Facts, is_of
 from sidecar.replay.explain.findings import Finding, Kind, Level, at, command, counted, names_of
 from sidecar.replay.timeline import End, Life
 
@@ -18,26 +17,12 @@ PAUSED: Final = Kind("paused", "A tenant was paused, by hand or by its dead lett
 KINDS: Final = (HALTED, PAUSED)
 _WAITED: Final = (End.PUBLISHED, End.DEAD, End.WAITING, End.REDRIVEN)
 _MILLISECOND_US: Final = 1000
-_UNDER_WAY_US: Final = 1_000_000
-"""What is published so soon after it began was under way."""
-UNKNOWN: Final = "nobody on record"
-NO_RECORD: Final = "its key was deleted, or what came since would wait"
 
 
 def halted(facts: Facts) -> Iterator[Finding]:
     """Yield each halt and pause of the window."""
-    for halt in facts.halts:
-        yield _finding(facts, _lifted(facts, halt) if halt.until_us is None else halt)
-
-
-def _lifted(facts: Facts, halt: HaltPeriod) -> HaltPeriod:
-    """Return when it was over, where what came since was published: somebody deleted its key."""
-    seen_us = halt.since_us + _UNDER_WAY_US
-    ended = [one.ended_us for one in _its(facts, halt)
-             if one.begun_us > halt.since_us and one.ended_us > seen_us]  # fmt: skip
-    if not ended:
-        return halt
-    return replace(halt, until_us=min(ended), resumed_by=UNKNOWN, resumed_why=NO_RECORD)
+    for halt in facts.held_up:
+        yield _finding(facts, halt)
 
 
 def key_of_halt(halt: HaltPeriod) -> str:
@@ -80,7 +65,7 @@ def _whose(halt: HaltPeriod) -> tuple[str, str | None, str]:
 
 
 def _its(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
-    return (one for one in facts.published if _is_its(halt, one))
+    return (one for one in facts.published if is_of(halt, one))
 
 
 def _level(halt: HaltPeriod) -> Level:
@@ -102,12 +87,8 @@ def _waited(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
     until_us = halt.until_us or facts.now_us
     for life in facts.lives:
         in_its_time = 0 < life.begun_us < until_us and not 0 < life.ended_us < until_us
-        if _is_its(halt, life) and in_its_time and life.end in _WAITED:
+        if is_of(halt, life) and in_its_time and life.end in _WAITED:
             yield life
-
-
-def _is_its(halt: HaltPeriod, life: Life) -> bool:
-    return life.origin.stream == halt.stream and halt.tenant in (None, life.tenant_id)
 
 
 def _causes(facts: Facts, halt: HaltPeriod) -> Iterator[str]:
@@ -117,7 +98,7 @@ def _causes(facts: Facts, halt: HaltPeriod) -> Iterator[str]:
     before = (one.ended_us for one in _its(facts, halt))
     since_us = max((us for us in before if us <= halt.since_us), default=0)
     for death in facts.deaths:
-        if since_us <= death.at_us <= halt.since_us + _MILLISECOND_US and _is_its(halt, death.life):
+        if since_us <= death.at_us <= halt.since_us + _MILLISECOND_US and is_of(halt, death.life):
             yield key_of(kind_of(death.reason).name, death.life.tenant_id)
 
 

@@ -89,8 +89,10 @@ class _Queue:
 def slow(facts: Facts) -> Iterator[Finding]:
     """Yield each event that was tried again for long before it ended."""
     queues: defaultdict[tuple[str, str], list[Life]] = defaultdict(list)
+    again = {one.end_id for known in facts.repeated.values() for one in known[1:]}
     for life in facts.lives:
-        if life.delay_s is not None and life.end in (End.PUBLISHED, End.DEAD):
+        ended = life.delay_s is not None and life.end in (End.PUBLISHED, End.DEAD)
+        if ended and life.end_id not in again:
             queues[life.origin.stream, life.tenant_id].append(life)
     for lives in queues.values():
         if max(life.ended_us - life.begun_us for life in lives) >= LONG_US:
