@@ -241,7 +241,7 @@ class Planted:
         """Return the entries of a control stream that were not trimmed."""
         return {f"{stream}/{row[0]}" for row in self.rows[stream]}
 
-    def _gaps(self, stream: str) -> list[tuple[EntryId, EntryId, str, bool]]:
+    def _gaps(self, stream: str) -> list[Any]:
         """Return what of a stream is known to be gone."""
         if stream != NOTIFICATIONS or self.trimmed == FIRST:
             return []

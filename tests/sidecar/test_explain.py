@@ -284,6 +284,14 @@ def test_what_died_and_arrived_all_the_same_is_over() -> None:
     assert "(b)" in one.what
 
 
+def test_who_redrove_what_arrived_all_the_same_is_told() -> None:
+    """By whom, why, and whether by force."""
+    again = published("a", 5, version=7)
+    (one,) = found(dead("a", 1, "artifact_missing", version=7), again,
+                   redrives=[redriven(again, 4.9)])  # fmt: skip
+    assert "It arrived all the same, redriven by force by root@vm (ticket 7): at " in one.what
+
+
 def test_what_died_and_is_overtaken_is_said_to_be() -> None:
     """By the rule that a redrive goes by."""
     (one,) = found(dead("a", 1, "artifact_missing", version=7), published("b", 5, version=8))

@@ -275,7 +275,7 @@ def outcome(planted: Planted, one: Sent) -> tuple[str, str]:
     return (one.end, one.end_id) if one.end == "dead" else ("", "")
 
 
-def compared(history: History, old_us: int, new_us: int) -> set[tuple[str, str]]:
+def compared(history: History, old_us: int, new_us: int) -> set[tuple[str, ...]]:
     """Return what `diff --at` says: which event each changed subject had before, and has now."""
     return {
         tuple(one.event_id if one else "" for one in (each.old, each.new))
@@ -283,7 +283,7 @@ def compared(history: History, old_us: int, new_us: int) -> set[tuple[str, str]]
     }  # fmt: skip
 
 
-def differ(planted: Planted, old_us: int, new_us: int) -> set[tuple[str, str]]:
+def differ(planted: Planted, old_us: int, new_us: int) -> set[tuple[str, ...]]:
     """Return the same of what was published."""
     old, new = (published(planted, us) for us in (old_us, new_us))
     states = [(old.get(one), new.get(one)) for one in old | new]

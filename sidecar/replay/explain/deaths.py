@@ -166,7 +166,7 @@ def _one(facts: Facts, kind: Kind, death: Death, fate: Fate) -> str:
     as_ = f" (event {said(event_id)})" if event_id and event_id not in whose else ""
     before = _before(facts, death) if kind is REUSED else ""
     reason = f"{death.reason}: {said(death.detail)}" if death.reason else "an unknown reason"
-    return f"{whose}{as_} died at {at(death.at_us)} of {reason}{before}. {_became(fate)}"
+    return f"{whose}{as_} died at {at(death.at_us)} of {reason}{before}. {_became(facts, fate)}"
 
 
 def _before(facts: Facts, death: Death) -> str:
@@ -177,10 +177,12 @@ def _before(facts: Facts, death: Death) -> str:
     return ""
 
 
-def _became(fate: Fate) -> str:
+def _became(facts: Facts, fate: Fate) -> str:
     if fate.arrived:
+        record = facts.put_back.get(fate.arrived.origin)
+        how = f", {record.how}" if record else ""
         when = f"{at(fate.arrived.ended_us)}, as control_version {fate.arrived.control_version}"
-        return f"It arrived all the same: at {when} ({said(fate.arrived.event_id)})"
+        return f"It arrived all the same{how}: at {when} ({said(fate.arrived.event_id)})"
     if fate.overtaken:
         other = f"{called(fate.overtaken)}, control_version {fate.overtaken.control_version}"
         return f"It never arrived, and has been overtaken by {other}"
