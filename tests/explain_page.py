@@ -22,8 +22,9 @@ sidecar explain --since 2h
 sidecar explain t_1/web@7 --bundle incident.zip
 ```
 
-Each finding is one sentence: what happened, to whom, when, by whom. Below it are the numbers of
-the findings that led to it, commands that show it, and the fix. With `--json` each is one
+Each finding is one sentence: what happened, to whom, when, by whom. The gravest come first, each
+below what led to it. Below the sentence are the numbers of the findings that led to it, commands
+that show it, and the fix. With `--json` each is one
 object a line; `--markdown` is for a ticket.
 
 - An **error** is still wrong: nothing on record has set it right. Exit 1.

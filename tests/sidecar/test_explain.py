@@ -655,6 +655,8 @@ def test_a_producer_that_falls_silent_is_told() -> None:
     burst = [published(f"b{n}", 10 + n / 100, version=n + 1) for n in range(60)]
     assert not kinds(*burst, *rest)
     assert not kinds(*even, *rest, published("again", 590, version=99))
+    assert kinds(*even, *rest, now_us=us(9000)) == ["producer_silent"]
+    assert not kinds(*even, *(one for one in rest if one.begun_us < us(45)), now_us=us(9000))
 
 
 def test_a_flood_for_which_nobody_waited_is_a_note() -> None:

@@ -157,15 +157,17 @@ def silent(facts: Facts) -> Iterator[Finding]:
         if life.begun_us and life.origin not in facts.put_back:
             came[life.tenant_id].append(life.begun_us)
     newest = {tenant: max(times) for tenant, times in came.items()}
+    last_us = max(newest.values(), default=0)  # since then everybody is silent
     for tenant, times in came.items():
         pauses = sorted(then - one for one, then in pairwise(sorted(times)))
-        silence_us = facts.now_us - newest[tenant]
+        silence_us = last_us - newest[tenant]
         is_burst = newest[tenant] - min(times) < STEADY_US
         if len(pauses) < EVEN or is_burst or pauses[-1] > UNEVEN * pauses[len(pauses) // 2]:
             continue
         witnesses = sum(us > newest[tenant] + silence_us // 2 for us in newest.values())
         if silence_us >= max(SILENT_US, SILENT_PAUSES * pauses[-1]) and witnesses >= WITNESSES:
-            yield _silent(tenant, len(times), pauses[-1], newest[tenant], silence_us)
+            since_us = facts.now_us - newest[tenant]
+            yield _silent(tenant, len(times), pauses[-1], newest[tenant], since_us)
 
 
 def _silent(tenant: str, count: int, longest_us: int, last_us: int, silence_us: int) -> Finding:
