@@ -245,8 +245,8 @@ def dead_at(history: History, us: int) -> Iterator[Life]:
     The dead letter of what has been redriven since may be gone: the record of that stays.
     """
     names, last = history.streams, EntryId.of(us // 1000, HIGHEST)
-    since = list(_ends(history, names.redriven, End.REDRIVEN, FIRST, LAST))
-    redriven = {EntryId.parse(text(one.fields, "letter")): one for one in since}
+    records = _ends(history, names.redriven, End.REDRIVEN, FIRST, LAST)
+    redriven = {EntryId.parse(text(one.fields, "letter")): one for one in records}
     for letter in _ends(history, names.dead, End.DEAD, FIRST, last):
         record = redriven.pop(letter.id, None)
         if record is None or record.at_us > us:

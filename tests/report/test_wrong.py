@@ -369,14 +369,15 @@ def set_back(sidecar: Cli, event_id: str = "acme-5") -> None:
 
 
 def test_the_report_opens_with_why(sidecar: Cli, browser: Browser) -> None:
-    """The gravest first; a click leads to the event, and that says so, too."""
+    """The gravest first, below its cause; a click leads to the event, and that says so, too."""
     set_back(sidecar)
     browser.open(made(sidecar))
-    first = browser.text("#causes li")
-    assert first.startswith("error went_back t_acme/web went back from @6 to @5")
-    assert "redriven by force by ann (ticket 7), behind acme-6" in first
+    assert " artifact_missing " in browser.text("#causes li")
+    second = browser.text("#causes li:nth-child(2)")
+    assert second.startswith("error went_back t_acme/web went back from @6 to @5")
+    assert "redriven by force by ann (ticket 7), behind acme-6" in second
     assert "↩ back" in drawn(browser, "timeline")
-    browser.click("#causes button")
+    browser.click("#causes li:nth-child(2) button")
     assert browser.text("#detail-title") == "acme-5"
     assert "went back" in browser.text("#hops")
     assert f"from={(BASE_MS + 2000) * 1000 - 999_999}" in browser.run("return location.hash")
@@ -390,9 +391,9 @@ def test_what_the_report_is_not_about_is_not_among_its_sentences(sidecar: Cli) -
     assert {one["kind"] for one in data_of(made(sidecar))["causes"]} == {
         "went_back", "artifact_missing", "malformed",
     }  # fmt: skip
-    (one, _) = data_of(made(sidecar, "--tenant", "t_acme"))["causes"]
+    (_, one) = data_of(made(sidecar, "--tenant", "t_acme"))["causes"]
     assert (one["kind"], one["row"]) == ("went_back", 1)
-    one, *others = data_of(made(sidecar, "--ref", "stacks/t_acme/web/5"))["causes"]
+    _, one, *others = data_of(made(sidecar, "--ref", "stacks/t_acme/web/5"))["causes"]
     assert one["kind"] == "went_back"
     assert "malformed" not in {each["kind"] for each in others}
 
@@ -401,7 +402,7 @@ def test_a_report_of_refs_says_why_of_all_under_them(sidecar: Cli) -> None:
     """Never that nothing was found where something went wrong with one of them."""
     set_back(sidecar)
     for under in ("stacks", "stacks/t_acme/web", "stacks/t_acme/"):
-        assert data_of(made(sidecar, "--ref", under))["causes"][0]["kind"] == "went_back"
+        assert data_of(made(sidecar, "--ref", under))["causes"][1]["kind"] == "went_back"
 
 
 def test_hostile_sentences_stay_text(sidecar: Cli, browser: Browser) -> None:

@@ -201,20 +201,24 @@ def twice(facts: Facts) -> Iterator[Finding]:
     if not again:
         return
     first = min(again.values(), key=lambda lives: lives[1].ended_us)
-    versions = f"{first[0].control_version} and {first[1].control_version}"
-    name = f" as {first[0].event_id}" if first[0].event_id not in called(first[0]) else ""
-    what = f"{called(first[0])} was published {len(first)} times{name}, as control_versions"
-    if len(again) > 1:
-        what = f"{len(again):,} events were published more than once; {what}"
     yield Finding(
-        TWICE.name, Level.ERROR, f"{what} {versions}", first[1].ended_us, TWICE_KEY,
+        TWICE.name, Level.ERROR, _how_often(len(again), first), first[1].ended_us, TWICE_KEY,
         about=frozenset().union(*map(names_of, again.values())),
         evidence=(command("audit"), command("trace", first[0].event_id)),
-        fix="what readers have seen is not taken back, and doing it again does no harm to one that"
-        " applies states. Find out what became of the deduplication index; if nothing did, report"
-        " it with a bundle",
+        fix="find out what became of the deduplication index; else report it with a bundle",
         causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten),
     )  # fmt: skip
+
+
+def _how_often(count: int, lives: list[Life]) -> str:
+    first = lives[0]
+    name = f" as {first.event_id}" if first.event_id not in called(first) else ""
+    versions = f"{first.control_version} and {lives[1].control_version}"
+    more = f"{count:,} events were published more than once; " if count > 1 else ""
+    return (
+        f"{more}{called(first)} was published {len(lives)} times{name}, as control_versions"
+        f" {versions}"
+    )
 
 
 def same_version(facts: Facts) -> Iterator[Finding]:
