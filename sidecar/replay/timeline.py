@@ -251,10 +251,8 @@ def dead_at(history: History, us: int) -> Iterator[Life]:
         record = redriven.pop(letter.id, None)
         if record is None or record.at_us > us:
             yield _ended(letter, None)
-    for record in redriven.values():
-        life = _ended(record, _appended(history, record))
-        if life.was(us) is End.DEAD:
-            yield life
+    since = (_ended(record, _appended(history, record)) for record in redriven.values())
+    yield from (one for one in since if one.was(us) is End.DEAD)
 
 
 def _appended(history: History, record: _Effect) -> Entry | None:
