@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 from collections import Counter
@@ -89,14 +88,8 @@ def run_all(seeds: Sequence[int], jobs: int, kind: Kind = NARROW) -> Iterator[Re
     if jobs == 1:
         yield from map(kind.run_lean, seeds)
         return
-    with get_context("spawn").Pool(jobs, _spare) as pool:
+    with get_context("spawn").Pool(jobs, whole.spare) as pool:
         yield from pool.imap_unordered(kind.run_lean, seeds, CHUNK)
-
-
-def _spare() -> None:
-    """Let the collector pass by what is there for good: it would look through it at each seed."""
-    gc.collect()
-    gc.freeze()
 
 
 def summarise(results: Iterable[Result], total: int, last: int, kind: Kind = NARROW) -> Summary:
@@ -141,5 +134,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    _spare()
+    whole.spare()
     sys.exit(main())

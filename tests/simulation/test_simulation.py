@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.proofs import sampled
@@ -86,6 +89,14 @@ def test_what_never_happened_is_told(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["--seeds", "1", "--first", "3"]) == 0
     assert "0 violations" in capsys.readouterr().out
     assert "never happened: crash" in Summary().text()
+
+
+def test_several_processes_share_the_seeds() -> None:
+    """As `make simulate JOBS=2` runs them, each seed is run once."""
+    asked = [sys.executable, "-m", "tests.simulation", "--seeds", "3", "--jobs", "2"]
+    ran = subprocess.run(asked, check=True, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.startswith("3 seeds, ")
+    assert ran.stdout.endswith("0 violations\n")
 
 
 @pytest.mark.slow
