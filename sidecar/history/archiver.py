@@ -209,7 +209,7 @@ class Archiver:
         archive = ArchiveHistory(self._store, self._live.streams)
         ours, before = self._links.get(stream, (FIRST, ""))
         if ours != after or not before:  # the last one is another's: all are looked through
-            before = previous_of(archive, stream, entries[0].id)
+            before = previous_of(archive, stream, entries[0].id, after)
         vouches = self._sealer if stream == self._keys.notifications else None
         doubted = vouches.doubted(entries) if vouches else None
         ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before, doubted)

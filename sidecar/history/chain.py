@@ -20,13 +20,15 @@ from sidecar.history.checkpoints import checkpoints_of
 from sidecar.history.sealing import last_of
 from sidecar.history.segments import Damaged
 from sidecar.redis.times import EARLIEST_MS
-from sidecar.wire.ids import EntryId
+from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.seal import FIELD
 from sidecar.wire.trust import Trust, Untrusted
 from store import Corrupt, NotFound, TooLarge
 
 UNREADABLE: Final = "unreadable"
 """Stands for the hash of a segment that could not be read when the next one was written."""
+_GONE: Final = "gone"
+"""Stands for the hash where the end of the archive was gone when the next segment was written."""
 _OF_WRITER: Final = ("previous", "doubted", FIELD)
 """What a manifest says that does not follow from its rows."""
 _NO_SEAL: Final = "it has no seal of a trusted key, and segments before it have"
@@ -44,12 +46,20 @@ class Fault(NamedTuple):
     detail: str
 
 
-def previous_of(archive: ArchiveHistory, stream: str, first: EntryId) -> str:
+def previous_of(
+    archive: ArchiveHistory, stream: str, first: EntryId, reached: EntryId = FIRST
+) -> str:
     """Return what a segment that begins with `first` says of the one before it; empty for none.
 
+    Up to `reached` the stream was archived once. Where that end is gone, and did not expire, it
+    names what is not there: else nobody could tell once something comes after it.
     Raises `Unreachable`.
     """
-    before = [name for name in archive.names(stream, anew=True) if name.last < first]
+    contents = archive.contents(stream, anew=True)
+    before = [name for name in contents.names if name.last < first]
+    there = max(contents.expired, *(name.last for name in before), FIRST)
+    if there < reached:
+        return f"{there.after}..{reached} {_GONE}"
     if not before:
         return ""
     last = max(before, key=_order)

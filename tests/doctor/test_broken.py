@@ -24,6 +24,7 @@ from sidecar.ops.doctor import stores as about_stores
 from sidecar.ops.doctor.examine import KINDS
 from sidecar.ops.doctor.finding import Level
 from sidecar.redis import keepers, scan
+from sidecar.redis.holding import Hold
 from sidecar.redis.memory import memories
 from sidecar.redis.tenants import pause_tenant
 from store.file.backend import FileStore
@@ -288,6 +289,10 @@ def _paused_for_long(place: Place) -> None:
     pause_tenant(place.client, KEYS, tenant="t 1", reason="by hand", by="me", now=since)
 
 
+def _erasing(place: Place) -> None:
+    Hold(place.client, KEYS, "t 1", reason="it left", by="me").take(over=False)
+
+
 def _holds_archive(place: Place) -> None:
     place.reader("idle", age_s=500 * DAY_S, silent_s=1)
     told("--archive", "--archive-keep", "400d")(place)
@@ -334,6 +339,8 @@ STREAMS: Final = (
     Broken("row numbers as IDs", "ids-no-times", STREAM, _row_numbers, is_live=False),
     Broken("tenant paused", "tenant-paused", "by hand", lambda place: place.cli(
         "pause", "--tenant", "t 1", "--reason", "by hand")),
+    Broken("a tenant's erasure was killed", "tenant-paused", "`sidecar tenant erase 't 1'",
+           _erasing),
     Broken("tenant paused for long", "tenant-paused-long", "since 2020-01-01T00:00:00Z by me",
            _paused_for_long),
     Broken("halted", "halted", "by hand", lambda place: place.cli(

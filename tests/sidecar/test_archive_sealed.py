@@ -275,6 +275,24 @@ def test_a_state_tells_what_was_left_out_before_it(place: Place) -> None:
     assert ends.unproven_until == found
 
 
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_end_that_was_cut_off_is_told_by_what_comes_after_it(
+    place: Place, count: int, state: bool
+) -> None:
+    """Some or all segments; a worker that begins then seals no chain that leaves them out."""
+    cut = 0
+    for event_id in "abc":
+        cut = place.publish(event_id)
+        place.archive(state=False)
+    for name in place.names[-count:]:
+        place.fleet.delete(name.ref)
+    after = place.publish("d")
+    place.archive(state=state)
+    assert cut <= place.state().unproven_until < after
+    assert [fault.kind for fault in faults_of(place.history, NOTIFICATIONS)] == ["missing"]
+
+
 # --- seals that are not of this -------------------------------------------------------------------
 
 

@@ -18,7 +18,8 @@ from sidecar.redis.damage import garbage, misplaced, or_else, trimmed_of
 from sidecar.redis.errors import translated
 from sidecar.redis.fitness import check_format, check_letters, check_owner
 from sidecar.redis.groups import group_of
-from sidecar.redis.halts import BY_ITSELF
+from sidecar.redis.halts import BY_ITSELF, Halt
+from sidecar.redis.holding import OURS
 from sidecar.redis.keys import CONSUMER, Keys
 from sidecar.redis.lag import lag_of
 from sidecar.redis.members import damaged_workers
@@ -262,14 +263,25 @@ def _paused(seen: Seen, *, is_long: bool) -> Iterator[Told]:
         for tenant, pause in one.paused.items():
             if ((time_us(pause.since) or 0) < long_ago_us) != is_long:
                 continue
-            first = f"see `sidecar dead ls --tenant {shlex.quote(tenant)}`, set right what it says"
             yield Told(
                 f"tenant {tenant!r} of {one.stream} is paused since {pause.since} by {pause.by}:"
                 f" {pause.reason}; {one.pending:,} entries of the stream wait, or are at work",
-                f"{first if pause.by == BY_ITSELF else 'ask them'}; then"
-                f" `sidecar resume --tenant {shlex.quote(tenant)} --stream"
-                f" {shlex.quote(one.stream)}`",
+                _resumed(tenant, one.stream, pause),
             )
+
+
+def _resumed(tenant: str, stream: str, pause: Halt) -> str:
+    """Say how a paused tenant continues."""
+    if pause.reason.startswith(OURS):  # no resume lifts it
+        return (
+            "it is being erased: wait; if that run was killed, `sidecar tenant erase"
+            f" {shlex.quote(tenant)} --reason … --continue` does the rest"
+        )
+    first = f"see `sidecar dead ls --tenant {shlex.quote(tenant)}`, set right what it says"
+    return (
+        f"{first if pause.by == BY_ITSELF else 'ask them'}; then"
+        f" `sidecar resume --tenant {shlex.quote(tenant)} --stream {shlex.quote(stream)}`"
+    )
 
 
 def _forgot(seen: Seen) -> Iterator[Told]:
