@@ -58,6 +58,7 @@ NO_FLUSH = {
         root, "identity", "root_fd", "case: identity of an older store"
     ),
     "of a deleted ref": without(deleting, "delete", "directory_fd", "case: delete"),
+    "of purged records": without(deleting, "remove", "directory_fd", "case: purge"),
     "of purged data": without(purging, "_flush", "directory_fd", "case: purge"),
     "of what is purged from quarantine": without(
         purging, "_let_go", "directory_fd", "case: purge what is moved aside"
