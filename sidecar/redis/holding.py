@@ -20,7 +20,7 @@ from sidecar.redis.tenants import Held, halt_of, holder_of, run
 from sidecar.wire.moments import rfc3339
 
 OURS: Final = "erase: "
-"""How the reason begins of a pause that goes with its erasure."""
+"""How the reason begins of a pause that goes with its erasure, for people."""
 
 
 class Hold:
@@ -37,12 +37,14 @@ class Hold:
         Raises `Held`.
         """
         now = _now()
-        mine = {"erasure": {"id": self._id, "since": now, "by": self._by}}
-        found, wanted = b"", orjson.dumps(Halt(self._reason, now, self._by)._asdict() | mine)
+        mine = {"id": self._id, "since": now, "by": self._by}
+        found, wanted = b"", _noted(Halt(self._reason, now, self._by), mine, paused=True)
         while (noted := self._note(wanted, found)) != wanted:
-            if holder_of(noted) is not None and not over:
+            before = holder_of(noted)
+            if before is not None and not over:
                 raise Held(self._tenant, noted)
-            found, wanted = noted, orjson.dumps(halt_of(noted)._asdict() | mine)
+            paused = before is not None and before.get("paused") is True
+            found, wanted = noted, _noted(halt_of(noted), mine, paused=paused)
         self._noted = wanted
 
     def is_kept(self) -> bool:
@@ -51,8 +53,8 @@ class Hold:
 
     def release(self) -> None:
         """Let the tenant continue, unless a person had paused it, or another has the pause."""
-        halt = halt_of(self._noted)
-        if halt.reason.startswith(OURS):
+        halt, mine = halt_of(self._noted), holder_of(self._noted) or {}
+        if mine.get("paused"):
             run(self._client, "resume_tenant", self._keys, halt.reason, _now(), self._by,
                 self._tenant, self._noted)  # fmt: skip
         elif self.is_kept():
@@ -62,6 +64,11 @@ class Hold:
         """Have this noted of the pause; return what is noted now."""
         return run(self._client, "pause_tenant", self._keys, self._reason, _now(), self._by,
                    self._tenant, noted, in_place_of)[1]  # fmt: skip
+
+
+def _noted(halt: Halt, mine: dict[str, str], *, paused: bool) -> bytes:
+    """Return the note of a pause. `paused` tells that the erasure made it, and so ends it."""
+    return orjson.dumps(halt._asdict() | {"erasure": mine | {"paused": paused}})
 
 
 def _now() -> str:

@@ -100,9 +100,10 @@ def test_a_resume_amid_it(one: Cli, once_planned: Arrange) -> None:
     assert len(one.notifications()) == count + 1
 
 
-def test_a_pause_of_a_person(one: Cli, once_planned: Arrange) -> None:
+@pytest.mark.parametrize("reason", ["it leaves", "erase: it leaves"])
+def test_a_pause_of_a_person(one: Cli, once_planned: Arrange, reason: str) -> None:
     """It is held as well, and is there afterwards as it was: a resume counts again."""
-    assert one("pause", "--tenant", "t1", "--reason", "it leaves").code == 0
+    assert one("pause", "--tenant", "t1", "--reason", reason).code == 0
     before = one.client.hgetall(KEYS.paused)
     ran: list[Ran] = []
     once_planned(lambda: ran.append(one("resume", "--tenant", "t1")))

@@ -274,7 +274,7 @@ def _resumed(tenant: str, stream: str, pause: Halt) -> str:
     """Say how a paused tenant continues."""
     if pause.reason.startswith(OURS):  # no resume lifts it
         return (
-            "it is being erased: wait; if that run was killed, `sidecar tenant erase"
+            "ask them: it is being erased; if that run was killed, `sidecar tenant erase"
             f" {shlex.quote(tenant)} --reason … --continue` does the rest"
         )
     first = f"see `sidecar dead ls --tenant {shlex.quote(tenant)}`, set right what it says"
