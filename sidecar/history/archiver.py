@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
-from sidecar.history.chain import kept, link_to, previous_of
+from sidecar.history.chain import kept, link_to, lost_end, lost_link, previous_of
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.horizon import expire
 from sidecar.history.live import LiveHistory
@@ -209,7 +209,9 @@ class Archiver:
         archive = ArchiveHistory(self._store, self._live.streams)
         ours, before = self._links.get(stream, (FIRST, ""))
         if ours != after or not before:  # the last one is another's: all are looked through
-            before = previous_of(archive, stream, entries[0].id, after)
+            lost = lost_end(archive, stream, after, entries[0].id)
+            before = lost_link(lost) if lost else previous_of(archive, stream, entries[0].id)
+            gap = (lost[0], gap[1] if gap else lost[1]) if lost else gap
         vouches = self._sealer if stream == self._keys.notifications else None
         doubted = vouches.doubted(entries) if vouches else None
         ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before, doubted)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from sidecar.errors import SidecarError
-from sidecar.history.archive import FORMAT, ArchiveHistory, Header, Name, place_of
+from sidecar.history.archive import FORMAT, ArchiveHistory, Ends, Header, Name, place_of
 from sidecar.history.checkpoints import checkpoints_of
 from sidecar.history.sealing import last_of
 from sidecar.history.segments import Damaged
@@ -46,24 +46,31 @@ class Fault(NamedTuple):
     detail: str
 
 
-def previous_of(
-    archive: ArchiveHistory, stream: str, first: EntryId, reached: EntryId = FIRST
-) -> str:
+def previous_of(archive: ArchiveHistory, stream: str, first: EntryId) -> str:
     """Return what a segment that begins with `first` says of the one before it; empty for none.
 
-    Up to `reached` the stream was archived once. Where that end is gone, and did not expire, it
-    names what is not there: else nobody could tell once something comes after it.
     Raises `Unreachable`.
     """
-    contents = archive.contents(stream, anew=True)
-    before = [name for name in contents.names if name.last < first]
-    there = max(contents.expired, *(name.last for name in before), FIRST)
-    if there < reached:
-        return f"{there.after}..{reached} {_GONE}"
+    before = [name for name in archive.names(stream, anew=True) if name.last < first]
     if not before:
         return ""
     last = max(before, key=_order)
     return link_to(archive, stream, last.ref, _manifest(archive, last.ref))
+
+
+def lost_end(archive: ArchiveHistory, stream: str, reached: EntryId, first: EntryId) -> Ends | None:
+    """Return what is gone before a segment that begins with `first`, of a stream that was archived
+    up to `reached`; None where that is there, or expired. Raises `Unreachable`.
+    """
+    contents = archive.contents(stream, anew=True)
+    before = (name.last for name in contents.names if name.last < first)
+    last = max(contents.expired, *before, FIRST)
+    return (last.after, reached) if last < reached else None
+
+
+def lost_link(lost: Ends) -> str:
+    """Return what a segment says of the one before it that is gone, and tells as gone so."""
+    return f"{lost[0]}..{lost[1]} {_GONE}"
 
 
 def link_to(archive: ArchiveHistory, stream: str, ref: str, manifest: bytes | None) -> str:

@@ -12,10 +12,12 @@ import pytest
 
 import store
 from sidecar.ops.erasing import Erasing, Plan
+from sidecar.redis.holding import Hold
+from sidecar.redis.keys import Keys
 from sidecar.redis.tenants import read_paused
 from sidecar.wire.erasures import Erasures, erasures
 from store import checksum_of
-from tests.cli.harness import KEYS, Cli, Ran
+from tests.cli.harness import KEYS, NOTIFICATIONS, STREAM, Cli, Ran
 from tests.store.harness import raw_files
 
 TAKEN = b"all that is t1's"
@@ -188,4 +190,21 @@ def test_a_version_that_comes_after_the_plan(
     monkeypatch.undo()
     assert _is_on_record(one, ref, LATER)
     assert LATER not in raw_files(one.directory / "data-dir")
+    assert _complete(one) == [True]
+
+
+@pytest.mark.parametrize("killed_on", [STREAM, "control:more"])
+def test_a_run_that_was_killed_on_one_of_two_control_streams(one: Cli, killed_on: str) -> None:
+    """The next one is refused and leaves the other as it was; continued, it lets both continue."""
+    more = Keys.of("control:more", NOTIFICATIONS)
+    one.bring("b", "stacks/t1/b", b"b", "--tenant", "t1", "--stream", more.control)
+    one.work(stream=(more.control,))
+    killed, other = (KEYS, more) if killed_on == STREAM else (more, KEYS)
+    Hold(one.client, killed, "t1", reason="it left", by="me").take(over=False)
+    ran = _erase(one)
+    assert (ran.code, "--continue" in ran.err) == (2, True)
+    assert not read_paused(one.client, other).tenants
+    assert _erase(one, "--continue").code == 0
+    assert not read_paused(one.client, KEYS).tenants
+    assert not read_paused(one.client, more).tenants
     assert _complete(one) == [True]

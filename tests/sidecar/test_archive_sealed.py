@@ -290,6 +290,8 @@ def test_an_end_that_was_cut_off_is_told_by_what_comes_after_it(
     after = place.publish("d")
     place.archive(state=state)
     assert cut <= place.state().unproven_until < after
+    with Feed(place.rig.url, store=place.fleet) as feed:
+        assert feed.state().complete_since == cut
     assert [fault.kind for fault in faults_of(place.history, NOTIFICATIONS)] == ["missing"]
 
 
