@@ -109,12 +109,12 @@ class Trust:
         Raises `Untrusted` for a seal by a good key over something else: no worker writes that.
         """
         found = seal_of(manifest)
-        if found is None or not self._is_good(found.key_id, last):
+        key = self._keys.key(found.key_id) if found else None
+        if found is None or key is None or not self._is_good(found.key_id, last):
             return ""
-        key = self._keys.key(found.key_id)
-        if key and verifies(key, found.signature, seal_message(stream, ref, found.of)):
+        if verifies(key, found.signature, seal_message(stream, ref, found.of)):
             return found.key_id
-        said = f"{key.name if key else found.key_id} did not seal what lies at {ref} in the archive"
+        said = f"{key.name} did not seal what lies at {ref} in the archive"
         raise untrusted(stream, last, "altered", said)
 
     def _is_good(self, key_id: str, at: EntryId) -> bool:

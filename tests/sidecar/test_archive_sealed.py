@@ -409,6 +409,26 @@ def test_a_seal_vouches_for_no_place_that_its_key_may_not_sign(
     assert len(verified) == 1
 
 
+def test_a_key_that_goes_while_its_seal_is_looked_at(place: Place) -> None:
+    """It is no key from then on: nobody is said to have put another's seal there."""
+    place.publish("a")
+    place.archive(state=False)
+    calls = 0
+
+    def clock() -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # after the key was looked for once
+            (place.keys.trust / "first.pub").unlink()
+        return 10.0 * calls
+
+    (name,) = place.names
+    manifest = place.fleet.get(name.ref)[1]
+    trust = Trust(place.keys.trust, clock=clock)
+    assert trust.sealer(NOTIFICATIONS, name.ref, manifest, name.last) == ""
+    assert calls >= 4
+
+
 # --- other releases -------------------------------------------------------------------------------
 
 
