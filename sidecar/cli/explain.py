@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import typer
@@ -21,6 +23,13 @@ from sidecar.terminal import output
 from sidecar.terminal.groups import argument, flag
 from sidecar.terminal.progress import progress
 
+_OF_BUNDLES: Final = (
+    "sidecar trace ",
+    "sidecar replay ",
+    "sidecar dead ls",
+    "sidecar dead history",
+)
+"""How the commands begin that read a bundle; the others ask what is live."""
 _STYLES: Final = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.NOTE: "dim"}
 
 
@@ -42,9 +51,10 @@ def explain(
 ) -> None:
     """Say what went wrong, the gravest first: what, to whom, when, by whom, and caused by what.
 
-    Each finding is one sentence, with the commands that show it and the fix. They come of rules,
-    each of one kind: docs/explain.md lists them, and says what no record can tell. Errors are what
-    is still wrong, warnings what went wrong and is over, notes what somebody meant.
+    Each finding is one sentence, with the commands that show it and the fix, below what led to it.
+    They come of rules, each of one kind: docs/explain.md lists them, and says what no record can
+    tell. Errors are what is still wrong, warnings what went wrong and is over, notes what somebody
+    meant.
 
     Exit codes: 1 something went wrong or there is nothing by that name, 3 nothing was found, but a
     part of the window has expired.
@@ -61,12 +71,16 @@ def explain(
     """
     if json and about.markdown:
         raise UsageError("--json and --markdown: choose one")
+    if about.what.endswith(".zip") and Path(about.what).is_file():
+        raise UsageError(f"{output.visible(about.what)} is a file: read it with --bundle")
     review = Review.of(where.history(bundle), between)
     with progress(json=json) as tell:
         tell("reading the window")
         found = explained(review.history, review.window, about.what)
     if about.what and not (found.lives or found.findings):
         raise absent(review.history, review.window, Asked(about.what, None, 1, 0))
+    if bundle and not json:
+        found.findings = [_offline(one, bundle) for one in found.findings]
     _print(found, about, json=json)
     output.hints(found.unknown)
     if found.is_wrong:
@@ -87,6 +101,14 @@ def _print(found: Explanation, about: About, *, json: bool) -> None:
             _print_one(one, numbers)
     if not found.findings:
         output.hint(_nothing(found, about.what))
+
+
+def _offline(one: Finding, bundle: Path) -> Finding:
+    """Return a finding with those commands alone that show it of a bundle, as they are typed."""
+    shown = [each for each in one.evidence if each.startswith(_OF_BUNDLES)]
+    return replace(one, evidence=tuple(
+        f"{each} --bundle {shlex.quote(str(bundle))}" for each in shown
+    ))  # fmt: skip
 
 
 def _nothing(found: Explanation, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ def test_a_stack_that_went_back_is_told_live_and_in_a_bundle(sidecar: Cli) -> No
     offline = {"SIDECAR_REDIS": ""}
     text = sidecar("explain", "--bundle", bundle, "--markdown", env=offline).out
     assert "\n2. **error, went\\_back**: t/web went back" in text
+
+
+def test_what_a_bundle_is_asked_next_is_printed_as_it_is_typed(sidecar: Cli) -> None:
+    """Only commands that read one, with its name; a file in a tenant's place is refused."""
+    sidecar.add("{", "t")
+    sidecar.letter({"event_id": "lost", "type": "key.changed", "tenant_id": "t"}, "1-0")
+    sidecar.work()
+    bundle, offline = sidecar.directory / "an incident.zip", {"SIDECAR_REDIS": ""}
+    assert sidecar("replay", "export", bundle).code in (0, 3)
+    ran = sidecar("explain", "--bundle", bundle, env=offline)
+    shown = re.findall(r"(?:see|^)\s+(sidecar .*)$", ran.out, re.MULTILINE)
+    assert shown, ran.out
+    for command in shown:
+        words = shlex.split(command)
+        assert words[-2:] == ["--bundle", str(bundle)]
+        assert sidecar(*words[1:], env=offline).code in (0, 1, 3)
+    ran = sidecar("explain", bundle)
+    assert (ran.code, "--bundle" in ran.err) == (2, True), ran.err
 
 
 def test_every_command_says_of_a_subject_that_it_went_back(sidecar: Cli) -> None:
