@@ -123,8 +123,8 @@ def _read(live: _Live, archive: ArchiveHistory | None) -> State:
     begin = _begin(live, archive)
     found, proof = _archived(archive, begin.archived, live.trust)
     cursor = live.fold(begin, found)
-    unknown = (begin.complete_since, *(gap.last.control_version for gap in found.gaps))
-    unproven = proof.unproven.control_version
+    unknown = (begin.complete_since, *(gap.last.last_version for gap in found.gaps))
+    unproven = proof.unproven.last_version
     return State(found, cursor, max(unknown), live.wants, live.believed, unproven)
 
 

@@ -409,7 +409,7 @@ def _not_in(reach: Reach | None, gone: EntryId) -> Iterator[tuple[EntryId, str]]
 
 
 def _cannot_know(last: EntryId, why: str) -> str:
-    trimmed = f"up to {last.control_version} were trimmed" if last != FIRST else "may be archived"
+    trimmed = f"up to {last.last_version} were trimmed" if last != FIRST else "may be archived"
     return (
         "nobody can tell whether something has overtaken it, or whether it is published itself:"
         f" notifications {trimmed}, and {why}"

@@ -169,7 +169,7 @@ class BoundedParser(_HiredisParser):
 class AsyncBoundedParser(_AsyncHiredisParser):
     """Makes answers of what a coroutine's connection reads, up to `MOST_BYTES` of them.
 
-    It cuts nothing: whoever wants what is more asks on a blocking connection.
+    It cuts nothing: what is more is asked for on a blocking connection.
     """
 
     _ended: TooMuch | None = None

@@ -75,6 +75,12 @@ class EntryId(str):
         return ms * 1000 + sequence
 
     @property
+    def last_version(self) -> int:
+        """The highest control_version up to it: what ends a stretch may be the ID of no entry."""
+        ms, sequence = self.pair
+        return ms * 1000 + min(sequence, 999)
+
+    @property
     def key(self) -> str:
         """The text that SQLite compares as Redis compares the ID."""
         ms, sequence = self.pair

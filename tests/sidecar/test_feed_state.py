@@ -60,10 +60,10 @@ class World:
         live = LiveHistory(side, side, [KEYS], fleet)
         self.archiver = Archiver(live, fleet, client, KEYS, rows=5, checkpoint_rows=8)
 
-    def publish(self, count: int = 1) -> None:
+    def publish(self, count: int = 1, step: int = 0) -> None:
         """Publish something of some subjects; of what has none, too."""
         for _ in range(count):
-            self.end += self.chance.choice([1, 7, 1000])
+            self.end += step or self.chance.choice([1, 7, 1000])
             tenant, stack, ref = self.chance.choice(SUBJECTS)
             body = {"id": 0, "event_id": f"e{self.end}", "type": "key.changed",
                     "control_version": self.end, "tenant_id": tenant}  # fmt: skip
@@ -270,6 +270,19 @@ def test_what_no_sidecar_wrote_replaces_nothing(make: Make, world: World) -> Non
     world.end += 1000
     world.client.xadd(N, {"odd": "entry"}, id=EntryId.of_version(world.end))
     assert make().state().cursor == world.end
+
+
+def test_what_is_unknown_ends_with_a_control_version(make: Make, world: World) -> None:
+    """Also where what comes behind it is the first of a millisecond: no ID is right before that."""
+    world.publish(5)
+    world.archive()
+    world.publish(3)
+    world.end = world.end // 1000 * 1000 + 1999
+    world.publish(step=1)
+    assert world.end % 1000 == 0
+    world.client.xtrim(N, minid=EntryId.of_version(world.end), approximate=False)  # by hand
+    world.archive()
+    assert make().state().complete_since == world.end - 1
 
 
 def test_the_archive_of_another_log_is_not_read(make: Make, world: World) -> None:

@@ -36,7 +36,7 @@ def readers(facts: Facts) -> Iterator[Finding]:
         return
     reach = facts.history.reach(facts.history.streams.notifications)
     gaps = reach.gaps if reach else ()
-    trimmed_us = max((gap.last.control_version for gap in gaps if not gap.folded), default=0)
+    trimmed_us = max((gap.last.last_version for gap in gaps if not gap.folded), default=0)
     for reader in facts.history.readers():
         left = [one for one in facts.published if one.control_version > reader.control_version]
         if 0 < reader.control_version < trimmed_us:
