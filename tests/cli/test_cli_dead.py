@@ -756,7 +756,9 @@ def test_a_user_who_may_not_read_the_index_is_told_so(sidecar: Cli) -> None:
     """What was published under this event_id is not known then, and refuses nothing."""
     letter = sidecar.letter(_event("e1"), "1-0")
     readable = [DEAD, NOTIFICATIONS, REDRIVEN, TRIMMED]
-    sidecar.client.acl_setuser("u", enabled=True, nopass=True, keys=readable, commands=["+@all"])
+    sidecar.client.acl_setuser(
+        "u", reset=True, enabled=True, nopass=True, keys=readable, commands=["+@all"]
+    )
     url = sidecar.url.replace("redis://", "redis://u:x@")
     found = sidecar("dead", "show", letter, "--json", "--redis", url).object()
     assert (found["again"], found["unseen"]) == (None, NO_INDEX)

@@ -392,7 +392,9 @@ def test_memory_by_part(sidecar: Cli) -> None:
 def test_memory_that_may_not_be_asked(sidecar: Cli) -> None:
     """Who may not send MEMORY USAGE sees all else, and that this is unknown."""
     commands = ["+@all", "-memory"]
-    sidecar.client.acl_setuser("u", enabled=True, nopass=True, keys=["*"], commands=commands)
+    sidecar.client.acl_setuser(
+        "u", reset=True, enabled=True, nopass=True, keys=["*"], commands=commands
+    )
     url = sidecar.url.replace("redis://", "redis://u:x@")
     ran = sidecar("status", "--redis", url)
     assert ran.code == 0, ran.err

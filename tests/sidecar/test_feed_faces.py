@@ -427,8 +427,10 @@ def test_a_full_redis_registers_the_reader_later(
 def test_a_reader_that_may_not_register_is_told(make: Make, client: Any, redis_url: str) -> None:
     """A reader whose user may not note its position is refused, not left unprotected."""
     published(client, 1000)
-    client.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], categories=["+@all"],
-                       commands=["-getset"])  # fmt: skip
+    client.acl_setuser(
+        "meek", reset=True, enabled=True, nopass=True, keys=["*"], categories=["+@all"],
+        commands=["-getset"],
+    )  # fmt: skip
     try:
         feed = make(redis_url.replace("://", "://meek:x@"), reader="c1")
         with pytest.raises(UsageError, match="lacks a permission"):

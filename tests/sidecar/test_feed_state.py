@@ -280,9 +280,10 @@ def test_what_is_unknown_ends_with_a_control_version(make: Make, world: World) -
     world.end = world.end // 1000 * 1000 + 1999
     world.publish(step=1)
     assert world.end % 1000 == 0
-    world.client.xtrim(N, minid=EntryId.of_version(world.end), approximate=False)  # by hand
+    world.trim(world.all[-2])
     world.archive()
-    assert make().state().complete_since == world.end - 1
+    known = "entries-added" in world.client.xinfo_stream(N)  # else only what was noted is known
+    assert make().state().complete_since == (world.end - 1 if known else world.all[-2])
 
 
 def test_the_archive_of_another_log_is_not_read(make: Make, world: World) -> None:

@@ -100,7 +100,9 @@ def test_who_may_not_read_what_is_finished_looks_at_all(
     body = {"event_id": "new", "tenant_id": "t", "stack_id": "web", "version": 1}
     server.xadd(KEYS.control, {"event": json.dumps(body)}, id="7-0")
     server.xgroup_create(KEYS.control, KEYS.group, "9999999999999-0")
-    server.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-get"])
+    server.acl_setuser(
+        "meek", reset=True, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-get"]
+    )
     try:
         with redis.Redis.from_url(redis_url, protocol=2, username="meek", password="x") as meek:
             assert "waits as control:events/7-0" in overtaker_of_6(meek, redis_url)

@@ -258,7 +258,9 @@ def test_a_duplicate_answers_with_the_first_control_version(server: redis.Redis)
 
 def test_what_could_not_be_appended_is_not_remembered(server: redis.Redis) -> None:
     """When the append fails, the event is not taken for published: sent again, it is."""
-    server.acl_setuser("reader", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-xadd"])
+    server.acl_setuser(
+        "reader", reset=True, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-xadd"]
+    )
     one = owner(server)
     with redis.Redis(
         port=server.get_connection_kwargs()["port"], username="reader", password="any", protocol=2
@@ -277,7 +279,9 @@ def test_what_could_not_be_appended_is_not_remembered(server: redis.Redis) -> No
 
 def test_what_begins_no_incarnation_is_not_remembered(server: redis.Redis, redis_url: str) -> None:
     """An event whose incarnation could not be noted is published as soon as it can be."""
-    server.acl_setuser("reader", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hset"])
+    server.acl_setuser(
+        "reader", reset=True, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hset"]
+    )
     try:
         with redis.Redis.from_url(redis_url, protocol=2, username="reader", password="x") as client:
             denied = owner(client)
@@ -294,7 +298,9 @@ def test_what_begins_no_incarnation_is_not_remembered(server: redis.Redis, redis
 @contextmanager
 def without(server: redis.Redis, redis_url: str, right: str) -> Iterator[tuple[Publisher, Any]]:
     """Yield an owner that loses a right, and what gives it back."""
-    server.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], commands=["+@all"])
+    server.acl_setuser(
+        "meek", reset=True, enabled=True, nopass=True, keys=["*"], commands=["+@all"]
+    )
     change: Any = server.execute_command
     try:
         with redis.Redis.from_url(redis_url, protocol=2, username="meek", password="x") as client:
@@ -660,7 +666,9 @@ def test_letters_in_a_row_halt_whatever_cannot_be_noted(
 
 def test_a_letter_that_cannot_be_marked_is_not_written(server: redis.Redis, redis_url: str) -> None:
     """A letter whose origin could not be remembered is none: its event may be published later."""
-    server.acl_setuser("meek", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hset"])
+    server.acl_setuser(
+        "meek", reset=True, enabled=True, nopass=True, keys=["*"], commands=["+@all", "-hset"]
+    )
     try:
         with redis.Redis.from_url(redis_url, protocol=2, username="meek", password="x") as client:
             denied = owner(client)

@@ -255,7 +255,9 @@ def test_logins_of_sentinels_and_master_are_two(pair: tuple[Server, Server]) -> 
         return b"+OK\r\n" if words[0] == b"AUTH" else sentinel(lambda: master.port)(words)
 
     with redis.Redis.from_url(master.url) as admin:
-        admin.acl_setuser("u", enabled=True, passwords=["+p@ss"], keys=["*"], categories=["+@all"])
+        admin.acl_setuser(
+            "u", reset=True, enabled=True, passwords=["+p@ss"], keys=["*"], categories=["+@all"]
+        )
     with (
         speaker(answer) as port,
         closing(
