@@ -222,6 +222,7 @@ def test_stopping_is_clean(fake: Cli, number: signal.Signals) -> None:
     assert not any(child.is_running() for child in children)
 
 
+@pytest.mark.proof
 def test_a_process_that_ignores_its_end_is_killed(fake: Cli, tmp_path: Path) -> None:
     """A backend that takes SIGTERM for itself does not keep a stop from ending."""
     with fake.running(

@@ -51,6 +51,7 @@ def test_a_bundle_that_is_there_is_not_played_for(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
+@pytest.mark.proof
 def test_version_7_died_twice_and_was_overtaken(bundle: Path) -> None:
     """First by a reused id, then behind the halt by a rewritten ref; version 8 came after."""
     shown = told(bundle, "replay", "show", "--tenant", "t_acme", "--stack", "web")[1:]

@@ -89,6 +89,7 @@ def test_a_healthy_fleet(sidecar: Cli, browser: Browser) -> None:
         quiet(browser, url)
 
 
+@pytest.mark.proof
 def test_a_troubled_fleet(sidecar: Cli, browser: Browser) -> None:
     """What is held, dead, halted or silent is named, with tenant and reason, as it comes."""
     with served(sidecar) as url:

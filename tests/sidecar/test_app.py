@@ -340,6 +340,7 @@ sys.exit(app.run(settings, logs.configure("error"), threading.Event()))
 """
 
 
+@pytest.mark.proof
 def test_an_event_that_kills_the_worker_is_poison(rig: Rig, tmp_path: Path) -> None:
     """An event that kills every worker ends as poison; all the others are published, once."""
     rig.source = store.open_url(f"file://{tmp_path}/source")

@@ -122,6 +122,7 @@ def test_slow_clients_take_nothing_from_the_worker(rig: Rig, tmp_path: Path) -> 
 
 
 @pytest.mark.server
+@pytest.mark.proof
 def test_a_worker_without_descriptors_waits(rig: Rig, tmp_path: Path) -> None:
     """While nothing can be opened, and connections break, it waits; then it continues."""
     port = servers.free_port()

@@ -353,6 +353,7 @@ def test_who_joined_takes_over(tmp_path: Path) -> None:
             assert (third.owner, third.url) == (False, owner.url)
 
 
+@pytest.mark.proof
 def test_who_joined_says_that_the_port_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from sidecar.redis.publisher import Publisher
 from sidecar.wire.ids import EntryId
 from store import Position
 from store.testing import Fault, Faulty, Slow, random_faults
+from tests.proofs import sampled
 from tests.sidecar.harness import Rig, eventually, ref_of
 
 _REF = re.compile(rb'"artifact_ref":"([^"]+)"')
@@ -38,7 +39,7 @@ class Noting(Faulty):
         return done
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", sampled(range(3), ["2"]))
 def test_nothing_is_published_before_its_put_succeeded(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -58,7 +58,10 @@ def served(notify: redis.Redis) -> list[int]:
     return sorted(len(member.serves) for member in registered_workers(notify, KEYS))
 
 
-@pytest.mark.parametrize("weather", [CUT, SILENT], ids=["cut", "silent"])
+@pytest.mark.parametrize(
+    "weather",
+    [pytest.param(CUT, id="cut"), pytest.param(SILENT, id="silent", marks=pytest.mark.proof)],
+)
 def test_who_alone_is_cut_off_leaves_its_streams_to_a_healthy_worker(
     rig: Rig, stores: dict[str, str], notify: redis.Redis, weather: Weather
 ) -> None:

@@ -29,6 +29,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield found
 
 
+@pytest.mark.proof
 def test_a_worker_outlives_a_slot_that_moves_and_a_master_that_dies(tmp_path: Path) -> None:
     """Control and notification stream lie on two nodes; both move, one node dies; all holds."""
     with cluster(tmp_path, replicas=True) as nodes:

@@ -21,6 +21,7 @@ from tests.topology.load import at_work
 pytestmark = pytest.mark.server
 
 
+@pytest.mark.proof
 def test_a_dead_and_a_frozen_master_cost_nothing(tmp_path: Path) -> None:
     """Two failovers under load with --wait-replicas: all is conserved, in order, applied once."""
     with watched(tmp_path) as fleet:
