@@ -762,6 +762,24 @@ def erased(fleet: Fleet, tenant: str) -> Steps:
     yield
 
 
+@scene
+def sent_after_it_was_erased(fleet: Fleet, tenant: str) -> Steps:
+    """A producer that nobody told activates a version again whose artifact was erased."""
+    fleet.activate(tenant, 1)
+    fleet.settle()
+    fleet.sidecar("tenant", "erase", tenant, "--reason", "its contract ended",
+                  "--source-store", fleet.source.absolute().as_uri())  # fmt: skip
+    event_id = fleet.activate(
+        tenant, 1, event_id=f"{tenant}-again", data=None, checksum=checksum(f"{tenant} web 1")
+    )
+    fleet.wait(BUDGET_S)
+    fleet.dead(event_id)
+    fleet.caused("artifact_erased", f"{tenant}-again")
+    fleet.may("artifact_erased", tenant)
+    fleet.may("paused", tenant)
+    yield
+
+
 @first
 def twice(fleet: Fleet, tenant: str) -> Steps:
     """Somebody deletes what deduplication knows, and a producer sends its event again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ import typer
 
 from sidecar.cli import options
 from sidecar.cli.options import DryRun, Json
-from sidecar.cli.servers import Servers
+from sidecar.cli.servers import Fleet, Servers
 from sidecar.cli.store import Place, Prefix
 from sidecar.cli.store_keep import FromSource, Keep, Refs
 from sidecar.errors import SidecarError, UsageError
@@ -35,7 +35,7 @@ from sidecar.wire.logbook import Forgotten, Log
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.removals import Removal, announce, put_on_record
 from sidecar.wire.units import seconds
-from store import Capability, Checked, Collected, Pin, Retention, StoreError, VersionedStore
+from store import Capability, Checked, Collected, Pin, Retention, Store, StoreError, VersionedStore
 
 _KINDS: Final = ("version", "object", "leftover")
 
@@ -165,7 +165,14 @@ class Logs(Place):
     def pins(self, store: VersionedStore, named: Named, logs: list[Log]) -> CheckedPins:
         """Return what events name; some of it is in `store`. Raises as `all_pins`."""
         urls = (self.servers.control_url, self.servers.notify_url)
-        return all_pins(store, urls, self.others, named, logs)
+        return all_pins(store, urls, self.others, named, logs, self._fleet)
+
+    def _fleet(self) -> Store | None:
+        """Open the fleet's store, which says who was erased; None where that cannot be had."""
+        notify = next(iter(self.notify_redis or ()), None)
+        with suppress(SidecarError):
+            return Fleet(self.data_dir, self.redis, notify, self.fleet_store).fleet_if_any()
+        return None
 
     def named(self, notifications: list[str] | None) -> Named:
         """Return the streams that are named beside those that are found."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -116,28 +116,46 @@ def erase(
       sidecar tenant erase t_7 --reason "contract ended" --tenant-scope 'stacks/{tenant}/*'
 
     """
+    _check(tenant, why)
+    with progress(json=json) as show, cleaned_up():
+        erasing = Erasing(_order(tenant, where, why, show, over=continue_))
+        done = _rehearsed(erasing) if dry_run else _done(erasing)
+    tell = _print_json if json else _print
+    tell(tenant, done)
+    if done.waiting:
+        output.hint(f"now it would be refused: {under_way(tenant, done.waiting)}")
+
+
+def _check(tenant: str, why: Why) -> None:
     if not 0 < len(tenant) <= MAX_NAME_CHARS:
         raise UsageError(f"TENANT: name one, in 1 to {MAX_NAME_CHARS} characters")
     if not why.reason.strip():
         raise UsageError("--reason: say why; it is kept on record")
-    waiting: list[Unended] = []
+
+
+class _Done(NamedTuple):
+    """What went, or would go."""
+
+    plan: Plan
+    counts: Counter[str]
+    size_bytes: int
     erasure: Erasure | None = None
-    with progress(json=json) as show, cleaned_up():
-        erasing = Erasing(_order(tenant, where, why, show, over=continue_))
-        if dry_run:
-            plan, waiting = erasing.plan(), erasing.waiting()
-            pieces = list(erasing.pieces(plan, dry_run=True))
-            counts = Counter(piece.kind for piece in pieces)
-            size_bytes = sum(piece.size_bytes for piece in pieces)
-        else:
-            plan, erasure = erasing.run()
-            counts, size_bytes = Counter(erasure.counts), erasure.size_bytes
-    if json:
-        _print_json(tenant, plan, counts, size_bytes, dry_run=dry_run)
-    else:
-        _print(tenant, plan, counts, size_bytes, erasure)
-    if waiting:
-        output.hint(f"now it would be refused: {under_way(tenant, waiting)}")
+    """None after a dry run."""
+    waiting: Sequence[Unended] = ()
+    """Events for which it would be refused."""
+
+
+def _rehearsed(erasing: Erasing) -> _Done:
+    plan = erasing.plan()
+    pieces = list(erasing.pieces(plan, dry_run=True))
+    counts = Counter(piece.kind for piece in pieces)
+    size_bytes = sum(piece.size_bytes for piece in pieces)
+    return _Done(plan, counts, size_bytes, waiting=erasing.waiting())
+
+
+def _done(erasing: Erasing) -> _Done:
+    plan, erasure = erasing.run()
+    return _Done(plan, Counter(erasure.counts), erasure.size_bytes, erasure)
 
 
 def _order(
@@ -160,9 +178,8 @@ def _able(option_: str, opened: Store) -> VersionedStore:
         return needs(opened, Capability.PURGE, "may leave something of what it deletes")
 
 
-def _print_json(
-    tenant: str, plan: Plan, counts: Counter[str], size_bytes: int, *, dry_run: bool
-) -> None:
+def _print_json(tenant: str, done: _Done) -> None:
+    plan = done.plan
     for ref, versions in plan.gone.items():
         gone = [{"checksum": one.checksum, "size_bytes": one.size_bytes} for one in versions]
         output.json_line({"ref": ref, "versions": gone})
@@ -170,20 +187,18 @@ def _print_json(
         output.json_line({"ref": ref, "kept": why})
     output.json_line({"summary": {
         "tenant": tenant, "refs": len(plan.gone), "kept": len(plan.claims.kept),
-        "pieces": dict(counts), "size_bytes": size_bytes, "dry_run": dry_run,
+        "pieces": dict(done.counts), "size_bytes": done.size_bytes, "dry_run": not done.erasure,
     }})  # fmt: skip
 
 
-def _print(
-    tenant: str, plan: Plan, counts: Counter[str], size_bytes: int, erasure: Erasure | None
-) -> None:
-    """Tell a person; without an erasure it was a dry run."""
+def _print(tenant: str, done: _Done) -> None:
+    plan, erasure = done.plan, done.erasure
     versions = sum(map(len, plan.gone.values()))
-    pieces = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(counts.items()))
+    pieces = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(done.counts.items()))
     would = "erased" if erasure else "would go"
     output.line(
         f"{output.visible(tenant)}: {len(plan.gone):,} refs with {versions:,} versions {would}:"
-        f" {pieces or 'nothing'}, {size_bytes:,} bytes"
+        f" {pieces or 'nothing'}, {done.size_bytes:,} bytes"
     )
     _print_kept(list(plan.claims.kept.items()))
     if erasure and erasure.complete:

@@ -300,6 +300,8 @@ class Pinned(_Part):
     size_bytes: Annotated[int, Field(ge=0, le=1 << 62)] = 0
     manifest_size_bytes: Annotated[int, Field(ge=0, le=1 << 62)] = 0
     stored_at: Annotated[float, Field(ge=0, le=LATEST_US / 1e6, strict=False)] = 0.0
+    why: str = ""
+    """Of what was erased: with which tenant, when, by whom and why."""
 
     @model_validator(mode="before")
     @classmethod
@@ -372,10 +374,11 @@ class BundleStore:
             and manifest_checksum in (None, one.manifest_checksum)
         ]
         if not fits:
-            why = {one.state: one.checksum for one in self._by_ref.get(ref, ())}
+            why = {one.state: one for one in self._by_ref.get(ref, ())}
             if "erased" in why:
-                raise Erased(f"{ref} was erased with all of its tenant before this was exported")
-            if "corrupt" in why and checksum in (None, why["corrupt"]):
+                how = "erased with all of its tenant before this was exported"
+                raise Erased(ref, why["erased"].why or how)
+            if "corrupt" in why and checksum in (None, why["corrupt"].checksum):
                 raise Corrupt(f"{ref} was damaged in the store when this was exported")
             raise NotFound(f"{ref} is not in the bundle{' as ' + checksum if checksum else ''}")
         return max(fits, key=lambda one: one.stored_at)

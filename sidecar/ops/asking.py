@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sidecar.errors import UsageError
@@ -11,7 +11,7 @@ from sidecar.redis.census import Named, Registrar
 from sidecar.redis.client import Side
 from sidecar.wire.defaults import NOTIFY_STREAM, STREAM
 from sidecar.wire.logbook import Forgotten, Log, forget, keeper_of, registered
-from store import VersionedStore
+from store import Store, VersionedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +105,14 @@ def ask_all(urls: tuple[str, str], others: Iterable[str], named: Named) -> list[
 
 def all_pins(
     store: VersionedStore, urls: tuple[str, str], others: Iterable[str], named: Named,
-    logs: Iterable[Log],
+    logs: Iterable[Log], fleet: Callable[[], Store | None],
 ) -> CheckedPins:  # fmt: skip
     """Return the pins of all events, once the servers look like the right ones, and are all.
 
     `urls` are those of the first pair, `others` of further servers with notifications: a wrong one
-    is told before the store is walked. Raises `UsageError`, `Unreachable`.
+    is told before the store is walked; `fleet` is as `CheckedPins` has it. Raises `UsageError`,
+    `Unreachable`.
     """
     asked = ask_all(urls, others, named)
     check_all_asked(logs, asked)
-    return CheckedPins(store, [one.pins for one in asked], urls[1])
+    return CheckedPins(store, [one.pins for one in asked], urls[1], fleet)

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sidecar.errors import UsageError
@@ -28,7 +29,7 @@ from sidecar.redis.scan import pages, stream_info
 from sidecar.wire.erasures import erasures_of
 from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.urls import redact
-from store import Corrupt, InvalidRef, Pin, VersionedStore, check_ref
+from store import Corrupt, InvalidRef, Pin, Store, VersionedStore, check_ref
 
 PAGE: Final = 200
 """Entries read at a time: each may have 16 KiB, or more while nobody has buried it."""
@@ -216,13 +217,18 @@ class CheckedPins:
     """Pins of a log that is known to name this store; another fleet's Redis would pin nothing here.
 
     Call it as the pins that it wraps, of one log or several. Raises `UsageError` when there were
-    some and the store has not one of them.
+    some and the store has not one of them, and never had one that was erased since.
     """
 
-    def __init__(self, store: VersionedStore, pins: Sequence[Pins], url: str) -> None:
+    def __init__(
+        self, store: VersionedStore, pins: Sequence[Pins], url: str,
+        fleet: Callable[[], Store | None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`fleet` opens the fleet's store, which has the records of erasures."""
         self._store = store
         self._pins = pins
         self._url = url
+        self._fleet = cache(fleet)
 
     def __call__(self) -> Iterable[Pin]:
         """Yield the pins; raise rather than end when none was for this store."""
@@ -236,8 +242,10 @@ class CheckedPins:
         if read and not acquainted:
             raise UsageError(
                 f"the events on {redact(self._url)} name {read} artifacts, and this"
-                " store has none of them: is that its fleet's Redis (--redis, --notify-redis)? if"
-                " no log names this store any more, say --without-stream; nothing was removed"
+                " store has none of them: is that its fleet's Redis (--redis, --notify-redis)? what"
+                " was erased with its tenant is on record in the fleet's store: name that, too"
+                " (--fleet-store); if no log names this store any more, say --without-stream;"
+                " nothing was removed"
             )
 
     def announced(self) -> Iterator[Announced]:
@@ -255,4 +263,7 @@ class CheckedPins:
             there = self._store.exists(pin.ref, checksum=pin.checksum)
         except Corrupt:
             return True
-        return there or erasures_of(self._store).find(pin.ref, pin.checksum or "") is not None
+        return there or any(
+            store and erasures_of(store).find(pin.ref, pin.checksum or "")
+            for store in (self._store, self._fleet())
+        )

@@ -32,7 +32,7 @@ class Put(NamedTuple):
     version: Version | None = None
     """None when it is not there, or the store does not list what it has."""
     why: str = ""
-    """Of what was erased: when, by whom, and why."""
+    """Of what was erased: "erased with all of the tenant", when, by whom, and why."""
 
     def __str__(self) -> str:
         """Return it for a person."""
@@ -72,7 +72,7 @@ def _put(event: Event, store: VersionedStore) -> Put:
             return Put(State.THERE) if there else _lacking(event, store, State.GONE)
         found = next((v for v in store.versions(event.artifact_ref) if _is(v, event)), None)
     except Erased as error:
-        return Put(State.ERASED, why=str(error))
+        return Put(State.ERASED, why=error.how)
     except (NotFound, InvalidRef):
         return _lacking(event, store, State.ABSENT)
     except Corrupt:
@@ -82,7 +82,7 @@ def _put(event: Event, store: VersionedStore) -> Put:
 
 def _lacking(event: Event, store: VersionedStore, state: State) -> Put:
     erasure = erasures_of(store).find(event.artifact_ref, event.checksum)
-    return Put(State.ERASED, why=f"it was {erasure}") if erasure else Put(state)
+    return Put(State.ERASED, why=str(erasure)) if erasure else Put(state)
 
 
 def _is(version: Version, event: Event) -> bool:

@@ -244,6 +244,7 @@ def _write_artifact(event: Event, store: VersionedStore, target: _Target) -> Pin
     pinned = Pinned(
         ref=event.artifact_ref, checksum=event.checksum,
         manifest_checksum=event.manifest_checksum, state=put.state if put else State.ABSENT,
+        why=put.why if put else "",
     )  # fmt: skip
     if put is None or put.state is not State.THERE:
         return pinned

@@ -313,7 +313,7 @@ def _stored(life: Life, put: Put | None) -> Hop:
         return _there(life, life.event, put.version)
     said = f"{life.event.artifact_ref} is {put.state.value} in the fleet's store"
     if put.state is State.ERASED:
-        return Hop("put", Mark.ABSENT, None, said, put.why)
+        return Hop("put", Mark.ABSENT, None, said, f"it was {put.why}")
     if life.end in (End.PUBLISHED, End.DUPLICATE):
         return Hop("put", Mark.FAILED, None, said,
                    "it was there when it was published: collected since, or damaged; `sidecar audit"

@@ -40,6 +40,15 @@ _BEGUN: Final = "~begun"
 class Erased(NotFound):
     """An artifact is not there because its tenant was erased."""
 
+    def __init__(self, ref: str, how: str) -> None:
+        """`how` says with which tenant, when, by whom and why, as an `Erasure` does."""
+        super().__init__(ref, how)
+        self.how = how
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        return f"{self.args[0]!r} was {self.how}"
+
 
 class Gone(NamedTuple):
     """One version that goes, or went."""
@@ -154,7 +163,7 @@ class Erasures:
         except NotFound as error:
             erasure = self.find(ref, checksum or "")
             if erasure:
-                raise Erased(f"{ref!r} was {erasure}") from error
+                raise Erased(ref, str(erasure)) from error
             raise
 
 

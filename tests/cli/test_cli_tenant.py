@@ -510,6 +510,39 @@ def test_reviews_say_erased(erased: Cli) -> None:
         assert kinds["artifact_erased"] == "note"
 
 
+def test_explain_says_of_what_died_that_it_was_erased(erased: Cli) -> None:
+    """With which tenant, when, by whom and why, live and in a bundle; what died of another cause,
+    or of another tenant, is said to be missing.
+    """
+    event = {"type": "key.changed", "tenant_id": "t1"}
+    again = {"artifact_ref": "stacks/t1/web/1", "checksum": checksum_of(TAKEN)}
+    never = {"artifact_ref": "rows/never", "checksum": checksum_of(b"never put")}
+    erased.letter(event | again | {"event_id": "again"}, "1-1")
+    erased.letter(event | never | {"event_id": "never"}, "1-2")
+    erased.letter(event | never | {"event_id": "other", "tenant_id": "t2"}, "1-3")
+    bundle = erased.directory / "bundle.zip"
+    assert erased("replay", "export", bundle).code == 0
+    for where in ((), ("--bundle", bundle)):
+        env = {"SIDECAR_REDIS": ""} if where else {}
+        (found,) = erased("explain", "again", "--json", *where, env=env).objects()[:1]
+        assert (found["kind"], found["level"]) == ("artifact_erased", "note")
+        for said in ("with all of the tenant 't1' at 20", " by ", "contract ended"):
+            assert said in found["what"], where
+        for event_id in ("never", "other"):
+            found = erased("explain", event_id, "--json", *where, env=env).objects()[0]
+            assert (found["kind"], found["level"]) == ("artifact_missing", "error")
+
+
+def test_what_had_died_before_its_tenant_was_erased(two: Cli) -> None:
+    """Nothing is left to fix of it: `explain` says since when, and no error remains."""
+    two.letter({"event_id": "x", "type": "no.such", "tenant_id": "t1"}, "1-1", reason="malformed")
+    assert two("explain", "x", "--json").objects()[0]["level"] == "error"
+    assert _erase(two).code == 0
+    found = two("explain", "x", "--json").objects()[0]
+    assert (found["kind"], found["level"]) == ("malformed", "warning")
+    assert "was erased with all of the tenant 't1'" in found["what"]
+
+
 def test_dead_letters_and_lists_say_erased(erased: Cli) -> None:
     """`dead show`, `dead redrive`, `store versions` and `diff` tell it from what is missing."""
     _opened(erased, "fleet").put("stacks/t1/orphan", TAKEN, b"m")
@@ -536,6 +569,21 @@ def test_collection_where_all_were_erased(erased: Cli) -> None:
     for name in _opened(erased, "fleet").list(".sidecar/erased"):
         _opened(erased, "fleet").delete(name)
     assert erased(*gc).code == 2
+
+
+def test_collection_of_the_source_where_all_were_erased(erased: Cli) -> None:
+    """The producer's store has no records of its own: the fleet's tells, where it can be had."""
+    assert _erase(erased, tenant="t2").code == 0
+    source = (erased.directory / "data-dir/source").as_uri()
+    gc = ("store", "gc", "--grace", "0", "--allow-short-grace", "--store", source)
+    _opened(erased, "source").put("late", b"old", b"m")
+    _opened(erased, "source").put("late", b"new", b"m")
+    elsewhere = ("--fleet-store", (erased.directory / "nowhere").as_uri())
+    refused = erased(*gc, *elsewhere)
+    assert (refused.code, "--fleet-store" in refused.err) == (2, True)
+    ran = erased(*gc, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.objects()[-1]["summary"]["versions"] == 1
 
 
 def test_history_has_it(erased: Cli) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from typing import Final, NamedTuple
 
-from sidecar.replay.explain.facts import Death, Facts, subject_of_life
+from sidecar.replay.explain.facts import LACKING, Death, Facts, subject_of_life
 from sidecar.replay.explain.findings import (
     Finding,
     Kind,
@@ -53,6 +53,11 @@ TRIMMED: Final = Kind(
     "trimmed_before_read", f"{_OF}: somebody deleted or trimmed their entries first.",
     "who trimmed: Redis keeps no record of it",
 )  # fmt: skip
+ERASED: Final = Kind(
+    "artifact_erased",
+    "An artifact went with all of its tenant: the newest notification of a subject pins it, or an"
+    " event ended as a dead letter for its lack.",
+)
 OTHER: Final = Kind(
     "died", f"{_OF} for a reason that this release does not know, or that is not on record."
 )
@@ -65,7 +70,7 @@ _KINDS: Final = {
 }  # fmt: skip
 KINDS: Final = (
     MALFORMED, UNKNOWN_TYPE, FORBIDDEN, REUSED, MISSING, REWRITTEN, TOO_LARGE, POISON, TRIMMED,
-    OTHER,
+    OTHER, ERASED,
 )  # fmt: skip
 A_RELEASE: Final = 3
 """So many in a row, and none before, look like a release."""
@@ -81,15 +86,19 @@ class Fate(NamedTuple):
     """The notification that made it old news."""
     waits: bool = False
     """Whether it waits again."""
+    erased: str = ""
+    """With which tenant it was erased, when, by whom, and why."""
 
     @property
     def is_open(self) -> bool:
         """Whether the fleet lacks it."""
-        return not (self.arrived or self.overtaken)
+        return not (self.arrived or self.overtaken or self.erased)
 
 
-def kind_of(reason: str) -> Kind:
-    """Return the kind of finding that a dead letter's reason makes."""
+def kind_of(facts: Facts, life: Life, reason: str) -> Kind:
+    """Return the kind of finding that a death of that reason makes."""
+    if reason in LACKING and life.origin in facts.erased:
+        return ERASED
     return _KINDS.get(Reason(reason), OTHER) if reason in list(Reason) else OTHER
 
 
@@ -97,14 +106,19 @@ def died(facts: Facts) -> Iterator[Finding]:
     """Yield what died, of each tenant and kind together."""
     groups: defaultdict[tuple[Kind, str], list[Death]] = defaultdict(list)
     for death in facts.deaths:
-        groups[kind_of(death.reason), death.life.tenant_id].append(death)
+        kind = kind_of(facts, death.life, death.reason)
+        groups[kind, death.life.tenant_id].append(death)
     for (kind, _), deaths in groups.items():
         yield _finding(facts, kind, deaths)
 
 
-def key_of(kind: str, tenant: str) -> str:
-    """Return the key of the finding about what died of a kind."""
-    return f"died:{kind}:{tenant}"
+def key_of(facts: Facts, life: Life, reason: str) -> str:
+    """Return the key of the finding about what died like this."""
+    return _key(kind_of(facts, life, reason), life.tenant_id)
+
+
+def _key(kind: Kind, tenant: str) -> str:
+    return f"died:{kind.name}:{tenant}"
 
 
 def fate_of(facts: Facts, death: Death) -> Fate:
@@ -114,7 +128,7 @@ def fate_of(facts: Facts, death: Death) -> Fate:
         return Fate(arrived)
     again = facts.by_event_id.get(death.life.event_id, ())
     waits = any(one.end is End.WAITING for one in again)
-    return Fate(None, _overtaken(facts, death), waits)
+    return Fate(None, _overtaken(facts, death), waits, facts.erased.get(death.life.origin, ""))
 
 
 def _arrived(facts: Facts, death: Death) -> Life | None:
@@ -145,14 +159,15 @@ def _finding(facts: Facts, kind: Kind, deaths: list[Death]) -> Finding:
     first = deaths[0]
     fates = [fate_of(facts, one) for one in deaths]
     is_open = any(one.is_open for one in fates)
+    closed = Level.NOTE if kind is ERASED else Level.WARNING
     what = _one(facts, kind, first, fates[0]) if len(deaths) == 1 else _many(facts, deaths, fates)
     told = explain(first.reason)
     fix = told.fix if is_open else told.prevent
     return Finding(
-        kind.name, Level.ERROR if is_open else Level.WARNING, what, first.at_us,
-        key_of(kind.name, first.life.tenant_id), None if is_open else deaths[-1].at_us,
+        kind.name, Level.ERROR if is_open else closed, what, first.at_us,
+        _key(kind, first.life.tenant_id), None if is_open else deaths[-1].at_us,
         about=_about(deaths), evidence=_evidence(deaths),
-        fix=fix if first.reason in list(Reason) else "",
+        fix=fix if first.reason in list(Reason) and kind is not ERASED else "",
     )  # fmt: skip
 
 
@@ -183,6 +198,8 @@ def _became(facts: Facts, fate: Fate) -> str:
         how = f", {record.how}" if record else ""
         when = f"{at(fate.arrived.ended_us)}, as control_version {fate.arrived.control_version}"
         return f"It arrived all the same{how}: at {when} ({said(fate.arrived.event_id)})"
+    if fate.erased:
+        return f"It never arrived, and was {fate.erased}"
     if fate.overtaken:
         other = f"{called(fate.overtaken)}, control_version {fate.overtaken.control_version}"
         return f"It never arrived, and has been overtaken by {other}"
@@ -195,11 +212,20 @@ def _many(facts: Facts, deaths: list[Death], fates: list[Fate]) -> str:
     reasons = " and ".join(dict.fromkeys(one.reason or "an unknown reason" for one in deaths))
     detail = f", the first ({called(first.life)}): {said(first.detail)}" if first.detail else ""
     lacks = sum(one.is_open for one in fates)
-    never = f"{lacks:,} of them never arrived" if lacks else "All arrived since, or are overtaken"
+    never = f"{lacks:,} of them never arrived" if lacks else _closed(fates)
     return (
         f"{counted(len(deaths), 'event')} {whose} died of {reasons} from {at(first.at_us)} to"
         f" {at(last.at_us)}{detail}.{_release(facts, deaths)} {never}"
     )
+
+
+def _closed(fates: list[Fate]) -> str:
+    erased = [one.erased for one in fates if one.erased and not one.arrived]
+    if not erased:
+        return "All arrived since, or are overtaken"
+    if len(erased) == len(fates):
+        return f"None arrived: they were {erased[-1]}"
+    return f"{len(erased):,} were {erased[-1]}; all others arrived since, or are overtaken"
 
 
 def _nameless(deaths: list[Death]) -> str:
@@ -217,7 +243,8 @@ def _release(facts: Facts, deaths: list[Death]) -> str:
     """Say that a producer sent nothing good from a moment on, where it did before."""
     if not deaths[0].life.tenant_id or len(deaths) < A_RELEASE:
         return ""
-    good = _alike(facts, deaths) if kind_of(deaths[0].reason) is MALFORMED else []
+    first = deaths[0]
+    good = _alike(facts, deaths) if kind_of(facts, first.life, first.reason) is MALFORMED else []
     later = [us for us in good if us > deaths[0].at_us]
     if len(later) == len(good) or any(us < deaths[-1].life.begun_us for us in later):
         return ""

@@ -17,19 +17,27 @@ from sidecar.redis.forgotten import Forgotten, forgotten_of
 from sidecar.redis.members import Held
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
+from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.backs import Backs
 from sidecar.replay.stalls import Stall, Stalls
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window, covered, moment
+from sidecar.stores import explained
+from sidecar.wire.erasures import Erasure, erasures
+from sidecar.wire.event import Reason
 from sidecar.wire.ids import Origin
 from sidecar.wire.moments import time_us
 from sidecar.wire.subject import Change, Subject, followed, subject_of
+from store import Capability, versioned
 
 DEDUP_WINDOW_S: Final = 7 * 86_400.0
 """How long workers remember an event_id, where none is on record with another setting."""
 MOST: Final = 200_000
 """So many events are looked at, those that ended last: memory stays bounded."""
-
+MAX_LOOKED_AT: Final = 500
+"""So many artifacts are looked up: of the subjects that changed last, of what died last."""
+LACKING: Final = frozenset({Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH})
+"""What an event dies of, after the retry budget, whose artifact is not there."""
 
 UNKNOWN: Final = "nobody on record"
 """Who lifted a halt that no record says was lifted."""
@@ -152,6 +160,30 @@ class Facts:
     def deaths(self) -> list[Death]:
         """What died, the earliest first, also what was redriven since."""
         return sorted(_deaths(self.lives), key=lambda one: one.at_us)
+
+    @cached_property
+    def erased(self) -> dict[Origin, str]:
+        """What died and was erased, by its entry: with which tenant, when, by whom and why.
+
+        Raises `Unreachable` when the store is away.
+        """
+        found: dict[Origin, str] = {}
+        for one in self.deaths[-MAX_LOOKED_AT:]:
+            whose = self._erasures.get(one.life.tenant_id)
+            if whose and (time_us(whose.at) or 0) > one.at_us:
+                found[one.life.origin] = str(whose)
+            elif self.history.store and one.reason in LACKING:
+                put = put_of(one.life.event, self.history.store)
+                if put and put.state is State.ERASED:
+                    found[one.life.origin] = put.why
+        return found
+
+    @cached_property
+    def _erasures(self) -> dict[str, Erasure]:
+        """The last erasure of each tenant, as the fleet's store tells; a bundle has none."""
+        store = self.history.store and versioned(self.history.store, Capability.LIST)
+        with explained():
+            return {one.tenant: one for one in (erasures(store) if store else ())}
 
     @cached_property
     def by_subject(self) -> dict[Subject, list[Life]]:

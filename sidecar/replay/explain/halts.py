@@ -7,7 +7,7 @@ from typing import Final
 
 from sidecar.history.halts import HaltPeriod
 from sidecar.redis.halts import BY_ITSELF
-from sidecar.replay.explain.deaths import key_of, kind_of
+from sidecar.replay.explain.deaths import key_of
 from sidecar.replay.explain.facts import UNKNOWN, Facts, is_of
 from sidecar.replay.explain.findings import Finding, Kind, Level, at, command, counted, names_of
 from sidecar.replay.timeline import End, Life
@@ -99,7 +99,7 @@ def _causes(facts: Facts, halt: HaltPeriod) -> Iterator[str]:
     since_us = max((us for us in before if us <= halt.since_us), default=0)
     for death in facts.deaths:
         if since_us <= death.at_us <= halt.since_us + _MILLISECOND_US and is_of(halt, death.life):
-            yield key_of(kind_of(death.reason).name, death.life.tenant_id)
+            yield key_of(facts, death.life, death.reason)
 
 
 RULES = (halted,)

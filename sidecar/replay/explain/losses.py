@@ -10,7 +10,8 @@ from sidecar.history import Reach
 from sidecar.redis.forgotten import Part
 from sidecar.redis.retention import parse_policy
 from sidecar.replay.artifacts import State, put_of
-from sidecar.replay.explain.facts import Facts
+from sidecar.replay.explain.deaths import ERASED
+from sidecar.replay.explain.facts import MAX_LOOKED_AT, Facts
 from sidecar.replay.explain.findings import (
     Finding,
     Kind,
@@ -34,10 +35,6 @@ GONE: Final = Kind(
     "whether it was collected or deleted by hand: the store keeps no record of it; live, what is"
     " damaged: only an export and `sidecar store verify` read the data",
 )
-ERASED: Final = Kind(
-    "artifact_erased",
-    "The newest notification of a subject pins an artifact that went with all of its tenant.",
-)
 CUT: Final = Kind(
     "cut_by_hand",
     "Entries of a control stream are gone before any worker trims them: somebody trimmed it, or"
@@ -48,13 +45,11 @@ FOREIGN: Final = Kind(
     "foreign", "A notification names no control entry that it came from: no worker published it.",
     "who appended it",
 )  # fmt: skip
-KINDS: Final = (LOST, CUT, FOREIGN, GONE, ERASED)
+KINDS: Final = (LOST, CUT, FOREIGN, GONE)
 TRIMMED: Final = "trimmed"
 """What a history says of a gap that trimming left."""
 EACH: Final = 5
 """So many are told each; of more, all in one."""
-MAX_LOOKED_AT: Final = 500
-"""So many artifacts are looked up, those of the subjects that changed last."""
 
 
 def lost(facts: Facts) -> Iterator[Finding]:
@@ -193,7 +188,7 @@ def _each_gone(gone: list[tuple[Life, State]]) -> Iterator[Finding]:
 def _erased(tenant: str, lives: list[Life], why: str) -> Finding:
     what = (
         f"{counted(len(lives), 'subject')} of {tenant or 'no tenant'} cannot be resolved any more,"
-        f" the last {called(lives[-1])}: {why}"
+        f" the last {called(lives[-1])}: it was {why}"
     )
     return Finding(
         ERASED.name, Level.NOTE, what, lives[-1].ended_us, f"erased:{tenant}",

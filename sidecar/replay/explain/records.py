@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sidecar.redis.forgotten import Forgotten
 from sidecar.redis.scan import text
-from sidecar.replay.explain.deaths import key_of, kind_of
+from sidecar.replay.explain.deaths import key_of
 from sidecar.replay.explain.facts import Death, Facts, Tenure
 from sidecar.replay.explain.findings import (
     Finding,
@@ -135,7 +135,7 @@ def _killed(facts: Facts, stream: str, run: list[Tenure]) -> Iterator[str]:
     for one in facts.deaths:
         its = one.reason == Reason.POISON and one.life.origin.stream == stream
         if its and run[0].at_us <= one.at_us <= run[-1].at_us + OFTEN_US:
-            yield key_of(kind_of(one.reason).name, one.life.tenant_id)
+            yield key_of(facts, one.life, one.reason)
 
 
 def limit_changed(facts: Facts) -> Iterator[Finding]:
@@ -210,10 +210,9 @@ def led_to(facts: Facts) -> Iterator[tuple[str, str]]:
     """Yield for what died of a limit its key, and that of the change that led to it."""
     for found in limit_changed(facts):
         reason = _LIMITS[found.key.split(":")[1]]
-        tenants = {one.life.tenant_id for one in facts.deaths
-                   if one.reason == reason and one.at_us >= found.at_us}  # fmt: skip
-        for tenant in tenants:
-            yield key_of(kind_of(reason).name, tenant), found.key
+        for one in facts.deaths:
+            if one.reason == reason and one.at_us >= found.at_us:
+                yield key_of(facts, one.life, reason), found.key
 
 
 def remade(facts: Facts) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sidecar.history.redrives import Redrive
-from sidecar.replay.explain.deaths import key_of, kind_of
+from sidecar.replay.explain.deaths import key_of
 from sidecar.replay.explain.facts import Facts
 from sidecar.replay.explain.findings import (
     Finding,
@@ -108,7 +108,7 @@ def _causes(facts: Facts, record: Redrive | None, life: Life) -> Iterator[str]:
         yield TWICE_KEY
     for death in facts.deaths if record else ():
         if death.redrive and record and death.redrive.letter == record.letter:
-            yield key_of(kind_of(death.reason).name, death.life.tenant_id)
+            yield key_of(facts, death.life, death.reason)
 
 
 def _why(record: Redrive | None) -> str:

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
-from sidecar.replay.explain.deaths import key_of, kind_of
-from sidecar.replay.explain.facts import Facts, Tenure
+from sidecar.replay.explain.deaths import key_of
+from sidecar.replay.explain.facts import LACKING, Facts, Tenure
 from sidecar.replay.explain.findings import (
     Finding,
     Kind,
@@ -21,7 +21,6 @@ from sidecar.replay.explain.findings import (
 )
 from sidecar.replay.stalls import Stall
 from sidecar.replay.timeline import End, Life
-from sidecar.wire.event import Reason
 from sidecar.wire.moments import span
 
 LATE: Final = Kind(
@@ -45,8 +44,6 @@ LONG_US: Final = 3_000_000
 DEAD_TIME_US: Final = 5_000_000
 """So long without an end is worth telling: a worker that is replaced takes less."""
 MAX_TOLD: Final = 100
-TRIED_AGAIN: Final = (Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH)
-"""What an event dies of after the retry budget, while its tenant waits."""
 TENURE_SLACK_US: Final = 2_000_000
 
 
@@ -74,7 +71,7 @@ class _Queue:
         stream, tenant = life.origin.stream, life.tenant_id
         if self.facts.halted(stream, tenant, turn_us, life.ended_us):
             return False
-        if life.reason in TRIED_AGAIN:
+        if life.reason in LACKING:
             return True
         if any(one.overlaps(stream, turn_us, life.ended_us) for one in self.facts.outages):
             return False
@@ -100,7 +97,7 @@ def slow(facts: Facts) -> Iterator[Finding]:
                 if life.end is End.PUBLISHED:
                     yield _late(life, turn_us, behind)
                 elif behind:
-                    yield _held_behind(life, turn_us, behind)
+                    yield _held_behind(facts, life, turn_us, behind)
 
 
 def _late(life: Life, turn_us: int, behind: list[Life]) -> Finding:
@@ -118,7 +115,7 @@ def _late(life: Life, turn_us: int, behind: list[Life]) -> Finding:
     )  # fmt: skip
 
 
-def _held_behind(life: Life, turn_us: int, behind: list[Life]) -> Finding:
+def _held_behind(facts: Facts, life: Life, turn_us: int, behind: list[Life]) -> Finding:
     took = span((life.ended_us - turn_us) / 1e6)
     what = (
         f"{counted(len(behind), 'event')} of {life.tenant_id} waited behind {called(life)}, which"
@@ -128,7 +125,7 @@ def _held_behind(life: Life, turn_us: int, behind: list[Life]) -> Finding:
         HELD.name, Level.WARNING, what, turn_us, f"held:{life.origin}", life.ended_us,
         about=names_of((life, *behind)), evidence=(command("trace", life.event_id),),
         fix="fix what it died of; --retry-budget says how long a tenant waits for it",
-        causes=(key_of(kind_of(life.reason).name, life.tenant_id),),
+        causes=(key_of(facts, life, life.reason),),
     )  # fmt: skip
 
 
@@ -214,7 +211,7 @@ def _waited(facts: Facts, stall: Stall) -> list[Life]:
         if 0 < life.begun_us < stall.to_us - LONG_US // 2 and life.ended_us >= stall.to_us
         and not facts.halted(life.origin.stream, life.tenant_id, stall.from_us, stall.to_us)
     ]  # fmt: skip
-    retried = {life.tenant_id for life in found if life.reason in TRIED_AGAIN}
+    retried = {life.tenant_id for life in found if life.reason in LACKING}
     found = [life for life in found if life.tenant_id not in retried]
     return found if len({life.tenant_id for life in found}) > 1 else []
 
