@@ -109,6 +109,8 @@ ROWS: Final[dict[str, list[dict[str, Any]]]] = {
         _timeseries("Memory", "bytes",
                     ("max by (server) (sidecar_redis_memory_used_bytes)", "{{server}} used"),
                     ("max by (server) (sidecar_redis_memory_max_bytes)", "{{server}} limit")),
+        _timeseries("Memory, by part", "bytes",
+                    ("max by (part) (sidecar_redis_memory_part_bytes)", "{{part}}")),
         _timeseries("Entries in the streams", "none",
                     ("max by (stream, kind) (sidecar_stream_entries)", "{{stream}}")),
         _timeseries("Clock less the worker's", "s",

@@ -23,14 +23,14 @@ FUNCTION_LINES: Final = 60
 USUAL_LINES: Final = 15
 ROOM_LINES: Final = {
     "sidecar": 720,
-    "sidecar/cli": 5275,
+    "sidecar/cli": 5310,
     "sidecar/feed": 2460,
     "sidecar/history": 3400,
     "sidecar/ops": 6275,
     "sidecar/producer": 1320,
-    "sidecar/redis": 7205,
+    "sidecar/redis": 7260,
     "sidecar/replay": 5660,
-    "sidecar/telemetry": 1276,
+    "sidecar/telemetry": 1295,
     "sidecar/terminal": 1110,
     "sidecar/wire": 3260,
     "sidecar/worker": 7500,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import typer
@@ -62,9 +63,14 @@ def run(where: Everything, told: Annotated[object, Told], *, check: _Check = Fal
 
 def _collected(control: Side, notify: Side, keys: list[Keys]) -> dict[str, Any]:
     """Read what the status page shows: what `sidecar status` does."""
-    from sidecar.ops.status import PAGE_LETTERS, collect  # only where somebody looks
+    from sidecar.ops.status import (  # only where somebody looks
+        PAGE_LETTERS,
+        collect,
+        memory_by_part,
+    )
 
     found = collect(control, notify, keys, letters=PAGE_LETTERS)
+    found = replace(found, parts=memory_by_part(control, notify, keys))
     return found.to_json() | {"warnings": found.warnings}
 
 

@@ -27,6 +27,7 @@ from sidecar.redis.fleet import Noted
 from sidecar.redis.halts import Halt
 from sidecar.redis.keys import CONSUMER
 from sidecar.redis.members import Held, Member
+from sidecar.redis.parts import Parts
 from sidecar.redis.takeovers import Takeover
 from sidecar.terminal import output
 from sidecar.terminal.progress import size
@@ -247,13 +248,16 @@ def _kept(rule: str | None, option: str) -> str:
     return rule or f"kept for ever, as far as workers go: they have no {option}"
 
 
-def _print_parts(parts: dict[str, int] | None) -> None:
+def _print_parts(parts: Parts | None) -> None:
     output.line()
     output.styled([("memory in Redis", "bold")])
     if parts is None:
         output.line(f"  {_UNKNOWN}: this user may not send MEMORY USAGE")
         return
-    output.pairs([(f"  {_PARTS[name]}", f"about {size(count)}") for name, count in parts.items()])
+    about = {name: f"about {size(count)}" for name, count in parts.by_name.items()}
+    if parts.index_at_most:
+        about["index"] = f"under {size(parts.index)}"
+    output.pairs([(f"  {_PARTS[name]}", said) for name, said in about.items()])
 
 
 def _print_dead(found: DeadStatus) -> None:

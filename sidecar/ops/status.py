@@ -23,7 +23,7 @@ from sidecar.redis.lag import is_beyond, is_doubtful, lag_of
 from sidecar.redis.letters import DeadLetters
 from sidecar.redis.members import Member, damaged_workers, holder, registered_workers
 from sidecar.redis.memory import Memory, memories
-from sidecar.redis.parts import sizes
+from sidecar.redis.parts import Parts, sizes
 from sidecar.redis.readers import Readers
 from sidecar.redis.readers import registered as registered_readers
 from sidecar.redis.room import without_room
@@ -138,7 +138,7 @@ class Status:
     """Of each server, as far as it may be asked."""
     growing: Growing | None = None
     """What a day adds to the stores; None where that was not asked."""
-    parts: dict[str, int] | None = None
+    parts: Parts | None = None
     """Bytes in Redis by part, about; None where that was not asked, or may not be."""
 
     @property
@@ -228,14 +228,14 @@ def _kept(control: Side, notify: Side, keys: list[Keys]) -> list[Keeper]:
     return found
 
 
-def memory_by_part(control: Side, notify: Side, keys: list[Keys]) -> dict[str, int] | None:
+def memory_by_part(control: Side, notify: Side, keys: list[Keys]) -> Parts | None:
     """Return about how many bytes streams, index and other keys take in Redis; None if unknown.
 
     Raises `Unreachable`.
     """
     controls = {one.control: control.at(one.control) for one in keys}
     with translated(notify.url):
-        return sizes(controls, notify.client, keys) or None
+        return sizes(controls, notify.client, keys)
 
 
 def _memories(control: Side, notify: Side, keys: list[Keys]) -> list[Memory]:

@@ -18,7 +18,7 @@ from sidecar.redis.keys import Keys
 _NO_SHA: Final = "0" * 40
 _STREAM: Final = (
     "TYPE {}", "EXISTS {}", "XINFO STREAM {}", "XRANGE {} - - COUNT 1", "XREVRANGE {} - - COUNT 1",
-    "XTRIM {} MAXLEN = -1",
+    "XTRIM {} MAXLEN = -1", "MEMORY USAGE {}",
 )  # fmt: skip
 _CONTROL: Final = (
     *_STREAM, "XLEN {}", "XINFO GROUPS {}", "XPENDING {} none", "XACK {} none 0-0",
@@ -31,6 +31,7 @@ _BESIDE: Final = (
     "HGET {} f", "HMGET {} f", "HGETALL {}", "HSCAN {} 0", "HEXISTS {} f", "HSET {} f v f",
     "HINCRBY {} f none", "HDEL {} f", "GETRANGE {} 0 0", "SREM {} m", "SSCAN {} 0",
     f"EVALSHA {_NO_SHA} 1 {{}}", "SADD {} m", "HSETNX {} f v", "DEL {}",
+    "MEMORY USAGE {}",
 )  # fmt: skip
 _ANYWHERE: Final = ("PING", "INFO", "TIME")
 _SCRIPTS: Final = (f"SCRIPT EXISTS {_NO_SHA}", "SCRIPT LOAD return(1)", "WAIT 0 1")

@@ -25,7 +25,9 @@ WORKS: Final = (
     "pruning", "readers", "retention", "room", "scripts", "summary", "trimming",
 )  # fmt: skip
 """Work beside relaying, by the name under which it is supervised."""
-GATHERINGS: Final = ("archive", "growth", "logs", "readers", "servers", "stores", "streams")
+GATHERINGS: Final = (
+    "archive", "growth", "logs", "parts", "readers", "servers", "stores", "streams",
+)  # fmt: skip
 """What is gathered together, and fails together."""
 BUCKETS_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200,
@@ -273,6 +275,13 @@ MEMORY_MAX: Final = _gauge(
     "sidecar_redis_memory_max_bytes", "server", "`maxmemory`; 0 is no limit.",
     "Set one below what the machine has, with `noeviction`.",
 )  # fmt: skip
+MEMORY_PART: Final = _gauge(
+    "sidecar_redis_memory_part_bytes", "part",
+    "About how much memory a part of the deployment takes in Redis: `control`, `notifications` and"
+    " `dead` (streams), `index` (deduplication; of few events at most so much), `own` (other keys)."
+    " Absent where `MEMORY USAGE` is denied.",
+    "Which of `--trim-control`, `--trim-notifications`, `--trim-dead` and `--dedup-window` helps.",
+)  # fmt: skip
 CLOCK: Final = _gauge(
     "sidecar_redis_clock_skew_seconds", "server",
     "Redis's clock less this worker's.",
@@ -334,7 +343,8 @@ COUNTED: Final = (
 )  # fmt: skip
 FROM_OUTSIDE: Final = (
     LAG_ENTRIES, UNREAD_AGE, PENDING, PENDING_AGE, STREAM_ENTRIES, NO_ROOM, READERS,
-    READER_LAG_ENTRIES, READER_LAG, ARCHIVE_LAG, ARCHIVE_INTERVAL, MEMORY_USED, MEMORY_MAX, CLOCK,
-    STORE_FREE, STORE_SIZE, INODES_FREE, INODES, STORE_LOGS, ADDED_REFS, ADDED_BYTES,
+    READER_LAG_ENTRIES, READER_LAG, ARCHIVE_LAG, ARCHIVE_INTERVAL, MEMORY_USED, MEMORY_MAX,
+    MEMORY_PART, CLOCK, STORE_FREE, STORE_SIZE, INODES_FREE, INODES, STORE_LOGS, ADDED_REFS,
+    ADDED_BYTES,
 )  # fmt: skip
 ALL: Final = (*COUNTED, *FROM_OUTSIDE, *PROCESS)

@@ -20,6 +20,7 @@ from sidecar.redis.groups import group_of
 from sidecar.redis.keys import Keys
 from sidecar.redis.lag import is_beyond, is_doubtful, lag_of
 from sidecar.redis.memory import memories
+from sidecar.redis.parts import sizes
 from sidecar.redis.readers import Reader, swept
 from sidecar.redis.room import no_room
 from sidecar.redis.scan import server_time_us, stream_info
@@ -160,6 +161,13 @@ def servers(
         for memory in memories([(server, client)]):
             yield Sample(c.MEMORY_USED, memory.used_bytes, (server,))
             yield Sample(c.MEMORY_MAX, memory.max_bytes, (server,))
+
+
+def parts(controls: Mapping[str, Client], notify: Client, keys: Sequence[Keys]) -> Iterator[Sample]:
+    """Yield how much memory each part takes in Redis, if that may be asked."""
+    found = sizes(controls, notify, keys)
+    for name, size_bytes in (found.by_name if found else {}).items():
+        yield Sample(c.MEMORY_PART, size_bytes, (name,))
 
 
 def archive(

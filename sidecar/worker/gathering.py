@@ -17,7 +17,7 @@ from sidecar.worker.supervision import Supervisor
 
 EVERY_S: Final = 5.0
 SELDOM_S: Final = 600.0
-"""For what costs a request to an object store."""
+"""For what costs a request to an object store, or a thousand commands."""
 LEAVE_S: Final = 10.0
 METRICS: Final = "metrics"
 

@@ -350,6 +350,7 @@ class Wiring:
             "streams": Step(outside.Streams(controls, notify, all_keys).gather),
             "readers": Step(outside.ReadersBehind(notify, all_keys[0]).gather),
             "servers": Step(partial(outside.servers, servers)),
+            "parts": Step(partial(outside.parts, controls, notify, all_keys), SELDOM_S),
             "archive": Step(partial(outside.archive, controls, notify, all_keys, every_s)),
             "stores": Step(partial(outside.disks, urls)),
             "growth": Step(

@@ -370,10 +370,11 @@ def test_memory_by_part(sidecar: Cli) -> None:
     keys = Keys.of(STREAM, NOTIFICATIONS)
     client = sidecar.client
     before: dict[str, int] = sidecar("status", "--json").object()["parts"]
-    assert set(before) == {"control", "notifications", "dead", "index", "own"}
+    names = {"control", "notifications", "dead", "index", "own"}
+    assert before.keys() == names | {"index_at_most"}
     grew = {}
     streams = {"control": STREAM, "notifications": NOTIFICATIONS, "dead": DEAD, "own": keys.halts}
-    for part in before:
+    for part in names:
         used = data_bytes(client)
         pipe: Any = client.pipeline(transaction=False)
         for n in range(SHARDS if part == "index" else 2000):
@@ -386,7 +387,24 @@ def test_memory_by_part(sidecar: Cli) -> None:
     found = sidecar("status", "--json").object()["parts"]
     for part, size in grew.items():
         assert found[part] - before[part] == pytest.approx(size, rel=0.35), part
-    assert "deduplication index" in sidecar("status").out
+    assert not found["index_at_most"]
+    assert "deduplication index  about" in sidecar("status").out
+
+
+@pytest.mark.parametrize("events", [0, 1, 300])
+def test_the_memory_of_an_index_with_few_events(sidecar: Cli, events: int) -> None:
+    """Too few for an estimate: it is said what they take at most, and never that it is nothing."""
+    keys, client = Keys.of(STREAM, NOTIFICATIONS), sidecar.client
+    pipe: Any = client.pipeline(transaction=False)
+    for n in range(events):
+        shard = keys.seen((n * 40503 % SHARDS).to_bytes(2))
+        pipe.hset(shard, b"i" * 14, b"c" * 16 + b"1" * 16)
+        pipe.memory_usage(shard)
+    takes = sum(pipe.execute()[1::2])
+    found = sidecar("status", "--json").object()["parts"]
+    assert found["index_at_most"]
+    assert takes < found["index"] < 1_000_000
+    assert "deduplication index  under" in sidecar("status").out
 
 
 def test_memory_that_may_not_be_asked(sidecar: Cli) -> None:

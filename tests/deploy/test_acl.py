@@ -112,7 +112,7 @@ def _duties(server: Server) -> None:
         assert control.last_to(LAST)
         assert control.read_pending(FIRST, 1) == [entry]
         assert control.pending().total == 1
-        assert control.fetch(entry.id) == entry
+        assert control.fetch([entry.id]) == [entry]
         server.call("admin", "XCLAIM", STREAM, KEYS.group, "debug", 0, entry.id)
         assert control.read_pending(FIRST, 1, elsewhere=True) == [entry]
         assert control.pending_between(entry.id, entry.id) == {entry.id}

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import store
 from sidecar.redis import readers
-from sidecar.redis.client import connect
+from sidecar.redis.client import Client, connect
 from sidecar.redis.ends import look
 from sidecar.redis.keys import Keys
 from sidecar.redis.retention import Policy, Retention
@@ -390,6 +390,26 @@ def test_servers_tell_memory_and_clock(rig: Rig) -> None:
     assert found["sidecar_redis_memory_used_bytes/control"] > 0
     assert found["sidecar_redis_memory_max_bytes/control"] == 0
     assert found["sidecar_redis_clock_skew_seconds/control"] > 1e9
+
+
+def test_memory_is_told_by_part(rig: Rig, client: redis.Redis) -> None:
+    """Each part of the deployment has a series; none where the user may not send MEMORY USAGE."""
+    keys = rig.keys
+    for _ in range(300):
+        client.xadd(keys.notifications, {"event": "x" * 1000})
+
+    def gathered(mine: Client) -> dict[str, float]:
+        return found_in(outside.parts({keys.control: mine}, mine, [keys]))
+
+    found = gathered(connect(rig.url))
+    names = {f"sidecar_redis_memory_part_bytes/{one}"
+             for one in ("control", "notifications", "dead", "index", "own")}  # fmt: skip
+    assert found.keys() == names
+    assert 300_000 < found["sidecar_redis_memory_part_bytes/notifications"] < 600_000
+    assert 0 < found["sidecar_redis_memory_part_bytes/index"] < 1_000_000
+    rights = ["+@all", "-memory"]
+    client.acl_setuser("u", reset=True, enabled=True, nopass=True, keys=["*"], commands=rights)
+    assert gathered(connect(rig.url.replace("redis://", "redis://u:x@"))) == {}
 
 
 def test_disks_of_file_stores(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ const span = (s) => s === null ? "of unknown age" : s < 1 ? "under 1 s" : s < 12
   : s < 172800 ? `${(s / 3600).toFixed(1)} h` : `${(s / 86400).toFixed(1)} days`;
 const bytes = (n) => n < 1 << 20 ? `${(n / 1024).toFixed(0)} KiB` : n < 1 << 30 ? `${(n / (1 << 20)).toFixed(1)} MiB` : `${(n / (1 << 30)).toFixed(1)} GiB`;
 const at = (us) => us ? new Date(us / 1000).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "–";
+const PARTS = { control: "control streams, in Redis", notifications: "notifications, in Redis", dead: "dead letters, in Redis", index: "deduplication index", own: "other keys" };
 const badly = (text) => el("span", text, "bad");
 
 // A part is drawn again only when it has changed: what a person has selected stays.
@@ -99,8 +100,9 @@ function draw(found, worker) {
     [one.name + (one.name === worker.name ? " (this one)" : ""), one.owns.join(", ") || "nothing: it stands by", one.serves.join(", ") || "nothing now", number(one.held.length),
       one.name === worker.name ? Object.entries(worker.states).map(([stream, s]) => `${stream}: ${s.state}${s.detail && " – " + s.detail}`).join("; ") : "–"]), "no worker has registered"));
   part("takeovers", found.takeovers, () => table([["stream", "id"], ["at", "time"], ["by"], ["before"]], found.takeovers.map((one) => [one.stream, at(Date.parse(one.at) * 1000), one.by, one.before || "unknown"]), "none on record"));
-  part("stores", [found.fleet, found.memory], () => pairs([["log", found.fleet.log || "not noted yet"], ["fleet store", found.fleet.store ? `${found.fleet.store}, noted as ${found.fleet.url || "unknown"}` : "not noted yet"],
-    ...found.memory.map((one) => [`memory of ${one.url}`, one.full ? badly(`full: ${bytes(one.used_bytes)} of ${bytes(one.max_bytes)}`) : bytes(one.used_bytes) + (one.max_bytes ? ` of ${bytes(one.max_bytes)}` : ", without a limit")])]));
+  part("stores", [found.fleet, found.memory, found.parts], () => pairs([["log", found.fleet.log || "not noted yet"], ["fleet store", found.fleet.store ? `${found.fleet.store}, noted as ${found.fleet.url || "unknown"}` : "not noted yet"],
+    ...found.memory.map((one) => [`memory of ${one.url}`, one.full ? badly(`full: ${bytes(one.used_bytes)} of ${bytes(one.max_bytes)}`) : bytes(one.used_bytes) + (one.max_bytes ? ` of ${bytes(one.max_bytes)}` : ", without a limit")]),
+    ...Object.entries(PARTS).map(([name, what]) => [what, !found.parts ? "unknown: this user may not send MEMORY USAGE" : `${name === "index" && found.parts.index_at_most ? "under" : "about"} ${bytes(found.parts[name])}`])]));
 }
 
 // What is shown stays when no more comes; how old it is stands above.
