@@ -71,6 +71,8 @@ class Buried(Enum):
     """Written, and as it was one too many in a row, the stream is halted."""
     PAUSED_NOW = 3
     """Written, and as it was one too many in a row of its tenant, that is paused."""
+    NOT_NOW = 0
+    """No letter was written: its tenant was paused by one before it."""
     ALREADY = -3
     """It has a letter."""
     PUBLISHED = -4
@@ -408,16 +410,16 @@ class Publisher(Lease):
 
         `low` is the lowest entry that is unfinished once all of them are written. For `room` more
         tenants rows are counted.
-        Returns an answer a letter, fewer when the stream is halted or a tenant paused on the way,
-        or one could not be written. Raises `Fenced`, `NotReplicated`; when it was so before the
-        first, `Halted` or `TenantsChanged`.
+        Returns an answer a letter, fewer when the stream is halted on the way or, now and then, a
+        tenant paused, or one could not be written. Raises `Fenced`, `NotReplicated`; when it was so
+        before the first, `Halted` or `TenantsChanged`.
         """
         done: list[Buried] = []
         lows = [low]
         for later in reversed(letters[1:]):
             lows.append(min(lows[-1], later.origin.entry or lows[-1]))
         lows.reverse()
-        while len(done) < len(letters) and not _LAST.intersection(done[-1:]):
+        while len(done) < len(letters) and _LAST.isdisjoint(done):
             run = slice(len(done), len(done) + MOST_LETTERS)
             try:
                 answers = self._bury(letters[run], lows[run], max_in_a_row, now, room)
@@ -476,7 +478,7 @@ _REFUSED: Final[Mapping[int, type[Exception]]] = {0: Fenced, -1: Halted, -2: Ten
 _OVERTAKEN: Final = -3
 """The state with which the publish script answers that what was signed for is given already."""
 _LAST: Final = frozenset({Buried.HALTED_NOW, Buried.PAUSED_NOW})
-"""What is answered of the last letter that is written."""
+"""What is answered in the last run that is written: the stream, or a tenant, waits from then on."""
 
 
 def _tenant_in(found: list[tuple[bytes, dict[bytes, bytes]]]) -> str | None:

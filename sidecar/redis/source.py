@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -219,9 +219,18 @@ class ControlStream:
         """
         self.has_group()
 
-    def fetch(self, entry_id: EntryId) -> Entry:
-        """Return one entry by its ID."""
-        return self.at(entry_id) or Entry(entry_id, {})
+    def fetch(self, entry_ids: Sequence[EntryId]) -> list[Entry]:
+        """Return entries by their IDs: what is gone has no fields."""
+        if not entry_ids:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for entry_id in entry_ids:
+            pipeline.xrange(self._stream, entry_id, entry_id)
+        found: list[Any] = pipeline.execute()
+        return [
+            _entry(*raw[0]) if raw else Entry(entry_id, {})
+            for entry_id, raw in zip(entry_ids, found, strict=True)
+        ]
 
     def at(self, entry_id: EntryId) -> Entry | None:
         """Return the entry with that ID, None where there is none."""

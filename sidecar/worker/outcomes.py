@@ -61,9 +61,14 @@ def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
 
 
 def buried(run: Sequence[Item], answers: Iterable[Buried]) -> list[Finished]:
-    """Say what became of dead letters; there are fewer answers when the stream was halted."""
+    """Say what became of dead letters; there are fewer answers when the stream was halted.
+
+    Those of a tenant that was paused on the way have not ended.
+    """
     finished = []
     for item, answer in zip(run, answers, strict=False):
+        if answer is Buried.NOT_NOW:
+            continue
         if answer is Buried.PUBLISHED:
             outcome = DUPLICATE
         elif answer is Buried.ALREADY or item.bury is None:

@@ -14,7 +14,7 @@ from sidecar.redis.halts import Halt
 from sidecar.redis.publisher import Publisher
 from sidecar.worker.holds import Holds
 from sidecar.worker.reading import Reading
-from sidecar.worker.window import Window
+from sidecar.worker.window import Item, Window
 
 
 class Pausing:
@@ -40,10 +40,12 @@ class Pausing:
     def look(self, window: Window, holds: Holds, reading: Reading) -> None:
         """Put off all that is read of those that were paused; read back those that were resumed."""
         self._learn()
-        for tenant in self._known.keys() - holds.paused:
-            items = [item for item in window if item.claimed == tenant]
-            for item in items:
+        new: dict[str, list[Item]] = {tenant: [] for tenant in self._known.keys() - holds.paused}
+        for item in list(window) if new else ():
+            if item.claimed in new:
                 window.drop(item)
+                new[item.claimed].append(item)
+        for tenant, items in new.items():
             holds.pause(tenant, [item.id for item in items])
         for tenant in holds.paused - self._known.keys():
             waits_from = holds.resume(tenant)

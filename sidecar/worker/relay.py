@@ -51,6 +51,8 @@ WINDOW: Final = 1000
 """Entries in the window, about: with 16 KiB each they take 16 MiB."""
 MAX_HELD: Final = 10_000
 """Tenants held back at most, before reading pauses until one of them is through."""
+HELD_AT_ONCE: Final = 8
+"""So many held events are tried again at once: those of others, which may be many, wait behind."""
 BUSY_WAIT_S: Final = 0.002
 """The longest wait for a store while new entries may have come."""
 CROWD: Final = 32
@@ -277,9 +279,10 @@ class Relay:
 
     def _try_held(self) -> None:
         """Take held events that are due into the window again, each without what follows it."""
-        room = WINDOW - len(self._window)
-        for tenant, entry_id in self._holds.take_due(self._clock(), room):
-            item = self._admission.item(self._control.fetch(entry_id), reread=False)
+        due = self._holds.take_due(self._clock(), min(HELD_AT_ONCE, WINDOW - len(self._window)))
+        entries = self._control.fetch([entry_id for _, entry_id in due])
+        for (tenant, entry_id), entry in zip(due, entries, strict=True):
+            item = self._admission.item(entry, reread=False)
             if item.tenant is None:
                 self._through(tenant, entry_id)
             self._window.add(item)

@@ -79,6 +79,26 @@ def test_a_tenant_whose_dead_letters_come_in_a_row_is_paused_alone(rig: Rig) -> 
     assert record[b"reason"] == b"3 dead letters in a row, the last for unknown_type"
 
 
+def test_many_tenants_are_paused_at_once(rig: Rig) -> None:
+    """Where the rows of many end in one run, each is paused at its own, and nothing is lost."""
+    tenants = [f"t{n}" for n in range(12)]
+    for n in range(4):
+        for tenant in tenants:
+            bad(rig, tenant)
+            rig.emit(f"good {tenant} {n}", tenant=f"good {tenant}")
+    with rig.relay(max_consecutive_dead=3, drain=True) as run:
+        assert not run.finish()
+    assert paused(rig) == sorted(tenants)
+    assert len(rig.letters()) == 3 * len(tenants)
+    assert rig.published() == [f"good {tenant} {n}" for n in range(4) for tenant in tenants]
+    assert rig.pending() == len(tenants)
+    for tenant in tenants:
+        resume(rig, tenant)
+    rig.drain(max_consecutive_dead=0)
+    assert len(rig.letters()) == 4 * len(tenants)
+    rig.audit()
+
+
 def test_who_is_resumed_continues_in_order_with_nothing_lost(rig: Rig) -> None:
     """After the cause is fixed, what waited is published in entry order, and rows begin anew."""
     bad(rig, "t", 3)

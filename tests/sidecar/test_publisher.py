@@ -623,6 +623,24 @@ def test_letters_in_a_row_halt(server: redis.Redis) -> None:
     assert one.renew().startswith("3 dead letters")
 
 
+def test_letters_of_many_tenants_pause_them_in_one_run(server: redis.Redis) -> None:
+    """Behind the letter that pauses a tenant none of its own is written; those of others are."""
+    one, run = owner(server), "a b a b a b a a b b c"
+    letters = [
+        replace(letter(f"s/{n}-0"), tenant=tenant) for n, tenant in enumerate(run.split(), 1)
+    ]
+    server.config_resetstat()
+    found = bury(one, *letters, low="99-0", max_in_a_row=4)
+    stats: Any = server.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == 1
+    written, paused, not_now = Buried.WRITTEN, Buried.PAUSED_NOW, Buried.NOT_NOW
+    assert found == [written] * 6 + [paused, not_now, paused, not_now, written]
+    assert len(entries(server, KEYS.dead)) == 9
+    assert sorted(one.paused()) == ["a", "b"]
+    assert one.lowest_unfinished() == "8-0"
+    assert bury(one, letters[-1], max_in_a_row=4) == [Buried.ALREADY]
+
+
 def test_a_publish_resets_the_count(server: redis.Redis) -> None:
     """Dead letters in a row are counted until something is published; a duplicate is not that."""
     one = owner(server)

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -625,6 +625,30 @@ def test_a_held_event_holds_back_its_own_tenant_only(rig: Rig) -> None:
         eventually(lambda: rig.pending() == 0)
         assert run.observer.count("recovering") == 0
     assert len(rig.published()) == 14
+    rig.audit()
+
+
+def test_held_events_that_are_due_are_tried_again_a_few_at_a_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are due, each is tried, and all of it costs a trip to Redis for a few."""
+    monkeypatch.setattr(relay_module, "HELD_AT_ONCE", 3)
+    asked: list[int] = []
+    fetch = ControlStream.fetch
+
+    def counted(self: ControlStream, entry_ids: Sequence[EntryId]) -> list[Entry]:
+        asked.append(len(entry_ids))
+        return fetch(self, entry_ids)
+
+    monkeypatch.setattr(ControlStream, "fetch", counted)
+    for n in range(10):
+        rig.emit_artifact(f"e{n}", tenant=f"t{n}", put=False)
+    with rig.relay(retry_budget_s=60.0) as run:
+        eventually(lambda: len(run.observer.retries) >= 10)
+        for n in range(10):
+            rig.source.plant(ref_of(f"e{n}"), data_of(f"e{n}"))
+        eventually(lambda: len(rig.published()) == 10)
+    assert max(asked) == 3
     rig.audit()
 
 

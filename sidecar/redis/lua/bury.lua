@@ -22,7 +22,7 @@
 -- Answer { state, result, ... }
 --   state   1 done   0 the fence is another's   -1 halted   -2 other tenants are paused by now
 --   result  2 written, and the stream is halted now: it is the last   1 written
---           3 written, and its tenant is paused now: it is the last
+--           3 written, and its tenant is paused now   0 not written: its tenant is paused since
 --           -3 this entry has its letter   -4 the event is published
 --   Fewer results: what comes next could not be written. An error, if for the first.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
@@ -88,24 +88,28 @@ local function blamed(tenant)
 end
 
 -- The stream's own row counts what no tenant is blamed for, and each tenant once.
-local limit, in_a_row, why, paused = tonumber(ARGV[2]), counted(halt[3]), nil, nil
+local limit, in_a_row, why = tonumber(ARGV[2]), counted(halt[3]), nil
+local paused, order, skipped = {}, {}, false
 local answer, low, arg = {1}, nil, 8
 for key = 11, #KEYS, 2 do
-  local result = written(KEYS[key], KEYS[key + 1], arg)
+  local tenant = ARGV[arg + 6]
+  local result = paused[tenant] and 0 or written(KEYS[key], KEYS[key + 1], arg)
   if type(result) == 'table' then
     if not low then return result end
     break
   end
-  low = ARGV[arg]
-  local tenant = ARGV[arg + 6]
+  -- Of those behind one that is not written the lowest unfinished is that, or what was noted before.
+  skipped = skipped or result == 0
+  if not skipped then low = ARGV[arg] end
   if ARGV[arg + 3] == '1' then in_a_row = 0 end
-  if ARGV[arg + 7] == '1' and (rows[tenant] or redis.call('HEXISTS', KEYS[9], tenant) == 1) then
+  if result ~= 0 and ARGV[arg + 7] == '1' and (rows[tenant] or redis.call('HEXISTS', KEYS[9], tenant) == 1) then
     rows[tenant] = 0
   end
   if result == 1 and ARGV[arg + 4] == '1' and limit > 0 then
     local row = blamed(tenant)
     if not row or row == 1 then in_a_row = in_a_row + 1 end
-    if row and row >= limit then result, paused, why = 3, tenant, ARGV[arg + 5]
+    if row and row >= limit then
+      result, paused[tenant], order[#order + 1] = 3, ARGV[arg + 5], tenant
     elseif in_a_row >= limit then result, why = 2, ARGV[arg + 5] end
   end
   answer[#answer + 1] = result
@@ -123,13 +127,14 @@ for tenant, row in pairs(rows) do
   if row == 0 then redis.call('HDEL', KEYS[9], tenant)
   else redis.call('HSET', KEYS[9], tenant, string.format('%.0f', row)) end
 end
-if paused then
-  redis.call('HSET', KEYS[10], paused, string.format(
-    '{"reason":"%s","since":"%s","by":"sidecar"}', why, ARGV[3]))
+for _, tenant in ipairs(order) do
+  redis.call('HSET', KEYS[10], tenant, string.format(
+    '{"reason":"%s","since":"%s","by":"sidecar"}', paused[tenant], ARGV[3]))
   count_change(KEYS[2])
   redis.pcall('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'what', 'paused', 'stream', ARGV[4],
-    'tenant', paused, 'reason', why, 'by', 'sidecar')
-elseif why then
+    'tenant', tenant, 'reason', paused[tenant], 'by', 'sidecar')
+end
+if why then
   redis.call('HSET', KEYS[2], 'reason', why, 'since', ARGV[3], 'by', 'sidecar')
   -- A record that cannot be written must not keep the stream from being halted.
   redis.pcall('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'what', 'halted', 'stream', ARGV[4],
