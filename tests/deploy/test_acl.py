@@ -24,6 +24,7 @@ from sidecar.redis.pruning import Pruning
 from sidecar.redis.publisher import Halted, NotReplicated, Outbound, Publisher
 from sidecar.redis.retention import Policy, Retention
 from sidecar.redis.source import ControlStream
+from sidecar.telemetry import outside
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 from sidecar.worker import app, settings
 from store import Capability, versioned
@@ -113,6 +114,7 @@ def _duties(server: Server) -> None:
         assert control.read_pending(FIRST, 1) == [entry]
         assert control.pending().total == 1
         assert control.fetch([entry.id]) == [entry]
+        assert {one.labels for one in outside.parts({STREAM: client}, client, [KEYS])}
         server.call("admin", "XCLAIM", STREAM, KEYS.group, "debug", 0, entry.id)
         assert control.read_pending(FIRST, 1, elsewhere=True) == [entry]
         assert control.pending_between(entry.id, entry.id) == {entry.id}

@@ -78,6 +78,7 @@ def test_a_healthy_fleet(sidecar: Cli, browser: Browser) -> None:
         look(browser, url)
         until(browser, "#summary", "all streams run")
         until(browser, "#notifications", "UTC")
+        until(browser, "#stores", "deduplication indexunder")
         until(browser, "#workers", browser.text("#streams tbody td:nth-child(2)"))
         lag = "#streams tbody td:nth-child(3)"
         browser.until("return document.querySelector(arguments[0]).textContent === '0'", lag)
