@@ -23,6 +23,7 @@ QUICK: Final = frozenset({
     "keep_deletes_before_the_record",
     "nothing_is_given_back",
     "publishes_of_the_paused",
+    "erases_what_is_not_paused",
 })  # fmt: skip
 """Proofs, one of each area; a sample of them is in `make test`."""
 FEW: Final = 40
@@ -48,7 +49,7 @@ def test_the_whole_simulation_catches(mutant: Mutant) -> None:
 
 def test_every_area_has_breaks_that_are_caught() -> None:
     """At least 24 breaks are caught, of feed, trimming, archive, redrive, repair, gc, spreading,
-    and pausing.
+    pausing, and erasing.
     """
     assert len(MUTANTS) >= LEAST
     assert set(Counter(mutant.area for mutant in MUTANTS)) == set(Area)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from store import Artifact, Corrupt, NotFound, StoreError
+from store import Artifact, Corrupt, NotFound, StoreError, checksum_of
+from store.memory import MemoryStore
 from tests.simulation.stores import Pin, Shelf, ShelfStore, sha256
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ T = TypeVar("T")
 class Depot(Shelf):
     """One storage of a whole run."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, put: Callable[[Depot, Pin], int] = lambda *_: 0) -> None:
+        """`put` is told what was put, and says when that was."""
         super().__init__()
+        self.name, self.put_at = name, dict[Pin, int]()
+        self.inner = _Told(lambda pin: self.put_at.__setitem__(pin, put(self, pin)))
         self.inner.identity = name  # the same in each run
         self.absent: dict[tuple[str, ...], list[float]] = {}
         """When it said that it does not have a version, by ref and checksum."""
@@ -37,6 +41,10 @@ class Depot(Shelf):
             return False
         return (sha256(data), sha256(manifest)) == (checksum, manifest_checksum)
 
+    def pins(self) -> set[Pin]:
+        """Return all versions that are there."""
+        return {(ref, *key) for ref, one in self.inner._entries.items() for key in one.versions}
+
     def rot(self, chance: random.Random) -> Pin | None:
         """Damage a version; return which."""
         found = [(ref, key) for ref, e in self.inner._entries.items() for key in e.versions]
@@ -46,6 +54,19 @@ class Depot(Shelf):
         stored = self.inner._entries[ref].versions[key]
         stored.artifact = Artifact(b"rot " + stored.artifact.data, stored.artifact.manifest)
         return ref, *key
+
+
+class _Told(MemoryStore):
+    """A memory store that tells what is put."""
+
+    def __init__(self, tell: Callable[[Pin], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def put(self, ref: str, data: Any, manifest: Any, **how: Any) -> None:
+        """See `VersionedStore.put`."""
+        super().put(ref, data, manifest, **how)
+        self._tell((ref, checksum_of(data), checksum_of(manifest)))
 
 
 class DepotStore(ShelfStore):

@@ -9,6 +9,7 @@ import redis
 
 from sidecar.errors import SidecarError
 from sidecar.feed import Batch, Feed, FeedGap, ForeignEntry
+from sidecar.wire.erasures import Erased
 from store import StoreError
 from tests.simulation.faults import Fault
 from tests.simulation.invariants import Violation
@@ -164,8 +165,9 @@ class Controller:
         except StoreError as error:
             store = self.fleet.store
             away = pin is not None and store.holds(pin)
+            erased = isinstance(error, Erased) and self._world.oracle.erased.excuses(note)
             self._expect(
-                away or (store, pin) in self._world.oracle.rotten or not note.present,
+                away or erased or (store, pin) in self._world.oracle.rotten or not note.present,
                 f"{self.process} cannot resolve {one.event_id}: {error}",
                 "G1",
             )

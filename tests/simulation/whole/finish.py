@@ -15,6 +15,7 @@ from tests.simulation.invariants import Violation
 from tests.simulation.schedule import Process
 from tests.simulation.streams import Stream, show_id
 from tests.simulation.whole import operators
+from tests.simulation.whole.erasing import TRIES, left_paused
 from tests.simulation.whole.kinds import Deed
 from tests.simulation.whole.oracle import ASIDE
 from tests.simulation.whole.people import GARBAGE_S, THEIRS
@@ -130,7 +131,8 @@ def _drain(world: World) -> None:
 
 def _operate(world: World) -> None:
     """Let operators redriven and repair once more, now that what was late is there."""
-    deeds = [one for one in (Deed.REDRIVE, Deed.REPAIR) if one in world.faults.deeds]
+    every = (Deed.REDRIVE, Deed.REPAIR, Deed.ERASE)
+    deeds = [one for one in every if one in world.faults.deeds]
     if deeds:
         world.wait(LATE_S)
     for deed in deeds:
@@ -168,9 +170,25 @@ def _resume(world: World, fleet: Fleet) -> None:
                          b"dead_in_a_row")  # fmt: skip
         paused = fleet.notify.server.data.get(keys.paused.encode())
         for tenant in list(paused) if isinstance(paused, dict) else ():
+            if _is_continued(world, fleet, keys.paused.encode(), tenant):
+                continue
             for key in (keys.paused, keys.rows):
                 world.people(fleet.notify, b"HDEL", key.encode(), tenant)
             world.people(fleet.notify, b"HINCRBY", keys.halt.encode(), b"tenants", b"1")
+
+
+def _is_continued(world: World, fleet: Fleet, key: bytes, tenant: bytes) -> bool:
+    """Tell whether a pause is an erasure's that is at it; one that was killed is continued."""
+    if (key, tenant) not in set(left_paused(fleet)):
+        return False
+    if any(process.name.startswith(Deed.ERASE.name.lower()) for process in world.acting):
+        return True
+    tries = world.oracle.erased.tries
+    tries[key, tenant] = tries.get((key, tenant), 0) + 1
+    if tries[key, tenant] <= TRIES:
+        operators.erase_again(world, fleet, tenant.decode())
+        return True
+    return False
 
 
 def _is_drained(world: World) -> bool:

@@ -22,6 +22,7 @@ MEETS: Final[dict[Area, Callable[[World], bool]]] = {
     Area.COLLECTION: lambda world: Deed.COLLECT in world.faults.deeds,
     Area.KEEPING: lambda world: world.steady,
     Area.SPREADING: lambda world: any(fleet.plan.workers > 1 for fleet in world.fleets),
+    Area.ERASING: lambda _: True,
     Area.PAUSING: lambda world: Deed.PAUSE_TENANT in world.faults.deeds,
 }
 """Whether a seed comes to what is broken at all."""

@@ -53,11 +53,14 @@ class Deed(StrEnum):
     STATUS = "an operator looks at the status"
     COLLECT = "an operator collects garbage"
     KEEP = "a worker follows keep rules"
+    ERASE = "an operator erases a tenant"
 
 
 OPERATORS: Final = (
     Deed.PAUSE, Deed.PAUSE_TENANT, Deed.REDRIVE, Deed.REPAIR, Deed.STATUS, Deed.COLLECT,
 )  # fmt: skip
+IN_SCENES: Final = (Deed.KEEP, Deed.ERASE)
+"""Are drawn by no seed: a scene has them."""
 LOSING: Final = frozenset({
     Deed.DELETE_ENTRY, Deed.TRIM_ENTRIES, Deed.TRIM_NOTES, Deed.DELETE_STREAM, Deed.DELETE_NOTES,
     Deed.RENAME_STREAM, Deed.FLUSH, Deed.PROMOTED, Deed.EMPTIED, Deed.GARBAGE, Deed.ROT,
@@ -79,7 +82,7 @@ class WholeFaults(Faults):
         """`more` deeds are done beside those that are drawn."""
         super().__init__(chance, quiet=True)
         self.rates = _weather(chance)
-        kinds: list[Deed] = [deed for deed in Deed if deed not in (*OPERATORS, Deed.KEEP)]
+        kinds: list[Deed] = [deed for deed in Deed if deed not in (*OPERATORS, *IN_SCENES)]
         self.deeds: list[Deed] = chance.sample(kinds, chance.choice((0, 1, 1, 1, 2, 2, 3, 5)))
         self.deeds += [deed for deed in OPERATORS if chance.random() < 0.3]
         if Deed.REPAIR in self.deeds and chance.random() < 0.5:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -30,12 +30,15 @@ from store import Retention, StoreError
 from tests.simulation.schedule import Process
 from tests.simulation.streams import parse_id
 from tests.simulation.whole.depot import Depot, DepotStore
+from tests.simulation.whole.erasing import erase, some_tenant
 from tests.simulation.whole.kinds import Deed
 
 from typing import TYPE_CHECKING, Any, cast  # isort: skip
 
 if TYPE_CHECKING:
     from tests.simulation.whole.world import Fleet, World
+
+    Does = Callable[[World, Fleet, Process], None]
 
 EXPECTED = (SidecarError, redis.RedisError, StoreError)
 """What an operator's command may end with: it says what is wrong, and changes nothing more."""
@@ -57,7 +60,7 @@ class Operators:
             if world.faults.on:
                 self.begin(world.chance.choice(deeds))
 
-    def begin(self, deed: Deed) -> None:
+    def begin(self, deed: Deed, does: Does | None = None) -> None:
         """Let an operator begin; he continues when the faults have ended."""
         world = self._world
         self._count += 1
@@ -69,7 +72,7 @@ class Operators:
         def body() -> None:
             world.acting[process] = world.schedule.now
             try:
-                _DOES[deed](world, fleet, process)
+                (does or _DOES[deed])(world, fleet, process)
             except EXPECTED as error:
                 world.note("operator", process.name, str(error))
             finally:
@@ -225,6 +228,24 @@ def _keep(world: World, fleet: Fleet, process: Process) -> None:
         world.guarded(world.oracle.kept)(fleet, depot, before)
 
 
+def _erase(world: World, fleet: Fleet, process: Process) -> None:
+    fleets = world.chance.choice(([fleet], [fleet, *(one for one in world.fleets if one != fleet)]))
+    asked = [_asked(world, one, process) for one in fleets]
+    tenant, over = some_tenant(world), world.chance.random() < 0.5
+    erase(world, fleets, process, asked, tenant, over=over)
+
+
+def erase_again(world: World, fleet: Fleet, tenant: str) -> None:
+    """Continue an erasure that was killed, with all fleets."""
+    fleets = [fleet, *(one for one in world.fleets if one != fleet)]
+
+    def does(world: World, _: Fleet, process: Process) -> None:
+        asked = [_asked(world, one, process) for one in fleets]
+        erase(world, fleets, process, asked, tenant, over=True)
+
+    Operators(world).begin(Deed.ERASE, does)
+
+
 _DOES = {
     Deed.PAUSE: _pause,
     Deed.PAUSE_TENANT: _pause_tenant,
@@ -233,4 +254,5 @@ _DOES = {
     Deed.STATUS: _status,
     Deed.COLLECT: _collect,
     Deed.KEEP: _keep,
+    Deed.ERASE: _erase,
 }

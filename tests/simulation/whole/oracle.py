@@ -16,6 +16,7 @@ from tests.simulation.invariants import MAX_NOTIFICATION_BYTES, Violation
 from tests.simulation.producer import Sent, content_of
 from tests.simulation.stores import Pin
 from tests.simulation.streams import Id, Stream, parse_id, show_id
+from tests.simulation.whole.erasing import Erased
 from tests.simulation.whole.kinds import FORGETTING, LOSING, OPERATORS, Deed
 from tests.simulation.whole.truth import Entry, Gone, Letter, Note, Record, Truth
 
@@ -55,6 +56,7 @@ class Oracle:
         self.buried: dict[str, int] = {}
         self._trimmed: dict[bytes, int] = {}
         """By notification stream, up to which control_version."""
+        self.erased = Erased(world)
         self.resumed: dict[bytes, int] = {}
         """By control stream, when it was resumed last."""
 
@@ -393,6 +395,9 @@ class Oracle:
             )
         if reason == "poison":
             return self._world.deaths >= 3
+        lacking = reason in ("artifact_missing", "checksum_mismatch")
+        if lacking and self.erased.may_lack(fleet, entry):
+            return True
         if reason == "checksum_mismatch" and (fleet.source, entry.sent.pin) in self.rotten:
             return True
         return reason in entry.sent.reasons
@@ -640,7 +645,7 @@ class Oracle:
                 continue
             store = self.fleets[note.place[0]].store
             self._expect(
-                store.holds(pin) or (store, pin) in self.rotten,
+                store.holds(pin) or (store, pin) in self.rotten or self.erased.excuses(note),
                 "G1", f"{note} ({note.event_id}) cannot be resolved any more",
             )  # fmt: skip
 
@@ -685,6 +690,7 @@ class Oracle:
         """What a store had and must keep, before a pass and after it, is there."""
         for pin in before & self.needed(fleet, is_source=depot is fleet.source):
             there = depot.holds(pin) or (depot, pin) in self.rotten
+            there = there or self.erased.took(depot, pin)
             self._expect(there, "kept", f"{pin} went by a keep rule")
 
     def settled(self, fleet: Fleet, letter_id: str) -> None:
@@ -728,6 +734,8 @@ class Oracle:
             there = self.fleets[note.place[0]].store.inner._entries.get(pin[0])
             if there is None and Deed.KEEP in self._did:
                 continue  # it went by a rule
+            if self.erased.excuses(note):
+                continue  # and what was put since begins anew
             current = there.position if there else None
             self._expect(
                 current is not None and current >= note.entry.place[1],

@@ -165,9 +165,21 @@ KEEPING: Final = Scene(
     fleet={"events": 20},
 )
 """Refs go by keep rules."""
+ERASING: Final = Scene(
+    deeds=(Deed.ERASE,), plan={"stacks": 0.4, "operator_s": 0.05}, fleet={"events": 20}
+)
+"""Tenants are erased, in some seconds: so that much comes meanwhile."""
+ERASING_AND_KEEPING: Final = Scene(
+    deeds=(*KEEPING.deeds, *ERASING.deeds),
+    plan={**KEEPING.plan, "operator_s": 0.05},
+    fleet=KEEPING.fleet,
+)
 WIDE_EVERY: Final = 8
 
 
 def scene_of(seed: int) -> Scene:
     """Return what a seed is run in where nobody says."""
-    return {WIDE_EVERY - 1: WIDE, WIDE_EVERY - 5: KEEPING}.get(seed % WIDE_EVERY, DRAWN)
+    turn, which = divmod(seed, WIDE_EVERY)
+    erasing = ERASING_AND_KEEPING if turn % 3 == 0 else ERASING
+    scenes = {WIDE_EVERY - 1: WIDE, WIDE_EVERY - 5: KEEPING, WIDE_EVERY - 3: erasing}
+    return scenes.get(which, DRAWN)

@@ -25,6 +25,7 @@ from tests.simulation.faults import PROCESS, Fault
 from tests.simulation.invariants import Violation, guarded
 from tests.simulation.producer import Sent
 from tests.simulation.schedule import Killed, Process, Schedule
+from tests.simulation.stores import Pin
 from tests.simulation.streams import parse_id
 from tests.simulation.whole import clock, finish, operators, people
 from tests.simulation.whole.box import Box
@@ -100,19 +101,21 @@ class World:
         self.oracle = Oracle(self)
         self.fleets: list[Fleet] = []
         self.boxes = [Box(self, f"server{n + 1}") for n in range(self.plan.servers)]
-        store = Depot("fleet")
+        store = Depot("fleet", self._put)
         for plan in self.plan.fleets:
             keys = [Keys.of(name, plan.notifications) for name in plan.streams]
             control, notify = self.boxes[0], self.boxes[-1]
             if len(self.plan.fleets) > 1:  # each has one server, the same or another
                 control = notify = self.boxes[len(self.fleets) % len(self.boxes)]
-            fleet = Fleet(plan, keys, control, notify, Depot("source"), store)
+            fleet = Fleet(plan, keys, control, notify, Depot("source", self._put), store)
             self.fleets.append(fleet)
             self.oracle.know(fleet)
         self.workers: dict[Process, WholeWorker] = {}
         self.tokens: dict[tuple[Process, bytes], bytes] = {}
         self.acting: dict[Process, float] = {}
         """Since when an operator is at it, by process."""
+        self.dying: dict[Process, int] = {}
+        """After how many more steps a process is killed."""
         self.actor: Process | None = None
         self.by_people = self.trims = False
         """Whether people are at it, and whether they trim."""
@@ -135,6 +138,12 @@ class World:
         self.steady = not any(kind in rates for kind in slow) and not (
             {Deed.STORE_HANGS, Deed.SERVER_CLOCK, Deed.WORKER_CLOCK} & set(self.faults.deeds)
         )
+
+    def _put(self, depot: Depot, pin: Pin) -> int:
+        """Note that an artifact was put; say when."""
+        if depot.name == "fleet":
+            self.guarded(self.oracle.erased.came)(depot, pin)
+        return self.oracle.truth.tick()
 
     # --- what the parts ask --------------------------------------------------------------------
 
@@ -246,6 +255,10 @@ class World:
         if not process.alive:
             raise Killed
         self.steps += 1
+        if process in self.dying:
+            self.dying[process] -= 1
+            if self.dying[process] < 0:
+                self.crash(process)
         if self.acting and self.plan.operator_s and process in self.acting:  # it takes its time
             self.schedule.wait(self.chance.uniform(0.0, self.plan.operator_s))
         fault = self.faults.draw(PROCESS)
