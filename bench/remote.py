@@ -2,7 +2,8 @@
 
 Each request to the fleet's bucket takes as long as you say, on the socket. The worker begins with
 one store thread, so the rates are of the second half. The bare client sends what a Put sends, two
-requests, from as many threads as the worker had requests under way at the most. With `--allowed`
+requests, from as many threads as the worker usually had requests under way, in its second half:
+`auto` tries more threads now and then, and does not keep them. With `--allowed`
 the bucket tells those who ask more often than that to slow down, and there is no bare client.
 """
 
@@ -48,9 +49,9 @@ def slow_bucket(delay_s: float, allowed: float) -> Iterator[str]:
             process.kill()
 
 
-def peak_of(endpoint: str) -> int:
-    """Return how many requests were under way at once since this was asked before."""
-    with urllib.request.urlopen(f"{endpoint}/?peak") as answer:
+def usual(endpoint: str) -> int:
+    """Return how many requests were under way at once, usually, since this was asked before."""
+    with urllib.request.urlopen(f"{endpoint}/?usual") as answer:
         return int(answer.read())
 
 
@@ -122,9 +123,9 @@ def main() -> None:
     for _ in range(chosen.rounds):
         with slow_bucket(chosen.delay, chosen.allowed) as endpoint:
             os.environ.update({**KEYS, "AWS_ENDPOINT_URL": endpoint})
-            peak_of(endpoint)
+            usual(endpoint)
             ours, processor_us = worker(chosen.count, chosen.store_threads)
-            at_once = peak_of(endpoint)
+            at_once = usual(endpoint)
             print(
                 f"load {os.getloadavg()[0]:.0f}: worker {ours:.0f}/s, {processor_us:.0f} µs each,"
                 f" {at_once} requests at once"

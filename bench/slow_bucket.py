@@ -1,8 +1,9 @@
 """A bucket that takes a while: S3 in memory, as much as a store needs of it, each answer late.
 
 `python -m bench.slow_bucket DELAY_S ALLOWED` prints its URL. With ALLOWED over 0, what comes beyond
-so many requests a second is told to slow down. `GET /?peak` says how many were under way at once at
-the most, since it was asked before; `GET /?reads` how many objects were asked for since then.
+so many requests a second is told to slow down. `GET /?usual` says how many were under way at once,
+the median of the later half of those since it was asked before; `GET /?reads` how many objects were
+asked for since then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import sys
 from email.utils import formatdate
 from itertools import count
+from statistics import median_low
 from urllib.parse import unquote
 
 OK, PARTIAL, ABSENT, REFUSED, SLOW_DOWN = 200, 206, 404, 412, 503
@@ -23,7 +25,9 @@ class Bucket:
         self.delay_s, self.allowed = delay_s, allowed
         self.objects: dict[str, tuple[bytes, str]] = {}
         self.tags = count(1)
-        self.under_way = self.peak = self.reads = 0
+        self.under_way = self.reads = 0
+        self.beside: list[int] = []
+        """How many were under way when each came."""
         self.room, self.at = allowed, 0.0
 
     def is_too_much(self, now: float) -> bool:
@@ -37,14 +41,20 @@ class Bucket:
         self.room -= 1
         return False
 
+    def told(self, query: str) -> int:
+        """Return what is counted, and count anew."""
+        if query == "reads":
+            reads, self.reads = self.reads, 0
+            return reads
+        later, self.beside = self.beside[len(self.beside) // 2 :], []
+        return median_low(later)
+
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
         """Do what is asked for, and return the answer."""
         key, _, query = path.partition("?")
         key = unquote(key)
-        if query in ("peak", "reads"):
-            told = str(getattr(self, query)).encode()
-            setattr(self, query, 0)
-            return _answer(OK, told)
+        if query in ("reads", "usual"):
+            return _answer(OK, str(self.told(query)).encode())
         if "list-type" in query:
             return _answer(OK, b"<ListBucketResult></ListBucketResult>")
         self.reads += method != "PUT"
@@ -105,7 +115,7 @@ class Connection(asyncio.Protocol):
         method, path, _ = first.split(" ")
         bucket = self.bucket
         bucket.under_way += 1
-        bucket.peak = max(bucket.peak, bucket.under_way)
+        bucket.beside.append(bucket.under_way)
         if bucket.is_too_much(self.loop.time()):
             answer = _answer(SLOW_DOWN, b"<Error><Code>SlowDown</Code></Error>")
         else:
