@@ -28,7 +28,7 @@ ROOM_LINES: Final = {
     "sidecar/history": 3400,
     "sidecar/ops": 6275,
     "sidecar/producer": 1320,
-    "sidecar/redis": 7260,
+    "sidecar/redis": 7270,
     "sidecar/replay": 5660,
     "sidecar/telemetry": 1295,
     "sidecar/terminal": 1110,

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client
 from sidecar.redis.errors import Refused, is_misplaced
-from sidecar.redis.keys import Keys, records_of, streams_of
+from sidecar.redis.keys import Keys, outbound_of, records_of
 from sidecar.wire.ids import EntryId
 
 _ENTRY_ID: Final = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
@@ -111,7 +111,7 @@ def _kinds(keys: Keys) -> dict[str, _Kind]:
 
 
 def _archived(keys: Keys) -> tuple[str, ...]:
-    return (*streams_of(keys), *records_of(keys))
+    return (keys.control, *outbound_of(keys))
 
 
 # --- values ------------------------------------------------------------------------------------
@@ -153,9 +153,15 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
     """Return up to where the stream was trimmed, as noted. Raises `Damaged`, `RedisError`."""
     noted = _mark(client, keys.trimmed, stream)
     mark = trimmed_id(keys, stream, noted)
-    if mark is None or noted is None or stream == keys.control or not client.exists(stream):
+    if (
+        mark is None
+        or noted is None
+        or stream not in outbound_of(keys)
+        or not client.exists(stream)
+    ):
         return mark
-    # The notes lie beside these streams, and are never ahead of them.
+    # The notes lie beside these streams, and are never ahead of them. Control streams are others':
+    # one may be renamed, and begin anew with lower IDs.
     info: Any = client.xinfo_stream(stream)
     return trimmed_id(keys, stream, noted, last=EntryId(info["last-generated-id"].decode()))
 

@@ -224,3 +224,8 @@ def groups_of(keys: Keys) -> tuple[str, str]:
 def records_of(keys: Keys) -> tuple[str, str, str]:
     """Return the streams of records: of redrives and repairs, of halts, of tenures."""
     return keys.redriven, keys.halts, keys.tenures
+
+
+def outbound_of(keys: Keys) -> tuple[str, ...]:
+    """Return the streams that lie on the server of the notifications, which only sidecars write."""
+    return keys.notifications, keys.dead, *records_of(keys)

@@ -13,7 +13,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from sidecar.history.archiver import Archiver
-from sidecar.redis.keys import Keys, records_of
+from sidecar.redis.keys import Keys, outbound_of
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.threads import Beside
@@ -96,7 +96,7 @@ class Archiving(Beside):
         first = min(self._keys)
         if first in self._share.owned:
             keys = self._keys[first]
-            for stream in (keys.notifications, keys.dead, *records_of(keys)):
+            for stream in outbound_of(keys):
                 yield first, stream
 
     def _archive(self, control: str, stream: str) -> None:

@@ -10,6 +10,7 @@ from sidecar.ops.audit import Audit, AuditOrder
 from sidecar.ops.status import collect
 from sidecar.redis.client import Side
 from sidecar.redis.damage import Damaged, trimmed_id
+from sidecar.redis.keys import Keys
 from sidecar.redis.members import Members
 from sidecar.redis.readers import passed
 from sidecar.redis.retention import Policy, Retention
@@ -75,6 +76,18 @@ def test_an_audit_names_a_mark_of_trimming_that_is_none(published: Rig, garbage:
     side = Side(rig.client, rig.url)
     with pytest.raises(Damaged, match=f"HDEL its field {rig.notify}"):
         list(Audit(side, side, rig.fleet, AuditOrder([rig.keys])).run())
+
+
+def test_a_control_stream_that_begins_anew_with_lower_ids_is_no_damage(published: Rig) -> None:
+    """The note of how far the one before was trimmed is ahead of it, whichever is asked about."""
+    rig = published
+    rows = Keys.of("rows", rig.notify)
+    rig.client.xadd("rows", {"event": "{}"}, id="9-9")
+    rig.client.xgroup_create("rows", rows.group, id="$")
+    rig.client.hset(rig.keys.trimmed, "rows", "1000-0")
+    side = Side(rig.client, rig.url)
+    list(Audit(side, side, rig.fleet, AuditOrder([rig.keys, rows])).run())
+    assert collect(side, side, [rig.keys, rows]).damaged == []
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
