@@ -40,6 +40,11 @@ def visible(text: str, *, lines: bool = False) -> str:
     )
 
 
+def quoted(text: str) -> str:
+    """Return what a person wrote in quotation marks: it is not said by the sidecar."""
+    return '"' + text.replace('"', "'") + '"'
+
+
 class Lines:
     """A queue of lines, and the thread that writes them to a stream."""
 

@@ -22,10 +22,18 @@ sidecar explain --since 2h
 sidecar explain t_1/web@7 --bundle incident.zip
 ```
 
-Each finding is one sentence: what happened, to whom, when, by whom. The gravest come first, each
-below what led to it. Below the sentence are the numbers of the findings that led to it, commands
-that show it, and the fix. With `--json` each is one
-object a line; `--markdown` is for a ticket.
+It begins with a **summary** of one to three lines: what is wrong now, with what led to it, when,
+and by whom; what is over; whom it hit. The numbers in it are those of the findings below.
+
+Each finding is one sentence: what came of it, to whom, when, why, by whom. The gravest come first.
+What led to one thing alone stands in its sentence, behind *because*; an error, or what led to
+more, stands before them, and they name its number. Below the sentence are commands that show it,
+and the fix, or that there is nothing to do. What a person wrote is always in quotation marks.
+*By whom: not on record* is said where somebody must have done it, and no record says who.
+
+With `--json` the first line is the summary (`summary`: its lines; `wrong`, `over`; `hit` and
+`still`: how many `tenants`, `subjects` and `events`), and each finding is an object on a line of
+its own (`because` has what is told inside of it); `--markdown` is for a ticket.
 
 - An **error** is still wrong: nothing on record has set it right. Exit 1.
 - A **warning** went wrong and is over, or has cost time alone. Exit 1.
@@ -33,7 +41,8 @@ object a line; `--markdown` is for a ticket.
 
 A finding comes of a rule over what is on record. Where no rule fits, nothing is said: `trace` and
 `replay report` show the events themselves. What has expired is said to be so, and nothing is made
-up of it. The newest 200,000 events of the window are looked at, and artifacts of 500 subjects.
+up of it. What more than five tenants died of is one finding, unless one of them is asked about. The
+newest 200,000 events of the window are looked at, and artifacts of 500 subjects.
 
 | kind | what has happened | what cannot be known |
 | --- | --- | --- |

@@ -88,7 +88,8 @@ class Fleet:
         self.workers: list[subprocess.Popen[bytes]] = []
         self.environment: dict[str, str] = {}
         """What workers find in their environment, besides what is there."""
-        self._sent = 0
+        self.rows = 0
+        """So many rows were sent; the number of the last is in its event_id."""
         self._versions: dict[str, int] = {}
 
     def close(self) -> None:
@@ -129,9 +130,9 @@ class Fleet:
 
     def change(self, tenant: str, **more: Any) -> str:
         """Send a row of a tenant, each time of another; return its event_id."""
-        self._sent += 1
-        event_id = more.pop("event_id", f"{tenant}-row-{self._sent}")
-        ref = more.pop("ref", f"rows/{tenant}/{self._sent}")
+        self.rows += 1
+        event_id = more.pop("event_id", f"{tenant}-row-{self.rows}")
+        ref = more.pop("ref", f"rows/{tenant}/{self.rows}")
         told = {"type": "key.changed", "tenant_id": tenant, **more}
         self.producer.publish(ref=ref, data=event_id.encode(), event_id=event_id, **told)
         return str(event_id)

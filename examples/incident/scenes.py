@@ -193,6 +193,20 @@ def limit_changed(fleet: Fleet, tenant: str) -> Steps:
 
 
 @scene
+def scope_narrowed(fleet: Fleet, tenant: str) -> Steps:
+    """Somebody rolls out a narrower --tenant-scope: many tenants' events die, until it is back."""
+    fleet.settle()
+    fleet.restart(tenant_scope="stacks/{tenant}/*")
+    for number in range(8):
+        fleet.change(f"{tenant}_{number}")
+    fleet.dead(f"{tenant}_7-row-{fleet.rows}")
+    fleet.restart()
+    fleet.caused("limit_changed", f"{tenant}_0")
+    fleet.caused("forbidden", f"{tenant}_7")
+    yield
+
+
+@scene
 def bad_release(fleet: Fleet, tenant: str) -> Steps:
     """A release of a producer writes versions as strings."""
     for version in (1, 2):

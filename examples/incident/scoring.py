@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,8 @@ class Score:
     named: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
+    summed_up: int = 0
+    """So many of the named are in the summary, which is read first."""
     slowest_s: float = 0.0
     incidents: int = 0
     lines: list[str] = field(default_factory=list)
@@ -43,6 +46,7 @@ class Score:
         self.named += other.named
         self.missed += other.missed
         self.wrong += other.wrong
+        self.summed_up += other.summed_up
         self.slowest_s = max(self.slowest_s, other.slowest_s)
         self.incidents += other.incidents
         self.lines += other.lines
@@ -54,7 +58,8 @@ class Score:
             yield f"{kind:24}{self.named[kind]:8}{self.missed[kind]:8}{self.wrong[kind]:8}"
         yield (
             f"{self.incidents} incidents: recall {self.recall:.3f}, precision {self.precision:.3f},"
-            f" the slowest took {self.slowest_s:.2f} s"
+            f" {self.summed_up} of {self.named.total()} named in the summary, the slowest took"
+            f" {self.slowest_s:.2f} s"
         )
 
 
@@ -65,17 +70,21 @@ def score(bundle: Path) -> Score:
     history, found = BundleHistory(bundle), Score(incidents=1)
     for ask in {"", *(one.ask for one in answer.causes)}:
         begun = time.monotonic()
-        findings = explain(history, Window(), ask).findings
+        explained = explain(history, Window(), ask)
+        findings, numbers = explained.findings, explained.numbers
         found.slowest_s = max(found.slowest_s, time.monotonic() - begun)
         found.lines += (f"{which}: {line}" for line in _before_its_cause(findings))
         causes = [one for one in answer.causes if one.ask == ask]
+        shown = set(map(int, re.findall(r"see (\d+)\]", "\n".join(explained.summary.lines))))
+        parts = [part for finding in findings for part in finding.parts]
         for one in causes:
-            if any(_fits(one, finding) for finding in findings):
+            if told := [numbers[part.key] for part in parts if _fits(one, part)]:
                 found.named[one.kind] += 1
+                found.summed_up += not shown.isdisjoint(told)
             else:
                 found.missed[one.kind] += 1
                 found.lines.append(f"{which}: missed {one.kind} {one.about}")
-        for finding in [] if ask else _wrong(findings, (*causes, *answer.may)):
+        for finding in [] if ask else _wrong(parts, (*causes, *answer.may)):
             found.wrong[finding.kind] += 1
             found.lines.append(f"{which}: wrong {finding.kind}: {finding.what}")
     return found

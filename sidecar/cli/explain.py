@@ -51,7 +51,9 @@ def explain(
 ) -> None:
     """Say what went wrong, the gravest first: what, to whom, when, by whom, and caused by what.
 
-    Each finding is one sentence, with the commands that show it and the fix, below what led to it.
+    It begins with a summary: what is wrong now, and why; what is over; whom it hit. Then each
+    finding is one sentence, with the commands that show it and the fix. What led to it stands in
+    it, or above it where it has led to more.
     They come of rules, each of one kind: docs/explain.md lists them, and says what no record can
     tell. Errors are what is still wrong, warnings what went wrong and is over, notes what somebody
     meant.
@@ -93,14 +95,19 @@ def _print(found: Explanation, about: About, *, json: bool) -> None:
     if about.markdown:
         output.line(markdown(found))
         return
-    numbers = found.numbers
-    for one in found.findings:
-        if json:
-            output.json_line(one.to_json(numbers))
-        else:
-            _print_one(one, numbers)
     if not found.findings:
         output.hint(_nothing(found, about.what))
+        return
+    numbers, summary = found.numbers, found.summary
+    if json:
+        for each in (summary.to_json(), *(one.to_json(numbers) for one in found.findings)):
+            output.json_line(each)
+        return
+    for text in summary.lines:
+        output.styled([(text, "bold")])
+    output.line()
+    for one in found.findings:
+        _print_one(one, numbers)
 
 
 def _offline(one: Finding, bundle: Path) -> Finding:
@@ -127,5 +134,5 @@ def _print_one(one: Finding, numbers: dict[str, int]) -> None:
         (one.what, ""),
     ])  # fmt: skip
     rows = [("  caused by", ", ".join(map(str, one.caused_by(numbers))))]
-    rows += [("  see", shown) for shown in one.evidence] + [("  fix", one.fix)]
+    rows += [("  see", shown) for shown in one.evidence] + [("  fix", one.advice)]
     output.pairs([row for row in rows if row[1]])

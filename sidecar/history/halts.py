@@ -7,13 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sidecar.history.contract import History
+from sidecar.lines import quoted
+from sidecar.redis.halts import BY_ITSELF
 from sidecar.redis.scan import text
 from sidecar.wire.moments import rfc3339, span
 
 _HALTED: Final = ("halted", "paused")
 _RESUMED: Final = ("resumed", "unpaused")
 _OF_TENANTS: Final = ("paused", "unpaused")
-_UNRECORDED: Final = ("somebody", "at the latest then; there is no record of it")
+_UNRECORDED: Final = "at the latest then; there is no record of it"
+SOMEBODY: Final = "somebody"
+"""Who lifted a halt that began again, where no record says it was lifted."""
+NOBODY: Final = "nobody on record"
+"""Who lifted a halt that no record says was lifted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +43,27 @@ class HaltPeriod:
     def __str__(self) -> str:
         """Return it for a person."""
         what = "was halted" if self.tenant is None else f"had tenant {self.tenant!r} paused"
-        said = f"{self.stream} {what} by {self.by}: {self.reason}"
+        return f"{self.stream} {what} {self.by_whom}; {self.lifted}"
+
+    @property
+    def by_whom(self) -> str:
+        """Who halted it and why; a person's words in quotation marks."""
+        if self.by == BY_ITSELF:
+            return f"by {self.by}: {self.reason}"
+        return f"by {self.by}, reason given: {quoted(self.reason)}"
+
+    @property
+    def lifted(self) -> str:
+        """When it was resumed, by whom and why."""
         if self.until_us is None:
-            return f"{said}; nobody has resumed it"
-        why = f": {self.resumed_why}" if self.resumed_why else ", who did not say why"
+            return "nobody has resumed it"
+        why = f", reason given: {quoted(self.resumed_why)}"
+        if not self.resumed_why:
+            why = ", who did not say why"
+        elif self.resumed_by in (SOMEBODY, NOBODY):
+            why = f": {self.resumed_why}"
         took = span((self.until_us - self.since_us) / 1e6)
-        return (
-            f"{said}; resumed after {took}, at {rfc3339(self.until_us)}, by {self.resumed_by}{why}"
-        )
+        return f"resumed after {took}, at {rfc3339(self.until_us)}, by {self.resumed_by}{why}"
 
     def overlaps(self, since_us: int, until_us: int) -> bool:
         """Tell whether it was in force within a time, both ends inclusive."""
@@ -81,7 +100,7 @@ def halts_of(history: History, since_us: int, until_us: int) -> list[HaltPeriod]
         whose = stream, tenant
         if whose in open_:
             # Halted again, it was resumed before by somebody who could not record it.
-            who, why = (by, reason) if what in _RESUMED else _UNRECORDED
+            who, why = (by, reason) if what in _RESUMED else (SOMEBODY, _UNRECORDED)
             done.append(replace(open_.pop(whose), until_us=at_us, resumed_by=who, resumed_why=why))
         if what in _HALTED:
             open_[whose] = HaltPeriod(stream, at_us, reason, by, tenant=tenant)

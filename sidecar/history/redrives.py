@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Self
 
 from sidecar.history.contract import History
+from sidecar.lines import quoted
 from sidecar.redis.scan import origin_of, text
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
@@ -71,7 +72,7 @@ class Redrive(NamedTuple):
         """What was done, by whom and why, for a person."""
         what = "redriven" if self.letter else "repaired"
         force = " by force" if self.forced else ""
-        return f"{what}{force} by {self.by} ({self.reason})"
+        return f"{what}{force} by {self.by}, reason given: {quoted(self.reason)}"
 
 
 _TEXTS = ("event_id", "reason", "by", "forced", "overrode", "dead_reason", "dead_detail")

@@ -2,7 +2,8 @@
 
 Beside what Redis forgot: `what` (tenure), `stream`, `by` (host:pid), `version`, `settings` (JSON,
 without secrets). And what kept an owner from serving, once that is over: `what` (outage), `stream`,
-`by`, `of` (store or redis), `since` and `until` (RFC 3339, by the worker's clock), `detail`.
+`by`, `of` (store or redis), `since` and `until` (RFC 3339, by the worker's clock), `detail`. And
+that an owner gave the stream back in good order: `what` (ended), `stream`, `by`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from sidecar.wire.moments import rfc3339
 
 TENURE: Final = "tenure"
 OUTAGE: Final = "outage"
+ENDED: Final = "ended"
 MOST_AN_HOUR: Final = 12
 """Of a control stream. One that passes from hand to hand must not push out what Redis forgot."""
 MOST_OF_ALL: Final = 200
 """Of all streams together: a worker may take thousands at once."""
+_LOOKED_AT: Final = 3 * MOST_OF_ALL
+"""Of each of the three kinds of records."""
 LONGEST_DETAIL: Final = 500
 """Characters of what a store or a Redis said."""
 _HOUR_MS: Final = 3_600_000
@@ -61,6 +65,11 @@ def put_on_record(client: Client, keys: Keys, owner: Owner) -> None:
     _put(client, keys, TENURE, owner.name, told)
 
 
+def put_end_on_record(client: Client, keys: Keys, owner: Owner) -> None:
+    """Put on record that an owner gives the stream back in good order, as `put_on_record` does."""
+    _put(client, keys, ENDED, owner.name, {})
+
+
 def put_outage_on_record(client: Client, keys: Keys, by: str, outage: Outage) -> None:
     """Put on record that an owner could not serve, as `put_on_record` does."""
     told = {
@@ -84,7 +93,7 @@ def newest_settings(client: Client, keys: Keys) -> str:
 
     Raises `RedisError`.
     """
-    found: Any = client.xrevrange(keys.tenures, count=2 * MOST_OF_ALL)
+    found: Any = client.xrevrange(keys.tenures, count=_LOOKED_AT)
     told = (text(fields, "settings") for _, fields in found if text(fields, "what") == TENURE)
     return next(told, "")
 
@@ -92,6 +101,6 @@ def newest_settings(client: Client, keys: Keys) -> str:
 def _has_room(client: Client, keys: Keys, what: str) -> bool:
     """Tell whether few records of this kind came within the hour, of this stream and of all."""
     since_ms = max(0, server_time_us(client) // 1000 - _HOUR_MS)
-    found: Any = client.xrevrange(keys.tenures, "+", f"{since_ms}-0", count=2 * MOST_OF_ALL)
+    found: Any = client.xrevrange(keys.tenures, "+", f"{since_ms}-0", count=_LOOKED_AT)
     streams = [text(fields, "stream") for _, fields in found if text(fields, "what") == what]
     return len(streams) < MOST_OF_ALL and streams.count(keys.control) < MOST_AN_HOUR

@@ -20,7 +20,7 @@ from sidecar.history import History
 from sidecar.history.halts import halts_of
 from sidecar.replay.artifacts import Put, State, put_of
 from sidecar.replay.compare import Comparison, compare
-from sidecar.replay.explain.explaining import explain_facts
+from sidecar.replay.explain.explaining import Explanation, explain_facts
 from sidecar.replay.explain.facts import Facts, Kept
 from sidecar.replay.explain.subjects import WENT_BACK
 from sidecar.replay.overtaking import LEAVE_IT, Overtaking
@@ -128,12 +128,8 @@ class Report:
             for halt in found[-MAX_HALTS:]
         ]  # fmt: skip
 
-    def _causes(self) -> list[dict[str, Any]]:
-        """Return what `explain` says of what was asked for, each with its row where it has one.
-
-        Raises as that does.
-        """
-        found = explain_facts(Facts.of(self.history, self.window, self._kept), self._what())
+    def _causes(self, found: Explanation) -> list[dict[str, Any]]:
+        """Return what `explain` says of what was asked for, each with its row where it has one."""
         findings = found.findings[:MAX_CAUSES]
         rows = self._rows({one.place for one in findings})
         return [
@@ -167,7 +163,8 @@ class Report:
         }  # fmt: skip
 
     def data(self) -> bytes:
-        """Return what the page reads."""
+        """Return what the page reads. Raises as `explain` does."""
+        found = explain_facts(Facts.of(self.history, self.window, self._kept), self._what())
         asked = [f"{name} {value}" for name, value in _given(self.asked)]
         return json.dumps({
             "head": {
@@ -176,7 +173,7 @@ class Report:
                 "covered": [one.to_json() for one in self.covered],
             },
             "strings": list(self.strings), "columns": self.columns, "ends": ENDS,
-            "causes": self._causes(),
+            "summary": found.summary.lines, "causes": self._causes(found),
             "diffs": self.diffs, "quiet": [stall._asdict() for stall in self._stalls.found()],
             "halts": self._halts(), "overtaken": self._overtaken(), "leave_it": LEAVE_IT,
             "prevent": {reason: told.prevent for reason, told in EXPLANATIONS.items()},

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from sidecar.lines import quoted
 from sidecar.wire.bounds import bounded
 from sidecar.wire.event import RESERVED
 from store import (
@@ -88,7 +89,7 @@ class Erasure:
     def __str__(self) -> str:
         """Return who did it, when and why."""
         whose = f"erased with all of the tenant {self.tenant!r}"
-        return f"{whose} at {self.at} by {self.by}: {self.reason}"
+        return f"{whose} at {self.at} by {self.by}, reason given: {quoted(self.reason)}"
 
 
 def announce(store: VersionedStore, erasure: Erasure, gone: Iterable[Gone]) -> int:

@@ -64,6 +64,8 @@ class Host:
     """
     began: Callable[[], None] = _nothing
     """Called when a tenure has begun to serve. Raises `RedisError`."""
+    gives_back: Callable[[], None] = field(default=_nothing, kw_only=True)
+    """Called before an owner gives the stream back in good order. Raises `RedisError`."""
     outages: Outages = field(default_factory=lambda: Outages(lambda _: None), kw_only=True)
     """Notes what keeps a tenure from serving, until it is put on record."""
     clock: Callable[[], float] = time.monotonic

@@ -66,6 +66,7 @@ class Ownership:
         self._share, self._beat, self._check = host.share, host.beat, host.check
         self._connects, self._looked_at = host.connects, 0
         self._took_over, self._on_record = host.took_over, host.began
+        self._gives_back = host.gives_back
         self._clock, self._outages = host.clock, host.outages
         self._caution = caution
         self._options = options
@@ -339,8 +340,10 @@ class Ownership:
 
     def _leave(self, state: str, detail: str) -> None:
         """Give the lease back, so that the next owner need not wait for its end."""
-        self._is_owner = False
+        was_owner, self._is_owner = self._is_owner, False
         try:
+            if was_owner:
+                self._gives_back()
             self._publisher.release()
         except Failed as error:
             self._log.warning("the lease was not given back; it runs out", error=str(error))

@@ -290,6 +290,7 @@ class Wiring:
         host = Host(
             pool, self.share, beat, fitness.check, took_over, began, connects=fitness.connects,
             outages=Outages(put_outage),
+            gives_back=partial(tenures.put_end_on_record, notify, keys, owner),
             most_at_once=pool.each,
             traces=self._traces(keys, "verify" if pipeline.one_store else "put"),
         )  # fmt: skip

@@ -106,7 +106,7 @@ def test_an_event_waited_for_its_own_tenants_pause_alone(sidecar: Cli) -> None:
             id=f"{MS + at_ms}-0",
         )  # fmt: skip
     (told,) = hops(sidecar, "late", "halt")
-    assert f"{STREAM} had tenant 't' paused by op: r" in told
+    assert f"{STREAM} had tenant 't' paused by op, reason given: \"r\"" in told
     assert hops(sidecar, "quick", "halt") == []
 
 
@@ -153,7 +153,7 @@ def test_the_timeline_tells_a_halt_among_the_events(sidecar: Cli) -> None:
     assert [one.get("event_id", one.get("reason")) for one in rows] == ["e1", "bad deploy", "e2"]
     assert (rows[1]["resumed_why"], rows[1]["until"] > rows[1]["since"]) == ("rolled back", True)
     text = sidecar("replay", "show").out
-    assert "bad deploy; resumed after" in text
+    assert 'bad deploy"; resumed after' in text
 
 
 def test_a_halt_before_the_window_that_reaches_into_it_is_told(sidecar: Cli) -> None:
@@ -239,12 +239,12 @@ def test_an_event_that_waited_through_a_halt_says_so(sidecar: Cli) -> None:
     halt(sidecar, "before", "over")
     halt(sidecar, "while it waited")
     sidecar.emit("e1")
-    assert hops(sidecar, "e1", "halt")[0].endswith("while it waited; nobody has resumed it")
+    assert hops(sidecar, "e1", "halt")[0].endswith('while it waited"; nobody has resumed it')
     assert sidecar("resume", "--reason", "continue").code == 0
     sidecar.work()
     halt(sidecar, "after", "over")
     (told,) = hops(sidecar, "e1", "halt")
-    assert "while it waited; resumed after" in told
+    assert 'while it waited"; resumed after' in told
 
 
 def test_a_halt_of_another_control_stream_held_nothing(sidecar: Cli) -> None:

@@ -14,6 +14,7 @@ from sidecar.redis.tenures import (
     MOST_OF_ALL,
     Outage,
     Owner,
+    put_end_on_record,
     put_on_record,
     put_outage_on_record,
 )
@@ -41,6 +42,20 @@ def test_an_owner_is_on_record(sidecar: Cli, client: redis.Redis) -> None:
     assert "default:" not in record["settings"]
     sidecar.work(lease_s="4")
     assert [json.loads(one["settings"])["lease"] for one in _tenures(client)] == [3.0, 4.0]
+
+
+def test_an_owner_that_ends_in_good_order_is_on_record(sidecar: Cli, client: redis.Redis) -> None:
+    """Before the next one begins, within the bounds of the rest."""
+    sidecar.work()
+    sidecar.work()
+    found: Any = client.xrange(KEYS.tenures)
+    assert [fields[b"what"] for _, fields in found] == [b"tenure", b"ended"] * 2
+    assert found[1][1] == {
+        b"what": b"ended", b"stream": KEYS.control.encode(), b"by": whoami().encode(),
+    }  # fmt: skip
+    for _ in range(MOST_AN_HOUR + 5):
+        put_end_on_record(client, KEYS, OWNER)
+    assert client.xlen(KEYS.tenures) == 2 + MOST_AN_HOUR
 
 
 def test_tenures_do_not_push_out_what_else_is_on_record(client: redis.Redis) -> None:

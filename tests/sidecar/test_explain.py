@@ -21,6 +21,7 @@ from sidecar.replay.explain.explaining import KINDS, explain_facts
 from sidecar.replay.explain.facts import Facts
 from sidecar.replay.explain.findings import Finding, Level
 from sidecar.replay.explain.ordering import causal
+from sidecar.replay.explain.settings import moved_since, moves
 from sidecar.replay.explain.written import markdown
 from sidecar.replay.timeline import End, Life
 from sidecar.replay.window import Window
@@ -167,7 +168,10 @@ def test_a_subject_that_a_redrive_set_back_is_told_with_who_and_over_what() -> N
     (one,) = found(six, five, redrives=[redriven(five, 8.9)])
     assert (one.kind, one.level, one.by) == ("went_back", Level.ERROR, "root@vm")
     assert "t/web went back from @6 to @5" in one.what
-    assert "its dead letter was redriven by force by root@vm (ticket 7), behind six" in one.what
+    assert (
+        'its dead letter was redriven by force by root@vm, reason given: "ticket 7", behind six'
+        in one.what
+    )
     assert "it had died: artifact_missing: nothing there. It is so still" in one.what
 
 
@@ -220,7 +224,7 @@ def test_one_event_id_with_two_notifications_is_told() -> None:
     assert (one.kind, one.level) == ("twice", Level.ERROR)
     assert f"{us(1.01)} and {us(2.01)}" in one.what
     (two,) = found(*(published(name, at) for at, name in enumerate("abcabc", 1)))
-    assert two.what.startswith("3 events were published more than once; t/web@1 was published 2")
+    assert two.what.startswith("3 events of t were published more than once: the first, t/web@1")
 
 
 def test_what_is_published_again_when_its_event_id_is_forgotten_is_not_twice() -> None:
@@ -271,8 +275,9 @@ def test_what_died_is_told_by_its_reason(reason: str, kind: str) -> None:
     """Each reason of the contract has its kind, and an unknown one a kind, too."""
     (one,) = found(dead("a", 1, reason, version=7, detail="how"))
     assert (one.kind, one.level) == (kind, Level.ERROR)
-    assert one.what.startswith("t/web@7 (event a) died at")
-    assert f"of {reason}: how. It never arrived" in one.what.replace(" before", "")
+    assert one.what.startswith(f"t/web@7 (event a) never arrived: it died at {rfc3339(us(1.01))}: ")
+    assert f" ({reason}: how)" in one.what
+    assert one.brief.startswith("t/web@7 never arrived: ")
 
 
 def test_what_died_and_arrived_all_the_same_is_over() -> None:
@@ -280,8 +285,9 @@ def test_what_died_and_arrived_all_the_same_is_over() -> None:
     gone = dead("a", 1, "artifact_missing", version=7)
     (one,) = found(gone, published("b", 5, version=7))
     assert one.level is Level.WARNING
-    assert "It arrived all the same" in one.what
-    assert "(b)" in one.what
+    assert one.what.startswith(f"t/web@7 (event a) arrived late, at {rfc3339(us(5.01))} (")
+    assert "event b): it had died at" in one.what
+    assert one.advice.startswith("nothing to do: it is over")
 
 
 def test_who_redrove_what_arrived_all_the_same_is_told() -> None:
@@ -289,20 +295,21 @@ def test_who_redrove_what_arrived_all_the_same_is_told() -> None:
     again = published("a", 5, version=7)
     (one,) = found(dead("a", 1, "artifact_missing", version=7), again,
                    redrives=[redriven(again, 4.9)])  # fmt: skip
-    assert "It arrived all the same, redriven by force by root@vm (ticket 7): at " in one.what
+    assert '(redriven by force by root@vm, reason given: "ticket 7"; control_v' in one.what
 
 
 def test_what_died_and_is_overtaken_is_said_to_be() -> None:
     """By the rule that a redrive goes by."""
     (one,) = found(dead("a", 1, "artifact_missing", version=7), published("b", 5, version=8))
     assert one.level is Level.WARNING
-    assert "It never arrived, and has been overtaken by t/web@8" in one.what
+    assert "never arrived, and has been overtaken by t/web@8" in one.what
 
 
 def test_an_event_id_used_again_names_the_first_use() -> None:
     """The published one is not taken for the arrival of the dead one."""
     (one,) = found(published("a", 1, version=3), dead("a", 5, "id_conflict", version=7))
-    assert f"that was t/web@3, control_version {us(1.01)}. It never arrived" in one.what
+    assert f"that was t/web@3, control_version {us(1.01)} of {rfc3339(us(1.01))}" in one.what
+    assert one.what.startswith("t/web@7 (event a) never arrived")
 
 
 def test_a_release_that_breaks_a_producer_is_told() -> None:
@@ -365,7 +372,8 @@ def test_a_pause_that_somebody_made_and_lifted_is_a_note() -> None:
     over, lasts = halt("ann"), halt("ann", None)
     (one,) = found(published("a", 11, 20.5), halts=[over])
     assert (one.level, one.by) == (Level.NOTE, "ann")
-    assert "; 1 event waited" in one.what
+    assert 'ann resumed it, reason given: "fixed"; 1 event of t waited' in one.what
+    assert 'by ann, reason given: "why"' in one.what
     (other,) = found(halts=[lasts])
     assert other.level is Level.ERROR
     assert "sidecar resume --stream control:events" in other.fix
@@ -375,7 +383,8 @@ def test_a_halt_that_was_lifted_without_a_record_is_told() -> None:
     """What came after it was published: it is over, and nobody knows who did that."""
     (one,) = found(published("a", 15), halts=[halt("ann", None)])
     assert (one.level, one.fix) == (Level.WARNING, "")
-    assert f"at {rfc3339(us(15.01))}, by nobody on record: its key was deleted" in one.what
+    assert "It ended without a resume, by whom: not on record: its key was deleted" in one.what
+    assert f"to {rfc3339(us(15.01))} (5.0s)" in one.what
     (lasts,) = found(published("a", 5), halts=[halt("ann", None)])
     assert lasts.level is Level.ERROR
 
@@ -397,7 +406,7 @@ def test_what_came_late_while_others_went_on_waited_for_its_artifact() -> None:
     late = [published("a", 1, 9), published("b", 2, 9.1, version=2)]
     (one,) = found(*late, *others(3, 5))
     assert one.kind == "artifact_late"
-    assert "8.0s after its turn came" in one.what
+    assert one.what.startswith("t/web@1 arrived 8.0s late")
     assert "1 event of its tenant waited behind it" in one.what
     assert "artifact_late" not in kinds(*late)
     paused = halt("x", tenant="t", since_s=0.5)
@@ -420,7 +429,7 @@ def test_what_is_tried_again_is_told_by_its_worker() -> None:
     held = Held(head.origin, "t", "a", "nothing at the ref", 9, "since then", "next", outage=False)
     (one,) = found(head, waiting("b", 2), held=(held,))
     assert (one.kind, one.level) == ("held_behind", Level.ERROR)
-    assert "and 1 event of its tenant behind it: nothing at the ref; tried 9 times" in one.what
+    assert "1 event of its tenant behind it: tried 9 times since since then: nothing at" in one.what
     (other,) = found(head, *others(3))
     assert "others were published meanwhile" in other.what
 
@@ -475,7 +484,7 @@ def test_an_outage_that_workers_put_on_record_is_told(of: str, detail: str, kind
     lives = [published("a", 1), published("b", 2, 30, tenant="u"), published("c", 3, 30.1)]
     (one,) = found(*lives, records=[outage(2, 29.5, of, detail)])
     assert (one.kind, one.level) == (kind, Level.WARNING)
-    assert f"(27s), for control:events: {detail}; 2 events waited" in one.what
+    assert f"(27s), for control:events: {detail}. 2 events of 2 tenants (u, t) waited" in one.what
     assert {"b", "c"} <= one.about
     late = [*others(40), published("late", 39, 50)]
     assert kinds(*late) == ["artifact_late"]
@@ -547,10 +556,18 @@ def test_a_limit_that_changed_is_the_cause_of_what_died_of_it() -> None:
     """Not where it was as narrow before, nor of what died before, nor where nothing died."""
     died = dead("a", 20, "artifact_too_large")
     change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
-    cause, effect = found(died, records=change)
-    assert (cause.kind, effect.causes) == ("limit_changed", (cause.key,))
-    assert "b:2 began to serve control:events" in cause.what
-    assert "--max-artifact-size 10; before it was 100" in cause.what
+    (one,) = found(died, records=change)
+    (cause,) = one.reasons
+    assert (one.kind, one.causes, cause.kind) == (
+        "artifact_too_large", (cause.key,), "limit_changed"
+    )  # fmt: skip
+    assert one.what.startswith("t/web@1 (event a) never arrived")
+    assert ", because the worker b:2 began to serve control:events" in one.what
+    assert "--max-artifact-size 10 where 100 had been before (by whom: not on record)" in one.what
+    assert one.fix == (
+        "start the workers with --max-artifact-size 100 again, if it was not meant; then redrive"
+        " what died"
+    )
     assert kinds(died, records=change[1:]) == ["artifact_too_large"]
     wider = [tenure(1, max_artifact_size=10), tenure(10, max_artifact_size=100)]
     assert kinds(died, records=wider) == ["artifact_too_large"]
@@ -597,7 +614,7 @@ def test_a_notification_of_no_worker_is_told() -> None:
     by_hand = replace(published("x", 2, version=3), origin=Origin(""))
     (one,) = found(published("a", 1, version=2), by_hand, what="x")
     assert (one.kind, one.level) == ("foreign", Level.ERROR)
-    assert "1 notification came from no control entry, the first" in one.what
+    assert one.what.startswith("somebody else than a worker wrote 1 notification, the first at")
 
 
 CUT_AT: Final = EntryId(f"{BASE_MS + 200_000}-0")
@@ -672,7 +689,7 @@ def test_another_fleet_store_is_told() -> None:
     records = [tenure(1, fleet_store=None), tenure(10, "b:2", fleet_store="file:///b")]
     (one,) = found(records=records)
     assert (one.kind, one.by) == ("other_store", "b:2")
-    assert "file:///b; before it was that of its data directory" in one.what
+    assert "file:///b where that of its data directory had been before" in one.what
     assert not kinds(records=[records[1], tenure(20, fleet_store="file:///b")])
     assert not kinds(records=[tenure(1), records[1]])
 
@@ -712,6 +729,167 @@ def test_a_reader_in_a_gap_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.kind for one in explain_facts(lone).findings] == ["reader_gap"]
     begins = facts(published("a", 590), readers=(Reader("new", 0, us(599), 60, False),))
     assert not explain_facts(begins).findings
+
+
+# --- what led to what ---------------------------------------------------------------------------
+
+
+def test_what_cannot_be_resolved_as_workers_had_another_store_is_told_so() -> None:
+    """Published while they had it, or before they have it; of what is in both nothing is said."""
+    records = [tenure(1, fleet_store="file:///a"), tenure(10, "b:2", fleet_store="file:///b"),
+               tenure(20, "c:3", fleet_store="file:///a")]  # fmt: skip
+    meanwhile = [published("a", 5), published("b", 15, version=2)]
+    there = list(moves(facts(records=records)))
+    assert [moved_since(there, one) for one in meanwhile] == ["", f"store:{STREAM}:{us(10)}"]
+    lasts = list(moves(facts(records=records[:2])))
+    assert [moved_since(lasts, one) for one in meanwhile] == [f"store:{STREAM}:{us(10)}", ""]
+    (one,) = found(records=records)
+    assert f"where file:///a had been before, until {rfc3339(us(20))} (by whom" in one.what
+
+
+def test_workers_that_die_again_and_again_are_why_nothing_is_served() -> None:
+    """Told in what came of it, once: what waits. Not where it was at another time."""
+    changed = [tenure(n * 10, f"w:{n}") for n in range(5)]
+    lives = [published("a", 1), published("b", 2, 30, tenant="u"), published("c", 3, 30.1)]
+    flaps, stands = found(*lives, records=changed)
+    assert (flaps.kind, stands.kind, stands.causes) == ("flapping", "not_served", (flaps.key,))
+    long_after = [published("a", 401), published("b", 402, 430, tenant="u"),
+                  published("c", 403, 430.1)]  # fmt: skip
+    assert [one.causes for one in found(*long_after, records=changed)] == [(), ()]
+    (now,) = found(published("a", 1), waiting("b", 50), records=changed, now_us=us(80))
+    assert (now.kind, now.level) == ("not_served", Level.ERROR)
+    assert ", because control:events passed from worker to worker 4 times" in now.what
+
+
+def test_a_stream_that_somebody_deleted_took_its_group_along() -> None:
+    """The group that a worker made again is told in that; one of before has another cause."""
+    forgot = {"what": "forgot", "lost": "group", "stream": STREAM, "known": "5-0", "found": "1-0"}
+    seen = published("a", 100), published("b", 300)
+    told = found(*seen, records=[tenure(1, trim_control="age=7d"), record(250, **forgot)],
+                 reach=Reach(CUT_AT, LAST))  # fmt: skip
+    cut_, group = told
+    assert (cut_.kind, group.kind, group.causes) == ("cut_by_hand", "group_touched", (cut_.key,))
+    early = found(*seen, records=[tenure(1, trim_control="age=7d"), record(50, **forgot)],
+                  reach=Reach(CUT_AT, LAST))  # fmt: skip
+    assert [one.causes for one in early] == [(), ()]
+
+
+def test_a_version_that_nobody_sent_has_a_silent_producer_for_its_cause() -> None:
+    """Where its tenant fell silent."""
+    even = [published(f"a{n}", n, version=n + 1) for n in range(30)]
+    rest = [published(f"{t}{n}", n * 20, tenant=t) for t in "wxy" for n in range(1, 30)]
+    (one,) = found(*even, *rest, what="t/web@99")
+    assert [part.kind for part in one.parts] == ["never_sent", "producer_silent"]
+    assert ", because t has sent nothing for" in one.what
+
+
+def test_a_worker_that_was_stopped_in_good_order_is_no_sign_of_trouble() -> None:
+    """However often that is done: each has put on record that it gave the stream back."""
+    ended = [record(n * 60 + 50, what="ended", stream=STREAM, by=f"w:{n}") for n in range(5)]
+    begun = [tenure(n * 60, f"w:{n}") for n in range(5)]
+    assert not kinds(records=[*begun, *ended])
+    assert not kinds(records=[*begun, *ended[:1]])  # four that did not are no row of five
+    elsewhere = [one._replace(fields={**one.fields, b"by": b"x"}) for one in ended]
+    assert kinds(records=[*begun, *elsewhere]) == ["flapping"]
+
+
+def test_a_cause_of_several_things_stays_beside_them_and_has_the_fix() -> None:
+    """Two tenants' events died of one limit: it is told once, and one fix is advised."""
+    died = [dead(f"a{t}", 20, "artifact_too_large", tenant=t) for t in "tu"]
+    change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
+    cause, *effects = found(*died, records=change)
+    assert (cause.kind, cause.advice != "") == ("limit_changed", True)
+    assert "2 events died of artifact_too_large since; 2 of them never arrived" in cause.what
+    assert [(one.causes, one.fix) for one in effects] == [((cause.key,), "")] * 2
+
+
+def test_an_error_is_never_told_inside_another_finding() -> None:
+    """It is wrong by itself: what died in a row stands beside the halt that came of it."""
+    row = [dead(f"b{n}", 9 + n / 100, "malformed") for n in range(3)]
+    assert kinds(*row, halts=[halt("sidecar", None)]) == ["malformed", "halted"]
+    over = [*row, published("new", 30, version=2)]
+    assert kinds(*over, halts=[halt("sidecar")]) == ["halted"]
+
+
+@pytest.mark.parametrize("tenants", [6, 3000])
+def test_the_deaths_of_very_many_tenants_from_one_cause_are_one_sentence(tenants: int) -> None:
+    """With how many there are; asked about one of them, its own is told."""
+    died = [dead(f"a{n}", 1 + n / 1000, "forbidden_ref", tenant=f"t{n}") for n in range(tenants)]
+    told = explain_facts(facts(*died))
+    (one,) = told.findings
+    assert one.what.startswith(
+        f"{tenants:,} events of {tenants:,} tenants (t0, t1, t2, …) never arrived: they died from"
+    )
+    assert told.summary.lines[-1].startswith(f"Hit: {tenants:,} events (of {tenants:,} subjects)")
+    assert [each.what[:21] for each in found(*died, what="t4")] == ["t4/web@1 (event a4) n"]
+    assert len(found(*died[:5])) == 5
+
+
+# --- the summary ---------------------------------------------------------------------------------
+
+
+def test_the_summary_says_what_is_wrong_now_what_is_over_and_whom_it_hit() -> None:
+    """Each with its cause, when and by whom, and the number under which it is told."""
+    change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
+    died = dead("a", 20, "artifact_too_large", version=7)
+    late = published("b", 11, 20.5, tenant="u", stack="db")
+    told = explain_facts(facts(died, late, records=change, halts=[halt("ann@vm", 19.0)]))
+    wrong, over, hit = told.summary.lines
+    assert wrong == (
+        f"Wrong now: t/web@7 never arrived: its artifact is over the limit ({rfc3339(us(20.01))}),"
+        f" because --max-artifact-size went from 100 to 10 on {STREAM} ({rfc3339(us(10))},"
+        " by whom: not on record) [see 1]."
+    )
+    assert over == (
+        f'Over: {STREAM} was halted for 9.0s, reason given: "why" ({rfc3339(us(10))}, by ann@vm)'
+        " [see 2]."
+    )
+    assert hit == (
+        "Hit: 2 events (of 2 subjects) of 2 tenants (t, u). Still: 1 event (of 1 subject) of t."
+    )
+
+
+def test_a_summary_of_what_is_over_says_so_first() -> None:
+    """And of nothing there is none."""
+    over = explain_facts(facts(halts=[halt("ann")])).summary
+    assert over.lines[0] == "Nothing is wrong now."
+    assert explain_facts(facts()).summary.lines == []
+
+
+def test_a_summary_tells_apart_what_is_wrong_and_what_does_no_harm() -> None:
+    """A clock that is ahead, or what came again, is to be looked at; a cause of an error is not."""
+    ahead = published("a", 1, created_at=rfc3339(us(3601)))
+    (line,) = explain_facts(facts(ahead)).summary.lines
+    assert line.startswith("Nothing is wrong now. To look at: a producer of t has a clock that is")
+    died = [dead(f"b{t}", 20, "artifact_too_large", tenant=t) for t in "uv"]
+    change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
+    wrong, _ = explain_facts(facts(*died, records=change)).summary.lines
+    assert wrong.startswith("Wrong now: --max-artifact-size went from 100 to 10")
+    assert "u/web@1 never arrived: its artifact is over the limit" in wrong
+
+
+def test_a_summary_of_very_much_stays_short() -> None:
+    """It names the gravest, and says how many more there are."""
+    reasons = ("poison", "artifact_missing", "id_conflict", "unknown_type", "malformed", "x",
+               "entry_lost")  # fmt: skip
+    died = [dead(f"a{n}", 1, reason) for n, reason in enumerate(reasons)]
+    wrong, _ = explain_facts(facts(*died)).summary.lines
+    assert (wrong.count("[see"), wrong.endswith("; and 3 more.")) == (4, True)
+
+
+def test_what_a_person_wrote_stands_in_quotation_marks() -> None:
+    """Also where it has some of its own: nobody takes it for what the sidecar says."""
+    by_ann = replace(halt("ann"), reason='all is well"; resumed by root', tenant="t")
+    (one,) = found(halts=[by_ann])
+    assert 'reason given: "all is well\'; resumed by root"' in one.what
+
+
+def test_what_somebody_did_is_said_to_be_so_where_nobody_knows_who() -> None:
+    """Whoever it was: that is not on record."""
+    told = explain_facts(facts(dead("a", 1, "entry_lost")))
+    (one,), (wrong,) = told.findings, told.summary.wrong
+    assert "(by whom: not on record)" in one.what
+    assert "by whom: not on record" in wrong
 
 
 # --- all together --------------------------------------------------------------------------------
@@ -777,7 +955,7 @@ def test_a_ticket_shows_what_hostile_events_say_as_text() -> None:
     shown = markdown(told)
     assert "\x1b" not in shown
     text = [line for line in shown.splitlines() if "- see `" not in line]  # that is code
-    assert "\\<script\\>\\`\\*x\\*\\`" in text[0]
+    assert any("\\<script\\>\\`\\*x\\*\\`" in line for line in text)
     assert not any("<script>" in line for line in text)
     assert "- see `` sidecar trace" in shown
     assert markdown(explain_facts(facts())) == "- Not known: no store to look for artifacts in"

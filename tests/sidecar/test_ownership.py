@@ -96,6 +96,7 @@ class Run:
         host = Host(
             ThreadPoolExecutor(1), Share(["s"]), self._beat, self._check, self._took_over,
             connects=lambda: self.connected, outages=Outages(self.outages.append),
+            gives_back=self.redis.put_end_on_record,
         )  # fmt: skip
         self.owner = Ownership(
             Route("s", self.redis, self.redis), host, Caution(self.redis),
@@ -135,7 +136,7 @@ def test_a_tenure_that_ends_by_itself_is_the_end() -> None:
     run = Run()
     run.serve(None)
     assert run.watch.states == ["active", "stopped"]
-    assert run.redis.asked[-1] == "release"
+    assert run.redis.asked[-2:] == ["put_end_on_record", "release"]
 
 
 def test_who_was_fenced_stands_by_and_tries_again() -> None:
@@ -143,6 +144,17 @@ def test_who_was_fenced_stands_by_and_tries_again() -> None:
     run = Run()
     run.serve(Fenced(), None)
     assert run.watch.states == ["active", "standby", "active", "stopped"]
+
+
+def test_only_an_owner_puts_on_record_that_it_gives_the_stream_back() -> None:
+    """Before it does; not who was fenced, nor who cannot serve: these end in no good order."""
+    run = Run()
+    run.serve(SidecarError("x"))
+    assert run.redis.asked[-1] == "release"
+    assert "put_end_on_record" not in run.redis.asked
+    run = Run()
+    run.serve(Fenced())
+    assert "put_end_on_record" not in run.redis.asked
 
 
 def test_a_takeover_is_told_once_it_serves() -> None:

@@ -17,6 +17,7 @@ from sidecar.replay.explain.findings import (
     command,
     counted,
     names_of,
+    of_tenants,
     said,
 )
 from sidecar.replay.timeline import End, Life
@@ -72,6 +73,24 @@ KINDS: Final = (
     MALFORMED, UNKNOWN_TYPE, FORBIDDEN, REUSED, MISSING, REWRITTEN, TOO_LARGE, POISON, TRIMMED,
     OTHER, ERASED,
 )  # fmt: skip
+_PLAIN: Final = {
+    Reason.MALFORMED: "{its} entry cannot be read as an event",
+    Reason.INVALID_EVENT: "{its} event breaks a rule of the contract",
+    Reason.BAD_REF: "{its} artifact_ref is no legal name",
+    Reason.TOO_LARGE: "{its} entry, or its notification, is too large",
+    Reason.UNKNOWN_TYPE: "the workers do not allow {its} type",
+    Reason.FORBIDDEN_ID: "{its} tenant may not use that event_id",
+    Reason.FORBIDDEN_REF: "{its} tenant may not name that artifact",
+    Reason.ID_CONFLICT: "{its} event_id had been published before, with other content",
+    Reason.ARTIFACT_MISSING: "{its} artifact did not come in time",
+    Reason.CHECKSUM_MISMATCH: "what lay at {its} artifact_ref was not what was pinned",
+    Reason.ARTIFACT_TOO_LARGE: "{its} artifact is over the limit",
+    Reason.POISON: "workers died over it",
+    Reason.ENTRY_LOST: "somebody had deleted or trimmed {its} entry",
+}  # fmt: skip
+_CLOSED: Final = {ERASED: Level.NOTE}
+_ROLLED_BACK: Final = "Until"
+_AGAIN: Final = "the producer is right again: have it send these events once more"
 A_RELEASE: Final = 3
 """So many in a row, and none before, look like a release."""
 SHORTEST_PREFIX: Final = 4
@@ -95,30 +114,41 @@ class Fate(NamedTuple):
         return not (self.arrived or self.overtaken or self.erased)
 
 
-def kind_of(facts: Facts, life: Life, reason: str) -> Kind:
-    """Return the kind of finding that a death of that reason makes."""
-    if reason in LACKING and life.origin in facts.erased:
+class Told(NamedTuple):
+    """What is said of dead letters."""
+
+    head: str
+    brief: str
+    """In few words."""
+    clause: str
+    """As the reason of something else."""
+    short: str
+    """The same in few words."""
+
+
+def kind_of(facts: Facts, death: Death) -> Kind:
+    """Return the kind of finding that a death makes."""
+    reason = death.reason
+    if reason in LACKING and death.life.origin in facts.erased:
         return ERASED
     return _KINDS.get(Reason(reason), OTHER) if reason in list(Reason) else OTHER
 
 
 def died(facts: Facts) -> Iterator[Finding]:
-    """Yield what died, of each tenant and kind together."""
-    groups: defaultdict[tuple[Kind, str], list[Death]] = defaultdict(list)
+    """Yield what died, of each tenant and kind together; of one reason all of very many tenants."""
+    groups: defaultdict[str, list[Death]] = defaultdict(list)
     for death in facts.deaths:
-        kind = kind_of(facts, death.life, death.reason)
-        groups[kind, death.life.tenant_id].append(death)
-    for (kind, _), deaths in groups.items():
-        yield _finding(facts, kind, deaths)
+        groups[key_of(facts, death)].append(death)
+    for key, deaths in groups.items():
+        yield _finding(facts, key, deaths)
 
 
-def key_of(facts: Facts, life: Life, reason: str) -> str:
-    """Return the key of the finding about what died like this."""
-    return _key(kind_of(facts, life, reason), life.tenant_id)
-
-
-def _key(kind: Kind, tenant: str) -> str:
-    return f"died:{kind.name}:{tenant}"
+def key_of(facts: Facts, death: Death) -> str:
+    """Return the key of the finding that tells of this death."""
+    kind = kind_of(facts, death)
+    if death.reason in facts.crowded and kind is not ERASED:
+        return f"died:{death.reason}"
+    return f"died:{kind.name}:{death.life.tenant_id}"
 
 
 def fate_of(facts: Facts, death: Death) -> Fate:
@@ -155,20 +185,26 @@ def _overtaken(facts: Facts, death: Death) -> Life | None:
     return None
 
 
-def _finding(facts: Facts, kind: Kind, deaths: list[Death]) -> Finding:
-    first = deaths[0]
+def _finding(facts: Facts, key: str, deaths: list[Death]) -> Finding:
+    first, kind = deaths[0], kind_of(facts, deaths[0])
     fates = [fate_of(facts, one) for one in deaths]
     is_open = any(one.is_open for one in fates)
-    closed = Level.NOTE if kind is ERASED else Level.WARNING
-    what = _one(facts, kind, first, fates[0]) if len(deaths) == 1 else _many(facts, deaths, fates)
-    told = explain(first.reason)
-    fix = told.fix if is_open else told.prevent
+    told = (_one if len(deaths) == 1 else _many)(facts, deaths, fates)
+    release, closed = _release(facts, deaths), _CLOSED.get(kind, Level.WARNING)
+    fix = "" if kind is ERASED else _fix(first.reason, release, is_open=is_open)
     return Finding(
-        kind.name, Level.ERROR if is_open else closed, what, first.at_us,
-        _key(kind, first.life.tenant_id), None if is_open else deaths[-1].at_us,
-        about=_about(deaths), evidence=_evidence(deaths),
-        fix=fix if first.reason in list(Reason) and kind is not ERASED else "",
+        kind.name, Level.ERROR if is_open else closed, told.head, first.at_us, key,
+        None if is_open else deaths[-1].at_us,
+        about=_about(deaths), evidence=_evidence(deaths), fix=fix, brief=told.brief,
+        clause=told.clause, short=told.short, then=release, hit=tuple(one.life for one in deaths),
+        is_by_hand=kind is TRIMMED, is_over=not is_open,
     )  # fmt: skip
+
+
+def _fix(reason: str, release: str, *, is_open: bool) -> str:
+    if is_open and release.startswith(_ROLLED_BACK):
+        return _AGAIN
+    return explain(reason).fix if is_open else explain(reason).prevent
 
 
 def _about(deaths: Iterable[Death]) -> frozenset[str]:
@@ -176,55 +212,88 @@ def _about(deaths: Iterable[Death]) -> frozenset[str]:
     return names_of(one.life for one in deaths) | letters
 
 
-def _one(facts: Facts, kind: Kind, death: Death, fate: Fate) -> str:
+def _plainly(reasons: Iterable[str], its: str) -> str:
+    """Say in plain words what they died of."""
+    return " or ".join(
+        _PLAIN[Reason(one)].format(its=its) if one in list(Reason)
+        else "for a reason that this release does not know" if one
+        else "for a reason that is not on record"
+        for one in dict.fromkeys(reasons)
+    )  # fmt: skip
+
+
+def _one(facts: Facts, deaths: list[Death], fates: list[Fate]) -> Told:
+    """Return what is said of one death."""
+    (death,), (fate,) = deaths, fates
     event_id, whose = death.life.event_id, called(death.life)
     as_ = f" (event {said(event_id)})" if event_id and event_id not in whose else ""
-    before = _before(facts, death) if kind is REUSED else ""
-    reason = f"{death.reason}: {said(death.detail)}" if death.reason else "an unknown reason"
-    return f"{whose}{as_} died at {at(death.at_us)} of {reason}{before}. {_became(facts, fate)}"
+    plain = _plainly([death.reason], "its")
+    detail = ": ".join(filter(None, (death.reason, said(death.detail))))
+    before = _before(facts, death) if death.reason == Reason.ID_CONFLICT else ""
+    of = f"died at {at(death.at_us)}: {plain}{f' ({detail})' if detail else ''}{before}"
+    long, short = _became(facts, fate)
+    had = "had " if fate.arrived or fate.waits else ""
+    return Told(
+        f"{whose}{as_} {long}: it {had}{of}", f"{whose} {short}: {plain}", f"{whose}{as_} {of}",
+        f"{whose} had died: {plain}",
+    )  # fmt: skip
 
 
 def _before(facts: Facts, death: Death) -> str:
     """Say which event had the event_id before."""
     for life in facts.by_event_id.get(death.life.event_id, ()):
         if life.end is End.PUBLISHED:
-            return f": that was {called(life)}, control_version {life.control_version}"
+            when = f"control_version {life.control_version} of {at(life.ended_us)}"
+            return f"; that was {called(life)}, {when}"
     return ""
 
 
-def _became(facts: Facts, fate: Fate) -> str:
+def _became(facts: Facts, fate: Fate) -> tuple[str, str]:
+    """Return what became of it, and the same in few words."""
     if fate.arrived:
         record = facts.put_back.get(fate.arrived.origin)
-        how = f", {record.how}" if record else ""
-        when = f"{at(fate.arrived.ended_us)}, as control_version {fate.arrived.control_version}"
-        return f"It arrived all the same{how}: at {when} ({said(fate.arrived.event_id)})"
+        how = f"{record.how}; " if record else ""
+        version = f"control_version {fate.arrived.control_version}"
+        as_ = f"({how}{version}, event {said(fate.arrived.event_id)})"
+        return f"arrived late, at {at(fate.arrived.ended_us)} {as_}", "arrived late"
     if fate.erased:
-        return f"It never arrived, and was {fate.erased}"
+        return f"never arrived, and was {fate.erased}", "never arrived, and was erased"
     if fate.overtaken:
-        other = f"{called(fate.overtaken)}, control_version {fate.overtaken.control_version}"
-        return f"It never arrived, and has been overtaken by {other}"
-    return "It was sent again, and waits" if fate.waits else "It never arrived"
+        other = f"{called(fate.overtaken)} (control_version {fate.overtaken.control_version})"
+        never = "never arrived, and "
+        return f"{never}has been overtaken by {other}", f"{never}is overtaken"
+    waits = "was sent again, and waits"
+    return (waits, waits) if fate.waits else ("never arrived", "never arrived")
 
 
-def _many(facts: Facts, deaths: list[Death], fates: list[Fate]) -> str:
+def _many(_: Facts, deaths: list[Death], fates: list[Fate]) -> Told:
+    """Return what is said of several deaths."""
     first, last = deaths[0], deaths[-1]
-    whose = f"of {first.life.tenant_id}" if first.life.tenant_id else _nameless(deaths)
-    reasons = " and ".join(dict.fromkeys(one.reason or "an unknown reason" for one in deaths))
-    detail = f", the first ({called(first.life)}): {said(first.detail)}" if first.detail else ""
-    lacks = sum(one.is_open for one in fates)
-    never = f"{lacks:,} of them never arrived" if lacks else _closed(fates)
-    return (
-        f"{counted(len(deaths), 'event')} {whose} died of {reasons} from {at(first.at_us)} to"
-        f" {at(last.at_us)}{detail}.{_release(facts, deaths)} {never}"
+    tenants = list(dict.fromkeys(one.life.tenant_id for one in deaths))
+    whose = _nameless(deaths) if tenants == [""] else of_tenants(tenants)
+    reasons = list(dict.fromkeys(one.reason for one in deaths))
+    plain, lacks = _plainly(reasons, "their"), sum(one.is_open for one in fates)
+    detail = f"; the first, {called(first.life)}: {said(first.detail)}" if first.detail else ""
+    of = (
+        f"died from {at(first.at_us)} to {at(last.at_us)}: {plain}"
+        f" ({', '.join(filter(None, reasons)) or 'unknown'}{detail})"
     )
+    all_ = f"{counted(len(deaths), 'event')}{whose}"
+    as_reason = f"{all_} {of}", f"{all_} had died: {plain}"
+    if not lacks:
+        since = f", and {_closed(fates)}"
+        return Told(f"{all_} {of}{since}", f"{all_} died{since}", *as_reason)
+    some, who = ("", "they") if lacks == len(deaths) else (f"{lacks:,} of ", "all")
+    never = f"{some}{all_} never arrived"
+    return Told(f"{never}: {who} {of}", f"{never}: {plain}", *as_reason)
 
 
 def _closed(fates: list[Fate]) -> str:
     erased = [one.erased for one in fates if one.erased and not one.arrived]
     if not erased:
-        return "All arrived since, or are overtaken"
+        return "all arrived since, or are overtaken"
     if len(erased) == len(fates):
-        return f"None arrived: they were {erased[-1]}"
+        return f"none arrived: they were {erased[-1]}"
     return f"{len(erased):,} were {erased[-1]}; all others arrived since, or are overtaken"
 
 
@@ -236,24 +305,23 @@ def _nameless(deaths: list[Death]) -> str:
     begins = (
         f" (their event_ids begin with {said(prefix)})" if len(prefix) >= SHORTEST_PREFIX else ""
     )
-    return f"that name no tenant{begins}"
+    return f" that name no tenant{begins}"
 
 
 def _release(facts: Facts, deaths: list[Death]) -> str:
     """Say that a producer sent nothing good from a moment on, where it did before."""
     if not deaths[0].life.tenant_id or len(deaths) < A_RELEASE:
         return ""
-    first = deaths[0]
-    good = _alike(facts, deaths) if kind_of(facts, first.life, first.reason) is MALFORMED else []
+    good = _alike(facts, deaths) if kind_of(facts, deaths[0]) is MALFORMED else []
     later = [us for us in good if us > deaths[0].at_us]
     if len(later) == len(good) or any(us < deaths[-1].life.begun_us for us in later):
         return ""
     if later:
         return (
-            f" Until {at(min(later))} none of its events was right, before and since all were: as"
-            " after a release that was rolled back."
+            f"{_ROLLED_BACK} {at(min(later))} none of its events was right, before and since"
+            " all were: as after a release that was rolled back"
         )
-    return " From then on none of its events was right, before all were: as after a release."
+    return "From then on none of its events was right, before all were: as after a release"
 
 
 def _alike(facts: Facts, deaths: list[Death]) -> list[int]:

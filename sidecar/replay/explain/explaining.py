@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -16,16 +17,22 @@ from sidecar.replay.explain import (
     producers,
     readers,
     records,
+    settings,
     subjects,
     waits,
 )
 from sidecar.replay.explain.facts import MOST, Facts
 from sidecar.replay.explain.findings import Finding, Level, at, names
+from sidecar.replay.explain.folding import folded
+from sidecar.replay.explain.links import links
 from sidecar.replay.explain.ordering import causal
+from sidecar.replay.explain.summary import Summary, summary
 from sidecar.replay.timeline import Life
 from sidecar.replay.window import Window
 
-_ROOMS: Final = (subjects, records, outages, deaths, halts, losses, waits, readers, producers)
+_ROOMS: Final = (
+    subjects, records, outages, halts, deaths, losses, settings, waits, readers, producers,
+)  # fmt: skip
 KINDS: Final = tuple(kind for room in _ROOMS for kind in room.KINDS)
 """All kinds of findings, the gravest first."""
 _ORDER: Final = {kind.name: n for n, kind in enumerate(KINDS)}
@@ -46,8 +53,14 @@ class Explanation:
 
     @property
     def numbers(self) -> dict[str, int]:
-        """The numbers of the findings, by key."""
-        return {one.key: n for n, one in enumerate(self.findings, 1)}
+        """The numbers of the findings, by key; of one that is told inside another, that one's."""
+        told = enumerate(self.findings, 1)
+        return {part.key: n for n, one in told for part in one.parts}
+
+    @property
+    def summary(self) -> Summary:
+        """The findings in one to three lines."""
+        return summary(self.findings, self.numbers)
 
     @property
     def is_wrong(self) -> bool:
@@ -65,13 +78,14 @@ def explain(history: History, window: Window, what: str = "") -> Explanation:
 
 def explain_facts(facts: Facts, what: str = "") -> Explanation:
     """Apply all rules to what is on record; raises as `explain` does."""
+    facts = replace(facts, asked=what)
     found = _linked(facts, _all(facts))
     asked = [life for life in facts.lives if what in names(life)] if what else []
     if what:
-        found = _about(facts, found, asked, what)
         unsent = None if asked else subjects.never_sent(facts, what)
-        found += [unsent] if unsent else []
+        found = _about(facts, [*found, *([unsent] if unsent else [])], asked, what)
     # What is about it comes before what was about everybody.
+    found = folded(found, _rank)
     found = causal(found, lambda one: (bool(what) and what not in one.about, *_rank(one)))
     return Explanation(found, asked, list(_unknown(facts)), bool(facts.gaps))
 
@@ -84,11 +98,10 @@ def _all(facts: Facts) -> list[Finding]:
 
 def _linked(facts: Facts, found: list[Finding]) -> list[Finding]:
     """Name what led to what where the two come of different rules."""
-    changed = dict(records.led_to(facts))
-    return [
-        replace(one, causes=(*one.causes, changed[one.key])) if one.key in changed else one
-        for one in found
-    ]
+    more: defaultdict[str, list[str]] = defaultdict(list)
+    for effect, cause in links(facts, found):
+        more[effect].append(cause)
+    return [replace(one, causes=(*one.causes, *more[one.key])) for one in found]
 
 
 def _rank(one: Finding) -> tuple[int, int, int, str]:

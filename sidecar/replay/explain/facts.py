@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple, Self
 import orjson
 
 from sidecar.history import History
-from sidecar.history.halts import HaltPeriod, halts_of
+from sidecar.history.halts import NOBODY, HaltPeriod, halts_of
 from sidecar.history.redrives import Redrive, redrives_of
 from sidecar.redis.forgotten import Forgotten, forgotten_of
 from sidecar.redis.members import Held
 from sidecar.redis.scan import text
 from sidecar.redis.source import Entry
+from sidecar.redis.tenures import OUTAGE, TENURE
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.backs import Backs
 from sidecar.replay.stalls import Stall, Stalls
@@ -38,9 +39,8 @@ MAX_LOOKED_AT: Final = 500
 """So many artifacts are looked up: of the subjects that changed last, of what died last."""
 LACKING: Final = frozenset({Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH})
 """What an event dies of, after the retry budget, whose artifact is not there."""
-
-UNKNOWN: Final = "nobody on record"
-"""Who lifted a halt that no record says was lifted."""
+EACH: Final = 5
+"""So many alike are told each; of more, all in one."""
 _NO_RECORD: Final = "its key was deleted, or what came since would wait"
 _UNDER_WAY_US: Final = 1_000_000
 """What is published so soon after a halt began was under way."""
@@ -110,6 +110,8 @@ class Facts:
     records: list[Entry]
     """Of tenures, and of what Redis forgot."""
     now_us: int
+    asked: str = ""
+    """What is asked about; empty is everything."""
 
     @classmethod
     def read(cls, history: History, window: Window) -> Self:
@@ -148,7 +150,7 @@ class Facts:
                  and one.begun_us > halt.since_us and one.ended_us > seen_us]  # fmt: skip
         if not ended:
             return halt
-        return replace(halt, until_us=min(ended), resumed_by=UNKNOWN, resumed_why=_NO_RECORD)
+        return replace(halt, until_us=min(ended), resumed_by=NOBODY, resumed_why=_NO_RECORD)
 
     @cached_property
     def waiting(self) -> list[Life]:
@@ -159,7 +161,14 @@ class Facts:
     @cached_property
     def deaths(self) -> list[Death]:
         """What died, the earliest first, also what was redriven since."""
-        return sorted(_deaths(self.lives), key=lambda one: one.at_us)
+        found = (one._replace(life=self._named(one.life)) for one in _deaths(self.lives))
+        return sorted(found, key=lambda one: one.at_us)
+
+    def _named(self, life: Life) -> Life:
+        """Return it with its event, where its own entry is gone and it was sent again since."""
+        again = self.by_event_id.get(life.event_id, ()) if life.event is None else ()
+        event = next((one.event for one in again if one.event), None)
+        return replace(life, event=event, tenant_id=event.tenant_id) if event else life
 
     @cached_property
     def erased(self) -> dict[Origin, str]:
@@ -184,6 +193,17 @@ class Facts:
         store = self.history.store and versioned(self.history.store, Capability.LIST)
         with explained():
             return {one.tenant: one for one in (erasures(store) if store else ())}
+
+    @cached_property
+    def crowded(self) -> set[str]:
+        """The reasons of which so many tenants have dead letters that they are told all in one.
+
+        None where one of them was asked about.
+        """
+        tenants: defaultdict[str, set[str]] = defaultdict(set)
+        for one in self.deaths:
+            tenants[one.reason].add(one.life.tenant_id)
+        return {reason for reason, its in tenants.items() if len(its) > EACH and not self.asked}
 
     @cached_property
     def by_subject(self) -> dict[Subject, list[Life]]:
@@ -241,7 +261,7 @@ class Facts:
     @cached_property
     def outages(self) -> list[Outage]:
         """What kept workers from serving in the window, and is over."""
-        found = map(_outage, (one for one in self.records if _what(one) == "outage"))
+        found = map(_outage, (one for one in self.records if _what(one) == OUTAGE))
         since_us, until_us = self.window.since_us, self.window.until_us
         return [one for one in found if since_us <= one.until_us and one.since_us <= until_us]
 
@@ -329,7 +349,7 @@ def _what(record: Entry) -> str:
 
 def _tenures(records: Iterable[Entry]) -> Iterator[Tenure]:
     for one in records:
-        if _what(one) == "tenure":
+        if _what(one) == TENURE:
             stream, by, version = (text(one.fields, n) for n in ("stream", "by", "version"))
             settings = _settings(one.fields.get(b"settings", b""))
             yield Tenure(one.id.control_version, stream, by, version, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,11 @@ from sidecar.wire.moments import rfc3339
 
 MAX_SAID: Final = 200
 """So many characters of what an event or a dead letter says go into a sentence."""
+NAMED: Final = 3
+"""So many tenants are named where more are meant."""
+NO_TENANT: Final = "no known tenant"
+NOT_ON_RECORD: Final = "by whom: not on record"
+OVER: Final = "nothing to do: it is over"
 
 
 class Level(StrEnum):
@@ -43,8 +48,8 @@ class Finding:
 
     kind: str
     level: Level
-    what: str
-    """One sentence: what happened, to whom, when, and by what."""
+    head: str
+    """What happened, to whom, when, and by what: a clause, what came of it first."""
     at_us: int
     key: str
     """By which others name it as their cause."""
@@ -59,8 +64,64 @@ class Finding:
     evidence: tuple[str, ...] = ()
     """Commands that show it."""
     fix: str = ""
+    """What to do; of what is over, so that it does not happen again."""
     causes: tuple[str, ...] = ()
     """The keys of what led to it."""
+    brief: str = ""
+    """The head in few words, without the time, for the summary."""
+    then: str = ""
+    """How it stands since: a sentence without its full stop."""
+    clause: str = ""
+    """What is said of it behind `because`; empty is the head."""
+    short: str = ""
+    """The same in few words, for the summary; empty is `brief`."""
+    is_dated: bool = True
+    """Whether the summary says when, and by whom: else `brief` does."""
+    hit: tuple[Life, ...] = ()
+    """The events that it did harm to."""
+    is_by_hand: bool = False
+    """Whether somebody did it, on record or not."""
+    is_over: bool = False
+    """Whether there is nothing to do any more."""
+    cures: bool = False
+    """Whether its fix is that of what it led to as well: of two fixes one is advised."""
+    reasons: tuple[Finding, ...] = ()
+    """What led to it, told inside of it and not beside it."""
+
+    @property
+    def what(self) -> str:
+        """What happened and why, and how it stands since, in one sentence or two."""
+        told = self._with_reasons(self.head)
+        return f"{told.rstrip('.')}. {self.then}" if self.then else told
+
+    @property
+    def why(self) -> str:
+        """What is said of it as the reason of something else."""
+        return self._with_reasons(self.clause or self.head)
+
+    def _with_reasons(self, told: str) -> str:
+        unknown = f" ({NOT_ON_RECORD})" if self.is_nobodys else ""
+        reasons = "; and".join(f" because {one.why}" for one in self.reasons)
+        return f"{told}{unknown}{',' if reasons else ''}{reasons}"
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether somebody did it, and no record says who: a worker that began is not who."""
+        return self.is_by_hand and "@" not in self.by
+
+    @property
+    def advice(self) -> str:
+        """What to do, also where that is nothing; empty where nobody can say."""
+        if not self.is_over:
+            return self.fix
+        return f"{OVER}{f'; so that it does not happen again: {self.fix}' if self.fix else ''}"
+
+    @property
+    def parts(self) -> Iterator[Finding]:
+        """Yield it, and all that is told inside of it."""
+        yield self
+        for one in self.reasons:
+            yield from one.parts
 
     @property
     def place(self) -> str:
@@ -71,16 +132,24 @@ class Finding:
     def to_json(self, numbers: dict[str, int]) -> dict[str, Any]:
         """Return it for machines; `numbers` are those of the findings, by key. Absent is null."""
         return {
-            "number": numbers[self.key], "kind": self.kind, "level": self.level.value,
-            "what": self.what, "at": rfc3339(self.at_us) if self.at_us else None,
+            "number": numbers[self.key], **self.plain(), "causes": self.caused_by(numbers),
+            "because": [one.plain() for one in [*self.parts][1:]],
+        }  # fmt: skip
+
+    def plain(self) -> dict[str, Any]:
+        """Return what it says by itself, without a number. Absent is null."""
+        return {
+            "kind": self.kind, "level": self.level.value, "what": self.what,
+            "at": rfc3339(self.at_us) if self.at_us else None,
             "until": rfc3339(self.until_us) if self.until_us else None, "by": self.by or None,
-            "causes": self.caused_by(numbers), "evidence": list(self.evidence),
-            "fix": self.fix or None, "about": sorted(map(str, self.about)),
+            "evidence": list(self.evidence), "fix": self.advice or None, "over": self.is_over,
+            "about": sorted(map(str, self.about)),
         }  # fmt: skip
 
     def caused_by(self, numbers: dict[str, int]) -> list[int]:
-        """Return the numbers of its causes, as far as these are among the findings."""
-        return sorted(numbers[one] for one in self.causes if one in numbers)
+        """Return the numbers of its causes, as far as these are told beside it."""
+        found = {numbers[one] for each in self.parts for one in each.causes if one in numbers}
+        return sorted(found - {numbers[self.key]})
 
 
 def command(*words: str) -> str:
@@ -127,3 +196,17 @@ def at(us: int) -> str:
 def counted(number: int, what: str) -> str:
     """Return a number of things, in words."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def events_of(lives: Sequence[Life], what: str = "event") -> str:
+    """Return how many events, or what else is counted, of whom."""
+    return f"{counted(len(lives), what)}{of_tenants(dict.fromkeys(x.tenant_id for x in lives))}"
+
+
+def of_tenants(tenants: Collection[str]) -> str:
+    """Return whose something is, behind a count of events: one by name, more with the first."""
+    named = [one or NO_TENANT for one in tenants]
+    if len(named) == 1:
+        return f" of {named[0]}"
+    more = ", …" if len(named) > NAMED else ""
+    return f" of {len(named):,} tenants ({', '.join(map(said, named[:NAMED]))}{more})"

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from sidecar.history.halts import HaltPeriod
+from sidecar.history.halts import NOBODY, SOMEBODY, HaltPeriod
+from sidecar.lines import quoted
 from sidecar.redis.halts import BY_ITSELF
 from sidecar.replay.explain.deaths import key_of
-from sidecar.replay.explain.facts import UNKNOWN, Facts, is_of
-from sidecar.replay.explain.findings import Finding, Kind, Level, at, command, counted, names_of
+from sidecar.replay.explain.facts import Facts, is_of
+from sidecar.replay.explain.findings import (
+    NOT_ON_RECORD,
+    Finding,
+    Kind,
+    Level,
+    at,
+    command,
+    events_of,
+    names_of,
+    said,
+)
 from sidecar.replay.timeline import End, Life
+from sidecar.wire.moments import span
 
 HALTED: Final = Kind("halted", "A control stream was halted, by hand or by dead letters in a row.")
 PAUSED: Final = Kind("paused", "A tenant was paused, by hand or by its dead letters in a row.")
@@ -32,17 +44,71 @@ def key_of_halt(halt: HaltPeriod) -> str:
 
 def _finding(facts: Facts, halt: HaltPeriod) -> Finding:
     waited = list(_waited(facts, halt))
-    who = f"; {counted(len(waited), 'event')} waited" if waited else "; no event waited for it"
     tenants = () if halt.tenant is None else (halt.tenant,)
     shown = ("--tenant", halt.tenant) if halt.tenant is not None else ()
+    lasts = halt.until_us is None
     return Finding(
-        (HALTED if halt.tenant is None else PAUSED).name, _level(halt),
-        f"{halt}{who}{_too_early(facts, halt)}",
+        (HALTED if halt.tenant is None else PAUSED).name, _level(halt), _head(halt),
         halt.since_us, key_of_halt(halt), halt.until_us, halt.by,
         names_of(waited) | {halt.stream, *tenants}, everybody=halt.tenant is None,
-        evidence=(command("replay", "show", *shown),), fix=_fix(halt),
-        causes=tuple(dict.fromkeys(_causes(facts, halt))),
+        evidence=(command("replay", "show", *shown),),
+        fix=_fix(halt), causes=tuple(dict.fromkeys(_causes(facts, halt))), brief=_brief(halt),
+        then=f"{_resumed(halt)}{_who_waited(waited, lasts=lasts)}{_too_early(facts, halt)}",
+        hit=tuple(waited), is_over=not lasts,
     )  # fmt: skip
+
+
+def _head(halt: HaltPeriod) -> str:
+    begun, ended = f"has been {_done(halt)} since", ""
+    if halt.until_us is not None:
+        took = span((halt.until_us - halt.since_us) / 1e6)
+        begun, ended = f"was {_done(halt)} from", f" to {at(halt.until_us)} ({took})"
+    return f"{_whom(halt)} {begun} {at(halt.since_us)}{ended}, {_by(halt)}{_why(halt)}"
+
+
+def _brief(halt: HaltPeriod) -> str:
+    if halt.until_us is None:
+        return f"{_whom(halt)} is {_done(halt)}{_why(halt)}"
+    took = span((halt.until_us - halt.since_us) / 1e6)
+    return f"{_whom(halt)} was {_done(halt)} for {took}{_why(halt)}"
+
+
+def _whom(halt: HaltPeriod) -> str:
+    return halt.stream if halt.tenant is None else f"{said(halt.tenant or 'no tenant')}"
+
+
+def _done(halt: HaltPeriod) -> str:
+    return "halted" if halt.tenant is None else "paused"
+
+
+def _by(halt: HaltPeriod) -> str:
+    on = "" if halt.tenant is None else f" on {halt.stream}"
+    return f"by the sidecar itself{on}" if halt.by == BY_ITSELF else f"by {halt.by}{on}"
+
+
+def _why(halt: HaltPeriod) -> str:
+    """Say why: a person's words in quotation marks."""
+    if halt.by == BY_ITSELF:
+        return f", after {said(halt.reason)}"
+    return f", reason given: {quoted(said(halt.reason))}"
+
+
+def _resumed(halt: HaltPeriod) -> str:
+    if halt.until_us is None:
+        return "Nobody has resumed it"
+    if halt.resumed_by == NOBODY:
+        return f"It ended without a resume, {NOT_ON_RECORD}: {halt.resumed_why}"
+    if halt.resumed_by == SOMEBODY:
+        return f"It ended at the latest then, {NOT_ON_RECORD}"
+    why = f"reason given: {quoted(said(halt.resumed_why))}"
+    return f"{halt.resumed_by} resumed it, {why if halt.resumed_why else 'without a reason'}"
+
+
+def _who_waited(waited: list[Life], *, lasts: bool) -> str:
+    if not waited:
+        return "; no event waited for it"
+    waits = "waits" if len(waited) == 1 else "wait"
+    return f"; {events_of(waited)} {waits if lasts else 'waited'}"
 
 
 def _too_early(facts: Facts, halt: HaltPeriod) -> str:
@@ -71,7 +137,7 @@ def _its(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
 def _level(halt: HaltPeriod) -> Level:
     if halt.until_us is None:
         return Level.ERROR
-    return Level.WARNING if halt.by == BY_ITSELF or halt.resumed_by == UNKNOWN else Level.NOTE
+    return Level.WARNING if halt.by == BY_ITSELF or halt.resumed_by == NOBODY else Level.NOTE
 
 
 def _fix(halt: HaltPeriod) -> str:
@@ -79,7 +145,8 @@ def _fix(halt: HaltPeriod) -> str:
         return ""
     tenant = ("--tenant", halt.tenant) if halt.tenant is not None else ()
     resume = command("resume", "--stream", halt.stream, *tenant, "--reason", "…")
-    return "once its cause is fixed: " + resume
+    first = "once its cause is fixed" if halt.by == BY_ITSELF else f"once {halt.by} agrees"
+    return f"{first}: {resume}"
 
 
 def _waited(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
@@ -99,7 +166,7 @@ def _causes(facts: Facts, halt: HaltPeriod) -> Iterator[str]:
     since_us = max((us for us in before if us <= halt.since_us), default=0)
     for death in facts.deaths:
         if since_us <= death.at_us <= halt.since_us + _MILLISECOND_US and is_of(halt, death.life):
-            yield key_of(facts, death.life, death.reason)
+            yield key_of(facts, death)
 
 
 RULES = (halted,)

@@ -11,8 +11,9 @@ from sidecar.redis.forgotten import Part
 from sidecar.redis.retention import parse_policy
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.explain.deaths import ERASED
-from sidecar.replay.explain.facts import MAX_LOOKED_AT, Facts
+from sidecar.replay.explain.facts import EACH, MAX_LOOKED_AT, Facts
 from sidecar.replay.explain.findings import (
+    NOT_ON_RECORD,
     Finding,
     Kind,
     Level,
@@ -20,8 +21,12 @@ from sidecar.replay.explain.findings import (
     called,
     command,
     counted,
+    events_of,
     names_of,
+    of_tenants,
+    said,
 )
+from sidecar.replay.explain.settings import moved_since, moves
 from sidecar.replay.timeline import End, Life
 from sidecar.wire.ids import EntryId
 
@@ -45,11 +50,10 @@ FOREIGN: Final = Kind(
     "foreign", "A notification names no control entry that it came from: no worker published it.",
     "who appended it",
 )  # fmt: skip
+MADE_ANEW: Final = "was deleted and made anew"
 KINDS: Final = (LOST, CUT, FOREIGN, GONE)
 TRIMMED: Final = "trimmed"
 """What a history says of a gap that trimming left."""
-EACH: Final = 5
-"""So many are told each; of more, all in one."""
 
 
 def lost(facts: Facts) -> Iterator[Finding]:
@@ -58,16 +62,18 @@ def lost(facts: Facts) -> Iterator[Finding]:
     if facts.gaps or not lives:
         return
     first = lives[0]
-    what = (
-        f"{counted(len(lives), 'entry' if len(lives) == 1 else 'entrie')} came to nothing, the"
-        f" first {called(first)} of {at(first.begun_us)}: neither notification nor dead letter is"
-        " there"
+    brief = f"{events_of(lives)} came to nothing"
+    head = (
+        f"{brief}: a worker had finished {'it' if len(lives) == 1 else 'them'}, and neither"
+        f" notification nor dead letter is there; the first is {called(first)} of"
+        f" {at(first.begun_us)}"
     )
     yield Finding(
-        LOST.name, Level.ERROR, what, first.begun_us, "lost", about=names_of(lives),
+        LOST.name, Level.ERROR, head, first.begun_us, "lost", about=names_of(lives),
         evidence=(command("audit"), command("trace", first.event_id or first.origin)),
         fix="`sidecar audit --repair --reason …` has them published",
-        causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten),
+        causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten), brief=brief,
+        hit=tuple(lives),
     )  # fmt: skip
 
 
@@ -100,7 +106,7 @@ def _cut(facts: Facts, last: Life, reach: Reach) -> Iterator[Finding]:
         return
     gaps = reach.missing(entry, entry)
     if not gaps:
-        yield _cut_finding(last, first, "was deleted and made anew")
+        yield _cut_finding(last, first, MADE_ANEW)
     elif gaps[0].why == TRIMMED and _is_kept(facts, last):
         yield _cut_finding(last, first, "was trimmed, and not by a worker")
 
@@ -127,15 +133,18 @@ def _age_s(told: str) -> float:
 
 def _cut_finding(last: Life, first: EntryId, how: str) -> Finding:
     stream, at_us = last.origin.stream, first.ms * 1000
-    what = (
-        f"{stream} {how}: its first entry is of {at(at_us)}, while {called(last)} of"
-        f" {at(last.begun_us)} was published from it. What no worker had read by then never arrives"
+    brief = f"{stream} {how} between {at(last.begun_us)} and {at(at_us)}"
+    head = (
+        f"{brief}: its first entry is of the latter time, while {called(last)} of the former had"
+        " been published from it"
     )
     return Finding(
-        CUT.name, Level.ERROR, what, last.begun_us, f"cut:{stream}", at_us,
+        CUT.name, Level.ERROR, head, last.begun_us, f"cut:{stream}", at_us,
         about=frozenset({stream}), everybody=True, evidence=(command("audit"), command("status")),
         fix="let producers send again what they sent in that time; what was published already is"
         " absorbed. Find out who may run XTRIM and DEL there",
+        brief=f"{brief}, {NOT_ON_RECORD}", is_by_hand=True, is_dated=False,
+        then="What no worker had read by then never arrives; how much that was is not on record",
     )  # fmt: skip
 
 
@@ -148,15 +157,16 @@ def foreign(facts: Facts) -> Iterator[Finding]:
 
 def _by_hand(lives: list[Life]) -> Finding:
     first = lives[0]
-    what = (
-        f"{counted(len(lives), 'notification')} came from no control entry, the first"
-        f" {called(first)}, control_version {first.control_version}, at {at(first.ended_us)}:"
-        " somebody else than a worker appended it"
+    brief = f"somebody else than a worker wrote {counted(len(lives), 'notification')}"
+    head = (
+        f"{brief}, the first at {at(first.ended_us)}: {called(first)}, control_version"
+        f" {first.control_version}, which came from no entry of a control stream"
     )
     return Finding(
-        FOREIGN.name, Level.ERROR, what, first.ended_us, "foreign", about=names_of(lives),
+        FOREIGN.name, Level.ERROR, head, first.ended_us, "foreign", about=names_of(lives),
         evidence=(command("audit"), command("trace", str(first.control_version))),
         fix="find out who may append to the notifications, and have producers send events instead",
+        brief=brief, is_by_hand=True, hit=tuple(lives),
     )  # fmt: skip
 
 
@@ -174,56 +184,67 @@ def artifact_gone(facts: Facts) -> Iterator[Finding]:
             erased.setdefault((life.tenant_id, put.why), []).append(life)
         elif put and put.state is not State.THERE:
             gone.append((life, put.state))
-    yield from _each_gone(gone)
+    yield from _each_gone(facts, gone)
     yield from (_erased(tenant, lives, why) for (tenant, why), lives in erased.items())
 
 
-def _each_gone(gone: list[tuple[Life, State]]) -> Iterator[Finding]:
-    if len(gone) > EACH:
-        yield _many_gone([life for life, _ in gone])
-    else:
-        yield from (_gone(life, state) for life, state in gone)
+def _each_gone(facts: Facts, gone: list[tuple[Life, State]]) -> Iterator[Finding]:
+    """Yield each, or where these are many and nobody asks for one, all that have one cause."""
+    by_cause: dict[str, list[tuple[Life, State]]] = {}
+    moved = list(moves(facts)) if gone else []
+    for life, state in gone:
+        by_cause.setdefault(moved_since(moved, life), []).append((life, state))
+    for cause, some in by_cause.items():
+        if facts.asked or len(some) <= (1 if cause else EACH):
+            yield from (_gone(life, state, cause) for life, state in some)
+        else:
+            yield _many_gone([life for life, _ in some], cause)
 
 
 def _erased(tenant: str, lives: list[Life], why: str) -> Finding:
-    what = (
-        f"{counted(len(lives), 'subject')} of {tenant or 'no tenant'} cannot be resolved any more,"
-        f" the last {called(lives[-1])}: it was {why}"
-    )
+    brief = f"{counted(len(lives), 'subject')}{of_tenants([tenant])} cannot be resolved any more"
     return Finding(
-        ERASED.name, Level.NOTE, what, lives[-1].ended_us, f"erased:{tenant}",
-        about=names_of(lives), evidence=(command("store", "history"),),
+        ERASED.name, Level.NOTE, f"{brief}, the last {called(lives[-1])}: it was {why}",
+        lives[-1].ended_us, f"erased:{tenant}",
+        about=names_of(lives), evidence=(command("store", "history"),), brief=f"{brief}: {why}",
+        is_over=True,
     )  # fmt: skip
 
 
-def _many_gone(lives: list[Life]) -> Finding:
+def _many_gone(lives: list[Life], cause: str) -> Finding:
     first = lives[0]
-    what = (
-        f"{len(lives):,} subjects cannot be resolved: the artifacts of their newest notifications"
-        f" are not in the store any more, or damaged; the first is that of {called(first)},"
-        f" control_version {first.control_version}, published at {at(first.ended_us)}"
+    brief = f"{events_of(lives, 'subject')} cannot be resolved"
+    head = (
+        f"{brief}: the artifacts of their newest notifications are not in the fleet's store, or"
+        f" damaged; the first is {called(first)}, control_version {first.control_version},"
+        f" published at {at(first.ended_us)}"
     )
     return Finding(
-        GONE.name, Level.ERROR, what, first.ended_us, "gone", about=names_of(lives),
+        GONE.name, Level.ERROR, head, first.ended_us, f"gone:{cause}", about=names_of(lives),
         evidence=(command("audit"), command("trace", first.event_id)),
         fix="see that this is the fleet's store; `sidecar audit --repair --reason …` puts them"
         " again from the producer's store, or restore it from a backup",
+        causes=(cause,) * bool(cause), brief=brief, hit=tuple(lives),
     )  # fmt: skip
 
 
-def _gone(life: Life, state: State) -> Finding:
+def _gone(life: Life, state: State, cause: str) -> Finding:
     assert life.event  # noqa: S101 -- it has a subject
-    words = {State.CORRUPT: "is damaged", State.ABSENT: "is not there any more"}
-    what = (
-        f"{called(life)}, published at {at(life.ended_us)} as control_version"
-        f" {life.control_version}, cannot be resolved: its artifact {life.event.artifact_ref}"
-        f" {words.get(state, 'is not there in this version any more')}"
+    when = f"published at {at(life.ended_us)}"
+    where = "damaged" if state is State.CORRUPT else "not in the fleet's store"
+    gone = "" if cause or state is State.CORRUPT else f"; when it went, and {NOT_ON_RECORD}"
+    brief = f"{called(life)} cannot be resolved: its artifact, {when}, is {where}{gone}"
+    version = "" if state in (State.CORRUPT, State.ABSENT) else ", though others of that ref are"
+    head = (
+        f"{called(life)} cannot be resolved: its artifact {said(life.event.artifact_ref)}, {when}"
+        f" as control_version {life.control_version}, is {where}{version}{gone}"
     )
     return Finding(
-        GONE.name, Level.ERROR, what, life.ended_us, f"gone:{life.control_version}",
+        GONE.name, Level.ERROR, head, life.ended_us, f"gone:{life.control_version}",
         about=names_of((life,)), evidence=(command("trace", life.event_id), command("audit")),
         fix="`sidecar audit --repair --reason …` puts it again from the producer's"
         " store, or restore it from a backup",
+        causes=(cause,) * bool(cause), brief=brief, hit=(life,), is_dated=False,
     )  # fmt: skip
 
 

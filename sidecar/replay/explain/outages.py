@@ -14,6 +14,7 @@ from sidecar.replay.explain.findings import (
     at,
     command,
     counted,
+    events_of,
     names_of,
     said,
 )
@@ -32,8 +33,8 @@ REDIS_AWAY: Final = Kind(
 REDIS_FULL: Final = Kind("redis_full", "Redis had no memory for what is new, and workers waited.")
 KINDS: Final = (REDIS_FULL, REDIS_AWAY, STORE_AWAY)
 _FIXES: Final = {
-    STORE_AWAY: "look at that store in that time; nothing is lost, and no retry budget ran",
-    REDIS_AWAY: "look at Redis, and at the network between, in that time; nothing is lost",
+    STORE_AWAY: "look at that store in that time; no retry budget ran meanwhile",
+    REDIS_AWAY: "look at Redis, and at the network between, in that time",
     REDIS_FULL: "give it more memory (maxmemory), or keep less: --trim-control full=1d",
 }
 _REPLY_US: Final = 1_500_000
@@ -54,13 +55,16 @@ def away_now(facts: Facts) -> Iterator[Finding]:
         since = min(one.since for one in mine)
         what = (
             f"a store cannot be used for {stream}, since {since} or before:"
-            f" {said(mine[0].error)}; {counted(len(mine), 'tenant')} and more wait for it"
+            f" {said(mine[0].error)}; {counted(len(mine), 'tenant')} or more wait for it"
         )
         yield Finding(
             STORE_AWAY.name, Level.ERROR, what, time_us(since) or 0, f"away:{stream}",
             about=frozenset({stream}.union(*((one.tenant_id, one.event_id) for one in mine))),
             everybody=True, evidence=(command("status"), command("doctor")),
             fix="bring that store back: what waits is tried again as long as it takes",
+            brief=f"a store cannot be used for {stream}", hit=tuple(
+                one for one in facts.waiting if one.origin.stream == stream
+            ),
         )  # fmt: skip
 
 
@@ -82,14 +86,16 @@ def _finding(outage: Outage, waited: list[Life]) -> Finding:
     kind = _kind_of(outage)
     what = "a store" if kind is STORE_AWAY else "Redis"
     took = span((outage.until_us - outage.since_us) / 1e6)
-    who = f"; {counted(len(waited), 'event')} waited" if waited else ""
+    who = events_of(waited) if waited else "No event"
+    brief = f"{what} {'was full' if kind is REDIS_FULL else 'could not be used'} for {took}"
     return Finding(
         kind.name, Level.WARNING,
         f"{outage.by} could not use {what} from {at(outage.since_us)} to {at(outage.until_us)}"
-        f" ({took}), for {outage.stream}: {said(outage.detail)}{who}",
+        f" ({took}), for {outage.stream}: {said(outage.detail)}",
         outage.since_us, f"outage:{outage.stream}:{outage.since_us}", outage.until_us,
         about=names_of(waited) | {outage.stream}, everybody=True,
-        evidence=(command("status"), command("doctor")), fix=_FIXES[kind],
+        evidence=(command("status"), command("doctor")), fix=_FIXES[kind], brief=brief,
+        then=f"{who} waited; nothing is lost", hit=tuple(waited), is_over=True,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from sidecar.replay.explain.findings import (
     command,
     counted,
     names_of,
+    of_tenants,
 )
 from sidecar.replay.timeline import End, Life
 from sidecar.wire.moments import span
@@ -71,15 +72,17 @@ def clocks(facts: Facts) -> Iterator[Finding]:
     for tenant, lives in ahead.items():
         first = min(lives, key=lambda life: life.begun_us)
         most = span(max(life.clock_ahead_s for life in lives))
+        brief = f"a producer of {tenant or 'no tenant'} has a clock that is up to {most} ahead"
+        verb = "says that it was" if len(lives) == 1 else "say that they were"
         what = (
-            f"a producer of {tenant or 'no tenant'} has a clock that is up to {most} ahead:"
-            f" {counted(len(lives), 'event')} of it, the first {called(first)} at"
-            f" {at(first.begun_us)}, say that they were made after their entries came"
+            f"{brief}: {counted(len(lives), 'event')} of it, the first {called(first)} at"
+            f" {at(first.begun_us)}, {verb} made after the entry came"
         )
         yield Finding(
             CLOCK.name, Level.WARNING, what, first.begun_us, f"clock:{tenant}",
             about=names_of(lives), evidence=(command("trace", first.event_id),),
-            fix="set the producer's clock (NTP); nothing in the sidecar goes by created_at",
+            fix="set the producer's clock (NTP)", brief=brief,
+            then="No harm was done: nothing in the sidecar goes by created_at",
         )  # fmt: skip
 
 
@@ -93,16 +96,17 @@ def doubled(facts: Facts) -> Iterator[Finding]:
     for tenant, lives in again.items():
         if len(lives) >= DUPLICATES and len(lives) >= MOST_OF_THEM * published[tenant]:
             first = min(lives, key=lambda life: life.begun_us)
+            brief = f"{counted(len(lives), 'event')}{of_tenants([tenant])} came again"
             what = (
-                f"{counted(len(lives), 'event')} of {tenant or 'no tenant'} came again, of"
-                f" {published[tenant]:,} published, the first {first.event_id} at"
-                f" {at(first.begun_us)}: two producers run, or one sends all again. Each was"
-                " published once"
+                f"{brief}, of {published[tenant]:,} published, the first {first.event_id} at"
+                f" {at(first.begun_us)}: two producers run, or one sends all again"
             )
             yield Finding(
                 DOUBLED.name, Level.WARNING, what, first.begun_us, f"doubled:{tenant}",
                 about=names_of(lives), evidence=(command("replay", "show", "--end", "duplicate"),),
                 fix="find the second producer, or why the first does not note what it has sent",
+                brief=f"{brief}: two producers, or one that sends all again",
+                then="No harm was done: each was published once",
             )  # fmt: skip
 
 
@@ -140,13 +144,15 @@ def _flood(tenant: str, since_us: int, most: int, others: list[Life]) -> Finding
         f"{counted(len(others), 'event')} of {counted(len(tenants), 'other tenant')} waited up to"
         f" {longest}" if others else "no other tenant waited for that"
     )  # fmt: skip
-    what = f"{tenant} sent {most:,} events from {at(since_us)} on within 10 seconds, and {waited}"
+    brief = f"{tenant or 'no tenant'} sent {most:,} events within 10 seconds, and {waited}"
+    what = f"{brief}; from {at(since_us)} on"
     return Finding(
         FLOODING.name, Level.WARNING if others else Level.NOTE, what, since_us,
         f"flood:{tenant}", since_us + BUCKET_US, about=names_of(others) | {tenant},
         evidence=(command("replay", "show", "--tenant", tenant),),
         fix="slow that producer down, or give it a control stream of its own; `sidecar pause"
-        " --tenant` holds it back meanwhile",
+        " --tenant` holds it back meanwhile" if others else "", brief=brief, hit=tuple(others),
+        is_over=not others,
     )  # fmt: skip
 
 
@@ -180,6 +186,7 @@ def _silent(tenant: str, count: int, longest_us: int, last_us: int, silence_us: 
         SILENT.name, Level.WARNING, what, last_us, f"silent:{tenant}", about=frozenset({tenant}),
         evidence=(command("replay", "show", "--tenant", tenant),),
         fix="look whether that producer runs, and whether it can reach Redis and its store",
+        brief=f"{tenant or 'no tenant'} has sent nothing for {span(silence_us / 1e6)}",
     )  # fmt: skip
 
 

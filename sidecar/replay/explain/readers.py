@@ -53,7 +53,8 @@ def _gap(reader: Reader, trimmed_us: int, left: list[Life]) -> Finding:
         f" notifications up to {at(trimmed_us)} were trimmed: it never gets those between"
     )
     fix = "have it take the state again (`Feed.state`), and follow from there"
-    return _finding(GAP, Level.ERROR, reader, what, fix, left)
+    brief = f"the reader {said(reader.name)} never gets what was trimmed before it read it"
+    return _finding(GAP, Level.ERROR, reader, what, brief, fix, left)
 
 
 def _expired(reader: Reader, left: list[Life]) -> Finding:
@@ -63,7 +64,8 @@ def _expired(reader: Reader, left: list[Life]) -> Finding:
         f" ({counted(len(left), 'notification')} of this window)"
     )
     fix = "start that controller again, or remove the reader if it is gone for good"
-    return _finding(EXPIRED, Level.WARNING, reader, what, fix, left)
+    brief = f"the reader {said(reader.name)} has expired"
+    return _finding(EXPIRED, Level.WARNING, reader, what, brief, fix, left)
 
 
 def _stuck(facts: Facts, reader: Reader, left: list[Life]) -> Finding:
@@ -74,16 +76,24 @@ def _stuck(facts: Facts, reader: Reader, left: list[Life]) -> Finding:
         f" last heard of at {at(reader.seen_us)}"
     )
     fix = "look at that controller: it is down, or stuck with the first that it has not passed"
-    return _finding(STUCK, Level.WARNING, reader, what, fix, left)
+    brief = f"the reader {said(reader.name)} has passed nothing for {since}"
+    return _finding(STUCK, Level.WARNING, reader, what, brief, fix, left)
+
+
+def _since(kind: Kind, reader: Reader, left: list[Life]) -> int:
+    if kind is EXPIRED:
+        return reader.seen_us
+    return left[0].ended_us if left else reader.control_version
 
 
 def _finding(
-    kind: Kind, level: Level, reader: Reader, what: str, fix: str, left: list[Life]
+    kind: Kind, level: Level, reader: Reader, what: str, brief: str, fix: str, left: list[Life]
 ) -> Finding:
     shown = [command("trace", str(left[0].control_version))] if left else []
     return Finding(
-        kind.name, level, what, reader.control_version or reader.seen_us, f"reader:{reader.name}",
+        kind.name, level, what, _since(kind, reader, left), f"reader:{reader.name}",
         about=frozenset({reader.name}), evidence=(command("status"), *shown), fix=fix,
+        brief=brief,
     )  # fmt: skip
 
 

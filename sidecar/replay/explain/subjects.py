@@ -8,12 +8,14 @@ from sidecar.history.redrives import Redrive
 from sidecar.replay.explain.deaths import key_of
 from sidecar.replay.explain.facts import Facts
 from sidecar.replay.explain.findings import (
+    NOT_ON_RECORD,
     Finding,
     Kind,
     Level,
     at,
     called,
     command,
+    events_of,
     names,
     names_of,
 )
@@ -31,7 +33,11 @@ OLDER_VERSION = Kind(
     "A producer activated a version below the one that the stack had, in an event of its own.",
     "whether that was meant: the event does not say so",
 )
-TWICE = Kind("twice", "One event_id has two notifications. The guarantee of `once` is broken.")
+TWICE = Kind(
+    "twice", "One event_id has two notifications. The guarantee of `once` is broken.",
+    "who deleted keys of the deduplication index (`{N}:seen:*`), and when: nobody keeps a record of"
+    " it, and nothing shows it until an event comes again",
+)  # fmt: skip
 NEVER_SENT = Kind(
     "never_sent", "Asked for a version, there is no event of it, though there are of its stack."
 )
@@ -42,7 +48,12 @@ SAME_VERSION = Kind(
 )
 ACTIVATED = "stack.activated"
 TWICE_KEY = "twice"
-KINDS = (WENT_BACK, TWICE, NEVER_SENT, SAME_VERSION, OLDER_VERSION)
+_WHO = f": its keys were deleted, or Redis lost its last writes; {NOT_ON_RECORD}"
+_FIX_INDEX = (
+    "find out who may delete the keys `{N}:seen:*` of the deduplication index; where nobody did,"
+    " report it with a bundle"
+)
+KINDS = (TWICE, WENT_BACK, NEVER_SENT, SAME_VERSION, OLDER_VERSION)
 
 
 def went_back(facts: Facts) -> Iterator[Finding]:
@@ -54,7 +65,7 @@ def went_back(facts: Facts) -> Iterator[Finding]:
                 yield _back(facts, subject, behind, life)
             elif life.event_id != newest.event_id:
                 if _is_older(newest, life):
-                    yield _older(facts, subject, newest, life)
+                    yield _older(subject, newest, life)
                 newest = life
 
 
@@ -87,18 +98,20 @@ def _behind(facts: Facts, before: list[Life], life: Life) -> Life | None:
 def _back(facts: Facts, subject: Subject, newest: Life, life: Life) -> Finding:
     record = facts.put_back.get(life.origin)
     after = _since(facts, subject, life)
-    died = f"; it had died: {record.died}" if record and record.died else ""
-    what = (
-        f"{_name(subject)} went back from {_state(newest)} to {_state(life)} at"
-        f" {at(life.ended_us)}: {_why(record)}, behind {newest.event_id}"
-        f" (control_version {newest.control_version}){died}. {_now(after)}"
+    causes = tuple(_causes(facts, record, life))
+    died = f"; it had died: {record.died}" if record and record.died and not causes else ""
+    moved = f"{_name(subject)} went back from {_state(newest)} to {_state(life)}"
+    head = (
+        f"{moved} at {at(life.ended_us)}: {_why(record)}, behind {newest.event_id}"
+        f" (control_version {newest.control_version}){died}"
     )
     return Finding(
-        WENT_BACK.name, Level.WARNING if after else Level.ERROR, what, life.ended_us,
+        WENT_BACK.name, Level.WARNING if after else Level.ERROR, head, life.ended_us,
         f"back:{life.control_version}", after.ended_us if after else None,
         record.by if record else "", names_of((newest, life)) | {subject.tenant_id} - {""},
-        evidence=_evidence(life, record),
-        fix=_fix(after), causes=tuple(_causes(facts, record, life)),
+        evidence=_evidence(life, record), fix=_fix(after), causes=causes,
+        brief=f"{moved}{f': {_why(record)}' if record else ''}", then=_now(after), hit=(life,),
+        is_over=after is not None,
     )  # fmt: skip
 
 
@@ -108,12 +121,12 @@ def _causes(facts: Facts, record: Redrive | None, life: Life) -> Iterator[str]:
         yield TWICE_KEY
     for death in facts.deaths if record else ():
         if death.redrive and record and death.redrive.letter == record.letter:
-            yield key_of(facts, death.life, death.reason)
+            yield key_of(facts, death)
 
 
 def _why(record: Redrive | None) -> str:
     if record is None:
-        return "an older event was published, though nobody is on record to have put it back"
+        return "an older event was published, though nobody is on record to have redriven it"
     what = "its dead letter was" if record.letter else "its lost entry was"
     return f"{what} {record.how}"
 
@@ -164,17 +177,17 @@ def _is_older(newest: Life, life: Life) -> bool:
     return bool(stack) and 0 < now < before
 
 
-def _older(facts: Facts, subject: Subject, newest: Life, life: Life) -> Finding:
-    del facts
-    what = (
-        f"{_name(subject)} was set from {_state(newest)} to {_state(life)} at {at(life.ended_us)}"
-        f" by its producer, in the event {life.event_id}, which came after"
-        f" {newest.event_id}: nothing in the sidecar did it"
+def _older(subject: Subject, newest: Life, life: Life) -> Finding:
+    moved = f"{_name(subject)} was set from {_state(newest)} to {_state(life)}"
+    head = (
+        f"{moved} at {at(life.ended_us)} by its producer, in the event {life.event_id}, which came"
+        f" after {newest.event_id}: nothing in the sidecar did it"
     )
     return Finding(
-        OLDER_VERSION.name, Level.NOTE, what, life.ended_us, f"older:{life.control_version}",
+        OLDER_VERSION.name, Level.NOTE, head, life.ended_us, f"older:{life.control_version}",
         about=names_of((newest, life)), evidence=(command("trace", life.event_id),),
         fix="if it was not meant, have the producer activate the newer version again",
+        brief=f"{moved} by its producer",
     )  # fmt: skip
 
 
@@ -186,11 +199,11 @@ def never_sent(facts: Facts, what: str) -> Finding | None:
         return None
     newest = max(sent, key=lambda life: life.event.version if life.event else 0)
     return Finding(
-        NEVER_SENT.name, Level.ERROR,
-        f"no event of {what} is on record: nobody sent it. The highest version that was sent of"
-        f" {stack} is {_state(newest)}, in the event {newest.event_id} of {at(newest.begun_us)}",
+        NEVER_SENT.name, Level.ERROR, f"no event of {what} is on record: nobody sent it",
         newest.begun_us, f"unsent:{what}", about=frozenset({what}),
-        evidence=(command("trace", stack),),
+        evidence=(command("trace", stack),), causes=(f"silent:{newest.tenant_id}",),
+        brief=f"nobody has sent {what}", then=f"The highest version that was sent of {stack} is"
+        f" {_state(newest)}, in the event {newest.event_id} of {at(newest.begun_us)}",
         fix="look at the producer: `Producer.publish` returns once Redis has the entry",
     )  # fmt: skip
 
@@ -201,23 +214,25 @@ def twice(facts: Facts) -> Iterator[Finding]:
     if not again:
         return
     first = min(again.values(), key=lambda lives: lives[1].ended_us)
+    lives = [one[1] for one in again.values()]
+    told = f"{events_of(lives)} {'was' if len(lives) == 1 else 'were'} published more than once"
+    causes = tuple(f"lost:{one.noticed_us}" for one in facts.forgotten if one.loses_events)
     yield Finding(
-        TWICE.name, Level.ERROR, _how_often(len(again), first), first[1].ended_us, TWICE_KEY,
+        TWICE.name, Level.ERROR, _how_often(told, first), first[1].ended_us, TWICE_KEY,
         about=frozenset().union(*map(names_of, again.values())),
         evidence=(command("audit"), command("trace", first[0].event_id)),
-        fix="find out what became of the deduplication index; else report it with a bundle",
-        causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten),
+        fix=_FIX_INDEX, causes=causes, brief=told, hit=tuple(lives),
+        then=f"The deduplication index had forgotten the first time{'' if causes else _WHO}",
     )  # fmt: skip
 
 
-def _how_often(count: int, lives: list[Life]) -> str:
-    first = lives[0]
-    name = f" as {first.event_id}" if first.event_id not in called(first) else ""
-    versions = f"{first.control_version} and {lives[1].control_version}"
-    more = f"{count:,} events were published more than once; " if count > 1 else ""
+def _how_often(told: str, lives: list[Life]) -> str:
+    first, again = lives[:2]
+    name = f" (event {first.event_id})" if first.event_id not in called(first) else ""
     return (
-        f"{more}{called(first)} was published {len(lives)} times{name}, as control_versions"
-        f" {versions}"
+        f"{told}: the first, {called(first)}{name}, at {at(first.ended_us)} and at"
+        f" {at(again.ended_us)}, as control_versions {first.control_version} and"
+        f" {again.control_version}"
     )
 
 
@@ -250,6 +265,7 @@ def _same(first: Life, life: Life) -> Finding:
         SAME_VERSION.name, Level.WARNING, what, life.ended_us, f"same:{life.control_version}",
         about=names_of((first, life)), evidence=(command("trace", called(life)),),
         fix="find out whether two producers build that stack: each artifact wants its own version",
+        brief=f"{called(life)} is two artifacts, of two events", hit=(life,),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sidecar.replay.explain.deaths import key_of
-from sidecar.replay.explain.facts import LACKING, Facts, Tenure
+from sidecar.replay.explain.facts import LACKING, Death, Facts, Tenure
 from sidecar.replay.explain.findings import (
     Finding,
     Kind,
@@ -16,6 +16,7 @@ from sidecar.replay.explain.findings import (
     called,
     command,
     counted,
+    events_of,
     names_of,
     said,
 )
@@ -44,6 +45,11 @@ LONG_US: Final = 3_000_000
 DEAD_TIME_US: Final = 5_000_000
 """So long without an end is worth telling: a worker that is replaced takes less."""
 MAX_TOLD: Final = 100
+_HELD_UP: Final = (
+    "no worker began meanwhile, so Redis, a store or the worker's machine held it up; which of them"
+    " is not on record"
+)
+_LOST_LEASE: Final = "it had lost its lease, as its machine stood still or Redis was away"
 TENURE_SLACK_US: Final = 2_000_000
 
 
@@ -103,29 +109,33 @@ def slow(facts: Facts) -> Iterator[Finding]:
 def _late(life: Life, turn_us: int, behind: list[Life]) -> Finding:
     took = span((life.ended_us - turn_us) / 1e6)
     others = f"; {counted(len(behind), 'event')} of its tenant waited behind it" if behind else ""
+    late, why = f"{called(life)} arrived {took} late", "came late, or could not be read"
     ref = life.event.artifact_ref if life.event else ""
-    what = (
-        f"{called(life)} was published {took} after its turn came at {at(turn_us)}, while others"
-        f" were published: its artifact {said(ref)} came late, or could not be read{others}"
+    head = (
+        f"{late}, at {at(life.ended_us)}, while others were published: its artifact {said(ref)}"
+        f" {why}; its turn had come at {at(turn_us)}{others}"
     )
     return Finding(
-        LATE.name, Level.WARNING, what, turn_us, f"late:{life.origin}", life.ended_us,
+        LATE.name, Level.WARNING, head, turn_us, f"late:{life.origin}", life.ended_us,
         about=names_of((life, *behind)), evidence=(command("trace", life.event_id),),
         fix="the producer puts the artifact before it appends the event",
+        brief=f"{late}: its artifact {why}", hit=(life, *behind), is_over=True,
     )  # fmt: skip
 
 
 def _held_behind(facts: Facts, life: Life, turn_us: int, behind: list[Life]) -> Finding:
     took = span((life.ended_us - turn_us) / 1e6)
-    what = (
-        f"{counted(len(behind), 'event')} of {life.tenant_id} waited behind {called(life)}, which"
-        f" was tried for {took} until it died at {at(life.ended_us)} of {life.reason}"
+    brief = f"{counted(len(behind), 'event')} of {life.tenant_id} waited behind {called(life)}"
+    head = (
+        f"{brief}, which was tried for {took}, from {at(turn_us)} until it died at"
+        f" {at(life.ended_us)} of {life.reason}"
     )
     return Finding(
-        HELD.name, Level.WARNING, what, turn_us, f"held:{life.origin}", life.ended_us,
+        HELD.name, Level.WARNING, head, turn_us, f"held:{life.origin}", life.ended_us,
         about=names_of((life, *behind)), evidence=(command("trace", life.event_id),),
-        fix="fix what it died of; --retry-budget says how long a tenant waits for it",
-        causes=(key_of(facts, life, life.reason),),
+        fix="--retry-budget says how long a tenant waits for one event", brief=brief,
+        causes=(key_of(facts, Death(life, life.reason, life.detail, life.ended_us, None)),),
+        then="What waited was done then", hit=tuple(behind), is_over=True,
     )  # fmt: skip
 
 
@@ -143,7 +153,7 @@ def waiting(facts: Facts) -> Iterator[Finding]:
         if one and one.outage:
             continue  # it waits for a store
         if one:
-            yield _held(lives, f"{one.error}; tried {one.attempts} times since {one.since}")
+            yield _held(lives, f"tried {one.attempts} times since {one.since}: {one.error}")
         elif facts.now_us - lives[0].begun_us < LONG_US:
             continue
         elif _passed(facts, lives[0], tenant):
@@ -165,27 +175,30 @@ def _passed(facts: Facts, head: Life, tenant: str) -> bool:
 def _held(lives: list[Life], why: str) -> Finding:
     head, *behind = lives
     more = f", and {counted(len(behind), 'event')} of its tenant behind it" if behind else ""
-    what = f"{called(head)} has waited since {at(head.begun_us)}{more}: {said(why)}"
+    brief = f"{called(head)} waits{more}: it is tried again and again"
+    told = f"{called(head)} has waited since {at(head.begun_us)}{more}: {said(why)}"
     return Finding(
-        HELD.name, Level.ERROR, what, head.begun_us, f"held:{head.origin}",
+        HELD.name, Level.ERROR, told, head.begun_us, f"held:{head.origin}",
         about=names_of(lives), evidence=(command("trace", head.event_id), command("status")),
-        fix="put its artifact where the event says, or wait for its --retry-budget",
+        fix="put its artifact where the event says, or wait for its --retry-budget", brief=brief,
+        hit=tuple(lives),
     )  # fmt: skip
 
 
 def _unserved(facts: Facts, stream: str, lives: list[Life]) -> Finding:
     ended_us = max((one.ended_us for one in facts.lives if one.origin.stream == stream), default=0)
     since = f"since {at(ended_us)}" if ended_us else "ever"
-    what = (
-        f"{counted(len(lives), 'event')} of {stream} wait, the oldest since"
-        f" {at(lives[0].begun_us)}, and nothing of it was finished {since}: no worker serves it,"
-        " or a worker cannot reach what it needs"
+    count = f"{counted(len(lives), 'event')} of {stream} {'waits' if len(lives) == 1 else 'wait'}"
+    head = (
+        f"{count}, the oldest since {at(lives[0].begun_us)}, and nothing of it was finished"
+        f" {since}: no worker serves it, or a worker cannot reach what it needs"
     )
     return Finding(
-        NOT_SERVED.name, Level.ERROR, what, ended_us or lives[0].begun_us, f"unserved:{stream}",
+        NOT_SERVED.name, Level.ERROR, head, ended_us or lives[0].begun_us, f"unserved:{stream}",
         about=names_of(lives) | {stream}, everybody=True,
         evidence=(command("status"), command("doctor")),
         fix="start a worker, or fix what `sidecar doctor` names",
+        brief=f"{count}: no worker serves it, or cannot", hit=tuple(lives),
     )  # fmt: skip
 
 
@@ -216,36 +229,35 @@ def _waited(facts: Facts, stall: Stall) -> list[Life]:
     return found if len({life.tenant_id for life in found}) > 1 else []
 
 
-def _ended_by(facts: Facts, stall: Stall) -> tuple[Tenure | None, str]:
-    """Return the tenure that began when it was over, and why nothing was finished till then."""
+def _ended_by(facts: Facts, stall: Stall) -> tuple[Tenure | None, str, str]:
+    """Return the tenure that began when it was over, why so late, and that in few words."""
     until_us = stall.to_us + TENURE_SLACK_US
     earlier = [t for t in facts.tenures if t.at_us <= stall.from_us]
     one = next((t for t in facts.tenures if stall.from_us < t.at_us < until_us), None)
     if one is None:
-        return None, (
-            "no worker began meanwhile, so Redis, a store or the worker's machine held it up;"
-            " which of them is not on record"
-        )
+        return None, _HELD_UP, "why is not on record"
     if earlier and earlier[-1].by == one.by:
-        return one, (
-            f"{one.by} had to begin again at {at(one.at_us)}: it had lost its lease, as its"
-            " machine stood still or Redis was away"
-        )
-    return one, f"no worker served it until {one.by} began at {at(one.at_us)}"
+        why = f"{one.by} had to begin again at {at(one.at_us)}: {_LOST_LEASE}"
+        return one, why, "its worker had lost its lease"
+    why = f"no worker served it until {one.by} began at {at(one.at_us)}"
+    return one, why, "no worker served it"
 
 
 def _stall(facts: Facts, stall: Stall, lives: list[Life]) -> Finding:
-    tenure, why = _ended_by(facts, stall)
+    tenure, why, short = _ended_by(facts, stall)
     took = span((stall.to_us - stall.from_us) / 1e6)
-    what = (
-        f"nothing was finished from {at(stall.from_us)} to {at(stall.to_us)} ({took}), while"
-        f" {counted(len(lives), 'event')} waited: {why}"
+    stream = lives[0].origin.stream
+    head = (
+        f"nothing of {stream} was finished from {at(stall.from_us)} to {at(stall.to_us)} ({took}),"
+        f" while {events_of(lives)} waited: {why}"
     )
     return Finding(
-        NOT_SERVED.name, Level.WARNING, what, stall.from_us, f"stall:{stall.from_us}", stall.to_us,
-        tenure.by if tenure else "", names_of(lives), everybody=True,
+        NOT_SERVED.name, Level.WARNING, head, stall.from_us, f"stall:{stall.from_us}", stall.to_us,
+        tenure.by if tenure else "", names_of(lives) | {stream}, everybody=True,
         evidence=(command("status"), command("replay", "show")),
         fix="have a worker stand by; its log tells why the one before ended",
+        brief=f"nothing of {stream} was finished for {took}: {short}", hit=tuple(lives),
+        is_over=True,
     )  # fmt: skip
 
 

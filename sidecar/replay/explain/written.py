@@ -16,7 +16,10 @@ _ACTIVE: Final = re.compile(r"([\\`*_{}\[\]<>#|!~&@])")
 def markdown(found: Explanation) -> str:
     """Return the findings as a list, the gravest first."""
     numbers = found.numbers
-    lines = [line for one in found.findings for line in _one(one, numbers)]
+    summary = (one.partition(":") for one in found.summary.lines)
+    lines = [f"**{_inert(head + colon)}**{_inert(rest)}  " for head, colon, rest in summary]
+    lines += [""] * bool(lines)
+    lines += [line for one in found.findings for line in _one(one, numbers)]
     lines += [f"- Not known: {_inert(one)}" for one in found.unknown]
     return "\n".join(lines) or "Nothing went wrong."
 
@@ -28,8 +31,8 @@ def _one(one: Finding, numbers: dict[str, int]) -> Iterator[str]:
         yield f"   - caused by {causes}"
     for shown in one.evidence:
         yield f"   - see {_code(shown)}"
-    if one.fix:
-        yield f"   - fix: {_inert(one.fix)}"
+    if one.advice:
+        yield f"   - fix: {_inert(one.advice)}"
 
 
 def _inert(text: str) -> str:

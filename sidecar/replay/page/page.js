@@ -99,6 +99,11 @@ function start(data) {
   }
 
   function causes() {
+    put($("summary"), ...data.summary.map((line) => {
+      const item = el("p"), at = line.indexOf(":") + 1;
+      item.append(el("strong", at ? line.slice(0, at) : line), visible(at ? line.slice(at) : ""));
+      return item;
+    }));
     put($("causes"), ...data.causes.map((one) => {
       const item = el("li", undefined, { class: one.level, id: "cause-" + one.number, value: one.number });
       const button = el("button", one.what, { type: "button" });
