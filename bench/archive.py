@@ -19,7 +19,7 @@ from pathlib import Path
 import store
 from sidecar.history import About, Streams
 from sidecar.history.archive import ArchiveHistory, pack
-from sidecar.history.archiver import CHECKPOINT_ROWS, SEGMENT_ROWS
+from sidecar.history.archiver import USUAL
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.rows import to_line
 from sidecar.history.state import FleetState, state_at
@@ -68,7 +68,7 @@ def main(millions: float) -> None:
         batch: list[tuple[Entry, Entry]] = []
         for n, both in enumerate(events(count), 1):
             batch.append(both)
-            if len(batch) < SEGMENT_ROWS and n < count:
+            if len(batch) < USUAL.rows and n < count:
                 continue
             began = time.perf_counter()
             for stream, entries in zip((STREAMS.control[0], STREAMS.notifications),
@@ -80,7 +80,7 @@ def main(millions: float) -> None:
             notes = [note for _, note in batch]
             state.fold(to_line(note).rstrip() for note in notes)
             since += len(batch)
-            if since >= max(CHECKPOINT_ROWS, len(state) // 2):
+            if since >= max(USUAL.checkpoint_rows, len(state) // 2):
                 write_checkpoint(fleet, STREAMS.notifications, notes[-1].id, state.keyed(), [])
                 since = 0
             batch = []
@@ -106,10 +106,10 @@ def main(millions: float) -> None:
         began = time.perf_counter()
         hits = list(history.entries(STREAMS.notifications, about=About(event_id=wanted)))
         scan_s = time.perf_counter() - began
-        assert len(hits) < 20 * SEGMENT_ROWS
+        assert len(hits) < 20 * USUAL.rows
         print(f"one event: {hinted_s:.2f} s with its time to 20 s; {scan_s:.2f} s without")
         print(f"a year of 10,000,000 a day, computed: {stored / count * YEAR / 2**30:,.0f} GiB,"
-              f" {2 * YEAR // SEGMENT_ROWS:,} segments, one event without its time"
+              f" {2 * YEAR // USUAL.rows:,} segments, one event without its time"
               f" {scan_s * YEAR / count / 60:.0f} min")  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import store
 from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
+from sidecar.history.sealing import Sealer
 from sidecar.redis.client import Client, Side
 from sidecar.redis.embedded import EmbeddedServer
 from sidecar.redis.keys import Keys
@@ -102,7 +103,8 @@ def main(subjects: int, *, signs: bool) -> None:
         try:
             side = Side.open(server.url, KEYS.notifications)
             client, live = side.client, LiveHistory(side, side, [KEYS], fleet)
-            archiver = Archiver(live, fleet, client, KEYS, signer=signer)
+            sealer = Sealer(signer, KEYS.notifications) if signer else None
+            archiver = Archiver(live, fleet, client, KEYS, sealer=sealer)
             for part in range(10):
                 publish(client, part * subjects, subjects, subjects, chance, signer)
                 for _ in archiver.archive(KEYS.notifications, rest=True):

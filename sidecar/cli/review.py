@@ -85,12 +85,13 @@ class Review:
 
 
 def _check_signed(history: History, window: Window, trust: Trust) -> None:
-    """Raise `SidecarError` unless each notification in the window is trusted, and the archive that
-    it may come from.
+    """Raise `SidecarError` unless each notification in the window is trusted, and what the archive
+    has of it, from the newest state before it on.
     """
     stream, count = history.streams.notifications, 0
     archive = history.archive if isinstance(history, JoinedHistory) else None
-    for fault in faults_of(archive, stream, trust) if archive else ():
+    span = window.first, window.last
+    for fault in faults_of(archive, stream, trust, span) if archive else ():
         raise SidecarError(f"{fault.segment} in the archive is not trusted: {fault.detail}")
     try:
         for entry in history.entries(stream, window.first, window.last):

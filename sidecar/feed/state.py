@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from sidecar.feed.reading import Batch, FeedGap, Filter, ForeignEntry, Reading
 from sidecar.history.archive import ArchiveHistory
-from sidecar.history.contract import Streams
+from sidecar.history.contract import Keyed, Streams
 from sidecar.history.places import archive_of_another
 from sidecar.history.rows import to_line
 from sidecar.history.sealing import Proof, tell
@@ -28,6 +28,7 @@ from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor
 from sidecar.wire.notification import Notification
 from sidecar.wire.signature import signer_of
+from sidecar.wire.subject import subject_of
 from sidecar.wire.trust import Trust
 from store import Capability, VersionedStore
 
@@ -134,7 +135,7 @@ def _archived(
     if archive is None:
         return FleetState([]), Proof()
     if trust is None:
-        return state_at(archive, position), Proof()
+        return state_at(archive, position, archive.runs), Proof()
     found, proof = sealed_state_at(archive, position, trust)
     if proof.why:
         tell(proof, trust)
@@ -213,7 +214,8 @@ class _Live:
         """Take in a page. It is verified: its own key vouches for it, as long as that is good."""
         by_signer = groupby(page, lambda one: signer_of((one.signature or "").encode()))
         for signer, some in by_signer:
-            state.fold(map(_row, some), signer if self.trust else "")
+            sealer = signer if self.trust else ""
+            state.fold_keyed(one for one in map(partial(_keyed, sealer=sealer), some) if one)
 
     def _page(self, since: int) -> Batch:
         """Return what comes after a cursor; an entry that no sidecar wrote replaces nothing."""
@@ -228,5 +230,10 @@ def _believed(trust: Trust, stream: str, row: Entry, sealer: str) -> None:
     trust.check(stream, row.id, row.fields, sealer=sealer)
 
 
-def _row(one: Notification) -> bytes:
-    return to_line(Entry(EntryId.of_version(one.control_version), one.to_fields())).rstrip()
+def _keyed(one: Notification, sealer: str) -> Keyed | None:
+    """Return it with what it replaces; None for what replaces nothing."""
+    subject = subject_of(one.tenant_id, one.stack_id, one.artifact_ref)
+    if subject is None:
+        return None
+    entry = Entry(EntryId.of_version(one.control_version), one.to_fields())
+    return Keyed(subject, to_line(entry).rstrip(), sealer)

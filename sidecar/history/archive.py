@@ -20,6 +20,7 @@ import re
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Final, NamedTuple
@@ -30,12 +31,15 @@ from pydantic import AfterValidator, Field
 from sidecar.errors import Incomplete, SidecarError
 from sidecar.history.checkpoints import newest_checkpoint
 from sidecar.history.contract import ALWAYS, ANY, About, Checkpoint, Gap, Reach, Streams
+from sidecar.history.packed import rows_of
 from sidecar.history.places import ROOT, archive_of_another, escaped
-from sidecar.history.rows import to_line
+from sidecar.history.rows import id_of_line, to_line
 from sidecar.history.sealing import Seals
 from sidecar.history.segments import (
     BaseHeader,
     Damaged,
+    Id,
+    Run,
     Segment,
     entries_back_of,
     entries_of,
@@ -52,12 +56,21 @@ from sidecar.redis.takeovers import Takeover
 from sidecar.stores import explained
 from sidecar.wire.bounds import MAX_MANIFEST_BYTES, bounded
 from sidecar.wire.ids import FIRST, LAST, EntryId, IdText
-from store import Capability, Corrupt, Limit, NotFound, TooLarge, VersionedStore
+from store import (
+    ArtifactReader,
+    Capability,
+    Corrupt,
+    Limit,
+    NotFound,
+    TooLarge,
+    VersionedStore,
+)
 
 FORMAT: Final = 1
 _ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
 _NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?(?:\+[0-9a-f]{{12}})?")
 _EXPIRED: Final = re.compile(rf"expired~{_ID}")
+_GONE: Final = re.compile(rf"(dropped|lost)~{_ID}\.\.{_ID}")
 MAX_TENANTS: Final = 1000
 MAX_ROWS: Final = 1_000_000
 MAX_UNPACKED_BYTES: Final = 1 << 30
@@ -95,6 +108,14 @@ class Header(BaseHeader):
 
 EXPIRED: Final = "expired"
 """Why the oldest of an archive that is kept for so long is gone."""
+DROPPED: Final = "dropped"
+LOST: Final = "lost"
+_WHY: Final = {
+    DROPPED: "dropped from the archive by hand",
+    LOST: "archived, and gone from the archive since",
+    "": "trimmed before it was archived",
+}
+"""Why a stretch is gone, by the word of the mark that tells it; without one, by a name."""
 Ends = tuple[EntryId, EntryId]
 """The first and the last ID of a stretch."""
 
@@ -107,6 +128,11 @@ class Name(NamedTuple):
     last: EntryId
     gap: Ends | None
     """What was gone already when this was written, right before it."""
+
+    @property
+    def where(self) -> str:
+        """For words about it."""
+        return f"the archive's segment {self.ref}"
 
 
 def place_of(notifications: str, stream: str) -> str:
@@ -121,6 +147,8 @@ class Contents(NamedTuple):
     """Its segments, by their first IDs."""
     marks: dict[EntryId, str]
     """Refs that tell up to where it has expired, by that; only the highest counts."""
+    gone: dict[str, tuple[str, Ends]]
+    """By the refs that tell it, what else is gone: `DROPPED` or `LOST`, from where to where."""
 
     @property
     def expired(self) -> EntryId:
@@ -131,7 +159,7 @@ class Contents(NamedTuple):
 def contents_of(store: VersionedStore, notifications: str, stream: str) -> Contents:
     """Return what the archive has of a stream. Raises as the store does."""
     prefix = place_of(notifications, stream)
-    found, marks = [], {}
+    found, marks, gone = [], dict[EntryId, str](), dict[str, tuple[str, Ends]]()
     for ref in store.list(prefix):
         word = ref.removeprefix(prefix + "/")
         if match := _NAME.fullmatch(word):
@@ -139,7 +167,9 @@ def contents_of(store: VersionedStore, notifications: str, stream: str) -> Conte
             found.append(Name(ref, EntryId(match[1]), EntryId(match[2]), gap))
         elif match := _EXPIRED.fullmatch(word):
             marks[EntryId(match[1])] = ref
-    return Contents(sorted(found, key=lambda name: (name.first, name.last)), marks)
+        elif match := _GONE.fullmatch(word):
+            gone[ref] = match[1], (EntryId(match[2]), EntryId(match[3]))
+    return Contents(sorted(found, key=lambda name: (name.first, name.last)), marks, gone)
 
 
 def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Name]:
@@ -150,6 +180,11 @@ def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Nam
 def mark_of(notifications: str, stream: str, last: EntryId) -> str:
     """Return the ref that tells that a stream has expired up to an ID."""
     return f"{place_of(notifications, stream)}/expired~{last}"
+
+
+def loss_of(notifications: str, stream: str, ends: Ends) -> str:
+    """Return the ref that tells that the archive had a stretch of a stream, and has it no more."""
+    return f"{place_of(notifications, stream)}/{LOST}~{ends[0]}..{ends[1]}"
 
 
 def pack(
@@ -266,16 +301,20 @@ class ArchiveHistory:
         """Return from where to where the segments go, what has expired before, and what lies
         between them no more.
         """
-        names, expired = self.names(stream), self.contents(stream).expired
-        if not names and expired == FIRST:
+        contents = self.contents(stream)
+        names = contents.names
+        if not (names or contents.marks or contents.gone):
             return None
-        gaps = tuple(_gaps(names, expired))
-        return Reach(names[0].first if names else None, self.last(stream), gaps)
+        return Reach(names[0].first if names else None, self.last(stream), _gaps(contents))
 
     def last(self, stream: str, *, anew: bool = False) -> EntryId:
         """Return the highest ID that its segments have, or had; FIRST for none."""
         contents = self.contents(stream, anew=anew)
-        return max((name.last for name in contents.names), default=contents.expired)
+        ends = [
+            *(name.last for name in contents.names),
+            *(one[1][1] for one in contents.gone.values()),
+        ]
+        return max(ends, default=contents.expired)
 
     def entries(
         self, stream: str, first: EntryId = FIRST, last: EntryId = LAST, *, about: About = ANY
@@ -289,9 +328,9 @@ class ArchiveHistory:
         """Yield what is in the segments, as it lies there."""
         yield from lines_of(self._pieces(stream, ANY), first, last, eager=True)
 
-    def runs(self, stream: str, first: EntryId, last: EntryId) -> Iterator[tuple[str, list[bytes]]]:
-        """Yield what `lines` does, with the id of the key that vouches for it; empty for none."""
-        yield from runs_of(self._pieces(stream, ANY), first, last)
+    def runs(self, stream: str, first: EntryId, last: EntryId) -> Iterator[Run]:
+        """Yield what `lines` does as it is read, with who vouches for it; see `runs_of`."""
+        return runs_of(self._pieces(stream, ANY), first, last)
 
     def entries_back(
         self, stream: str, last: EntryId = LAST, first: EntryId = FIRST, *, about: About = ANY
@@ -332,9 +371,7 @@ class ArchiveHistory:
 
     def rows(self, name: Name) -> int:
         """Return how many entries a segment has."""
-        return Header.read(
-            self.manifest(name.ref), f"the archive's segment {name.ref}", FORMAT
-        ).rows
+        return Header.read(self.manifest(name.ref), name.where, FORMAT).rows
 
     def manifest(self, ref: str) -> bytes:
         """Return the manifest of the segment at `ref`. Raises `SidecarError`."""
@@ -343,38 +380,63 @@ class ArchiveHistory:
 
     def _pieces(self, stream: str, about: About) -> list[_Piece]:
         return [
-            _Piece(name.first, name.last, partial(self._segment, stream, name, about))
+            _Piece(
+                name.first,
+                name.last,
+                partial(self._segment, stream, name, about),
+                partial(self._runs, stream, name),
+            )
             for name in self.names(stream)
         ]
 
     def _segment(self, stream: str, name: Name, about: About) -> Segment | None:
         """Return a segment, unless it cannot mention `about`. Raises `Damaged`, `UsageError`."""
-        where = f"the archive's segment {name.ref}"
-        try:
-            with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
-                header = Header.read(reader.manifest, where, FORMAT)
-                if (header.stream, header.first, header.last) != (stream, name.first, name.last):
-                    raise Damaged(f"{where} is damaged: its header is that of another")
-                if not may_mention(header, about):
-                    return None
-                data, manifest = reader.readall(), reader.manifest
-        except SidecarError as error:
-            if isinstance(error.__cause__, NotFound) and self._has_expired(stream, name):
-                raise Incomplete(f"{where} expired while it was read: try again") from error
-            if isinstance(error.__cause__, Corrupt | NotFound | TooLarge):
-                raise Damaged(f"{where} is damaged: {error}") from error
-            raise
-        sealer = self._sealer(stream, name, manifest, header.previous)
+        with self._opened(stream, name) as (reader, header):
+            if not may_mention(header, about):
+                return None
+            self._sealer(stream, name, reader.manifest, header)
+            data = reader.readall()
         return Segment(
-            where, EntryId(header.first), EntryId(header.last), header.rows, header.sha256,
-            partial(_unpacked, where, data), sealer if header.doubted is not None else "",
-            frozenset(header.doubted or ()),
+            name.where, name.first, name.last, header.rows, header.sha256,
+            partial(_unpacked, name.where, data),
         )  # fmt: skip
 
-    def _sealer(self, stream: str, name: Name, manifest: bytes, previous: str) -> str:
+    def _runs(self, stream: str, name: Name, low: Id, high: Id) -> Iterator[Run]:
+        """Yield a segment's rows as they are read; see `Streamed`."""
+        with self._opened(stream, name) as (reader, header):
+            sealer = self._sealer(stream, name, reader.manifest, header)
+            found = rows_of(reader, name.where, header.rows, header.sha256)
+            parted = _parted(_between_ends(name, found), sealer, frozenset(header.doubted or ()))
+            if low <= name.first.pair and name.last.pair <= high:
+                yield from parted
+                return
+            for who, lines in parted:
+                yield who, [line for line in lines if low <= id_of_line(line) <= high]
+
+    @contextmanager
+    def _opened(self, stream: str, name: Name) -> Iterator[tuple[ArtifactReader, Header]]:
+        """Open a segment that is what its name says. Raises `Damaged`, `Incomplete`."""
+        try:
+            with explained(), self.store.open(name.ref, **_bounded(self.store)) as reader:
+                header = Header.read(reader.manifest, name.where, FORMAT)
+                if (header.stream, header.first, header.last) != (stream, name.first, name.last):
+                    raise Damaged(f"{name.where} is damaged: its header is that of another")
+                yield reader, header
+        except SidecarError as error:
+            if isinstance(error.__cause__, NotFound) and self._has_expired(stream, name):
+                said = f"{name.where} expired while it was read: try again"
+                raise Incomplete(said) from error
+            if isinstance(error.__cause__, Corrupt | NotFound | TooLarge):
+                raise Damaged(f"{name.where} is damaged: {error}") from error
+            raise
+
+    def _sealer(self, stream: str, name: Name, manifest: bytes, header: Header) -> str:
+        """Return who vouches for the rows of a segment, but for those that it doubts."""
         if self._seals is None or stream != self.streams.notifications:
             return ""
-        return self._seals.segment(name.ref, manifest, (name.first, name.last), previous)
+        ends = name.first, name.last
+        sealer = self._seals.segment(name.ref, manifest, ends, header.previous)
+        return sealer if header.doubted is not None else ""
 
     def _has_expired(self, stream: str, name: Name) -> bool:
         return name.last <= self.contents(stream, anew=True).expired
@@ -386,6 +448,7 @@ class _Piece(NamedTuple):
     first: EntryId
     last: EntryId
     open: Callable[[], Segment | None]
+    runs: Callable[[Id, Id], Iterator[Run]]
 
 
 def _bounded(store: VersionedStore) -> dict[str, Any]:
@@ -406,15 +469,54 @@ def _unpacked(where: str, data: bytes) -> bytes:
     return raw
 
 
-def _gaps(names: Sequence[Name], expired: EntryId) -> Iterator[Gap]:
-    """Yield what no segment has, in order: first what has expired."""
-    there = _united((name.first, name.last) for name in names)
-    old = [(FIRST.after, expired)] if expired > FIRST else []
-    yield from (Gap(*ends, EXPIRED) for ends in _uncovered(old, there))
-    told = _united(name.gap for name in names if name.gap)
-    gone = [(max(first, expired.after), last) for first, last in told if last > expired]
-    for ends in _uncovered(gone, there):
-        yield Gap(*ends, "trimmed before it was archived")
+def _between_ends(name: Name, found: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    """Pass a segment's rows on. Raises `Damaged` unless they begin and end as its name says."""
+    last = b""
+    try:
+        for lines in filter(None, found):
+            if not last and id_of_line(lines[0]) != name.first.pair:
+                break
+            last = lines[-1]
+            yield lines
+        ends_there = bool(last) and id_of_line(last) == name.last.pair
+    except ValueError as error:
+        raise Damaged(f"{name.where} is damaged: {error}") from error
+    if not ends_there:
+        raise Damaged(f"{name.where} is damaged: it begins or ends elsewhere")
+
+
+def _parted(found: Iterator[list[bytes]], sealer: str, doubted: frozenset[int]) -> Iterator[Run]:
+    """Yield rows by who vouches for them: nobody for those with the numbers `doubted`."""
+    number = 0
+    for lines in found:
+        numbers = range(number, number + len(lines))
+        number = numbers.stop
+        if doubted.isdisjoint(numbers):
+            yield sealer, lines
+            continue
+        for at, line in zip(numbers, lines, strict=True):
+            yield "" if at in doubted else sealer, [line]
+
+
+def _gaps(contents: Contents) -> tuple[Gap, ...]:
+    """Return what no segment has, in order, each stretch with the first cause that tells it."""
+    told = {EXPIRED: [(FIRST.after, contents.expired)] if contents.expired > FIRST else []}
+    for word, why in _WHY.items():
+        told[why] = [ends for one, ends in contents.gone.values() if one == word]
+    told[_WHY[""]] = [name.gap for name in contents.names if name.gap]
+    covered = _united((name.first, name.last) for name in contents.names)
+    found = list[Gap]()
+    for why, stretches in told.items():
+        left = list(_uncovered(_united(stretches), covered))
+        found += (Gap(*ends, why) for ends in left)
+        covered = _united([*covered, *left])
+    return tuple(sorted(found))
+
+
+def only_in(contents: Contents, name: Name) -> list[Ends]:
+    """Return what no other segment has of one."""
+    others = _united((one.first, one.last) for one in contents.names if one.ref != name.ref)
+    return list(_uncovered([(name.first, name.last)], others))
 
 
 def _united(stretches: Iterable[Ends]) -> list[Ends]:

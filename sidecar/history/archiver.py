@@ -17,8 +17,15 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError
-from sidecar.history.archive import ArchiveHistory, Ends, apart, pack
-from sidecar.history.chain import kept, link_to, lost_end, lost_link, previous_of
+from sidecar.history.archive import ArchiveHistory, Ends, apart, loss_of, pack
+from sidecar.history.chain import (
+    kept,
+    link_to,
+    lost_end,
+    lost_link,
+    manifest_of,
+    previous_of,
+)
 from sidecar.history.checkpoints import write_checkpoint
 from sidecar.history.horizon import expire
 from sidecar.history.live import LiveHistory
@@ -33,16 +40,25 @@ from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.stores import explained
 from sidecar.wire.ids import FIRST, LAST, EntryId
-from sidecar.wire.signing import Signer
-from sidecar.wire.trust import Untrusted
+from sidecar.wire.trust import BadSeal
 from store import VersionedStore
 
-SEGMENT_ROWS: Final = 20_000
-SEGMENT_BYTES: Final = 8 << 20
-CHECKPOINT_ROWS: Final = SEGMENT_ROWS
 LOOK_EVERY_S: Final = 0.2
 RENEW_ROWS: Final = 10_000
 """A claim is renewed at so many rows that are compared."""
+
+
+class Sizes(NamedTuple):
+    """When a segment is full, and a checkpoint is due."""
+
+    rows: int = 20_000
+    """A segment is closed at so many rows, or bytes of rows."""
+    size_bytes: int = 8 << 20
+    checkpoint_rows: int = 20_000
+    """A checkpoint follows so many."""
+
+
+USUAL: Final = Sizes()
 
 
 class Archived(NamedTuple):
@@ -85,20 +101,16 @@ class Archiver:
 
     def __init__(
         self, live: LiveHistory, store: VersionedStore, notify: Client, keys: Keys, *,
-        rows: int = SEGMENT_ROWS, size_bytes: int = SEGMENT_BYTES,
-        checkpoint_rows: int = CHECKPOINT_ROWS,
-        hold: Callable[[EntryId], None] = lambda _: None,
-        signer: Signer | None = None,
+        sizes: Sizes = USUAL, hold: Callable[[EntryId], None] = lambda _: None,
+        sealer: Sealer | None = None,
     ) -> None:  # fmt: skip
-        """A segment is closed at so many rows, or bytes of rows; a checkpoint follows so many.
-
-        `hold` is told up to where the control stream is archived. `signer` seals what is written.
+        """`hold` is told up to where the control stream is archived; `sealer` seals what is
+        written.
         """
-        self._sealer = Sealer(signer, keys.notifications) if signer else None
         self._live, self._store, self._notify, self._keys = live, store, notify, keys
-        self._rows, self._size_bytes = rows, size_bytes
-        self._checkpoint_rows = checkpoint_rows
-        self._hold = hold
+        self._sizes, self._hold, self._sealer = sizes, hold, sealer
+        self._refused: BadSeal | None = None
+        """Why no state was written last."""
         self._links: dict[str, tuple[EntryId, str]] = {}
         """By stream: where the segment that was written last ends, and what the next says of it."""
         self._uncovered: _Uncovered | None = None
@@ -183,7 +195,7 @@ class Archiver:
         for entry in self._live.entries(stream, first):
             found.append(entry)
             size_bytes += sum(map(len, entry.fields)) + sum(map(len, entry.fields.values()))
-            if len(found) >= self._rows or size_bytes >= self._size_bytes:
+            if len(found) >= self._sizes.rows or size_bytes >= self._sizes.size_bytes:
                 return found, True
         return (found, False) if found else None
 
@@ -212,6 +224,7 @@ class Archiver:
             lost = lost_end(archive, stream, after, entries[0].id)
             before = lost_link(lost) if lost else previous_of(archive, stream, entries[0].id)
             gap = (lost[0], gap[1] if gap else lost[1]) if lost else gap
+            self._tell_lost(stream, lost)
         vouches = self._sealer if stream == self._keys.notifications else None
         doubted = vouches.doubted(entries) if vouches else None
         ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before, doubted)
@@ -224,6 +237,12 @@ class Archiver:
         if stream == self._keys.notifications and self._uncovered:
             self._uncovered = self._uncovered.followed_by(after, entries)
         return Archived(stream, ref, len(entries), len(data) + len(manifest))
+
+    def _tell_lost(self, stream: str, lost: Ends | None) -> None:
+        """Leave a mark of what the archive had: a gap in a name could have been trimmed as well."""
+        if lost:
+            with explained():
+                self._store.put(loss_of(self._keys.notifications, stream, lost), b"", b"")
 
     def expire(self, stream: str, keep_s: float) -> Iterator[str]:
         """Remove what is older than `keep_s` seconds; yield each ref that went.
@@ -263,19 +282,31 @@ class Archiver:
             write_checkpoint(self._store, notifications, reached, state.keyed(), state.gaps)
             return
         try:
+            self._look_at_refused(archive, sealer)
             state, proof = sealed_state_at(archive, at, sealer.trust)
-        except Untrusted as error:
-            raise SidecarError(f"no state is archived: {error}") from error
+        except BadSeal as error:
+            self._refused = error
+            raise SidecarError(
+                f"no state is archived: {error}; find out who wrote it, and take it out: sidecar"
+                f" archive --drop {shlex.quote(error.ref)} --reason …"
+            ) from error
         head = previous_of(archive, notifications, reached.after)
         how = Sealing(sealer.sealed, head, proof.unproven)
         rows = sealer.vouched(state.keyed())
         write_checkpoint(self._store, notifications, reached, rows, state.gaps, how)
 
+    def _look_at_refused(self, archive: ArchiveHistory, sealer: Sealer) -> None:
+        """Refuse the seal that was refused last, if it is there yet: nothing else is read again."""
+        bad, self._refused = self._refused, None
+        manifest = manifest_of(archive, bad.ref) if bad else None
+        if bad and manifest:
+            sealer.trust.sealer(self._keys.notifications, bad.ref, manifest, bad.last)
+
     def _count(self, archive: ArchiveHistory, reached: EntryId) -> _Uncovered:
         checkpoint = archive.checkpoint(reached)
         begin, size = (checkpoint.last, checkpoint.rows) if checkpoint else (FIRST, 0)
         since = [name for name in archive.names(self._keys.notifications) if name.last > begin]
-        return _Uncovered(reached, sum(map(archive.rows, since)), size, self._checkpoint_rows)
+        return _Uncovered(reached, sum(map(archive.rows, since)), size, self._sizes.checkpoint_rows)
 
     def _reached(self, stream: str, renew: Callable[[], object] = lambda: None) -> EntryId:
         """Return the last entry that is archived; of a stream made anew, none is.

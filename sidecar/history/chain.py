@@ -8,8 +8,9 @@ segment, or takes one out of the middle, would have to write all anew that come 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from typing import Final, NamedTuple
 
 import orjson
@@ -17,10 +18,11 @@ import orjson
 from sidecar.errors import SidecarError
 from sidecar.history.archive import FORMAT, ArchiveHistory, Ends, Header, Name, place_of
 from sidecar.history.checkpoints import checkpoints_of
+from sidecar.history.dropping import dropped
 from sidecar.history.sealing import last_of
 from sidecar.history.segments import Damaged
 from sidecar.redis.times import EARLIEST_MS
-from sidecar.wire.ids import FIRST, EntryId
+from sidecar.wire.ids import FIRST, LAST, EntryId
 from sidecar.wire.seal import FIELD
 from sidecar.wire.trust import Trust, Untrusted
 from store import Corrupt, NotFound, TooLarge
@@ -33,6 +35,7 @@ _OF_WRITER: Final = ("previous", "doubted", FIELD)
 """What a manifest says that does not follow from its rows."""
 _NO_SEAL: Final = "it has no seal of a trusted key, and segments before it have"
 _OF_STORE: Final = (Corrupt, NotFound, TooLarge)
+ALL: Final = (FIRST, LAST)
 
 
 class Fault(NamedTuple):
@@ -55,7 +58,7 @@ def previous_of(archive: ArchiveHistory, stream: str, first: EntryId) -> str:
     if not before:
         return ""
     last = max(before, key=_order)
-    return link_to(archive, stream, last.ref, _manifest(archive, last.ref))
+    return link_to(archive, stream, last.ref, manifest_of(archive, last.ref))
 
 
 def lost_end(archive: ArchiveHistory, stream: str, reached: EntryId, first: EntryId) -> Ends | None:
@@ -84,76 +87,140 @@ def kept(archive: ArchiveHistory, ref: str, manifest: bytes) -> bytes:
 
     So one who writes again what is there breaks no chain. Raises `Unreachable`.
     """
-    there = _manifest(archive, ref)
+    there = manifest_of(archive, ref)
     is_same = there is not None and _but_chain(there) == _but_chain(manifest)
     return there if there is not None and is_same else manifest
 
 
-def faults_of(archive: ArchiveHistory, stream: str, trust: Trust | None = None) -> Iterator[Fault]:
+def faults_of(
+    archive: ArchiveHistory, stream: str, trust: Trust | None = None, span: Ends = ALL
+) -> Iterator[Fault]:
     """Yield what the chain of a stream tells to be missing or changed. Reads manifests, no rows.
 
     With keys to trust also what they have not sealed, from the first segment on that they have, and
     what is sealed as something else, states too. Segments of releases without a chain say nothing.
-    Raises `Unreachable`.
+    Of a `span` are read the segments in it, those since the newest state before it, and one beside
+    these at either end: each names the one before it. Raises `Unreachable`.
     """
-    yield from _breaks(archive, stream)
-    if trust:
-        yield from _unsealed(archive, stream, trust)
+    yield from _Look(archive, stream, trust).faults(span)
 
 
-def _unsealed(archive: ArchiveHistory, stream: str, trust: Trust) -> Iterator[Fault]:
-    refs = [(name.last, name.ref) for name in archive.names(stream)]
-    if stream == archive.streams.notifications:
-        refs += checkpoints_of(archive.store, stream).items()
-    is_sealed = False
-    for last, ref in sorted(refs):
-        manifest = _manifest(archive, ref)
-        try:
-            found = trust.sealer(archive.streams.notifications, ref, manifest or b"", last)
-        except Untrusted as error:
-            yield Fault(stream, ref, "untrusted", str(error))
-            continue
-        if is_sealed and not found:
-            yield Fault(stream, ref, "unsealed", _NO_SEAL)
-        is_sealed |= bool(found)
+class _Link(NamedTuple):
+    """A segment or a state, in the order in which they were written."""
+
+    last: EntryId
+    first: EntryId
+    ref: str
+    is_state: bool
 
 
-def _breaks(archive: ArchiveHistory, stream: str) -> Iterator[Fault]:
-    names = sorted(archive.names(stream, anew=True), key=_order)
-    by_word = {_word(archive, stream, name.ref): name for name in names}
-    digests: dict[str, str] = {}
-    is_chained, reached = False, None
-    for name in names:
-        manifest = _manifest(archive, name.ref)
-        digests[name.ref] = sha256(manifest).hexdigest() if manifest is not None else ""
-        header = _header(name, manifest)
+class _Look:
+    """One look at the chain of a stream."""
+
+    def __init__(self, archive: ArchiveHistory, stream: str, trust: Trust | None) -> None:
+        self._archive, self._stream, self._trust = archive, stream, trust
+        names = archive.names(stream, anew=True)
+        self._by_word = {_word(archive, stream, name.ref): name for name in names}
+        self._links = [_Link(name.last, name.first, name.ref, is_state=False) for name in names]
+        if trust and stream == archive.streams.notifications:
+            states = checkpoints_of(archive.store, stream).items()
+            self._links += [_Link(last, last, ref, is_state=True) for last, ref in states]
+        self._links.sort()
+        self._digests: dict[str, str] = {}
+        self._is_chained, self._reached = False, FIRST
+        self._is_sealed = False
+
+    def faults(self, span: Ends) -> Iterator[Fault]:
+        """Yield what is wrong with those that a span needs."""
+        needed = self._needed(span)
+        older = self._links[: self._links.index(needed[0])] if needed else []
+        for one in needed:
+            manifest = self._read(one.ref)
+            if not one.is_state:
+                yield from self._chained(one, manifest)
+            if self._trust:
+                yield from self._sealed(self._trust, one, manifest, older)
+
+    def _needed(self, span: Ends) -> list[_Link]:
+        states = (one.last for one in self._links if one.is_state and one.last <= span[0])
+        low = max(states, default=span[0])
+        within = [one for one in self._links if one.last >= low and one.first <= span[1]]
+        after = (one for one in self._links if not one.is_state and one.first > span[1])
+        return [*within, *islice(after, 1)]
+
+    def _chained(self, one: _Link, manifest: bytes | None) -> Iterator[Fault]:
+        header = _header(one.ref, manifest)
         if isinstance(header, str):
-            yield Fault(stream, name.ref, "damaged", header)
-            continue
+            yield Fault(self._stream, one.ref, "damaged", header)
+            return
         if header.previous:
-            yield from _broken(archive, stream, name, header.previous, by_word, digests)
-        elif is_chained and reached is not None and reached < name.first:
+            yield from self._broken(one, header.previous)
+        elif self._is_chained and self._reached < one.first:
             said = "segments lie before it, and it names none"
-            yield Fault(stream, name.ref, "no_predecessor", said)
-        is_chained |= bool(header.previous)
-        reached = max(reached, name.last) if reached is not None else name.last
+            yield Fault(self._stream, one.ref, "no_predecessor", said)
+        self._is_chained |= bool(header.previous)
+        self._reached = max(self._reached, one.last)
 
+    def _broken(self, one: _Link, previous: str) -> Iterator[Fault]:
+        word, _, digest = previous.partition(" ")
+        before = self._by_word.get(word)
+        if before is None:
+            # What expires goes oldest first: a mark does not speak for one that is gone by itself.
+            last = last_of(word)
+            there = self._by_word.values()
+            is_first = not any(_expires(name) and name.last < last for name in there)
+            if last > self._archive.contents(self._stream).expired or not is_first:
+                yield from self._missing(one, word)
+        elif digest not in (self._digest(before.ref), UNREADABLE):
+            said = f"the segment before it is another: {word}"
+            yield Fault(self._stream, one.ref, "changed", said)
 
-def _broken(
-    archive: ArchiveHistory, stream: str, name: Name, previous: str, by_word: Mapping[str, Name],
-    digests: Mapping[str, str],
-) -> Iterator[Fault]:  # fmt: skip
-    word, _, digest = previous.partition(" ")
-    before = by_word.get(word)
-    if before is None:
-        # What expires goes oldest first: a mark does not speak for one that is gone by itself.
-        last = last_of(word)
-        is_first = not any(_expires(one) and one.last < last for one in by_word.values())
-        if last > archive.contents(stream).expired or not is_first:
-            said = f"the segment before it is gone: {word}"
-            yield Fault(stream, name.ref, "missing", said)
-    elif digest not in (digests.get(before.ref), UNREADABLE):
-        yield Fault(stream, name.ref, "changed", f"the segment before it is another: {word}")
+    def _missing(self, one: _Link, word: str) -> Iterator[Fault]:
+        """Yield that the segment before one is gone, unless it is on record who dropped it."""
+        said = f"the segment before it is gone: {word}"
+        notifications = self._archive.streams.notifications
+        found = dropped(self._archive, f"{place_of(notifications, self._stream)}/{word}")
+        if found and found.is_believed(self._trust, notifications):
+            return
+        if found:
+            said += f"; a mark says that {found.said.by} dropped it, and no trusted key sealed that"
+        yield Fault(self._stream, one.ref, "missing", said)
+
+    def _sealed(
+        self, trust: Trust, one: _Link, manifest: bytes | None, older: list[_Link]
+    ) -> Iterator[Fault]:
+        try:
+            is_sealed = self._seals(trust, one, manifest)
+        except Untrusted as error:
+            yield Fault(self._stream, one.ref, "untrusted", str(error))
+            return
+        if not (is_sealed or self._is_sealed):
+            # Whether any before it is, the next look for it need not ask again.
+            self._is_sealed = any(self._seals_at_all(trust, older.pop()) for _ in range(len(older)))
+        if self._is_sealed and not is_sealed:
+            yield Fault(self._stream, one.ref, "unsealed", _NO_SEAL)
+        self._is_sealed |= is_sealed
+
+    def _seals_at_all(self, trust: Trust, one: _Link) -> bool:
+        try:
+            return self._seals(trust, one, self._read(one.ref))
+        except Untrusted:
+            return False
+
+    def _seals(self, trust: Trust, one: _Link, manifest: bytes | None) -> bool:
+        """Tell whether a trusted key sealed it. Raises `Untrusted`."""
+        notifications = self._archive.streams.notifications
+        return bool(trust.sealer(notifications, one.ref, manifest or b"", one.last))
+
+    def _read(self, ref: str) -> bytes | None:
+        manifest = manifest_of(self._archive, ref)
+        self._digests[ref] = sha256(manifest).hexdigest() if manifest is not None else ""
+        return manifest
+
+    def _digest(self, ref: str) -> str:
+        if ref not in self._digests:
+            self._read(ref)
+        return self._digests[ref]
 
 
 def _expires(name: Name) -> bool:
@@ -169,7 +236,7 @@ def _word(archive: ArchiveHistory, stream: str, ref: str) -> str:
     return ref.removeprefix(place_of(archive.streams.notifications, stream) + "/")
 
 
-def _manifest(archive: ArchiveHistory, ref: str) -> bytes | None:
+def manifest_of(archive: ArchiveHistory, ref: str) -> bytes | None:
     """Return the manifest of a segment; None for one that is gone or damaged."""
     try:
         return archive.manifest(ref)
@@ -179,12 +246,12 @@ def _manifest(archive: ArchiveHistory, ref: str) -> bytes | None:
         raise
 
 
-def _header(name: Name, manifest: bytes | None) -> Header | str:
+def _header(ref: str, manifest: bytes | None) -> Header | str:
     """Return what a manifest says; of what says nothing, why."""
     if manifest is None:
         return "it cannot be read"
     try:
-        return Header.read(manifest, name.ref, FORMAT)
+        return Header.read(manifest, ref, FORMAT)
     except Damaged as error:
         return str(error)
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import IO, Annotated, Final, cast
+from typing import IO, Annotated, Final
 
 import orjson
 from pydantic import Field
 
 from sidecar.history.contract import Checkpoint, Gap, Keyed
+from sidecar.history.packed import rows_of
 from sidecar.history.places import ROOT, escaped
 from sidecar.history.scratch import Spool
 from sidecar.history.sealing import Sealing, Seals
@@ -32,10 +32,8 @@ from sidecar.wire.subject import Subject
 from store import NotFound, VersionedStore
 
 FORMAT: Final = 3
-CHUNK_BYTES: Final = 1 << 20
 IN_MEMORY_BYTES: Final = 1 << 20
 """So much of a state that is written is kept in memory."""
-MAX_ROW_BYTES: Final = 16 << 20
 DOUBTED: Final = b"\t"
 
 
@@ -133,26 +131,19 @@ def _pack(file: IO[bytes], keyed: Iterable[Keyed], *, marks: bool) -> tuple[int,
 
 def _keyed(store: VersionedStore, ref: str, header: _Header, sealer: str) -> Iterator[Keyed]:
     """Yield what is in it; at the end raise `Damaged` unless they are what was written."""
-    digest, rows, rest = hashlib.sha256(), 0, b""
     try:
-        for chunk in ahead(_chunks(store, ref)):
-            digest.update(chunk)
-            *lines, rest = (rest + chunk).split(b"\n")
-            rows += len(lines)
-            if len(rest) > MAX_ROW_BYTES or rows > header.rows:
-                break  # no notification makes such a row, and the digest shows it
+        for lines in ahead(_lines(store, ref, header)):
             for line in lines:
                 key, _, value = line.partition(b"\t")
                 row, mark, _ = value.partition(DOUBTED)
-                yield Keyed(Subject(*orjson.loads(key)), row, "" if mark else sealer)
-    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+                subject = Subject(*orjson.loads(key))
+                "".join(subject)  # else it is no text, and cannot be compared with any
+                yield Keyed(subject, row, "" if mark else sealer)
+    except (ValueError, TypeError) as error:
         raise Damaged(f"the archive's checkpoint {ref} is damaged: {error}") from error
-    if (rows, digest.hexdigest()) != (header.rows, header.sha256):
-        raise Damaged(f"the archive's checkpoint {ref} is damaged: it is not what was written")
 
 
-def _chunks(store: VersionedStore, ref: str) -> Iterator[bytes]:
+def _lines(store: VersionedStore, ref: str, header: _Header) -> Iterator[list[bytes]]:
     with explained(), store.open(ref, **bounded(store)) as reader:
-        raw = cast("IO[bytes]", reader)
-        with gzip.GzipFile(fileobj=raw) as unpacked:
-            yield from iter(partial(unpacked.read, CHUNK_BYTES), b"")
+        where = f"the archive's checkpoint {ref}"
+        yield from rows_of(reader, where, header.rows, header.sha256)

@@ -45,7 +45,8 @@ def _marked(archive: ArchiveHistory, stream: str, last: EntryId) -> list[str]:
     expired = max(last, contents.expired)
     if expired > contents.expired:
         archive.store.put(mark_of(archive.streams.notifications, stream, expired), b"", b"")
-    return [ref for at, ref in contents.marks.items() if at < expired]
+    gone = (ref for ref, (_, (_, at)) in contents.gone.items() if at <= expired)
+    return [*(ref for at, ref in contents.marks.items() if at < expired), *gone]
 
 
 def _states(archive: ArchiveHistory, stream: str, bound: EntryId) -> tuple[EntryId, list[str]]:

@@ -16,6 +16,8 @@ from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId
 
 _BASE64: Final = "base64"
+_DIGITS: Final = 20
+"""Of the highest half of an ID."""
 
 
 def to_line(entry: Entry) -> bytes:
@@ -32,6 +34,14 @@ def id_of_line(line: bytes) -> tuple[int, int]:
     if not (line.startswith(b'["') and dash):
         raise ValueError(f"this is no entry: {line[:80]!r}")
     return int(ms), int(seq)
+
+
+def order_of_line(line: bytes) -> bytes:
+    """Return bytes that compare as the IDs of lines do. Raises `ValueError`."""
+    ms, dash, seq = line[2 : line.index(b'"', 2)].partition(b"-")
+    if not (line.startswith(b'["') and dash and ms.isdigit() and seq.isdigit()):
+        raise ValueError(f"this is no entry: {line[:80]!r}")
+    return ms.zfill(_DIGITS) + seq.zfill(_DIGITS)
 
 
 def of_line(line: bytes) -> Entry:

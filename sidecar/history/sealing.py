@@ -19,12 +19,14 @@ from sidecar.history.contract import Keyed
 from sidecar.history.rows import of_line
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, EntryId
+from sidecar.wire.signature import FIELD, signer_of
 from sidecar.wire.signing import Signer
 from sidecar.wire.trust import Trust, Untrusted
 
 MOST_DOUBTED: Final = 1000
 """Rows of a segment that nobody vouches for, by their numbers; with more, it vouches for none."""
 MOST_TOLD: Final = 3
+_SIGNATURE: Final = FIELD.encode()
 _log: Final = logging.getLogger("sidecar.trust")
 
 
@@ -123,9 +125,10 @@ def tell(proof: Proof, trust: Trust) -> None:
 class Sealer:
     """Seals with a worker's key what that writes, once it has verified what it vouches for."""
 
-    def __init__(self, signer: Signer, notifications: str) -> None:
+    def __init__(self, signer: Signer, notifications: str, trust: Trust | None = None) -> None:
+        """It vouches for what a key signed that `trust` has; without, for what its own signed."""
         self._signer, self._notifications = signer, notifications
-        self.trust = Trust(signer.own())
+        self.trust = trust or Trust(signer.own())
 
     def doubted(self, entries: Sequence[Entry]) -> list[int] | None:
         """Return the numbers of the notifications that it cannot vouch for; None for all."""
@@ -134,13 +137,23 @@ class Sealer:
 
     def vouched(self, keyed: Iterable[Keyed]) -> Iterator[Keyed]:
         """Yield all, each with this key where it is vouched for: by itself, or by a seal of its."""
+        own = self._signer.key_id
         for one in keyed:
-            is_good = bool(one.sealer) or self._verifies(of_line(one.line))
-            yield one._replace(sealer=self._signer.key_id if is_good else "")
+            is_good = one.sealer == own or self._is_good(of_line(one.line), one.sealer)
+            yield one._replace(sealer=own if is_good else "")
 
     def sealed(self, ref: str, manifest: bytes) -> bytes:
         """Return the manifest of what will lie at `ref`, with a seal."""
         return self._signer.sealed(self._notifications, ref, manifest)
+
+    def _is_good(self, entry: Entry, sealer: str) -> bool:
+        """Tell whether an entry may be vouched for that another key's seal is over.
+
+        That key is believed about what it signed itself, and about nothing else: if it turns out to
+        be stolen, this one has not vouched for what a thief could seal, and not sign.
+        """
+        is_its_own = bool(sealer) and signer_of(entry.fields.get(_SIGNATURE, b"")) == sealer
+        return is_its_own or self._verifies(entry)
 
     def _verifies(self, entry: Entry) -> bool:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from heapq import heappop, heappush
@@ -26,6 +26,8 @@ from sidecar.wire.ids import FIRST, LAST, EntryId
 T = TypeVar("T")
 Id = tuple[int, int]
 """An entry ID as a pair."""
+Run = tuple[str, list[bytes]]
+"""Some rows, behind the id of the key that vouches for them; empty for none."""
 CHUNK_ROWS: Final = 1000
 
 
@@ -75,6 +77,19 @@ class Piece(Protocol):
         ...
 
 
+class Streamed(Piece, Protocol):
+    """One whose rows may be had as they are read."""
+
+    def runs(self, low: Id, high: Id) -> Iterator[Run]:
+        """Yield its rows from `low` to `high`. Raises as `open` and, at the end at the latest,
+        `Damaged` unless they are what was written.
+        """
+        ...
+
+
+P = TypeVar("P", bound=Piece)
+
+
 class Segment(NamedTuple):
     """A run of rows with rising IDs."""
 
@@ -88,16 +103,8 @@ class Segment(NamedTuple):
     """Of its rows, not compressed, in hex digits."""
     read: Callable[[], bytes]
     """Return these rows. Raises `SidecarError`."""
-    sealer: str = ""
-    """The id of the key that vouches for each of its rows, but for `doubted`; empty for none."""
-    doubted: frozenset[int] = frozenset()
-    """By their numbers from 0."""
 
     def lines(self, low: Id, high: Id) -> list[bytes]:
-        """Return its rows from `low` to `high`. Raises as `taken`."""
-        return self.taken(low, high).lines
-
-    def taken(self, low: Id, high: Id) -> Rows:
         """Return its rows from `low` to `high`. Raises `Damaged` rather than return others."""
         raw = self.read()
         if hashlib.sha256(raw).hexdigest() != self.sha256:
@@ -110,12 +117,11 @@ class Segment(NamedTuple):
             ends = [id_of_line(line) for line in (*found[:1], *found[-1:])]
             if ends != [self.first.pair, self.last.pair]:
                 raise Damaged(f"{self.name} is damaged: it begins or ends elsewhere")
-            doubted = frozenset(found[one] for one in self.doubted if 0 <= one < rows)
             if self.first.pair < low or high < self.last.pair:
-                found = [line for line in found if low <= id_of_line(line) <= high]
-            return Rows(self.name, found, self.sealer, doubted)
+                return [line for line in found if low <= id_of_line(line) <= high]
         except ValueError as error:
             raise Damaged(f"{self.name} is damaged: {error}") from error
+        return found
 
     def open(self) -> Segment:
         """Return itself."""
@@ -140,17 +146,6 @@ class Rows(NamedTuple):
     where: str
     """For words about them."""
     lines: list[bytes]
-    sealer: str = ""
-    """As `Segment` has it; where segments overlap nobody vouches."""
-    doubted: frozenset[bytes] = frozenset()
-
-    def runs(self) -> Iterator[tuple[str, list[bytes]]]:
-        """Yield the rows by who vouches for them."""
-        if not self.doubted:
-            yield self.sealer, self.lines
-            return
-        for line in self.lines:
-            yield "" if line in self.doubted else self.sealer, [line]
 
 
 def lines_of(
@@ -165,12 +160,19 @@ def lines_of(
         yield from rows.lines
 
 
-def runs_of(
-    pieces: Iterable[Piece], first: EntryId, last: EntryId
-) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield rows as `lines_of`, all of them, with the id of the key that vouches for them."""
-    for rows in _rows(pieces, first, last, eager=True):
-        yield from rows.runs()
+def runs_of(pieces: Iterable[Streamed], first: EntryId, last: EntryId) -> Iterator[Run]:
+    """Yield rows as `lines_of`, but as they are read, with who vouches for them: for one to whom
+    they count once all have come. Where segments overlap nobody vouches.
+    """
+    return ahead(_runs(_within(pieces, first, last), first.pair, last.pair))
+
+
+def _runs(pieces: Iterable[Streamed], low: Id, high: Id) -> Iterator[Run]:
+    for group in overlapping(pieces):
+        if len(group) > 1:
+            yield from (("", rows.lines) for rows in _merged(group, low, high, back=False))
+        else:
+            yield from group[0].runs(low, high)
 
 
 def entries_of(
@@ -201,15 +203,14 @@ def _rows(
 ) -> Iterator[Rows]:  # fmt: skip
     """Yield the rows of a span, segment by segment, and where these overlap merged."""
     low, high = first.pair, last.pair
-    span = [one for one in pieces if one.last.pair >= low and one.first.pair <= high]
-    groups = overlapping(span, back=back)
+    groups = overlapping(_within(pieces, first, last), back=back)
     for group in ahead(_loaded(groups)) if eager else groups:
         if len(group) > 1:
             yield from _merged(group, low, high, back=back)
         elif segment := group.pop().open():
-            rows = segment.taken(low, high)
+            where, lines = segment.name, segment.lines(low, high)
             del segment  # its bytes go: the rows have them, too
-            yield rows._replace(lines=rows.lines[::-1]) if back else rows
+            yield Rows(where, lines[::-1] if back else lines)
 
 
 def _loaded(groups: Iterable[list[Piece]]) -> Iterator[list[Piece]]:
@@ -221,9 +222,13 @@ def _loaded(groups: Iterable[list[Piece]]) -> Iterator[list[Piece]]:
             yield [segment._replace(read=partial(bytes, segment.read()))]
 
 
-def overlapping(pieces: Iterable[Piece], *, back: bool = False) -> Iterator[list[Piece]]:
+def _within(pieces: Iterable[P], first: EntryId, last: EntryId) -> list[P]:
+    return [one for one in pieces if one.last >= first and one.first <= last]
+
+
+def overlapping(pieces: Iterable[P], *, back: bool = False) -> Iterator[list[P]]:
     """Yield the pieces in order, in lists of those that overlap, one with the other, in a row."""
-    group: list[Piece] = []
+    group: list[P] = []
     reach: Id = (0, 0)
     for piece in sorted(pieces, key=lambda one: begins(one, back=back)):
         begin, end = begins(piece, back=back), begins(piece, back=not back)
@@ -247,7 +252,7 @@ def turned(at: Id, *, back: bool) -> Id:
     return (-at[0], -at[1]) if back else at
 
 
-def _merged(group: list[Piece], low: Id, high: Id, *, back: bool) -> Iterator[Rows]:
+def _merged(group: Sequence[Piece], low: Id, high: Id, *, back: bool) -> Iterator[Rows]:
     def lines(piece: Piece) -> Iterator[bytes]:
         segment = piece.open()
         found = segment.lines(low, high) if segment else []

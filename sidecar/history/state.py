@@ -15,7 +15,7 @@ import orjson
 from sidecar.history import Gap, History
 from sidecar.history.archive import ArchiveHistory
 from sidecar.history.contract import Keyed
-from sidecar.history.rows import id_of_line, of_line
+from sidecar.history.rows import id_of_line, of_line, order_of_line
 from sidecar.history.scratch import scratch
 from sidecar.history.sealing import Proof, Seals
 from sidecar.redis.source import Entry
@@ -28,7 +28,7 @@ Believed = Callable[[Entry, str], None]
 Runs = Callable[[str, EntryId, EntryId], Iterable[tuple[str, Iterable[bytes]]]]
 SUBJECTS_IN_MEMORY: Final = 10_000
 _SCHEMA: Final = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+PRAGMA page_size = 16384; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
 CREATE TABLE newest (
     tenant, stack, ref, at, line, sealer, PRIMARY KEY (tenant, stack, ref)
 );
@@ -45,7 +45,8 @@ class FleetState:
     def __init__(self, gaps: list[Gap]) -> None:
         self.gaps = gaps
         """What nobody can tell: notifications that have expired. Empty when the state is whole."""
-        self._here: dict[Subject, tuple[bytes, str]] = {}
+        self._here: dict[Subject, tuple[bytes, bytes, str]] = {}
+        """Of each the order of its ID, its row, and who vouches for that."""
         self._spilt: sqlite3.Connection | None = None
 
     def stacks(self) -> Iterator[Notification]:
@@ -65,7 +66,7 @@ class FleetState:
             )
             yield from (Keyed(Subject(*row[:3]), *row[3:]) for row in rows)
             return
-        yield from (Keyed(subject, *self._here[subject]) for subject in sorted(self._here))
+        yield from (Keyed(subject, *self._here[subject][1:]) for subject in sorted(self._here))
 
     def rows(self) -> Iterator[bytes]:
         """Yield the rows as they were published, the oldest first."""
@@ -87,7 +88,7 @@ class FleetState:
             self._spill()
             yield from self._spilt.execute("SELECT line, sealer FROM newest ORDER BY at")
             return
-        yield from sorted(self._here.values(), key=lambda one: id_of_line(one[0]))
+        yield from (one[1:] for one in sorted(self._here.values()))
 
     def __len__(self) -> int:
         if not self._spilt:
@@ -107,9 +108,9 @@ class FleetState:
         """Take in notifications whose subjects are known, in any order."""
         here = self._here
         for subject, line, sealer in keyed:
-            held = here.get(subject)
-            if held is None or id_of_line(held[0]) <= id_of_line(line):
-                here[subject] = line, sealer
+            at, held = order_of_line(line), here.get(subject)
+            if held is None or held[0] <= at:
+                here[subject] = at, line, sealer
                 if len(here) >= SUBJECTS_IN_MEMORY:
                     self._spill()
 
@@ -121,10 +122,9 @@ class FleetState:
         """Move what is in memory into a temporary file."""
         if self._spilt is None:
             self._spilt = scratch(_SCHEMA)
-        self._spilt.executemany(
-            _KEEP_NEWEST,
-            ((*subject, _at(one[0]), *one) for subject, one in self._here.items()),
-        )
+        # In the order of the index, which the database has to find no place for then.
+        rows = (subject + self._here[subject] for subject in sorted(self._here))
+        self._spilt.executemany(_KEEP_NEWEST, rows)
         self._here.clear()
 
 
@@ -180,12 +180,6 @@ def sealed_state_at(
     sealed = ArchiveHistory(archive.store, archive.streams, seals)
     state = state_at(sealed, position, sealed.runs)
     return state, seals.proof()
-
-
-def _at(line: bytes) -> str:
-    """Return text that compares as the IDs of lines do, for SQLite."""
-    ms, sequence = id_of_line(line)
-    return f"{ms:020}-{sequence:020}"
 
 
 def _subject(line: bytes) -> Subject | None:

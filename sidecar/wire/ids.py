@@ -71,7 +71,7 @@ class EntryId(str):
     @property
     def control_version(self) -> int:
         """The control_version that it stands for, as an ID of a notification stream."""
-        ms, sequence = self.pair
+        ms, sequence = _pair(self)
         return ms * 1000 + sequence
 
     @property

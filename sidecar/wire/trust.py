@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
+from sidecar.errors import UsageError
 from sidecar.wire.ids import EntryId
 from sidecar.wire.keyfiles import PublicKey, verifies
 from sidecar.wire.keyring import Keyring, OneKey
@@ -44,6 +45,21 @@ class Untrusted(Exception):
         self.cursor = cursor
 
 
+class BadSeal(Untrusted):
+    """A good key's seal over something else: no worker writes that.
+
+    Attributes:
+        ref: where it lies in the archive.
+        last: the last entry of what lies there.
+
+    """
+
+    def __init__(self, words: str, ref: str, last: EntryId) -> None:
+        super().__init__(words, "altered", last.control_version)
+        self.ref = ref
+        self.last = last
+
+
 class Trust:
     """The keys that are believed. Safe to use from several threads."""
 
@@ -79,6 +95,19 @@ class Trust:
         """The names of the keys, by their ids."""
         return self._keys.names
 
+    def lacks(self, key_id: str) -> str:
+        """Say why the key with that id is not good for what is signed now; empty where it is."""
+        found = self._judged(key_id, EntryId.of_version(time.time_ns() // 1000))
+        return "" if isinstance(found, PublicKey) else found[1]
+
+    def check_own(self, key_id: str) -> None:
+        """Raise `UsageError` unless the key that one signs with oneself is good now."""
+        if why := self.lacks(key_id):
+            raise UsageError(
+                f"the key that signs is not trusted there: {why}; add its public half, or sign with"
+                " another (docs/trust.md)"
+            )
+
     def may_lack(self, at: EntryId) -> bool:
         """Tell whether what lies at `at` may lack a signature."""
         return at.control_version <= self._unsigned_until
@@ -99,29 +128,30 @@ class Trust:
             raise untrusted(stream, at, "foreign", "no sidecar wrote it")
         if raw is None:
             raise untrusted(stream, at, "unsigned", "it has no signature")
-        if not (sealer and self._is_good(sealer, at) and self._is_good(signer_of(raw), at)):
+        if not (sealer and self._are_good({sealer, signer_of(raw)}, at)):
             self._check(stream, at, raw, origin, event)
 
     def sealer(self, stream: str, ref: str, manifest: bytes, last: EntryId) -> str:
         """Return the id of the key that sealed what lies at `ref` in the archive of a stream, up to
         the entry `last`; empty where none did, or none that is good there.
 
-        Raises `Untrusted` for a seal by a good key over something else: no worker writes that.
+        Raises `BadSeal` for a seal by a good key over something else.
         """
         found = seal_of(manifest)
         key = self._keys.key(found.key_id) if found else None
-        if found is None or key is None or not self._is_good(found.key_id, last):
+        if found is None or key is None or not self._are_good({found.key_id}, last):
             return ""
         if verifies(key, found.signature, seal_message(stream, ref, found.of)):
             return found.key_id
         said = f"{key.name} did not seal what lies at {ref} in the archive"
-        raise untrusted(stream, last, "altered", said)
+        raise BadSeal(_words(stream, last, said), ref, last)
 
-    def _is_good(self, key_id: str, at: EntryId) -> bool:
-        key = self._keys.key(key_id)
-        if key is None or key.revoked:
-            return False
-        return key.from_us <= at.control_version <= key.until_us
+    def _are_good(self, key_ids: Collection[str], at: EntryId) -> bool:
+        version = at.control_version
+        for key in map(self._keys.key, key_ids):
+            if key is None or key.revoked or not key.from_us <= version <= key.until_us:
+                return False
+        return True
 
     def _check(self, stream: str, at: EntryId, raw: bytes, origin: bytes, event: bytes) -> None:
         try:
@@ -140,14 +170,20 @@ class Trust:
 
     def _valid(self, key_id: str, stream: str, at: EntryId) -> PublicKey:
         """Return the key with that id, if it was good for that place."""
+        found = self._judged(key_id, at)
+        if isinstance(found, PublicKey):
+            return found
+        raise untrusted(stream, at, *found)
+
+    def _judged(self, key_id: str, at: EntryId) -> PublicKey | tuple[Kind, str]:
+        """Return the key with that id or, where it is not good for that place, why."""
         key = self._keys.key(key_id)
         if key is None:
-            raise untrusted(stream, at, "unknown_key", self._keys.lacks(key_id))
+            return "unknown_key", self._keys.lacks(key_id)
         if key.revoked:
-            raise untrusted(stream, at, "revoked", f"its key {key.name} is revoked: {key.revoked}")
+            return "revoked", f"its key {key.name} is revoked: {key.revoked}"
         if not key.from_us <= at.control_version <= key.until_us:
-            said = f"its key {key.name} is not one of {rfc3339(at.control_version)}"
-            raise untrusted(stream, at, "out_of_date", said)
+            return "out_of_date", f"its key {key.name} is not one of {rfc3339(at.control_version)}"
         return key
 
     def _is_signed(self, key: PublicKey, stream: str, found: Signature, hashed: bytes) -> bool:
@@ -166,8 +202,8 @@ class Trust:
 
 def untrusted(stream: str, at: EntryId, kind: Kind, said: str) -> Untrusted:
     """Return what is raised of the entry `at` of a notification stream."""
-    return Untrusted(
-        f"{stream} has the notification {at}, which is not trusted: {said}",
-        kind,
-        at.control_version,
-    )
+    return Untrusted(_words(stream, at, said), kind, at.control_version)
+
+
+def _words(stream: str, at: EntryId, said: str) -> str:
+    return f"{stream} has the notification {at}, which is not trusted: {said}"

@@ -22,6 +22,8 @@ from sidecar.wire.defaults import DATA_DIR, NOTIFY_STREAM, STREAM
 from sidecar.wire.keeping import SHORTEST_GRACE_S, source_rules, unattended
 from sidecar.wire.keyfiles import private_key
 from sidecar.wire.scope import check_id_pattern
+from sidecar.wire.signing import Signer
+from sidecar.wire.trust import Trust
 from sidecar.wire.units import address_of, artifact_size, seconds, window
 from sidecar.wire.urls import redact
 from sidecar.worker.logs import Format, Level
@@ -60,6 +62,15 @@ def _signing_key(path: str | Path) -> Path:
     return Path(path)
 
 
+def _trust(path: str | Path) -> Path:
+    """Return where the keys are that are trusted. Raises `ValueError` as `_signing_key`."""
+    try:
+        Trust(path)
+    except (UsageError, ValueError) as error:
+        raise ValueError(str(error).replace(str(Path(path)), "the directory")) from None
+    return Path(path)
+
+
 Seconds = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(artifact_size)]
 Window = Annotated[float, BeforeValidator(window)]
@@ -69,6 +80,7 @@ Address = Annotated[str, AfterValidator(_checked_address)]
 IdPattern = Annotated[str, AfterValidator(check_id_pattern)]
 Keep = Annotated[str, AfterValidator(_kept)]
 SignKey = Annotated[Path, BeforeValidator(_signing_key)]
+TrustedKeys = Annotated[Path, BeforeValidator(_trust)]
 SourceKeep = Annotated[str, AfterValidator(_kept_at_source)]
 StreamName = Annotated[str, AfterValidator(check_name)]
 ControlName = Annotated[str, AfterValidator(check_control)]
@@ -196,6 +208,12 @@ class Settings(Options):
         "Sign each notification with this Ed25519 key: PEM, the worker's alone (`sidecar sign-key"
         " new FILE`). Needs the extra signing.",
         metavar="FILE",
+    )
+    trust: TrustedKeys | None = _option(
+        None,
+        "Vouch in the archive for what any public key in this directory signed: so a new --sign-key"
+        " vouches for the old one's. Default: for what its own key signed.",
+        metavar="DIR",
     )
     log_level: Level = _option("info", "debug, info, warning or error.")
     log_format: Format | None = _option(
@@ -332,6 +350,7 @@ def build(**options: object) -> Settings:
     _check_stores(settings)
     _check_horizon(settings)
     _check_rules(settings)
+    _check_trust(settings)
     return settings
 
 
@@ -397,6 +416,18 @@ def _check_rules(settings: Settings) -> None:
         source_rules(settings.source_keep)
     except ValueError as error:
         raise UsageError(f"--source-keep: {error}") from None
+
+
+def _check_trust(settings: Settings) -> None:
+    """Refuse keys to trust beside a key that is none of them. Raises `UsageError`."""
+    if settings.trust is None:
+        return
+    if settings.sign_key is None:
+        raise UsageError("--trust: it needs --sign-key FILE: who has no key vouches for nothing")
+    try:
+        Trust(settings.trust).check_own(Signer(settings.sign_key).key_id)
+    except UsageError as error:
+        raise UsageError(f"--trust: {error}") from None
 
 
 def file_url(directory: Path) -> str:

@@ -18,6 +18,7 @@ from sidecar import __version__
 from sidecar.errors import Unreachable, UsageError
 from sidecar.history.archiver import Archiver
 from sidecar.history.live import LiveHistory
+from sidecar.history.sealing import Sealer
 from sidecar.redis import takeovers, tenures
 from sidecar.redis.archived import hold, let_go
 from sidecar.redis.beside import second, was_read
@@ -38,6 +39,7 @@ from sidecar.telemetry.gathered import Gathered
 from sidecar.wire.keeping import source_rules, unattended
 from sidecar.wire.logbook import keeper_of
 from sidecar.wire.signing import Signer
+from sidecar.wire.trust import Trust
 from sidecar.wire.urls import redact
 from sidecar.worker.archiving import Archiving
 from sidecar.worker.fleetstore import FleetStore
@@ -390,7 +392,9 @@ class Wiring:
         control = Side(self._connect(self.redis_url, keys.control), self.redis_url)
         live = LiveHistory(control, notify, [keys], archive)
         held = partial(hold, control.client, keys)
-        return Archiver(live, archive, notify.client, keys, hold=held, signer=self.signer)
+        trust = Trust.of(self.settings.trust)
+        sealer = Sealer(self.signer, keys.notifications, trust) if self.signer else None
+        return Archiver(live, archive, notify.client, keys, hold=held, sealer=sealer)
 
     def retaining(
         self, sweep: Sweep, *, one_store: bool, went: Callable[[str, int, int], None]

@@ -87,7 +87,7 @@ BY_NAME: Final[dict[str, tuple[str, ...]]] = {
     "--reason": TEXT,
     "--event-id": TEXT, "--ref": TEXT, "--allow-type": TEXT, "--tenant-scope": TEXT,
     "--event-id-scope": TEXT, "--keep": WORD, "--keep-sent": DURATIONS, "--database": FILE,
-    "--verify": (*FILE, *ODD[1:], "/dev/null"),
+    "--verify": (*FILE, *ODD[1:], "/dev/null"), "--drop": TEXT,
 }  # fmt: skip
 BY_COMMAND: Final = {
     "emit --ref": REF, "emit --event-id": (*TEXT, ODD[1], LONG), "emit --type": (*TEXT, LONG),

@@ -52,6 +52,7 @@ WRONG: Final[dict[str, tuple[str, ...]]] = {
     "--log-level": (*ODD, "loud"), "--log-format": (*ODD, "xml"),
     "--http": (*ODD, "here", "h:port", ":99999", "h:-1", "1.2.3.4", f"http://{LOGIN}@h:1"),
     "--sign-key": (*ODD, "/dev/null", "/dev/zero", "/none"),
+    "--trust": (*ODD, "/dev/null", "/dev/zero", "/none"),
     "--allow-type": ("",), "--tenant-scope": ("",), "--event-id-scope": ("",),
 }  # fmt: skip
 """By option. Any text is a type or a pattern; one that is on or off has `FLAGS`, but no value as a

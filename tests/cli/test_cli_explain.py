@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import redis
 from sidecar.history.bundle import BundleHistory
 from sidecar.redis import readers, takeovers
 from sidecar.redis.readers import registered
-from tests.cli.harness import KEYS, Cli
+from tests.cli.harness import KEYS, NOTIFICATIONS, STREAM, Cli
 from tests.sidecar.harness import eventually
 
 
@@ -231,3 +232,25 @@ def test_a_redrive_of_the_oldest_dead_letter_is_no_trimming(sidecar: Cli) -> Non
     assert "not on record any more" not in sidecar("explain").err
     sidecar.trim("{control:notifications}:dead", 1)
     assert "not on record any more" in sidecar("explain").err
+
+
+def test_a_reader_behind_what_was_trimmed_by_hand_has_no_gap(sidecar: Cli) -> None:
+    """Also where the oldest that is left is the first of a millisecond, which it has passed."""
+    sidecar.lay_out("source", "fleet")
+    ms = int(time.time() * 1000) - 60_000
+    for number in range(3):
+        at = f"{ms + number}-0"
+        event = {"event_id": f"e{number}", "type": "key.changed",
+                 "control_version": (ms + number) * 1000}  # fmt: skip
+        sidecar.notification(event, at, f"{STREAM}/{at}")
+    sidecar.client.xtrim(NOTIFICATIONS, maxlen=1, approximate=False)
+    told = f"{(ms + 2) * 1000} {time.time_ns() // 1000} 600"
+    sidecar.client.set(KEYS.reader("ctl"), told)
+    sidecar.client.sadd(KEYS.registered, "ctl")
+    kinds = {one["kind"] for one in sidecar("explain", "--json").objects() if "kind" in one}
+    assert "reader_gap" not in kinds
+    told = f"{(ms + 1) * 1000 - 1} {time.time_ns() // 1000} 600"
+    sidecar.client.set(KEYS.reader("ctl"), told)
+    counts = "entries-added" in sidecar.client.xinfo_stream(NOTIFICATIONS)
+    kinds = {one["kind"] for one in sidecar("explain", "--json").objects() if "kind" in one}
+    assert ("reader_gap" in kinds) is counts

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import store
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.horizon import expire
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Side
@@ -35,7 +35,7 @@ def horizon(sidecar: Cli) -> str:
     with closing(Side.open(sidecar.url, NOTIFICATIONS).client) as client:
         side = Side(client, sidecar.url)
         live = LiveHistory(side, side, [KEYS], fleet)
-        archiver = Archiver(live, fleet, client, KEYS, checkpoint_rows=1)
+        archiver = Archiver(live, fleet, client, KEYS, sizes=Sizes(checkpoint_rows=1))
         for stream in (STREAM, NOTIFICATIONS, DEAD):
             for _ in archiver.archive(stream, rest=True):
                 if stream == NOTIFICATIONS:

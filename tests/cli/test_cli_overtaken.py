@@ -246,6 +246,18 @@ def test_a_gap_of_the_archive_counts_after_the_stream_was_deleted(sidecar: Cli, 
     refused(ends, "nobody can tell", "the archive does not have all of them")
 
 
+@REDRIVE
+def test_what_was_trimmed_by_hand_ends_with_a_control_version(sidecar: Cli, older: Any) -> None:
+    """Also where what is left begins with the first of a millisecond, before which no ID is one."""
+    ends = older()
+    _publish_and_trim(sidecar)
+    counts = "entries-added" in sidecar.client.xinfo_stream(NOTIFICATIONS)
+    assert sidecar("archive").code == 0
+    _made_anew(sidecar)
+    last = (BEFORE + 1000) * 1000 + (999 if counts else 0)
+    refused(ends, f"notifications up to {last} were trimmed")
+
+
 def _made_anew(sidecar: Cli) -> None:
     """Delete the notification stream, and begin it anew as a worker does."""
     sidecar.client.delete(NOTIFICATIONS)

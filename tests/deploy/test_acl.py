@@ -14,7 +14,7 @@ import structlog
 
 import store
 from sidecar.feed import Feed
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.live import LiveHistory
 from sidecar.producer import Producer
 from sidecar.redis import halts, scan
@@ -83,7 +83,7 @@ def _archive(server: Server) -> None:
     with closing(server.client("sidecar")) as client:
         side = Side(client, server.url("sidecar"))
         live = LiveHistory(side, side, [KEYS], fleet)
-        archiver = Archiver(live, fleet, client, KEYS, rows=100, checkpoint_rows=100)
+        archiver = Archiver(live, fleet, client, KEYS, sizes=Sizes(100, checkpoint_rows=100))
         for _ in archiver.archive(NOTIFY_STREAM, rest=True):
             archiver.keep_state()
 

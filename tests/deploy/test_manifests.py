@@ -152,6 +152,74 @@ def test_each_timer_has_its_service() -> None:
         assert "WantedBy=timers.target" in (SYSTEMD / f"{name}.timer").read_text()
 
 
+# --- signing --------------------------------------------------------------------------------------
+
+SIGNING: Final = {"SIDECAR_SIGN_KEY", "SIDECAR_TRUST"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_takes_the_component_for_signing(overlay: str, tmp_path: Path) -> None:
+    """The worker has key and trusted keys where its settings say; other containers have neither."""
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+        f"resources: [../kubernetes/{overlay}]\ncomponents: [../kubernetes/signing]\n"
+    )
+    done = subprocess.run(
+        [tool("kubectl"), "kustomize", str(tmp_path / "mine")], check=False, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    objects = {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
+    settings = objects["ConfigMap"]["data"]
+    spec = objects[{"sidecar": "StatefulSet", "standalone": "Deployment"}[overlay]]["spec"]
+    spec = spec["template"]["spec"]
+    every = {one["name"]: one for one in [*spec.get("initContainers", []), *spec["containers"]]}
+    mounts = {one["mountPath"]: one["name"] for one in every["sidecar"]["volumeMounts"]}
+    key, trust = Path(settings["SIDECAR_SIGN_KEY"]), settings["SIDECAR_TRUST"]
+    assert (mounts[str(key.parent)], mounts[trust]) == ("sign-key", "trust")
+    assert {"sidecar-redis", "source", "fleet", "sign-key", "trust"} == set(mounts.values())
+    volumes = {one["name"]: one for one in spec["volumes"]}
+    assert volumes["sign-key"]["secret"]["defaultMode"] == 0o440  # what `--sign-key` takes
+    assert {"sign-key", "trust"} <= set(volumes)
+    for name, one in every.items():
+        if name != "sidecar":
+            assert "sign-key" not in {mount["name"] for mount in one["volumeMounts"]}
+
+
+def test_compose_with_signing_has_key_and_trusted_keys() -> None:
+    """The override adds to the file what its variables name, for the worker and who verifies."""
+    override = DEPLOY / "compose.signing.yaml"
+    _accepts(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(override))
+    services = yaml.safe_load(override.read_text())["services"]
+    told = services["sidecar"]["environment"]
+    assert set(told) == SIGNING
+    assert set(_compose()["services"]["sidecar"]["secrets"]) < set(services["sidecar"]["secrets"])
+    assert told["SIDECAR_SIGN_KEY"] == "/run/secrets/sign-key"
+    verify = services["tail"]["environment"]["SIDECAR_VERIFY"]
+    for name, directory in (("sidecar", told["SIDECAR_TRUST"]), ("tail", verify)):
+        assert services[name]["volumes"] == [f"./trust:{directory}:ro"]
+
+
+def test_systemd_with_signing_has_key_and_trusted_keys(tmp_path: Path) -> None:
+    """The drop-in is one that systemd takes, and what it names README.md installs."""
+    analyze, paths = tool("systemd-analyze"), _installed(tmp_path)
+    dropped = SYSTEMD / "signing.conf"
+    shutil.copy(dropped, tmp_path / "sidecar.service.d")
+    verified = subprocess.run(
+        [analyze, "verify", "--man=no", str(tmp_path / "sidecar.service")], check=False,
+        capture_output=True, text=True, env={**os.environ, **paths},
+    )  # fmt: skip
+    assert (verified.returncode, verified.stderr) == (0, "")
+    lines = [line for line in dropped.read_text().splitlines() if line.startswith("Environment=")]
+    told = dict(line.removeprefix("Environment=").split("=", 1) for line in lines)
+    assert told == {"SIDECAR_SIGN_KEY": "%d/sign-key", "SIDECAR_TRUST": "/etc/sidecar-trust"}
+    installed = README.read_text()
+    assert f"-t {told['SIDECAR_TRUST']} " in installed
+    assert "fleet-2026 /etc/sidecar/sign-key" in installed
+
+
 # --- configuration ------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from sidecar.redis import keepers, scan
 from sidecar.redis.holding import Hold
 from sidecar.redis.memory import memories
 from sidecar.redis.tenants import pause_tenant
+from sidecar.wire.keyfiles import new_pair
 from store.file.backend import FileStore
 from tests import servers
 from tests.doctor.harness import KEYS, NOTIFICATIONS, STREAM, Place
@@ -220,7 +221,7 @@ RIGHTS: Final = (
     Broken("no XGROUP CREATE", "right-lacks", "xgroup|create", as_user("-xgroup")),
     Broken("no control stream", "right-lacks", "xclaim on control:events", as_user(
         "resetkeys", f"~{NOTIFICATIONS}", "~{control:notifications}:*")),
-    Broken("nothing beside", "right-lacks", ", del on {control:notifications}:doctor", as_user(
+    Broken("nothing beside", "right-lacks", "on {control:notifications}:doctor", as_user(
         "resetkeys", f"~{NOTIFICATIONS}", f"~{STREAM}")),
     Broken("no notifications", "right-lacks", "xadd on control:notifications", as_user(
         "resetkeys", f"~{STREAM}", "~{control:notifications}:*")),
@@ -278,6 +279,15 @@ def _trimmed_before(place: Place) -> None:
 def _other_keys(place: Place) -> None:
     place.worker(signs="")
     place.worker("new:1", signs="0123456789abcdef")
+
+
+def _unknown_key(place: Place) -> None:
+    directory = place.root.parent
+    new_pair(directory / "key")
+    (directory / "trust").mkdir()
+    (directory / "key.pub").rename(directory / "trust" / "key.pub")
+    place.args += ["--sign-key", str(directory / "key"), "--trust", str(directory / "trust")]
+    place.worker(signs="0123456789abcdef")
 
 
 def _in_an_hour(place: Place) -> None:
@@ -358,6 +368,8 @@ STREAMS: Final = (
            told("--trim-notifications", "age=1d")),
     Broken("one signs, another does not", "keys-differ", "no key: other:1; 0123456789abcdef: new:1",
            _other_keys),
+    Broken("one signs with a key that nobody trusts", "keys-differ",
+           "other:1 signs with the key 0123456789abcdef, which is not trusted", _unknown_key),
     Broken("an older worker", "versions-differ", "0.0.9: other:1",
            lambda place: place.worker(version="0.0.9")),
 )  # fmt: skip

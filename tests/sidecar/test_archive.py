@@ -18,9 +18,10 @@ import store
 from sidecar.errors import UsageError
 from sidecar.history import About, Gap, History
 from sidecar.history import archiver as archiver_module
-from sidecar.history.archive import ArchiveHistory, contents_of, names_of, pack
-from sidecar.history.archiver import Archiver
+from sidecar.history.archive import ArchiveHistory, contents_of, mark_of, names_of, pack
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.bundle import BundleHistory
+from sidecar.history.dropping import Drop, drop, target_of
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.history.places import ROOT, escaped
@@ -66,7 +67,8 @@ def fleet(tmp_path: Path) -> VersionedStore:
 
 def archiver(rig: Rig, fleet: VersionedStore, **options: Any) -> Archiver:
     """Return what archives the rig's streams."""
-    return Archiver(live(rig), fleet, rig.client, rig.keys, **{"rows": ROWS, **options})
+    sizes = Sizes(**{"rows": ROWS, **options})
+    return Archiver(live(rig), fleet, rig.client, rig.keys, sizes=sizes)
 
 
 def archive(rig: Rig, fleet: VersionedStore, *, rest: bool = True) -> int:
@@ -283,6 +285,36 @@ def test_what_was_gone_before_is_a_gap(rig: Rig, fleet: VersionedStore) -> None:
     assert isinstance(after.gaps[0], Gap)
 
 
+def test_each_gap_is_told_with_its_cause(rig: Rig, fleet: VersionedStore) -> None:
+    """What expired, what somebody dropped, what is gone from the end, and what was trimmed."""
+    for begin in range(0, 28, 7):
+        emit(rig, 7, begin=begin)
+        archive(rig, fleet)
+    first, second, _, last = names_of(fleet, rig.notify, rig.control)
+    fleet.put(mark_of(rig.notify, rig.control, first.last), b"", b"")
+    fleet.delete(first.ref)
+    history = ArchiveHistory(fleet, live(rig).streams)
+    said = Drop(format=1, ref=second.ref, at="2026-12-01T10:00:00Z", by="me", reason="damaged")
+    drop(fleet, target_of(history, second.ref), said)
+    fleet.delete(last.ref)
+    for begin in (28, 35):
+        emit(rig, 7, begin=begin)
+        archive(rig, fleet)
+        trim(rig, 0)
+        emit(rig, 7, begin=begin + 70)
+        trim(rig, 3)
+    archive(rig, fleet)
+    reach = ArchiveHistory(fleet, live(rig).streams).reach(rig.control)
+    assert reach
+    assert [gap.why for gap in reach.gaps] == [
+        "expired", "dropped from the archive by hand", "archived, and gone from the archive since",
+        *["trimmed before it was archived"] * 2,
+    ]  # fmt: skip
+    lost = reach.gaps[2]
+    assert (lost.first, lost.last) == (names_of(fleet, rig.notify, rig.control)[0].last.after,
+                                       last.last)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "about",
     [About(event_id="e17"), About(tenant_id="t1"), About(artifact_ref="rows/3"), About("nobody"),
@@ -366,7 +398,7 @@ def test_a_state_is_the_same_from_a_checkpoint(
 
     plain = states(live(rig))
     monkeypatch.setattr("sidecar.history.state.SUBJECTS_IN_MEMORY", 5 if seed else 10**6)
-    monkeypatch.setattr("sidecar.history.checkpoints.CHUNK_BYTES", 7 if seed else 1 << 20)
+    monkeypatch.setattr("sidecar.history.packed.CHUNK_BYTES", 7 if seed else 1 << 20)
     writer = archiver(rig, fleet, checkpoint_rows=10)
     assert archive_with_states(writer, rig.notify) == 9
     history = joined(rig, fleet)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import store
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory, names_of, pack
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.contract import Streams
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.rows import to_line
@@ -73,7 +73,7 @@ def of(fleet: Fleet) -> VersionedStore:
 
 def archiver(rig: Rig, fleet: Fleet, rows: int = ROWS) -> Archiver:
     """Return one more that archives the rig's streams."""
-    return Archiver(live(rig), of(fleet), rig.client, rig.keys, rows=rows)
+    return Archiver(live(rig), of(fleet), rig.client, rig.keys, sizes=Sizes(rows))
 
 
 def archive(rig: Rig, fleet: Fleet, stream: str = "", **options: Any) -> int:

@@ -14,11 +14,12 @@ import store
 from sidecar.errors import SidecarError
 from sidecar.feed import Feed, State, StateEnds, Trust, Untrusted
 from sidecar.history.archive import ArchiveHistory, Name, names_of, pack
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.chain import faults_of
 from sidecar.history.checkpoints import checkpoints_of
 from sidecar.history.contract import Streams
 from sidecar.history.live import LiveHistory
+from sidecar.history.sealing import Sealer
 from sidecar.redis.client import Side
 from sidecar.redis.members import registered_workers
 from sidecar.redis.source import Entry
@@ -43,6 +44,8 @@ class Place:
         self.rig, self.keys = rig, keys
         self.fleet: VersionedStore = MemoryStore()
         self.signer: Signer | None = keys.new("first")
+        self.trust: Trust | None = None
+        """Whom the worker believes, beside itself."""
         keys.add("first")
 
     def publish(self, *event_ids: str) -> int:
@@ -51,19 +54,28 @@ class Place:
 
     def archive(self, *, state: bool = True, signer: Signer | None = None) -> None:
         """Archive what there is, with a state, as the worker does it; trim it."""
-        side = Side(self.rig.client, self.rig.url)
-        live = LiveHistory(side, side, [self.rig.keys], self.fleet)
-        archiver = Archiver(
-            live, self.fleet, self.rig.client, self.rig.keys, rows=ROWS, checkpoint_rows=1,
-            signer=signer or self.signer,
-        )  # fmt: skip
+        archiver = self.archiver(signer)
         assert list(archiver.archive(NOTIFICATIONS, rest=True))
         if state:
             archiver.keep_state()
-        reach = live.reach(NOTIFICATIONS)
+        reach = self._live.reach(NOTIFICATIONS)
         assert reach
         self.rig.client.hset(self.rig.keys.trimmed, NOTIFICATIONS, reach.last)
         self.rig.client.xtrim(NOTIFICATIONS, maxlen=0, approximate=False)
+
+    def archiver(self, signer: Signer | None = None) -> Archiver:
+        """Return what a worker archives with."""
+        signer = signer or self.signer
+        return Archiver(
+            self._live, self.fleet, self.rig.client, self.rig.keys,
+            sizes=Sizes(ROWS, checkpoint_rows=1),
+            sealer=Sealer(signer, NOTIFICATIONS, self.trust) if signer else None,
+        )  # fmt: skip
+
+    @property
+    def _live(self) -> LiveHistory:
+        side = Side(self.rig.client, self.rig.url)
+        return LiveHistory(side, side, [self.rig.keys], self.fleet)
 
     def state(self, **more: Any) -> State:
         """Return the state as a new reader gets it."""

@@ -25,7 +25,7 @@ from sidecar.feed import (
 )
 from sidecar.feed import state as state_module
 from sidecar.history.archive import names_of
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Side
 from sidecar.redis.fleet import LOG, STORE
@@ -58,7 +58,7 @@ class World:
         self.trimmed = 0
         side = Side(client, "redis://world")
         live = LiveHistory(side, side, [KEYS], fleet)
-        self.archiver = Archiver(live, fleet, client, KEYS, rows=5, checkpoint_rows=8)
+        self.archiver = Archiver(live, fleet, client, KEYS, sizes=Sizes(5, checkpoint_rows=8))
 
     def publish(self, count: int = 1, step: int = 0) -> None:
         """Publish something of some subjects; of what has none, too."""

@@ -13,7 +13,7 @@ import redis
 import store
 from sidecar.feed import Notification, Trust, Untrusted, UsageError
 from sidecar.history.archive import names_of
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Side
 from sidecar.wire.keyfiles import new_pair, verifies
@@ -36,6 +36,10 @@ class Keys:
         """Make a key that nobody trusts yet."""
         new_pair(self._directory / name)
         return Signer(self._directory / name)
+
+    def private(self, name: str) -> Path:
+        """Return where the private half is."""
+        return self._directory / name
 
     def add(self, name: str) -> None:
         """Trust a key."""
@@ -188,7 +192,7 @@ def archived(rig: Rig, fleet: VersionedStore, *, trim: bool) -> None:
     """Archive the notifications, with a checkpoint; with `trim`, let Redis forget them."""
     side = Side(rig.client, rig.url)
     live = LiveHistory(side, side, [rig.keys], fleet)
-    archiver = Archiver(live, fleet, rig.client, rig.keys, checkpoint_rows=1)
+    archiver = Archiver(live, fleet, rig.client, rig.keys, sizes=Sizes(checkpoint_rows=1))
     assert list(archiver.archive(NOTIFICATIONS, rest=True))
     archiver.keep_state()
     if trim:

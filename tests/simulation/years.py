@@ -29,7 +29,7 @@ from redis.connection import ConnectionInterface
 from redis.retry import Retry
 
 from sidecar.history.archive import ArchiveHistory
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.history.state import state_at
@@ -210,7 +210,8 @@ class Years:
         self.side = side
         live = LiveHistory(side, side, [KEYS], self.fleet_store)
         self.live = live
-        self.archiver = Archiver(live, self.fleet_store, self.client, KEYS, checkpoint_rows=2000)
+        sizes = Sizes(checkpoint_rows=2000)
+        self.archiver = Archiver(live, self.fleet_store, self.client, KEYS, sizes=sizes)
         policies = {name: parse_policy(text) for name, text in POLICIES.items()}
         self.retention = Retention(
             self.client, self.client, KEYS, policies,

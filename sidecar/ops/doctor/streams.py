@@ -29,6 +29,7 @@ from sidecar.redis.room import without_room
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION
 from sidecar.wire.moments import rfc3339, span, time_us
+from sidecar.wire.trust import Trust
 from sidecar.wire.urls import redact
 from sidecar.worker.settings import Settings
 
@@ -394,6 +395,15 @@ def _signing(seen: Seen) -> Iterator[Told]:
             "start each with the same --sign-key; while that is replaced, restart those that lack"
             " the new one (docs/trust.md)",
         )
+    directory = seen.streams.settings.trust
+    trust = Trust(directory) if directory else None
+    for key, names in sorted(by_key.items()):
+        if trust and key and (why := trust.lacks(key)):
+            yield Told(
+                f"{', '.join(names)} signs with the key {key}, which is not trusted: {why}",
+                f"add its public half to {directory}, and to the directory of each who verifies,"
+                " or start that worker with another --sign-key (docs/trust.md)",
+            )
 
 
 _ERROR, _WARNING = Level.ERROR, Level.WARNING

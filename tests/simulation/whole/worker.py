@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
-from sidecar.history.archiver import Archiver
+from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.live import LiveHistory
 from sidecar.redis.client import Side
 from sidecar.redis.members import Members
@@ -212,7 +212,7 @@ class WholeWorker:
             control = Side(world.client(fleet.control, self.process), "redis://control")
             live = LiveHistory(control, notify, [keys], store)
             archivers[keys.control] = Archiver(
-                live, store, notify.client, keys, rows=plan.archive_rows
+                live, store, notify.client, keys, sizes=Sizes(plan.archive_rows)
             )
         keys_of = {keys.control: keys for keys in self.keys}
         archiving = Archiving(archivers, keys_of, share, ARCHIVE_EVERY_S, self.supervisor, QUIET)
