@@ -23,7 +23,8 @@ sidecar explain t_1/web@7 --bundle incident.zip
 ```
 
 It begins with a **summary** of one to three lines: what is wrong now, with what led to it, when,
-and by whom; what is over; whom it hit. The numbers in it are those of the findings below.
+and by whom; what to look at, as it may do no harm; what is over; whom it hit. The numbers in it are
+those of the findings below.
 
 Each finding is one sentence: what came of it, to whom, when, why, by whom. The gravest come first.
 What led to one thing alone stands in its sentence, behind *because*; an error, or what led to
@@ -31,9 +32,9 @@ more, stands before them, and they name its number. Below the sentence are comma
 and the fix, or that there is nothing to do. What a person wrote is always in quotation marks.
 *By whom: not on record* is said where somebody must have done it, and no record says who.
 
-With `--json` the first line is the summary (`summary`: its lines; `wrong`, `over`; `hit` and
-`still`: how many `tenants`, `subjects` and `events`), and each finding is an object on a line of
-its own (`because` has what is told inside of it); `--markdown` is for a ticket.
+With `--json` the first line is the summary (`summary`: its lines; `wrong`, `look`, `over`;
+`hit` and `still`: how many `tenants`, `subjects` and `events`), and each finding is an object on a
+line of its own (`because` has what is told inside of it); `--markdown` is for a ticket.
 
 - An **error** is still wrong: nothing on record has set it right. Exit 1.
 - A **warning** went wrong and is over, or has cost time alone. Exit 1.

@@ -51,9 +51,9 @@ def explain(
 ) -> None:
     """Say what went wrong, the gravest first: what, to whom, when, by whom, and caused by what.
 
-    It begins with a summary: what is wrong now, and why; what is over; whom it hit. Then each
-    finding is one sentence, with the commands that show it and the fix. What led to it stands in
-    it, or above it where it has led to more.
+    It begins with a summary: what is wrong now, and why; what to look at; what is over; whom it
+    hit. Then each finding is one sentence, with the commands that show it and the fix. What led to
+    it stands in it, or above it where it has led to more.
     They come of rules, each of one kind: docs/explain.md lists them, and says what no record can
     tell. Errors are what is still wrong, warnings what went wrong and is over, notes what somebody
     meant.

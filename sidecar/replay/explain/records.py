@@ -117,6 +117,7 @@ def _missing(one: Forgotten) -> str:
 def flapping(facts: Facts) -> Iterator[Finding]:
     """Yield each stream that changed hands again and again, and not in good order."""
     streams: defaultdict[str, list[Tenure]] = defaultdict(list)
+    ends = _given_back(facts)
     for one in facts.tenures:
         if facts.has(one.at_us):
             streams[one.stream].append(one)
@@ -125,20 +126,25 @@ def flapping(facts: Facts) -> Iterator[Finding]:
         # one that was stopped in good order lost anything.
         run = _run([*tenures[:1], *(
             now for before, now in pairwise(tenures)
-            if before.by != now.by and not _gave_back(facts, before, now.at_us)
+            if before.by != now.by and not _is_clean(ends, before, now.at_us)
         )])  # fmt: skip
         if run:
             yield _flapping(facts, stream, run)
 
 
-def _gave_back(facts: Facts, tenure: Tenure, until_us: int) -> bool:
-    """Tell whether this tenure ended in good order before that."""
-    said_ = (ENDED, tenure.stream, tenure.by)
-    return any(
-        tuple(text(one.fields, name) for name in ("what", "stream", "by")) == said_
-        for one in facts.records
-        if tenure.at_us <= one.id.control_version <= until_us
-    )
+def _given_back(facts: Facts) -> dict[tuple[str, str], list[int]]:
+    """Return when which worker gave which control stream back in good order."""
+    found: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for one in facts.records:
+        if text(one.fields, "what") == ENDED:
+            whose = text(one.fields, "stream"), text(one.fields, "by")
+            found[whose].append(one.id.control_version)
+    return found
+
+
+def _is_clean(ends: dict[tuple[str, str], list[int]], tenure: Tenure, until_us: int) -> bool:
+    """Tell whether a tenure ended in good order before that."""
+    return any(tenure.at_us <= us <= until_us for us in ends.get((tenure.stream, tenure.by), ()))
 
 
 def _run(tenures: list[Tenure]) -> list[Tenure]:

@@ -202,8 +202,9 @@ def never_sent(facts: Facts, what: str) -> Finding | None:
         NEVER_SENT.name, Level.ERROR, f"no event of {what} is on record: nobody sent it",
         newest.begun_us, f"unsent:{what}", about=frozenset({what}),
         evidence=(command("trace", stack),), causes=(f"silent:{newest.tenant_id}",),
-        brief=f"nobody has sent {what}", then=f"The highest version that was sent of {stack} is"
-        f" {_state(newest)}, in the event {newest.event_id} of {at(newest.begun_us)}",
+        brief=f"nobody has sent {what}", is_dated=False,
+        then=f"The highest version that was sent of {stack} is {_state(newest)}, in the event"
+        f" {newest.event_id} of {at(newest.begun_us)}",
         fix="look at the producer: `Producer.publish` returns once Redis has the entry",
     )  # fmt: skip
 
