@@ -190,11 +190,40 @@ def test_each_fault_has_its_alert_and_no_other(tmp_path: Path, alert: str) -> No
     assert not _run(tmp_path, days)
 
 
+@pytest.mark.parametrize(("used", "said"), [
+    (f"51+0.05x{MINUTES}", "At the rate of the last six hours 0.3 days are left."),
+    (_still(90), "It has not grown in the last six hours."),
+])  # fmt: skip
+def test_a_redis_that_fills_has_so_many_days_left(tmp_path: Path, used: str, said: str) -> None:
+    """The alert says in how many days it is full, and which part is the largest, if known."""
+    (rule,) = [one for one in rules() if one["alert"] == "SidecarRedisFilling"]
+    parts = {_of("sidecar_redis_memory_part_bytes", part=name): _still(size)
+             for name, size in (("index", 3 << 20), ("own", 9))}  # fmt: skip
+    tests = [
+        {"interval": "1m",
+         "input_series": [{"series": one, "values": values} for one, values in day.items()],
+         "alert_rule_test": [{
+             "alertname": rule["alert"], "eval_time": f"{MINUTES}m", "exp_alerts": [{
+                 "exp_labels": {"server": "control", "severity": "warning"},
+                 "exp_annotations": {
+                     "summary": rule["annotations"]["summary"].replace(
+                         "{{ $labels.server }}", "control"),
+                     "runbook": rule["annotations"]["runbook"], "description": said + more,
+                 }}]}]}
+        for day, more in (
+            (_with(sidecar_redis_memory_used_bytes=used), ""),
+            (_with(sidecar_redis_memory_used_bytes=used) | parts,
+             " The largest part, of all servers: index, 3MiB."))
+    ]  # fmt: skip
+    assert not _run(tmp_path, tests)
+
+
 def test_rules_ask_for_what_there_is() -> None:
     """Each metric that a rule names is in the catalogue, with the labels by which it is picked."""
     known = {one.name: one for one in catalogue.ALL}
     for rule in rules():
-        for name, picked in re.findall(r"(sidecar_\w+)(?:\{([^}]*)\})?", rule["expr"]):
+        asked = rule["expr"] + rule["annotations"].get("description", "")
+        for name, picked in re.findall(r"(sidecar_\w+)(?:\{([^}]*)\})?", asked):
             assert name in known, rule["alert"]
             assert set(re.findall(r"(\w+)!?=", picked)) <= set(known[name].labels), rule["alert"]
 
