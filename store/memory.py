@@ -275,9 +275,9 @@ class MemoryStore:
             for found in self._versions(ref):
                 if wanted is not None and found.key[0] not in wanted:
                     continue
-                self._let_go(found, dry_run=dry_run)
-                size_bytes = sum(map(len, found.stored.artifact))
-                yield Collected("record", found.where, ref, size_bytes)
+                if self._let_go(found, dry_run=dry_run):
+                    size_bytes = sum(map(len, found.stored.artifact))
+                    yield Collected("record", found.where, ref, size_bytes)
             aside = [one for one in self.quarantine if one.rpartition("@")[0] == f"memory:{ref}"]
             for where in aside:
                 yield Collected("damaged", where, ref, sum(map(len, self.quarantine[where])))

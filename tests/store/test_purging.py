@@ -10,6 +10,7 @@ import pytest
 from store import InvalidRef, NotFound, Unavailable
 from store.chassis import ChassisStore
 from store.file import FileStore
+from store.memory import MemoryStore
 from store.object.delete import delete
 from tests.store.buckets import open_bucket
 from tests.store.harness import raw_files
@@ -88,6 +89,18 @@ def test_a_put_whose_data_is_purged_fails(s3: S3Server, monkeypatch: pytest.Monk
     assert [piece.kind for piece in purged] == ["object"]
     bucket.put(REF, BIG, b"m")
     assert bucket.get(REF) == (BIG, b"m")
+
+
+def test_memory_tells_of_nothing_that_stays() -> None:
+    """A version that is put again while a purge is at its ref stays, and is not told as gone."""
+    memory = MemoryStore()
+    for data in (b"1", b"2"):
+        memory.put(REF, data, b"m")
+    pieces = memory.purge([REF])
+    next(pieces)
+    memory.put(REF, b"1", b"m")
+    assert list(pieces) == []
+    assert memory.get(REF).data == b"1"
 
 
 def test_what_moved_the_ref_beside_a_purge(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
