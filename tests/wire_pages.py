@@ -108,7 +108,7 @@ def judged(raw: bytes) -> tuple[str | None, bytes]:
         admitted = pipeline.admit({b"event": raw}, ORIGIN)
     except Rejected as rejected:
         return rejected.reason.value, b""
-    named = admitted.event.manifest_checksum or (NO_MANIFEST if admitted.event.artifact_ref else "")
+    named = admitted.body.get("manifest_checksum") or (NO_MANIFEST if admitted.event else "")
     return None, notification.unstamped(admitted.body, named) + b"%d}" % STAMP
 
 

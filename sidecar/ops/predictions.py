@@ -91,7 +91,7 @@ class Predictions:
         return Prediction(artifact.ends, unseen)
 
     def _conflict(self, admitted: Admitted) -> Prediction:
-        event_id = admitted.event.event_id
+        event_id = admitted.body["event_id"]
         try:
             (seen,) = remembered(self._client, self._keys, [identity_digest(event_id)])
         except NotPermitted:
@@ -104,7 +104,7 @@ class Predictions:
         )
 
     def _artifact(self, admitted: Admitted) -> Prediction:
-        if not admitted.event.artifact_ref:
+        if admitted.event is None:
             return Prediction()
         if self._source is None:
             return Prediction(unseen=self._without)

@@ -44,9 +44,10 @@ class Admission:
         item = self._bare(entry, reread=reread)
         try:
             admitted = self._pipeline.admit(entry.fields, item.origin, entry.size_bytes)
-            item.admitted = admitted
-            item.tenant = item.claimed = admitted.event.tenant_id
-            item.identity = identity_digest(admitted.event.event_id) + admitted.content_digest
+            body, item.admitted = admitted.body, admitted
+            item.tenant = item.claimed = body.get("tenant_id", "")
+            item.ref = body.get("artifact_ref", "")
+            item.identity = identity_digest(body["event_id"]) + admitted.content_digest
         except Rejected as rejected:
             item.end(rejected.reason, rejected.detail)
             item.claimed = _claimed(entry)
@@ -107,7 +108,7 @@ class Admission:
     def _as_held(self, item: Item, retry: Retry) -> Held:
         next_at = self._wall_clock() + retry.delay_s
         return Held(
-            item.origin, item.tenant or "", item.admitted.event.event_id if item.admitted else "",
+            item.origin, item.tenant or "", item.admitted.body["event_id"] if item.admitted else "",
             f"{type(item.error).__name__}: {item.error}"[:MOST_SAID], item.trouble.attempts,
             rfc3339(item.trouble.first_seen * 1e6), rfc3339(next_at * 1e6), retry.outage,
         )  # fmt: skip

@@ -20,7 +20,8 @@ from sidecar.wire.event import (
     Reason,
     Rejected,
     content_digest,
-    decode,
+    decode_body,
+    event_of,
 )
 from sidecar.wire.scope import Scope, refuse_reserved
 from sidecar.worker import inflight
@@ -93,7 +94,8 @@ class Carried(NamedTuple):
 class Admitted:
     """An event that keeps the rules."""
 
-    event: Event
+    event: Event | None
+    """None of one without an artifact: nobody asks."""
     body: dict[str, Any]
     content_digest: bytes
     traceparent: bytes
@@ -147,26 +149,29 @@ class Pipeline:
             raise Rejected(
                 Reason.ENTRY_LOST, "the entry was deleted or trimmed while it was pending"
             )
-        event, body = decode(fields, size_bytes)
-        if event.type not in self._rules.types:
+        body = decode_body(fields, size_bytes)
+        if body["type"] not in self._rules.types:
             raise Rejected(
                 Reason.UNKNOWN_TYPE,
-                f"type: {event.type!r} is not known; --allow-type adds one",
+                f"type: {body['type']!r} is not known; --allow-type adds one",
             )
-        if self._ids and not self._ids.allows(event.tenant_id, event.event_id):
+        ref, tenant = body.get("artifact_ref", ""), body.get("tenant_id", "")
+        if self._ids and not self._ids.allows(tenant, body["event_id"]):
             raise Rejected(
                 Reason.FORBIDDEN_ID,
-                f"event_id: --event-id-scope does not let tenant {event.tenant_id!r} use"
-                f" {event.event_id!r}",
+                f"event_id: --event-id-scope does not let tenant {tenant!r} use"
+                f" {body['event_id']!r}",
             )
-        if event.artifact_ref:
-            self._check_ref(event)
+        if ref:
+            self._check_ref(tenant, ref)
         traceparent = fields.get(b"traceparent", b"")
-        unstamped = notification.unstamped(body, event.manifest_checksum)
-        stamps = bool(event.artifact_ref and not event.manifest_checksum)
+        manifest_checksum = body.get("manifest_checksum", "")
+        unstamped = notification.unstamped(body, manifest_checksum)
         notification.check_size(
-            unstamped, origin, traceparent, stamps_manifest=stamps, signs=self._rules.signs
-        )
+            unstamped, origin, traceparent,
+            stamps_manifest=bool(ref and not manifest_checksum), signs=self._rules.signs,
+        )  # fmt: skip
+        event = event_of(body) if ref else None
         return Admitted(event, body, content_digest(body), traceparent, unstamped)
 
     def carry(self, admitted: Admitted, position: Position) -> None:
@@ -178,10 +183,12 @@ class Pipeline:
         Raises `Rejected`, `policy.Mismatch` and `store.StoreError`, for `policy.decide`. Between
         stores that stream, memory does not grow with the data; the manifest is in memory.
         """
+        event = admitted.event
+        assert event is not None  # noqa: S101 -- there is an artifact
         try:
-            manifest_checksum = self._bring(admitted.event, position, self._source)
+            manifest_checksum = self._bring(event, position, self._source)
         except LACKS as lack:
-            manifest_checksum = self._bring_again(admitted.event, position, lack)
+            manifest_checksum = self._bring_again(event, position, lack)
         admitted.unstamped = notification.unstamped(admitted.body, manifest_checksum)
 
     def _bring(self, event: Event, position: Position, source: Opener) -> str:
@@ -244,14 +251,14 @@ class Pipeline:
         except TooLarge as error:
             raise _too_large(str(error)) from error
 
-    def _check_ref(self, event: Event) -> None:
+    def _check_ref(self, tenant: str, ref: str) -> None:
         try:
-            check_ref(event.artifact_ref)
+            check_ref(ref)
         except InvalidRef as error:
             raise Rejected(Reason.BAD_REF, f"artifact_ref: {error}") from error
-        refuse_reserved(event.artifact_ref)
+        refuse_reserved(ref)
         if self._scope:
-            self._check_scope(event.tenant_id, event.artifact_ref)
+            self._check_scope(tenant, ref)
 
     def _check_scope(self, tenant: str, ref: str) -> None:
         """Hold the ref against the scope, and whatever ref the source opens in its place."""

@@ -325,9 +325,9 @@ class Relay:
 
     def _start(self, items: Sequence[Item]) -> None:
         """Look up what the index must tell before anything is resolved; store what is new."""
-        self._admission.look_up([item for item in items if item.reread or item.has_artifact])
+        self._admission.look_up([item for item in items if item.reread or item.ref])
         for item in items:
-            if item.known or item.bury or not item.has_artifact:
+            if item.known or item.bury or not item.ref:
                 item.ready = True
             elif self._window.claim(item):
                 self._carrying.carry(item)
@@ -390,7 +390,7 @@ class Relay:
         if any(item.bury for item in ready):
             # Which of the events are duplicates, and end no row, must be known before they go.
             events = [item for item in ready if not (item.known or item.bury)]
-            self._admission.look_up([item for item in events if not item.has_artifact])
+            self._admission.look_up([item for item in events if not item.ref])
         run = self._committing.part(ready)
         if run.letters:
             finished, halted = self._committing.bury(run.letters, self._low_without(run.letters))

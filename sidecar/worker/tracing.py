@@ -164,7 +164,7 @@ class Traces:
 
     def _about(self, end: _End) -> Attributes:
         item = end.item
-        ids = ids_of(vars(item.admitted.event)) if item.admitted else {}
+        ids = ids_of(item.admitted.body) if item.admitted else {}
         return operation("process", self._keys.control) | ids | {
             "messaging.message.id": item.id, "messaging.consumer.group.name": self._keys.group,
             "sidecar.outcome": end.outcome, "sidecar.attempts": item.trouble.attempts,

@@ -12,7 +12,7 @@ from itertools import dropwhile, islice
 from typing import Any
 
 from sidecar.redis.source import Entry
-from sidecar.wire.event import Reason, named, type_and_ref
+from sidecar.wire.event import Reason, event_of, named, type_and_ref
 from sidecar.wire.ids import EntryId
 from sidecar.worker.claims import Claims
 from sidecar.worker.pipeline import Admitted
@@ -56,6 +56,8 @@ class Item:
     claimed: str = ""
     """The tenant that it names, also where it is no event; empty of nobody, and of poison."""
     admitted: Admitted | None = None
+    ref: str = ""
+    """Where its artifact lies; empty where there is nothing to store."""
     identity: bytes = b""
     """Digest of the event_id and of the content, as the index has them; empty of no event."""
     known: bytes = b""
@@ -77,16 +79,6 @@ class Item:
     dropped: bool = False
     """It is in no window any more: to store it would be in vain. Another thread reads it."""
 
-    @property
-    def has_artifact(self) -> bool:
-        """Whether there is something to store."""
-        return self.admitted is not None and bool(self.admitted.event.artifact_ref)
-
-    @property
-    def ref(self) -> str:
-        """Where its artifact lies; empty of none."""
-        return self.admitted.event.artifact_ref if self.admitted else ""
-
     def end(self, reason: Reason, detail: str) -> None:
         """Let it end as a dead letter."""
         self.bury, self.ready = Bury(reason, detail), True
@@ -106,7 +98,7 @@ class Item:
 
     def described(self) -> dict[str, Any]:
         """Return what the log says of it."""
-        event = self.admitted.event if self.admitted else None
+        event = event_of(self.admitted.body) if self.admitted else None
         tenant, event_id = named(event, self.entry.fields)
         type_, ref = type_and_ref(event, self.entry.fields)
         return {
@@ -152,7 +144,7 @@ class Window:
         """Take an item out, and free what it claims."""
         del self._items[item.id]
         item.dropped = True
-        if item.has_artifact:
+        if item.ref:
             self._claims.release(item)
         if not self._items:
             self._in_order = True

@@ -13,7 +13,7 @@ import orjson
 from hypothesis import strategies as st
 
 from sidecar.redis.source import Entry
-from sidecar.wire.event import MAX_ENTRY_BYTES, Reason, Rejected, named
+from sidecar.wire.event import MAX_ENTRY_BYTES, Reason, Rejected, event_of, named
 from sidecar.wire.ids import EntryId, Origin
 from sidecar.wire.notification import MAX_NOTIFICATION_BYTES, Notification
 from sidecar.worker.letter import MAX_TRACEPARENT_BYTES, letter
@@ -181,8 +181,9 @@ def check_entry(pipeline: Pipeline, fields: dict[bytes, bytes]) -> None:
     try:
         admitted = pipeline.admit(fields, ORIGIN)
         _check_notification(admitted)
-        item.admitted, item.tenant = admitted, admitted.event.tenant_id
-        if item.has_artifact:
+        item.admitted, item.tenant = admitted, admitted.body.get("tenant_id", "")
+        item.ref = admitted.body.get("artifact_ref", "")
+        if item.ref:
             pipeline.carry(admitted, ID.pair)
             _check_notification(admitted)
     except Rejected as rejected:
@@ -206,7 +207,7 @@ def _check_notification(admitted: Admitted) -> None:
         fields[b"traceparent"] = admitted.traceparent
     assert sum(map(len, [*fields, *fields.values()])) <= MAX_NOTIFICATION_BYTES
     found = Notification.of_entry(fields)
-    event = admitted.event
+    event = event_of(admitted.body)
     assert (found.event_id, found.tenant_id, found.artifact_ref, found.checksum) == (
         event.event_id, event.tenant_id, event.artifact_ref, event.checksum,
     )  # fmt: skip

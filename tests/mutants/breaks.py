@@ -40,9 +40,9 @@ BREAKS: Final = (
     Break(
         "publish before the put",
         RELAY,
-        "            if item.known or item.bury or not item.has_artifact:\n",
+        "            if item.known or item.bury or not item.ref:\n",
         "            item.ready = True\n"
-        "            if item.known or item.bury or not item.has_artifact:\n",
+        "            if item.known or item.bury or not item.ref:\n",
     ),
     Break(
         "acknowledge before the publish",

@@ -27,7 +27,7 @@ from tests.sidecar import harness
 from tests.sidecar.harness import Rig, note_nothing_to_prune
 
 EVENTS = 100
-MOST_CALLS = 54
+MOST_CALLS = 51
 """Python calls of the relay's thread for an event without an artifact."""
 A_CALL = 0.5
 """Less for an event is what a run or a connection more or less make."""
