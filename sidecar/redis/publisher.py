@@ -10,6 +10,7 @@ from enum import Enum
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
+import hiredis
 import orjson
 
 from sidecar.redis.client import TIMEOUT_S, Client
@@ -335,7 +336,8 @@ class Publisher(Lease):
         self._run = None
         self._highest, self.found = highest, EntryId(found.decode())
         self._check_replicas(reached)
-        return [_verdict(result) for result in results]
+        published = Outcome.PUBLISHED
+        return [Verdict(published, one) if one > 1 else _verdict(one) for one in results]
 
     def _send(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> None:
         """Send a script, and wait for no answer."""
@@ -350,7 +352,8 @@ class Publisher(Lease):
             commands.append(("WAIT", self._wait_replicas, self._wait_ms))
         self._sent = self._client.connection_pool.get_connection()
         try:
-            self._sent.send_packed_command(self._sent.pack_commands(commands))
+            # redis-py's own packing looks at each argument of each event, for what is none here.
+            self._sent.send_packed_command([hiredis.pack_command(one) for one in commands])
         except BaseException:
             self.abandon()
             raise
@@ -489,8 +492,7 @@ def _tenant_in(found: list[tuple[bytes, dict[bytes, bytes]]]) -> str | None:
 
 
 def _verdict(result: int) -> Verdict:
+    """Return the verdict on an event that was not published now."""
     if result in _OUTCOMES:
         return _OUTCOMES[result]
-    if result < 0:
-        return Verdict(Outcome.DUPLICATE, -result)
-    return Verdict(Outcome.PUBLISHED, result)
+    return Verdict(Outcome.DUPLICATE, -result)

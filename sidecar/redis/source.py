@@ -314,8 +314,11 @@ def pending_of(summary: Mapping[str, Any]) -> Pending:
 def _entry(entry_id: bytes, flat: list[bytes] | None) -> Entry:
     if not flat:
         return Entry(EntryId(entry_id.decode()), {})
+    # Not functions: each would be one call more for each event.
+    if len(flat) == 2 and not isinstance(flat, CutFields):  # noqa: PLR2004 -- an event, no more
+        name, value = flat
+        return Entry(EntryId(entry_id.decode()), {name: value}, len(name) + len(value))
     names_and_values = iter(flat)
     fields = dict(zip(names_and_values, names_and_values))  # noqa: B905 -- two of one iterator
-    # Not a function: it would be one call more for each event.
     size_bytes = flat.size_bytes if isinstance(flat, CutFields) else sum(map(len, flat))
     return Entry(EntryId(entry_id.decode()), fields, size_bytes)

@@ -5,7 +5,8 @@ To observe one by one, as the client library has it, takes a lock and looks thro
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from itertools import accumulate
 from typing import Final
@@ -35,10 +36,12 @@ class Series:
 
     def add_all(self, seconds: Collection[float]) -> None:
         """Add durations, each of one event."""
-        counts = self._counts
-        for one in seconds:
-            counts[bisect_left(BUCKETS_S, one)] += 1
-        self._sum_s += sum(one for one in seconds if one > 0)
+        in_order, before = sorted(seconds), 0
+        for bucket, bound in enumerate((*BUCKETS_S, math.inf)):
+            upto = bisect_right(in_order, bound)
+            self._counts[bucket] += upto - before
+            before = upto
+        self._sum_s += sum(in_order[bisect_right(in_order, 0.0) :])
 
     def read(self) -> tuple[list[tuple[str, float]], float]:
         """Return how many durations are at most each bound, and the sum of all."""

@@ -23,6 +23,8 @@ _OPTIONAL: Final = frozenset({*FIELDS, "traceparent"}) - ALWAYS
 _STAMP: Final = b'"control_version":'
 _STAMP_DIGITS: Final = 16
 """Digits of a control_version: microseconds since the epoch have sixteen until the year 2286."""
+_FITS_ALWAYS_BYTES: Final = 4 * 1024
+"""So much of JSON and traceparent leaves room for the longest origin, a signature and the rest."""
 _MANIFEST_CHECKSUM_BYTES: Final = len(',"manifest_checksum":"sha256:"') + 64
 
 
@@ -60,6 +62,8 @@ def check_size(
     signs: bool = False,
 ) -> None:  # fmt: skip
     """Raise `Rejected` where the notification would be too large; see `size_bytes`."""
+    if len(unstamped_json) + len(traceparent) <= _FITS_ALWAYS_BYTES:
+        return
     size = size_bytes(
         unstamped_json, origin, traceparent, stamps_manifest=stamps_manifest, signs=signs
     )

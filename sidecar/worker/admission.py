@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from sidecar.redis.members import MOST_HELD, Held
@@ -118,13 +118,14 @@ class Admission:
         """Some of what is held back, `MOST_HELD` at most. May be asked by any thread."""
         return list(self._held.values())
 
-    def forget(self, item: Item) -> None:
-        """Forget an item that is finished."""
-        self._troubles.pop(item.id, None)
-        if item.began and item.error is None:  # it came through both stores
-            self._outages.ended(STORE)
-        if item.id in self._held:
-            self._held = {id_: one for id_, one in self._held.items() if id_ != item.id}
+    def forget(self, items: Iterable[Item]) -> None:
+        """Forget items that are finished."""
+        for item in items:
+            self._troubles.pop(item.id, None)
+            if item.began and item.error is None:  # it came through both stores
+                self._outages.ended(STORE)
+            if item.id in self._held:
+                self._held = {id_: one for id_, one in self._held.items() if id_ != item.id}
 
     def forget_all_but(self, entry_ids: Collection[str]) -> None:
         """Forget entries that are not pending any more."""
@@ -134,7 +135,8 @@ class Admission:
     def stop_budgets(self, now: float) -> None:
         """Let no retry budget run on while nothing is tried."""
         for trouble in self._troubles.values():
-            trouble.budget.count(now)
+            if trouble.budget:
+                trouble.budget.count(now)
 
     def _bare(self, entry: Entry, *, reread: bool) -> Item:
         trouble = self._troubles.get(entry.id) or Trouble(self._wall_clock())

@@ -166,9 +166,10 @@ class Watch:
             self._lose(Part.NOTIFICATIONS, known, found)
             self._notifications = known._replace(id=found)
             self._tell()
-        new = [one.control_version for one in verdicts if one.outcome is Outcome.PUBLISHED]
-        if new:
-            self._notifications = self._notifications.with_(EntryId.of_version(new[-1]))
+        for outcome, last in reversed(verdicts):
+            if outcome is Outcome.PUBLISHED:
+                self._notifications = self._notifications.with_(EntryId.of_version(last))
+                break
 
     def lost(self, part: Part, known: EntryId, found: EntryId) -> None:
         """Report a loss that what lies beside the streams proves: all was there up to `known`.

@@ -13,11 +13,8 @@ DEAD_ALREADY = "dead already"
 PUBLISHED, DUPLICATE = Outcome.PUBLISHED.value, Outcome.DUPLICATE.value
 
 
-class Finished(NamedTuple):
-    """An item that has its end, and which."""
-
-    item: Item
-    outcome: str
+Finished = tuple[Item, str]
+"""An item that has its end, and which."""
 
 
 class Published(NamedTuple):
@@ -43,15 +40,15 @@ def published(run: Sequence[Item], verdicts: Iterable[Verdict]) -> Published:
     """Say what became of a run that was published; a conflict stays, to end as a dead letter."""
     finished: list[Finished] = []
     repeated: list[int] = []
-    rows = Rows()
+    rows, new = Rows(), Outcome.PUBLISHED
     for item, (outcome, control_version) in zip(run, verdicts, strict=False):
-        if outcome is Outcome.PUBLISHED:
+        if outcome is new:
             rows.event(item, is_new=True)
-            finished.append(Finished(item, PUBLISHED))
+            finished.append((item, PUBLISHED))
         elif outcome is Outcome.DUPLICATE:
             repeated.append(control_version)
             already = item.known not in (b"", item.identity)  # its origin is known
-            finished.append(Finished(item, DEAD_ALREADY if already else DUPLICATE))
+            finished.append((item, DEAD_ALREADY if already else DUPLICATE))
         elif outcome is Outcome.CONFLICT:
             item.conflicts()
             rows.letter(item)
@@ -75,5 +72,5 @@ def buried(run: Sequence[Item], answers: Iterable[Buried]) -> list[Finished]:
             outcome = DEAD_ALREADY
         else:
             outcome = item.bury.reason.value
-        finished.append(Finished(item, outcome))
+        finished.append((item, outcome))
     return finished

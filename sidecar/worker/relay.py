@@ -302,13 +302,14 @@ class Relay:
     def _admit(self, entries: Iterable[Entry], *, back: bool, everyone: bool = False) -> None:
         """Take entries into the window, but for those that wait in the pending list."""
         window, holds, may_be_finished = self._window, self._holds, self._reading.may_be_finished
+        item_of = self._careful_item if self._caution.careful else self._admission.item
         items = []
         if holds.any_behind:
             window.break_order()
         for entry in entries:
             if entry.id in window:
                 continue
-            item = self._item(entry, reread=may_be_finished(entry, back=back))
+            item = item_of(entry, reread=may_be_finished(entry, back=back))
             tenant = item.claimed if item.claimed in holds.paused else item.tenant
             if holds.is_turn_of(tenant, entry.id, back=back, everyone=everyone):
                 window.add(item)
@@ -317,8 +318,8 @@ class Relay:
                 self._caution.survived()  # it does not run now, so it is no suspect
         self._start(items)
 
-    def _item(self, entry: Entry, *, reread: bool) -> Item:
-        died = self._caution.deaths(entry.id) if self._caution.careful else 0
+    def _careful_item(self, entry: Entry, *, reread: bool) -> Item:
+        died = self._caution.deaths(entry.id)
         if died >= DEATHS_ALONE:
             return self._admission.poison(entry, died)
         return self._admission.item(entry, reread=reread)
@@ -422,13 +423,14 @@ class Relay:
             return
         self._reading.acknowledge([item.id for item, _ in finished])
         self._ownership.progressed()
-        any_held = bool(self._holds)
-        for item, outcome in finished:
+        any_held, items = bool(self._holds), [item for item, _ in finished]
+        self._admission.forget(items)
+        for item in items:
             self._window.drop(item)
-            self._admission.forget(item)
             if any_held:
                 self._through(item.tenant, item.id)
-            if self._debug:
+        if self._debug:
+            for item, outcome in finished:
                 self._log.debug("event", outcome=outcome, **item.described())
         for outcome, count in Counter(outcome for _, outcome in finished).items():
             self._observer.committed(outcome, count)

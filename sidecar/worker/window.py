@@ -7,7 +7,7 @@ tells what the earlier one became.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import Any
 
@@ -28,7 +28,8 @@ class Trouble:
     since: float = 0.0
     """The first attempt, by the relay's clock: a drain waits for a store only so long from then."""
     attempts: int = 0
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget | None = None
+    """From the first verdict on."""
 
     def attempted(self, began: float) -> None:
         """Count an attempt that began then."""
@@ -38,6 +39,7 @@ class Trouble:
 
     def verdict(self, error: BaseException, now: float, limit_s: float) -> Retry | Bury:
         """Say what follows from the attempt, which has failed; `limit_s` is the retry budget."""
+        self.budget = self.budget or Budget()
         return attempted(error, self.attempts, self.budget, limit_s=limit_s, now=now)
 
 

@@ -7,8 +7,6 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from types import SimpleNamespace
-from typing import Any
 
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import EntryId, Origin
@@ -29,13 +27,12 @@ def items_alive() -> int:
 
 def item(number: int) -> Item:
     """Return an item."""
-    admitted: Any = SimpleNamespace(event=SimpleNamespace(artifact_ref=f"r/{number}"))
     return Item(
         Entry(EntryId(f"{number}-1"), {}),
         EntryId(f"{number}-1"),
         Origin(f"s/{number}-1"),
         Trouble(0.0),
-        admitted=admitted,
+        ref=f"r/{number}",
     )
 
 
@@ -97,7 +94,7 @@ def test_the_next_of_a_ref_and_of_a_tenant_both_go_on() -> None:
     """For the end of one item two may go on, each in a thread of its own."""
     first, of_ref, of_tenant = (item(number) for number in (1, 2, 3))
     first.tenant = of_tenant.tenant = "busy"
-    of_ref.admitted = first.admitted
+    of_ref.ref = first.ref
     end, both = threading.Event(), threading.Barrier(3)
 
     def carry(one: Item) -> None:

@@ -19,7 +19,7 @@ def _dead(number: int, outcome: str = "malformed", event: bytes = b"") -> Finish
     origin = Origin.of("control:events", entry_id)
     item = Item(Entry(entry_id, {b"event": event}), entry_id, origin, Trouble(0.0))
     item.end(Reason.MALFORMED, "no JSON")
-    return Finished(item, outcome)
+    return item, outcome
 
 
 def test_dead_letters_are_named_and_a_flood_is_summed_up() -> None:

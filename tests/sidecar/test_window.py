@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -15,10 +13,9 @@ from sidecar.worker.window import Item, Trouble, Window
 
 def item(number: int, tenant: str | None = "t", *, ref: str = "", ready: bool = False) -> Item:
     """Return an item of the entry `number`-0."""
-    admitted: Any = SimpleNamespace(event=SimpleNamespace(artifact_ref=ref)) if ref else None
     return Item(
         Entry(EntryId.of(number), {}), EntryId.of(number), Origin(f"s/{number}-0"), Trouble(0.0),
-        tenant=tenant, admitted=admitted, identity=b"%016d" % number + b"c" * 16, ready=ready,
+        tenant=tenant, ref=ref, identity=b"%016d" % number + b"c" * 16, ready=ready,
     )  # fmt: skip
 
 
