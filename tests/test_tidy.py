@@ -32,7 +32,7 @@ ROOM_LINES: Final = {
     "sidecar/replay": 6450,
     "sidecar/telemetry": 1295,
     "sidecar/terminal": 1110,
-    "sidecar/wire": 3310,
+    "sidecar/wire": 3345,
     "sidecar/worker": 7560,
     "store": 2270,
     "store/chassis": 985,

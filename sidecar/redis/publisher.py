@@ -10,7 +10,6 @@ from enum import Enum
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-import hiredis
 import orjson
 
 from sidecar.redis.client import TIMEOUT_S, Client
@@ -352,8 +351,7 @@ class Publisher(Lease):
             commands.append(("WAIT", self._wait_replicas, self._wait_ms))
         self._sent = self._client.connection_pool.get_connection()
         try:
-            # redis-py's own packing looks at each argument of each event, for what is none here.
-            self._sent.send_packed_command([hiredis.pack_command(one) for one in commands])
+            self._sent.send_packed_command(self._sent.pack_commands(commands))
         except BaseException:
             self.abandon()
             raise

@@ -320,9 +320,8 @@ class Relay:
 
     def _careful_item(self, entry: Entry, *, reread: bool) -> Item:
         died = self._caution.deaths(entry.id)
-        if died >= DEATHS_ALONE:
-            return self._admission.poison(entry, died)
-        return self._admission.item(entry, reread=reread)
+        admission, is_poison = self._admission, died >= DEATHS_ALONE
+        return admission.poison(entry, died) if is_poison else admission.item(entry, reread=reread)
 
     def _start(self, items: Sequence[Item]) -> None:
         """Look up what the index must tell before anything is resolved; store what is new."""
@@ -423,14 +422,13 @@ class Relay:
             return
         self._reading.acknowledge([item.id for item, _ in finished])
         self._ownership.progressed()
-        any_held, items = bool(self._holds), [item for item, _ in finished]
-        self._admission.forget(items)
-        for item in items:
+        any_held = bool(self._holds)
+        self._admission.forget([item for item, _ in finished])
+        for item, outcome in finished:
             self._window.drop(item)
             if any_held:
                 self._through(item.tenant, item.id)
-        if self._debug:
-            for item, outcome in finished:
+            if self._debug:
                 self._log.debug("event", outcome=outcome, **item.described())
         for outcome, count in Counter(outcome for _, outcome in finished).items():
             self._observer.committed(outcome, count)

@@ -41,8 +41,7 @@ BREAKS: Final = (
         "publish before the put",
         RELAY,
         "            if item.known or item.bury or not item.ref:\n",
-        "            item.ready = True\n"
-        "            if item.known or item.bury or not item.ref:\n",
+        "            item.ready = True\n            if item.known or item.bury or not item.ref:\n",
     ),
     Break(
         "acknowledge before the publish",
@@ -280,8 +279,8 @@ BREAKS: Final = (
     Break(
         "a poisonous entry is never found",
         RELAY,
-        "        if died >= DEATHS_ALONE:\n",
-        "        if False:\n",
+        "is_poison = self._admission, died >= DEATHS_ALONE\n",
+        "is_poison = self._admission, False\n",
     ),
     Break(
         "an outage is a reason to bury",

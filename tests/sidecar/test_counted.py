@@ -27,16 +27,16 @@ from tests.sidecar import harness
 from tests.sidecar.harness import Rig, note_nothing_to_prune
 
 EVENTS = 100
-MOST_CALLS = 51
+MOST_CALLS = 44
 """Python calls of the relay's thread for an event without an artifact."""
 A_CALL = 0.5
 """Less for an event is what a run or a connection more or less make."""
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MOST_CARRYING = 114
 """Python calls to carry a small artifact from file store to file store, at a new ref."""
-MOST_AN_EVENT = 3
+MOST_AN_EVENT = 2
 MOST_A_RUN = 12
-MOST_A_LETTER = 5
+MOST_A_LETTER = 4
 
 
 def no_log() -> FilteringBoundLogger:

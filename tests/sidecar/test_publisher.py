@@ -502,22 +502,6 @@ def test_the_clock_rises_above_the_workers_own_highest(server: redis.Redis) -> N
     )
 
 
-# --- the index's window --------------------------------------------------------------------------
-
-
-def test_a_shard_of_an_older_release_expires_no_more(server: redis.Redis) -> None:
-    """What is published, or buried, into a shard takes its expiry away."""
-    one = owner(server)
-    event, buried = outbound("a"), letter("s/1-0")
-    shards = [KEYS.seen(event.identity), KEYS.seen(origin_digest("s/1-0"))]
-    for shard in shards:
-        server.hset(shard, "old", b"c" * 16 + b"1")
-        server.expire(shard, 100)
-    one.publish([event], EntryId("1-0"))
-    bury(one, buried)
-    assert [server.ttl(shard) for shard in shards] == [-1, -1]
-
-
 # --- dead letters --------------------------------------------------------------------------------
 
 

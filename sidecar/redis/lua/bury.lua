@@ -61,7 +61,6 @@ local function written(event_shard, origin_shard, arg)
     return added
   end
   if is_lost then redis.call('HDEL', event_shard, id) end
-  redis.call('PERSIST', origin_shard)  -- an older release let it expire as a whole
   return 1
 end
 

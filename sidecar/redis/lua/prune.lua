@@ -31,7 +31,7 @@ for key = 2, #KEYS do
       keep(KEYS[key], kept)
     else
       for _, field in ipairs(old) do redis.call('HDEL', KEYS[key], field) end
-      redis.call('PERSIST', KEYS[key])  -- an older release let it expire as a whole
+      redis.call('PERSIST', KEYS[key])  -- an older release let it expire: no shard has a window left
     end
     forgotten = forgotten + #old
   end

@@ -158,14 +158,13 @@ for key = 11, #KEYS do
   end
   if signature ~= '' then clock = floor + key - 11 end
   local stamp = format('%.0f', clock + 1)
-  if json ~= '' and not full then call('PERSIST', shard) end  -- an older release let it expire
   if json ~= '' and found and not found.goes_on and call('HEXISTS', shard, id) == 0 then
     incarnate(found, stamp)  -- it may be refused: so before the event is remembered
     found.goes_on, found.begun = true, true
   end
   if json ~= '' and not full and call('HSETNX', shard, id, content .. stamp) == 1 then
     clock = clock + 1
-    local entry = format('%.0f-%.0f', math.floor(clock / 1000), clock % 1000)
+    local entry = sub(stamp, 1, -4) .. '-' .. tonumber(sub(stamp, -3))  -- as numbers it takes longer
     local added
     if traceparent == '' and signature == '' then
       added = redis.pcall('XADD', KEYS[4], entry, 'event', json .. stamp .. '}', 'origin', origin)
