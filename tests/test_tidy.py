@@ -26,7 +26,7 @@ ROOM_LINES: Final = {
     "sidecar/cli": 5410,
     "sidecar/feed": 2460,
     "sidecar/history": 3830,
-    "sidecar/ops": 6300,
+    "sidecar/ops": 6340,
     "sidecar/producer": 1320,
     "sidecar/redis": 7285,
     "sidecar/replay": 6450,

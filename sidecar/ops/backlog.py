@@ -41,8 +41,15 @@ class Backlog:
 
     def entries(self) -> Iterator[list[Entry]]:
         """Yield what was handed out and waits, in pages; some twice."""
+        yield from chain(self.pending(), self.passed_over())
+
+    def passed_over(self) -> Iterator[list[Entry]]:
+        """Yield what was handed out and is not finished, in entry order, in pages.
+
+        A worker that begins, or finds the group moved, has all of it delivered again in this order.
+        """
         handed_out = pages(self._control, self._keys.control, self._low, self.end, page=PAGE)
-        yield from chain(self._pending(), map(self._unfinished, handed_out))
+        yield from map(self._unfinished, handed_out)
 
     def _reach(self) -> tuple[EntryId, EntryId]:
         """Return up to where entries were handed out, and from where on some may be unfinished.
@@ -71,7 +78,7 @@ class Backlog:
         except NotPermitted:
             return rest
 
-    def _pending(self) -> Iterator[list[Entry]]:
+    def pending(self) -> Iterator[list[Entry]]:
         """Yield what is pending in the group, under any consumer."""
         stream = self._keys.control
         for page in pending(self._control, stream, self._keys.group, FIRST, LAST, page=PAGE):

@@ -70,6 +70,11 @@ class Candidate:
     """When it was there at the latest."""
     refusal: str = ""
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has a dead letter. Its entry is finished then, whatever the index forgot."""
+        return self.id != self.origin
+
 
 class Overtaker(NamedTuple):
     """What has overtaken a candidate."""
@@ -128,7 +133,8 @@ class Overtakers:
         self._published: dict[str, int] = {}
         """By event_id of the batch, as which control_version it is published."""
         watched = [one for one in batch if not one.refusal]
-        self._batch = {one.origin for one in batch}
+        self._dead = {one.origin for one in batch if one.is_dead}
+        self._lost = {one.origin for one in batch if not one.is_dead}
         self._moving = {one.id for one in watched if one.change.moves}
         self._timed = streams_with_times(notify, keys) if self._moving else set[str]()
         self._originals = DeadLetters(notify, keys).originals() if watched else {}
@@ -272,19 +278,39 @@ class Overtakers:
                 if not client.exists(stream):
                     return
                 keys = replace(self._keys, control=stream)
-                backlog = Backlog(client, self._notify, keys, self._batch)
-                for entries in backlog.entries():
+                backlog = Backlog(client, self._notify, keys, self._dead)
+                for entries in backlog.pending():
                     self._look_at_waiting(stream, entries)
+                self._look_at_passed_over(stream, backlog.passed_over())
                 self._seen[stream] = backlog.end
             for page in pages(client, stream, self._seen[stream].after, page=PAGE):
                 self._look_at_waiting(stream, page)
                 self._seen[stream] = page[-1].id
 
-    def _look_at_waiting(self, stream: str, entries: Iterable[Entry]) -> None:
+    def _look_at_waiting(
+        self, stream: str, entries: Iterable[Entry], spared: Collection[Origin] = ()
+    ) -> None:
         for entry in entries:
             origin = Origin.of(stream, entry.id)
             how = f"overtakes it: it waits as {origin}"
-            self._look(entry, origin, entry.id.ms if stream in self._timed else None, how)
+            at_ms = entry.id.ms if stream in self._timed else None
+            self._look(entry, origin, at_ms, how, spared=spared)
+
+    def _look_at_passed_over(self, stream: str, pages: Iterable[Iterable[Entry]]) -> None:
+        """Look at what a worker has delivered again once it begins, or finds the group moved.
+
+        That comes in entry order, so it overtakes nothing that is delivered again before it. What
+        is lost itself is sent again: on another stream than a candidate in the batch's order.
+        """
+        before: set[Origin] = set()
+        spared_by_lost = {one for one in self._lost if one.stream != stream}
+        for entry in chain.from_iterable(pages):
+            origin = Origin.of(stream, entry.id)
+            is_lost = origin in self._lost
+            self._look_at_waiting(stream, [entry], spared_by_lost if is_lost else before)
+            if is_lost:
+                before.add(origin)
+                spared_by_lost.add(origin)
 
     # --- what is published --------------------------------------------------------------------
 
@@ -354,9 +380,12 @@ class Overtakers:
     # --- both ---------------------------------------------------------------------------------
 
     def _look(
-        self, entry: Entry, origin: Origin, at_ms: int | None, how: str, version: int = 0
-    ) -> _Said | None:
-        """Hold an entry against the candidates; return what it says, None of what is no event."""
+        self, entry: Entry, origin: Origin, at_ms: int | None, how: str, version: int = 0,
+        spared: Collection[Origin] = (),
+    ) -> _Said | None:  # fmt: skip
+        """Hold an entry against the candidates, but for those `spared`; return what it says, None
+        of what is no event.
+        """
         said = _said(entry)
         if said is None:
             return None
@@ -365,6 +394,8 @@ class Overtakers:
         is_own = origin in self._own
         for one in chain(*alike):
             if one.id in self.found or (is_own and self._changes[one.id].entry):
+                continue
+            if one.origin in spared:
                 continue
             later = later or self._change(said, origin, at_ms)
             if overtakes(later, self._changes[one.id]):

@@ -344,6 +344,25 @@ def test_lost_entries_are_repaired_in_entry_order(sidecar: Cli) -> None:
     assert [one["event_id"] for one in sidecar("tail", "--json").objects()] == ["e0", "e1", "e2"]
 
 
+@pytest.mark.parametrize("moved", ["9999999999999-0", "$"])
+def test_a_lost_entry_that_a_worker_delivers_again_overtakes_one_that_it_does_not(
+    sidecar: Cli, moved: str
+) -> None:
+    """Its notification was deleted; what is passed over comes first where it stands (551286)."""
+    sidecar.lay_out("source", "fleet")
+    append(sidecar, "e0")
+    sidecar.work()
+    for n in (1, 2):
+        append(sidecar, f"e{n}")
+    sidecar.client.xdel(NOTIFICATIONS, sidecar.notifications()[0][0])
+    sidecar.client.xgroup_setid(STREAM, KEYS.group, moved)
+    ran = sidecar("audit", "--repair", "--reason", "x", "--json")
+    results = {one["event_id"]: one["repair"]["result"] for one in ran.objects()[:-1]}
+    assert results == {"e0": "refused", "e1": "fixed", "e2": "fixed"}
+    sidecar.work()
+    assert [one["event_id"] for one in sidecar("tail", "--json").objects()] == ["e1", "e2"]
+
+
 class _Meanwhile(Predictions):
     """Judges letters; a newer event is appended between the look and the writing."""
 

@@ -705,7 +705,7 @@ class Oracle:
             return
         for place, number in self._world.repaired:
             entry = self.truth.at(*place)
-            if isinstance(entry, Entry):
+            if isinstance(entry, Entry) and not entry.taken_unread:
                 notes = [n for n in self.truth.notes if n.event_id == entry.sent.event_id]
                 ended = (
                     any(one.entry is entry for one in self.truth.letters)

@@ -71,6 +71,11 @@ class Entry(Record):
     delivered: bool = False
     absent_s: list[float] = field(default_factory=list)
 
+    @property
+    def taken_unread(self) -> bool:
+        """Whether people took it before anybody had read it: nobody can report that (G3)."""
+        return self.gone is Gone.PEOPLE and not self.delivered
+
 
 @dataclass(eq=False)
 class Note(Record):
