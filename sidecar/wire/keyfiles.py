@@ -42,6 +42,11 @@ class PublicKey(NamedTuple):
     revoked: str
     """Why nothing that it signed is believed, whenever; empty while it is."""
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether it is the key of some time only."""
+        return self.from_us > 0 or self.until_us < FOREVER_US
+
 
 def private_key(path: Path) -> Ed25519PrivateKey:
     """Return the key that a worker signs with.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -128,7 +128,7 @@ class Trust:
             raise untrusted(stream, at, "foreign", "no sidecar wrote it")
         if raw is None:
             raise untrusted(stream, at, "unsigned", "it has no signature")
-        if not (sealer and self._are_good({sealer, signer_of(raw)}, at)):
+        if not (sealer and self._is_good(sealer, at) and self._is_good(signer_of(raw), at)):
             self._check(stream, at, raw, origin, event)
 
     def sealer(self, stream: str, ref: str, manifest: bytes, last: EntryId) -> str:
@@ -139,19 +139,18 @@ class Trust:
         """
         found = seal_of(manifest)
         key = self._keys.key(found.key_id) if found else None
-        if found is None or key is None or not self._are_good({found.key_id}, last):
+        if found is None or key is None or not self._is_good(found.key_id, last):
             return ""
         if verifies(key, found.signature, seal_message(stream, ref, found.of)):
             return found.key_id
         said = f"{key.name} did not seal what lies at {ref} in the archive"
         raise BadSeal(_words(stream, last, said), ref, last)
 
-    def _are_good(self, key_ids: Collection[str], at: EntryId) -> bool:
-        version = at.control_version
-        for key in map(self._keys.key, key_ids):
-            if key is None or key.revoked or not key.from_us <= version <= key.until_us:
-                return False
-        return True
+    def _is_good(self, key_id: str, at: EntryId) -> bool:
+        key = self._keys.key(key_id)
+        if key is None or key.revoked:
+            return False
+        return not key.is_limited or key.from_us <= at.control_version <= key.until_us
 
     def _check(self, stream: str, at: EntryId, raw: bytes, origin: bytes, event: bytes) -> None:
         try:

@@ -105,3 +105,59 @@ def test_a_checkpoint_ends_where_its_header_says(rig: Rig, fleet: VersionedStore
     with pytest.raises(Damaged):
         read.extend(found.keyed())
     assert not read
+
+
+SPOILT: Final[dict[str, Any]] = {
+    "cut short": lambda raw: gzip.compress(raw)[:-9],
+    "something behind it": lambda raw: gzip.compress(raw) + b"x",
+    "a second part": lambda raw: gzip.compress(raw) + gzip.compress(raw),
+    "no gzip": lambda raw: raw,
+    "one row more": lambda raw: gzip.compress(raw + b'["9-1","event","{}"]\n'),
+    "one row less": lambda raw: gzip.compress(raw[raw.index(b"\n") + 1 :]),
+    "another row": lambda raw: gzip.compress(raw.replace(b"{}", b"[]", 1)),
+    "no line feed at its end": lambda raw: gzip.compress(raw[:-1]),
+    "nothing": lambda _: gzip.compress(b""),
+}
+
+
+@pytest.mark.parametrize("chunk_bytes", [5, 1 << 20])
+@pytest.mark.parametrize("name", SPOILT)
+def test_rows_that_come_as_they_are_read_end_in_damage(
+    rig: Rig, fleet: VersionedStore, monkeypatch: pytest.MonkeyPatch, name: str, chunk_bytes: int
+) -> None:
+    """Unless all were what was written: who made something of the first of them throws it away."""
+    monkeypatch.setattr("sidecar.history.packed.CHUNK_BYTES", chunk_bytes)
+    ref, data, manifest = pack(rig.notify, rig.control, entries("5-0", "6-0", "9-0"), None)
+    raw = gzip.decompress(data)
+    fleet.put(ref, data, manifest)
+    found = history_of(rig, fleet).runs(rig.control, EntryId("6-0"), EntryId("8-0"))
+    assert [line for _, lines in found for line in lines] == [raw.splitlines()[1]]
+    fleet.put(ref, SPOILT[name](raw), manifest)
+    with pytest.raises(Damaged, match="damaged"):
+        list(history_of(rig, fleet).runs(rig.control, EntryId("1-0"), EntryId("9-0")))
+
+
+@pytest.mark.parametrize("ids", [("1-0", "9-0"), ("5-0", "6-0")])
+def test_rows_that_come_as_they_are_read_begin_and_end_as_the_name_says(
+    rig: Rig, fleet: VersionedStore, ids: tuple[str, ...]
+) -> None:
+    """Where they do not, it is damage, whatever the header says of their hash."""
+    ref, _, manifest = pack(rig.notify, rig.control, entries("5-0", "9-0"), None)
+    raw = b"".join(orjson.dumps([one, "event", "{}"]) + b"\n" for one in ids)
+    header = orjson.loads(manifest) | {"sha256": hashlib.sha256(raw).hexdigest()}
+    fleet.put(ref, gzip.compress(raw), orjson.dumps(header))
+    with pytest.raises(Damaged, match="begins or ends elsewhere"):
+        list(history_of(rig, fleet).runs(rig.control, EntryId("1-0"), EntryId("9-0")))
+
+
+@pytest.mark.parametrize("key", [b"[1,2,3]", b"[null,null,null]", b'["","","",""]', b"7", b"x"])
+def test_a_checkpoint_has_subjects(rig: Rig, fleet: VersionedStore, key: bytes) -> None:
+    """What is no subject is damage, and no crash of who sorts it."""
+    raw = key + b'\t["1-0","event","{}"]\n'
+    header = {"format": 3, "rows": 1, "sha256": hashlib.sha256(raw).hexdigest(), "gaps": []}
+    place = f"{place_of(rig.notify, 'x').rpartition('/')[0]}@state"
+    fleet.put(f"{place}/5-0", gzip.compress(raw), orjson.dumps(header))
+    found = newest_checkpoint(fleet, rig.notify, EntryId("9-0"))
+    assert found
+    with pytest.raises(Damaged, match="damaged"):
+        list(found.keyed())
