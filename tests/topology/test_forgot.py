@@ -62,10 +62,10 @@ class Place:
         until(lambda: self.rig.pending() == 0, "all is acknowledged")
 
     def records(self) -> list[dict[str, str]]:
-        """Return what is on record, but for tenures."""
+        """Return what is on record as forgotten."""
         found: Any = self.client.xrange(self.keys.tenures)
         told = [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in found]
-        return [one for one in told if one["what"] != "tenure"]
+        return [one for one in told if one["what"] == "forgot"]
 
     def lost(self) -> list[str]:
         """Return what is on record as lost, in alphabetical order."""
