@@ -45,8 +45,8 @@ TRIM_EVERY_S: Final = 2.0
 LONGEST_STALL: Final = 3.0
 LAP_S: Final = 0.005
 """A run has some dozens of artifacts, and each takes half a millisecond."""
-MAX_COMMANDS: Final = 40_000
-"""A run sends about a thousand."""
+MAX_COMMANDS: Final = 200_000
+"""A run sends some thousand; one in which operators take their time, some ten thousand."""
 COLLECT_EVERY: Final = 10
 """Seeds of which the garbage is let lie."""
 
