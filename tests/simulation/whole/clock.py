@@ -28,12 +28,19 @@ class SimulatedTime:
     def __init__(self, schedule: Schedule, epoch_s: float) -> None:
         self._schedule = schedule
         self._epoch_s = epoch_s
-        self.offsets: dict[object, float] = {}
+        self._offsets: dict[object, float] = {}
         """By process, what its wall clock is off."""
+        self.behind_s = 0.0
+        """How far any of them was ever behind."""
+
+    def set_wall(self, process: object, offset_s: float) -> None:
+        """Let the wall clock of a process be off by so much."""
+        self._offsets[process] = offset_s
+        self.behind_s = max(self.behind_s, -offset_s)
 
     def time(self) -> float:
         """Return what `time.time` would."""
-        offset_s = self.offsets.get(self._schedule.current.process, 0.0)
+        offset_s = self._offsets.get(self._schedule.current.process, 0.0)
         return self._epoch_s + self._schedule.now + offset_s
 
     def time_ns(self) -> int:

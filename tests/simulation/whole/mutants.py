@@ -285,7 +285,7 @@ MUTANTS: Final = (
     Mutant("redrive_looks_at_nothing_pending", f"{_OVERTAKERS}._read_waiting",
            "for entries in backlog.pending():",
            "backlog.passed_over = lambda: ()\n            for entries in ():",
-           Area.REDRIVE, 94, _STACKS_WAIT),
+           Area.REDRIVE, 2012, _STACKS_WAIT),
     Mutant("redrive_looks_at_nothing_unread", f"{_OVERTAKERS}._read_waiting",
            "for page in pages(client, stream, self._seen[stream].after, page=PAGE):",
            "for page in ():", Area.REDRIVE, 142),

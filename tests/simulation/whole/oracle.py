@@ -722,9 +722,10 @@ class Oracle:
     def refs(self) -> None:
         """No ref of a fleet's store lies behind what its streams published.
 
-        An entry whose ID may have been ahead of time when its artifact was put holds no ref.
+        An entry whose ID may have been ahead of time when its artifact was put holds no ref: by the
+        clock of whoever put it.
         """
-        ahead_ms = self._world.epoch_s * 1000 + AHEAD_MS
+        ahead_ms = (self._world.epoch_s - self._world.time.behind_s) * 1000 + AHEAD_MS
         for note in self.truth.notes:
             pin = note.entry.sent.pin if note.entry else None
             if note.entry is None or pin is None or not note.counts:

@@ -346,7 +346,7 @@ def worker_clock(world: World) -> bool:
     """Step a worker's wall clock."""
     worker = world.some_worker()
     if worker is not None:
-        world.time.offsets[worker.process] = world.chance.uniform(-2000.0, 2000.0)
+        world.time.set_wall(worker.process, world.chance.uniform(-2000.0, 2000.0))
     return worker is not None
 
 

@@ -80,7 +80,7 @@ class WholeWorker:
         self.process = Process(f"worker{number}")
         self.drift_s = world.chance.uniform(0.0, 1000.0)
         wall_offset_s = world.chance.choice((0.0, 0.0, world.chance.uniform(-60.0, 60.0)))
-        world.time.offsets[self.process] = wall_offset_s
+        world.time.set_wall(self.process, wall_offset_s)
         self.stop = Signal(world, self.process)
         self.pool = SimulatedPool(cast("Any", world), self.process, world.plan.threads)
         self.share = Share([keys.control for keys in keys])
