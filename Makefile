@@ -10,7 +10,7 @@ LOCKED := --require-hashes --only-binary :all: -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers simulate years check format bench bench-store bench-remote bench-million lock pages site sbom audit-deps fuzz limits healthy incidents clean
+.PHONY: help demo test unit test-proofs test-slow test-servers stores test-stores test-python upgrade mutants fire failovers retained simulate years check format bench bench-store bench-remote bench-million lock pages site sbom audit-deps fuzz limits healthy incidents clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -96,6 +96,9 @@ check: $(VENV)/dev.stamp ## Lint, format, types, import direction
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+retained: $(VENV)/dev.stamp ## Kill whole workers KILLS times while they follow keep rules, judge what is left
+	@directory=$$(mktemp -d) && $(BIN)/python -m tests.faults.retiring $$directory $(KILLS) $(RETAINED) && rm -r $$directory
 
 simulate: $(VENV)/dev.stamp ## Simulate: SEEDS=1000 seeds [JOBS=2] [KIND=whole], or one: SEED=42
 	@for kind in $(or $(KIND),$(if $(SEED),narrow,narrow whole)); do \

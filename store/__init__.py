@@ -20,6 +20,7 @@ from store.contract import (
     Collected,
     Constructor,
     Limit,
+    Listed,
     Pin,
     Position,
     Retention,
@@ -39,6 +40,7 @@ from store.errors import (
     TooLarge,
     Unavailable,
 )
+from store.many import delete_all, versions_of
 from store.refs import check_ref
 from store.registry import open, open_url, register  # noqa: A004 - store.open reads well
 from store.streams import CHUNK_BYTES, ArtifactReader, Readable
@@ -56,6 +58,7 @@ __all__ = [
     "Corrupt",
     "InvalidRef",
     "Limit",
+    "Listed",
     "NotFound",
     "Pin",
     "Position",
@@ -71,11 +74,13 @@ __all__ = [
     "capabilities",
     "check_ref",
     "checksum_of",
+    "delete_all",
     "identity_of",
     "open",
     "open_url",
     "register",
     "versioned",
+    "versions_of",
 ]
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
-from store.errors import TooLarge
+from store.errors import Corrupt, TooLarge
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -115,6 +115,16 @@ class Version(NamedTuple):
     """Whether the ref points at this version now."""
 
 
+class Listed(NamedTuple):
+    """The versions of one ref, as `versions_of` lists them."""
+
+    ref: str
+    versions: tuple[Version, ...]
+    """The newest first."""
+    error: Corrupt | None = None
+    """What `versions` raises of it; then there are none."""
+
+
 class Checked(NamedTuple):
     """What `verify` found of one version, or of an object that several versions share."""
 
@@ -208,6 +218,7 @@ class Capability(StrEnum):
     DELETE = "delete"
     PURGE = "purge"
     LIMIT = "limit"
+    MANY = "many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +399,20 @@ class VersionedStore(Store, Protocol):
         With `unused_s` nothing goes unless all of it was stored, put again and pointed at so many
         seconds ago, by the storage's own clock. Return whether anything was removed. Data over 64
         KiB may stay on disk until the next collection.
+        """
+        ...
+
+    def versions_of(self, refs: Iterable[str]) -> Iterator[Listed]:
+        """As `versions` of each ref, in no promised order; what is absent is left out.
+
+        With as few looks as the storage allows: `store.versions_of` divides what are many.
+        """
+        ...
+
+    def delete_all(self, refs: Iterable[str], *, unused_s: float = 0.0) -> Iterator[str]:
+        """As `delete` of each ref; yield those of which anything was removed, once they are gone.
+
+        `unused_s` counts from the beginning. When it raises, a few more may have gone.
         """
         ...
 

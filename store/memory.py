@@ -17,6 +17,7 @@ from store.contract import (
     Checked,
     Collected,
     Limit,
+    Listed,
     Only,
     Pin,
     Position,
@@ -31,6 +32,7 @@ from store.contract import (
 )
 from store.errors import ChecksumMismatch, ConfigError, Corrupt, NotFound
 from store.forked import OneProcess
+from store.many import delete_each, one_by_one
 from store.refs import check_ref, checked
 from store.streams import CHUNK_BYTES, ArtifactReader, Readable
 from store.urls import shown
@@ -265,6 +267,14 @@ class MemoryStore:
                 return False
             self._remove(ref, entry, gone)
             return True
+
+    def versions_of(self, refs: Iterable[str]) -> Iterator[Listed]:
+        """See `VersionedStore.versions_of`."""
+        return one_by_one(self, checked(refs))
+
+    def delete_all(self, refs: Iterable[str], *, unused_s: float = 0.0) -> Iterator[str]:
+        """See `VersionedStore.delete_all`."""
+        return delete_each(self, checked(refs), unused_s=unused_s)
 
     def purge(
         self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,

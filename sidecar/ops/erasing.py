@@ -48,10 +48,12 @@ from store import (
     Collected,
     Corrupt,
     InvalidRef,
+    Listed,
     NotFound,
     VersionedStore,
     capabilities,
     checksum_of,
+    versions_of,
 )
 
 MOST_SHOWN: Final = 5
@@ -274,19 +276,31 @@ class Erasing:
                 claims.add_orphans(store)
 
     def _there(self, claims: Claims, before: Erasure | None) -> Plan:
-        gone = {ref: list(self._versions(ref, claims)) for ref in sorted(claims.refs)}
-        refs = [ref for ref in gone if ref not in claims.kept]
-        return Plan({ref: gone[ref] for ref in refs if gone[ref]}, refs, claims, before)
-
-    def _versions(self, ref: str, claims: Claims) -> Iterator[Gone]:
-        """Yield the versions of a ref in all stores, each once."""
-        found: dict[Gone, None] = {}
+        gone = {ref: dict[Gone, None]() for ref in sorted(claims.refs)}
         for store in self._order.stores.values():
-            try:
-                found.update(dict.fromkeys(versions_of(store, ref)))
-            except InvalidRef as error:
-                claims.kept[ref] = str(error)
-        yield from found
+            for one in _versions(store, gone, claims):
+                gone[one.ref][one] = None
+        refs = [ref for ref in gone if ref not in claims.kept]
+        return Plan({ref: list(gone[ref]) for ref in refs if gone[ref]}, refs, claims, before)
+
+
+def _versions(store: VersionedStore, refs: Iterable[str], claims: Claims) -> Iterator[Gone]:
+    """Yield the versions of refs; what the store cannot tell from another ref is kept."""
+    if Capability.MANY in capabilities(store):
+        for one in versions_of(store, refs):
+            yield from _gone_of(one)
+        return
+    for ref in refs:
+        try:
+            yield from versions_at(store, ref)
+        except InvalidRef as error:
+            claims.kept[ref] = str(error)
+
+
+def _gone_of(one: Listed) -> list[Gone]:
+    if one.error:
+        return [Gone(one.ref, "", "", 0)]
+    return [Gone(one.ref, *version[:2], sum(version[2:4])) for version in one.versions]
 
 
 @contextmanager
@@ -300,14 +314,14 @@ def _taken(hold: Hold, url: str, *, over: bool) -> Iterator[None]:
             hold.release()
 
 
-def versions_of(store: VersionedStore, ref: str) -> list[Gone]:
+def versions_at(store: VersionedStore, ref: str) -> list[Gone]:
     """Return the versions of a ref, none where it is absent.
 
     Raises `store.InvalidRef` where the store cannot tell it from another, and `store.StoreError`.
     """
     try:
         if Capability.LIST in capabilities(store):
-            return [Gone(ref, *version[:2], sum(version[2:4])) for version in store.versions(ref)]
+            return _gone_of(Listed(ref, tuple(store.versions(ref))))
         if not list(store.purge([ref], dry_run=True)):
             return []
         with open_reader(store, ref, {}) as reader:

@@ -25,14 +25,17 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from sidecar.ops.pins import Announced
 from sidecar.wire.keeping import KeepRule, Versioned, rule_of, versioned
-from store import Corrupt, NotFound, Pin, Version, VersionedStore
+from store import Pin, Version, VersionedStore, delete_all, versions_of
 
 SLACK_S = 0.1
 """File systems tell times by ticks of some milliseconds."""
+TOGETHER = 32
+"""So many refs are removed at a time, between two rests."""
 
 
 class Why(StrEnum):
@@ -61,16 +64,16 @@ class Retired(NamedTuple):
     """Of its newest version."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Family:
-    """The versions of one subject, and what becomes of them."""
+    """The versions of one subject, and what becomes of them. There may be many: it is small."""
 
     prefix: str
     rule: KeepRule
     subject: tuple[str, str]
     highest: int = 0
-    newest: dict[bytes, str] = field(default_factory=dict)
-    """The ref that each stream announced last."""
+    newest: tuple[tuple[bytes, int], ...] = ()
+    """The version that each stream announced last."""
     agrees: bool = True
     """Whether all that was announced of it are versions of the one subject."""
     kept: dict[Why, int] = field(default_factory=dict)
@@ -86,11 +89,17 @@ class Family:
         """Take a notification of one of its refs into account."""
         self.agrees = self.agrees and (told.subject, told.version) == (self.subject, ref.version)
         self.highest = max(self.highest, ref.version)
-        self.newest[told.stream] = told.ref
+        others = [one for one in self.newest if one[0] != told.stream]
+        self.newest = (*others, (told.stream, ref.version))
 
-    def keep(self, why: Why) -> None:
-        """Count a ref that stays."""
-        self.kept[why] = self.kept.get(why, 0) + 1
+    def is_newest(self, version: int) -> bool:
+        """Tell whether nothing newer is known to have been announced."""
+        return version >= self.highest or any(version == last for _, last in self.newest)
+
+    def keep(self, why: Why, count: int = 1) -> None:
+        """Count refs that stay."""
+        if count:
+            self.kept[why] = self.kept.get(why, 0) + count
 
 
 class Pace(NamedTuple):
@@ -152,21 +161,28 @@ class Keeping:
         `announced` and `pins` must raise rather than end early: nothing is deleted before they
         ended. Raises `store.StoreError`.
         """
-        self._look_at(announced)
         began = time.monotonic()
+        self._look_at(announced)
         self._choose_in_turn(now_s)
         self._spare(pins())
         if self._candidates and not dry_run:
             self._pace.begin()
-        for ref, (family, size_bytes, checksum) in self._candidates.items():
-            self._pace.breathe()
+        for family, refs in self._by_family():
             unused_s = max(self._grace_s, family.rule.age_s, time.monotonic() - began + SLACK_S)
-            if dry_run or self._store.delete(ref, unused_s=unused_s):
+            before = family.gone
+            for ref in refs if dry_run else delete_all(self._store, refs, unused_s=unused_s):
+                one = self._candidates[ref]
                 family.gone += 1
-                family.gone_bytes += size_bytes
-                yield Retired(family.name, ref, size_bytes, checksum)
-            else:
-                family.keep(Why.USED)
+                family.gone_bytes += one.size_bytes
+                yield Retired(family.name, ref, one.size_bytes, one.checksum)
+            family.keep(Why.USED, len(refs) - (family.gone - before))
+
+    def _by_family(self) -> Iterator[tuple[Family, list[str]]]:
+        """Yield the candidates, so many of a family at a time."""
+        for _, group in groupby(self._candidates.items(), lambda each: id(each[1].family)):
+            while some := list(islice(group, TOGETHER)):
+                self._pace.breathe()
+                yield some[0][1].family, [ref for ref, _ in some]
 
     def unknown(self) -> tuple[int, int]:
         """Count the refs that stay because of which is the newest is not known, and for no rule.
@@ -190,7 +206,7 @@ class Keeping:
         are_told_apart = len(streams) == len(self._streams)  # two servers may have one name
         if family is None or not family.agrees:
             return False
-        return are_told_apart and streams <= family.newest.keys()
+        return are_told_apart and streams <= {stream for stream, _ in family.newest}
 
     def _look_at(self, announced: Iterable[Announced]) -> None:
         for told in announced:
@@ -228,27 +244,30 @@ class Keeping:
             if (found := versioned(ref)) and found.family == family.prefix
         ]
         refs.sort(reverse=True)
+        old = []
         for place, (version, ref) in enumerate(refs):
-            if version >= family.highest or ref in family.newest.values():
+            if family.is_newest(version):
                 family.keep(Why.NEWEST)
             elif place < family.rule.last:
                 family.keep(Why.LAST)
-            elif isinstance(old := self._old(ref, family.rule, now_s), Why):
-                family.keep(old)
             else:
-                self._candidates[ref] = _Candidate(family, *old)
+                old.append(ref)
+        self._choose_of(family, old, now_s)
 
-    def _old(self, ref: str, rule: KeepRule, now_s: float) -> tuple[int, str] | Why:
-        """Return size and checksum of a ref that is old enough to go, else why it stays."""
-        try:
-            versions = list(self._store.versions(ref))
-        except NotFound:
-            return Why.USED  # it went meanwhile
-        except Corrupt:
-            return Why.DAMAGED
-        if now_s - max(each.stored_at for each in versions) < max(rule.age_s, self._grace_s):
-            return Why.AGE
-        return stored_size(versions), versions[0].checksum
+    def _choose_of(self, family: Family, refs: Sequence[str], now_s: float) -> None:
+        """Note which of these refs are old enough to go."""
+        shortest_s, there = max(family.rule.age_s, self._grace_s), 0
+        for listed in versions_of(self._store, refs):
+            self._pace.breathe()
+            there += 1
+            if listed.error:
+                family.keep(Why.DAMAGED)
+            elif now_s - max(each.stored_at for each in listed.versions) < shortest_s:
+                family.keep(Why.AGE)
+            else:
+                size_bytes, checksum = stored_size(listed.versions), listed.versions[0].checksum
+                self._candidates[listed.ref] = _Candidate(family, size_bytes, checksum)
+        family.keep(Why.USED, len(refs) - there)  # they went meanwhile
 
     def _spare(self, pins: Iterable[Pin]) -> None:
         for pin in pins:

@@ -17,14 +17,18 @@ deleted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import Final, NamedTuple, TypeVar
 
-from sidecar.ops.keeping import SLACK_S, Pace, Retired, stored_size
+from sidecar.ops.keeping import SLACK_S, TOGETHER, Pace, Retired, stored_size
 from sidecar.wire.event import RESERVED
 from sidecar.wire.keeping import STACKS, Published, versioned
-from store import Corrupt, NotFound, Pin, Version, VersionedStore
+from store import Listed, Pin, Version, VersionedStore, delete_all, versions_of
+
+LISTED: Final = 500
+"""Of so many refs both stores are asked together."""
+_T = TypeVar("_T")
 
 
 class _Candidate(NamedTuple):
@@ -48,6 +52,7 @@ class PublishedRefs:
     ) -> None:  # fmt: skip
         self._source, self._fleet, self._rule = source, fleet, rule
         self._now_s, self._pace = now_s, pace
+        self._before_s = now_s - rule.age_s
         self._highest = ("", 0)
         self.gone = self.orphans = 0
 
@@ -62,14 +67,12 @@ class PublishedRefs:
         """
         candidates, pace, has_begun = self._candidates(), self._pace, dry_run
         began = time.monotonic()
-        # Those that something names may be many: they must not keep the others from their turn.
-        while self.gone < pace.most and (found := dict(islice(candidates, pace.most))):
+        while found := dict(islice(candidates, pace.most)):
             self._leave_named(found, pins, announced)
             if found and not has_begun:
                 pace.begin()
                 has_begun = True
             yield from self._remove(found, began, dry_run=dry_run)
-            began = time.monotonic()
 
     def _leave_named(
         self, found: dict[str, _Candidate], pins: Callable[[], Iterable[Pin]],
@@ -88,43 +91,51 @@ class PublishedRefs:
     def _remove(
         self, found: dict[str, _Candidate], began: float, *, dry_run: bool
     ) -> Iterator[Retired]:
-        for ref, one in found.items():
-            self._pace.breathe()
-            age_s = self._rule.orphans_s if one.is_orphan else self._rule.age_s
-            unused_s = max(age_s or 0.0, time.monotonic() - began + SLACK_S)
-            if dry_run or self._source.delete(ref, unused_s=unused_s):
-                self.gone += 1
-                self.orphans += one.is_orphan
-                yield Retired(ref, ref, one.size_bytes, one.checksum)
+        for _, group in groupby(found, lambda ref: found[ref].is_orphan):
+            while refs := list(islice(group, TOGETHER)):
+                self._pace.breathe()
+                age_s = self._rule.orphans_s if found[refs[0]].is_orphan else self._rule.age_s
+                unused_s = max(age_s or 0.0, time.monotonic() - began + SLACK_S)
+                for ref in refs if dry_run else delete_all(self._source, refs, unused_s=unused_s):
+                    one = found[ref]
+                    self.gone += 1
+                    self.orphans += one.is_orphan
+                    yield Retired(ref, ref, one.size_bytes, one.checksum)
 
     def _candidates(self) -> Iterator[tuple[str, _Candidate]]:
         """Yield the refs that may go as far as the stores tell."""
-        for ref in self._source.list():
-            self._pace.breathe()
-            found = None if ref.startswith(RESERVED) else self._candidate(ref)
-            if found:
-                yield ref, found
+        refs = (ref for ref in self._breathing(self._source.list()) if not ref.startswith(RESERVED))
+        while some := list(islice(refs, LISTED)):
+            mine = self._listed(self._source, some)
+            old = {one.ref: one for one in mine if not one.error and self._is_old(one.versions)}
+            there = {one.ref: one for one in self._listed(self._fleet, old)}
+            for ref, (_, versions, _) in old.items():
+                in_fleet = there.get(ref, Listed(ref, ()))
+                found = None if in_fleet.error else self._candidate(ref, versions, in_fleet)
+                if found:
+                    yield ref, found
 
-    def _candidate(self, ref: str) -> _Candidate | None:
-        try:
-            versions = list(self._source.versions(ref))
-            there = self._there(ref)
-        except (NotFound, Corrupt):
-            return None
-        before_s = self._now_s - self._rule.age_s
+    def _listed(self, store: VersionedStore, refs: Iterable[str]) -> Iterator[Listed]:
+        return self._breathing(versions_of(store, refs))
+
+    def _is_old(self, versions: Iterable[Version]) -> bool:
+        return all(one.stored_at <= self._before_s for one in versions)
+
+    def _breathing(self, some: Iterable[_T]) -> Iterator[_T]:
+        for one in some:
+            self._pace.breathe()
+            yield one
+
+    def _candidate(
+        self, ref: str, versions: Sequence[Version], in_fleet: Listed
+    ) -> _Candidate | None:
+        there = {_pair(one): one for one in in_fleet.versions}
         lacking = [one for one in versions if _pair(one) not in there]
-        if any(max(one.stored_at, there.get(_pair(one), 0.0)) > before_s for one in versions):
+        if not self._is_old(there[_pair(one)] for one in versions if _pair(one) in there):
             return None
         if lacking and not self._are_orphans(ref, lacking):
             return None
         return _Candidate(stored_size(versions), versions[0].checksum, bool(lacking))
-
-    def _there(self, ref: str) -> dict[tuple[str, str], float]:
-        """Return since when the fleet's store has which versions of a ref."""
-        try:
-            return {_pair(one): one.stored_at for one in self._fleet.versions(ref)}
-        except NotFound:
-            return {}
 
     def _are_orphans(self, ref: str, lacking: list[Version]) -> bool:
         """Tell whether versions that the fleet does not have may go: something came after them."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from sidecar.ops.asking import ask_there, check_all_asked, to_ask
 from sidecar.ops.keeping import Keeping, Pace, Retired
-from sidecar.ops.pins import Pins, UnfinishedPins
+from sidecar.ops.pins import Announced, Pins, UnfinishedPins
 from sidecar.ops.published import PublishedRefs
 from sidecar.redis.census import Named
 from sidecar.stores import explained
-from sidecar.wire.keeping import Published, written
+from sidecar.wire.keeping import KeepRule, Published, written
 from sidecar.wire.logbook import Log
 from sidecar.wire.moments import rfc3339
 from sidecar.wire.removals import Removal, announce, put_on_record
@@ -29,21 +30,34 @@ def sweep(order: SweepOrder) -> Swept:
     keys = order.keys[0]
     if not order.notify.client.exists(keys.notifications):
         return Swept()  # nobody has announced anything
-    kind = UnfinishedPins if isinstance(order.place.rules, Published) else Pins
     with explained():
-        logs = to_ask(order.place.store, ())
-        served = [one.control for one in order.keys]
-        there = [name for name in served if order.control.at(name).exists(name)]
-        named = Named(there, dead=(keys.dead,))
-        asked = ask_there(order.control, order.notify, named, kind)
-        check_all_asked(logs, [asked])
+        asked = _asked(order)
         with _recorded(order) as removal:
-            retiring = _Retiring(order, asked.pins, logs, removal)
+            retiring = _Retiring(order, asked, removal)
             for one in retiring.run():
                 removal.ref_went(one.ref, one.checksum, one.size_bytes)
             refs, size_bytes = removal.counts.get("ref", 0), removal.size_bytes
             collected = bool(refs and order.collects and _collect(order, asked.pins, removal))
-    return Swept(refs, size_bytes, retiring.reached(refs), collected)
+    return Swept(refs, size_bytes, retiring.reached, collected)
+
+
+class _Asked(NamedTuple):
+    """Who publishes into the store, and what they name."""
+
+    logs: list[Log]
+    pins: Pins
+
+
+def _asked(order: SweepOrder) -> _Asked:
+    """Ask all that publish into the store. Raises `UsageError` where one is out of reach."""
+    kind = UnfinishedPins if isinstance(order.place.rules, Published) else Pins
+    logs = to_ask(order.place.store, ())
+    served = [one.control for one in order.keys]
+    there = [name for name in served if order.control.at(name).exists(name)]
+    named = Named(there, dead=(order.keys[0].dead,))
+    asked = ask_there(order.control, order.notify, named, kind)
+    check_all_asked(logs, [asked])
+    return _Asked(logs, asked.pins)
 
 
 @contextmanager
@@ -72,29 +86,37 @@ def _collect(order: SweepOrder, pins: Pins, removal: Removal) -> bool:
 class _Retiring:
     """The refs of one pass."""
 
-    def __init__(self, order: SweepOrder, pins: Pins, logs: list[Log], removal: Removal) -> None:
-        streams = [log.stream.encode() for log in logs if not log.reads]
-        self._order, self._pins = order, pins
+    def __init__(self, order: SweepOrder, asked: _Asked, removal: Removal) -> None:
+        self._order, self._asked = order, asked
         begin = partial(announce, order.place.store, removal)
-        self._pace = pace = Pace(order.most, order.after, order.breathe, begin)
-        rules = order.place.rules
-        self._keeping = None if isinstance(rules, Published) else Keeping(
-            order.place.store, rules, order.grace_s, streams, pace)  # fmt: skip
+        self._pace = Pace(order.most, order.after, order.breathe, begin)
+        self.reached = ""
+        """Where the pass ended; empty when it was through."""
 
     def run(self) -> Iterator[Retired]:
         """Delete what may go, and yield each."""
-        place, pins, now_s = self._order.place, self._pins, self._pins.now_s()
-        if self._keeping:
-            yield from self._keeping.run(pins.announced(), pins, now_s, dry_run=False)
-        elif isinstance(place.rules, Published) and place.fleet:
-            refs = PublishedRefs(place.store, place.fleet, place.rules, now_s, self._pace)
-            yield from refs.run(pins, lambda: (one.ref for one in pins.announced()))
+        rules = self._order.place.rules
+        return self._published(rules) if isinstance(rules, Published) else self._kept(rules)
 
-    def reached(self, refs: int) -> str:
-        """Return where the pass ended; empty when it was through."""
-        if self._keeping:
-            return self._keeping.reached
-        return "more" if refs >= self._pace.most else ""
+    def _kept(self, rules: Sequence[KeepRule]) -> Iterator[Retired]:
+        order, pins = self._order, self._asked.pins
+        streams = [log.stream.encode() for log in self._asked.logs if not log.reads]
+        keeping = Keeping(order.place.store, rules, order.grace_s, streams, self._pace)
+        yield from keeping.run(pins.announced(), pins, pins.now_s(), dry_run=False)
+        self.reached = keeping.reached
+
+    def _published(self, rule: Published) -> Iterator[Retired]:
+        """Go through the whole store: what is named is asked anew for every so many refs."""
+        place, now_s = self._order.place, self._asked.pins.now_s()
+        if place.fleet:
+            refs = PublishedRefs(place.store, place.fleet, rule, now_s, self._pace)
+            yield from refs.run(self._pins_now, lambda: (one.ref for one in self._announced_now()))
+
+    def _pins_now(self) -> Iterator[Pin]:
+        return _asked(self._order).pins()
+
+    def _announced_now(self) -> Iterator[Announced]:
+        return _asked(self._order).pins.announced()
 
 
 def _breathing(

@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from sidecar.worker.metrics import Metrics, State, StreamMetrics
 from sidecar.worker.pipeline import Pipeline
 from sidecar.worker.probing import Probing
 from sidecar.worker.relay import Relay
-from sidecar.worker.retaining import Sweep, Swept
+from sidecar.worker.retaining import Relays, Sweep, Swept
 from sidecar.worker.settings import Settings
 from sidecar.worker.statuspage import Collect, StatusPage
 from sidecar.worker.supervision import Supervisor
@@ -118,7 +118,7 @@ class _Worker:
             for stream, observer in self._observers.items()
         ]
         self._show(wiring, stack)
-        self._begin_beside(wiring, pipeline, stack)
+        self._begin_beside(wiring, pipeline, relays, stack)
         log.info(
             "started", version=__version__, redis=redact(redis_url), streams=settings.streams,
             notify_stream=settings.notify_stream, source=redact(settings.source_url),
@@ -129,15 +129,19 @@ class _Worker:
         self._watch(own, housekeeper, wiring.fleet_store)
         return self._threads.exit_code(drain=settings.drain)
 
-    def _begin_beside(self, wiring: Wiring, pipeline: Pipeline, stack: ExitStack) -> None:
+    def _begin_beside(
+        self, wiring: Wiring, pipeline: Pipeline, relays: Sequence[Relay], stack: ExitStack
+    ) -> None:
         """Begin what does its work in a thread of its own; `stack` ends it."""
         settings = self._settings
         beside: list[Beside] = [Probing(wiring.fleet, wiring.share, self._supervisor)]
         if settings.archive:
             beside.append(wiring.archiving())
         if settings.keep or settings.source_keep:
-            one_store, went = pipeline.one_store, self._metrics.retired
-            beside.append(wiring.retaining(self._sweep, one_store=one_store, went=went))
+            beside.append(wiring.retaining(
+                self._sweep, Relays(lambda: [relay.window for relay in relays]),
+                one_store=pipeline.one_store, went=self._metrics.retired,
+            ))  # fmt: skip
         for one in beside:
             one.start()
             stack.callback(one.close)

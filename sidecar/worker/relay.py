@@ -126,7 +126,7 @@ class Relay:
         )  # fmt: skip
         self._pausing = Pausing(publisher, observer.paused, log)
         self._keeps_refs = not pipeline.keeps_versions
-        self._window, self._holds = Window(), Holds()
+        self.window, self._holds = Window(), Holds()  # others may ask how much is in the window
         self._reading: Reading
         self._anchoring: Anchoring
         self._has_served = False
@@ -167,10 +167,10 @@ class Relay:
         left = Left(self._reading.read_to, self._low_without([])) if self._has_served else None
         found = self._recovery.begin(left, is_last=not self._ownership.stood_by)
         self._watch.all_is_right()
-        self._window, self._holds = Window(keeps_refs=self._keeps_refs), Holds()
+        self.window, self._holds = Window(keeps_refs=self._keeps_refs), Holds()
         self._pausing.begin(self._holds)
         self._committing.learn_rows()
-        self._reading = Reading(self._control, self._window, found)
+        self._reading = Reading(self._control, self.window, found)
         self._anchoring = Anchoring(self._control, self._publisher, self._reading, found.anchors)
         self._anchoring.move_on(found.low)
         self._has_served = True
@@ -188,7 +188,7 @@ class Relay:
                 busy = self._commit()
                 busy |= self._admit_fresh()  # while Redis publishes
                 self._finish_publishing()
-                if not busy and self._window:
+                if not busy and self.window:
                     self._collect(wait_s=BUSY_WAIT_S)
                     if not self._carrying.out:  # all is stored: it waits for no further read
                         self._commit()
@@ -196,7 +196,7 @@ class Relay:
                 if self._carrying.out > CROWD:
                     self._stop.wait(LINGER_S * min(self._carrying.out // CROWD, LINGERS))
             except TenantsChanged:
-                self._pausing.look(self._window, self._holds, self._reading)
+                self._pausing.look(self.window, self._holds, self._reading)
                 self._admit_fresh()  # what was read before that was noticed
             except Halted:
                 self._admission.stop_budgets(self._clock())
@@ -210,7 +210,7 @@ class Relay:
         if self._ownership.renew_in_s > 0:
             return
         longest_s = self._admission.longest_known_s([held.id for held in self._holds])
-        self._observer.gauge(window=len(self._window), held=len(self._holds), longest_s=longest_s)
+        self._observer.gauge(window=len(self.window), held=len(self._holds), longest_s=longest_s)
         self._ownership.renew()
         self._publisher.check_tenants()
         self._reading.check_group()
@@ -221,7 +221,7 @@ class Relay:
     def _is_drained(self) -> bool:
         """Tell whether all is done that can be done; note whether that is everything."""
         reading, crowded = self._reading, len(self._holds) >= MAX_HELD
-        if self._window or reading.reads_back or not (reading.is_dry or crowded):
+        if self.window or reading.reads_back or not (reading.is_dry or crowded):
             return False
         if not self._holds:
             reading.check_group()
@@ -240,7 +240,7 @@ class Relay:
         reading, careful = self._reading, self._caution.careful
         if not (reading.everyone or self._holds.any_behind):
             reading.end_back()  # who was behind is held again: the rest of the list is not its turn
-        if not reading.reads_back or len(self._window) >= (1 if careful else WINDOW):
+        if not reading.reads_back or len(self.window) >= (1 if careful else WINDOW):
             return
         everyone = reading.everyone
         entries = reading.back(1 if careful else BATCH)
@@ -248,21 +248,21 @@ class Relay:
             self._admit(entries, back=True, everyone=everyone)
             return
         if everyone:
-            still = {held.id for held in self._holds} | {item.id for item in self._window}
+            still = {held.id for held in self._holds} | {item.id for item in self.window}
             self._admission.forget_all_but(still)
         self._caution.end()
         self._holds.caught_up()
 
     def _read_new(self) -> None:
         """Read entries that nobody has read, waiting for one when there is nothing else to do."""
-        reading, room = self._reading, min(BATCH, WINDOW - len(self._window))
+        reading, room = self._reading, min(BATCH, WINDOW - len(self.window))
         if reading.everyone or room <= 0:
             return
         if len(self._holds) >= MAX_HELD:
             self._stop.wait(BUSY_WAIT_S)
             return
         count = reading.new(room, self._patience_ms())
-        if not self._window:
+        if not self.window:
             # Nothing to publish meanwhile: admit at once, and read on if there may be more.
             self._admit_fresh()
             if count == room:
@@ -271,7 +271,7 @@ class Relay:
 
     def _patience_ms(self) -> int | None:
         """Say how long a read may wait for a new entry; None is not at all."""
-        if self._window or self._reading.reads_back or (self._options.drain and not self._holds):
+        if self.window or self._reading.reads_back or (self._options.drain and not self._holds):
             return None
         due_in_s = self._holds.next_due - self._clock()
         wait_s = min(IDLE_BLOCK_S, self._ownership.renew_in_s, due_in_s)
@@ -279,13 +279,13 @@ class Relay:
 
     def _try_held(self) -> None:
         """Take held events that are due into the window again, each without what follows it."""
-        due = self._holds.take_due(self._clock(), min(HELD_AT_ONCE, WINDOW - len(self._window)))
+        due = self._holds.take_due(self._clock(), min(HELD_AT_ONCE, WINDOW - len(self.window)))
         entries = self._control.fetch([entry_id for _, entry_id in due])
         for (tenant, entry_id), entry in zip(due, entries, strict=True):
             item = self._admission.item(entry, reread=False)
             if item.tenant is None:
                 self._through(tenant, entry_id)
-            self._window.add(item)
+            self.window.add(item)
             self._start([item])
 
     # --- admit ---------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class Relay:
 
     def _admit(self, entries: Iterable[Entry], *, back: bool, everyone: bool = False) -> None:
         """Take entries into the window, but for those that wait in the pending list."""
-        window, holds, may_be_finished = self._window, self._holds, self._reading.may_be_finished
+        window, holds, may_be_finished = self.window, self._holds, self._reading.may_be_finished
         item_of = self._careful_item if self._caution.careful else self._admission.item
         items = []
         if holds.any_behind:
@@ -329,7 +329,7 @@ class Relay:
         for item in items:
             if item.known or item.bury or not item.ref:
                 item.ready = True
-            elif self._window.claim(item):
+            elif self.window.claim(item):
                 self._carrying.carry(item)
 
     # --- store ---------------------------------------------------------------------------------
@@ -337,9 +337,9 @@ class Relay:
     def _collect(self, wait_s: float) -> None:
         """Take back what is stored, waiting up to `wait_s` for any; store what waited for it."""
         for item in self._carrying.collect(wait_s):
-            if self._window.holds(item):
+            if self.window.holds(item):
                 self._stored(item)
-        self._start(self._window.freed())
+        self._start(self.window.freed())
 
     def _stored(self, item: Item) -> None:
         now = self._clock()
@@ -359,9 +359,9 @@ class Relay:
         """Put an item off, and with it all that its tenant has in the window."""
         tenant = item.tenant
         assert tenant is not None  # noqa: S101 -- only events are stored
-        followers = self._window.followers(item)
+        followers = self.window.followers(item)
         for gone in (item, *followers):
-            self._window.drop(gone)
+            self.window.drop(gone)
         self._holds.hold(
             tenant, item.id, due=self._clock() + retry.delay_s, outage=retry.outage,
             followed=bool(followers),
@@ -383,7 +383,7 @@ class Relay:
         order to keep, and a stream of good and bad entries in turn is no slower than another.
         Redis publishes while the worker admits the entries that were read before.
         """
-        ready = list(self._window.ready())
+        ready = list(self.window.ready())
         if not ready:
             return False
         self._reading.check_pending()
@@ -425,7 +425,7 @@ class Relay:
         any_held = bool(self._holds)
         self._admission.forget([item for item, _ in finished])
         for item, outcome in finished:
-            self._window.drop(item)
+            self.window.drop(item)
             if any_held:
                 self._through(item.tenant, item.id)
             if self._debug:
@@ -441,5 +441,5 @@ class Relay:
     def _low_without(self, run: Sequence[Item]) -> EntryId:
         """Return the lowest entry that is unfinished once `run` is finished."""
         held = self._holds.lowest_without({item.id for item in run})
-        found = (self._reading.lowest, held, self._window.lowest_without(run))
+        found = (self._reading.lowest, held, self.window.lowest_without(run))
         return min(low for low in found if low is not None)

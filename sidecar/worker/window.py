@@ -124,6 +124,8 @@ class Window:
         self._items: dict[EntryId, Item] = {}
         self._in_order = True
         self._claims = Claims[Item]()
+        self.taken = 0
+        """How many items came so far."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -141,6 +143,7 @@ class Window:
     def add(self, item: Item) -> None:
         """Take an item in, behind all others."""
         self._items[item.id] = item
+        self.taken += 1
 
     def drop(self, item: Item) -> None:
         """Take an item out, and free what it claims."""

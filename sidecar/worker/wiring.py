@@ -52,7 +52,7 @@ from sidecar.worker.outages import Outages
 from sidecar.worker.ownership import IDLE_BLOCK_S
 from sidecar.worker.pipeline import Pipeline, Rules, same_storage
 from sidecar.worker.relay import Relay
-from sidecar.worker.retaining import Place, Retaining, Sweep, Task
+from sidecar.worker.retaining import Place, Relays, Retaining, Sweep, Task
 from sidecar.worker.settings import Settings, recorded
 from sidecar.worker.share import Share
 from sidecar.worker.storepool import StorePool
@@ -397,8 +397,9 @@ class Wiring:
         return Archiver(live, archive, notify.client, keys, hold=held, sealer=sealer)
 
     def retaining(
-        self, sweep: Sweep, *, one_store: bool, went: Callable[[str, int, int], None]
-    ) -> Retaining:
+        self, sweep: Sweep, relays: Relays, *, one_store: bool,
+        went: Callable[[str, int, int], None],
+    ) -> Retaining:  # fmt: skip
         """Return what follows the keep rules. Raises `UsageError` where a store cannot."""
         one, places = self.settings, []
         if one.keep:
@@ -412,7 +413,7 @@ class Wiring:
             places.append(Place("source", source, source_rules(one.source_keep), there))
         keys = list(self.keys.values())
         task = Task(places, *self.sides(), keys, one.keep_grace_s, whoami())
-        return Retaining(task, sweep, self.share, self.supervisor, self.log, went)
+        return Retaining(task, sweep, self.share, relays, self.supervisor, self.log, went)
 
     def without_archive(self) -> None:
         """Hold nothing back for an archive that was kept before. Raises as `connect`."""

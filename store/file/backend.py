@@ -29,6 +29,7 @@ from store.contract import (
     Blob,
     Capability,
     Limit,
+    Listed,
     Only,
     Position,
     StoreConfig,
@@ -303,19 +304,19 @@ class FileStore:
 
     def versions(self, ref: str) -> Iterator[Version]:
         """See `VersionedStore.versions`. It scans the ref's directory and reads every header."""
-        check_ref(ref)
-        place = place_of(ref)
-        with (
-            explained(self._root, f"list the versions of {ref!r}"),
-            self._tree.directory(place.way) as directory_fd,
-        ):
-            listed = (
-                [] if directory_fd is None else finding.versions(self._tree, directory_fd, place)
-            )
-            if not listed:
-                self._tree.check_root()
-                raise NotFound(f"{self._root} has nothing at ref {ref!r}")
-        return iter(listed)
+        with explained(self._root, f"list the versions of {ref!r}"):
+            for found in finding.versions_of(self._tree, checked([ref])):
+                if found.error:
+                    raise found.error
+                return iter(found.versions)
+            self._tree.check_root()
+            raise NotFound(f"{self._root} has nothing at ref {ref!r}")
+
+    def versions_of(self, refs: Iterable[str]) -> Iterator[Listed]:
+        """See `VersionedStore.versions_of`. It reads each directory once, and every header."""
+        listing = checked(refs)
+        with explained(self._root, "list the versions of many refs"):
+            yield from finding.versions_of(self._tree, listing)
 
     # Upkeep.
 
@@ -341,6 +342,12 @@ class FileStore:
         check_pin(checksum, None)
         with explained(self._root, f"delete {ref!r}"):
             return deleting.delete(self._tree, ref, checksum, unused_s)
+
+    def delete_all(self, refs: Iterable[str], *, unused_s: float = 0.0) -> Iterator[str]:
+        """See `VersionedStore.delete_all`."""
+        leaving = checked(refs)
+        with explained(self._root, "delete many refs"):
+            yield from deleting.delete_all(self._tree, leaving, unused_s)
 
     def purge(
         self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 from store.errors import Corrupt
 from store.file import records, upkeep
-from store.file.layout import Place, place_of
+from store.file.layout import Place, by_directory, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from store.file.tree import Tree
+
+_TOGETHER = 32
+"""So many refs are removed under their locks at once: Puts of these wait meanwhile."""
 
 
 def delete(tree: Tree, ref: str, checksum: str | None, unused_s: float) -> bool:
@@ -27,8 +30,9 @@ def delete(tree: Tree, ref: str, checksum: str | None, unused_s: float) -> bool:
 
     Raises `Corrupt` when nothing tells whether a damaged current record is such a version.
     """
-    place, data_digest = place_of(ref), checksum and checksum.removeprefix("sha256:")
-    since = tree.now() - unused_s if unused_s else None
+    if checksum is None:
+        return any(delete_all(tree, [ref], unused_s))
+    place, since = place_of(ref), _since(tree, unused_s)
     with (
         tree.locked(upkeep.lock_of_records(place.path)),
         tree.directory(place.way) as directory_fd,
@@ -36,13 +40,57 @@ def delete(tree: Tree, ref: str, checksum: str | None, unused_s: float) -> bool:
         if directory_fd is None:
             tree.check_root()
             return False
-        names = _names(tree, directory_fd, place, data_digest)
-        if since is not None and any(_used_at(directory_fd, name) > since for name in names):
-            return False
-        for name in names:
-            os.unlink(name, dir_fd=directory_fd)
+        names = _names(tree, directory_fd, place, checksum.removeprefix("sha256:"))
+        gone = _unlinked(directory_fd, names, since)
         # Also when nothing was there: one that died before it came to this may have removed it.
         os.fsync(directory_fd)
+    return gone
+
+
+def delete_all(tree: Tree, refs: Iterable[str], unused_s: float) -> Iterator[str]:
+    """Remove what is at `refs`; yield what anything was removed of, once it is gone for good.
+
+    So many of a directory at a time: it is read, and flushed, once for these.
+    """
+    since = _since(tree, unused_s)
+    for way, places in by_directory(refs).items():
+        for begin in range(0, len(places), _TOGETHER):
+            yield from _delete_some(tree, way, places[begin : begin + _TOGETHER], since)
+
+
+def _delete_some(
+    tree: Tree, way: tuple[str, ...], places: Sequence[Place], since: float | None
+) -> list[str]:
+    """Remove these refs of a directory, under the locks of all of them."""
+    with contextlib.ExitStack() as held:
+        # In the order of their names: others who take several wait for no lock behind ours.
+        for lock in sorted({upkeep.lock_of_records(place.path) for place in places}):
+            held.enter_context(tree.locked(lock))
+        directory_fd = held.enter_context(tree.directory(way))
+        if directory_fd is None:
+            tree.check_root()
+            return []
+        names = records.names_by_leaf(directory_fd, (place.leaf for place in places))
+        gone = [
+            place.ref for place in places
+            if _unlinked(directory_fd, sorted(names[place.leaf]), since)
+        ]  # fmt: skip
+        # Also when nothing was there: one that died before it came to this may have removed it.
+        os.fsync(directory_fd)
+    return gone
+
+
+def _since(tree: Tree, unused_s: float) -> float | None:
+    """Return the time by the storage's clock since when nothing may have been used."""
+    return tree.now() - unused_s if unused_s else None
+
+
+def _unlinked(directory_fd: int, names: Sequence[str], since: float | None) -> bool:
+    """Remove the names, the current record's first, unless one was used since."""
+    if since is not None and any(_used_at(directory_fd, name) > since for name in names):
+        return False
+    for name in names:
+        os.unlink(name, dir_fd=directory_fd)
     return bool(names)
 
 
@@ -93,10 +141,8 @@ def _is_same(directory_fd: int, name: str, found: os.stat_result) -> bool:
     return False
 
 
-def _names(tree: Tree, directory_fd: int, place: Place, data_digest: str | None) -> list[str]:
+def _names(tree: Tree, directory_fd: int, place: Place, data_digest: str) -> list[str]:
     """Return the names to remove, the current record's first."""
-    if data_digest is None:
-        return sorted(records.names(directory_fd, place.leaf))
     names = records.names(directory_fd, f"{place.leaf}{data_digest}.")
     if _is_current(tree, directory_fd, place, data_digest, names):
         names.insert(0, place.leaf)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from store.contract import Listed
 from store.errors import Corrupt
 from store.file import records
-from store.file.layout import Found, Place, place_of
-from store.record import version_of
+from store.file.layout import Found, Place, by_directory, place_of
+from store.record import HEADER_MAX_BYTES, version_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from store.contract import Version
     from store.file.tree import Tree
+    from store.record import Record
 
 
 def select(
@@ -65,15 +69,41 @@ def own_record(tree: Tree, found: Found) -> Found | None:
     return None if own is None or own.inode == found.inode else own
 
 
-def versions(tree: Tree, directory_fd: int, place: Place) -> list[Version]:
-    """Return every version; the current record counts even if its version's name is lost."""
-    found = {}
-    for name in records.names(directory_fd, place.leaf):
+def versions(
+    tree: Tree, directory_fd: int, place: Place, names: Iterable[str]
+) -> tuple[Version, ...]:
+    """Return every version that these names of a ref's records lead to, the newest first.
+
+    The current record counts even if its version's name is lost. Raises `Corrupt`.
+    """
+    found: dict[tuple[str, str], tuple[Record, bool]] = {}
+    twin = ""
+    for name in sorted(names):  # the current record's first
+        if name == twin:
+            continue
         with contextlib.suppress(FileNotFoundError):  # just collected
-            record = records.header(tree, directory_fd, place, name)
-            current = name == place.leaf
-            digests = (record.data_digest, record.manifest_digest)
-            if current or digests not in found:
-                found[digests] = (record, current)
+            read = records.read(tree, directory_fd, place, name, HEADER_MAX_BYTES)
+            record, current = read.record, name == place.leaf
+            if current and read.links == 2:  # noqa: PLR2004 -- its own name, and its version's
+                twin = place.version(record)
+            found.setdefault((record.data_digest, record.manifest_digest), (record, current))
     newest_first = sorted(found.values(), key=lambda each: each[0].order, reverse=True)
-    return [version_of(record, current=current) for record, current in newest_first]
+    return tuple(version_of(record, current=current) for record, current in newest_first)
+
+
+def versions_of(tree: Tree, refs: Iterable[str]) -> Iterator[Listed]:
+    """Yield the versions of each ref that is there; each directory is read once."""
+    for way, places in by_directory(refs).items():
+        with tree.directory(way) as directory_fd:
+            if directory_fd is None:
+                tree.check_root()  # it takes the storage itself to say that something is absent
+                continue
+            names = records.names_by_leaf(directory_fd, (place.leaf for place in places))
+            for place in places:
+                try:
+                    found = versions(tree, directory_fd, place, names.pop(place.leaf))
+                except Corrupt as error:
+                    yield Listed(place.ref, (), error)
+                else:
+                    if found:
+                        yield Listed(place.ref, found)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from store.record import Record
 from store.refs import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 REFS = "refs"
 OBJECTS = ("objects", "sha256")
@@ -54,6 +57,15 @@ def place_of(ref: str) -> Place:
     path = f"{REFS}/{'/'.join(encode(ref))}@"
     *way, leaf = path.split("/")
     return Place(ref, tuple(way), leaf, path)
+
+
+def by_directory(refs: Iterable[str]) -> dict[tuple[str, ...], list[Place]]:
+    """Return where the records of refs lie, each once, by the way to their directory."""
+    found: dict[tuple[str, ...], list[Place]] = {}
+    for ref in dict.fromkeys(refs):
+        place = place_of(ref)
+        found.setdefault(place.way, []).append(place)
+    return found
 
 
 def object_of(data_digest: str) -> tuple[str, ...]:

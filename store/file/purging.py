@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from store.contract import Collected
 from store.errors import Corrupt
 from store.file import deleting, records, upkeep
-from store.file.layout import QUARANTINE, Place, object_of, place_of
+from store.file.layout import QUARANTINE, Place, by_directory, object_of
 from store.record import FIRST_BYTES, Newer, Quarantined, header_left, parse
 
 if TYPE_CHECKING:
@@ -66,14 +66,12 @@ def purge(
 
 def _listed(tree: Tree, refs: Iterable[str]) -> dict[Place, list[str]]:
     """Return where the refs' records lie, and their names there."""
-    found: dict[Place, list[str]] = {place_of(ref): [] for ref in refs}
-    at: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for place, names in found.items():
-        at.setdefault(place.way, {})[place.leaf] = names
-    for way, leaves in at.items():
+    found: dict[Place, list[str]] = {}
+    for way, places in by_directory(refs).items():
         with tree.directory(way) as directory_fd:
-            for name in [] if directory_fd is None else records.names(directory_fd, ""):
-                leaves.get(f"{name.partition('@')[0]}@", []).append(name)
+            leaves = [place.leaf for place in places]
+            names = {} if directory_fd is None else records.names_by_leaf(directory_fd, leaves)
+            found |= {place: names.get(place.leaf, []) for place in places}
     return found
 
 

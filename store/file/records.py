@@ -26,7 +26,7 @@ from store.refs import decode_name
 from store.streams import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from store.file.tree import Tree
     from store.healing import Pair
@@ -263,6 +263,17 @@ def names(directory_fd: int, prefix: str) -> list[str]:
             for entry in entries
             if entry.name.startswith(prefix) and record_name(entry.name)
         ]
+
+
+def names_by_leaf(directory_fd: int, leaves: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of the records of each leaf, by one reading of the directory."""
+    found: dict[str, list[str]] = {leaf: [] for leaf in leaves}
+    with os.scandir(directory_fd) as entries:
+        for entry in entries:
+            of_leaf = found.get(f"{entry.name.partition('@')[0]}@")
+            if of_leaf is not None and record_name(entry.name):
+                of_leaf.append(entry.name)
+    return found
 
 
 def walk(

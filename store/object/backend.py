@@ -29,6 +29,7 @@ from store.contract import (
     Checked,
     Collected,
     Limit,
+    Listed,
     Only,
     Pin,
     Position,
@@ -42,18 +43,18 @@ from store.contract import (
 )
 from store.errors import ConfigError, Corrupt, NotFound, Unavailable, no_store
 from store.foreign import is_of_tools
+from store.many import delete_each
 from store.object import reading
 from store.object.client import Bucket
 from store.object.collect import collect
 from store.object.delete import delete
 from store.object.errors import Conflict, NotAllowed
+from store.object.finding import versions_of
 from store.object.layout import (
     CURRENTS,
     FORMAT,
     FORMAT_KEY,
     IDENTITY_KEY,
-    VERSIONS,
-    Place,
     Stored,
     folder_of,
     is_path,
@@ -68,7 +69,7 @@ from store.object.put import Writer
 from store.object.stream import open_stream
 from store.object.urls import location_of
 from store.object.verify import verify
-from store.record import FIRST_BYTES, HEADER_MAX_BYTES, version_of
+from store.record import FIRST_BYTES, HEADER_MAX_BYTES
 from store.refs import check_ref, checked
 from store.streams import ArtifactReader
 
@@ -399,20 +400,18 @@ class ObjectStore:
     def versions(self, ref: str) -> Iterator[Version]:
         """See `VersionedStore.versions`. It reads the header of every version."""
         check_ref(ref)
-        place = place_of(ref)
-        current = self._read(place.current, header_only=True)
-        found = [
-            self._read(path, header_only=True) for path in _newest_records(self._bucket, place)
-        ]
-        listed = {pair_of(each.record): each for each in found if each}
-        here = current and pair_of(current.record)
-        if current and here:
-            listed.setdefault(here, current)
-        if not listed:
-            self._check_store()
-            raise NotFound(f"{self._bucket.location} has nothing at ref {ref!r}")
-        by_age = sorted(listed.items(), key=lambda each: each[1].nonce, reverse=True)
-        return iter([version_of(each.record, current=pair == here) for pair, each in by_age])
+        for found in versions_of(self._bucket, [ref]):
+            if found.error:
+                raise found.error
+            return iter(found.versions)
+        self._check_store()
+        raise NotFound(f"{self._bucket.location} has nothing at ref {ref!r}")
+
+    def versions_of(self, refs: Iterable[str]) -> Iterator[Listed]:
+        """See `VersionedStore.versions_of`. Keys are listed once for all refs of a folder."""
+        listing = checked(refs)
+        self._check_store()
+        yield from versions_of(self._bucket, listing)
 
     # Care.
 
@@ -447,6 +446,10 @@ class ObjectStore:
         self._check_store()
         return delete(self._bucket, ref, [_hex_of(checksum)] if checksum else None, unused_s)
 
+    def delete_all(self, refs: Iterable[str], *, unused_s: float = 0.0) -> Iterator[str]:
+        """See `VersionedStore.delete_all`."""
+        return delete_each(self, checked(refs), unused_s=unused_s)
+
     def purge(
         self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,
     ) -> Iterator[Collected]:  # fmt: skip
@@ -454,17 +457,6 @@ class ObjectStore:
         leaving = checked(refs)
         self._check_store()
         yield from purge(self._bucket, leaving, digests_of(only), dry_run=dry_run)
-
-
-def _newest_records(bucket: Bucket, place: Place) -> Iterable[str]:
-    """Return where the newest record of each version of a ref lies."""
-    newest: dict[tuple[str | None, str | None], tuple[str, str]] = {}
-    for meta in bucket.keys(f"{VERSIONS}/{place.path}"):
-        key = version_key(meta["path"])
-        if key and key.data_digest:
-            pair = (key.data_digest, key.manifest_digest)
-            newest[pair] = max(newest.get(pair, ("", "")), (key.nonce, meta["path"]))
-    return (path for _, path in newest.values())
 
 
 def _identity_in(bucket: Bucket, content: bytes) -> str:

@@ -170,9 +170,9 @@ class Bucket:
     def _cut(self, key: str) -> BrokenOff:
         return BrokenOff(f"cannot read {key} at {self.location}: the answer ends before its end", 0)
 
-    def keys(self, folder: str) -> Iterator[ObjectMeta]:
-        """Yield what lies in `folder`, at every depth, in the order of the keys."""
-        offset: str | None = None
+    def keys(self, folder: str, after: str | None = None) -> Iterator[ObjectMeta]:
+        """Yield what lies in `folder`, at every depth, in the order of the keys, behind `after`."""
+        offset = after
         progress = time.monotonic()
         while True:
             pages = self._obstore.list(self._store, folder, offset=offset, chunk_size=_PAGE_KEYS)

@@ -31,6 +31,7 @@ for _module in (
     "healing",
     "identifying",
     "limiting",
+    "many",
     "model",
     "purging",
     "streaming",
@@ -46,6 +47,7 @@ from store.testing.deleting import DeleteConformance
 from store.testing.healing import HealingConformance
 from store.testing.identifying import IdentityConformance
 from store.testing.limiting import LimitConformance
+from store.testing.many import ManyConformance
 from store.testing.model import StoreModel
 from store.testing.purging import PurgeConformance
 from store.testing.streaming import StreamConformance
@@ -63,6 +65,7 @@ __all__ = [
     "IdentityConformance",
     "LimitConformance",
     "ListConformance",
+    "ManyConformance",
     "OutageConformance",
     "PinnedGetConformance",
     "PositionConformance",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Checked,
         Collected,
         Limit,
+        Listed,
         Pin,
         Position,
         Readable,
@@ -137,6 +138,14 @@ class Wrapper:
     def delete(self, ref: str, *, checksum: str | None = None, unused_s: float = 0.0) -> bool:
         """See `VersionedStore.delete`."""
         return self.around(lambda: self.inner.delete(ref, checksum=checksum, unused_s=unused_s))
+
+    def versions_of(self, refs: Iterable[str]) -> Iterator[Listed]:
+        """See `VersionedStore.versions_of`."""
+        return self._each(lambda: self.inner.versions_of(refs))
+
+    def delete_all(self, refs: Iterable[str], *, unused_s: float = 0.0) -> Iterator[str]:
+        """See `VersionedStore.delete_all`."""
+        return self._each(lambda: self.inner.delete_all(refs, unused_s=unused_s))
 
     def purge(
         self, refs: Iterable[str], *, only: Only = None, dry_run: bool = False,

@@ -164,7 +164,7 @@ class Checker:
         self._published[event_id] = content
         origin = fields[b"origin"].decode().rpartition("/")[2]
         found += self._end(origin, "notified", content)
-        found += [*self._ordered(entry, event, origin), *_resolvable(event, self.fleet)]
+        found += [*self._ordered(entry, event, origin), *resolvable(event, self.fleet)]
         if sum(len(name) + len(value) for name, value in fields.items()) > MAX_NOTIFICATION_BYTES:
             found.append(f"G5: {entry} is larger than 8 KiB")
         return found
@@ -200,7 +200,8 @@ class Checker:
         return found
 
 
-def _resolvable(event: dict[str, Any], fleet: Path) -> list[str]:
+def resolvable(event: dict[str, Any], fleet: Path) -> list[str]:
+    """Return what is wrong with the artifact that a notification names; nothing if it is whole."""
     ref = event.get("artifact_ref")
     if not ref:
         return []

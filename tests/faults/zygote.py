@@ -24,16 +24,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.faults import hasty
+
 REPOSITORY = Path(__file__).parents[2]
 
 
 class Zygote:
-    """Starts workers. `product` is the directory that `sidecar` and `store` are imported from."""
+    """Starts workers. `product` is the directory that `sidecar` and `store` are imported from.
 
-    def __init__(self, product: Path = REPOSITORY) -> None:
+    With `hasty`, they follow keep rules all the time.
+    """
+
+    def __init__(self, product: Path = REPOSITORY, *, hasty: bool = False) -> None:
         # In isolation from the current directory: only so does `product` come first.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tests.faults.zygote"],
+            [sys.executable, "-P", "-m", "tests.faults.zygote", *(["hasty"] if hasty else [])],
             env={**os.environ, "PYTHONPATH": f"{product}{os.pathsep}{REPOSITORY}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -82,6 +87,8 @@ class Zygote:
 def main() -> None:
     """Serve requests until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.argv[1:]:
+        hasty.hurry()
     imported = _import()
     # What the parent has is never collected in a child: to look at it would copy its pages.
     gc.disable()
@@ -104,6 +111,7 @@ def main() -> None:
 def _import() -> str | None:
     """Import what `sidecar run` imports."""
     import sidecar.cli.run
+    import sidecar.ops.sweeping
     import sidecar.worker.app
     import sidecar.worker.logs
     import sidecar.worker.settings

@@ -207,7 +207,7 @@ def test_events_that_waited_for_a_ref_leave_no_count(rig: Rig) -> None:
         rig.emit_artifact(f"e{number}", ref="the/ref", data=b"one", tenant=f"t{number % 7}")
     with rig.relay() as run:
         eventually(lambda: len(rig.published()) == EVENTS and rig.pending() == 0)
-        window = run.relay._window
+        window = run.relay.window
         claims, turns = window._claims, run.relay._carrying._turns
         left = (
             claims, claims._queues, claims._came_first, window, run.relay._holds,

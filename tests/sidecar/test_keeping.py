@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from sidecar.ops.keeping import Keeping, Why
 from sidecar.ops.pins import Announced, announced
 from sidecar.wire.keeping import KeepRule
 from store import Pin, Unavailable, checksum_of
+from store.file import FileStore
 from store.memory import MemoryStore
+from store.testing.samples import wait_out
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
 NOTES = b"control:notifications"
@@ -251,3 +255,24 @@ def test_what_a_notification_announces(event: bytes, told: object) -> None:
     """Ref, subject and version; of what cannot be decoded nothing."""
     found = announced({b"event": event}, NOTES)
     assert (found and (found.subject, found.version)) == told
+
+
+def test_a_stack_with_many_versions_is_not_read_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory is read to list the refs and their versions, and for 32 that go at a time."""
+    store, read = FileStore(str(tmp_path / "root")), list[int]()
+    for version in range(1, 101):
+        store.put(f"{WEB}/{version}", b"%d" % version, b"m")
+    wait_out(0.2)
+    scandir = os.scandir
+
+    def reading(where: Any) -> Any:
+        read.append(where)
+        return scandir(where)
+
+    monkeypatch.setattr(os, "scandir", reading)
+    keeping = Keeping(store, [KeepRule.parse("last=4")], 0.0)
+    gone = keeping.run(web(100), tuple, time.time(), dry_run=False)
+    assert len(list(gone)) == 96
+    assert len(read) == len(["list", "versions", *range(32, 97, 32)])

@@ -824,7 +824,7 @@ def test_the_window_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
     sizes: list[int] = []
     with rig.relay(retry_budget_s=60) as run:
         eventually(lambda: run.observer.retries)
-        rig.source.on_get = lambda _: sizes.append(len(run.relay._window))
+        rig.source.on_get = lambda _: sizes.append(len(run.relay.window))
         eventually(lambda: run.observer.read_count == 120)
         assert rig.pending() == 120
         for n in range(2):
@@ -847,7 +847,7 @@ def test_the_window_is_bounded_with_many_tenants_held(
         eventually(lambda: len(run.observer.retries) >= 100)
 
         def slow(_: str) -> None:
-            sizes.append(len(run.relay._window))
+            sizes.append(len(run.relay.window))
             gate.wait(60)
 
         rig.source.on_get = slow
@@ -856,7 +856,7 @@ def test_the_window_is_bounded_with_many_tenants_held(
         eventually(lambda: all(one.due <= run.relay._clock() for one in held))
         for n in range(100):
             rig.plant(ref_of(f"e{n}"), data_of(f"e{n}"))
-        sizes.append(len(run.relay._window))
+        sizes.append(len(run.relay.window))
         gate.set()
         eventually(lambda: rig.pending() == 0)
     assert max(sizes) <= 8 + 4

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,14 +19,17 @@ from sidecar.ops.sweeping import sweep
 from sidecar.redis.census import Census
 from sidecar.redis.client import Side
 from sidecar.redis.keys import Keys
+from sidecar.redis.source import Entry
+from sidecar.wire.ids import EntryId
 from sidecar.wire.keeping import Published, source_rules, unattended
 from sidecar.wire.logbook import Log, register
 from sidecar.wire.removals import removals
 from sidecar.worker import retaining, wiring
-from sidecar.worker.retaining import Place, Retaining, SweepOrder, Swept, Task
+from sidecar.worker.retaining import Place, Relays, Retaining, SweepOrder, Swept, Task
 from sidecar.worker.settings import build
 from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
+from sidecar.worker.window import Item, Trouble, Window
 from store import Capability, Unavailable, checksum_of
 from store.memory import MemoryStore
 from store.testing.samples import wait_out
@@ -101,6 +105,17 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retaining, "LOOK_EVERY_S", 0.01)
 
 
+class Looked(Share):
+    """A share that counts how often it was asked."""
+
+    looks = 0
+
+    def owns(self, stream: str) -> bool:
+        """Count it."""
+        self.looks += 1
+        return super().owns(stream)
+
+
 @contextmanager
 def running(
     rig: Rig, do: Callable[[SweepOrder], Swept], share: Share, *places: Place, told: Any = None,
@@ -109,7 +124,7 @@ def running(
     """Follow rules for as long as the block lasts."""
     side, log = Side(rig.client, rig.url), silent_log()
     task = Task(places, side, side, [rig.keys], 0.0, "me")
-    one = Retaining(task, do, share, Supervisor(told or Told(), log), log, went)
+    one = Retaining(task, do, share, Relays(list), Supervisor(told or Told(), log), log, went)
     one.start()
     try:
         yield
@@ -117,9 +132,9 @@ def running(
         one.close()
 
 
-def owner(rig: Rig) -> Share:
+def owner(rig: Rig) -> Looked:
     """Return the share of a worker that owns the control stream."""
-    share = Share([rig.control])
+    share = Looked([rig.control])
     share.took(rig.control)
     return share
 
@@ -426,14 +441,7 @@ def test_a_source_may_keep_by_rule_as_well(
 @pytest.mark.usefixtures("at_once")
 def test_only_the_owner_follows_rules(rig: Rig, fleet: MemoryStore) -> None:
     """One that stands by removes nothing, until it takes over; it tells what went."""
-    share, heard = Share([rig.control]), threading.Event()
-    looked: list[bool] = []
-
-    class Looked(Share):
-        def owns(self, stream: str) -> bool:
-            looked.append(share.owns(stream))
-            return looked[-1]
-
+    share, heard = Looked([rig.control]), threading.Event()
     told: list[tuple[str, int, int]] = []
 
     def went(*what: Any) -> None:
@@ -446,8 +454,8 @@ def test_only_the_owner_follows_rules(rig: Rig, fleet: MemoryStore) -> None:
         begun.append(one)
         return sweep(one)
 
-    with running(rig, swept, Looked([rig.control]), Place("fleet", fleet, RULES), went=went):
-        eventually(lambda: len(looked) > 3)
+    with running(rig, swept, share, Place("fleet", fleet, RULES), went=went):
+        eventually(lambda: share.looks > 3)
         assert begun == []
         share.took(rig.control)
         assert heard.wait(60)
@@ -513,6 +521,132 @@ def test_a_pass_that_took_its_share_continues_soon(rig: Rig) -> None:
     assert told.failed == []
 
 
+@pytest.mark.usefixtures("at_once")
+def test_when_all_had_their_turn_it_waits_for_its_hour(rig: Rig) -> None:
+    """Also where a pass ends early each time, for what is named stays and is as many."""
+    asked: list[str] = []
+    names = iter(["b", "d", "a", "c"])
+
+    def many(one: SweepOrder) -> Swept:
+        asked.append(one.after)
+        return Swept(reached=next(names))
+
+    share = owner(rig)
+    with running(rig, many, share, Place("fleet", MemoryStore(), RULES)):
+        eventually(lambda: len(asked) == 3)
+        before = share.looks
+        eventually(lambda: share.looks > before + 3)
+    assert asked == ["", "b", "d"]
+
+
+class Clock:
+    """Stands in for time, and for the event that a rest waits for."""
+
+    def __init__(self) -> None:
+        self.now = self.worked = self.rested = 0.0
+        self.rests: list[float] = []
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def work(self, seconds: float) -> None:
+        """Let time pass at work."""
+        self.now, self.worked = self.now + seconds, self.worked + seconds
+
+    def wait(self, seconds: float) -> bool:
+        """Let time pass at rest."""
+        self.now, self.rested = self.now + seconds, self.rested + seconds
+        self.rests.append(seconds)
+        return False
+
+    def is_set(self) -> bool:
+        """Nobody closes it."""
+        return False
+
+
+def item() -> Item:
+    """Return something for a window."""
+    number = next(_NUMBERS)
+    entry_id = EntryId(f"{number}-1")
+    return Item(Entry(entry_id, {}), entry_id, "o", Trouble(0.0))
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time that passes only where the test says so."""
+    found = Clock()
+    monkeypatch.setattr(retaining, "time", found)
+    monkeypatch.setattr(retaining, "SLICE_S", 2 * PIECE_S)
+    return found
+
+
+PIECE_S = 2.0**-10
+
+
+def rested(clock: Clock, window: Window, pieces: Iterable[Callable[[], object]]) -> float:
+    """Do a pass of so many pieces, half a slice each; return how long it rested for its work."""
+
+    def do(one: SweepOrder) -> Swept:
+        for piece in pieces:
+            piece()
+            clock.work(PIECE_S)
+            one.breathe()
+        return Swept()
+
+    share, side = Share(["s"]), Side(None, "")  # type: ignore[arg-type]
+    share.took("s")
+    task = Task([Place("fleet", MemoryStore(), RULES)], side, side, [Keys.of("s", "n")], 0.0, "me")
+    log = silent_log()
+    one = Retaining(
+        task, do, share, Relays(lambda: [window]), Supervisor(Told(), log), log, lambda *_: None
+    )
+    one._stopping = clock  # type: ignore[assignment]
+    clock.now += retaining.FIRST_S
+    one._look()
+    return clock.rested / clock.worked
+
+
+@pytest.mark.unit
+def test_it_rests_nineteen_times_as_long_while_a_relay_has_work(clock: Clock) -> None:
+    """A twentieth of the time is its own then."""
+    window = Window()
+    window.add(item())
+    assert rested(clock, window, [lambda: None] * 100) == 19
+
+
+@pytest.mark.unit
+def test_it_rests_little_while_no_relay_has_work(clock: Clock) -> None:
+    """A quarter of what it works, after each slice: so long a first event waits."""
+    assert rested(clock, Window(), [lambda: None] * 100) == 0.25
+    assert set(clock.rests) == {PIECE_S / 2}
+
+
+@pytest.mark.unit
+def test_what_came_and_went_between_two_looks_is_work(clock: Clock) -> None:
+    """Events that are through before anybody looks are noticed all the same."""
+    window = Window()
+
+    def come_and_go() -> None:
+        one = item()
+        window.add(one)
+        window.drop(one)
+
+    assert rested(clock, window, [come_and_go] * 100) == 19
+
+
+@pytest.mark.unit
+def test_an_event_that_comes_has_the_interpreter_after_one_slice(clock: Clock) -> None:
+    """The first slice that ends with work there is followed by the long rest, no later one."""
+    window = Window()
+    pieces = [*[lambda: None] * 10, lambda: window.add(item()), lambda: None]
+    rested(clock, window, pieces)
+    assert clock.rests == [*[PIECE_S / 2] * 6, 2 * PIECE_S * 18.75]
+
+
 # --- the worker --------------------------------------------------------------------------------
 
 
@@ -574,7 +708,7 @@ def test_a_store_that_cannot_follow_rules_is_refused(
     wired: Any = object.__new__(wiring.Wiring)
     wired.settings = build(**options)
     with pytest.raises(UsageError, match=said):
-        wired.retaining(sweep, one_store=one_store, went=lambda *_: None)
+        wired.retaining(sweep, Relays(list), one_store=one_store, went=lambda *_: None)
 
 
 @pytest.mark.unit

@@ -6,6 +6,7 @@ time; each Python call takes some half a microsecond. A change that needs one mo
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,8 +17,12 @@ from typing import Any
 import pytest
 
 import store
+from store.file import FileStore
+from store.object.client import Bucket
 from tests.calls import counted
 from tests.servers import missing
+from tests.store.buckets import open_bucket
+from tests.store.object_server import S3Server
 
 REPOSITORY = Path(__file__).parents[2]
 MOST = {"get": 5, "put of a new ref": 17, "put of another version": 20, "put again": 15}
@@ -111,3 +116,56 @@ def python_calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 def test_a_step_makes_no_more_python_calls(python_calls: dict[str, int], step: str) -> None:
     """No step makes more Python calls than it did."""
     assert python_calls[step] <= MOST_PYTHON[step]
+
+
+class Tally:
+    """Counts calls of functions while they are in the place of others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.made: dict[str, int] = {}
+
+    def of(self, owner: Any, *names: str) -> None:
+        """Count these from now on."""
+        for name in names:
+            self.made[name] = 0
+            self._patch.setattr(owner, name, self._counting(name, getattr(owner, name)))
+
+    def _counting(self, name: str, call: Any) -> Any:
+        def count(*args: Any, **how: Any) -> Any:
+            self.made[name] += 1
+            return call(*args, **how)
+
+        return count
+
+
+MANY = [f"stacks/t/web/{number}" for number in range(1, 65)]
+
+
+def test_many_refs_take_one_reading_of_their_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each the header of its record is read, once; of 32 the names are removed, and flushed,
+    together.
+    """
+    files, tally = FileStore(str(tmp_path / "root")), Tally(monkeypatch)
+    for ref in MANY:
+        files.put(ref, b"data", b"m")
+    tally.of(os, "scandir", "read", "fsync")
+    assert len(list(files.versions_of(MANY))) == len(MANY)
+    assert tally.made == {"scandir": 1, "read": len(MANY), "fsync": 0}
+    tally.made.update(dict.fromkeys(tally.made, 0))
+    assert list(files.delete_all(MANY, unused_s=1e-9)) == MANY
+    assert tally.made == {"scandir": 2, "read": 0, "fsync": 2}
+
+
+def test_many_refs_in_a_bucket_take_one_listing(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one read of each that has one version."""
+    bucket, tally = open_bucket(s3.new_bucket()), Tally(monkeypatch)
+    for ref in (*MANY[:20], "stacks/t/we/1", "stacks/t/web/1/below", "z/1"):
+        bucket.put(ref, b"data", b"m")
+    tally.of(Bucket, "keys", "get")
+    assert len(list(bucket.versions_of(MANY[1:20]))) == 19
+    assert tally.made == {"keys": 1, "get": 19}

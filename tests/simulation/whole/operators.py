@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import redis
 
@@ -27,6 +27,7 @@ from sidecar.wire.removals import removals
 from sidecar.worker.pipeline import Rules
 from sidecar.worker.retaining import Place, SweepOrder
 from store import Retention, StoreError
+from store.many import delete_each
 from tests.simulation.schedule import Process
 from tests.simulation.streams import parse_id
 from tests.simulation.whole.depot import Depot, DepotStore
@@ -209,6 +210,10 @@ class _Recorded:
             begun = sum(not one.complete for one in removals(cast("Any", inner)))
             self._world.guarded(self._world.oracle.on_record)(ref, begun)
         return inner.delete(ref, **how)
+
+    def delete_all(self, refs: Iterable[str], **how: Any) -> Iterator[str]:
+        """Delete each, once it is on record."""
+        return delete_each(cast("Any", self), refs, unused_s=how.get("unused_s", 0.0))
 
 
 def _keep(world: World, fleet: Fleet, process: Process) -> None:

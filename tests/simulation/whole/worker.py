@@ -224,10 +224,10 @@ class WholeWorker:
     def leftovers(self) -> str:
         """Say what an idle worker still holds of what is done; empty when it is nothing."""
         for name, relay in self.relays.items():
-            if relay._window or relay._holds or not relay._ownership._is_owner:
+            if relay.window or relay._holds or not relay._ownership._is_owner:
                 continue  # a standby keeps the budgets that its tenure left, for the next one
             kept = {
-                "claims": len(relay._window._claims),
+                "claims": len(relay.window._claims),
                 "troubles": len(relay._admission._troubles),
             }
             kept["pool"] = len(self.pool._waiting)
