@@ -11,7 +11,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
 
@@ -162,12 +162,14 @@ class Retention:
             No shorter than the longest Put, and the longest way from a Put to its event.
         keep_last: that many newest versions of every ref, the current one counted.
         keep_newer_s: versions that were stored within so many seconds.
+        breathe: is called between two small pieces of work; what it raises ends the collection.
 
     """
 
     grace_s: float
     keep_last: int = 1
     keep_newer_s: float = 0.0
+    breathe: Callable[[], object] = field(default=lambda: None, repr=False, compare=False)
 
 
 class Collected(NamedTuple):

@@ -246,10 +246,8 @@ class Keeping:
         refs.sort(reverse=True)
         old = []
         for place, (version, ref) in enumerate(refs):
-            if family.is_newest(version):
-                family.keep(Why.NEWEST)
-            elif place < family.rule.last:
-                family.keep(Why.LAST)
+            if family.is_newest(version) or place < family.rule.last:
+                family.keep(Why.NEWEST if family.is_newest(version) else Why.LAST)
             else:
                 old.append(ref)
         self._choose_of(family, old, now_s)

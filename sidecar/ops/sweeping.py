@@ -37,7 +37,8 @@ def sweep(order: SweepOrder) -> Swept:
             for one in retiring.run():
                 removal.ref_went(one.ref, one.checksum, one.size_bytes)
             refs, size_bytes = removal.counts.get("ref", 0), removal.size_bytes
-            collected = bool(refs and order.collects and _collect(order, asked.pins, removal))
+            is_due = order.collects and refs + order.went and retiring.reached <= order.after
+            collected = bool(is_due) and _collect(order, asked.pins, removal)
     return Swept(refs, size_bytes, retiring.reached, collected)
 
 
@@ -77,7 +78,8 @@ def _collect(order: SweepOrder, pins: Pins, removal: Removal) -> bool:
     store = order.place.store
     if Capability.COLLECT not in capabilities(store):
         return False
-    for piece in store.collect(Retention(order.grace_s), _breathing(pins, order.breathe)):
+    retention = Retention(order.grace_s, breathe=order.breathe)
+    for piece in store.collect(retention, _breathing(pins, order.breathe)):
         removal.went(piece.kind, piece.size_bytes)
         order.breathe()
     return True

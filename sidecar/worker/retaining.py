@@ -71,9 +71,11 @@ class SweepOrder(NamedTuple):
     by: str
     """This worker, for the record."""
     collects: bool
-    """Whether data that nothing names any more goes, too, where refs did."""
+    """Whether data that nothing names any more goes, too: once all had their turn, if refs went."""
     breathe: Callable[[], None]
     """To be called between two small pieces of work."""
+    went: int = 0
+    """How many refs went since that was done last."""
 
 
 class Swept(NamedTuple):
@@ -135,6 +137,8 @@ class Retaining(Beside):
         self._due = {place.name: time.monotonic() + FIRST_S for place in task.places}
         self._collect_at = dict.fromkeys(self._due, 0.0)
         self._after = dict.fromkeys(self._due, "")
+        self._went_since = dict.fromkeys(self._due, 0)
+        """How many refs went since large data was collected."""
         self._woke = 0.0
 
     def _look(self) -> None:
@@ -162,6 +166,7 @@ class Retaining(Beside):
         order = SweepOrder(
             place, task.control, task.notify, task.keys, task.grace_s, MOST, self._after[name],
             task.by, began >= self._collect_at[name], self._breathe,
+            self._went_since[name],
         )  # fmt: skip
         try:
             done = self._sweep(order)
@@ -175,8 +180,9 @@ class Retaining(Beside):
         more = done.reached > after
         self._after[name] = done.reached
         self._due[name] = now_s + (0.0 if more else EVERY_S)
+        self._went_since[name] += done.refs
         if done.collected:
-            self._collect_at[name] = now_s + COLLECT_EVERY_S
+            self._collect_at[name], self._went_since[name] = now_s + COLLECT_EVERY_S, 0
         self._went(name, done.refs, done.size_bytes)
         say = self._log.info if done.refs else self._log.debug
         say("retired", store=name, refs=done.refs, size_bytes=done.size_bytes, seconds=took_s)

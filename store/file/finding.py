@@ -100,10 +100,13 @@ def versions_of(tree: Tree, refs: Iterable[str]) -> Iterator[Listed]:
                 continue
             names = records.names_by_leaf(directory_fd, (place.leaf for place in places))
             for place in places:
-                try:
-                    found = versions(tree, directory_fd, place, names.pop(place.leaf))
-                except Corrupt as error:
-                    yield Listed(place.ref, (), error)
-                else:
-                    if found:
-                        yield Listed(place.ref, found)
+                listed = _listed(tree, directory_fd, place, names.pop(place.leaf))
+                if listed.versions or listed.error:
+                    yield listed
+
+
+def _listed(tree: Tree, directory_fd: int, place: Place, names: Iterable[str]) -> Listed:
+    try:
+        return Listed(place.ref, versions(tree, directory_fd, place, names))
+    except Corrupt as error:
+        return Listed(place.ref, (), error)

@@ -359,7 +359,7 @@ def collect(
             gone.add((directories, version.name))
             where = tree.path(REFS, *directories, version.name)
             yield Collected("version", where, ref, version.size)
-    _spare_named(tree, objects, gone)
+    _spare_named(tree, objects, gone, retention)
     if objects and not dry_run:
         wait_for_deletions(tree)
     for each in objects.values():
@@ -373,6 +373,7 @@ def _superseded(tree: Tree, retention: Retention) -> dict[Leaf, _Ref]:
     """Return the versions that the retention does not keep, by their ref's current record."""
     found: dict[Leaf, list[File]] = defaultdict(list)
     for directories, entry in records.walk(tree):
+        retention.breathe()
         version = _VERSION.fullmatch(entry.name)
         with contextlib.suppress(FileNotFoundError):
             if version and not _is_current(tree, directories, version):
@@ -438,6 +439,7 @@ def _is_old(file: File, retention: Retention, now: float) -> bool:
 def _old_objects(tree: Tree, retention: Retention) -> dict[str, File]:
     now, found = time.time(), {}
     for file in objects_in(tree):
+        retention.breathe()
         in_use_s = max(file.stored_s, file.changed_ns / 1e9)
         if now - in_use_s >= retention.grace_s:
             found[file.name] = file
@@ -527,10 +529,13 @@ def _remove_versions(
     return removed
 
 
-def _spare_named(tree: Tree, objects: dict[str, File], gone: set[Leaf]) -> None:
+def _spare_named(
+    tree: Tree, objects: dict[str, File], gone: set[Leaf], retention: Retention
+) -> None:
     """Drop the objects that a record names, but for the records that are `gone`."""
     try:
         for digest in digests_named(tree, gone) if objects else ():
+            retention.breathe()
             objects.pop(digest, None)
     except Newer:
         objects.clear()  # any of them may be what it names

@@ -71,6 +71,7 @@ def collect(
     now = bucket.now()
     candidates: dict[str, list[_Candidate]] = {}
     for path, copies in itertools.groupby(_copies(bucket), key=lambda copy: copy.key.path):
+        retention.breathe()
         if found := list(_candidates(bucket, path, list(copies), retention, now)):
             candidates[path] = found
     _spare(candidates, pins())

@@ -30,13 +30,16 @@ def versions_of(bucket: Bucket, refs: Iterable[str]) -> Iterator[Listed]:
     for folder, by_path in folders.items():
         records = _newest_records(bucket, folder, by_path)
         for path, ref in by_path.items():
-            try:
-                found = _versions(bucket, Place(path), records[path])
-            except Corrupt as error:
-                yield Listed(ref, (), error)
-            else:
-                if found:
-                    yield Listed(ref, found)
+            listed = _listed(bucket, ref, path, records[path])
+            if listed.versions or listed.error:
+                yield listed
+
+
+def _listed(bucket: Bucket, ref: str, path: str, newest: _Newest) -> Listed:
+    try:
+        return Listed(ref, _versions(bucket, Place(path), newest))
+    except Corrupt as error:
+        return Listed(ref, (), error)
 
 
 def _newest_records(bucket: Bucket, folder: str, paths: Iterable[str]) -> dict[str, _Newest]:

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from sidecar.worker.share import Share
 from sidecar.worker.supervision import Supervisor
 from sidecar.worker.window import Item, Trouble, Window
 from store import Capability, Unavailable, checksum_of
+from store.file import FileStore
 from store.memory import MemoryStore
 from store.testing.samples import wait_out
 from tests.sidecar.harness import Rig, eventually, silent_log
@@ -257,6 +259,31 @@ def test_large_data_is_collected_where_that_is_due(rig: Rig, fleet: MemoryStore)
     assert not sweep(order(rig, place)).collected  # no ref went
     put(fleet, 1)
     assert sweep(order(rig, place)).collected
+
+
+def test_large_data_is_collected_once_all_had_their_turn(rig: Rig, fleet: MemoryStore) -> None:
+    """The store is walked for it: not after each of many passes. All that they took counts."""
+    other, place = "stacks/t/zed", Place("fleet", fleet, RULES)
+    put(fleet, *range(1, 7), family=other)
+    notify(rig, 6, other)
+    first = sweep(order(rig, place, most=1))
+    assert (first.refs, first.reached, first.collected) == (4, WEB, False)
+    second = sweep(order(rig, place, most=1, after=WEB))
+    assert (second.refs, second.reached, second.collected) == (4, other, False)
+    assert sweep(order(rig, place, most=1, after=other, went=8)) == Swept(collected=True)
+
+
+def test_a_collection_rests_while_it_walks(rig: Rig, tmp_path: Path) -> None:
+    """Also where it finds nothing: the walk takes long, and a worker stops amid it."""
+    files, breaths = FileStore(str(tmp_path / "root")), list[int]()
+    for version in range(1, 41):
+        files.put(f"{WEB}/{version}", b"%d" % version, b"m")
+    notify(rig, 40)
+    usual = order(rig, Place("fleet", files, RULES), grace_s=3600.0)
+    sweep(usual._replace(breathe=lambda: breaths.append(1)))
+    without = len(breaths)
+    sweep(usual._replace(breathe=lambda: breaths.append(1), went=1))
+    assert len(breaths) - 2 * without >= 80
 
 
 def test_what_a_pass_ends_with_removes_nothing_more(rig: Rig, fleet: MemoryStore) -> None:
