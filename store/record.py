@@ -97,12 +97,12 @@ class Record(NamedTuple):
         return since // _MICROSECOND, self.position or (0, 0)
 
     def after(self, before: int, *, moves: bool) -> Record:
-        """Return it as the Put that comes after the one with the number `before`.
+        """Return it as the Put that comes after the one with the number `before`, 0 for none.
 
         Where the clock went back, it is stored a microsecond later than that: older releases read
         this, too. What does not move the ref comes before the next Put that does.
         """
-        if self.order[0] <= before:
+        if before and self.order[0] <= before:
             with contextlib.suppress(OverflowError):  # somebody planted the end of time
                 later = _EPOCH + _MICROSECOND * (before + 1 + moves)
                 return self._replace(stored=_text(later))

@@ -32,7 +32,7 @@ MOST_CALLS = 44
 A_CALL = 0.5
 """Less for an event is what a run or a connection more or less make."""
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-MOST_CARRYING = 114
+MOST_CARRYING = 113
 """Python calls to carry a small artifact from file store to file store, at a new ref."""
 MOST_AN_EVENT = 2
 MOST_A_RUN = 12

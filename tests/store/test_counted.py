@@ -26,7 +26,7 @@ from tests.store.object_server import S3Server
 
 REPOSITORY = Path(__file__).parents[2]
 MOST = {"get": 5, "put of a new ref": 17, "put of another version": 20, "put again": 15}
-MOST_PYTHON = {"get": 34, "put of a new ref": 50, "put of another version": 65, "put again": 58}
+MOST_PYTHON = {"get": 34, "put of a new ref": 49, "put of another version": 65, "put again": 58}
 CHILD = """
 import os, sys
 import store
