@@ -20,7 +20,7 @@ from sidecar.replay.explain.findings import (
     of_tenants,
     said,
 )
-from sidecar.replay.timeline import End, Life
+from sidecar.replay.timeline import Life
 from sidecar.wire.event import Reason
 from sidecar.wire.reasons import explain
 from sidecar.wire.subject import overtakes
@@ -94,6 +94,8 @@ _AGAIN: Final = "the producer is right again: have it send these events once mor
 A_RELEASE: Final = 3
 """So many in a row, and none before, look like a release."""
 SHORTEST_PREFIX: Final = 4
+COMPARED: Final = 100
+"""Of a subject so many are compared with what died of it, the newest: they are what overtook it."""
 
 
 class Fate(NamedTuple):
@@ -102,7 +104,7 @@ class Fate(NamedTuple):
     arrived: Life | None = None
     """The notification that brought it all the same."""
     overtaken: Life | None = None
-    """The notification that made it old news."""
+    """The newest notification that made it old news."""
     waits: bool = False
     """Whether it waits again."""
     erased: str = ""
@@ -156,21 +158,19 @@ def fate_of(facts: Facts, death: Death) -> Fate:
     arrived = _arrived(facts, death)
     if arrived:
         return Fate(arrived)
-    again = facts.by_event_id.get(death.life.event_id, ())
-    waits = any(one.end is End.WAITING for one in again)
+    waits = death.life.event_id in facts.index.waiting_ids
     return Fate(None, _overtaken(facts, death), waits, facts.erased.get(death.life.origin, ""))
 
 
 def _arrived(facts: Facts, death: Death) -> Life | None:
     subject, event = subject_of_life(death.life), death.life.event
     if death.reason != Reason.ID_CONFLICT:  # that event_id is another event's
-        for life in facts.by_event_id.get(death.life.event_id, ()):
-            if life.end is End.PUBLISHED:
-                return life
+        life = facts.index.published_as.get(death.life.event_id)
+        if life:
+            return life
     if event is None or subject is None or not (subject.stack_id and event.version):
         return None
-    same = (one for one in facts.by_subject.get(subject, ()) if one.event)
-    return next((one for one in same if one.event and one.event.version == event.version), None)
+    return facts.index.by_version.get((subject, event.version))
 
 
 def _overtaken(facts: Facts, death: Death) -> Life | None:
@@ -178,7 +178,7 @@ def _overtaken(facts: Facts, death: Death) -> Life | None:
     if subject is None or change is None:
         return None
     earlier = change.begun(death.at_us // 1000)
-    for life in facts.by_subject.get(subject, ()):
+    for life in reversed(facts.by_subject.get(subject, [])[-COMPARED:]):
         later = facts.change(life)
         if later and overtakes(later, earlier):
             return life
@@ -241,11 +241,11 @@ def _one(facts: Facts, deaths: list[Death], fates: list[Fate]) -> Told:
 
 def _before(facts: Facts, death: Death) -> str:
     """Say which event had the event_id before."""
-    for life in facts.by_event_id.get(death.life.event_id, ()):
-        if life.end is End.PUBLISHED:
-            when = f"control_version {life.control_version} of {at(life.ended_us)}"
-            return f"; that was {called(life)}, {when}"
-    return ""
+    life = facts.index.published_as.get(death.life.event_id)
+    if life is None:
+        return ""
+    when = f"control_version {life.control_version} of {at(life.ended_us)}"
+    return f"; that was {called(life)}, {when}"
 
 
 def _became(facts: Facts, fate: Fate) -> tuple[str, str]:
@@ -328,9 +328,8 @@ def _alike(facts: Facts, deaths: list[Death]) -> list[int]:
     """Return when events of the same tenant and types came that were published."""
     types = {one.life.event.type for one in deaths if one.life.event}
     return [
-        life.begun_us for life in facts.published
-        if life.tenant_id == deaths[0].life.tenant_id and life.event
-        and (not types or life.event.type in types)
+        life.begun_us for life in facts.index.by_tenant.get(deaths[0].life.tenant_id, ())
+        if life.event and (not types or life.event.type in types)
     ]  # fmt: skip
 
 

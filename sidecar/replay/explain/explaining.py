@@ -141,6 +141,11 @@ def _unknown(facts: Facts) -> Iterable[str]:
             f"the {MOST:,} events that ended last were looked at, from {first} on;"
             f" {facts.left_out:,} came before: narrow the window with --since and --until"
         )
+    if len(facts.held_up) > halts.MOST_HALTS:
+        yield (
+            f"of {len(facts.held_up):,} halts and pauses the {halts.MOST_HALTS} newest are told:"
+            " narrow the window with --since and --until"
+        )
     if facts.history.store is None:
         yield "no store to look for artifacts in"
 

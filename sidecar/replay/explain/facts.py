@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from sidecar.redis.source import Entry
 from sidecar.redis.tenures import OUTAGE, TENURE
 from sidecar.replay.artifacts import State, put_of
 from sidecar.replay.backs import Backs
+from sidecar.replay.explain.index import Index
 from sidecar.replay.stalls import Stall, Stalls
 from sidecar.replay.timeline import End, Life, lives
 from sidecar.replay.window import Window, covered, moment
@@ -146,8 +148,8 @@ class Facts:
     def _lifted(self, halt: HaltPeriod) -> HaltPeriod:
         """Return when it was over, where what came since was published."""
         seen_us = halt.since_us + _UNDER_WAY_US
-        ended = [one.ended_us for one in self.published if is_of(halt, one)
-                 and one.begun_us > halt.since_us and one.ended_us > seen_us]  # fmt: skip
+        ended = [one.ended_us for one in self.index.published_of(halt)
+                 if one.begun_us > halt.since_us and one.ended_us > seen_us]  # fmt: skip
         if not ended:
             return halt
         return replace(halt, until_us=min(ended), resumed_by=NOBODY, resumed_why=_NO_RECORD)
@@ -166,8 +168,7 @@ class Facts:
 
     def _named(self, life: Life) -> Life:
         """Return it with its event, where its own entry is gone and it was sent again since."""
-        again = self.by_event_id.get(life.event_id, ()) if life.event is None else ()
-        event = next((one.event for one in again if one.event), None)
+        event = self.index.events.get(life.event_id) if life.event is None else None
         return replace(life, event=event, tenant_id=event.tenant_id) if event else life
 
     @cached_property
@@ -215,13 +216,9 @@ class Facts:
         return dict(found)
 
     @cached_property
-    def by_event_id(self) -> dict[str, list[Life]]:
-        """All that has an event_id, by that."""
-        found: defaultdict[str, list[Life]] = defaultdict(list)
-        for life in self.lives:
-            if life.event_id:
-                found[life.event_id].append(life)
-        return dict(found)
+    def index(self) -> Index:
+        """The same by what is asked of it."""
+        return Index(self.lives, self.published, self.by_subject)
 
     @cached_property
     def repeated(self) -> dict[str, list[Life]]:
@@ -310,11 +307,20 @@ class Facts:
 
     def halted(self, stream: str, tenant: str, since_us: int, until_us: int) -> HaltPeriod | None:
         """Return a halt that kept this tenant of this stream from being served in a time."""
-        for halt in self.held_up:
-            meant = halt.stream == stream and halt.tenant in (None, tenant)
-            if meant and halt.overlaps(since_us, until_us):
-                return halt
+        for whose in ((stream, None), (stream, tenant)):
+            mine = self._halts_by_whose.get(whose, ())
+            # No two of them overlap: of those that began before the end only the last may last.
+            n = bisect_left(mine, until_us + 1, key=lambda one: one.since_us)
+            if n and mine[n - 1].overlaps(since_us, until_us):
+                return mine[n - 1]
         return None
+
+    @cached_property
+    def _halts_by_whose(self) -> dict[tuple[str, str | None], list[HaltPeriod]]:
+        found: defaultdict[tuple[str, str | None], list[HaltPeriod]] = defaultdict(list)
+        for halt in sorted(self.held_up, key=lambda one: one.since_us):
+            found[halt.stream, halt.tenant].append(halt)
+        return dict(found)
 
 
 def is_of(halt: HaltPeriod, life: Life) -> bool:

@@ -29,11 +29,13 @@ PAUSED: Final = Kind("paused", "A tenant was paused, by hand or by its dead lett
 KINDS: Final = (HALTED, PAUSED)
 _WAITED: Final = (End.PUBLISHED, End.DEAD, End.WAITING, End.REDRIVEN)
 _MILLISECOND_US: Final = 1000
+MOST_HALTS: Final = 200
+"""So many are told each: who may pause may do so 10,000 times."""
 
 
 def halted(facts: Facts) -> Iterator[Finding]:
-    """Yield each halt and pause of the window."""
-    for halt in facts.held_up:
+    """Yield each halt and pause of the window, the newest of more than `MOST_HALTS`."""
+    for halt in facts.held_up[-MOST_HALTS:]:
         yield _finding(facts, halt)
 
 
@@ -118,7 +120,7 @@ def _too_early(facts: Facts, halt: HaltPeriod) -> str:
     until_us = halt.until_us or again_us
     if not again_us or halt.by != BY_ITSELF:
         return ""
-    if any(until_us <= one.ended_us < again_us for one in _its(facts, halt)):
+    if any(until_us <= one.ended_us < again_us for one in facts.index.published_of(halt)):
         return ""
     return (
         f". It was resumed too early: at {at(again_us)} it was held again, and nothing of it had"
@@ -128,10 +130,6 @@ def _too_early(facts: Facts, halt: HaltPeriod) -> str:
 
 def _whose(halt: HaltPeriod) -> tuple[str, str | None, str]:
     return halt.stream, halt.tenant, halt.by
-
-
-def _its(facts: Facts, halt: HaltPeriod) -> Iterator[Life]:
-    return (one for one in facts.published if is_of(halt, one))
 
 
 def _level(halt: HaltPeriod) -> Level:
@@ -162,7 +160,7 @@ def _causes(facts: Facts, halt: HaltPeriod) -> Iterator[str]:
     """Yield the keys of what died in a row right before it, where the sidecar halted it."""
     if halt.by != BY_ITSELF:
         return
-    before = (one.ended_us for one in _its(facts, halt))
+    before = (one.ended_us for one in facts.index.published_of(halt))
     since_us = max((us for us in before if us <= halt.since_us), default=0)
     for death in facts.deaths:
         if since_us <= death.at_us <= halt.since_us + _MILLISECOND_US and is_of(halt, death.life):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -112,26 +113,27 @@ def doubled(facts: Facts) -> Iterator[Finding]:
 
 def flooding(facts: Facts) -> Iterator[Finding]:
     """Yield each tenant for whose flood others waited."""
-    buckets: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    buckets: defaultdict[int, list[Life]] = defaultdict(list)
     for life in facts.lives:
         if life.begun_us:
-            buckets[life.begun_us // BUCKET_US][life.tenant_id] += 1
+            buckets[life.begun_us // BUCKET_US].append(life)
     told: set[str] = set()
-    for bucket, counts in sorted(buckets.items()):
+    for bucket, lives in sorted(buckets.items()):
+        counts = Counter(life.tenant_id for life in lives)
         (tenant, most), total = counts.most_common(1)[0], counts.total()
         if tenant in told or most < FLOOD or most < SHARE * total:
             continue
-        others = _waited(facts, bucket * BUCKET_US, tenant)
+        others = _waited(facts, lives, tenant)
         if others or most >= FLOOD_ALONE:
             told.add(tenant)
             yield _flood(tenant, bucket * BUCKET_US, most, others)
 
 
-def _waited(facts: Facts, since_us: int, tenant: str) -> list[Life]:
-    """Return what others sent then, and what waited long without a halt."""
+def _waited(facts: Facts, lives: list[Life], tenant: str) -> list[Life]:
+    """Return what of it others sent, and what waited long without a halt."""
     return [
-        life for life in facts.lives
-        if since_us <= life.begun_us < since_us + BUCKET_US and life.tenant_id != tenant
+        life for life in lives
+        if life.tenant_id != tenant
         and (life.delay_s or 0) >= WAITED_S
         and not facts.halted(life.origin.stream, life.tenant_id, life.begun_us, life.ended_us)
     ]  # fmt: skip
@@ -164,13 +166,14 @@ def silent(facts: Facts) -> Iterator[Finding]:
             came[life.tenant_id].append(life.begun_us)
     newest = {tenant: max(times) for tenant, times in came.items()}
     last_us = max(newest.values(), default=0)  # since then everybody is silent
+    in_order = sorted(newest.values())
     for tenant, times in came.items():
         pauses = sorted(then - one for one, then in pairwise(sorted(times)))
         silence_us = last_us - newest[tenant]
         is_burst = newest[tenant] - min(times) < STEADY_US
         if len(pauses) < EVEN or is_burst or pauses[-1] > UNEVEN * pauses[len(pauses) // 2]:
             continue
-        witnesses = sum(us > newest[tenant] + silence_us // 2 for us in newest.values())
+        witnesses = len(in_order) - bisect_right(in_order, newest[tenant] + silence_us // 2)
         if silence_us >= max(SILENT_US, SILENT_PAUSES * pauses[-1]) and witnesses >= WITNESSES:
             since_us = facts.now_us - newest[tenant]
             yield _silent(tenant, len(times), pauses[-1], newest[tenant], since_us)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
@@ -37,8 +38,10 @@ def readers(facts: Facts) -> Iterator[Finding]:
     reach = facts.history.reach(facts.history.streams.notifications)
     gaps = reach.gaps if reach else ()
     trimmed_us = max((gap.last.last_version for gap in gaps if not gap.folded), default=0)
+    published = sorted(facts.published, key=lambda one: one.control_version)
+    passed = [one.control_version for one in published]
     for reader in facts.history.readers():
-        left = [one for one in facts.published if one.control_version > reader.control_version]
+        left = published[bisect_right(passed, reader.control_version) :]
         if 0 < reader.control_version < trimmed_us:
             yield _gap(reader, trimmed_us, left)
         elif reader.expired:

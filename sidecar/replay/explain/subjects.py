@@ -53,15 +53,18 @@ _FIX_INDEX = (
     "find out who may delete the keys `{N}:seen:*` of the deduplication index; where nobody did,"
     " report it with a bundle"
 )
+COMPARED = 1000
+"""So many that were published before are looked through for the one that was set back."""
 KINDS = (TWICE, WENT_BACK, NEVER_SENT, SAME_VERSION, OLDER_VERSION)
 
 
 def went_back(facts: Facts) -> Iterator[Finding]:
     """Yield each time that a subject moved back: against the newer event that came last before."""
     for subject, lives in facts.by_subject.items():
-        newest, highest = lives[0], dict[str, EntryId]()
+        newest, highest = lives[0], dict[tuple[str, str | None], EntryId]()
         for n, life in enumerate(lives):
-            if behind := _behind(facts, lives[:n] if _is_late(facts, highest, life) else [], life):
+            before = lives[max(0, n - COMPARED) : n] if _is_late(facts, highest, life) else []
+            if behind := _behind(facts, before, life):
                 yield _back(facts, subject, behind, life)
             elif life.event_id != newest.event_id:
                 if _is_older(newest, life):
@@ -69,13 +72,18 @@ def went_back(facts: Facts) -> Iterator[Finding]:
                 newest = life
 
 
-def _is_late(facts: Facts, highest: dict[str, EntryId], life: Life) -> bool:
-    """Note its entry among the highest of each control stream; tell whether there was a higher."""
+def _is_late(facts: Facts, highest: dict[tuple[str, str | None], EntryId], life: Life) -> bool:
+    """Note its entry among the highest of each control stream; tell whether there was a higher.
+
+    Of its tenant, unless it was redriven: what two tenants do to one ref has no order.
+    """
     own = facts.change(life)
     if own is None or own.entry is None:
         return False
-    before = highest.setdefault(own.stream, own.entry)
-    highest[own.stream] = max(before, own.entry)
+    whose = (own.stream, None if life.origin in facts.put_back else life.tenant_id)
+    before = highest.get(whose, own.entry)
+    for each in ((own.stream, None), (own.stream, life.tenant_id)):
+        highest[each] = max(highest.get(each, own.entry), own.entry)
     return own.entry < before
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.replay.explain.deaths import key_of
 from sidecar.replay.explain.facts import LACKING, Death, Facts, Tenure
@@ -51,6 +52,20 @@ _HELD_UP: Final = (
 )
 _LOST_LEASE: Final = "it had lost its lease, as its machine stood still or Redis was away"
 TENURE_SLACK_US: Final = 2_000_000
+NAMED: Final = 10
+"""On average so many of those that waited behind one can be asked for: memory stays bounded."""
+
+
+class _Slow(NamedTuple):
+    """An event that was tried again."""
+
+    life: Life
+    turn_us: int
+    """From when on it was."""
+    waited: int
+    """So many of its tenant waited behind it."""
+    behind: list[Life]
+    """Those of them that may be asked for."""
 
 
 class _Queue:
@@ -60,14 +75,17 @@ class _Queue:
         self.facts = facts
         self.lives = sorted(lives, key=lambda life: life.begun_us)
 
-    def slow(self) -> Iterator[tuple[Life, int, list[Life]]]:
-        """Yield each event that was tried again, from when on it was, and what waited behind it."""
-        free_us = 0
+    def slow(self) -> Iterator[_Slow]:
+        """Yield each event that was tried again."""
+        free_us, room = 0, NAMED * len(self.lives)
+        begun = [life.begun_us for life in self.lives]
         for n, life in enumerate(self.lives):
             turn_us, free_us = max(life.begun_us, free_us), max(life.ended_us, free_us)
             if life.ended_us - turn_us >= LONG_US and self._alone(life, turn_us):
-                behind = [one for one in self.lives[n + 1 :] if one.begun_us < life.ended_us]
-                yield life, turn_us, behind
+                waited = bisect_left(begun, life.ended_us, n + 1) - n - 1
+                behind = self.lives[n + 1 : n + 1 + min(waited, room)]
+                room -= len(behind)
+                yield _Slow(life, turn_us, waited, behind)
 
     def _alone(self, life: Life, turn_us: int) -> bool:
         """Tell whether others came later and were done sooner: then it was not the worker.
@@ -82,11 +100,8 @@ class _Queue:
         if any(one.overlaps(stream, turn_us, life.ended_us) for one in self.facts.outages):
             return False
         apart_us = LONG_US // 3  # what was done just before a worker stood still is no witness
-        return any(
-            turn_us < one.begun_us and turn_us + apart_us < one.ended_us < life.ended_us - apart_us
-            for one in self.facts.lives
-            if one.tenant_id != tenant and one.origin.stream == stream
-        )
+        soonest_us = self.facts.index.others[stream].soonest(tenant, turn_us + apart_us - 1)
+        return soonest_us is not None and soonest_us < life.ended_us - apart_us
 
 
 def slow(facts: Facts) -> Iterator[Finding]:
@@ -99,16 +114,17 @@ def slow(facts: Facts) -> Iterator[Finding]:
             queues[life.origin.stream, life.tenant_id].append(life)
     for lives in queues.values():
         if max(life.ended_us - life.begun_us for life in lives) >= LONG_US:
-            for life, turn_us, behind in _Queue(facts, lives).slow():
-                if life.end is End.PUBLISHED:
-                    yield _late(life, turn_us, behind)
-                elif behind:
-                    yield _held_behind(facts, life, turn_us, behind)
+            for one in _Queue(facts, lives).slow():
+                if one.life.end is End.PUBLISHED:
+                    yield _late(one)
+                elif one.waited:
+                    yield _held_behind(facts, one)
 
 
-def _late(life: Life, turn_us: int, behind: list[Life]) -> Finding:
+def _late(slow: _Slow) -> Finding:
+    life, turn_us, waited, behind = slow
     took = span((life.ended_us - turn_us) / 1e6)
-    others = f"; {counted(len(behind), 'event')} of its tenant waited behind it" if behind else ""
+    others = f"; {counted(waited, 'event')} of its tenant waited behind it" if waited else ""
     late, why = f"{called(life)} arrived {took} late", "came late, or could not be read"
     ref = life.event.artifact_ref if life.event else ""
     head = (
@@ -123,9 +139,10 @@ def _late(life: Life, turn_us: int, behind: list[Life]) -> Finding:
     )  # fmt: skip
 
 
-def _held_behind(facts: Facts, life: Life, turn_us: int, behind: list[Life]) -> Finding:
+def _held_behind(facts: Facts, slow: _Slow) -> Finding:
+    life, turn_us, waited, behind = slow
     took = span((life.ended_us - turn_us) / 1e6)
-    brief = f"{counted(len(behind), 'event')} of {life.tenant_id} waited behind {called(life)}"
+    brief = f"{counted(waited, 'event')} of {life.tenant_id} waited behind {called(life)}"
     head = (
         f"{brief}, which was tried for {took}, from {at(turn_us)} until it died at"
         f" {at(life.ended_us)} of {life.reason}"
@@ -165,11 +182,7 @@ def waiting(facts: Facts) -> Iterator[Finding]:
 
 def _passed(facts: Facts, head: Life, tenant: str) -> bool:
     """Tell whether what other tenants sent later is done."""
-    return any(
-        life.begun_us > head.begun_us and life.ended_us and life.tenant_id != tenant
-        for life in facts.lives
-        if life.origin.stream == head.origin.stream
-    )
+    return facts.index.others[head.origin.stream].soonest(tenant, head.begun_us) is not None
 
 
 def _held(lives: list[Life], why: str) -> Finding:
@@ -186,7 +199,7 @@ def _held(lives: list[Life], why: str) -> Finding:
 
 
 def _unserved(facts: Facts, stream: str, lives: list[Life]) -> Finding:
-    ended_us = max((one.ended_us for one in facts.lives if one.origin.stream == stream), default=0)
+    ended_us = facts.index.others[stream].last_us
     since = f"since {at(ended_us)}" if ended_us else "ever"
     count = f"{counted(len(lives), 'event')} of {stream} {'waits' if len(lives) == 1 else 'wait'}"
     head = (
