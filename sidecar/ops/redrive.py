@@ -129,6 +129,7 @@ class Redriver:
             )
 
     def _run(self, letter_ids: Iterator[EntryId]) -> Iterator[Outcome]:
+        self._letters.check_room()  # else a letter went, and nobody could tell who redrove it
         while ids := list(islice(letter_ids, BATCH)):
             found = {letter_id: self._letters.get(letter_id) for letter_id in ids}
             batch = {id_: _candidate(one, self._refusal(one)) for id_, one in found.items() if one}

@@ -94,7 +94,7 @@ class RepairOrder:
 
 
 class Repair:
-    """Mends culprits, in the order in which they are named. Raises `Unreachable`."""
+    """Mends culprits, in the order in which they are named. Raises `Unreachable` and `NoRoom`."""
 
     def __init__(
         self, control: Side, notify: Side, keys: Sequence[Keys], source: Store | None,
@@ -109,6 +109,8 @@ class Repair:
 
     def of(self, culprits: Iterable[Culprit]) -> Iterator[tuple[Culprit, Outcome]]:
         """Yield each culprit with what became of it."""
+        with translated(self._notify.url):
+            self._letters.check_room()
         for problem, alike in groupby(culprits, key=lambda culprit: culprit.problem):
             fix = {"lost": self._lost, "artifact": self._artifacts}.get(problem, _beyond)
             yield from fix(alike)

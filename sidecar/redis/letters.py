@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
 from sidecar.redis.keys import Keys
+from sidecar.redis.room import check_room
 from sidecar.redis.scan import origin_of, pages, pages_back, server_time_us, stream_info, text
 from sidecar.redis.source import Entry
 from sidecar.wire.event import Event, Rejected, decode, named
@@ -172,6 +173,10 @@ class DeadLetters:
             if counts.total() >= limit:
                 break
         return dict(counts.most_common()), counts.total()
+
+    def check_room(self) -> None:
+        """Raise `NoRoom` where nothing can be put on record: then nothing is to be redriven."""
+        check_room(self.client, self._keys.redriven, "records")
 
     def settle(self, letter_id: EntryId, record: dict[Any, Any]) -> None:
         """Remove a letter that has been redriven, and record that, both or neither."""

@@ -13,12 +13,14 @@ from typing import Final
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client, Side
 from sidecar.redis.errors import translated
-from sidecar.redis.keys import Keys
+from sidecar.redis.keys import Keys, records_of
 from sidecar.redis.scan import stream_info
 from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION
 
-_VERSIONS: Final = "nothing can be published"
 _ENTRIES: Final = "no entry, or hardly any, can be appended"
+_WHATS: Final = {
+    "notifications": "nothing can be published", "records": "nothing can be put on record",
+}  # fmt: skip
 _COPY: Final = (
     "copy its other entries into a stream that takes its name (docs/operating.md, `A stream that"
     " takes no more entries`)"
@@ -32,7 +34,7 @@ class NoRoom(SidecarError):
 def no_room(client: Client, stream: str, kind: str) -> list[NoRoom]:
     """Return why a stream takes no more entries, if it does not. Raises `RedisError`.
 
-    `kind` is one of `retention.KINDS`: the IDs of notifications are control_versions.
+    `kind` is one of `retention.KINDS`, or "records": the IDs of notifications are control_versions.
     """
     info = stream_info(client, stream)
     if info is None:
@@ -40,7 +42,7 @@ def no_room(client: Client, stream: str, kind: str) -> list[NoRoom]:
     is_last_version = kind == "notifications" and info.last_id.control_version >= HIGHEST_VERSION
     if not is_last_version and info.last_id.ms < HIGHEST:
         return []
-    what = _VERSIONS if kind == "notifications" else _ENTRIES
+    what = _WHATS.get(kind, _ENTRIES)
     remake = f'stop its workers, then `sidecar stream remake {shlex.quote(stream)} --reason "…"`'
     return [NoRoom(
         f"the stream {stream} was given the ID {info.last_id}, after which {what};"
@@ -53,6 +55,8 @@ def without_room(control: Side, notify: Side, keys: Sequence[Keys]) -> list[NoRo
     with translated(notify.url):
         found = no_room(notify.client, keys[0].notifications, "notifications")
         found += no_room(notify.client, keys[0].dead, "dead")
+        for records in records_of(keys[0]):
+            found += no_room(notify.client, records, "records")
     with translated(control.url):
         for one in keys:
             found += no_room(control.at(one.control), one.control, "control")

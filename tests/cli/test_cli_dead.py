@@ -241,6 +241,20 @@ def test_redrive_puts_an_event_back_that_is_then_published(sidecar: Cli) -> None
     assert "overrode" not in record
 
 
+def test_nothing_is_redriven_that_cannot_be_put_on_record(sidecar: Cli) -> None:
+    """A stolen redriver gives the record the highest ID: the letter stays, and it is told."""
+    letter = _missing(sidecar, "e1", "late/1")
+    highest = "18446744073709551615-18446744073709551615"
+    sidecar.client.xadd(REDRIVEN, {"what": "x"}, id=highest)
+    entries = sidecar.client.xlen(STREAM)
+    ran = sidecar("dead", "redrive", letter, "--reason", "r", "--force")
+    assert ran.code == 1
+    assert f"{REDRIVEN} was given the ID {highest}, after which nothing can be put on" in ran.err
+    assert (sidecar.client.xlen(DEAD), sidecar.client.xlen(STREAM)) == (1, entries)
+    status = sidecar("status")
+    assert "nothing can be put on record" in status.out + status.err
+
+
 def test_the_record_of_a_redrive_keeps_what_the_dead_letter_said(sidecar: Cli) -> None:
     """Why it died, when and after how many attempts, of a long detail the beginning."""
     _open_control(sidecar)

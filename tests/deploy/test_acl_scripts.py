@@ -165,3 +165,12 @@ def test_the_scripts_of_people_are_those_that_they_send() -> None:
     for user in PEOPLE:
         assert "evalsha" in granted(user)
         assert not {"eval", "script|load", "script"} & granted(user)
+
+
+def test_an_eraser_can_halt_a_stream_as_the_threat_model_says(server: Server) -> None:
+    """An ACL knows keys and no fields: what counts changes of pauses also halts, and resumes."""
+    server.call("eraser", "HINCRBY", KEYS.halt, "reason", 1)
+    with closing(server.client("operator")) as client:
+        assert halts.in_force(client, KEYS) is not None
+        server.call("eraser", "HDEL", KEYS.halt, "reason")
+        assert halts.in_force(client, KEYS) is None

@@ -25,6 +25,7 @@ from sidecar.ops.doctor.examine import KINDS
 from sidecar.ops.doctor.finding import Level
 from sidecar.redis import keepers, scan
 from sidecar.redis.holding import Hold
+from sidecar.redis.keys import records_of
 from sidecar.redis.memory import memories
 from sidecar.redis.tenants import pause_tenant
 from sidecar.wire.keyfiles import new_pair
@@ -324,6 +325,8 @@ STREAMS: Final = (
            sent("HSET", KEYS.workers, "x", "no JSON")),
     Broken("no room for notifications", "no-room", NOTIFICATIONS, _no_more_ids(NOTIFICATIONS)),
     Broken("no room for dead letters", "no-room", KEYS.dead, _no_more_ids(KEYS.dead)),
+    *(Broken(f"no room for records in {one}", "no-room", one, _no_more_ids(one))
+      for one in records_of(KEYS)),
     Broken("no room for entries", "no-room", f"sidecar stream remake {STREAM}",
            _no_more_ids(STREAM)),
     Broken("keys of a newer release", "newer-format", "use the release that made them",
