@@ -28,7 +28,7 @@ ROOM_LINES: Final = {
     "sidecar/history": 3830,
     "sidecar/ops": 6403,
     "sidecar/producer": 1320,
-    "sidecar/redis": 7300,
+    "sidecar/redis": 7310,
     "sidecar/replay": 6620,
     "sidecar/telemetry": 1295,
     "sidecar/terminal": 1110,

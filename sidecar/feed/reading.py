@@ -13,7 +13,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.bounded import fewer
 from sidecar.redis.client import Client
 from sidecar.redis.damage import Damaged, trimmed_id
-from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_misplaced, named
+from sidecar.redis.errors import NotPermitted, RedisError, Refused, is_absent, is_misplaced, named
 from sidecar.redis.keys import Keys
 from sidecar.redis.source import Entry
 from sidecar.redis.trimmed import gone_field, went_since
@@ -21,8 +21,6 @@ from sidecar.wire.ids import FIRST, EntryId
 from sidecar.wire.incarnations import Cursor, Incarnation, doubt_of, incarnation_of, is_lost, parse
 from sidecar.wire.notification import Notification
 from sidecar.wire.trust import Trust, Untrusted, untrusted
-
-NO_STREAM: Final = "no such key"
 
 _log: Final = logging.getLogger("sidecar.feed")
 
@@ -329,7 +327,7 @@ class Reading:
 def _without_errors(answers: list[Any]) -> list[Any]:
     """Return the answers, None about a stream that is not there; raise the first error."""
     for answer in answers:
-        if isinstance(answer, RedisError) and NO_STREAM not in str(answer):
+        if isinstance(answer, RedisError) and not is_absent(answer):
             raise answer
     return [None if isinstance(answer, RedisError) else answer for answer in answers]
 

@@ -24,6 +24,7 @@ from sidecar.errors import UsageError
 from sidecar.redis.census import Census, Registrar, bytes_of, text_of
 from sidecar.redis.client import Client, Side
 from sidecar.redis.errors import translated
+from sidecar.redis.groups import groups_at
 from sidecar.redis.keys import GROUP, Keys
 from sidecar.redis.scan import pages, stream_info
 from sidecar.wire.erasures import erasures_of
@@ -143,7 +144,7 @@ class UnfinishedPins(Pins):
         if stream not in self._census.control:
             return FIRST
         lowest: list[EntryId] = []
-        groups: Any = client.xinfo_groups(stream)
+        groups = groups_at(client, stream)
         if self._lacks_a_group(stream, {group["name"] for group in groups}):
             return FIRST
         for group in groups:

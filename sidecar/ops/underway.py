@@ -11,7 +11,7 @@ from sidecar.ops.backlog import Backlog
 from sidecar.redis.census import GROUP_PREFIX, text_of
 from sidecar.redis.client import Side
 from sidecar.redis.errors import translated
-from sidecar.redis.groups import delivered
+from sidecar.redis.groups import delivered, groups_at
 from sidecar.redis.holdups import held_up_by
 from sidecar.redis.keys import Keys
 from sidecar.redis.scan import pages
@@ -57,8 +57,7 @@ def _at(notify: Side, keys: Keys) -> Side:
 
 def _keys(asked: Asked, stream: bytes, notifications: Sequence[bytes]) -> list[Keys]:
     with translated(asked.control.url):
-        client = asked.control.at(stream)
-        groups = client.xinfo_groups(stream) if client.exists(stream) else []
+        groups = groups_at(asked.control.at(stream), stream)
     names = [one["name"] for one in groups if one["name"].startswith(GROUP_PREFIX)]
     leads = {name.removeprefix(GROUP_PREFIX) for name in names}
     with translated(asked.notify.url):

@@ -6,11 +6,9 @@ where nobody reads, and what its group has not finished is never trimmed.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sidecar.errors import UsageError
 from sidecar.redis.client import Client
-from sidecar.redis.groups import group_of
+from sidecar.redis.groups import group_of, groups_at
 from sidecar.redis.keys import GROUP, Keys
 from sidecar.wire.names import is_slip, nearest
 
@@ -20,10 +18,7 @@ def led_to(client: Client, stream: str) -> list[str]:
 
     Raises `RedisError`.
     """
-    if not client.exists(stream):
-        return []
-    groups: Any = client.xinfo_groups(stream)
-    names = [one["name"].decode(errors="backslashreplace") for one in groups]
+    names = [one["name"].decode(errors="backslashreplace") for one in groups_at(client, stream)]
     return sorted(name.removeprefix(GROUP) for name in names if name.startswith(GROUP))
 
 

@@ -15,6 +15,7 @@ from sidecar.errors import Unreachable, UsageError
 from sidecar.redis.client import Side, check_server, check_stream
 from sidecar.redis.errors import translated
 from sidecar.redis.fleet import LOG
+from sidecar.redis.groups import groups_at
 from sidecar.redis.keys import Keys, hash_tagged
 from sidecar.redis.scan import stream_info
 from sidecar.wire.ids import EntryId
@@ -108,7 +109,7 @@ class Registrar:
         pairs = []
         with translated(self._control.url):
             for stream in _streams(self._control):
-                groups: Any = self._control.at(stream).xinfo_groups(stream)
+                groups = groups_at(self._control.at(stream), stream)
                 names = [g["name"] for g in groups if g["name"].startswith(GROUP_PREFIX)]
                 pairs += [(stream, name.removeprefix(GROUP_PREFIX)) for name in names]
         census.control.update(stream for stream, _ in pairs)

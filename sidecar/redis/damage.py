@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client
-from sidecar.redis.errors import Refused, is_misplaced
+from sidecar.redis.errors import Refused, is_absent, is_misplaced
 from sidecar.redis.keys import Keys, outbound_of, records_of
 from sidecar.wire.ids import EntryId
 
@@ -153,16 +153,16 @@ def trimmed_of(client: Client, keys: Keys, stream: str) -> EntryId | None:
     """Return up to where the stream was trimmed, as noted. Raises `Damaged`, `RedisError`."""
     noted = _mark(client, keys.trimmed, stream)
     mark = trimmed_id(keys, stream, noted)
-    if (
-        mark is None
-        or noted is None
-        or stream not in outbound_of(keys)
-        or not client.exists(stream)
-    ):
+    if mark is None or noted is None or stream not in outbound_of(keys):
         return mark
     # The notes lie beside these streams, and are never ahead of them. Control streams are others':
     # one may be renamed, and begin anew with lower IDs.
-    info: Any = client.xinfo_stream(stream)
+    try:
+        info: Any = client.xinfo_stream(stream)
+    except Refused as error:
+        if is_absent(error):
+            return mark
+        raise
     return trimmed_id(keys, stream, noted, last=EntryId(info["last-generated-id"].decode()))
 
 

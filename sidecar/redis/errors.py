@@ -105,6 +105,11 @@ def is_misplaced(error: Exception) -> bool:
     return "WRONGTYPE" in str(error)
 
 
+def is_absent(error: Exception) -> bool:
+    """Tell whether a stream that is asked about is not there."""
+    return "no such key" in str(error)
+
+
 def named(error: Exception) -> Exception:
     """Return an answer as the error that it is: an outage where it passes."""
     if not isinstance(error, Refused) or not _passing(error):

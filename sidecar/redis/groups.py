@@ -9,7 +9,7 @@ import redis
 
 from sidecar.redis.client import Client, Side
 from sidecar.redis.damage import low_of
-from sidecar.redis.errors import translated
+from sidecar.redis.errors import Refused, is_absent, translated
 from sidecar.redis.keys import Keys
 from sidecar.wire.ids import FIRST, EntryId
 
@@ -19,10 +19,21 @@ def group_of(client: Client, stream: str, group: str) -> Mapping[str, Any] | Non
 
     Raises `RedisError`.
     """
-    if not client.exists(stream):
-        return None
-    groups: Any = client.xinfo_groups(stream)
-    return next((dict(one) for one in groups if one["name"] == group.encode()), None)
+    return next((one for one in groups_at(client, stream) if one["name"] == group.encode()), None)
+
+
+def groups_at(client: Client, stream: str | bytes) -> list[dict[str, Any]]:
+    """Return what XINFO GROUPS says of each group; nothing without the stream.
+
+    Raises `RedisError`.
+    """
+    try:
+        found: Any = client.xinfo_groups(stream)
+    except Refused as error:
+        if is_absent(error):  # not asked before: it may go in between
+            return []
+        raise
+    return [dict(one) for one in found]
 
 
 def position_of(client: Client, stream: str, group: str) -> EntryId | None:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from sidecar.redis.client import Client
+from sidecar.redis.groups import groups_at
 from sidecar.redis.keys import ARCHIVERS, GROUP
 from sidecar.redis.scan import server_time_us
 from sidecar.wire.ids import LAST, EntryId
@@ -48,10 +49,10 @@ def keepers(client: Client, stream: str, own: Collection[str] = ()) -> list[Keep
 
     `own` are the groups that do not count. Raises `RedisError`.
     """
-    if not client.exists(stream):
+    groups = groups_at(client, stream)
+    if not groups:
         return []
     late = EntryId.of(max(0, server_time_us(client) // 1000 - LATE_MS))
-    groups: Any = client.xinfo_groups(stream)
     named = ((one["name"].decode(errors="backslashreplace"), one) for one in groups)
     found = [
         Keeper(stream, name, first)

@@ -13,6 +13,7 @@ import redis
 
 from sidecar.errors import UsageError
 from sidecar.redis.client import Client
+from sidecar.redis.groups import groups_at
 from sidecar.redis.keys import Keys, groups_of, hash_tagged
 from sidecar.redis.scan import server_time_us, stream_info
 from sidecar.redis.source import Entry
@@ -37,7 +38,7 @@ class Copy:
 
         Raises `UsageError` where others read the old stream through a group: theirs would be lost.
         """
-        groups: Any = self._client.xinfo_groups(self._keys.control)
+        groups = groups_at(self._client, self._keys.control)
         others = sorted({one["name"].decode(errors="backslashreplace") for one in groups})
         if beside := [name for name in others if name not in groups_of(self._keys)]:
             raise UsageError(

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.redis.bounded import fewer
 from sidecar.redis.client import Client
+from sidecar.redis.errors import Refused, is_absent
 from sidecar.redis.source import Entry
 from sidecar.wire.ids import FIRST, LAST, EntryId, Origin
 
@@ -42,9 +43,12 @@ def server_time_us(client: Client) -> int:
 
 def stream_info(client: Client, stream: str | bytes) -> StreamInfo | None:
     """Return what is known of a stream; None when it does not exist."""
-    if not client.exists(stream):
-        return None
-    info: Any = client.xinfo_stream(stream)
+    try:
+        info: Any = client.xinfo_stream(stream)
+    except Refused as error:
+        if is_absent(error):  # not asked before: it may go in between
+            return None
+        raise
     first = info["first-entry"]
     return StreamInfo(
         int(info["length"]),

@@ -12,7 +12,7 @@ import redis
 from sidecar.redis.bounded import CutFields, TooMuch, fewer
 from sidecar.redis.client import Client
 from sidecar.redis.ends import Ends, look
-from sidecar.redis.errors import is_full
+from sidecar.redis.errors import is_absent, is_full
 from sidecar.redis.groups import group_of
 from sidecar.redis.keys import CONSUMER, Keys
 from sidecar.wire.ids import FIRST, LAST, EntryId
@@ -119,7 +119,7 @@ class ControlStream:
         try:
             groups: Any = self._client.xinfo_groups(self._stream)
         except redis.ResponseError as error:
-            if "no such key" in str(error):
+            if is_absent(error):
                 raise GroupLost(str(error)) from error
             raise
         for group in groups:
