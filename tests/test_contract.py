@@ -25,7 +25,7 @@ from sidecar import cli
 from sidecar.errors import SidecarError
 from sidecar.feed import FeedGap, kept
 from sidecar.feed.cursors import Applied
-from sidecar.history import archive, bundle, checkpoints, dropping
+from sidecar.history import archive, bundle, checkpoints, marks
 from sidecar.producer.outbox import table as outbox_table
 from sidecar.redis import fleet
 from sidecar.redis.keys import Keys
@@ -392,7 +392,7 @@ def test_versions_are_the_codes() -> None:
         "store layout": root._FORMAT.decode().splitlines()[0],
         "record in a store": re.findall("artifact-record [0-9]+", str(record._HEADER.pattern))[0],
         "archive segment": str(archive.FORMAT),
-        "mark beside these of what was dropped": str(dropping.FORMAT),
+        "mark beside these of what was dropped": str(marks.FORMAT),
         "state in the archive": str(checkpoints.FORMAT),
         "outbox in a producer's database": str(outbox_table.FORMAT),
         "record of what went from a store": str(removals.FORMAT),

@@ -25,7 +25,7 @@ ROOM_LINES: Final = {
     "sidecar": 720,
     "sidecar/cli": 5410,
     "sidecar/feed": 2460,
-    "sidecar/history": 3830,
+    "sidecar/history": 3940,
     "sidecar/ops": 6403,
     "sidecar/producer": 1320,
     "sidecar/redis": 7310,

@@ -13,9 +13,11 @@ from sidecar.cli.options import Json, signing, verify_by
 from sidecar.errors import UsageError
 from sidecar.history.archive import ArchiveHistory, own_archive
 from sidecar.history.archiver import Archiver
-from sidecar.history.chain import Fault, faults_of, previous_of
-from sidecar.history.dropping import FORMAT, MOST_REASON_CHARS, Drop, drop, target_of
+from sidecar.history.chain import Fault, faults_of
+from sidecar.history.dropping import drop, target_of
+from sidecar.history.linking import previous_of
 from sidecar.history.live import LiveHistory
+from sidecar.history.marks import MOST_REASON_CHARS
 from sidecar.history.sealing import Sealer
 from sidecar.redis.archived import CLAIM_S
 from sidecar.stores import needs
@@ -161,8 +163,8 @@ def _drop(
     target = target_of(archived, how.drop or "")
     if not how.dry_run:
         at = rfc3339(time.time_ns() // 1000)
-        said = Drop(format=FORMAT, ref=target.ref, at=at, by=whoami(), reason=how.reason or "")
-        drop(archived.store, target, said, sealer.sealed if sealer else None)
+        seal = sealer.sealed if sealer else None
+        drop(archived, target, at=at, by=whoami(), reason=how.reason or "", seal=seal)
     if json:
         told = {"ref": target.ref, "stream": target.stream, "missing": target.lacking}
         output.json_line(told | {"dropped": not how.dry_run})

@@ -70,7 +70,6 @@ FORMAT: Final = 1
 _ID: Final = r"([0-9]{1,20}-[0-9]{1,20})"
 _NAME: Final = re.compile(rf"{_ID}\.\.{_ID}(?:~{_ID}\.\.{_ID})?(?:\+[0-9a-f]{{12}})?")
 _EXPIRED: Final = re.compile(rf"expired~{_ID}")
-_GONE: Final = re.compile(rf"(dropped|lost)~{_ID}\.\.{_ID}")
 MAX_TENANTS: Final = 1000
 MAX_ROWS: Final = 1_000_000
 MAX_UNPACKED_BYTES: Final = 1 << 30
@@ -147,8 +146,8 @@ class Contents(NamedTuple):
     """Its segments, by their first IDs."""
     marks: dict[EntryId, str]
     """Refs that tell up to where it has expired, by that; only the highest counts."""
-    gone: dict[str, tuple[str, Ends]]
-    """By the refs that tell it, what else is gone: `DROPPED` or `LOST`, from where to where."""
+    gone: list[tuple[str, Name]]
+    """What else is gone: `DROPPED` or `LOST`, and what the mark of that tells."""
 
     @property
     def expired(self) -> EntryId:
@@ -159,17 +158,26 @@ class Contents(NamedTuple):
 def contents_of(store: VersionedStore, notifications: str, stream: str) -> Contents:
     """Return what the archive has of a stream. Raises as the store does."""
     prefix = place_of(notifications, stream)
-    found, marks, gone = [], dict[EntryId, str](), dict[str, tuple[str, Ends]]()
+    found, marks, gone = list[Name](), dict[EntryId, str](), list[tuple[str, Name]]()
     for ref in store.list(prefix):
         word = ref.removeprefix(prefix + "/")
-        if match := _NAME.fullmatch(word):
-            gap = (EntryId(match[3]), EntryId(match[4])) if match[3] else None
-            found.append(Name(ref, EntryId(match[1]), EntryId(match[2]), gap))
+        why, _, rest = word.partition("~")
+        if name := _named(ref, word):
+            found.append(name)
         elif match := _EXPIRED.fullmatch(word):
             marks[EntryId(match[1])] = ref
-        elif match := _GONE.fullmatch(word):
-            gone[ref] = match[1], (EntryId(match[2]), EntryId(match[3]))
+        elif why in (DROPPED, LOST) and (name := _named(ref, rest)):
+            gone.append((why, name))
     return Contents(sorted(found, key=lambda name: (name.first, name.last)), marks, gone)
+
+
+def _named(ref: str, word: str) -> Name | None:
+    """Return what a segment's name tells; None for what is none."""
+    match = _NAME.fullmatch(word)
+    if not match:
+        return None
+    gap = (EntryId(match[3]), EntryId(match[4])) if match[3] else None
+    return Name(ref, EntryId(match[1]), EntryId(match[2]), gap)
 
 
 def names_of(store: VersionedStore, notifications: str, stream: str) -> list[Name]:
@@ -312,7 +320,7 @@ class ArchiveHistory:
         contents = self.contents(stream, anew=anew)
         ends = [
             *(name.last for name in contents.names),
-            *(one[1][1] for one in contents.gone.values()),
+            *(one.last for _, one in contents.gone),
         ]
         return max(ends, default=contents.expired)
 
@@ -502,8 +510,9 @@ def _gaps(contents: Contents) -> tuple[Gap, ...]:
     """Return what no segment has, in order, each stretch with the first cause that tells it."""
     told = {EXPIRED: [(FIRST.after, contents.expired)] if contents.expired > FIRST else []}
     for word, why in _WHY.items():
-        told[why] = [ends for one, ends in contents.gone.values() if one == word]
-    told[_WHY[""]] = [name.gap for name in contents.names if name.gap]
+        told[why] = [(one.first, one.last) for found, one in contents.gone if found == word]
+    names = [*contents.names, *(one for _, one in contents.gone)]
+    told[_WHY[""]] = [name.gap for name in names if name.gap]
     covered = _united((name.first, name.last) for name in contents.names)
     found = list[Gap]()
     for why, stretches in told.items():
@@ -561,10 +570,7 @@ def archive_in(fleet: VersionedStore, streams: Streams) -> ArchiveHistory | None
     if not fleet.capabilities.issuperset({Capability.LIST, Capability.STREAM}):
         return None
     archive = ArchiveHistory(fleet, streams)
-    there = any(
-        archive.names(stream) or archive.contents(stream).marks
-        for stream in (*streams.control, *streams[1:])
-    )
+    there = any(archive.reach(stream) for stream in (*streams.control, *streams[1:]))
     return archive if there else None
 
 

@@ -18,16 +18,9 @@ from typing import Final, NamedTuple
 
 from sidecar.errors import SidecarError
 from sidecar.history.archive import ArchiveHistory, Ends, apart, loss_of, pack
-from sidecar.history.chain import (
-    kept,
-    link_to,
-    lost_end,
-    lost_link,
-    manifest_of,
-    previous_of,
-)
-from sidecar.history.checkpoints import write_checkpoint
+from sidecar.history.checkpoints import checkpoints_of, write_checkpoint
 from sidecar.history.horizon import expire
+from sidecar.history.linking import kept, link_to, lost_end, manifest_of, previous_of
 from sidecar.history.live import LiveHistory
 from sidecar.history.places import archive_of_another
 from sidecar.history.sealing import Sealer, Sealing
@@ -222,9 +215,10 @@ class Archiver:
         ours, before = self._links.get(stream, (FIRST, ""))
         if ours != after or not before:  # the last one is another's: all are looked through
             lost = lost_end(archive, stream, after, entries[0].id)
-            before = lost_link(lost) if lost else previous_of(archive, stream, entries[0].id)
-            gap = (lost[0], gap[1] if gap else lost[1]) if lost else gap
-            self._tell_lost(stream, lost)
+            before = lost.link if lost else previous_of(archive, stream, entries[0].id)
+            if lost:
+                gap = lost.ends[0], gap[1] if gap else lost.ends[1]
+                self._tell_lost(stream, lost.ends)
         vouches = self._sealer if stream == self._keys.notifications else None
         doubted = vouches.doubted(entries) if vouches else None
         ref, data, manifest = pack(self._keys.notifications, stream, entries, gap, before, doubted)
@@ -238,11 +232,10 @@ class Archiver:
             self._uncovered = self._uncovered.followed_by(after, entries)
         return Archived(stream, ref, len(entries), len(data) + len(manifest))
 
-    def _tell_lost(self, stream: str, lost: Ends | None) -> None:
+    def _tell_lost(self, stream: str, lost: Ends) -> None:
         """Leave a mark of what the archive had: a gap in a name could have been trimmed as well."""
-        if lost:
-            with explained():
-                self._store.put(loss_of(self._keys.notifications, stream, lost), b"", b"")
+        with explained():
+            self._store.put(loss_of(self._keys.notifications, stream, lost), b"", b"")
 
     def expire(self, stream: str, keep_s: float) -> Iterator[str]:
         """Remove what is older than `keep_s` seconds; yield each ref that went.
@@ -296,11 +289,16 @@ class Archiver:
         write_checkpoint(self._store, notifications, reached, rows, state.gaps, how)
 
     def _look_at_refused(self, archive: ArchiveHistory, sealer: Sealer) -> None:
-        """Refuse the seal that was refused last, if it is there yet: nothing else is read again."""
+        """Refuse the seal that was refused last, if it is there yet: nothing else is read again.
+
+        Unless another worker has written a newer state: what came before that is not read.
+        """
         bad, self._refused = self._refused, None
-        manifest = manifest_of(archive, bad.ref) if bad else None
-        if bad and manifest:
-            sealer.trust.sealer(self._keys.notifications, bad.ref, manifest, bad.last)
+        notifications = self._keys.notifications
+        if not bad or max(checkpoints_of(self._store, notifications), default=FIRST) > bad.last:
+            return
+        if manifest := manifest_of(archive, bad.ref):
+            sealer.trust.sealer(notifications, bad.ref, manifest, bad.last)
 
     def _count(self, archive: ArchiveHistory, reached: EntryId) -> _Uncovered:
         checkpoint = archive.checkpoint(reached)

@@ -13,28 +13,17 @@ from hashlib import sha256
 from itertools import islice
 from typing import Final, NamedTuple
 
-import orjson
-
-from sidecar.errors import SidecarError
 from sidecar.history.archive import FORMAT, ArchiveHistory, Ends, Header, Name, place_of
 from sidecar.history.checkpoints import checkpoints_of
-from sidecar.history.dropping import dropped
+from sidecar.history.linking import GONE, UNREADABLE, manifest_of, word_of
+from sidecar.history.marks import dropped
 from sidecar.history.sealing import last_of
 from sidecar.history.segments import Damaged
 from sidecar.redis.times import EARLIEST_MS
 from sidecar.wire.ids import FIRST, LAST, EntryId
-from sidecar.wire.seal import FIELD
 from sidecar.wire.trust import Trust, Untrusted
-from store import Corrupt, NotFound, TooLarge
 
-UNREADABLE: Final = "unreadable"
-"""Stands for the hash of a segment that could not be read when the next one was written."""
-_GONE: Final = "gone"
-"""Stands for the hash where the end of the archive was gone when the next segment was written."""
-_OF_WRITER: Final = ("previous", "doubted", FIELD)
-"""What a manifest says that does not follow from its rows."""
 _NO_SEAL: Final = "it has no seal of a trusted key, and segments before it have"
-_OF_STORE: Final = (Corrupt, NotFound, TooLarge)
 ALL: Final = (FIRST, LAST)
 
 
@@ -47,49 +36,6 @@ class Fault(NamedTuple):
     kind: str
     """`changed`, `missing`, `no_predecessor`, `damaged`; with keys `unsealed` or `untrusted`."""
     detail: str
-
-
-def previous_of(archive: ArchiveHistory, stream: str, first: EntryId) -> str:
-    """Return what a segment that begins with `first` says of the one before it; empty for none.
-
-    Raises `Unreachable`.
-    """
-    before = [name for name in archive.names(stream, anew=True) if name.last < first]
-    if not before:
-        return ""
-    last = max(before, key=_order)
-    return link_to(archive, stream, last.ref, manifest_of(archive, last.ref))
-
-
-def lost_end(archive: ArchiveHistory, stream: str, reached: EntryId, first: EntryId) -> Ends | None:
-    """Return what is gone before a segment that begins with `first`, of a stream that was archived
-    up to `reached`; None where that is there, or expired. Raises `Unreachable`.
-    """
-    contents = archive.contents(stream, anew=True)
-    before = (name.last for name in contents.names if name.last < first)
-    last = max(contents.expired, *before, FIRST)
-    return (last.after, reached) if last < reached else None
-
-
-def lost_link(lost: Ends) -> str:
-    """Return what a segment says of the one before it that is gone, and tells as gone so."""
-    return f"{lost[0]}..{lost[1]} {_GONE}"
-
-
-def link_to(archive: ArchiveHistory, stream: str, ref: str, manifest: bytes | None) -> str:
-    """Return what the next segment says of the one at `ref`; None is a manifest that is damaged."""
-    digest = UNREADABLE if manifest is None else sha256(manifest).hexdigest()
-    return f"{_word(archive, stream, ref)} {digest}"
-
-
-def kept(archive: ArchiveHistory, ref: str, manifest: bytes) -> bytes:
-    """Return the manifest that is at `ref` where that is of the same rows, else `manifest`.
-
-    So one who writes again what is there breaks no chain. Raises `Unreachable`.
-    """
-    there = manifest_of(archive, ref)
-    is_same = there is not None and _but_chain(there) == _but_chain(manifest)
-    return there if there is not None and is_same else manifest
 
 
 def faults_of(
@@ -120,7 +66,7 @@ class _Look:
     def __init__(self, archive: ArchiveHistory, stream: str, trust: Trust | None) -> None:
         self._archive, self._stream, self._trust = archive, stream, trust
         names = archive.names(stream, anew=True)
-        self._by_word = {_word(archive, stream, name.ref): name for name in names}
+        self._by_word = {word_of(archive, stream, name.ref): name for name in names}
         self._links = [_Link(name.last, name.first, name.ref, is_state=False) for name in names]
         if trust and stream == archive.streams.notifications:
             states = checkpoints_of(archive.store, stream).items()
@@ -154,37 +100,51 @@ class _Look:
             yield Fault(self._stream, one.ref, "damaged", header)
             return
         if header.previous:
-            yield from self._broken(one, header.previous)
+            if broken := self._broken(header.previous):
+                yield Fault(self._stream, one.ref, *broken)
         elif self._is_chained and self._reached < one.first:
             said = "segments lie before it, and it names none"
             yield Fault(self._stream, one.ref, "no_predecessor", said)
         self._is_chained |= bool(header.previous)
         self._reached = max(self._reached, one.last)
 
-    def _broken(self, one: _Link, previous: str) -> Iterator[Fault]:
-        word, _, digest = previous.partition(" ")
-        before = self._by_word.get(word)
-        if before is None:
-            # What expires goes oldest first: a mark does not speak for one that is gone by itself.
-            last = last_of(word)
-            there = self._by_word.values()
-            is_first = not any(_expires(name) and name.last < last for name in there)
-            if last > self._archive.contents(self._stream).expired or not is_first:
-                yield from self._missing(one, word)
-        elif digest not in (self._digest(before.ref), UNREADABLE):
-            said = f"the segment before it is another: {word}"
-            yield Fault(self._stream, one.ref, "changed", said)
+    def _broken(self, previous: str) -> tuple[str, str] | None:
+        """Return which kind of fault is in what a segment names, and the words; None for none.
 
-    def _missing(self, one: _Link, word: str) -> Iterator[Fault]:
-        """Yield that the segment before one is gone, unless it is on record who dropped it."""
-        said = f"the segment before it is gone: {word}"
+        Of what is on record as dropped, the mark says what came before: a drop explains no theft.
+        """
+        seen = set[str]()
+        while previous and previous not in seen:
+            seen.add(previous)
+            word, _, digest = previous.partition(" ")
+            if before := self._by_word.get(word):
+                is_same = digest in (self._digest(before.ref), UNREADABLE, GONE)
+                return None if is_same else ("changed", f"the segment before it is another: {word}")
+            if self._has_expired(last_of(word)):
+                return None
+            previous, doubt = self._dropped(word)
+            if doubt is not None:
+                return "missing", f"the segment before it is gone: {word}{doubt}"
+        return None
+
+    def _dropped(self, word: str) -> tuple[str, str | None]:
+        """Return what came before one that was dropped; else why it counts as missing."""
         notifications = self._archive.streams.notifications
         found = dropped(self._archive, f"{place_of(notifications, self._stream)}/{word}")
-        if found and found.is_believed(self._trust, notifications):
-            return
-        if found:
-            said += f"; a mark says that {found.said.by} dropped it, and no trusted key sealed that"
-        yield Fault(self._stream, one.ref, "missing", said)
+        if not found:
+            return "", ""
+        if found.is_believed(self._trust, notifications):
+            return found.said.previous, None
+        by = found.said.by
+        return "", f"; a mark says that {by} dropped it, and no trusted key sealed that"
+
+    def _has_expired(self, last: EntryId) -> bool:
+        """Tell whether what ends there expired. What expires goes oldest first: a mark does not
+        speak for what is gone by itself.
+        """
+        there = self._by_word.values()
+        is_first = not any(_expires(name) and name.last < last for name in there)
+        return is_first and last <= self._archive.contents(self._stream).expired
 
     def _sealed(
         self, trust: Trust, one: _Link, manifest: bytes | None, older: list[_Link]
@@ -228,24 +188,6 @@ def _expires(name: Name) -> bool:
     return name.last.ms >= EARLIEST_MS
 
 
-def _order(name: Name) -> tuple[EntryId, EntryId, str]:
-    return name.last, name.first, name.ref
-
-
-def _word(archive: ArchiveHistory, stream: str, ref: str) -> str:
-    return ref.removeprefix(place_of(archive.streams.notifications, stream) + "/")
-
-
-def manifest_of(archive: ArchiveHistory, ref: str) -> bytes | None:
-    """Return the manifest of a segment; None for one that is gone or damaged."""
-    try:
-        return archive.manifest(ref)
-    except SidecarError as error:
-        if isinstance(error.__cause__, _OF_STORE):
-            return None
-        raise
-
-
 def _header(ref: str, manifest: bytes | None) -> Header | str:
     """Return what a manifest says; of what says nothing, why."""
     if manifest is None:
@@ -254,12 +196,3 @@ def _header(ref: str, manifest: bytes | None) -> Header | str:
         return Header.read(manifest, ref, FORMAT)
     except Damaged as error:
         return str(error)
-
-
-def _but_chain(manifest: bytes) -> object:
-    """Return what a manifest says of its own rows; None for what is none."""
-    try:
-        said = orjson.loads(manifest)
-        return {key: value for key, value in said.items() if key not in _OF_WRITER}
-    except (ValueError, AttributeError):
-        return None

@@ -22,6 +22,7 @@ from pydantic import Field
 from sidecar.history.contract import Checkpoint, Gap, Keyed
 from sidecar.history.packed import rows_of
 from sidecar.history.places import ROOT, escaped
+from sidecar.history.rows import order_of_line
 from sidecar.history.scratch import Spool
 from sidecar.history.sealing import Sealing, Seals
 from sidecar.history.segments import BaseHeader, Damaged, ahead
@@ -138,6 +139,7 @@ def _keyed(store: VersionedStore, ref: str, header: _Header, sealer: str) -> Ite
                 row, mark, _ = value.partition(DOUBTED)
                 subject = Subject(*orjson.loads(key))
                 "".join(subject)  # else it is no text, and cannot be compared with any
+                order_of_line(row)  # nor can what is no row
                 yield Keyed(subject, row, "" if mark else sealer)
     except (ValueError, TypeError) as error:
         raise Damaged(f"the archive's checkpoint {ref} is damaged: {error}") from error

@@ -1,44 +1,28 @@
-"""A segment or a state that an operator takes out of the archive, and the mark that tells it.
+"""A segment or a state that an operator takes out of the archive.
 
-    <its place>/dropped~<first ID>..<last ID>
-
-Beside a segment the mark tells the gap, by its name alone; its manifest says who did it, when and
-why. It is there before anything goes, so that no moment looks as if nothing had ever been there.
-Where the worker signs, the mark is sealed as segments are: a thief could explain a theft by it.
+Its mark (`history.marks`) is there before it goes, so that no moment looks as if nothing had ever
+been there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final, NamedTuple
+from typing import NamedTuple
 
 import orjson
-from pydantic import Field
 
-from sidecar.errors import SidecarError, UsageError
-from sidecar.history.archive import DROPPED, ArchiveHistory, Ends, only_in
+from sidecar.errors import UsageError
+from sidecar.history.archive import FORMAT as SEGMENTS
+from sidecar.history.archive import ArchiveHistory, Ends, Header, only_in
 from sidecar.history.checkpoints import checkpoints_of
-from sidecar.history.segments import BaseHeader, Damaged
+from sidecar.history.linking import link_to, manifest_of, previous_of
+from sidecar.history.marks import FORMAT, Drop, mark_of
+from sidecar.history.segments import Damaged
 from sidecar.stores import explained
-from sidecar.wire.ids import EntryId
-from sidecar.wire.moments import time_us
-from sidecar.wire.trust import Trust, Untrusted
-from store import Capability, Corrupt, NotFound, TooLarge, VersionedStore, versioned
+from sidecar.wire.ids import FIRST, EntryId
+from store import Capability, versioned
 
-FORMAT: Final = 1
-MOST_REASON_CHARS: Final = 500
 Seal = Callable[[str, bytes], bytes]
-
-
-class Drop(BaseHeader):
-    """What the manifest of a mark says."""
-
-    ref: str
-    at: str
-    """When, RFC 3339."""
-    by: str
-    """user@host."""
-    reason: Annotated[str, Field(max_length=MOST_REASON_CHARS)]
 
 
 class Target(NamedTuple):
@@ -47,18 +31,13 @@ class Target(NamedTuple):
     ref: str
     stream: str
     lacking: list[Ends]
-    """What nothing else in the archive has of it; of a state nothing, which only saves reading."""
+    """What nothing else in the archive has of it; of a state what has expired, where no other
+    state has that. Else a state only saves reading."""
 
     @property
     def mark(self) -> str:
         """The ref of its mark."""
         return mark_of(self.ref)
-
-
-def mark_of(ref: str) -> str:
-    """Return the ref of the mark that a segment or state was dropped."""
-    place, _, name = ref.rpartition("/")
-    return f"{place}/{DROPPED}~{name.partition('~')[0].partition('+')[0]}"
 
 
 def target_of(archive: ArchiveHistory, ref: str) -> Target:
@@ -69,53 +48,59 @@ def target_of(archive: ArchiveHistory, ref: str) -> Target:
         for name in contents.names:
             if name.ref == ref:
                 return Target(ref, stream, only_in(contents, name))
-    if ref in checkpoints_of(archive.store, streams.notifications).values():
-        return Target(ref, streams.notifications, [])
+    states = checkpoints_of(archive.store, streams.notifications)
+    if ref in states.values():
+        others = max((last for last, one in states.items() if one != ref), default=FIRST)
+        return Target(ref, streams.notifications, _before(archive, others))
     raise UsageError(
         f"the archive of {streams.notifications} has no segment or state {ref!r}; `sidecar archive"
         " --check` and the errors that readers raise name them"
     )
 
 
-def drop(store: VersionedStore, target: Target, said: Drop, seal: Seal | None = None) -> None:
+def _before(archive: ArchiveHistory, last: EntryId) -> list[Ends]:
+    """Return what has expired and no state has, the newest of which is that of `last`."""
+    expired = archive.contents(archive.streams.notifications).expired
+    return [(FIRST.after, expired)] if last < expired else []
+
+
+def drop(
+    archive: ArchiveHistory, target: Target, *, at: str, by: str, reason: str,
+    seal: Seal | None = None,
+) -> None:  # fmt: skip
     """Put it on record, then remove it. Raises `UsageError`, `Unreachable`, `SidecarError`."""
-    deleting = versioned(store, Capability.DELETE)
+    deleting = versioned(archive.store, Capability.DELETE)
     if deleting is None:
-        raise UsageError(f"--drop: the backend {store.name!r} cannot delete")
+        raise UsageError(f"--drop: the backend {archive.store.name!r} cannot delete")
+    said = Drop(
+        format=FORMAT, ref=target.ref, at=at, by=by, reason=reason, previous=_named(archive, target)
+    )
     manifest = orjson.dumps(said.model_dump(mode="json"))
     with explained():
         deleting.put(target.mark, b"", seal(target.mark, manifest) if seal else manifest)
         deleting.delete(target.ref)
 
 
-class Record(NamedTuple):
-    """A mark that was found."""
+def _named(archive: ArchiveHistory, target: Target) -> str:
+    """Return which segment comes before one, as a link: what it says itself, so that one which is
+    gone already is not forgotten with it. Where the next one names another in its place, and so it
+    is forged, it is what lies before it now.
+    """
+    names = archive.names(target.stream)
+    name = next((one for one in names if one.ref == target.ref), None)
+    if name is None:
+        return ""  # a state
+    manifest = manifest_of(archive, target.ref)
+    itself = link_to(archive, target.stream, target.ref, manifest)
+    after = next((one for one in names if one.first > name.last), None)
+    is_known = after is None or _previous(manifest_of(archive, after.ref)) in ("", itself)
+    there = previous_of(archive, target.stream, name.first)
+    return (is_known and _previous(manifest)) or there
 
-    said: Drop
-    ref: str
-    manifest: bytes
 
-    def is_believed(self, trust: Trust | None, notifications: str) -> bool:
-        """Tell whether a trusted key sealed it; without keys to trust it is taken at its word."""
-        if trust is None:
-            return True
-        at = EntryId.of_version(time_us(self.said.at) or 0)
-        try:
-            return bool(trust.sealer(notifications, self.ref, self.manifest, at))
-        except Untrusted:
-            return False
-
-
-def dropped(archive: ArchiveHistory, ref: str) -> Record | None:
-    """Return what is on record of a ref that was dropped. Raises `Unreachable`."""
-    mark = mark_of(ref)
+def _previous(manifest: bytes | None) -> str:
+    """Return what a segment names before it; empty where nobody can read it."""
     try:
-        manifest = archive.manifest(mark)
-        found = Record(Drop.read(manifest, mark, FORMAT), mark, manifest)
+        return Header.read(manifest or b"", "it", SEGMENTS).previous
     except Damaged:
-        return None
-    except SidecarError as error:
-        if isinstance(error.__cause__, Corrupt | NotFound | TooLarge):
-            return None
-        raise
-    return found if found.said.ref == ref else None
+        return ""

@@ -45,7 +45,7 @@ def _marked(archive: ArchiveHistory, stream: str, last: EntryId) -> list[str]:
     expired = max(last, contents.expired)
     if expired > contents.expired:
         archive.store.put(mark_of(archive.streams.notifications, stream, expired), b"", b"")
-    gone = (ref for ref, (_, (_, at)) in contents.gone.items() if at <= expired)
+    gone = (one.ref for _, one in contents.gone if one.last <= expired)
     return [*(ref for at, ref in contents.marks.items() if at < expired), *gone]
 
 

@@ -31,7 +31,7 @@ def to_line(entry: Entry) -> bytes:
 def id_of_line(line: bytes) -> tuple[int, int]:
     """Return the ID of a line, as a pair, without decoding the rest. Raises `ValueError`."""
     ms, dash, seq = line[2 : line.index(b'"', 2)].partition(b"-")
-    if not (line.startswith(b'["') and dash):
+    if not (line.startswith(b'["') and dash and ms.isdigit() and seq.isdigit()):
         raise ValueError(f"this is no entry: {line[:80]!r}")
     return int(ms), int(seq)
 

@@ -139,19 +139,23 @@ class Sealer:
         """Yield all, each with this key where it is vouched for: by itself, or by a seal of its."""
         own = self._signer.key_id
         for one in keyed:
-            is_good = one.sealer == own or self._is_good(of_line(one.line), one.sealer)
+            is_good = one.sealer == own or self._is_good(one.line, one.sealer)
             yield one._replace(sealer=own if is_good else "")
 
     def sealed(self, ref: str, manifest: bytes) -> bytes:
         """Return the manifest of what will lie at `ref`, with a seal."""
         return self._signer.sealed(self._notifications, ref, manifest)
 
-    def _is_good(self, entry: Entry, sealer: str) -> bool:
-        """Tell whether an entry may be vouched for that another key's seal is over.
+    def _is_good(self, line: bytes, sealer: str) -> bool:
+        """Tell whether a row may be vouched for that another key's seal is over.
 
         That key is believed about what it signed itself, and about nothing else: if it turns out to
         be stolen, this one has not vouched for what a thief could seal, and not sign.
         """
+        try:
+            entry = of_line(line)
+        except ValueError:
+            return False  # who writes to the store can put anything into a state
         is_its_own = bool(sealer) and signer_of(entry.fields.get(_SIGNATURE, b"")) == sealer
         return is_its_own or self._verifies(entry)
 

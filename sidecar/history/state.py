@@ -26,6 +26,8 @@ from sidecar.wire.trust import Trust
 
 Believed = Callable[[Entry, str], None]
 Runs = Callable[[str, EntryId, EntryId], Iterable[tuple[str, Iterable[bytes]]]]
+MAX_LINE_BYTES: Final = 1 << 20
+"""No sidecar writes a notification of a hundredth of that, and a checkpoint can have it."""
 SUBJECTS_IN_MEMORY: Final = 2_000
 """With more the rest lies in a temporary database: a few MiB, which a processor's cache has."""
 _SCHEMA: Final = """
@@ -186,6 +188,8 @@ def sealed_state_at(
 
 def _subject(line: bytes) -> Subject | None:
     """Return what a notification replaces; None for what replaces nothing, or no sidecar wrote."""
+    if len(line) > MAX_LINE_BYTES:
+        return None
     try:
         row = orjson.loads(line)
         body = orjson.loads(row[row.index("event", 1) + 1])

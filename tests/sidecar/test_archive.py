@@ -21,7 +21,7 @@ from sidecar.history import archiver as archiver_module
 from sidecar.history.archive import ArchiveHistory, contents_of, mark_of, names_of, pack
 from sidecar.history.archiver import Archiver, Sizes
 from sidecar.history.bundle import BundleHistory
-from sidecar.history.dropping import Drop, drop, target_of
+from sidecar.history.dropping import drop, target_of
 from sidecar.history.joined import JoinedHistory
 from sidecar.history.live import LiveHistory
 from sidecar.history.places import ROOT, escaped
@@ -294,8 +294,8 @@ def test_each_gap_is_told_with_its_cause(rig: Rig, fleet: VersionedStore) -> Non
     fleet.put(mark_of(rig.notify, rig.control, first.last), b"", b"")
     fleet.delete(first.ref)
     history = ArchiveHistory(fleet, live(rig).streams)
-    said = Drop(format=1, ref=second.ref, at="2026-12-01T10:00:00Z", by="me", reason="damaged")
-    drop(fleet, target_of(history, second.ref), said)
+    target = target_of(history, second.ref)
+    drop(history, target, at="2026-12-01T10:00:00Z", by="me", reason="damaged")
     fleet.delete(last.ref)
     for begin in (28, 35):
         emit(rig, 7, begin=begin)
