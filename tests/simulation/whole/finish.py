@@ -98,9 +98,6 @@ def _end_faults(world: World) -> None:
 
 def _undo(world: World, fleet: Fleet) -> None:
     """Let people undo what they did to a fleet's streams, as far as that can be undone."""
-    for box, key in fleet.places():
-        if isinstance(box.server.data.get(key), Stream):
-            world.people(box, b"XGROUP", b"DESTROY", key, THEIRS)
     there = fleet.control.server.data
     for key in fleet.control_streams:
         aside = key + ASIDE
@@ -109,6 +106,9 @@ def _undo(world: World, fleet: Fleet) -> None:
             stream = there[key]
             ids = stream.ids if isinstance(stream, Stream) else ()
             world.oracle.truth.come_back(aside, key, ids)
+    for box, key in fleet.places():
+        if isinstance(box.server.data.get(key), Stream):
+            world.people(box, b"XGROUP", b"DESTROY", key, THEIRS)
 
 
 def _drain(world: World) -> None:
