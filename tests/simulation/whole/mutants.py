@@ -291,7 +291,7 @@ MUTANTS: Final = (
            "for page in ():", Area.REDRIVE, 142),
     Mutant("redrive_newest_first", f"{_REDRIVE}:_in_entry_order",
            "ORDER BY entry, stream, letter",
-           "ORDER BY entry DESC, stream, letter", Area.REDRIVE, 119),
+           "ORDER BY entry DESC, stream, letter", Area.REDRIVE, 2206),
     Mutant("equal_versions_do_not_overtake", "sidecar.wire.subject:overtakes",
            "later.version >= earlier.version",
            "later.version > earlier.version + 1", Area.REDRIVE, 2),
