@@ -90,12 +90,13 @@ def halts_of(history: History, since_us: int, until_us: int) -> list[HaltPeriod]
     All records are read: they are few, and the first may be of a halt that never ended.
     """
     done: list[HaltPeriod] = []
+    now_us = history.now_us()
     open_: dict[tuple[str, str | None], HaltPeriod] = {}
     for entry in history.entries(history.streams.halts):
         what, stream, reason, by = (
             text(entry.fields, name) for name in ("what", "stream", "reason", "by")
         )
-        at_us = entry.id.control_version
+        at_us = min(entry.id.control_version, now_us)  # who may halt may give any ID
         tenant = text(entry.fields, "tenant") if what in _OF_TENANTS else None
         whose = stream, tenant
         if whose in open_:

@@ -254,3 +254,22 @@ def test_a_reader_behind_what_was_trimmed_by_hand_has_no_gap(sidecar: Cli) -> No
     counts = "entries-added" in sidecar.client.xinfo_stream(NOTIFICATIONS)
     kinds = {one["kind"] for one in sidecar("explain", "--json").objects() if "kind" in one}
     assert ("reader_gap" in kinds) is counts
+
+
+def test_a_pause_whose_record_has_an_id_ahead_of_time_is_told(sidecar: Cli) -> None:
+    """A stolen halter gives its record any ID: it hides no pause, and breaks no page."""
+    record: dict[Any, Any] = {
+        "what": "paused",
+        "stream": STREAM,
+        "tenant": "t",
+        "reason": "r",
+        "by": "me",
+    }
+    sidecar.client.xadd(KEYS.halts, record, id="18446744073709551614-5")
+    sidecar.client.xadd(STREAM, {"event": '{"event_id": "e1", "type": "x"}'})
+    sidecar.drain()
+    ran = sidecar("explain")
+    assert ran.code == 1
+    assert "paused" in ran.out
+    report = sidecar("replay", "report", sidecar.directory / "report.html")
+    assert report.code == 0, report.err

@@ -130,7 +130,7 @@ class Facts:
         records = history.entries(names.tenures) if names.tenures else iter(())
         return cls(
             history, window, list(kept.lives), kept.seen - len(kept.lives),
-            halts_of(history, window.since_us, now_us) if names.halts else [],
+            halts_of(history, window.since_us, window.until_us) if names.halts else [],
             list(redrives_of(history)), list(records), now_us,
         )  # fmt: skip
 
