@@ -18,6 +18,7 @@ from sidecar.history.contract import Streams
 from sidecar.history.dropping import drop, target_of
 from sidecar.history.sealing import Sealer
 from sidecar.wire.ids import EntryId
+from store import VersionedStore
 from tests.sidecar.harness import NOTIFICATIONS
 from tests.sidecar.test_archive_sealed import Place, keys, place, some
 from tests.sidecar.test_feed_trust import ids
@@ -121,6 +122,40 @@ def test_a_mark_without_a_seal_does_not_explain_an_end_that_is_gone(five: Place)
     five.publish("later")
     five.archive(state=False)
     assert [kind for kind, _ in faults(five)] == ["missing"]
+
+
+class Killed:
+    """A store whose user is killed before a delete."""
+
+    def __init__(self, opened: VersionedStore) -> None:
+        self._opened = opened
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened, name)
+
+    def delete(self, ref: str) -> None:
+        """End here."""
+        raise KeyboardInterrupt(ref)
+
+
+def test_a_drop_that_was_killed_behind_its_mark_is_done_again(five: Place) -> None:
+    """Until then nothing is missing, and a worker continues; then all is as after one drop."""
+    real, name = five.fleet, five.names[-1]
+    killed: Any = Killed(real)
+    five.fleet = killed
+    with pytest.raises(KeyboardInterrupt):
+        dropped(five, name.ref)
+    five.fleet = real
+    five.publish("f")
+    five.archive(state=False)
+    reach = five.history.reach(NOTIFICATIONS)
+    assert reach
+    assert (reach.gaps, faults(five)) == ((), [])
+    dropped(five, name.ref)
+    reach = five.history.reach(NOTIFICATIONS)
+    assert reach
+    assert [one[:2] for one in reach.gaps] == [(name.first, name.last)]
+    assert not faults(five)
 
 
 def test_a_gap_that_a_dropped_segment_told_is_told_on(place: Place) -> None:
