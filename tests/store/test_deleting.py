@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from store import Corrupt, InvalidRef, NotFound, Retention, Unavailable, checksum_of
+from store import (
+    Capability,
+    Corrupt,
+    InvalidRef,
+    Listed,
+    NotFound,
+    Retention,
+    Unavailable,
+    VersionedStore,
+    checksum_of,
+    delete_all,
+    versions_of,
+)
 from store.chassis import ChassisStore
 from store.chassis import backend as chassis_backend
 from store.file import FileStore
+from store.memory import MemoryStore
 from store.object import delete as object_deleting
+from store.testing.samples import wait_out
 from tests.store.buckets import open_bucket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from store.object.backend import ObjectStore
@@ -23,6 +41,7 @@ if TYPE_CHECKING:
     from tests.store.object_server import S3Server
 
 REF = "stacks/t_1/web/42"
+MANY = [f"stacks/t_1/web/{version}" for version in range(20, 50)]
 BIG = b"b" * 70_000
 
 
@@ -46,19 +65,124 @@ def test_a_put_waits_for_the_deletion_of_what_it_would_rely_on(
     files: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between looking at a record's times and removing it, no Put takes it for stored."""
-    files.put(REF, b"data", b"m")
+    for ref in MANY:
+        files.put(ref, b"data", b"m")
     hasty = FileStore(files._root, timeout_s=0)
     unlink = os.unlink
 
     def put_first(name: str, *, dir_fd: int | None = None) -> None:
         monkeypatch.setattr(os, "unlink", unlink)
-        with pytest.raises(Unavailable):
-            hasty.put(REF, b"data", b"m")
+        for ref in MANY:
+            with pytest.raises(Unavailable):
+                hasty.put(ref, b"data", b"m")
         unlink(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", put_first)
-    assert files.delete(REF)
-    assert not files.exists(REF)
+    assert list(files.delete_all(MANY)) == MANY
+    assert list(files.list()) == []
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2, 3])
+def test_a_deletion_that_ends_amid_it_leaves_no_ref_half(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch, removed: int
+) -> None:
+    """The current record's name goes first: a ref is as it was, or absent; again does the rest."""
+    for ref in MANY[:2]:
+        files.put(ref, b"1", b"m")
+    unlink, left = os.unlink, removed
+
+    def die_at_last(name: str, *, dir_fd: int | None = None) -> None:
+        nonlocal left
+        if not left:
+            raise OSError(errno.EIO, "no more")
+        left -= 1
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", die_at_last)
+    with pytest.raises(Unavailable):
+        list(files.delete_all(MANY[:2]))
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert [files.exists(ref) for ref in MANY[:2]] == [removed < 1, removed < 3]
+    list(files.delete_all(MANY[:2]))
+    assert list(files.versions_of(MANY[:2])) == []
+
+
+def test_many_that_share_locks_are_deleted_at_once(files: FileStore) -> None:
+    """Also by two deletions beside each other that name them in another order."""
+    for _ in range(4):
+        for ref in MANY:
+            files.put(ref, b"1", b"m")
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(list, files.delete_all(some)) for some in (MANY, MANY[::-1])]
+        assert sorted(both[0].result() + both[1].result()) == sorted(MANY)
+
+
+def test_what_is_put_while_many_are_deleted_stays(files: FileStore) -> None:
+    """The time out of use counts from the beginning, however long the directories before took."""
+    apart = [f"stacks/t/{number}/1" for number in range(3)]
+    stores: tuple[VersionedStore, ...] = (files, Single())
+    for single in stores:
+        for ref in apart:
+            single.put(ref, b"1", b"m")
+        wait_out(0.2)
+        going = delete_all(single, apart, unused_s=0.1)
+        assert next(going) == apart[0]
+        single.put(apart[1], b"1", b"m")
+        wait_out(0.2)
+        assert list(going) == [apart[2]]
+        assert single.exists(apart[1])
+
+
+def test_what_was_current_till_now_is_in_use(files: FileStore) -> None:
+    """A version that another took the ref from, and that is older by its own times, stays."""
+    files.put(REF, b"1", b"m")
+    wait_out(0.2)
+    since = time.time()
+    wait_out(0.2)
+    files.put(REF, b"2", b"m")
+    files.delete(REF, checksum=checksum_of(b"2"))
+    assert list(files.delete_all([REF], unused_s=time.time() - since)) == []
+    assert files.exists(REF, checksum=checksum_of(b"1"))
+
+
+def test_a_foreign_file_beside_what_goes_stays(files: FileStore, tmp_path: Path) -> None:
+    """Only the names that records of these refs have are theirs, whatever else looks alike."""
+    files.put("a/b", b"1", b"m")
+    files.put("a/B", b"1", b"m")
+    directory = next((tmp_path / "root/refs").glob("a*"))
+    beside = [directory / name for name in ("b", "b@.swp", "b@x", "b.tmp", "b@2@")]
+    for file in beside:
+        file.write_bytes(b"mine")
+    assert [one.ref for one in files.versions_of(["a/b"])] == ["a/b"]
+    assert list(files.delete_all(["a/b"])) == ["a/b"]
+    assert all(file.read_bytes() == b"mine" for file in beside)
+    assert files.exists("a/B")
+
+
+class Single(MemoryStore):
+    """As a backend in a package of its own: it knows nothing of many."""
+
+    capabilities = MemoryStore.capabilities - {Capability.MANY}
+
+    def versions_of(self, refs: Iterable[str]) -> Iterator[Listed]:
+        """Be not there."""
+        raise NotImplementedError
+
+    def delete_all(self, refs: Iterable[str], *, unused_s: float = 0.0) -> Iterator[str]:
+        """Be not there."""
+        raise NotImplementedError
+
+
+def test_a_store_without_the_capability_is_asked_one_by_one() -> None:
+    """What is absent is left out, what is damaged is told, and all others are as they are."""
+    single = Single()
+    for ref in (MANY[0], MANY[2], MANY[3]):
+        single.put(ref, b"1", b"m")
+    single.put(MANY[3], b"2", b"m")
+    assert [one.ref for one in versions_of(single, MANY[:4])] == [MANY[0], MANY[2], MANY[3]]
+    assert [len(one.versions) for one in versions_of(single, MANY[:4])] == [1, 1, 2]
+    assert list(delete_all(single, MANY[:4])) == [MANY[0], MANY[2], MANY[3]]
+    assert list(single.list()) == []
 
 
 def test_a_deletion_waits_for_the_put_that_relies_on_what_it_would_remove(

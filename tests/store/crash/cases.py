@@ -6,13 +6,13 @@ import hashlib
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from store import Artifact, Position, Retention, checksum_of
 from store.file import FileStore
-from tests.store.crash.judge import Expected, Step
+from tests.store.crash.judge import Expected, Held, Step
 
 BIG = b"b" * 65_537
 BIGGER = b"c" * 70_001
@@ -109,6 +109,37 @@ def delete(ref: str, *removes: Artifact, checksum: str | None = None) -> Step:
     return Step(act, removes=gone, deletes=(ref,) if checksum is None else ())
 
 
+def delete_all(*removes: Held) -> Step:
+    """Return a deletion of many refs with these versions."""
+    return _deleting_all(removes, lambda files, refs: list(files.delete_all(refs)))
+
+
+def delete_all_stepwise(first: tuple[Held, ...], rest: tuple[Held, ...]) -> tuple[Step, ...]:
+    """Return one deletion as two steps: what is told first is gone for good, whatever follows.
+
+    `first` are the refs of one directory.
+    """
+    told: list[Iterator[str]] = []
+
+    def begin(files: FileStore, refs: Iterable[str]) -> object:
+        told[:] = [files.delete_all([*refs, *dict(rest)])]
+        return next(told[0])
+
+    return _deleting_all(first, begin), _deleting_all(rest, lambda *_: list(told[0]))
+
+
+def _deleting_all(
+    removes: tuple[Held, ...], do: Callable[[FileStore, Iterable[str]], object]
+) -> Step:
+    refs = tuple(dict(removes))
+
+    def act(files: FileStore) -> Iterable[str]:
+        do(files, refs)
+        return ()
+
+    return Step(act, removes=removes, deletes=refs)
+
+
 def purge(ref: str, *removes: Artifact, shreds: tuple[bytes, ...] = ()) -> Step:
     """Return a purge of a ref with these versions, of which no file has `shreds` afterwards."""
 
@@ -186,6 +217,12 @@ _V1, _V2 = put(REF, b"1"), put(REF, b"2")
 _ONE, _TWO, _BIG = (Artifact(data, b"m") for data in (b"1", b"2", BIG))
 _HEALED = Step(put("two", BIG).act, tuple((ref, Artifact(BIG, b"m")) for ref in ("one", "two")))
 
+_SIBLING, _FAR = "a/b/d", "x/1"
+_MANY = delete_all((REF, _ONE), (_SIBLING, _ONE))
+_ALL = delete_all_stepwise(
+    ((REF, _ONE), (REF, _TWO), (_SIBLING, _ONE)), ((_FAR, _ONE),)
+)  # fmt: skip
+
 _SPOILT = b"what is spoilt"
 _PURGED = purge(REF, _ONE, Artifact(_SPOILT, b"m"), shreds=(_SPOILT[:-1],))
 
@@ -244,6 +281,9 @@ CASES = {
     "delete again": Case((delete(REF, _ONE), delete(REF, _ONE)), (_V1,)),
     "delete, put": Case((delete(REF, _ONE, _TWO), _V1), (_V1, _V2)),
     "delete an old version": Case((delete(REF, _ONE, checksum=checksum_of(b"1")),), (_V1, _V2)),
+    "delete many": Case(_ALL, (_V1, _V2, put(_SIBLING, b"1"), put(_FAR, b"1"))),
+    "delete many again": Case((_MANY, _MANY), (_V1, put(_SIBLING, b"1"))),
+    "delete many, put": Case((_MANY, put(_SIBLING, b"1")), (_V1, put(_SIBLING, b"1"))),
     "purge": Case(
         (purge(REF, _ONE, _BIG, shreds=(BIG,)),), (put(REF, BIG), _V1, put("other", BIGGER))
     ),
@@ -291,6 +331,12 @@ RACES = {
     "Put during a deletion": Race(delete(REF, _ONE, _TWO), _V2, (_V1,)),
     "same Put during a deletion": Race(delete(REF, _ONE), _V1, (_V1,)),
     "delete during a deletion": Race(delete(REF, _ONE), delete(REF, _ONE), (_V1,)),
+    "delete many during an overwrite": Race(
+        put(_SIBLING, b"2"),
+        delete_all((REF, _ONE), (_SIBLING, _ONE), (_SIBLING, _TWO)),
+        (_V1, put(_SIBLING, b"1")),
+    ),
+    "Put during a deletion of many": Race(_MANY, put(_SIBLING, b"2"), (_V1, put(_SIBLING, b"1"))),
     "collect during a deletion": Race(delete(REF, _ONE, _TWO), Step(collect), (_V1, _V2)),
     "Put during a collection": Race(
         Step(collect, removes=(("one", Artifact(BIG, b"m")),)),

@@ -57,7 +57,10 @@ NO_FLUSH = {
     "of an identity's name": without(
         root, "identity", "root_fd", "case: identity of an older store"
     ),
-    "of a deleted ref": without(deleting, "delete", "directory_fd", "case: delete"),
+    "of a deleted version": without(
+        deleting, "delete", "directory_fd", "case: delete an old version"
+    ),
+    "of deleted refs": without(deleting, "_delete_some", "directory_fd", "case: delete many"),
     "of purged records": without(deleting, "remove", "directory_fd", "case: purge"),
     "of purged data": without(purging, "_flush", "directory_fd", "case: purge"),
     "of what is purged from quarantine": without(
@@ -233,14 +236,22 @@ OTHERS = {
         (Change(Root, "_step", "self._durable.pop(path, None)", "pass"),),
     ),
     "a deletion that leaves old versions": Mutant(
-        "case: delete",
-        (Change(deleting, "_names", "names(directory_fd, place.leaf))", "names(directory_fd, "
-                "place.leaf))[:1]"),),
+        "case: delete", (Change(deleting, "_unlinked", "in names:\n", "in names[:1]:\n"),),
     ),
     "a deletion that leaves the current record": Mutant(
-        "case: delete, put",
-        (Change(deleting, "_names", "names(directory_fd, place.leaf))", "names(directory_fd, "
-                "place.leaf))[1:]"),),
+        "case: delete, put", (Change(deleting, "_unlinked", "in names:\n", "in names[1:]:\n"),),
+    ),
+    "a deletion of many that skips one": Mutant(
+        "case: delete many",
+        (Change(deleting, "_delete_some", "in places\n            if _un", "in places[:1]\n"
+                "            if _un"),),
+    ),
+    "a deletion of many that tells before its flush": Mutant(
+        "case: delete many",
+        (Change(deleting, "_delete_some", "os.fsync(directory_fd)", "tree.delayed = way"),
+         Change(deleting, "delete_all", "_TOGETHER], since)",
+                "_TOGETHER], since)\n    with tree.directory(tree.delayed) as directory_fd:\n"
+                "        os.fsync(directory_fd)")),
     ),
     "a purge that leaves the data": Mutant(
         "case: purge", (Change(purging, "_data", "for digest, file in objects.items()",
