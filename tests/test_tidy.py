@@ -29,7 +29,7 @@ ROOM_LINES: Final = {
     "sidecar/ops": 6403,
     "sidecar/producer": 1320,
     "sidecar/redis": 7310,
-    "sidecar/replay": 6620,
+    "sidecar/replay": 6906,
     "sidecar/telemetry": 1295,
     "sidecar/terminal": 1110,
     "sidecar/wire": 3345,

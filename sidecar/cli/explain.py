@@ -52,11 +52,11 @@ def explain(
     """Say what went wrong, the gravest first: what, to whom, when, by whom, and caused by what.
 
     It begins with a summary: what is wrong now, and why; what to look at; what is over; whom it
-    hit. Then each finding is one sentence, with the commands that show it and the fix. What led to
-    it stands in it, or above it where it has led to more.
+    hit; what is not on record. Then each finding is one sentence, with the commands that show it
+    and the fix. What led to it stands in it, or above it where it has led to more.
     They come of rules, each of one kind: docs/explain.md lists them, and says what no record can
-    tell. Errors are what is still wrong, warnings what went wrong and is over, notes what somebody
-    meant.
+    tell. Errors are what is still wrong; warnings are over, or have to be looked at, as they may do
+    no harm; notes are what somebody meant.
 
     Exit codes: 1 something went wrong or there is nothing by that name, 3 nothing was found, but a
     part of the window has expired.
@@ -81,6 +81,8 @@ def explain(
         found = explained(review.history, review.window, about.what)
     if about.what and not (found.lives or found.findings):
         raise absent(review.history, review.window, Asked(about.what, None, 1, 0))
+    if bundle:
+        found.as_of += ", when the bundle was taken"
     if bundle and not json:
         found.findings = [_offline(one, bundle) for one in found.findings]
     _print(found, about, json=json)

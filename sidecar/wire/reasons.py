@@ -56,8 +56,8 @@ EXPLANATIONS: Final[dict[Reason, Explanation]] = {
     ),
     Reason.FORBIDDEN_REF: Explanation(
         "The worker's --tenant-scope does not let this tenant name this ref.",
-        "If the tenant may, add a --tenant-scope pattern to the workers and redrive; if not,"
-        " find out why the producer reaches into another's corner.",
+        "Find out why the producer names REF, which is another's. If its tenant may, add a"
+        " --tenant-scope pattern to the workers and redrive.",
     ),
     Reason.ID_CONFLICT: Explanation(
         "An event with this event_id was published before, with other content.",

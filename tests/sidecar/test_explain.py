@@ -205,8 +205,13 @@ def test_one_version_with_two_artifacts_is_told_once() -> None:
              for n, (name, pin) in sent]  # fmt: skip
     (one,) = found(*lives)
     assert one.kind == "same_version"
-    assert one.what.startswith(f"t/web@5 is two artifacts: x activated it at {rfc3339(us(1.01))}")
-    assert "and y with other content" in one.what
+    twice = "t/web@5 was activated twice with different content"
+    assert one.what.startswith(f"{twice}: by x at {rfc3339(us(1.01))}, and by y at")
+    assert (one.level, one.brief) == (Level.ERROR, f"{twice}; readers have that of y now")
+    assert "Still" not in explain_facts(facts(*lives)).summary.lines[-1]
+    over = found(*lives, published("next", 9, version=6))[0]
+    assert (over.level, over.is_over) == (Level.WARNING, True)
+    assert f"Readers had that of y until {rfc3339(us(9.01))}" in over.what
     assert kinds(*lives[:2]) == []
 
 
@@ -275,9 +280,9 @@ def test_what_died_is_told_by_its_reason(reason: str, kind: str) -> None:
     """Each reason of the contract has its kind, and an unknown one a kind, too."""
     (one,) = found(dead("a", 1, reason, version=7, detail="how"))
     assert (one.kind, one.level) == (kind, Level.ERROR)
-    assert one.what.startswith(f"t/web@7 (event a) never arrived: it died at {rfc3339(us(1.01))}: ")
+    assert one.what.startswith(f"t/web@7 (event a) died at {rfc3339(us(1.01))}: ")
     assert f" ({reason}: how)" in one.what
-    assert one.brief.startswith("t/web@7 never arrived: ")
+    assert one.brief.startswith("t/web@7 died: ")
 
 
 def test_what_died_and_arrived_all_the_same_is_over() -> None:
@@ -302,14 +307,14 @@ def test_what_died_and_is_overtaken_is_said_to_be() -> None:
     """By the rule that a redrive goes by."""
     (one,) = found(dead("a", 1, "artifact_missing", version=7), published("b", 5, version=8))
     assert one.level is Level.WARNING
-    assert "never arrived, and has been overtaken by t/web@8" in one.what
+    assert "t/web@7 (event a) has been overtaken by t/web@8" in one.what
 
 
 def test_an_event_id_used_again_names_the_first_use() -> None:
     """The published one is not taken for the arrival of the dead one."""
     (one,) = found(published("a", 1, version=3), dead("a", 5, "id_conflict", version=7))
     assert f"that was t/web@3, control_version {us(1.01)} of {rfc3339(us(1.01))}" in one.what
-    assert one.what.startswith("t/web@7 (event a) never arrived")
+    assert one.what.startswith("t/web@7 (event a) died")
 
 
 def test_a_release_that_breaks_a_producer_is_told() -> None:
@@ -382,8 +387,14 @@ def test_a_pause_that_somebody_made_and_lifted_is_a_note() -> None:
 def test_a_halt_that_was_lifted_without_a_record_is_told() -> None:
     """What came after it was published: it is over, and nobody knows who did that."""
     (one,) = found(published("a", 15), halts=[halt("ann", None)])
-    assert (one.level, one.fix) == (Level.WARNING, "")
-    assert "It ended without a resume, by whom: not on record: its key was deleted" in one.what
+    assert one.level is Level.WARNING
+    assert one.advice == (
+        f"ask ann whether it should still hold; if so: sidecar pause --stream {STREAM} --reason WHY"
+    )
+    unknown = "its key was probably deleted, by whom: not on record"
+    assert f"It ended without a resume: {unknown}" in one.what
+    look = explain_facts(facts(published("a", 15), halts=[halt("ann", None)])).summary.look
+    assert f"and that ended after 5.0s without a resume; {unknown}" in look[0]
     assert f"to {rfc3339(us(15.01))} (5.0s)" in one.what
     (lasts,) = found(published("a", 5), halts=[halt("ann", None)])
     assert lasts.level is Level.ERROR
@@ -561,12 +572,12 @@ def test_a_limit_that_changed_is_the_cause_of_what_died_of_it() -> None:
     assert (one.kind, one.causes, cause.kind) == (
         "artifact_too_large", (cause.key,), "limit_changed"
     )  # fmt: skip
-    assert one.what.startswith("t/web@1 (event a) never arrived")
+    assert one.what.startswith("t/web@1 (event a) died")
     assert ", because the worker b:2 began to serve control:events" in one.what
     assert "--max-artifact-size 10 where 100 had been before (by whom: not on record)" in one.what
     assert one.fix == (
         "start the workers with --max-artifact-size 100 again, if it was not meant; then redrive"
-        " what died"
+        " what died: sidecar dead redrive --all --only artifact_too_large --reason WHY"
     )
     assert kinds(died, records=change[1:]) == ["artifact_too_large"]
     wider = [tenure(1, max_artifact_size=10), tenure(10, max_artifact_size=100)]
@@ -706,12 +717,27 @@ def test_a_reader_that_does_not_move_is_told() -> None:
     """Where a notification has waited for it for long; a new one is no sign."""
     lives = published("a", 1), published("b", 500, version=2)
     (one,) = found(*lives, readers=(reader(2),))
-    assert (one.kind, one.level) == ("reader_stuck", Level.WARNING)
-    assert "edge-7 has passed nothing for 1m39s" in one.what
+    assert (one.kind, one.level) == ("reader_stuck", Level.ERROR)
+    before = f"before the notification of t/web@2, control_version {us(500.01)}"
+    assert one.brief == f"the reader edge-7 is stuck since {rfc3339(us(2))}, {before}"
+    assert "it has read nothing for 1m39s" in one.what
+    hit = explain_facts(facts(*lives, readers=(reader(2),))).summary.lines[-1]
+    assert hit == "Hit: the reader edge-7."
     assert "though 1 notification came" in one.what
     assert not kinds(*lives, readers=(reader(501),))
     assert not kinds(published("a", NOW_S - 5), readers=(reader(2),))
     assert not kinds(*lives, readers=(reader(2),), window=Window(0, us(300)), now_us=us(300))
+
+
+def test_a_reader_that_is_stuck_before_what_no_worker_wrote_is_told_so() -> None:
+    """With the finding about that, and the command that takes it away."""
+    by_hand = replace(published("x", 500), origin=Origin(""))
+    lives = published("a", 1), by_hand, published("b", 501, version=2)
+    foreign, stuck = found(*lives, readers=(reader(2),))
+    assert (foreign.kind, stuck.kind, stuck.causes) == ("foreign", "reader_stuck", ("foreign",))
+    assert "which no worker wrote" in stuck.brief
+    assert f"(redis-cli XDEL n {by_hand.end_id})" in stuck.fix
+    assert f"delete what should not stand: redis-cli XDEL n {by_hand.end_id}" in foreign.fix
 
 
 def test_a_reader_that_has_expired_is_told() -> None:
@@ -799,7 +825,7 @@ def test_a_cause_of_several_things_stays_beside_them_and_has_the_fix() -> None:
     change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
     cause, *effects = found(*died, records=change)
     assert (cause.kind, cause.advice != "") == ("limit_changed", True)
-    assert "2 events died of artifact_too_large since; 2 of them never arrived" in cause.what
+    assert "2 events died of artifact_too_large since; 2 of them did not arrive" in cause.what
     assert [(one.causes, one.fix) for one in effects] == [((cause.key,), "")] * 2
 
 
@@ -818,10 +844,11 @@ def test_the_deaths_of_very_many_tenants_from_one_cause_are_one_sentence(tenants
     told = explain_facts(facts(*died))
     (one,) = told.findings
     assert one.what.startswith(
-        f"{tenants:,} events of {tenants:,} tenants (t0, t1, t2, …) never arrived: they died from"
+        f"{tenants:,} events of {tenants:,} tenants (t0, t1, t2, …) died from"
     )
-    assert told.summary.lines[-1].startswith(f"Hit: {tenants:,} events (of {tenants:,} subjects)")
-    assert [each.what[:21] for each in found(*died, what="t4")] == ["t4/web@1 (event a4) n"]
+    hit = f"Hit: dead or lost: {tenants:,} events of {tenants:,} tenants (1 of t0, 1 of t1, 1 of"
+    assert told.summary.lines[-1].startswith(hit)
+    assert [each.what[:21] for each in found(*died, what="t4")] == ["t4/web@1 (event a4) d"]
     assert len(found(*died[:5])) == 5
 
 
@@ -836,23 +863,113 @@ def test_the_summary_says_what_is_wrong_now_what_is_over_and_whom_it_hit() -> No
     told = explain_facts(facts(died, late, records=change, halts=[halt("ann@vm", 19.0)]))
     wrong, over, hit = told.summary.lines
     assert wrong == (
-        f"Wrong now: t/web@7 never arrived: its artifact is over the limit ({rfc3339(us(20.01))}),"
-        f" because --max-artifact-size went from 100 to 10 on {STREAM} ({rfc3339(us(10))},"
+        f"Wrong now ({rfc3339(us(NOW_S))}): t/web@7 died: its artifact is over the limit"
+        f" (at {rfc3339(us(20.01))}),"
+        f" because --max-artifact-size went from 100 to 10 on {STREAM} (at {rfc3339(us(10))},"
         " by whom: not on record) [see 1]."
     )
     assert over == (
-        f'Over: {STREAM} was halted for 9.0s, reason given: "why" ({rfc3339(us(10))}, by ann@vm)'
-        " [see 2]."
+        f'Over: {STREAM} was halted for 9.0s, reason given: "why" (from {rfc3339(us(10))} to'
+        f" {rfc3339(us(19))}, by ann@vm) [see 2]."
     )
     assert hit == (
-        "Hit: 2 events (of 2 subjects) of 2 tenants (t, u). Still: 1 event (of 1 subject) of t."
+        "Hit: dead or lost: 1 event of t; delayed: 1 event of u. Still: dead or lost: 1 event of t."
     )
+
+
+def test_what_died_and_is_over_is_hit_and_not_still() -> None:
+    """Also where it is told inside the halt that it led to; with how many were redriven."""
+    row = [dead(f"b{n}", 9 + n / 100, "malformed", version=n + 1, stack=f"s{n}") for n in range(3)]
+    again = [published(f"b{n}", 12 + n, version=n + 1, stack=f"s{n}") for n in range(3)]
+    told = explain_facts(facts(
+        *row, *again, dead("x", 40, "poison", tenant="u"), halts=[halt("sidecar", 11)],
+        redrives=[redriven(one, 12) for one in again[:2]],
+    ))  # fmt: skip
+    halted = next(one for one in told.findings if one.kind == "halted")
+    assert "3 arrived since (2 redriven)" in halted.what
+    assert told.summary.lines[-1] == (
+        "Hit: dead or lost: 4 events (3 of t, 1 of u). Still: dead or lost: 1 event of u."
+    )
+
+
+def test_a_summary_says_when_what_came_may_be_lost() -> None:
+    """What Redis lost nobody can count; a loss stands first, and is counted."""
+    gone = record(30, what="forgot", lost="control stream", stream=STREAM,
+                  known=f"{BASE_MS + 20_000}-0", found=f"{BASE_MS + 10_000}-0")  # fmt: skip
+    told = explain_facts(facts(records=[gone])).summary
+    assert told.lines[0].split("): ")[1].startswith(f"Redis lost entries of {STREAM} (at ")
+    (hit,) = (line for line in told.lines if line.startswith("Hit: "))
+    assert hit.startswith("Hit: unknown: what came from ")
+    assert hit.endswith(f" to {rfc3339(us(30))}.")
+    first, _ = found(dead("b", 2, "malformed"), life(End.UNKNOWN, "a", 1))
+    assert first.brief == (
+        "1 event of t is lost: a worker finished it, and it was neither published nor dead"
+    )
+    assert first.fix == "have it published: sidecar audit --repair --reason WHY"
+
+
+def test_a_summary_says_what_is_not_on_record() -> None:
+    """Which kind of thing, up to when: what is wrong of that, it does not know."""
+    gap = Gap(FIRST.after, EntryId.of(BASE_MS), "trimmed")
+    told = explain_facts(facts(dead("a", 1, "poison"), reach=Reach(FIRST.after, LAST, (gap,))))
+    moment = rfc3339(us(0))
+    assert told.summary.lines[-1] == (
+        f"Not on record: entries of {STREAM} up to {moment}; notifications up to {moment};"
+        f" dead letters up to {moment}."
+    )
+    none = explain_facts(facts(halts=[halt("ann")], reach=Reach(FIRST.after, LAST, (gap,))))
+    assert none.summary.lines[0].startswith("Nothing on record is wrong now")
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "brief"),
+    [
+        ("invalid_event", "stack_id: it needs it", "a rule of the contract: stack_id: it needs it"),
+        ("artifact_too_large", "/x/r@ has 13 bytes, and at most 10 are taken (--max)",
+         "its artifact is over the limit: 13 bytes, and at most 10 are taken"),
+        ("forbidden_ref", "how", "not allowed to use that artifact: rows/u/1"),
+        ("seal_broken", "how", "t/web@7 died: seal_broken (unknown to this release)"),
+        ("id_conflict", "how", "had been published before, with other content, by u"),
+    ],
+)  # fmt: skip
+def test_the_summary_has_the_cause_of_a_death(reason: str, detail: str, brief: str) -> None:
+    """In few words, with what the reason alone does not tell."""
+    first = published("a", 1, tenant="u")
+    died = dead("a", 5, reason, version=7, detail=detail, artifact_ref="rows/u/1")
+    (one,) = found(*([first] if reason == "id_conflict" else []), died)
+    assert one.brief.replace("content: by", "content, by").endswith(brief)
+
+
+def test_the_fix_of_a_death_is_a_command() -> None:
+    """With the IDs of its dead letters, or where these are many by reason and tenant."""
+    one, *many = (dead(f"a{n}", n + 1, "forbidden_ref", artifact_ref="rows/u/1") for n in range(6))
+    assert found(one)[0].fix == (
+        "Find out why the producer names rows/u/1, which is another's. If its tenant may, add a"
+        " --tenant-scope pattern to the workers and redrive. Redrive it:"
+        f" sidecar dead redrive {one.end_id} --reason WHY"
+    )
+    redrive = "sidecar dead redrive --all --only forbidden_ref --tenant t --reason WHY"
+    assert found(*many)[0].fix.endswith(f" Redrive them: {redrive}")
+    sealed = dead("a", 20, "seal_broken")
+    assert found(sealed, records=[tenure(1, "b:2")])[0].fix.endswith(
+        f"b:2, release 1, served {STREAM} then."
+    )
+
+
+def test_a_bad_release_that_somebody_says_was_taken_back_is_not_to_be_fixed_first() -> None:
+    """What a person gave as the reason of the resume is quoted in the fix of what died."""
+    row = [dead(f"b{n}", 9 + n / 100, "malformed", tenant="", stack="") for n in range(3)]
+    ended = replace(halt("sidecar"), resumed_by="ann@vm", resumed_why="taken back")
+    first, *_ = found(*row, halts=[ended])
+    assert first.fix.startswith(f'ann@vm resumed {STREAM}, reason given: "taken back": if the')
+    late = dead("late", 30, "malformed", tenant="", stack="")
+    assert found(*row, late, halts=[ended])[0].fix.startswith("Fix the producer")
 
 
 def test_a_summary_of_what_is_over_says_so_first() -> None:
     """And of nothing there is none."""
     over = explain_facts(facts(halts=[halt("ann")])).summary
-    assert over.lines[0] == "Nothing is wrong now."
+    assert over.lines[0] == f"Nothing is wrong now ({rfc3339(us(NOW_S))})."
     assert explain_facts(facts()).summary.lines == []
 
 
@@ -860,12 +977,12 @@ def test_a_summary_tells_apart_what_is_wrong_and_what_does_no_harm() -> None:
     """A clock that is ahead, or what came again, is to be looked at; a cause of an error is not."""
     ahead = published("a", 1, created_at=rfc3339(us(3601)))
     (line,) = explain_facts(facts(ahead)).summary.lines
-    assert line.startswith("Nothing is wrong now. To look at: a producer of t has a clock that is")
+    assert ". To look at: a producer of t has a clock that is" in line
     died = [dead(f"b{t}", 20, "artifact_too_large", tenant=t) for t in "uv"]
     change = [tenure(1, max_artifact_size=100), tenure(10, "b:2", max_artifact_size=10)]
     wrong, _ = explain_facts(facts(*died, records=change)).summary.lines
-    assert wrong.startswith("Wrong now: --max-artifact-size went from 100 to 10")
-    assert "u/web@1 never arrived: its artifact is over the limit" in wrong
+    assert "): --max-artifact-size went from 100 to 10" in wrong
+    assert "u/web@1 died: its artifact is over the limit" in wrong
 
 
 def test_a_summary_of_very_much_stays_short() -> None:

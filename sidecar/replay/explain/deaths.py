@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from typing import Final, NamedTuple
 
-from sidecar.replay.explain.facts import LACKING, Death, Facts, subject_of_life
+from sidecar.history.halts import HaltPeriod
+from sidecar.lines import quoted
+from sidecar.redis.halts import BY_ITSELF
+from sidecar.replay.explain.facts import LACKING, Death, Facts, is_of, subject_of_life
 from sidecar.replay.explain.findings import (
+    NAMED,
+    NO_TENANT,
+    WHY,
     Finding,
     Kind,
     Level,
@@ -22,7 +29,7 @@ from sidecar.replay.explain.findings import (
 )
 from sidecar.replay.timeline import Life
 from sidecar.wire.event import Reason
-from sidecar.wire.reasons import explain
+from sidecar.wire.reasons import explain, fix_of
 from sidecar.wire.subject import overtakes
 
 _OF: Final = "Events ended as dead letters"
@@ -44,8 +51,8 @@ MISSING: Final = Kind(
 )
 REWRITTEN: Final = Kind(
     "artifact_rewritten",
-    f"{_OF}: what lay at their artifact_ref was not what they pin, and the fleet's store did not"
-    " have that either.",
+    f"{_OF}: what lay at their artifact_ref was not what their checksum names, and the fleet's"
+    " store did not have that either.",
     "whether the bytes were rewritten, or the checksum was wrong from the beginning",
 )  # fmt: skip
 TOO_LARGE: Final = Kind("artifact_too_large", f"{_OF}: their artifact was over the limit.")
@@ -79,15 +86,26 @@ _PLAIN: Final = {
     Reason.BAD_REF: "{its} artifact_ref is no legal name",
     Reason.TOO_LARGE: "{its} entry, or its notification, is too large",
     Reason.UNKNOWN_TYPE: "the workers do not allow {its} type",
-    Reason.FORBIDDEN_ID: "{its} tenant may not use that event_id",
-    Reason.FORBIDDEN_REF: "{its} tenant may not name that artifact",
+    Reason.FORBIDDEN_ID: "{its} tenant is not allowed to use that event_id",
+    Reason.FORBIDDEN_REF: "{its} tenant is not allowed to use that artifact",
     Reason.ID_CONFLICT: "{its} event_id had been published before, with other content",
-    Reason.ARTIFACT_MISSING: "{its} artifact did not come in time",
-    Reason.CHECKSUM_MISMATCH: "what lay at {its} artifact_ref was not what was pinned",
+    Reason.ARTIFACT_MISSING: "{its} artifact did not come to the source store in time",
+    Reason.CHECKSUM_MISMATCH: "the source store does not have what {its} checksum names",
     Reason.ARTIFACT_TOO_LARGE: "{its} artifact is over the limit",
     Reason.POISON: "workers died over it",
     Reason.ENTRY_LOST: "somebody had deleted or trimmed {its} entry",
 }  # fmt: skip
+_TOLD_BY_DETAIL: Final = (
+    Reason.MALFORMED, Reason.INVALID_EVENT, Reason.BAD_REF, Reason.TOO_LARGE, Reason.UNKNOWN_TYPE,
+)  # fmt: skip
+_REDRIVEN: Final = (
+    Reason.UNKNOWN_TYPE, Reason.FORBIDDEN_ID, Reason.FORBIDDEN_REF, Reason.ARTIFACT_MISSING,
+    Reason.CHECKSUM_MISMATCH, Reason.ARTIFACT_TOO_LARGE, Reason.POISON,
+)  # fmt: skip
+"""What may be published as it is, once its cause is fixed."""
+SHORT: Final = 100
+"""So many characters of a dead letter's detail go into the summary: it says more than the rule."""
+_BYTES: Final = re.compile(r"[0-9]+ bytes, and at most [0-9]+ are taken")
 _CLOSED: Final = {ERASED: Level.NOTE}
 _ROLLED_BACK: Final = "Until"
 _AGAIN: Final = "the producer is right again: have it send these events once more"
@@ -188,23 +206,75 @@ def _overtaken(facts: Facts, death: Death) -> Life | None:
 def _finding(facts: Facts, key: str, deaths: list[Death]) -> Finding:
     first, kind = deaths[0], kind_of(facts, deaths[0])
     fates = [fate_of(facts, one) for one in deaths]
-    is_open = any(one.is_open for one in fates)
     told = (_one if len(deaths) == 1 else _many)(facts, deaths, fates)
     release, closed = _release(facts, deaths), _CLOSED.get(kind, Level.WARNING)
-    fix = "" if kind is ERASED else _fix(first.reason, release, is_open=is_open)
+    lacking = [one for one, fate in zip(deaths, fates, strict=True) if fate.is_open]
     return Finding(
-        kind.name, Level.ERROR if is_open else closed, told.head, first.at_us, key,
-        None if is_open else deaths[-1].at_us,
-        about=_about(deaths), evidence=_evidence(deaths), fix=fix, brief=told.brief,
+        kind.name, Level.ERROR if lacking else closed, told.head, first.at_us, key,
+        None if lacking else deaths[-1].at_us, about=_about(deaths), evidence=_evidence(deaths),
+        fix="" if kind is ERASED else _fix(facts, deaths, lacking, release), brief=told.brief,
         clause=told.clause, short=told.short, then=release, hit=tuple(one.life for one in deaths),
-        is_by_hand=kind is TRIMMED, is_over=not is_open,
+        still=tuple(one.life for one in lacking),
+        when=f"from {at(first.at_us)} to {at(deaths[-1].at_us)}" if len(deaths) > 1 else "",
+        is_by_hand=kind is TRIMMED, is_over=not lacking,
     )  # fmt: skip
 
 
-def _fix(reason: str, release: str, *, is_open: bool) -> str:
-    if is_open and release.startswith(_ROLLED_BACK):
+def _fix(facts: Facts, deaths: list[Death], lacking: list[Death], release: str) -> str:
+    first = deaths[0]
+    if not lacking:
+        return explain(first.reason).prevent
+    if release.startswith(_ROLLED_BACK):
         return _AGAIN
-    return explain(reason).fix if is_open else explain(reason).prevent
+    resumed = _resumed(facts, deaths) if kind_of(facts, first) is MALFORMED else None
+    if resumed is None:
+        return _usual_fix(facts, deaths, lacking)
+    why = quoted(said(resumed.resumed_why))
+    return (
+        f"{resumed.resumed_by} resumed {resumed.stream}, reason given: {why}: if the producer is"
+        " right again, have it send these events once more"
+    )
+
+
+def _usual_fix(facts: Facts, deaths: list[Death], lacking: list[Death]) -> str:
+    """Return what is done about a reason, with the command where one does it."""
+    first = deaths[0]
+    event = first.life.event if len(deaths) == 1 else None
+    fix = fix_of(first.reason, event) if event else explain(first.reason).fix
+    if first.reason in _REDRIVEN:
+        fix += f" Redrive {'it' if len(lacking) == 1 else 'them'}: {_redrive(lacking)}"
+    if first.reason not in list(Reason):
+        fix += _served_by(facts, first)
+    return fix
+
+
+def _resumed(facts: Facts, deaths: list[Death]) -> HaltPeriod | None:
+    """Return the halt that they led to, where somebody ended it and none of them came since."""
+    for halt in facts.held_up:
+        led = deaths[0].at_us <= halt.since_us + 1000 and is_of(halt, deaths[0].life)
+        named = halt.by == BY_ITSELF and halt.resumed_why and "@" in halt.resumed_by
+        if led and named and halt.until_us and halt.until_us > deaths[-1].at_us:
+            return halt
+    return None
+
+
+def _served_by(facts: Facts, death: Death) -> str:
+    """Say which worker, of which release, served then: a dead letter does not name it."""
+    stream = death.life.origin.stream
+    then = [one for one in facts.tenures if one.stream == stream and one.at_us <= death.at_us]
+    if not then:
+        return ""
+    return f" {then[-1].by}, release {said(then[-1].version)}, served {stream} then."
+
+
+def _redrive(lacking: list[Death]) -> str:
+    """Return the command that sends them again."""
+    ids = [str(one.life.end_id) for one in lacking]
+    if len(ids) > NAMED:
+        tenants = {one.life.tenant_id for one in lacking}
+        whose = ("--tenant", *tenants) if len(tenants) == 1 and "" not in tenants else ()
+        ids = ["--all", "--only", lacking[0].reason, *whose]
+    return command("dead", "redrive", *ids, "--reason", WHY)
 
 
 def _about(deaths: Iterable[Death]) -> frozenset[str]:
@@ -222,21 +292,55 @@ def _plainly(reasons: Iterable[str], its: str) -> str:
     )  # fmt: skip
 
 
+def _cause(facts: Facts, deaths: list[Death], its: str) -> str:
+    """Say in few words what they died of, with what their reason alone does not tell."""
+    first, reasons = deaths[0], {one.reason for one in deaths}
+    plain = _plainly((one.reason for one in deaths), its)
+    if len(reasons) > 1:
+        return plain
+    if first.reason and first.reason not in list(Reason):
+        return f"{said(first.reason)} (unknown to this release)"
+    more = _more(facts, first)
+    first_ = ", the first" if len(deaths) > 1 else ""
+    return f"{plain}{first_}: {more}" if more else plain
+
+
+def _more(facts: Facts, death: Death) -> str:
+    """Return what its detail adds, where that is short."""
+    event = death.life.event
+    if death.reason == Reason.ID_CONFLICT:
+        first = facts.index.published_as.get(death.life.event_id)
+        return f"by {said(first.tenant_id or NO_TENANT)}" if first else ""
+    if death.reason == Reason.FORBIDDEN_REF:
+        return said(event.artifact_ref) if event else ""
+    if death.reason == Reason.ARTIFACT_TOO_LARGE:
+        return "".join(_BYTES.findall(death.detail)[:1])
+    short = death.reason in _TOLD_BY_DETAIL and len(death.detail) <= SHORT
+    return death.detail if short else ""
+
+
 def _one(facts: Facts, deaths: list[Death], fates: list[Fate]) -> Told:
     """Return what is said of one death."""
     (death,), (fate,) = deaths, fates
     event_id, whose = death.life.event_id, called(death.life)
     as_ = f" (event {said(event_id)})" if event_id and event_id not in whose else ""
+    cause = _cause(facts, deaths, "its")
+    of, (long, short) = _of(facts, death), _became(facts, fate)
+    own, had = f"{whose}{as_}", f"{whose} had died: {cause}"
+    if not long:
+        return Told(f"{own} {of}", f"{whose} died: {cause}", f"{own} {of}", had)
+    return Told(
+        f"{own} {long}: it had {of}", f"{whose} {short}: {cause}", f"{own} {of}; it {long}",
+        f"{had}; it {short.removeprefix('died, and ')}",
+    )  # fmt: skip
+
+
+def _of(facts: Facts, death: Death) -> str:
+    """Say when one died, and of what."""
     plain = _plainly([death.reason], "its")
     detail = ": ".join(filter(None, (death.reason, said(death.detail))))
     before = _before(facts, death) if death.reason == Reason.ID_CONFLICT else ""
-    of = f"died at {at(death.at_us)}: {plain}{f' ({detail})' if detail else ''}{before}"
-    long, short = _became(facts, fate)
-    had = "had " if fate.arrived or fate.waits else ""
-    return Told(
-        f"{whose}{as_} {long}: it {had}{of}", f"{whose} {short}: {plain}", f"{whose}{as_} {of}",
-        f"{whose} had died: {plain}",
-    )  # fmt: skip
+    return f"died at {at(death.at_us)}: {plain}{f' ({detail})' if detail else ''}{before}"
 
 
 def _before(facts: Facts, death: Death) -> str:
@@ -249,7 +353,7 @@ def _before(facts: Facts, death: Death) -> str:
 
 
 def _became(facts: Facts, fate: Fate) -> tuple[str, str]:
-    """Return what became of it, and the same in few words."""
+    """Return what became of it, and the same in few words; both empty where nothing did."""
     if fate.arrived:
         record = facts.put_back.get(fate.arrived.origin)
         how = f"{record.how}; " if record else ""
@@ -257,44 +361,49 @@ def _became(facts: Facts, fate: Fate) -> tuple[str, str]:
         as_ = f"({how}{version}, event {said(fate.arrived.event_id)})"
         return f"arrived late, at {at(fate.arrived.ended_us)} {as_}", "arrived late"
     if fate.erased:
-        return f"never arrived, and was {fate.erased}", "never arrived, and was erased"
+        return f"was {fate.erased}", "died, and was erased"
     if fate.overtaken:
         other = f"{called(fate.overtaken)} (control_version {fate.overtaken.control_version})"
-        never = "never arrived, and "
-        return f"{never}has been overtaken by {other}", f"{never}is overtaken"
+        return f"has been overtaken by {other}", "died, and is overtaken"
     waits = "was sent again, and waits"
-    return (waits, waits) if fate.waits else ("never arrived", "never arrived")
+    return (waits, waits) if fate.waits else ("", "")
 
 
-def _many(_: Facts, deaths: list[Death], fates: list[Fate]) -> Told:
+def _many(facts: Facts, deaths: list[Death], fates: list[Fate]) -> Told:
     """Return what is said of several deaths."""
     first, last = deaths[0], deaths[-1]
     tenants = list(dict.fromkeys(one.life.tenant_id for one in deaths))
     whose = _nameless(deaths) if tenants == [""] else of_tenants(tenants)
     reasons = list(dict.fromkeys(one.reason for one in deaths))
     plain, lacks = _plainly(reasons, "their"), sum(one.is_open for one in fates)
+    cause = _cause(facts, deaths, "their")
     detail = f"; the first, {called(first.life)}: {said(first.detail)}" if first.detail else ""
     of = (
         f"died from {at(first.at_us)} to {at(last.at_us)}: {plain}"
         f" ({', '.join(filter(None, reasons)) or 'unknown'}{detail})"
     )
     all_ = f"{counted(len(deaths), 'event')}{whose}"
-    as_reason = f"{all_} {of}", f"{all_} had died: {plain}"
-    if not lacks:
-        since = f", and {_closed(fates)}"
-        return Told(f"{all_} {of}{since}", f"{all_} died{since}", *as_reason)
-    some, who = ("", "they") if lacks == len(deaths) else (f"{lacks:,} of ", "all")
-    never = f"{some}{all_} never arrived"
-    return Told(f"{never}: {who} {of}", f"{never}: {plain}", *as_reason)
+    since = f"; {_closed(facts, fates)}" if lacks < len(deaths) else ""
+    since += f"; {lacks:,} did not arrive" if since and lacks else ""
+    return Told(
+        f"{all_} {of}{since}", f"{all_} died: {cause}{since}", f"{all_} {of}{since}",
+        f"{all_} had died: {cause}{since}",
+    )  # fmt: skip
 
 
-def _closed(fates: list[Fate]) -> str:
+def _closed(facts: Facts, fates: list[Fate]) -> str:
+    """Say what became of those of which something became."""
+    arrived = [one.arrived for one in fates if one.arrived]
+    redriven = sum(one.origin in facts.put_back for one in arrived)
     erased = [one.erased for one in fates if one.erased and not one.arrived]
-    if not erased:
-        return "all arrived since, or are overtaken"
-    if len(erased) == len(fates):
-        return f"none arrived: they were {erased[-1]}"
-    return f"{len(erased):,} were {erased[-1]}; all others arrived since, or are overtaken"
+    overtaken = sum(bool(one.overtaken) and not one.erased for one in fates)
+    told = [
+        f"{len(arrived):,} arrived since ({redriven:,} redriven)" if arrived else "",
+        f"{overtaken:,} {'is' if overtaken == 1 else 'are'} overtaken by newer events"
+        if overtaken else "",
+        f"{len(erased):,} {'was' if len(erased) == 1 else 'were'} {erased[-1]}" if erased else "",
+    ]  # fmt: skip
+    return "; ".join(filter(None, told))
 
 
 def _nameless(deaths: list[Death]) -> str:

@@ -21,7 +21,7 @@ from sidecar.replay.explain import (
     subjects,
     waits,
 )
-from sidecar.replay.explain.facts import MOST, Facts
+from sidecar.replay.explain.facts import MOST, Facts, unrecorded
 from sidecar.replay.explain.findings import Finding, Level, at, names
 from sidecar.replay.explain.folding import folded
 from sidecar.replay.explain.links import links
@@ -33,7 +33,9 @@ from sidecar.replay.window import Window
 _ROOMS: Final = (
     subjects, records, outages, halts, deaths, losses, settings, waits, readers, producers,
 )  # fmt: skip
-KINDS: Final = tuple(kind for room in _ROOMS for kind in room.KINDS)
+KINDS: Final = tuple(
+    dict.fromkeys((losses.LOST, *(kind for room in _ROOMS for kind in room.KINDS)))
+)
 """All kinds of findings, the gravest first."""
 _ORDER: Final = {kind.name: n for n, kind in enumerate(KINDS)}
 _LEVELS: Final = list(Level)
@@ -48,8 +50,10 @@ class Explanation:
     """The events that were asked for; empty where everything was."""
     unknown: list[str] = field(default_factory=list)
     """What cannot be known, in words."""
-    expired: bool = False
-    """Whether a part of the window is gone."""
+    unrecorded: list[str] = field(default_factory=list)
+    """What of the window is gone, in words."""
+    as_of: str = ""
+    """When `now` is."""
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -59,8 +63,13 @@ class Explanation:
 
     @property
     def summary(self) -> Summary:
-        """The findings in one to three lines."""
-        return summary(self.findings, self.numbers)
+        """The findings in few lines."""
+        return summary(self.findings, self.numbers, self.as_of, self.unrecorded)
+
+    @property
+    def expired(self) -> bool:
+        """Whether a part of the window is gone."""
+        return bool(self.unrecorded)
 
     @property
     def is_wrong(self) -> bool:
@@ -87,7 +96,7 @@ def explain_facts(facts: Facts, what: str = "") -> Explanation:
     # What is about it comes before what was about everybody.
     found = folded(found, _rank)
     found = causal(found, lambda one: (bool(what) and what not in one.about, *_rank(one)))
-    return Explanation(found, asked, list(_unknown(facts)), bool(facts.gaps))
+    return Explanation(found, asked, list(_unknown(facts)), unrecorded(facts), at(facts.now_us))
 
 
 def _all(facts: Facts) -> list[Finding]:

@@ -43,7 +43,7 @@ LACKING: Final = frozenset({Reason.ARTIFACT_MISSING, Reason.CHECKSUM_MISMATCH})
 """What an event dies of, after the retry budget, whose artifact is not there."""
 EACH: Final = 5
 """So many alike are told each; of more, all in one."""
-_NO_RECORD: Final = "its key was deleted, or what came since would wait"
+_NO_RECORD: Final = "its key was probably deleted"
 _UNDER_WAY_US: Final = 1_000_000
 """What is published so soon after a halt began was under way."""
 
@@ -321,6 +321,18 @@ class Facts:
         for halt in sorted(self.held_up, key=lambda one: one.since_us):
             found[halt.stream, halt.tenant].append(halt)
         return dict(found)
+
+
+def unrecorded(facts: Facts) -> list[str]:
+    """Return what of the window cannot be read any more, for a sentence: what, up to when."""
+    names = facts.history.streams
+    kinds = {names.dead: "dead letters", names.notifications: "notifications"}
+    return [
+        f"{kinds.get(one.stream, f'entries of {one.stream}')}"
+        f" {f'from {moment(gap.first)} to' if gap.first.ms else 'up to'} {moment(gap.last)}"
+        for one in covered(facts.history, facts.window)
+        for gap in one.missing
+    ]
 
 
 def is_of(halt: HaltPeriod, life: Life) -> bool:

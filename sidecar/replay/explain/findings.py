@@ -17,6 +17,8 @@ MAX_SAID: Final = 200
 NAMED: Final = 3
 """So many tenants are named where more are meant."""
 NO_TENANT: Final = "no known tenant"
+WHY: Final = "WHY"
+"""What stands for the reason in a command that asks for one."""
 NOT_ON_RECORD: Final = "by whom: not on record"
 OVER: Final = "nothing to do: it is over"
 
@@ -30,6 +32,16 @@ class Level(StrEnum):
     """Something went wrong, and is over, or has cost time alone."""
     NOTE = "note"
     """Somebody meant it, and it is over."""
+
+
+class Harm(StrEnum):
+    """What came to events; the gravest first."""
+
+    DEAD = "dead or lost"
+    WRONG = "published wrongly"
+    GONE = "without their artifact"
+    WAITS = "waiting"
+    LATE = "delayed"
 
 
 class Kind(NamedTuple):
@@ -77,8 +89,16 @@ class Finding:
     """The same in few words, for the summary; empty is `brief`."""
     is_dated: bool = True
     """Whether the summary says when, and by whom: else `brief` does."""
+    when: str = ""
+    """The same where it is not at one moment, nor from one to another: `since …`."""
     hit: tuple[Life, ...] = ()
     """The events that it did harm to."""
+    harm: Harm = Harm.DEAD
+    """Which harm that is."""
+    still: tuple[Life, ...] | None = None
+    """Those that are not set right; None is all of an error, and none of what is no error."""
+    also: str = ""
+    """What else it did harm to: a reader, or events of which nobody knows."""
     is_by_hand: bool = False
     """Whether somebody did it, on record or not."""
     is_over: bool = False
@@ -103,6 +123,22 @@ class Finding:
         unknown = f" ({NOT_ON_RECORD})" if self.is_nobodys else ""
         reasons = "; and".join(f" because {one.why}" for one in self.reasons)
         return f"{told}{unknown}{',' if reasons else ''}{reasons}"
+
+    @property
+    def dated(self) -> str:
+        """When it was, in words; empty where nobody knows."""
+        if self.when or not self.at_us:
+            return self.when
+        if self.until_us and self.until_us > self.at_us:
+            return f"from {at(self.at_us)} to {at(self.until_us)}"
+        return f"at {at(self.at_us)}"
+
+    @property
+    def left(self) -> tuple[Life, ...]:
+        """The events that it did harm to and that nothing has set right."""
+        if self.still is not None:
+            return self.still
+        return self.hit if self.level is Level.ERROR else ()
 
     @property
     def is_nobodys(self) -> bool:
@@ -155,6 +191,11 @@ class Finding:
 def command(*words: str) -> str:
     """Return a command of the sidecar as a shell takes it."""
     return shlex.join(("sidecar", *words))
+
+
+def deletion(notifications: str, life: Life) -> str:
+    """Return the command that takes a notification away, which no command of the sidecar does."""
+    return shlex.join(("redis-cli", "XDEL", notifications, str(life.end_id)))
 
 
 def said(text: str) -> str:

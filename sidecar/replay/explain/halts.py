@@ -12,7 +12,9 @@ from sidecar.replay.explain.deaths import key_of
 from sidecar.replay.explain.facts import Facts, is_of
 from sidecar.replay.explain.findings import (
     NOT_ON_RECORD,
+    WHY,
     Finding,
+    Harm,
     Kind,
     Level,
     at,
@@ -53,10 +55,11 @@ def _finding(facts: Facts, halt: HaltPeriod) -> Finding:
         (HALTED if halt.tenant is None else PAUSED).name, _level(halt), _head(halt),
         halt.since_us, key_of_halt(halt), halt.until_us, halt.by,
         names_of(waited) | {halt.stream, *tenants}, everybody=halt.tenant is None,
-        evidence=(command("replay", "show", *shown),),
+        evidence=(command("replay", "show", *shown),), is_over=not lasts and not _is_broken(halt),
         fix=_fix(halt), causes=tuple(dict.fromkeys(_causes(facts, halt))), brief=_brief(halt),
         then=f"{_resumed(halt)}{_who_waited(waited, lasts=lasts)}{_too_early(facts, halt)}",
-        hit=tuple(waited), is_over=not lasts,
+        hit=tuple(waited), harm=Harm.WAITS if lasts else Harm.LATE,
+        when=f"since {at(halt.since_us)}" if lasts else "",
     )  # fmt: skip
 
 
@@ -72,6 +75,9 @@ def _brief(halt: HaltPeriod) -> str:
     if halt.until_us is None:
         return f"{_whom(halt)} is {_done(halt)}{_why(halt)}"
     took = span((halt.until_us - halt.since_us) / 1e6)
+    if _is_broken(halt):
+        ended = f"ended after {took} without a resume; {halt.resumed_why}, {NOT_ON_RECORD}"
+        return f"{_whom(halt)} was {_done(halt)}{_why(halt)}, and that {ended}"
     return f"{_whom(halt)} was {_done(halt)} for {took}{_why(halt)}"
 
 
@@ -99,7 +105,7 @@ def _resumed(halt: HaltPeriod) -> str:
     if halt.until_us is None:
         return "Nobody has resumed it"
     if halt.resumed_by == NOBODY:
-        return f"It ended without a resume, {NOT_ON_RECORD}: {halt.resumed_why}"
+        return f"It ended without a resume: {halt.resumed_why}, {NOT_ON_RECORD}"
     if halt.resumed_by == SOMEBODY:
         return f"It ended at the latest then, {NOT_ON_RECORD}"
     why = f"reason given: {quoted(said(halt.resumed_why))}"
@@ -138,11 +144,21 @@ def _level(halt: HaltPeriod) -> Level:
     return Level.WARNING if halt.by == BY_ITSELF or halt.resumed_by == NOBODY else Level.NOTE
 
 
+def _is_broken(halt: HaltPeriod) -> bool:
+    """Tell whether it is over, and nobody is on record to have lifted it."""
+    return halt.until_us is not None and halt.resumed_by == NOBODY
+
+
 def _fix(halt: HaltPeriod) -> str:
+    tenant = ("--tenant", halt.tenant) if halt.tenant is not None else ()
+    if _is_broken(halt):
+        again = command("pause", "--stream", halt.stream, *tenant, "--reason", WHY)
+        if halt.by == BY_ITSELF:
+            return f"look whether what it was halted for is fixed; if not: {again}"
+        return f"ask {halt.by} whether it should still hold; if so: {again}"
     if halt.until_us is not None:
         return ""
-    tenant = ("--tenant", halt.tenant) if halt.tenant is not None else ()
-    resume = command("resume", "--stream", halt.stream, *tenant, "--reason", "…")
+    resume = command("resume", "--stream", halt.stream, *tenant, "--reason", WHY)
     first = "once its cause is fixed" if halt.by == BY_ITSELF else f"once {halt.by} agrees"
     return f"{first}: {resume}"
 

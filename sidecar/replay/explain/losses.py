@@ -14,13 +14,16 @@ from sidecar.replay.explain.deaths import ERASED
 from sidecar.replay.explain.facts import EACH, MAX_LOOKED_AT, Facts
 from sidecar.replay.explain.findings import (
     NOT_ON_RECORD,
+    WHY,
     Finding,
+    Harm,
     Kind,
     Level,
     at,
     called,
     command,
     counted,
+    deletion,
     events_of,
     names_of,
     of_tenants,
@@ -62,16 +65,17 @@ def lost(facts: Facts) -> Iterator[Finding]:
     if facts.gaps or not lives:
         return
     first = lives[0]
-    brief = f"{events_of(lives)} came to nothing"
+    is_, them = ("is", "it, and it was") if len(lives) == 1 else ("are", "them, and they were")
+    brief = f"{events_of(lives)} {is_} lost: a worker finished {them} neither published nor dead"
     head = (
-        f"{brief}: a worker had finished {'it' if len(lives) == 1 else 'them'}, and neither"
-        f" notification nor dead letter is there; the first is {called(first)} of"
+        f"{brief}; {'it is' if len(lives) == 1 else 'the first is'} {called(first)} of"
         f" {at(first.begun_us)}"
     )
     yield Finding(
         LOST.name, Level.ERROR, head, first.begun_us, "lost", about=names_of(lives),
         evidence=(command("audit"), command("trace", first.event_id or first.origin)),
-        fix="`sidecar audit --repair --reason …` has them published",
+        fix=f"have {'it' if len(lives) == 1 else 'them'} published:"
+        f" {command('audit', '--repair', '--reason', WHY)}",
         causes=tuple(f"lost:{one.noticed_us}" for one in facts.forgotten), brief=brief,
         hit=tuple(lives),
     )  # fmt: skip
@@ -144,6 +148,7 @@ def _cut_finding(last: Life, first: EntryId, how: str) -> Finding:
         fix="let producers send again what they sent in that time; what was published already is"
         " absorbed. Find out who may run XTRIM and DEL there",
         brief=f"{brief}, {NOT_ON_RECORD}", is_by_hand=True, is_dated=False,
+        also=f"unknown: what came to {stream} from {at(last.begun_us)} to {at(at_us)}",
         then="What no worker had read by then never arrives; how much that was is not on record",
     )  # fmt: skip
 
@@ -152,11 +157,12 @@ def foreign(facts: Facts) -> Iterator[Finding]:
     """Yield what somebody else than a worker appended to the notifications."""
     lives = [life for life in facts.published if life.origin.entry is None]
     if lives:
-        yield _by_hand(lives)
+        yield _by_hand(facts, lives)
 
 
-def _by_hand(lives: list[Life]) -> Finding:
+def _by_hand(facts: Facts, lives: list[Life]) -> Finding:
     first = lives[0]
+    deleted = deletion(facts.history.streams.notifications, first)
     brief = f"somebody else than a worker wrote {counted(len(lives), 'notification')}"
     head = (
         f"{brief}, the first at {at(first.ended_us)}: {called(first)}, control_version"
@@ -165,8 +171,9 @@ def _by_hand(lives: list[Life]) -> Finding:
     return Finding(
         FOREIGN.name, Level.ERROR, head, first.ended_us, "foreign", about=names_of(lives),
         evidence=(command("audit"), command("trace", str(first.control_version))),
-        fix="find out who may append to the notifications, and have producers send events instead",
-        brief=brief, is_by_hand=True, hit=tuple(lives),
+        fix="find out who may append to the notifications, and have producers send events instead;"
+        f" delete what should not stand: {deleted}",
+        brief=brief, is_by_hand=True, hit=tuple(lives), harm=Harm.WRONG,
     )  # fmt: skip
 
 
@@ -222,9 +229,9 @@ def _many_gone(lives: list[Life], cause: str) -> Finding:
     return Finding(
         GONE.name, Level.ERROR, head, first.ended_us, f"gone:{cause}", about=names_of(lives),
         evidence=(command("audit"), command("trace", first.event_id)),
-        fix="see that this is the fleet's store; `sidecar audit --repair --reason …` puts them"
+        fix="see that this is the fleet's store; `sidecar audit --repair --reason WHY` puts them"
         " again from the producer's store, or restore it from a backup",
-        causes=(cause,) * bool(cause), brief=brief, hit=tuple(lives),
+        causes=(cause,) * bool(cause), brief=brief, hit=tuple(lives), harm=Harm.GONE,
     )  # fmt: skip
 
 
@@ -242,9 +249,9 @@ def _gone(life: Life, state: State, cause: str) -> Finding:
     return Finding(
         GONE.name, Level.ERROR, head, life.ended_us, f"gone:{life.control_version}",
         about=names_of((life,)), evidence=(command("trace", life.event_id), command("audit")),
-        fix="`sidecar audit --repair --reason …` puts it again from the producer's"
+        fix="`sidecar audit --repair --reason WHY` puts it again from the producer's"
         " store, or restore it from a backup",
-        causes=(cause,) * bool(cause), brief=brief, hit=(life,), is_dated=False,
+        causes=(cause,) * bool(cause), brief=brief, hit=(life,), harm=Harm.GONE, is_dated=False,
     )  # fmt: skip
 
 

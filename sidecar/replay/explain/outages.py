@@ -9,6 +9,7 @@ from sidecar.redis.errors import FULL
 from sidecar.replay.explain.facts import Facts, Outage
 from sidecar.replay.explain.findings import (
     Finding,
+    Harm,
     Kind,
     Level,
     at,
@@ -54,7 +55,7 @@ def away_now(facts: Facts) -> Iterator[Finding]:
         mine = [one for one in held if one.stream == stream]
         since = min(one.since for one in mine)
         what = (
-            f"a store cannot be used for {stream}, since {since} or before:"
+            f"{_store(mine[0].error)} cannot be used for {stream}, since {since} or before:"
             f" {said(mine[0].error)}; {counted(len(mine), 'tenant')} or more wait for it"
         )
         yield Finding(
@@ -62,7 +63,8 @@ def away_now(facts: Facts) -> Iterator[Finding]:
             about=frozenset({stream}.union(*((one.tenant_id, one.event_id) for one in mine))),
             everybody=True, evidence=(command("status"), command("doctor")),
             fix="bring that store back: what waits is tried again as long as it takes",
-            brief=f"a store cannot be used for {stream}", hit=tuple(
+            brief=f"{_store(mine[0].error)} cannot be used for {stream}", harm=Harm.WAITS,
+            when=f"since {since}", hit=tuple(
                 one for one in facts.waiting if one.origin.stream == stream
             ),
         )  # fmt: skip
@@ -76,6 +78,11 @@ def _waited(facts: Facts, outage: Outage) -> Iterator[Life]:
             yield life
 
 
+def _store(detail: str) -> str:
+    """Name a store by what failed: workers put into the fleet's store alone."""
+    return "the fleet's store" if detail.startswith("cannot put ") else "a store"
+
+
 def _kind_of(outage: Outage) -> Kind:
     if outage.of == "store":
         return STORE_AWAY
@@ -84,7 +91,7 @@ def _kind_of(outage: Outage) -> Kind:
 
 def _finding(outage: Outage, waited: list[Life]) -> Finding:
     kind = _kind_of(outage)
-    what = "a store" if kind is STORE_AWAY else "Redis"
+    what = _store(outage.detail) if kind is STORE_AWAY else "Redis"
     took = span((outage.until_us - outage.since_us) / 1e6)
     who = events_of(waited) if waited else "No event"
     brief = f"{what} {'was full' if kind is REDIS_FULL else 'could not be used'} for {took}"
@@ -95,7 +102,7 @@ def _finding(outage: Outage, waited: list[Life]) -> Finding:
         outage.since_us, f"outage:{outage.stream}:{outage.since_us}", outage.until_us,
         about=names_of(waited) | {outage.stream}, everybody=True,
         evidence=(command("status"), command("doctor")), fix=_FIXES[kind], brief=brief,
-        then=f"{who} waited; nothing is lost", hit=tuple(waited), is_over=True,
+        then=f"{who} waited; nothing is lost", hit=tuple(waited), harm=Harm.LATE, is_over=True,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from sidecar.replay.explain.facts import Facts
 from sidecar.replay.explain.findings import (
     Finding,
+    Harm,
     Kind,
     Level,
     at,
@@ -154,7 +155,7 @@ def _flood(tenant: str, since_us: int, most: int, others: list[Life]) -> Finding
         evidence=(command("replay", "show", "--tenant", tenant),),
         fix="slow that producer down, or give it a control stream of its own; `sidecar pause"
         " --tenant` holds it back meanwhile" if others else "", brief=brief, hit=tuple(others),
-        is_over=not others,
+        harm=Harm.LATE, is_over=not others,
     )  # fmt: skip
 
 
@@ -190,6 +191,7 @@ def _silent(tenant: str, count: int, longest_us: int, last_us: int, silence_us: 
         evidence=(command("replay", "show", "--tenant", tenant),),
         fix="look whether that producer runs, and whether it can reach Redis and its store",
         brief=f"{tenant or 'no tenant'} has sent nothing for {span(silence_us / 1e6)}",
+        when=f"since {at(last_us)}",
     )  # fmt: skip
 
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from sidecar.redis.readers import Reader
 from sidecar.replay.explain.facts import Facts
-from sidecar.replay.explain.findings import Finding, Kind, Level, at, command, counted, said
+from sidecar.replay.explain.findings import (
+    Finding,
+    Kind,
+    Level,
+    at,
+    called,
+    command,
+    counted,
+    deletion,
+    said,
+)
 from sidecar.replay.timeline import Life
 from sidecar.wire.moments import span
 
 GAP: Final = Kind(
     "reader_gap",
-    "A registered reader has not passed notifications that were trimmed: it never gets them.",
+    "A registered reader had not read notifications that were trimmed: it never gets them.",
     "whether it has read them without saying so",
 )
 EXPIRED: Final = Kind(
@@ -23,7 +34,7 @@ EXPIRED: Final = Kind(
 )  # fmt: skip
 STUCK: Final = Kind(
     "reader_stuck",
-    "A registered reader has passed nothing for long, though there were notifications.",
+    "A registered reader has read nothing for long, though there were notifications.",
     "what it waits for; readers that do not register",
 )  # fmt: skip
 KINDS: Final = (GAP, EXPIRED, STUCK)
@@ -52,7 +63,7 @@ def readers(facts: Facts) -> Iterator[Finding]:
 
 def _gap(reader: Reader, trimmed_us: int, left: list[Life]) -> Finding:
     what = (
-        f"the reader {said(reader.name)} has passed {at(reader.control_version)}, and"
+        f"the reader {said(reader.name)} has read up to {at(reader.control_version)}, and"
         f" notifications up to {at(trimmed_us)} were trimmed: it never gets those between"
     )
     fix = "have it take the state again (`Feed.state`), and follow from there"
@@ -63,7 +74,7 @@ def _gap(reader: Reader, trimmed_us: int, left: list[Life]) -> Finding:
 def _expired(reader: Reader, left: list[Life]) -> Finding:
     what = (
         f"the reader {said(reader.name)} was last heard of at {at(reader.seen_us)}, and expired"
-        f" {span(reader.ttl_s)} later: what it has not passed may be trimmed"
+        f" {span(reader.ttl_s)} later: what it has not read may be trimmed"
         f" ({counted(len(left), 'notification')} of this window)"
     )
     fix = "start that controller again, or remove the reader if it is gone for good"
@@ -72,15 +83,31 @@ def _expired(reader: Reader, left: list[Life]) -> Finding:
 
 
 def _stuck(facts: Facts, reader: Reader, left: list[Life]) -> Finding:
-    since = span((facts.now_us - left[0].ended_us) / 1e6)
-    what = (
-        f"the reader {said(reader.name)} has passed nothing for {since}, since"
-        f" {at(reader.control_version)}, though {counted(len(left), 'notification')} came; it was"
-        f" last heard of at {at(reader.seen_us)}"
+    first = left[0]
+    is_foreign = first.origin.entry is None
+    by_hand = ", which no worker wrote" if is_foreign else ""
+    which = f"the notification of {called(first)}, control_version {first.control_version}{by_hand}"
+    brief = (
+        f"the reader {said(reader.name)} is stuck since {at(reader.control_version)}, before"
+        f" {which}"
     )
-    fix = "look at that controller: it is down, or stuck with the first that it has not passed"
-    brief = f"the reader {said(reader.name)} has passed nothing for {since}"
-    return _finding(STUCK, Level.WARNING, reader, what, brief, fix, left)
+    what = (
+        f"{brief}: it has read nothing for {span((facts.now_us - first.ended_us) / 1e6)}, though"
+        f" {counted(len(left), 'notification')} came; it was last heard of at {at(reader.seen_us)}"
+    )
+    fix = _fix_of_stuck(facts, first, is_foreign=is_foreign)
+    found = _finding(STUCK, Level.ERROR, reader, what, brief, fix, left)
+    return replace(found, causes=("foreign",) if is_foreign else ())
+
+
+def _fix_of_stuck(facts: Facts, first: Life, *, is_foreign: bool) -> str:
+    if not is_foreign:
+        return "look at that controller: it is down, or cannot take the notification it is before"
+    delete = deletion(facts.history.streams.notifications, first)
+    return (
+        "look at that controller's log: if it cannot take that notification, delete it"
+        f" ({delete}), and start the controller again"
+    )
 
 
 def _since(kind: Kind, reader: Reader, left: list[Life]) -> int:
@@ -96,7 +123,7 @@ def _finding(
     return Finding(
         kind.name, level, what, _since(kind, reader, left), f"reader:{reader.name}",
         about=frozenset({reader.name}), evidence=(command("status"), *shown), fix=fix,
-        brief=brief,
+        brief=brief, is_dated=kind is not STUCK, also=f"the reader {said(reader.name)}",
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from sidecar.wire.event import Reason
 from sidecar.wire.moments import rfc3339
 
 REDIS_LOST: Final = Kind(
-    "redis_lost", "Redis was found to have lost entries, notifications or the worker's notes.",
+    "redis_lost", "Redis lost entries, notifications or the worker's notes.",
     "whether somebody emptied it, or a failover or restart lost its last writes",
 )  # fmt: skip
 GROUP_LOST: Final = Kind(
@@ -37,7 +37,7 @@ FLAPPING: Final = Kind(
     "A control stream passed from worker to worker again and again, without being given back.",
     "whether a worker of a release before this one was stopped in good order",
 )
-REMADE: Final = Kind("remade", "A control stream was made anew by hand (`sidecar stream remake`).")
+REMADE: Final = Kind("remade", "A control stream was recreated by hand (`sidecar stream remake`).")
 KINDS: Final = (REDIS_LOST, GROUP_LOST, FLAPPING, REMADE)
 WITH_IT_US: Final = 1_000_000
 """A group that was found to be gone so near the loss of a stream went with that."""
@@ -87,7 +87,7 @@ def _loss(parts: list[Forgotten]) -> Finding:
         about=frozenset(one.stream for one in parts), everybody=True,
         evidence=(command("audit"), command("status")),
         fix=_SEND_AGAIN if is_loss else "find out who may run XGROUP DESTROY, or DEL",
-        brief=f"{'Redis had lost' if is_loss else 'somebody removed'} {lost}",
+        brief=f"{'Redis lost' if is_loss else 'somebody removed'} {lost}", also=_unknown(grave),
         is_by_hand=not is_loss, is_over=not is_loss,
         then=_WHO_LOST_IT if is_loss else "A worker made it again, and nothing is lost",
     )  # fmt: skip
@@ -112,6 +112,15 @@ def _missing(one: Forgotten) -> str:
         return told
     since = rfc3339(one.from_us) if one.from_us else "the beginning"
     return f"{told}: what came from {since} to then may be missing"
+
+
+def _unknown(parts: list[Forgotten]) -> str:
+    """Say from when to when what came may be lost, nobody knows what."""
+    gone = [one for one in parts if one.loses_events and one.lost != Part.NOTES]
+    if not gone:
+        return ""
+    first, last = min(one.from_us for one in gone), max(one.noticed_us for one in gone)
+    return f"unknown: what came {f'from {at(first)} to' if first else 'up to'} {at(last)}"
 
 
 def flapping(facts: Facts) -> Iterator[Finding]:
@@ -194,9 +203,9 @@ def _remade(one: Entry) -> Finding:
     why = f"reason given: {quoted(said(reason))}"
     return Finding(
         REMADE.name, Level.WARNING if gone else Level.NOTE,
-        f"{stream} was made anew at {at(at_us)} by {by}, {why}{gone}", at_us,
+        f"{stream} was recreated at {at(at_us)} by {by}, {why}{gone}", at_us,
         f"remade:{at_us}", by=by, about=frozenset({stream}), everybody=True,
-        evidence=(command("status"),), brief=f"{stream} was made anew, {why}",
+        evidence=(command("status"),), brief=f"{stream} was recreated, {why}",
         then="A producer had given an ID above which no entry can come", is_over=True,
     )  # fmt: skip
 

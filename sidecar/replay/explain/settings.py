@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.replay.explain.deaths import fate_of, key_of
 from sidecar.replay.explain.facts import Death, Facts, Tenure
 from sidecar.replay.explain.findings import (
+    WHY,
     Finding,
     Kind,
     Level,
@@ -100,7 +101,7 @@ def limit_changed(facts: Facts) -> Iterator[Finding]:
 def _limit(facts: Facts, change: Change) -> Finding:
     option, now, died = _option(change.name), change.now, change.died
     lacks = sum(fate_of(facts, one).is_open for one in died)
-    never = f"; {lacks:,} of them never arrived" if lacks else ", and none is missing now"
+    never = f"; {lacks:,} of them did not arrive" if lacks else ", and none is missing now"
     old, new = map(_value, (change.old, change.new))
     brief = f"{option} went from {old} to {new} on {now.stream}"
     head = (
@@ -133,9 +134,11 @@ def _value(value: Any) -> str:  # noqa: ANN401 -- any setting
 
 def _fix(change: Change, lacks: int) -> str:
     option, old = _option(change.name), _value(change.old)
+    reason = change.died[0].reason
+    again = command("dead", "redrive", "--all", "--only", reason, "--reason", WHY)
     if change.restored:
-        return "redrive what died: the workers have it as it was" if lacks else ""
-    redrive = "; then redrive what died" if lacks else ""
+        return f"the workers have it as it was; redrive what died: {again}" if lacks else ""
+    redrive = f"; then redrive what died: {again}" if lacks else ""
     return f"start the workers with {option} {old} again, if it was not meant{redrive}"
 
 
@@ -192,7 +195,7 @@ def _other(one: Moved) -> Finding:
         one.restored.at_us if one.restored else None, by=worker, about=frozenset({stream}),
         everybody=True, evidence=(command("status"), command("audit")), cures=True,
         fix=f"what was published meanwhile lies in {said(one.now)} alone: `sidecar audit --repair"
-        " --reason …` puts it again from the producer's store" if one.restored else
+        " --reason WHY` puts it again from the producer's store" if one.restored else
         "see that both are one store, or that all artifacts were copied; else start the workers"
         f" with {said(one.was)} again",
         brief=f"workers of {stream} had another fleet's store, {said(one.now)}", is_by_hand=True,

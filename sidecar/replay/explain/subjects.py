@@ -10,6 +10,7 @@ from sidecar.replay.explain.facts import Facts
 from sidecar.replay.explain.findings import (
     NOT_ON_RECORD,
     Finding,
+    Harm,
     Kind,
     Level,
     at,
@@ -119,6 +120,7 @@ def _back(facts: Facts, subject: Subject, newest: Life, life: Life) -> Finding:
         record.by if record else "", names_of((newest, life)) | {subject.tenant_id} - {""},
         evidence=_evidence(life, record), fix=_fix(after), causes=causes,
         brief=f"{moved}{f': {_why(record)}' if record else ''}", then=_now(after), hit=(life,),
+        harm=Harm.WRONG,
         is_over=after is not None,
     )  # fmt: skip
 
@@ -230,7 +232,7 @@ def twice(facts: Facts) -> Iterator[Finding]:
         TWICE.name, Level.ERROR, _how_often(told, first), first[1].ended_us, TWICE_KEY,
         about=frozenset().union(*map(names_of, again.values())),
         evidence=(command("audit"), command("trace", first[0].event_id)),
-        fix=_FIX_INDEX, causes=causes, brief=told, hit=tuple(lives),
+        fix=_FIX_INDEX, causes=causes, brief=told, hit=tuple(lives), harm=Harm.WRONG,
         then=f"The deduplication index had forgotten the first time{'' if causes else _WHO}",
     )  # fmt: skip
 
@@ -250,14 +252,14 @@ def same_version(facts: Facts) -> Iterator[Finding]:
     for lives in facts.by_subject.values():
         had: dict[int, Life] = {}
         told: set[int] = set()
-        for life in lives:
+        for n, life in enumerate(lives):
             event = life.event
             if event is None or event.type != ACTIVATED or not event.checksum:
                 continue
             first = had.setdefault(event.version, life)
             if _is_other(first, life) and event.version not in told:
                 told.add(event.version)
-                yield _same(first, life)
+                yield _same(first, life, _next_version(lives, n))
 
 
 def _is_other(first: Life, life: Life) -> bool:
@@ -265,16 +267,33 @@ def _is_other(first: Life, life: Life) -> bool:
     return pins[0] != pins[1] and first.event_id != life.event_id
 
 
-def _same(first: Life, life: Life) -> Finding:
+def _next_version(lives: list[Life], place: int) -> Life | None:
+    """Return what readers took in the place of one: the next of another version."""
+    event = lives[place].event
+    not_it = (0, event.version if event else 0)
+    later = (lives[n] for n in range(place + 1, len(lives)))
+    return next((one for one in later if one.event and one.event.version not in not_it), None)
+
+
+def _readers_have(life: Life, after: Life | None) -> str:
+    until = f"had that of {life.event_id} until {at(after.ended_us)}" if after else ""
+    return f"readers {until or f'have that of {life.event_id} now'}"
+
+
+def _same(first: Life, life: Life, after: Life | None) -> Finding:
     what = (
-        f"{called(life)} is two artifacts: {first.event_id} activated it at {at(first.ended_us)},"
-        f" and {life.event_id} with other content at {at(life.ended_us)}, which readers have since"
+        f"{called(life)} was activated twice with different content: by {first.event_id} at"
+        f" {at(first.ended_us)}, and by {life.event_id} at {at(life.ended_us)}"
     )
+    then = _readers_have(life, after)
     return Finding(
-        SAME_VERSION.name, Level.WARNING, what, life.ended_us, f"same:{life.control_version}",
+        SAME_VERSION.name, Level.WARNING if after else Level.ERROR, what, life.ended_us,
+        f"same:{life.control_version}", after.ended_us if after else None,
         about=names_of((first, life)), evidence=(command("trace", called(life)),),
-        fix="find out whether two producers build that stack: each artifact wants its own version",
-        brief=f"{called(life)} is two artifacts, of two events", hit=(life,),
+        fix="find out whether two producers build that stack, and which content is meant: have the"
+        " producer activate that under a version of its own",
+        brief=f"{called(life)} was activated twice with different content; {then}", hit=(life,),
+        harm=Harm.WRONG, is_over=after is not None, then=then[0].upper() + then[1:],
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""What happened in one to three lines: what is wrong now and why, what is over, and whom it hit."""
+"""What happened in few lines: what is wrong now and why, what is over, whom it hit, what is not
+known.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from typing import Any, Final
 
 from sidecar.redis.halts import BY_ITSELF
 from sidecar.replay.explain.facts import subject_of_life
-from sidecar.replay.explain.findings import NOT_ON_RECORD, Finding, Level, at, counted, of_tenants
+from sidecar.replay.explain.findings import (
+    NAMED,
+    NOT_ON_RECORD,
+    Finding,
+    Harm,
+    Level,
+    counted,
+    said,
+)
 from sidecar.replay.timeline import Life
 
 MOST: Final = 4
@@ -20,44 +30,67 @@ MOST: Final = 4
 class Summary:
     """What an explanation comes to."""
 
+    as_of: str
+    """When `now` is."""
     wrong: list[str]
     """What is wrong now: each with its cause, when, and by whom."""
     look: list[str]
     """What may be in order, or do no harm: somebody has to look."""
     over: list[str]
     """What is over, or was meant."""
-    hit: list[Life]
-    """The events that came to harm."""
-    still: list[Life]
+    hit: dict[str, list[Life]]
+    """The events that came to harm, by which; each under the gravest alone."""
+    still: dict[str, list[Life]]
     """Those of them that are not set right."""
+    also: list[str]
+    """What else came to harm."""
+    unrecorded: list[str]
+    """What of the window is not on record any more."""
 
     @property
     def lines(self) -> list[str]:
         """The same for a person; none where nothing was found."""
         if not (self.wrong or self.look or self.over):
             return []
-        now = f"Wrong now: {_joined(self.wrong)}" if self.wrong else "Nothing is wrong now"
+        nothing = "Nothing on record" if self.unrecorded else "Nothing"
+        as_of = f"now ({self.as_of})"
+        wrong = f"Wrong {as_of}: {_joined(self.wrong)}" if self.wrong else ""
+        now = wrong or f"{nothing} is wrong {as_of}"
         now += f". To look at: {_joined(self.look)}" if self.look else ""
         over = [f"Over: {_joined(self.over)}"] if self.over else []
-        hit = [f"Hit: {_whom(self.hit)}{self._still()}"] if self.hit else []
-        return [f"{line}." for line in (now, *over, *hit)]
+        hit = "; ".join((*_each(self.hit), *self.also))
+        whom = [f"Hit: {hit}{self._still()}"] if hit else []
+        gone = [f"Not on record: {_joined(self.unrecorded)}"] if self.unrecorded else []
+        return [f"{line}." for line in (now, *over, *whom, *gone)]
 
     def _still(self) -> str:
-        left = len(_events(self.still))
-        if left == len(_events(self.hit)):
+        if not self.hit or _all(self.still) == _all(self.hit):
             return ""
-        return f". Still: {_whom(self.still)}" if left else ". None of these still"
+        return f". Still: {'; '.join(_each(self.still))}" if self.still else ". None of these still"
 
     def to_json(self) -> dict[str, Any]:
         """Return it for machines."""
         return {
             "summary": self.lines, "wrong": self.wrong, "look": self.look, "over": self.over,
-            "hit": _counts(self.hit), "still": _counts(self.still),
+            "hit": _counts(self.hit), "still": _counts(self.still), "also": self.also,
+            "unrecorded": self.unrecorded,
         }  # fmt: skip
 
 
-def summary(found: Collection[Finding], numbers: dict[str, int]) -> Summary:
+def summary(
+    found: Collection[Finding], numbers: dict[str, int], as_of: str, unrecorded: list[str]
+) -> Summary:
     """Sum up findings, which are told by these numbers."""
+    parts = [part for one in found for part in one.parts]
+    return Summary(
+        as_of, **_by_standing(found, numbers), hit=_by_harm((one.harm, one.hit) for one in parts),
+        still=_by_harm((one.harm, one.left) for one in parts),
+        also=list(dict.fromkeys(one.also for one in parts if one.also)), unrecorded=unrecorded,
+    )  # fmt: skip
+
+
+def _by_standing(found: Collection[Finding], numbers: dict[str, int]) -> dict[str, list[str]]:
+    """Return what is wrong now, what has to be looked at, and what is over, each in few words."""
     errors = [one for one in found if one.level is Level.ERROR]
     causes = {key for one in errors for key in one.causes}
     kinds: dict[str, list[str]] = {"wrong": [], "look": [], "over": []}
@@ -67,8 +100,18 @@ def summary(found: Collection[Finding], numbers: dict[str, int]) -> Summary:
         else:
             kind = "over" if one.is_over or one.level is Level.NOTE else "look"
         kinds[kind].append(_item(one, numbers))
-    hit = [life for one in found for life in one.hit]
-    return Summary(**kinds, hit=hit, still=[life for one in errors for life in one.hit])
+    return kinds
+
+
+def _by_harm(hits: Iterable[tuple[Harm, tuple[Life, ...]]]) -> dict[str, list[Life]]:
+    """Return who came to which harm, the gravest first: nobody is counted twice."""
+    order, seen, found = list(Harm), set[str](), dict[str, list[Life]]()
+    for harm, lives in sorted(hits, key=lambda one: order.index(one[0])):
+        new = {_name(life): life for life in lives if _name(life) not in seen}
+        seen.update(new)
+        if new:
+            found.setdefault(harm.value, []).extend(new.values())
+    return found
 
 
 def _item(one: Finding, numbers: dict[str, int]) -> str:
@@ -88,8 +131,8 @@ def _because(one: Finding, *, is_reason: bool = False) -> str:
 
 def _when(one: Finding) -> Iterator[str]:
     """Yield when it was, and where somebody did it, who."""
-    if one.at_us:
-        yield at(one.at_us)
+    if one.dated:
+        yield one.dated
     if one.by == BY_ITSELF:
         yield "by the sidecar itself"
     elif "@" in one.by:
@@ -103,21 +146,35 @@ def _joined(items: list[str]) -> str:
     return "; ".join(items[:MOST]) + (f"; and {more:,} more" if more > 0 else "")
 
 
-def _events(lives: Iterable[Life]) -> set[str]:
-    return {f"{life.origin}" or life.event_id for life in lives}
+def _name(life: Life) -> str:
+    return str(life.origin) or str(life.end_id)
 
 
-def _counts(lives: list[Life]) -> dict[str, int]:
+def _all(harmed: dict[str, list[Life]]) -> set[str]:
+    return {_name(life) for lives in harmed.values() for life in lives}
+
+
+def _counts(harmed: dict[str, list[Life]]) -> dict[str, int]:
+    lives = [life for some in harmed.values() for life in some]
     return {
-        "tenants": len({life.tenant_id for life in lives}),
-        "subjects": len({*map(subject_of_life, lives)} - {None}), "events": len(_events(lives)),
+        "tenants": len({life.tenant_id for life in lives} - {""}),
+        "subjects": len({*map(subject_of_life, lives)} - {None}), "events": len(lives),
+        **{harm: len(some) for harm, some in harmed.items()},
     }  # fmt: skip
 
 
-def _whom(lives: list[Life]) -> str:
-    counts = _counts(lives)
-    whose = of_tenants([tenant for tenant, _ in Counter(
-        life.tenant_id for life in lives
-    ).most_common()])  # fmt: skip
-    subjects = f" (of {counted(counts['subjects'], 'subject')})" if counts["subjects"] else ""
-    return f"{counted(counts['events'], 'event')}{subjects}{whose}"
+def _each(harmed: dict[str, list[Life]]) -> list[str]:
+    return [f"{harm}: {_whose(lives)}" for harm, lives in harmed.items()]
+
+
+def _whose(lives: list[Life]) -> str:
+    """Return how many events of whom: of a few tenants how many of each, of more the first."""
+    counts = Counter(life.tenant_id for life in lives).most_common()
+    all_ = counted(len(lives), "event")
+    each = [f"{n:,} of {said(tenant)}" if tenant else f"{n:,} without a known tenant"
+            for tenant, n in counts]  # fmt: skip
+    if len(counts) == 1:
+        return all_ + each[0].removeprefix(f"{len(lives):,}")
+    if len(counts) <= NAMED:
+        return f"{all_} ({', '.join(each)})"
+    return f"{all_} of {len(counts):,} tenants ({', '.join(each[:NAMED])}, …)"

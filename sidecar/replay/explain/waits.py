@@ -11,6 +11,7 @@ from sidecar.replay.explain.deaths import key_of
 from sidecar.replay.explain.facts import LACKING, Death, Facts, Tenure
 from sidecar.replay.explain.findings import (
     Finding,
+    Harm,
     Kind,
     Level,
     at,
@@ -135,7 +136,7 @@ def _late(slow: _Slow) -> Finding:
         LATE.name, Level.WARNING, head, turn_us, f"late:{life.origin}", life.ended_us,
         about=names_of((life, *behind)), evidence=(command("trace", life.event_id),),
         fix="the producer puts the artifact before it appends the event",
-        brief=f"{late}: its artifact {why}", hit=(life, *behind), is_over=True,
+        brief=f"{late}: its artifact {why}", hit=(life, *behind), harm=Harm.LATE, is_over=True,
     )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def _held_behind(facts: Facts, slow: _Slow) -> Finding:
         about=names_of((life, *behind)), evidence=(command("trace", life.event_id),),
         fix="--retry-budget says how long a tenant waits for one event", brief=brief,
         causes=(key_of(facts, Death(life, life.reason, life.detail, life.ended_us, None)),),
-        then="What waited was done then", hit=tuple(behind), is_over=True,
+        then="What waited was done then", hit=tuple(behind), harm=Harm.LATE, is_over=True,
     )  # fmt: skip
 
 
@@ -188,30 +189,33 @@ def _passed(facts: Facts, head: Life, tenant: str) -> bool:
 def _held(lives: list[Life], why: str) -> Finding:
     head, *behind = lives
     more = f", and {counted(len(behind), 'event')} of its tenant behind it" if behind else ""
-    brief = f"{called(head)} waits{more}: it is tried again and again"
+    missing = why.removeprefix("tried ").partition(": ")[2].startswith("NotFound")
+    short = "its artifact is not in the source store" if missing else "it is tried again and again"
+    brief = f"{called(head)} waits{more}: {short}"
     told = f"{called(head)} has waited since {at(head.begun_us)}{more}: {said(why)}"
     return Finding(
         HELD.name, Level.ERROR, told, head.begun_us, f"held:{head.origin}",
         about=names_of(lives), evidence=(command("trace", head.event_id), command("status")),
-        fix="put its artifact where the event says, or wait for its --retry-budget", brief=brief,
-        hit=tuple(lives),
+        fix="put its artifact where the event says; else it dies when its --retry-budget ends, and"
+        " what waits behind it continues", brief=brief,
+        hit=tuple(lives), harm=Harm.WAITS, when=f"since {at(head.begun_us)}",
     )  # fmt: skip
 
 
 def _unserved(facts: Facts, stream: str, lives: list[Life]) -> Finding:
     ended_us = facts.index.others[stream].last_us
-    since = f"since {at(ended_us)}" if ended_us else "ever"
+    took = span((facts.now_us - ended_us) / 1e6)
+    since = f"was finished since {at(ended_us)} ({took})" if ended_us else "was ever finished"
+    why = "no worker serves it, or one cannot reach something"
     count = f"{counted(len(lives), 'event')} of {stream} {'waits' if len(lives) == 1 else 'wait'}"
-    head = (
-        f"{count}, the oldest since {at(lives[0].begun_us)}, and nothing of it was finished"
-        f" {since}: no worker serves it, or a worker cannot reach what it needs"
-    )
+    head = f"{count}, the oldest since {at(lives[0].begun_us)}, and nothing of it {since}: {why}"
     return Finding(
         NOT_SERVED.name, Level.ERROR, head, ended_us or lives[0].begun_us, f"unserved:{stream}",
         about=names_of(lives) | {stream}, everybody=True,
         evidence=(command("status"), command("doctor")),
-        fix="start a worker, or fix what `sidecar doctor` names",
-        brief=f"{count}: no worker serves it, or cannot", hit=tuple(lives),
+        fix="run `sidecar doctor`: it names what cannot be reached; if nothing, start a worker",
+        brief=f"{count}, and nothing {since}: {why}", hit=tuple(lives), harm=Harm.WAITS,
+        is_dated=False,
     )  # fmt: skip
 
 
@@ -270,6 +274,7 @@ def _stall(facts: Facts, stall: Stall, lives: list[Life]) -> Finding:
         evidence=(command("status"), command("replay", "show")),
         fix="have a worker stand by; its log tells why the one before ended",
         brief=f"nothing of {stream} was finished for {took}: {short}", hit=tuple(lives),
+        harm=Harm.LATE,
         is_over=True,
     )  # fmt: skip
 

@@ -16,8 +16,9 @@ _ACTIVE: Final = re.compile(r"([\\`*_{}\[\]<>#|!~&@])")
 def markdown(found: Explanation) -> str:
     """Return the findings as a list, the gravest first."""
     numbers = found.numbers
-    summary = (one.partition(":") for one in found.summary.lines)
-    lines = [f"**{_inert(head + colon)}**{_inert(rest)}  " for head, colon, rest in summary]
+    summary = (one.partition(": ") for one in found.summary.lines)
+    lines = [f"**{_inert((head + colon).rstrip())}** {_inert(rest)}".rstrip() + "  "
+             for head, colon, rest in summary]  # fmt: skip
     lines += [""] * bool(lines)
     lines += [line for one in found.findings for line in _one(one, numbers)]
     lines += [f"- Not known: {_inert(one)}" for one in found.unknown]
