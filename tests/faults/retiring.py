@@ -136,8 +136,11 @@ class Deployment:
             self._produce_a_while(zygote, worker)
             worker.refresh()
         if patient and self._rng.random() < 0.6:  # else it may die before it comes to that
-            before = self._announced_removals()
+            before, ended = self._announced_removals(), self._ended_removals()
             while self._announced_removals() == before and time.monotonic() < ends:
+                self._produce_a_while(zygote, worker)
+            comes_to_its_end = self._rng.random() < 0.2  # with large data, and on record
+            while comes_to_its_end and self._ended_removals() == ended and time.monotonic() < ends:
                 self._produce_a_while(zygote, worker)
         dies = time.monotonic() + self._rng.uniform(0, LIVES_S)
         while time.monotonic() < dies:
@@ -149,6 +152,10 @@ class Deployment:
     def _announced_removals(self) -> int:
         """Return how many passes have begun to remove something, as far as that is on record."""
         return sum(1 for one in self._stores.values() for _ in one.list(ROOT))
+
+    def _ended_removals(self) -> int:
+        """Return how many passes are on record as through."""
+        return sum(one.complete for opened in self._stores.values() for one in removals(opened))
 
     def _start(self, zygote: Zygote, *more: str) -> Worker:
         self._workers += 1
@@ -217,9 +224,8 @@ class Deployment:
         went, new = self._there[name] - there, {one.id for one in records} - self._records[name]
         self.found[f"went from {name}"] += len(went)
         self.found[f"passes over {name}"] += len(new)
-        self.found[f"cut short in {name}"] += any(
-            not one.complete for one in records if one.id in new
-        )
+        cut_short = sum(not one.complete for one in records if one.id in new)
+        self.found[f"cut short in {name}"] += cut_short
         if went and not new:
             self.wrong.append(f"{sorted(went)} went from {name}, and no record says so")
         self._there[name] = there

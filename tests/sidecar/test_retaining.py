@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from sidecar.errors import Unreachable, UsageError
 from sidecar.ops import pins
-from sidecar.ops.keeping import AT_ONCE
+from sidecar.ops.keeping import AT_ONCE, Pace
 from sidecar.ops.published import PublishedRefs
 from sidecar.ops.sweeping import sweep
 from sidecar.redis.census import Census
@@ -142,6 +143,17 @@ def owner(rig: Rig) -> Looked:
 
 
 RULES = [unattended("last=2")]
+
+
+def with_damage(path: Path, damaged: int) -> FileStore:
+    """Return a store with four versions of a stack, of which one cannot be read."""
+    files = FileStore(str(path))
+    for version in range(1, 5):
+        files.put(f"{WEB}/{version}", b"%d" % version, b"m")
+    for record in path.glob(f"refs/**/{damaged}@*"):
+        record.chmod(0o600)
+        record.write_bytes(b"spoilt")
+    return files
 
 
 # --- the fleet's store -------------------------------------------------------------------------
@@ -286,6 +298,15 @@ def test_a_collection_rests_while_it_walks(rig: Rig, tmp_path: Path) -> None:
     assert len(breaths) - 2 * without >= 80
 
 
+def test_what_is_damaged_stays(rig: Rig, tmp_path: Path) -> None:
+    """Nothing tells how old it is."""
+    files = with_damage(tmp_path / "root", 1)
+    wait_out(TICKS_S)
+    notify(rig, 4)
+    assert sweep(order(rig, Place("fleet", files, RULES), collects=False)).refs == 1
+    assert sorted(files.list(WEB)) == [f"{WEB}/1", f"{WEB}/3", f"{WEB}/4"]
+
+
 def test_what_a_pass_ends_with_removes_nothing_more(rig: Rig, fleet: MemoryStore) -> None:
     """A worker that stops while the streams are read has removed nothing."""
     rest = iter(range(3))
@@ -390,6 +411,61 @@ def test_what_is_put_again_meanwhile_stays(fleet: MemoryStore, source: MemorySto
     found = PublishedRefs(source, fleet, Published(0.0), 1e12, AT_ONCE).run(pins, tuple)
     assert f"{WEB}/1" not in [one.ref for one in found]
     assert left(source) == [1, 7]
+
+
+def test_what_was_put_again_within_the_age_stays(fleet: MemoryStore, source: MemoryStore) -> None:
+    """Its record says when it was put first; the storage knows better."""
+    found = PublishedRefs(source, fleet, Published(3600.0), 1e12, AT_ONCE).run(tuple, tuple)
+    assert list(found) == []
+    assert left(source) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_what_is_damaged_in_either_store_stays_at_the_source(tmp_path: Path) -> None:
+    """What the fleet cannot read is not what it never had, though it has a later version."""
+    fleet, source = (with_damage(tmp_path / name, at) for name, at in (("f", 1), ("s", 2)))
+    wait_out(TICKS_S)
+    found = PublishedRefs(source, fleet, Published(0.0, 0.0), 1e12, AT_ONCE).run(tuple, tuple)
+    assert sorted(one.ref for one in found) == [f"{WEB}/3", f"{WEB}/4"]
+    assert sorted(source.list(WEB)) == [f"{WEB}/1", f"{WEB}/2"]
+
+
+def test_what_the_fleet_has_for_less_than_the_age_stays(
+    fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """However long the producer has it."""
+    since = time.time()
+    wait_out(TICKS_S)
+    fleet.delete(f"{WEB}/1")
+    put(fleet, 1)
+    now_s = time.time()
+    found = PublishedRefs(source, fleet, Published(now_s - since), now_s, AT_ONCE)
+    assert sorted(one.ref for one in found.run(tuple, tuple)) == [f"{WEB}/{n}" for n in range(2, 7)]
+    assert left(source) == [1, 7]
+
+
+def test_an_orphan_has_its_own_age_beside_what_is_published(
+    fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """By the storage's own clock, too: somebody put it again within that."""
+    fleet.delete(f"{WEB}/2")
+    found = PublishedRefs(source, fleet, Published(0.0, 3600.0), 1e12, AT_ONCE).run(tuple, tuple)
+    assert sorted(one.ref for one in found) == [f"{WEB}/{n}" for n in (1, 3, 4, 5, 6)]
+    assert left(source) == [2, 7]
+
+
+def test_nothing_goes_from_the_source_before_that_is_on_record(
+    fleet: MemoryStore, source: MemoryStore
+) -> None:
+    """A record that cannot be begun ends the run."""
+
+    def begin() -> None:
+        raise Unavailable("no room")
+
+    with pytest.raises(Unavailable, match="no room"):
+        list(
+            PublishedRefs(source, fleet, Published(0.0), 1e12, Pace(begin=begin)).run(tuple, tuple)
+        )
+    assert left(source) == [1, 2, 3, 4, 5, 6, 7]
 
 
 ORPHANS = Published(0.0, 0.0)

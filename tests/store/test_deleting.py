@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +25,7 @@ from store import (
 from store.chassis import ChassisStore
 from store.chassis import backend as chassis_backend
 from store.file import FileStore
+from store.file.tree import Tree
 from store.memory import MemoryStore
 from store.object import delete as object_deleting
 from store.testing.samples import wait_out
@@ -107,14 +107,23 @@ def test_a_deletion_that_ends_amid_it_leaves_no_ref_half(
     assert list(files.versions_of(MANY[:2])) == []
 
 
-def test_many_that_share_locks_are_deleted_at_once(files: FileStore) -> None:
-    """Also by two deletions beside each other that name them in another order."""
-    for _ in range(4):
-        for ref in MANY:
-            files.put(ref, b"1", b"m")
-        with ThreadPoolExecutor(2) as pool:
-            both = [pool.submit(list, files.delete_all(some)) for some in (MANY, MANY[::-1])]
-        assert sorted(both[0].result() + both[1].result()) == sorted(MANY)
+def test_locks_of_many_are_taken_once_each_in_one_order(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two deletions beside each other that name the same refs do not wait for each other."""
+    taken: list[str] = []
+    locked = Tree.locked
+
+    def noting(tree: Tree, name: str, **how: Any) -> Any:
+        taken.append(name)
+        return locked(tree, name, **how)
+
+    monkeypatch.setattr(Tree, "locked", noting)
+    for some in (MANY, MANY[::-1]):
+        taken.clear()
+        list(files.delete_all(some))
+        assert taken == sorted(set(taken))
+        assert len(taken) > 1
 
 
 def test_what_is_put_while_many_are_deleted_stays(files: FileStore) -> None:
