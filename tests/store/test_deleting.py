@@ -126,6 +126,15 @@ def test_locks_of_many_are_taken_once_each_in_one_order(
         assert len(taken) > 1
 
 
+def test_a_store_that_is_away_has_not_lost_its_refs(files: FileStore, tmp_path: Path) -> None:
+    """Deleting says so, as a mount that is missing has nothing of any ref."""
+    files.put(REF, b"1", b"m")
+    (tmp_path / "root").rename(tmp_path / "away")
+    for ask in (files.delete_all, files.versions_of):
+        with pytest.raises(Unavailable):
+            list(ask([REF]))
+
+
 def test_what_is_put_while_many_are_deleted_stays(files: FileStore) -> None:
     """The time out of use counts from the beginning, however long the directories before took."""
     apart = [f"stacks/t/{number}/1" for number in range(3)]
