@@ -28,7 +28,7 @@ ROOM_LINES: Final = {
     "sidecar/history": 3940,
     "sidecar/ops": 6403,
     "sidecar/producer": 1320,
-    "sidecar/redis": 7310,
+    "sidecar/redis": 7320,
     "sidecar/replay": 6906,
     "sidecar/telemetry": 1295,
     "sidecar/terminal": 1110,

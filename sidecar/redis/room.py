@@ -12,7 +12,7 @@ from typing import Final
 
 from sidecar.errors import SidecarError
 from sidecar.redis.client import Client, Side
-from sidecar.redis.errors import translated
+from sidecar.redis.errors import Refused, is_misplaced, translated
 from sidecar.redis.keys import Keys, records_of
 from sidecar.redis.scan import stream_info
 from sidecar.wire.ids import HIGHEST, HIGHEST_VERSION
@@ -50,13 +50,22 @@ def no_room(client: Client, stream: str, kind: str) -> list[NoRoom]:
     )]  # fmt: skip
 
 
+def _no_room_for(records: str, client: Client) -> list[NoRoom]:
+    try:
+        return no_room(client, records, "records")
+    except Refused as error:
+        if not is_misplaced(error):  # what is no stream is told as damage
+            raise
+        return []
+
+
 def without_room(control: Side, notify: Side, keys: Sequence[Keys]) -> list[NoRoom]:
     """Return why streams of a deployment take no more entries. Raises as `translated`."""
     with translated(notify.url):
         found = no_room(notify.client, keys[0].notifications, "notifications")
         found += no_room(notify.client, keys[0].dead, "dead")
         for records in records_of(keys[0]):
-            found += no_room(notify.client, records, "records")
+            found += _no_room_for(records, notify.client)
     with translated(control.url):
         for one in keys:
             found += no_room(control.at(one.control), one.control, "control")

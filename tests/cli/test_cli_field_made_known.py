@@ -48,8 +48,7 @@ def upgraded(sidecar: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
 def know_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the field known, wherever an event or a notification is read."""
     monkeypatch.setattr(event, "Event", EventOfTomorrow)
-    validate_json = EventOfTomorrow.__pydantic_validator__.validate_json
-    monkeypatch.setattr(event, "_VALIDATE_JSON", validate_json)
+    monkeypatch.setattr(event, "_MAKE", EventOfTomorrow.__pydantic_validator__.validate_python)
     monkeypatch.setattr(event, "_FIELD_SET", frozenset(EventOfTomorrow.model_fields))
     monkeypatch.setattr(event, "_LATER", frozenset({"priority"}))
     for name, module in list(sys.modules.items()):

@@ -90,7 +90,8 @@ def test_absence_is_told_as_erased() -> None:
     fleet = MemoryStore()
     announce(fleet, erasure(), [ONE])
     told = erasures_of(fleet)
-    with pytest.raises(Erased, match="tenant 't' at 2026-01-01T00:00:00Z by me@here: it left"):  # noqa: SIM117
+    why = "tenant 't' at 2026-01-01T00:00:00Z by me@here, reason given: \"it left\""
+    with pytest.raises(Erased, match=why):  # noqa: SIM117
         with told.told(ONE.ref, ONE.checksum):
             fleet.get(ONE.ref)
     with pytest.raises(NotFound) as lost, told.told("other"):
