@@ -58,8 +58,8 @@ class Summary:
         now = wrong or f"{nothing} is wrong {as_of}"
         now += f". To look at: {_joined(self.look)}" if self.look else ""
         over = [f"Over: {_joined(self.over)}"] if self.over else []
-        hit = "; ".join((*_each(self.hit), *self.also))
-        whom = [f"Hit: {hit}{self._still()}"] if hit else []
+        hit = filter(None, ("; ".join(_each(self.hit)) + self._still(), "; ".join(self.also)))
+        whom = [f"Hit: {one}" for one in (". Besides: ".join(hit),) if one]
         gone = [f"Not on record: {_joined(self.unrecorded)}"] if self.unrecorded else []
         return [f"{line}." for line in (now, *over, *whom, *gone)]
 
