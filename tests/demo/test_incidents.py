@@ -77,6 +77,8 @@ def test_a_healthy_day_has_no_finding_but_what_was_planned(
     found = score(tmp_path / "incident.zip")
     assert (found.lines, found.named) == ([], Counter({"paused": 1}))
     monkeypatch.setattr(records, "OFTEN", 3)
+    assert score(tmp_path / "incident.zip").wrong == Counter()
+    monkeypatch.setattr(records, "ENDED", "never")  # as if no owner had left in good order
     assert score(tmp_path / "incident.zip").wrong == Counter({"flapping": 1})
 
 

@@ -162,6 +162,8 @@ def test_a_gap_that_a_dropped_segment_told_is_told_on(place: Place) -> None:
     """What was trimmed before it was archived: its name alone knew that."""
     place.publish("a")
     place.archive(state=False)
+    if "entries-added" not in place.rig.client.xinfo_stream(NOTIFICATIONS):
+        pytest.skip("before Redis 7 no server counts entries: nobody can tell")
     place.publish("b")
     place.rig.client.xtrim(NOTIFICATIONS, maxlen=0, approximate=False)
     place.publish("c")
