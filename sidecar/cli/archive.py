@@ -77,7 +77,7 @@ class Dropping:
         None, "Take this segment or state out: it is damaged for good, or forged.", "REF"
     )
     reason: str | None = option(
-        None, "Why. Needed with --drop; goes on record.", "TEXT", unit=_reason
+        None, "Why; it is kept on record. Needed with --drop.", "TEXT", unit=_reason
     )
     dry_run: bool = flag("With --drop: only show what would be missing.")
 

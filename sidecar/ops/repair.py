@@ -94,7 +94,7 @@ class RepairOrder:
 
 
 class Repair:
-    """Mends culprits, in the order in which they are named. Raises `Unreachable` and `NoRoom`."""
+    """Repairs culprits, in the order in which they are named. Raises `Unreachable` and `NoRoom`."""
 
     def __init__(
         self, control: Side, notify: Side, keys: Sequence[Keys], source: Store | None,

@@ -221,6 +221,7 @@ def _rest(world: World) -> None:
             raise Violation(f"{left}, and nothing comes")
         for fleet in world.fleets:
             _have_workers(world, fleet)
+            _resume(world, fleet)  # a late tenure may halt on what had ended in a tail that is lost
         world.wait(LOOK_EVERY_S)
 
 

@@ -726,7 +726,7 @@ class Oracle:
         """No ref of a fleet's store lies behind what its streams published.
 
         An entry whose ID may have been ahead of time when its artifact was put holds no ref: by the
-        clock of whoever put it.
+        clock of the worker that put it.
         """
         ahead_ms = (self._world.epoch_s - self._world.time.behind_s) * 1000 + AHEAD_MS
         for note in self.truth.notes:
